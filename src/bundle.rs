@@ -1,0 +1,652 @@
+//! Bundles: what is delivered as one, and the signed manifest that says what it is.
+//!
+//! A [`Manifest`] is encoded canonically (postcard), signed by its origin, and named by the SHA-256 of the encoding
+//! ([`BundleId`]). A [`SignedManifest`] is bytes from a disk or a peer; only [`SignedManifest::verify`] turns it into a
+//! [`VerifiedManifest`], the one form the rest of the program acts on.
+//!
+//! # Invariants
+//! 1. A [`RelPath`] never leaves the directory it is joined to: no absolute path, no empty, `.` or `..` component, no
+//!    NUL, no component over 255 bytes, no path over 4,095 bytes. Names are bytes, not text.
+//! 2. A `VerifiedManifest` has a good signature by its origin, at least one entry, entries with distinct paths none of
+//!    which lies under a file of the same bundle, and chunk lists that fit the sizes.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::digest::{self, ChunkList, Digest};
+use crate::peer::{Identity, PeerId, Signature};
+
+/// Version of the manifest encoding written here.
+pub const MANIFEST_VERSION: u8 = 1;
+
+/// Most entries one bundle may hold.
+pub const MAX_ENTRIES: usize = 100_000;
+
+/// Longest name of one path component in bytes (`NAME_MAX`).
+pub const NAME_MAX: usize = 255;
+
+/// Longest path in bytes (`PATH_MAX` less the NUL).
+pub const PATH_MAX: usize = 4095;
+
+/// SHA-256 of an encoded manifest: 32 bytes, shown as 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BundleId(pub [u8; 32]);
+
+impl BundleId {
+    /// The first ten hex digits, for logs.
+    pub fn short(self) -> String {
+        data_encoding::HEXLOWER.encode(&self.0[..5])
+    }
+
+    /// Reads 64 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        Digest::from_hex(text).map(|d| Self(d.0))
+    }
+}
+
+impl fmt::Display for BundleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for BundleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+/// Why bytes are not a usable relative path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum PathError {
+    /// Nothing at all.
+    #[error("the path is empty")]
+    Empty,
+    /// Starts with `/`.
+    #[error("the path is absolute")]
+    Absolute,
+    /// A component is empty, `.` or `..`.
+    #[error("the path has a component that is empty, `.` or `..`")]
+    Component,
+    /// Contains a NUL byte.
+    #[error("the path contains a NUL byte")]
+    Nul,
+    /// A component has more than 255 bytes.
+    #[error("a name in the path is longer than 255 bytes")]
+    NameTooLong,
+    /// The whole has more than 4,095 bytes.
+    #[error("the path is longer than 4095 bytes")]
+    TooLong,
+}
+
+/// A path below `outbox/` or `inbox/`: checked once, safe to join.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+pub struct RelPath(Vec<u8>);
+
+impl RelPath {
+    /// Checks and takes `bytes`.
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, PathError> {
+        let bytes = bytes.into();
+        if bytes.is_empty() {
+            return Err(PathError::Empty);
+        }
+        if bytes.len() > PATH_MAX {
+            return Err(PathError::TooLong);
+        }
+        if bytes[0] == b'/' {
+            return Err(PathError::Absolute);
+        }
+        for name in bytes.split(|b| *b == b'/') {
+            check_name(name)?;
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The path's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As a relative `Path`, to be joined to a root of ours.
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    /// The components, first to last; never empty.
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.0.split(|b| *b == b'/')
+    }
+
+    /// The last component.
+    pub fn file_name(&self) -> &[u8] {
+        self.0.rsplit(|b| *b == b'/').next().unwrap_or(&self.0)
+    }
+
+    /// Everything before the last component; `None` at the top.
+    pub fn parent(&self) -> Option<RelPath> {
+        let at = self.0.iter().rposition(|b| *b == b'/')?;
+        Some(Self(self.0[..at].to_vec()))
+    }
+
+    /// `self/name`, where `name` is one component.
+    pub fn child(&self, name: &[u8]) -> Result<RelPath, PathError> {
+        check_name(name)?;
+        let mut bytes = self.0.clone();
+        bytes.push(b'/');
+        bytes.extend_from_slice(name);
+        if bytes.len() > PATH_MAX {
+            return Err(PathError::TooLong);
+        }
+        Ok(Self(bytes))
+    }
+
+    /// Whether `self` is `dir` or lies somewhere below it.
+    pub fn starts_with(&self, dir: &RelPath) -> bool {
+        self.0.strip_prefix(dir.0.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    }
+
+    /// `self` with its leading `from` replaced by `to`; `None` unless it starts with `from`.
+    pub fn rebase(&self, from: &RelPath, to: &RelPath) -> Option<RelPath> {
+        if !self.starts_with(from) {
+            return None;
+        }
+        let mut bytes = to.0.clone();
+        bytes.extend_from_slice(&self.0[from.0.len()..]);
+        Self::parse(bytes).ok()
+    }
+}
+
+/// Checks one path component.
+pub fn check_name(name: &[u8]) -> Result<(), PathError> {
+    if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
+        Err(PathError::Component)
+    } else if name.contains(&0) {
+        Err(PathError::Nul)
+    } else if name.len() > NAME_MAX {
+        Err(PathError::NameTooLong)
+    } else {
+        Ok(())
+    }
+}
+
+impl TryFrom<Vec<u8>> for RelPath {
+    type Error = PathError;
+    fn try_from(bytes: Vec<u8>) -> Result<Self, PathError> {
+        Self::parse(bytes)
+    }
+}
+
+impl From<RelPath> for Vec<u8> {
+    fn from(path: RelPath) -> Self {
+        path.0
+    }
+}
+
+impl Borrow<[u8]> for RelPath {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// Order of work at every queue; later is more urgent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Whenever nothing else is to be done.
+    Bulk,
+    /// Below the ordinary.
+    Low,
+    /// The default.
+    #[default]
+    Routine,
+    /// Before the ordinary.
+    Priority,
+    /// Before everything.
+    Critical,
+}
+
+/// Who a bundle is for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Scope {
+    /// Every member of the group at this membership generation, and who joins later.
+    All {
+        /// The origin's membership generation when it sealed the bundle.
+        generation: u64,
+    },
+    /// These members only.
+    Ids(Vec<PeerId>),
+}
+
+/// What an entry is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// A regular file.
+    File {
+        /// Length in bytes.
+        size: u64,
+        /// Whether the executable bit is set.
+        executable: bool,
+        /// SHA-256 of the bytes.
+        digest: Digest,
+        /// BLAKE3 of each chunk; empty when the content travels inline.
+        chunks: ChunkList,
+    },
+    /// A directory, listed so that empty ones travel too.
+    Directory,
+}
+
+/// One file or directory of a bundle.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Path in the sender's outbox and, save for conflicts, in the receiver's inbox.
+    pub path: RelPath,
+    /// Modification time: seconds since 1970 and nanoseconds.
+    pub mtime: (i64, u32),
+    /// File or directory.
+    pub kind: EntryKind,
+}
+
+impl Entry {
+    /// Length in bytes; 0 for a directory.
+    pub fn size(&self) -> u64 {
+        match &self.kind {
+            EntryKind::File { size, .. } => *size,
+            EntryKind::Directory => 0,
+        }
+    }
+
+    /// Digest of a file.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.kind {
+            EntryKind::File { digest, .. } => Some(*digest),
+            EntryKind::Directory => None,
+        }
+    }
+}
+
+/// What the origin says of a bundle.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Encoding version, [`MANIFEST_VERSION`].
+    pub version: u8,
+    /// Who sealed it.
+    pub origin: PeerId,
+    /// Grows at each start of the origin's daemon.
+    pub epoch: u64,
+    /// 128 random bits of that start: two incarnations of one epoch are a clone.
+    pub incarnation: [u8; 16],
+    /// Number of this bundle within the epoch. (epoch, seq) orders versions of a path.
+    pub seq: u64,
+    /// How long after sealing it may still be delivered, in seconds.
+    pub lifetime_secs: u64,
+    /// Who it is for.
+    pub scope: Scope,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// The version of this path the origin had announced before, if it knows one.
+    pub supersedes: Option<BundleId>,
+    /// The path whose content this bundle carries on under a new name, when the origin renamed a file.
+    pub renamed_from: Option<RelPath>,
+    /// The files and directories.
+    pub entries: Vec<Entry>,
+    /// Random, so that a bundle id reveals nothing about guessable content.
+    pub salt: [u8; 16],
+}
+
+impl Manifest {
+    /// (epoch, seq): the order of versions of one path from one origin.
+    pub fn order(&self) -> (u64, u64) {
+        (self.epoch, self.seq)
+    }
+
+    /// Sum of the sizes of all entries in bytes.
+    pub fn total_size(&self) -> u64 {
+        self.entries.iter().map(Entry::size).sum()
+    }
+
+    /// Whether `peer` may receive it: in scope and not the origin itself.
+    pub fn is_for(&self, peer: PeerId) -> bool {
+        peer != self.origin
+            && match &self.scope {
+                Scope::All { .. } => true,
+                Scope::Ids(ids) => ids.contains(&peer),
+            }
+    }
+
+    /// Encodes and signs.
+    pub fn sign(self, identity: &Identity) -> VerifiedManifest {
+        // Postcard of plain owned data into a growing vector has no error to give.
+        #[allow(clippy::expect_used)]
+        let bytes = postcard::to_stdvec(&self).expect("a manifest always encodes");
+        let signature = identity.sign(MANIFEST_CONTEXT, &bytes);
+        let signed = SignedManifest { bytes, signature };
+        VerifiedManifest { id: signed.id(), manifest: self, signed }
+    }
+}
+
+const MANIFEST_CONTEXT: &[u8] = b"meshbox manifest 1\0";
+
+/// An encoded manifest with its signature, not yet checked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SignedManifest {
+    /// The canonical encoding.
+    pub bytes: Vec<u8>,
+    /// The origin's signature over it.
+    pub signature: Signature,
+}
+
+/// Why a manifest was refused.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum ManifestError {
+    /// Not an encoded manifest.
+    #[error("the manifest cannot be decoded: {0}")]
+    Decode(String),
+    /// Bytes differ from what encoding the decoded manifest gives.
+    #[error("the manifest is not in canonical form")]
+    NotCanonical,
+    /// A version this program does not know.
+    #[error("the manifest has version {0}; this program knows {MANIFEST_VERSION}")]
+    Version(u8),
+    /// The signature is not the origin's.
+    #[error("the manifest's signature is not by its origin {0}")]
+    Signature(PeerId),
+    /// It lists nothing, or more than [`MAX_ENTRIES`].
+    #[error("the manifest has {0} entries; it must have 1 to {MAX_ENTRIES}")]
+    EntryCount(usize),
+    /// Two entries clash.
+    #[error("the manifest names {0} twice, or as file and directory at once")]
+    PathClash(RelPath),
+    /// The chunk list does not fit the size.
+    #[error("the chunk list of {0} does not fit its size")]
+    Chunks(RelPath),
+}
+
+impl SignedManifest {
+    /// The bundle's id: SHA-256 of the encoding.
+    pub fn id(&self) -> BundleId {
+        BundleId(Digest::of(&self.bytes).0)
+    }
+
+    /// Checks signature and every rule a manifest must keep.
+    pub fn verify(self) -> Result<VerifiedManifest, ManifestError> {
+        let manifest: Manifest =
+            postcard::from_bytes(&self.bytes).map_err(|e| ManifestError::Decode(e.to_string()))?;
+        if manifest.version != MANIFEST_VERSION {
+            return Err(ManifestError::Version(manifest.version));
+        }
+        if postcard::to_stdvec(&manifest).ok().as_deref() != Some(&self.bytes) {
+            return Err(ManifestError::NotCanonical);
+        }
+        if !manifest.origin.verify(MANIFEST_CONTEXT, &self.bytes, &self.signature) {
+            return Err(ManifestError::Signature(manifest.origin));
+        }
+        check_entries(&manifest.entries)?;
+        Ok(VerifiedManifest { id: self.id(), manifest, signed: self })
+    }
+}
+
+fn check_entries(entries: &[Entry]) -> Result<(), ManifestError> {
+    if entries.is_empty() || entries.len() > MAX_ENTRIES {
+        return Err(ManifestError::EntryCount(entries.len()));
+    }
+    let mut kinds: BTreeMap<&[u8], bool> = BTreeMap::new();
+    for entry in entries {
+        let is_dir = matches!(entry.kind, EntryKind::Directory);
+        if kinds.insert(entry.path.as_bytes(), is_dir).is_some() {
+            return Err(ManifestError::PathClash(entry.path.clone()));
+        }
+        if let EntryKind::File { size, chunks, .. } = &entry.kind
+            && chunks.0.len() as u64 != digest::chunk_count(*size)
+        {
+            return Err(ManifestError::Chunks(entry.path.clone()));
+        }
+    }
+    for entry in entries {
+        let mut above = entry.path.parent();
+        while let Some(dir) = above {
+            if kinds.get(dir.as_bytes()) == Some(&false) {
+                return Err(ManifestError::PathClash(dir));
+            }
+            above = dir.parent();
+        }
+    }
+    Ok(())
+}
+
+/// A manifest whose signature and shape were checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VerifiedManifest {
+    id: BundleId,
+    manifest: Manifest,
+    signed: SignedManifest,
+}
+
+impl VerifiedManifest {
+    /// The bundle's id.
+    pub fn id(&self) -> BundleId {
+        self.id
+    }
+
+    /// What it says.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The bytes to store or send on.
+    pub fn signed(&self) -> &SignedManifest {
+        &self.signed
+    }
+}
+
+/// A recipient's statement that a bundle is verified and durable in its inbox.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Receipt {
+    /// What was received.
+    pub bundle: BundleId,
+    /// Who sealed the bundle.
+    pub origin: PeerId,
+    /// Who received it, and signs.
+    pub recipient: PeerId,
+    /// Signature by the recipient.
+    pub signature: Signature,
+}
+
+const RECEIPT_CONTEXT: &[u8] = b"meshbox receipt 1\0";
+
+impl Receipt {
+    /// Signs a receipt. Only `spool` calls this, after the journal says that the bundle is durable.
+    pub(crate) fn sign(identity: &Identity, bundle: BundleId, origin: PeerId) -> Self {
+        let recipient = identity.id();
+        let signature = identity.sign(RECEIPT_CONTEXT, &receipt_bytes(bundle, origin, recipient));
+        Self { bundle, origin, recipient, signature }
+    }
+
+    /// Whether the signature is the recipient's.
+    pub fn is_genuine(&self) -> bool {
+        let bytes = receipt_bytes(self.bundle, self.origin, self.recipient);
+        self.recipient.verify(RECEIPT_CONTEXT, &bytes, &self.signature)
+    }
+}
+
+fn receipt_bytes(bundle: BundleId, origin: PeerId, recipient: PeerId) -> Vec<u8> {
+    [bundle.0, *origin.as_bytes(), *recipient.as_bytes()].concat()
+}
+
+/// Where a bundle stands with one recipient.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "detail")]
+pub enum DeliveryState {
+    /// Durable here, not yet offered on the present connection.
+    Queued,
+    /// Offered; the recipient has not answered.
+    Offered,
+    /// The recipient is fetching; bytes it has asked for so far.
+    Sending(u64),
+    /// The recipient's receipt is here.
+    Delivered,
+    /// Will be tried again by itself; says why not now.
+    Deferred(String),
+    /// The recipient will never take it; says why.
+    Refused(String),
+    /// Withdrawn by its origin.
+    Cancelled,
+    /// A newer version of every path in it went to this recipient instead.
+    Superseded,
+    /// Its lifetime ended.
+    Expired,
+}
+
+impl DeliveryState {
+    /// The state's word, as in the glossary.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Offered => "offered",
+            Self::Sending(_) => "sending",
+            Self::Delivered => "delivered",
+            Self::Deferred(_) => "deferred",
+            Self::Refused(_) => "refused",
+            Self::Cancelled => "cancelled",
+            Self::Superseded => "superseded",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// Whether nothing more will happen.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Queued | Self::Offered | Self::Sending(_) | Self::Deferred(_) => false,
+            Self::Delivered | Self::Refused(_) | Self::Cancelled | Self::Superseded | Self::Expired => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text).unwrap()
+    }
+
+    fn manifest(origin: PeerId, entries: Vec<Entry>) -> Manifest {
+        Manifest {
+            version: MANIFEST_VERSION,
+            origin,
+            epoch: 1,
+            incarnation: [1; 16],
+            seq: 1,
+            lifetime_secs: 60,
+            scope: Scope::All { generation: 1 },
+            priority: Priority::Routine,
+            supersedes: None,
+            renamed_from: None,
+            entries,
+            salt: [2; 16],
+        }
+    }
+
+    fn file(name: &str, size: u64) -> Entry {
+        let bytes = vec![1; size as usize];
+        let hashed = digest::hash_reader(bytes.as_slice()).unwrap();
+        let kind = EntryKind::File { size, executable: false, digest: hashed.digest, chunks: hashed.chunks };
+        Entry { path: path(name), mtime: (0, 0), kind }
+    }
+
+    #[test]
+    fn paths_that_leave_their_directory_are_refused() {
+        for (text, why) in [
+            ("", PathError::Empty),
+            ("/etc/passwd", PathError::Absolute),
+            ("..", PathError::Component),
+            ("a/../b", PathError::Component),
+            ("a//b", PathError::Component),
+            ("a/", PathError::Component),
+            ("./a", PathError::Component),
+            ("a\0b", PathError::Nul),
+        ] {
+            assert_eq!(RelPath::parse(text), Err(why), "{text:?}");
+        }
+        assert_eq!(RelPath::parse("x".repeat(256)), Err(PathError::NameTooLong));
+        assert_eq!(RelPath::parse(vec![b'x'; 255].join(&b'/')), Ok(RelPath(vec![b'x'; 255].join(&b'/'))));
+        assert_eq!(RelPath::parse("x/".repeat(2048) + "x"), Err(PathError::TooLong));
+        assert!(RelPath::parse(b"\xff\xfe".to_vec()).is_ok(), "names are bytes");
+    }
+
+    #[test]
+    fn a_path_is_rebased_only_at_a_component_boundary() {
+        assert_eq!(path("a/b/c").rebase(&path("a/b"), &path("x")), Some(path("x/c")));
+        assert_eq!(path("a/bc").rebase(&path("a/b"), &path("x")), None);
+        assert_eq!(path("a").rebase(&path("a"), &path("b/c")), Some(path("b/c")));
+    }
+
+    #[test]
+    fn a_path_from_the_wire_is_checked_while_decoding() {
+        let bytes = postcard::to_stdvec(&b"a/../../etc".to_vec()).unwrap();
+        assert!(postcard::from_bytes::<RelPath>(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_signed_manifest_reads_back_and_any_changed_byte_is_noticed() {
+        let identity = Identity::generate();
+        let verified = manifest(identity.id(), vec![file("a/b", 70_000), file("a/c", 3)]).sign(&identity);
+        assert_eq!(verified.signed().clone().verify(), Ok(verified.clone()));
+        for at in 0..verified.signed().bytes.len() {
+            let mut signed = verified.signed().clone();
+            signed.bytes[at] ^= 1;
+            assert!(signed.verify().is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_member_cannot_sign_for_another() {
+        let (alder, birch) = (Identity::generate(), Identity::generate());
+        let forged = manifest(alder.id(), vec![file("a", 1)]).sign(&birch);
+        assert_eq!(forged.signed().clone().verify(), Err(ManifestError::Signature(alder.id())));
+    }
+
+    #[test]
+    fn entries_that_clash_or_lie_about_chunks_are_refused() {
+        let identity = Identity::generate();
+        let check = |entries| manifest(identity.id(), entries).sign(&identity).signed().clone().verify();
+        assert_eq!(check(vec![]), Err(ManifestError::EntryCount(0)));
+        assert_eq!(check(vec![file("a", 1), file("a", 1)]), Err(ManifestError::PathClash(path("a"))));
+        assert_eq!(check(vec![file("a", 1), file("a/b", 1)]), Err(ManifestError::PathClash(path("a"))));
+        let mut short = file("a", 70_000);
+        if let EntryKind::File { size, .. } = &mut short.kind {
+            *size = 5 << 20;
+        }
+        assert_eq!(check(vec![short]), Err(ManifestError::Chunks(path("a"))));
+        let dir = Entry { path: path("a"), mtime: (0, 0), kind: EntryKind::Directory };
+        assert!(check(vec![dir, file("a/b", 1)]).is_ok());
+    }
+
+    #[test]
+    fn a_receipt_binds_bundle_origin_and_recipient() {
+        let (alder, birch) = (Identity::generate(), Identity::generate());
+        let receipt = Receipt::sign(&birch, BundleId([3; 32]), alder.id());
+        assert!(receipt.is_genuine());
+        assert!(!Receipt { bundle: BundleId([4; 32]), ..receipt.clone() }.is_genuine());
+        assert!(!Receipt { recipient: alder.id(), ..receipt }.is_genuine());
+    }
+}

@@ -1,0 +1,343 @@
+//! Peers: ids, names, the node's own identity, the group key, and tickets.
+//!
+//! A [`PeerId`] is an ed25519 public key; the transport proves it, and manifests and receipts are signed with it.
+//! A [`GroupKey`] is the secret every member knows; a [`Ticket`] carries it with the addresses of who invites.
+//!
+//! # Invariants
+//! 1. A group key is never empty or all zero.
+//! 2. Secrets print as `…` in `Debug`; they leave a process only in key files (0600) and tickets.
+//! 3. Every signature is over a context string and the message, so that one kind never passes for another.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A daemon's public key: 32 bytes, shown as 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PeerId([u8; 32]);
+
+impl PeerId {
+    /// Takes the bytes of a public key; whether they are a point on the curve shows at the first signature.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first ten hex digits, for logs and lists.
+    pub fn short(self) -> String {
+        data_encoding::HEXLOWER.encode(&self.0[..5])
+    }
+
+    /// Reads 64 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+
+    /// Whether `signature` is this peer's over `context` and `message`.
+    pub fn verify(&self, context: &[u8], message: &[u8], signature: &Signature) -> bool {
+        let Ok(key) = VerifyingKey::from_bytes(&self.0) else { return false };
+        let bytes: [u8; 64] = signature.0;
+        key.verify_strict(&[context, message].concat(), &ed25519_dalek::Signature::from_bytes(&bytes)).is_ok()
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+/// An ed25519 signature: 64 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Signature(pub [u8; 64]);
+
+impl Serialize for Signature {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (head, tail) = self.0.split_at(32);
+        (<[u8; 32]>::try_from(head).unwrap_or_default(), <[u8; 32]>::try_from(tail).unwrap_or_default())
+            .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Signature {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (head, tail) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&head);
+        bytes[32..].copy_from_slice(&tail);
+        Ok(Self(bytes))
+    }
+}
+
+/// This node's own key pair.
+#[derive(Clone)]
+pub struct Identity(SigningKey);
+
+impl Identity {
+    /// A new random identity.
+    pub fn generate() -> Self {
+        Self::from_secret(random())
+    }
+
+    /// The identity whose secret is `secret`.
+    pub fn from_secret(secret: [u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(&secret))
+    }
+
+    /// The secret, to store it or to hand it to the transport.
+    pub fn secret(&self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
+    /// The public half.
+    pub fn id(&self) -> PeerId {
+        PeerId(self.0.verifying_key().to_bytes())
+    }
+
+    /// Signs `message` under `context`.
+    pub fn sign(&self, context: &[u8], message: &[u8]) -> Signature {
+        Signature(self.0.sign(&[context, message].concat()).to_bytes())
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({}, …)", self.id().short())
+    }
+}
+
+/// The secret that makes a peer a member: 32 bytes, never all zero.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "[u8; 32]", into = "[u8; 32]")]
+pub struct GroupKey([u8; 32]);
+
+/// The key of a group must not be empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("the group key is empty")]
+pub struct EmptyGroupKey;
+
+impl GroupKey {
+    /// A new random key.
+    pub fn generate() -> Self {
+        Self(random())
+    }
+
+    /// Takes the key's bytes; all zero is refused.
+    pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, EmptyGroupKey> {
+        if bytes == [0; 32] { Err(EmptyGroupKey) } else { Ok(Self(bytes)) }
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// A public name of the group, from which the key cannot be found: ten hex digits.
+    pub fn group_id(&self) -> String {
+        let hash = blake3::derive_key("meshbox 2026 group id", &self.0);
+        data_encoding::HEXLOWER.encode(&hash[..5])
+    }
+}
+
+impl TryFrom<[u8; 32]> for GroupKey {
+    type Error = EmptyGroupKey;
+    fn try_from(bytes: [u8; 32]) -> Result<Self, EmptyGroupKey> {
+        Self::from_bytes(bytes)
+    }
+}
+
+impl From<GroupKey> for [u8; 32] {
+    fn from(key: GroupKey) -> Self {
+        key.0
+    }
+}
+
+impl fmt::Debug for GroupKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GroupKey({}, …)", self.group_id())
+    }
+}
+
+/// What a person calls a node: 1 to 63 of letters, digits, `-`, `_` and `.`, not starting with `.` or `-`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PeerName(String);
+
+/// Why a text is not a peer name.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{0:?} is not a node name: use 1 to 63 letters, digits, `-`, `_` or `.`, beginning with a letter or digit")]
+pub struct BadPeerName(pub String);
+
+impl PeerName {
+    /// Checks and takes `text`.
+    pub fn parse(text: impl Into<String>) -> Result<Self, BadPeerName> {
+        let text = text.into();
+        let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let good = (1..=63).contains(&text.len())
+            && text.chars().all(allowed)
+            && text.chars().next().is_some_and(char::is_alphanumeric);
+        if good { Ok(Self(text)) } else { Err(BadPeerName(text)) }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for PeerName {
+    type Error = BadPeerName;
+    fn try_from(text: String) -> Result<Self, BadPeerName> {
+        Self::parse(text)
+    }
+}
+
+impl From<PeerName> for String {
+    fn from(name: PeerName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for PeerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An invitation: the group's key and where to find who invites. One line of text, a secret.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Ticket {
+    /// The group's secret.
+    pub group: GroupKey,
+    /// Who invites.
+    pub inviter: PeerId,
+    /// What the inviter is called.
+    pub name: PeerName,
+    /// Where the inviter listens.
+    pub addrs: Vec<SocketAddr>,
+}
+
+/// Why a text is not a ticket.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum TicketError {
+    /// Does not start with `meshbox1`.
+    #[error("not a Meshbox ticket: it must start with `{TICKET_PREFIX}`; print one with `meshbox ticket` on a member")]
+    Prefix,
+    /// Characters lost or changed.
+    #[error("the ticket is damaged ({0}); copy the whole line again")]
+    Damaged(&'static str),
+}
+
+const TICKET_PREFIX: &str = "meshbox1";
+
+impl Ticket {
+    /// Reads the line that `Display` prints; space around it is ignored.
+    pub fn parse(text: &str) -> Result<Self, TicketError> {
+        let body = text.trim().strip_prefix(TICKET_PREFIX).ok_or(TicketError::Prefix)?;
+        let bytes = data_encoding::BASE32_NOPAD_NOCASE
+            .decode(body.as_bytes())
+            .map_err(|_| TicketError::Damaged("characters that no ticket has"))?;
+        let (body, check) = bytes.split_last_chunk::<4>().ok_or(TicketError::Damaged("too short"))?;
+        if ticket_check(body) != *check {
+            return Err(TicketError::Damaged("checksum"));
+        }
+        postcard::from_bytes(body).map_err(|_| TicketError::Damaged("content"))
+    }
+}
+
+fn ticket_check(body: &[u8]) -> [u8; 4] {
+    let hash = blake3::hash(body);
+    let mut check = [0; 4];
+    check.copy_from_slice(&hash.as_bytes()[..4]);
+    check
+}
+
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = postcard::to_stdvec(self).map_err(|_| fmt::Error)?;
+        bytes.extend_from_slice(&ticket_check(&bytes));
+        let text = data_encoding::BASE32_NOPAD_NOCASE.encode(&bytes).to_ascii_lowercase();
+        write!(f, "{TICKET_PREFIX}{text}")
+    }
+}
+
+/// 32 or 16 bytes from the kernel's generator.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // Without randomness no key or salt is safe, and the kernel does not fail here once it has booted.
+    #[allow(clippy::expect_used)]
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticket() -> Ticket {
+        Ticket {
+            group: GroupKey::generate(),
+            inviter: Identity::generate().id(),
+            name: PeerName::parse("alder").unwrap(),
+            addrs: vec!["127.0.0.1:4000".parse().unwrap(), "[::1]:4000".parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_one_line_and_reads_back_in_either_case() {
+        let ticket = ticket();
+        let line = ticket.to_string();
+        assert!(!line.contains(char::is_whitespace));
+        assert_eq!(Ticket::parse(&line), Ok(ticket.clone()));
+        let shouted = format!(" meshbox1{}\n", line["meshbox1".len()..].to_ascii_uppercase());
+        assert_eq!(Ticket::parse(&shouted), Ok(ticket));
+    }
+
+    #[test]
+    fn a_damaged_ticket_says_so() {
+        let line = ticket().to_string();
+        assert_eq!(Ticket::parse("hello"), Err(TicketError::Prefix));
+        assert!(matches!(Ticket::parse(&line[..line.len() - 3]), Err(TicketError::Damaged(_))));
+        let swapped = line.replacen('a', "b", 5);
+        assert!(matches!(Ticket::parse(&swapped), Err(TicketError::Damaged(_))));
+    }
+
+    #[test]
+    fn an_empty_group_key_is_impossible_also_in_a_ticket() {
+        assert_eq!(GroupKey::from_bytes([0; 32]), Err(EmptyGroupKey));
+        assert!(postcard::from_bytes::<GroupKey>(&[0; 32]).is_err());
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_context_only() {
+        let identity = Identity::generate();
+        let signature = identity.sign(b"a", b"message");
+        assert!(identity.id().verify(b"a", b"message", &signature));
+        assert!(!identity.id().verify(b"b", b"message", &signature));
+        assert!(!PeerId::from_bytes([9; 32]).verify(b"a", b"message", &signature));
+    }
+
+    #[test]
+    fn node_names_are_short_and_plain() {
+        for good in ["alder", "a", "node-1.lab", "möwe"] {
+            assert!(PeerName::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-x", ".x", "a b", "a/b", "a\n", &"x".repeat(64)] {
+            assert!(PeerName::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
