@@ -588,7 +588,7 @@ mod tests {
             assert_eq!(RelPath::parse(text), Err(why), "{text:?}");
         }
         assert_eq!(RelPath::parse("x".repeat(256)), Err(PathError::NameTooLong));
-        assert_eq!(RelPath::parse(vec![b'x'; 255].join(&b'/')), Ok(RelPath(vec![b'x'; 255].join(&b'/'))));
+        assert!(RelPath::parse("x".repeat(255)).is_ok());
         assert_eq!(RelPath::parse("x/".repeat(2048) + "x"), Err(PathError::TooLong));
         assert!(RelPath::parse(b"\xff\xfe".to_vec()).is_ok(), "names are bytes");
     }
