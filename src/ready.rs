@@ -521,7 +521,7 @@ impl Ready {
         if let Some(path) = inode.names.iter().find(|name| name.due.is_some()).map(|name| name.path.clone()) {
             inode.marked = true;
             out.push(Action::MarkClosed { ino, path });
-        } else if let Some(name) = inode.names.first().filter(|_| pending) {
+        } else if let Some(name) = inode.names.first().filter(|_| pending && inode.wanted().next().is_none()) {
             out.push(Action::CountIgnored { path: name.path.clone() });
         }
         self.rearm(ino, out);

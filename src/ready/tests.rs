@@ -248,19 +248,20 @@ fn a_version_storm_is_a_few_seals_and_the_last_content_wins() {
         .collect();
     let mut player = Player::new(5);
     player.play(&trace);
-    assert_eq!(player.sealed(), "f@7 f@30107 f@60108");
+    assert_eq!(player.sealed(), "f@7 f@30107 f@60202");
     assert!(player.is_empty());
 }
 
 #[test]
 fn autosave_by_rename_is_held_by_name() {
     let trace: String = (0..20)
-        .map(|i| format!("{t} create {i} .t{i} w; {t} write {i}; {t} release {i}; {t} rename {i} .t{i} f;", t = i * 400))
+        .map(|i| (i * 400, i + 1))
+        .map(|(t, i)| format!("{t} create {i} .t w; {t} write {i}; {t} release {i}; {t} rename {i} .t f {};", i - 1))
         .collect();
     let mut player = Player::new(5);
     player.play(&trace);
     assert_eq!(player.sealed(), "f@5 f@8600");
-    player.play("300000 open 19 f; 300000 write 19; 300000 release 19");
+    player.play("300000 open 20 f; 300000 write 20; 300000 release 20");
     assert_eq!(player.sealed(), "f@300005", "ten seconds later it is an ordinary file again");
 }
 
