@@ -30,6 +30,7 @@
 //! # Threads
 //! One owner; `fs` keeps it behind a lock.
 
+mod event;
 mod ignore;
 mod inode;
 mod recent;
@@ -37,10 +38,10 @@ mod recent;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt;
 use std::time::Duration;
 
 use crate::bundle::RelPath;
+pub use event::{Action, Event, Gone, SealResult, Shown};
 pub use ignore::{BadPattern, IgnoreList};
 use inode::{Inode, Name, Sealing, Torn};
 use recent::RecentNames;
@@ -83,240 +84,6 @@ impl Default for Settings {
     }
 }
 
-/// What happened to a regular file in the outbox. Events of one inode come in the order of the operations.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A new file was created and opened.
-    Created {
-        /// The inode.
-        ino: Ino,
-        /// Its name.
-        path: RelPath,
-        /// The handle.
-        fh: u64,
-        /// Opened for reading too.
-        rdwr: bool,
-        /// With `O_EXCL`.
-        excl: bool,
-        /// With these permission bits.
-        mode: u32,
-    },
-    /// A writable handle was opened. Read-only handles are never reported.
-    Opened {
-        /// The inode.
-        ino: Ino,
-        /// The name it was opened by.
-        path: RelPath,
-        /// The handle.
-        fh: u64,
-    },
-    /// Bytes were written.
-    Wrote {
-        /// The inode.
-        ino: Ino,
-        /// The handle.
-        fh: u64,
-    },
-    /// The size or allocation was changed otherwise: truncate, `O_TRUNC` of a file that was not empty, fallocate.
-    Truncated {
-        /// The inode.
-        ino: Ino,
-        /// Its name.
-        path: RelPath,
-        /// The handle, if it was done through one.
-        fh: Option<u64>,
-        /// The size afterwards.
-        size: u64,
-    },
-    /// A descriptor was closed.
-    Flushed {
-        /// The inode.
-        ino: Ino,
-        /// The handle.
-        fh: u64,
-        /// A process that wrote through this handle is being killed by a signal.
-        torn: bool,
-    },
-    /// A writable handle is gone.
-    Released {
-        /// The inode.
-        ino: Ino,
-        /// The handle.
-        fh: u64,
-    },
-    /// The inode has one more name.
-    Linked {
-        /// The inode.
-        ino: Ino,
-        /// The new name.
-        path: RelPath,
-    },
-    /// A name moved.
-    Renamed {
-        /// The inode.
-        ino: Ino,
-        /// The old name.
-        from: RelPath,
-        /// The new name.
-        to: RelPath,
-        /// The inode that had the new name before.
-        replaced: Option<Gone>,
-    },
-    /// Two names were exchanged; each inode with the name it had before.
-    Exchanged {
-        /// One.
-        a: (Ino, RelPath),
-        /// The other.
-        b: (Ino, RelPath),
-    },
-    /// A directory moved.
-    DirRenamed {
-        /// Its old name.
-        from: RelPath,
-        /// Its new name.
-        to: RelPath,
-        /// All regular files below, with their new names.
-        files: Vec<(Ino, RelPath)>,
-    },
-    /// A name is gone.
-    Unlinked {
-        /// The inode.
-        ino: Ino,
-        /// The name.
-        path: RelPath,
-        /// How many names the user still sees.
-        names_left: u64,
-    },
-    /// What came of an [`Action::Seal`]; exactly one for each.
-    SealDone {
-        /// The inode.
-        ino: Ino,
-        /// The path of the action.
-        path: RelPath,
-        /// What came of it.
-        result: SealResult,
-    },
-    /// Recovery found a file that was not sealed when the daemon last ended.
-    Recovered {
-        /// The inode.
-        ino: Ino,
-        /// Its name.
-        path: RelPath,
-        /// Its writer had not closed it, or was killed.
-        incomplete: bool,
-    },
-    /// The user wants it sent, ignored and incomplete or not. An open writer still holds it until it closes.
-    SendNow {
-        /// The inode.
-        ino: Ino,
-        /// Its name.
-        path: RelPath,
-    },
-}
-
-/// An inode that lost a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone {
-    /// The inode.
-    pub ino: Ino,
-    /// How many names the user still sees.
-    pub names_left: u64,
-}
-
-/// What came of a seal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SealResult {
-    /// Sealed.
-    Sealed,
-    /// A writer came in between; the next last close decides again.
-    Changed,
-    /// Our disk failed; tried again later.
-    Failed,
-    /// The inode has no longer that name.
-    Gone,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The file is ready: seal it.
-    Seal {
-        /// The inode.
-        ino: Ino,
-        /// The name to announce.
-        path: RelPath,
-        /// The name it was announced by before, if only the name is new. Not to be passed on if another file has that
-        /// name by now.
-        renamed_from: Option<RelPath>,
-    },
-    /// The writers are done: from here on recovery seals it.
-    MarkClosed {
-        /// The inode.
-        ino: Ino,
-        /// Its name.
-        path: RelPath,
-    },
-    /// Its writer was killed: incomplete, also after a restart.
-    MarkTorn {
-        /// The inode.
-        ino: Ino,
-        /// Its name.
-        path: RelPath,
-    },
-    /// Nothing is to be sent of this inode.
-    Unmark {
-        /// The inode.
-        ino: Ino,
-    },
-    /// A file was written that is not sent because of its name.
-    CountIgnored {
-        /// Its name.
-        path: RelPath,
-    },
-}
-
-/// What is to be shown of a file that is not sealed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shown {
-    /// Open for writing.
-    Open,
-    /// Closed, waiting for the settle time.
-    Settling,
-    /// Being sealed.
-    Sealing,
-    /// Sealing failed and is tried again.
-    Retrying,
-    /// Its writer was killed.
-    Incomplete,
-    /// Its name matches this pattern.
-    Ignored(String),
-}
-
-impl Shown {
-    /// One word.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Shown::Open => "open",
-            Shown::Settling => "settling",
-            Shown::Sealing => "sealing",
-            Shown::Retrying => "retrying",
-            Shown::Incomplete => "incomplete",
-            Shown::Ignored(_) => "ignored",
-        }
-    }
-}
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Shown::Ignored(pattern) => write!(f, "ignored: matches {pattern}"),
-            Shown::Open | Shown::Settling | Shown::Sealing | Shown::Retrying | Shown::Incomplete => {
-                f.write_str(self.word())
-            }
-        }
-    }
-}
-
 /// The machine.
 #[derive(Debug)]
 pub struct Ready {
@@ -346,7 +113,9 @@ impl Ready {
         let mut out = Vec::new();
         match event {
             Event::Wrote { ino, fh } => {
-                let Some(inode) = self.inodes.get_mut(&ino) else { return out };
+                let Some(inode) = self.inodes.get_mut(&ino) else {
+                    return out;
+                };
                 inode.modified(Some(fh));
                 inode.written = true;
                 if inode.writers > 0 {
@@ -354,9 +123,19 @@ impl Ready {
                 }
                 self.decide(ino, now, SLOW_SETTLE, &mut out);
             }
-            Event::Created { ino, path, fh: _, rdwr, excl, mode } => {
+            Event::Created {
+                ino,
+                path,
+                fh: _,
+                rdwr,
+                excl,
+                mode,
+            } => {
                 let temporary = is_temporary(&path, rdwr, excl, mode);
-                let name = Name { temporary, ..self.name(path) };
+                let name = Name {
+                    temporary,
+                    ..self.name(path)
+                };
                 // A number comes back only when the old inode is gone, its handles included.
                 let inode = self.inodes.entry(ino).or_default();
                 inode.modified(None);
@@ -369,7 +148,12 @@ impl Ready {
                 self.named(ino, path).writers += 1;
                 self.rearm(ino, &mut out);
             }
-            Event::Truncated { ino, path, fh, size } => {
+            Event::Truncated {
+                ino,
+                path,
+                fh,
+                size,
+            } => {
                 let inode = self.named(ino, path);
                 inode.modified(fh);
                 inode.written = size > 0;
@@ -396,7 +180,12 @@ impl Ready {
                 }
                 self.decide(ino, now, Duration::ZERO, &mut out);
             }
-            Event::Renamed { ino, from, to, replaced } => {
+            Event::Renamed {
+                ino,
+                from,
+                to,
+                replaced,
+            } => {
                 if replaced.is_some_and(|gone| gone.ino == ino) {
                     return out;
                 }
@@ -419,9 +208,19 @@ impl Ready {
                     }
                 }
             }
-            Event::Unlinked { ino, path, names_left } => self.unlinked(Gone { ino, names_left }, &path, &mut out),
-            Event::SealDone { ino, path, result } => self.seal_done(ino, &path, result, now, &mut out),
-            Event::Recovered { ino, path, incomplete } => {
+            Event::Unlinked {
+                ino,
+                path,
+                names_left,
+            } => self.unlinked(Gone { ino, names_left }, &path, &mut out),
+            Event::SealDone { ino, path, result } => {
+                self.seal_done(ino, &path, result, now, &mut out)
+            }
+            Event::Recovered {
+                ino,
+                path,
+                incomplete,
+            } => {
                 let inode = self.named(ino, path);
                 inode.modified(None);
                 if incomplete {
@@ -480,7 +279,14 @@ impl Ready {
 
     fn name(&self, path: RelPath) -> Name {
         let ignored = self.settings.ignore.matches(&path).is_some();
-        Name { path, ignored, temporary: false, forced: false, due: None, renamed_from: None }
+        Name {
+            path,
+            ignored,
+            temporary: false,
+            forced: false,
+            due: None,
+            renamed_from: None,
+        }
     }
 
     /// The inode, which has this name from now on at the latest.
@@ -495,7 +301,9 @@ impl Ready {
 
     /// Something was modified, named or closed: decides what is due when, unless a writer is open, whose close will.
     fn decide(&mut self, ino: Ino, now: Duration, at_least: Duration, out: &mut Vec<Action>) {
-        let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| inode.writers == 0) else { return };
+        let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| inode.writers == 0) else {
+            return;
+        };
         if inode.dirty && inode.torn != Torn::No && inode.wanted().next().is_some() {
             inode.names.iter_mut().for_each(|name| name.due = None);
             let path = inode.wanted().next().map(|name| name.path.clone());
@@ -503,7 +311,11 @@ impl Ready {
             return self.rearm(ino, out);
         }
         let pending = inode.dirty || inode.names.iter().any(|name| name.due.is_some());
-        let slow = if inode.written { Duration::ZERO } else { SLOW_SETTLE };
+        let slow = if inode.written {
+            Duration::ZERO
+        } else {
+            SLOW_SETTLE
+        };
         let settle = self.settings.settle.max(at_least).max(slow);
         for name in &mut inode.names {
             if name.is_ignored() {
@@ -511,43 +323,65 @@ impl Ready {
             } else if name.forced {
                 name.due = Some(now);
             } else if inode.dirty || name.due.is_some() {
-                let settle = if name.temporary { settle.max(SLOW_SETTLE) } else { settle };
+                let settle = if name.temporary {
+                    settle.max(SLOW_SETTLE)
+                } else {
+                    settle
+                };
                 name.due = Some(self.recent.hold(&name.path, now, now + settle));
             }
         }
         inode.dirty = false;
         inode.torn = Torn::No;
         inode.failures = 0;
-        if let Some(path) = inode.names.iter().find(|name| name.due.is_some()).map(|name| name.path.clone()) {
+        if let Some(path) = inode
+            .names
+            .iter()
+            .find(|name| name.due.is_some())
+            .map(|name| name.path.clone())
+        {
             inode.marked = true;
             out.push(Action::MarkClosed { ino, path });
-        } else if let Some(name) = inode.names.first().filter(|_| pending && inode.wanted().next().is_none()) {
-            out.push(Action::CountIgnored { path: name.path.clone() });
+        } else if let Some(name) = inode
+            .names
+            .first()
+            .filter(|_| pending && inode.wanted().next().is_none())
+        {
+            out.push(Action::CountIgnored {
+                path: name.path.clone(),
+            });
         }
         self.rearm(ino, out);
     }
 
-    fn renamed(&mut self, ino: Ino, from: &RelPath, to: RelPath, announce: bool, now: Duration, out: &mut Vec<Action>) {
+    fn renamed(
+        &mut self,
+        ino: Ino,
+        from: &RelPath,
+        to: RelPath,
+        announce: bool,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
         let mut name = self.name(to);
-        let old = self.inodes.get_mut(&ino).and_then(|inode| inode.take_name(from));
-        let dirty = self.inodes.get(&ino).is_some_and(|inode| inode.dirty);
-        let old_due = old.as_ref().and_then(|old| old.due);
-        let old_ignored = self.settings.ignore.matches(from).is_some();
-        if announce && !dirty {
-            name.renamed_from = match old {
-                Some(Name { due: Some(_), renamed_from, .. }) => renamed_from,
-                Some(_) | None => (!old_ignored).then(|| from.clone()),
-            };
-        }
-        if name.ignored && old_due.is_none() && !self.inodes.contains_key(&ino) {
+        if name.ignored && !self.inodes.contains_key(&ino) {
             return;
         }
-        if !name.ignored || old_due.is_some() {
-            name.due = Some(now);
-        }
+        let from_ignored = self.settings.ignore.matches(from).is_some();
         let inode = self.inodes.entry(ino).or_default();
+        let old = inode.take_name(from);
+        let waited = old.as_ref().is_some_and(|old| old.due.is_some());
+        if announce && !inode.dirty {
+            name.renamed_from = match old {
+                Some(old) if waited => old.renamed_from,
+                Some(_) | None => (!from_ignored).then(|| from.clone()),
+            };
+        }
         if !name.ignored {
             inode.torn = Torn::No;
+        }
+        if !name.ignored || waited {
+            name.due = Some(now);
         }
         inode.names.retain(|other| other.path != name.path);
         inode.names.push(name);
@@ -555,8 +389,12 @@ impl Ready {
     }
 
     fn unlinked(&mut self, gone: Gone, path: &RelPath, out: &mut Vec<Action>) {
-        let Some(inode) = self.inodes.get_mut(&gone.ino) else { return };
-        inode.names.retain(|name| name.path != *path && gone.names_left > 0);
+        let Some(inode) = self.inodes.get_mut(&gone.ino) else {
+            return;
+        };
+        inode
+            .names
+            .retain(|name| name.path != *path && gone.names_left > 0);
         if inode.names.is_empty() && gone.names_left > 0 {
             // A name we do not know shows it still: the mark lets recovery look.
             inode.marked = false;
@@ -564,9 +402,20 @@ impl Ready {
         self.rearm(gone.ino, out);
     }
 
-    fn seal_done(&mut self, ino: Ino, path: &RelPath, result: SealResult, now: Duration, out: &mut Vec<Action>) {
-        let Some(inode) = self.inodes.get_mut(&ino) else { return };
-        let Some(sealing) = inode.sealing.take_if(|sealing| sealing.path == *path) else { return };
+    fn seal_done(
+        &mut self,
+        ino: Ino,
+        path: &RelPath,
+        result: SealResult,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        let Some(sealing) = inode.sealing.take_if(|sealing| sealing.path == *path) else {
+            return;
+        };
         let waiter = self.in_flight.remove(path).flatten();
         match result {
             SealResult::Sealed => {
@@ -587,7 +436,9 @@ impl Ready {
                 self.recent.forget(path);
                 inode.never_announced(path);
                 let (first, longest) = FAILED_RETRY;
-                let pause = first.saturating_mul(1 << inode.failures.min(16)).min(longest);
+                let pause = first
+                    .saturating_mul(1 << inode.failures.min(16))
+                    .min(longest);
                 inode.failures += 1;
                 if let Some(name) = inode.name_mut(path) {
                     name.renamed_from = sealing.renamed_from;
@@ -609,9 +460,16 @@ impl Ready {
 
     /// Sets the timer of an inode by what is due, or forgets the inode if nothing is left to do.
     fn rearm(&mut self, ino: Ino, out: &mut Vec<Action>) {
-        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
         let idle = inode.writers == 0 && inode.sealing.is_none();
-        let due = inode.names.iter().filter_map(|name| name.due).min().filter(|_| idle);
+        let due = inode
+            .names
+            .iter()
+            .filter_map(|name| name.due)
+            .min()
+            .filter(|_| idle);
         if inode.timer != due {
             if let Some(old) = inode.timer {
                 self.timers.remove(&(old, ino));
@@ -638,9 +496,18 @@ impl Ready {
     fn fire(&mut self, now: Duration, out: &mut Vec<Action>) {
         while let Some((at, ino)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, ino));
-            let Some(inode) = self.inodes.get_mut(&ino) else { continue };
+            let Some(inode) = self.inodes.get_mut(&ino) else {
+                continue;
+            };
             inode.timer = None;
-            let Some(name) = inode.names.iter_mut().filter(|n| n.due.is_some()).min_by_key(|n| n.due) else { continue };
+            let Some(name) = inode
+                .names
+                .iter_mut()
+                .filter(|n| n.due.is_some())
+                .min_by_key(|n| n.due)
+            else {
+                continue;
+            };
             if let Some(waiter) = self.in_flight.get_mut(&name.path) {
                 // Another inode's version of this path comes first; its outcome sets our timer again.
                 *waiter = Some(ino);
@@ -649,10 +516,17 @@ impl Ready {
             name.due = None;
             let path = name.path.clone();
             let renamed_from = name.renamed_from.take();
-            inode.sealing = Some(Sealing { path: path.clone(), renamed_from: renamed_from.clone() });
+            inode.sealing = Some(Sealing {
+                path: path.clone(),
+                renamed_from: renamed_from.clone(),
+            });
             self.in_flight.insert(path.clone(), None);
             self.recent.note(&path, now);
-            out.push(Action::Seal { ino, path, renamed_from });
+            out.push(Action::Seal {
+                ino,
+                path,
+                renamed_from,
+            });
         }
     }
 }
@@ -666,6 +540,8 @@ fn is_temporary(path: &RelPath, rdwr: bool, excl: bool, mode: u32) -> bool {
         return mode & 0o777 == 0o600;
     }
     let name = path.file_name();
-    let Some((_, end)) = name.split_last_chunk::<8>() else { return false };
+    let Some((_, end)) = name.split_last_chunk::<8>() else {
+        return false;
+    };
     end.starts_with(b".o") && end[2..].iter().all(u8::is_ascii_alphanumeric)
 }

@@ -48,11 +48,23 @@ pub struct IgnoreList(Vec<Pattern>);
 impl IgnoreList {
     /// The built-in patterns and `extra`, without those whose text is in `except`.
     pub fn new(extra: &[String], except: &[String]) -> Result<Self, BadPattern> {
-        let texts = || DEFAULT.iter().copied().chain(extra.iter().map(String::as_str));
+        let texts = || {
+            DEFAULT
+                .iter()
+                .copied()
+                .chain(extra.iter().map(String::as_str))
+        };
         if let Some(unknown) = except.iter().find(|e| !texts().any(|t| t == e.as_str())) {
-            return Err(BadPattern { pattern: unknown.clone(), reason: "is not in the list, so it cannot be taken off" });
+            return Err(BadPattern {
+                pattern: unknown.clone(),
+                reason: "is not in the list, so it cannot be taken off",
+            });
         }
-        texts().filter(|t| !except.iter().any(|e| e == t)).map(Pattern::parse).collect::<Result<_, _>>().map(Self)
+        texts()
+            .filter(|t| !except.iter().any(|e| e == t))
+            .map(Pattern::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// The pattern that some component of `path` matches.
@@ -62,13 +74,21 @@ impl IgnoreList {
 
     /// The pattern that this single component matches.
     pub fn matches_name(&self, name: &[u8]) -> Option<&str> {
-        self.0.iter().find(|p| p.matches(name)).map(|p| p.text.as_str())
+        self.0
+            .iter()
+            .find(|p| p.matches(name))
+            .map(|p| p.text.as_str())
     }
 }
 
 impl Default for IgnoreList {
     fn default() -> Self {
-        Self(DEFAULT.iter().filter_map(|text| Pattern::parse(text).ok()).collect())
+        Self(
+            DEFAULT
+                .iter()
+                .filter_map(|text| Pattern::parse(text).ok())
+                .collect(),
+        )
     }
 }
 
@@ -83,7 +103,10 @@ enum Token {
     Run,
     One,
     Byte(u8),
-    Set { negated: bool, ranges: Vec<(u8, u8)> },
+    Set {
+        negated: bool,
+        ranges: Vec<(u8, u8)>,
+    },
 }
 
 impl Token {
@@ -91,19 +114,26 @@ impl Token {
         match self {
             Token::Run | Token::One => true,
             Token::Byte(b) => *b == byte,
-            Token::Set { negated, ranges } => ranges.iter().any(|(lo, hi)| (*lo..=*hi).contains(&byte)) != *negated,
+            Token::Set { negated, ranges } => {
+                ranges.iter().any(|(lo, hi)| (*lo..=*hi).contains(&byte)) != *negated
+            }
         }
     }
 }
 
 impl Pattern {
     fn parse(text: &str) -> Result<Self, BadPattern> {
-        let bad = |reason| BadPattern { pattern: text.to_owned(), reason };
+        let bad = |reason| BadPattern {
+            pattern: text.to_owned(),
+            reason,
+        };
         if text.is_empty() {
             return Err(bad("is empty"));
         }
         if text.contains('/') {
-            return Err(bad("holds a slash; a pattern is for one component of a path"));
+            return Err(bad(
+                "holds a slash; a pattern is for one component of a path",
+            ));
         }
         let mut tokens = Vec::new();
         let mut bytes = text.bytes();
@@ -116,7 +146,10 @@ impl Pattern {
                 literal => Token::Byte(literal),
             });
         }
-        Ok(Self { text: text.to_owned(), tokens })
+        Ok(Self {
+            text: text.to_owned(),
+            tokens,
+        })
     }
 
     /// Goes back only to the last `*`, so the cost is at most pattern length times name length.
@@ -134,7 +167,9 @@ impl Pattern {
                     token += 1;
                 }
                 Some(_) | None => {
-                    let Some((run, from)) = last_run else { return false };
+                    let Some((run, from)) = last_run else {
+                        return false;
+                    };
                     last_run = Some((run, from + 1));
                     at = from + 1;
                     token = run + 1;
@@ -218,7 +253,12 @@ mod tests {
         let list = IgnoreList::new(&["*.bak".into()], &[".*".into()]).unwrap();
         assert_eq!(list.matches(&path("a.bak/b")), Some("*.bak"));
         assert_eq!(list.matches(&path(".profile")), None);
-        assert_eq!(IgnoreList::new(&[], &["*.nothere".into()]).unwrap_err().pattern, "*.nothere");
+        assert_eq!(
+            IgnoreList::new(&[], &["*.nothere".into()])
+                .unwrap_err()
+                .pattern,
+            "*.nothere"
+        );
     }
 
     #[test]
@@ -241,7 +281,11 @@ mod tests {
             ("*.o??????", "f.o", false),
         ];
         for (pattern, name, want) in cases {
-            assert_eq!(Pattern::parse(pattern).unwrap().matches(name.as_bytes()), want, "{pattern} on {name}");
+            assert_eq!(
+                Pattern::parse(pattern).unwrap().matches(name.as_bytes()),
+                want,
+                "{pattern} on {name}"
+            );
         }
     }
 
@@ -255,6 +299,10 @@ mod tests {
     #[test]
     fn many_stars_stay_cheap() {
         let name = [b'a'; 255];
-        assert!(!Pattern::parse("*a*a*a*a*a*a*a*a*a*b").unwrap().matches(&name));
+        assert!(
+            !Pattern::parse("*a*a*a*a*a*a*a*a*a*b")
+                .unwrap()
+                .matches(&name)
+        );
     }
 }

@@ -36,7 +36,13 @@ impl RecentNames {
     /// `path` is announced at `now`.
     pub(super) fn note(&mut self, path: &RelPath, now: Duration) {
         let key = self.key(path);
-        self.names.insert(key, Recent { announced: now, held_since: None });
+        self.names.insert(
+            key,
+            Recent {
+                announced: now,
+                held_since: None,
+            },
+        );
         self.expiry.insert((now + WINDOW, key));
     }
 
@@ -95,6 +101,7 @@ impl RecentNames {
 impl Recent {
     fn expires(&self) -> Duration {
         let window = self.announced + WINDOW;
-        self.held_since.map_or(window, |since| window.max(since + LONGEST_HOLD))
+        self.held_since
+            .map_or(window, |since| window.max(since + LONGEST_HOLD))
     }
 }

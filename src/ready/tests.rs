@@ -28,7 +28,14 @@ struct Player {
 impl Player {
     fn new(settle: u64) -> Self {
         let settings = Settings::new(ms(settle), IgnoreList::default());
-        Self { ready: Ready::new(settings), now: 0, seals: vec![], results: vec![], waiting: vec![], other: vec![] }
+        Self {
+            ready: Ready::new(settings),
+            now: 0,
+            seals: vec![],
+            results: vec![],
+            waiting: vec![],
+            other: vec![],
+        }
     }
 
     fn event(&mut self, event: Event) {
@@ -38,13 +45,24 @@ impl Player {
 
     fn take(&mut self, actions: Vec<Action>) {
         for action in actions {
-            let Action::Seal { ino, path, renamed_from } = action else {
+            let Action::Seal {
+                ino,
+                path,
+                renamed_from,
+            } = action
+            else {
                 self.other.push(action);
                 continue;
             };
-            let from = renamed_from.map(|from| format!("<{from}")).unwrap_or_default();
+            let from = renamed_from
+                .map(|from| format!("<{from}"))
+                .unwrap_or_default();
             self.seals.push(format!("{path}{from}@{}", self.now));
-            let result = if self.results.is_empty() { Some(SealResult::Sealed) } else { self.results.remove(0) };
+            let result = if self.results.is_empty() {
+                Some(SealResult::Sealed)
+            } else {
+                self.results.remove(0)
+            };
             match result {
                 Some(result) => self.event(Event::SealDone { ino, path, result }),
                 None => self.waiting.push((ino, path)),
@@ -68,7 +86,11 @@ impl Player {
 
     /// Plays `time op args; …`. An inode is a number, with `:handle` where the handle is not the same number.
     fn play(&mut self, trace: &str) {
-        for step in trace.split(';').map(str::trim).filter(|step| !step.is_empty()) {
+        for step in trace
+            .split(';')
+            .map(str::trim)
+            .filter(|step| !step.is_empty())
+        {
             let words: Vec<&str> = step.split_whitespace().collect();
             self.until(words[0].parse().unwrap());
             let (ino, fh) = words[2].split_once(':').unwrap_or((words[2], words[2]));
@@ -82,23 +104,56 @@ impl Player {
                     fh,
                     rdwr: words[4].contains('r'),
                     excl: words[4].contains('x'),
-                    mode: if words[4].contains('6') { 0o100600 } else { 0o100644 },
+                    mode: if words[4].contains('6') {
+                        0o100600
+                    } else {
+                        0o100644
+                    },
                 },
-                "open" => Event::Opened { ino, path: name(3), fh },
+                "open" => Event::Opened {
+                    ino,
+                    path: name(3),
+                    fh,
+                },
                 "write" => Event::Wrote { ino, fh },
-                "trunc" => Event::Truncated { ino, path: name(3), fh: Some(fh), size: number(4) },
-                "truncpath" => Event::Truncated { ino, path: name(3), fh: None, size: number(4) },
-                "flush" => Event::Flushed { ino, fh, torn: false },
-                "kill" => Event::Flushed { ino, fh, torn: true },
+                "trunc" => Event::Truncated {
+                    ino,
+                    path: name(3),
+                    fh: Some(fh),
+                    size: number(4),
+                },
+                "truncpath" => Event::Truncated {
+                    ino,
+                    path: name(3),
+                    fh: None,
+                    size: number(4),
+                },
+                "flush" => Event::Flushed {
+                    ino,
+                    fh,
+                    torn: false,
+                },
+                "kill" => Event::Flushed {
+                    ino,
+                    fh,
+                    torn: true,
+                },
                 "release" => Event::Released { ino, fh },
                 "link" => Event::Linked { ino, path: name(3) },
                 "rename" => Event::Renamed {
                     ino,
                     from: name(3),
                     to: name(4),
-                    replaced: words.get(5).map(|_| Gone { ino: number(5), names_left: 0 }),
+                    replaced: words.get(5).map(|_| Gone {
+                        ino: number(5),
+                        names_left: 0,
+                    }),
                 },
-                "unlink" => Event::Unlinked { ino, path: name(3), names_left: number(4) },
+                "unlink" => Event::Unlinked {
+                    ino,
+                    path: name(3),
+                    names_left: number(4),
+                },
                 "send" => Event::SendNow { ino, path: name(3) },
                 unknown => panic!("{unknown}"),
             });
@@ -130,6 +185,7 @@ fn assert_traces(settle: u64, traces: &[(&str, &str, &str)]) {
 }
 
 /// Operations as the kernel sent them. `wx`: O_WRONLY|O_EXCL; `rx6`: O_RDWR|O_EXCL, mode 0600; `w`: O_WRONLY.
+#[rustfmt::skip] // One trace a line is a table; the formatter makes it a thousand lines.
 const TRACES: &[(&str, &str, &str)] = &[
     ("cp", "0 create 1 f wx; 1 write 1; 2 flush 1; 3 release 1", "f@8"),
     ("cp -p", "0 create 1 f wx6; 1 write 1; 2 flush 1; 3 release 1", "f@8"),
@@ -226,18 +282,32 @@ fn programs_are_understood() {
 
 #[test]
 fn without_settle_time_the_last_close_itself_seals() {
-    assert_traces(0, &[
-        ("cp", "0 create 1 f wx; 1 write 1; 2 flush 1; 3 release 1", "f@3"),
-        ("sed -i", "0 create 1 sedA1b2C3 rx6; 1 write 1; 2 release 1; 3 rename 1 sedA1b2C3 f 9", "f@3"),
-    ]);
+    assert_traces(
+        0,
+        &[
+            (
+                "cp",
+                "0 create 1 f wx; 1 write 1; 2 flush 1; 3 release 1",
+                "f@3",
+            ),
+            (
+                "sed -i",
+                "0 create 1 sedA1b2C3 rx6; 1 write 1; 2 release 1; 3 rename 1 sedA1b2C3 f 9",
+                "f@3",
+            ),
+        ],
+    );
 }
 
 #[test]
 fn a_long_settle_time_holds_for_every_file() {
-    assert_traces(3000, &[
-        ("cp", "0 create 1 f wx; 1 write 1; 3 release 1", "f@3003"),
-        ("touch new", "0 create 1 f w; 1 release 1", "f@3001"),
-    ]);
+    assert_traces(
+        3000,
+        &[
+            ("cp", "0 create 1 f wx; 1 write 1; 3 release 1", "f@3003"),
+            ("touch new", "0 create 1 f w; 1 release 1", "f@3001"),
+        ],
+    );
 }
 
 #[test]
@@ -256,13 +326,22 @@ fn a_version_storm_is_a_few_seals_and_the_last_content_wins() {
 fn autosave_by_rename_is_held_by_name() {
     let trace: String = (0..20)
         .map(|i| (i * 400, i + 1))
-        .map(|(t, i)| format!("{t} create {i} .t w; {t} write {i}; {t} release {i}; {t} rename {i} .t f {};", i - 1))
+        .map(|(t, i)| {
+            format!(
+                "{t} create {i} .t w; {t} write {i}; {t} release {i}; {t} rename {i} .t f {};",
+                i - 1
+            )
+        })
         .collect();
     let mut player = Player::new(5);
     player.play(&trace);
     assert_eq!(player.sealed(), "f@5 f@8600");
     player.play("300000 open 20 f; 300000 write 20; 300000 release 20");
-    assert_eq!(player.sealed(), "f@300005", "ten seconds later it is an ordinary file again");
+    assert_eq!(
+        player.sealed(),
+        "f@300005",
+        "ten seconds later it is an ordinary file again"
+    );
 }
 
 #[test]
@@ -284,7 +363,11 @@ fn a_seal_that_met_a_writer_waits_for_its_close() {
     player.play("0 create 1 f w; 1 write 1; 2 release 1; 9 open 1 f");
     player.answer(SealResult::Changed);
     player.play("5000 release 1");
-    assert_eq!(player.sealed(), "f@7 f@5005", "the close of a writer that wrote nothing still decides");
+    assert_eq!(
+        player.sealed(),
+        "f@7 f@5005",
+        "the close of a writer that wrote nothing still decides"
+    );
     assert!(player.is_empty());
 }
 
@@ -323,7 +406,9 @@ fn a_failed_seal_is_tried_again_ever_more_slowly_and_never_dropped() {
     player.play("0 rename 1 f g; 500 flush 1");
     assert_eq!(player.ready.shown(1, &path("g")), Some(Shown::Retrying));
     player.until(400_000);
-    let at = [5, 1005, 3005, 7005, 15005, 31005, 63005, 123005, 183005, 243005];
+    let at = [
+        5, 1005, 3005, 7005, 15005, 31005, 63005, 123005, 183005, 243005,
+    ];
     assert_eq!(player.seals, at.map(|t| format!("g<f@{t}")));
     assert!(player.is_empty());
 }
@@ -341,8 +426,14 @@ fn a_name_gone_at_the_seal_is_let_go() {
 #[test]
 fn exchange_announces_both_names() {
     let mut player = Player::new(5);
-    player.event(Event::Exchanged { a: (1, path("f")), b: (2, path("g")) });
-    player.event(Event::Exchanged { a: (3, path("x")), b: (4, path(".x")) });
+    player.event(Event::Exchanged {
+        a: (1, path("f")),
+        b: (2, path("g")),
+    });
+    player.event(Event::Exchanged {
+        a: (3, path("x")),
+        b: (4, path(".x")),
+    });
     assert_eq!(player.sealed(), "g@5 f@5 x@5");
     assert!(player.is_empty());
 }
@@ -353,11 +444,19 @@ fn a_directory_rename_commits_its_files_except_open_and_ignored_ones() {
     player.play("0 create 1 .d/a w; 0 write 1; 0 release 1; 0 create 2 .d/b w; 0 write 2; 0 create 3 .d/.c w; 0 write 3; 0 release 3");
     let files = vec![(1, path("d/a")), (2, path("d/b")), (3, path("d/.c"))];
     player.now = 10;
-    player.event(Event::DirRenamed { from: path(".d"), to: path("d"), files });
+    player.event(Event::DirRenamed {
+        from: path(".d"),
+        to: path("d"),
+        files,
+    });
     player.play("500 release 2");
     assert_eq!(player.sealed(), "d/a@15 d/b@505");
     let files = vec![(1, path("e/a")), (2, path("e/b"))];
-    player.event(Event::DirRenamed { from: path("d"), to: path("e"), files });
+    player.event(Event::DirRenamed {
+        from: path("d"),
+        to: path("e"),
+        files,
+    });
     let at = player.now + 5;
     assert_eq!(player.sealed(), format!("e/a<d/a@{at} e/b<d/b@{at}"));
     assert!(player.is_empty());
@@ -367,29 +466,60 @@ fn a_directory_rename_commits_its_files_except_open_and_ignored_ones() {
 fn marks_tell_recovery_at_once() {
     let mut player = Player::new(5);
     player.play("0 create 1 f w; 1 write 1; 2 release 1");
-    assert_eq!(player.other, [Action::MarkClosed { ino: 1, path: path("f") }], "before the settle time");
+    assert_eq!(
+        player.other,
+        [Action::MarkClosed {
+            ino: 1,
+            path: path("f")
+        }],
+        "before the settle time"
+    );
     player.play("4 unlink 1 f 0");
     assert_eq!(player.other.pop(), Some(Action::Unmark { ino: 1 }));
 
     player.play("10 create 2 g w; 11 write 2; 12 kill 2; 13 release 2");
-    assert_eq!(player.other.pop(), Some(Action::MarkTorn { ino: 2, path: path("g") }));
+    assert_eq!(
+        player.other.pop(),
+        Some(Action::MarkTorn {
+            ino: 2,
+            path: path("g")
+        })
+    );
     assert_eq!(player.ready.shown(2, &path("g")), Some(Shown::Incomplete));
     player.play("14 rename 2 g .g");
     assert_eq!(player.count(|a| *a == Action::Unmark { ino: 2 }), 1);
-    assert_eq!(player.count(|a| *a == Action::CountIgnored { path: path(".g") }), 1);
+    assert_eq!(
+        player.count(|a| *a == Action::CountIgnored { path: path(".g") }),
+        1
+    );
     assert!(player.is_empty());
 }
 
 #[test]
 fn recovered_files_are_sealed_or_held() {
     let mut player = Player::new(5);
-    player.event(Event::Recovered { ino: 1, path: path("f"), incomplete: false });
-    player.event(Event::Recovered { ino: 2, path: path("g"), incomplete: true });
-    player.event(Event::Recovered { ino: 3, path: path("h.tmp"), incomplete: true });
+    player.event(Event::Recovered {
+        ino: 1,
+        path: path("f"),
+        incomplete: false,
+    });
+    player.event(Event::Recovered {
+        ino: 2,
+        path: path("g"),
+        incomplete: true,
+    });
+    player.event(Event::Recovered {
+        ino: 3,
+        path: path("h.tmp"),
+        incomplete: true,
+    });
     assert_eq!(player.sealed(), "f@5");
     assert_eq!(player.count(|a| *a == Action::Unmark { ino: 3 }), 1);
     assert_eq!(player.ready.shown(2, &path("g")), Some(Shown::Incomplete));
-    player.event(Event::SendNow { ino: 2, path: path("g") });
+    player.event(Event::SendNow {
+        ino: 2,
+        path: path("g"),
+    });
     let at = player.now;
     assert_eq!(player.sealed(), format!("g@{at}"));
     assert!(player.is_empty());
@@ -398,12 +528,20 @@ fn recovered_files_are_sealed_or_held() {
 #[test]
 fn what_is_shown() {
     let mut player = Player::new(5);
-    let shown = |player: &Player, name: &str| player.ready.shown(1, &path(name)).map(|shown| shown.to_string());
+    let shown = |player: &Player, name: &str| {
+        player
+            .ready
+            .shown(1, &path(name))
+            .map(|shown| shown.to_string())
+    };
     player.play("0 create 1 f w; 1 write 1");
     assert_eq!(shown(&player, "f").as_deref(), Some("open"));
     player.play("2 release 1");
     assert_eq!(shown(&player, "f").as_deref(), Some("settling"));
-    assert_eq!(shown(&player, "d/f.part").as_deref(), Some("ignored: matches *.part"));
+    assert_eq!(
+        shown(&player, "d/f.part").as_deref(),
+        Some("ignored: matches *.part")
+    );
     player.until(10);
     assert_eq!(shown(&player, "f"), None);
 }
@@ -449,11 +587,23 @@ impl Model {
         let ignore = IgnoreList::default();
         let ready = Ready::new(Settings::new(ms(settle), ignore.clone()));
         let (in_flight, sealed, marked) = (vec![], BTreeMap::new(), HashSet::new());
-        Self { ready, ignore, now: 0, next: 1, files: BTreeMap::new(), in_flight, sealed, marked }
+        Self {
+            ready,
+            ignore,
+            now: 0,
+            next: 1,
+            files: BTreeMap::new(),
+            in_flight,
+            sealed,
+            marked,
+        }
     }
 
     fn owner(&self, name: &RelPath) -> Option<Ino> {
-        self.files.iter().find(|(_, file)| file.names.contains(name)).map(|(ino, _)| *ino)
+        self.files
+            .iter()
+            .find(|(_, file)| file.names.contains(name))
+            .map(|(ino, _)| *ino)
     }
 
     fn event(&mut self, event: Event) {
@@ -467,10 +617,21 @@ impl Model {
                 Action::Seal { ino, path, .. } => {
                     let file = &self.files[&ino];
                     assert!(file.handles.is_empty(), "sealed {path} while open");
-                    assert!(self.ignore.matches(&path).is_none(), "sealed the ignored {path}");
-                    assert!(file.names.contains(&path), "sealed {path}, which is not a name of {ino}");
+                    assert!(
+                        self.ignore.matches(&path).is_none(),
+                        "sealed the ignored {path}"
+                    );
+                    assert!(
+                        file.names.contains(&path),
+                        "sealed {path}, which is not a name of {ino}"
+                    );
                     assert!(file.torn == Torn::No, "sealed the incomplete {path}");
-                    assert!(self.in_flight.iter().all(|(i, p, _)| *i != ino && *p != path), "two at once");
+                    assert!(
+                        self.in_flight
+                            .iter()
+                            .all(|(i, p, _)| *i != ino && *p != path),
+                        "two at once"
+                    );
                     self.in_flight.push((ino, path, file.version));
                 }
                 Action::MarkClosed { ino, path } | Action::MarkTorn { ino, path } => {
@@ -479,8 +640,15 @@ impl Model {
                 }
                 Action::Unmark { ino } => {
                     let file = &self.files[&ino];
-                    let wanted = file.names.iter().any(|name| self.ignore.matches(name).is_none());
-                    assert!(file.linked || !wanted, "nothing will be sent of {:?}", file.names);
+                    let wanted = file
+                        .names
+                        .iter()
+                        .any(|name| self.ignore.matches(name).is_none());
+                    assert!(
+                        file.linked || !wanted,
+                        "nothing will be sent of {:?}",
+                        file.names
+                    );
                     self.marked.remove(&ino);
                 }
                 Action::CountIgnored { path } => assert!(self.ignore.matches(&path).is_some()),
@@ -525,7 +693,12 @@ impl Model {
             file.torn = Torn::Past;
         }
         // Nothing is remembered of ignored files.
-        if file.handles.is_empty() && file.names.iter().all(|name| self.ignore.matches(name).is_some()) {
+        if file.handles.is_empty()
+            && file
+                .names
+                .iter()
+                .all(|name| self.ignore.matches(name).is_some())
+        {
             file.torn = Torn::No;
         }
         self.event(Event::Released { ino, fh });
@@ -538,28 +711,57 @@ impl Model {
         if file.names.is_empty() {
             file.torn = Torn::No;
         }
-        Some(Gone { ino, names_left: file.names.len() as u64 })
+        Some(Gone {
+            ino,
+            names_left: file.names.len() as u64,
+        })
     }
 
     fn step(&mut self, op: u8, a: usize, b: usize) {
         let (name, other) = (path(NAMES[a % NAMES.len()]), path(NAMES[b % NAMES.len()]));
         let owner = self.owner(&name);
-        let open: Vec<(Ino, usize)> =
-            self.files.iter().flat_map(|(ino, f)| (0..f.handles.len()).map(|at| (*ino, at))).collect();
+        let open: Vec<(Ino, usize)> = self
+            .files
+            .iter()
+            .flat_map(|(ino, f)| (0..f.handles.len()).map(|at| (*ino, at)))
+            .collect();
         let handle = (!open.is_empty()).then(|| open[a % open.len().max(1)]);
         self.next += 1;
         let fresh = self.next;
         match (op, owner, handle) {
             (0 | 1, None, _) => {
-                let file = File { names: vec![name.clone()], handles: vec![(fresh, true)], version: 1, ..File::default() };
+                let file = File {
+                    names: vec![name.clone()],
+                    handles: vec![(fresh, true)],
+                    version: 1,
+                    ..File::default()
+                };
                 self.files.insert(fresh, file);
                 self.marked.insert(fresh);
-                let (rdwr, mode) = (b % 2 == 0, if b % 3 == 0 { 0o600 } else { 0o644 });
-                self.event(Event::Created { ino: fresh, path: name, fh: fresh, rdwr, excl: true, mode });
+                let (rdwr, mode) = (
+                    b.is_multiple_of(2),
+                    if b.is_multiple_of(3) { 0o600 } else { 0o644 },
+                );
+                self.event(Event::Created {
+                    ino: fresh,
+                    path: name,
+                    fh: fresh,
+                    rdwr,
+                    excl: true,
+                    mode,
+                });
             }
             (0..=2, Some(ino), _) => {
-                self.files.get_mut(&ino).unwrap().handles.push((fresh, false));
-                self.event(Event::Opened { ino, path: name, fh: fresh });
+                self.files
+                    .get_mut(&ino)
+                    .unwrap()
+                    .handles
+                    .push((fresh, false));
+                self.event(Event::Opened {
+                    ino,
+                    path: name,
+                    fh: fresh,
+                });
             }
             (3 | 4, _, Some((ino, at))) => {
                 let fh = self.files[&ino].handles[at].0;
@@ -572,12 +774,21 @@ impl Model {
                 let (fh, wrote) = file.handles[at];
                 if wrote && !file.linked && !file.names.is_empty() {
                     file.torn = Torn::Held(fh);
-                    self.event(Event::Flushed { ino, fh, torn: true });
+                    self.event(Event::Flushed {
+                        ino,
+                        fh,
+                        torn: true,
+                    });
                 }
             }
             (9, Some(ino), _) => {
                 self.modify(ino, None);
-                self.event(Event::Truncated { ino, path: name, fh: None, size: b as u64 % 2 });
+                self.event(Event::Truncated {
+                    ino,
+                    path: name,
+                    fh: None,
+                    size: b as u64 % 2,
+                });
             }
             (10 | 11, Some(ino), _) if name != other && self.owner(&other) != Some(ino) => {
                 let replaced = self.unlink(&other);
@@ -588,9 +799,16 @@ impl Model {
                 if !ignored || file.handles.is_empty() {
                     file.torn = Torn::No;
                 }
-                self.event(Event::Renamed { ino, from: name, to: other, replaced });
+                self.event(Event::Renamed {
+                    ino,
+                    from: name,
+                    to: other,
+                    replaced,
+                });
             }
-            (12, Some(ino), _) if self.owner(&other).is_none() && self.files[&ino].torn == Torn::No => {
+            (12, Some(ino), _)
+                if self.owner(&other).is_none() && self.files[&ino].torn == Torn::No =>
+            {
                 let file = self.files.get_mut(&ino).unwrap();
                 file.names.push(other.clone());
                 file.linked = true;
@@ -598,10 +816,14 @@ impl Model {
             }
             (13, Some(_), _) => {
                 if let Some(Gone { ino, names_left }) = self.unlink(&name) {
-                    self.event(Event::Unlinked { ino, path: name, names_left });
+                    self.event(Event::Unlinked {
+                        ino,
+                        path: name,
+                        names_left,
+                    });
                 }
             }
-            (14, _, _) => self.answer(a, b % 3 == 0),
+            (14, _, _) => self.answer(a, b.is_multiple_of(3)),
             (15, _, _) => self.pass([1, 4, 700, 3000, 20_000][a % 5]),
             (_, _, _) => {}
         }
