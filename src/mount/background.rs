@@ -105,10 +105,13 @@ fn start(mut command: Command, limit: Duration) -> io::Result<Outcome> {
     thread::Builder::new()
         .name("ready-pipe".to_owned())
         .spawn(move || {
-            let mut line = String::new();
-            let read = BufReader::new(read).read_line(&mut line);
+            // What is not a report was printed by something that took the pipe for standard output.
+            let found = BufReader::new(read)
+                .split(b'\n')
+                .map_while(Result::ok)
+                .find_map(|line| serde_json::from_slice(&line).ok());
             // The receiver is gone after a timeout.
-            let _ = report.send(read.ok().and_then(|_| serde_json::from_str(&line).ok()));
+            let _ = report.send(found);
         })?;
     match reported.recv_timeout(limit) {
         Ok(Some(Report::Ready { text })) => Ok(Outcome::Ready { text }),
@@ -324,5 +327,60 @@ mod tests {
             start(shell("exec sleep 600"), limit).unwrap(),
             Outcome::TimedOut { limit }
         );
+    }
+
+    /// The other side of the next test, in a process of its own.
+    #[test]
+    #[ignore = "is the child of another test"]
+    fn as_child() {
+        let pipe = ReadyPipe::from_env().unwrap().unwrap();
+        assert!(env::var_os(READY_FD_ENV).is_none());
+        assert!(
+            !is_pipe(&io::stdout()),
+            "standard output must not be the pipe any more"
+        );
+        let own = rustix::process::getpid();
+        assert_eq!(rustix::process::getsid(None).unwrap(), own);
+        println!("this goes nowhere");
+        match env::var("TRIAL").unwrap().as_str() {
+            "ready" => pipe.ready("two\nlines").unwrap(),
+            "failed" => pipe.failed(3, "no \"key\"").unwrap(),
+            _ => drop(pipe),
+        }
+    }
+
+    #[test]
+    fn the_pipe_carries_what_a_real_child_says() {
+        let run = |what: &str| {
+            let mut command = Command::new(env::current_exe().unwrap());
+            command
+                .args([
+                    "--exact",
+                    "mount::background::tests::as_child",
+                    "--ignored",
+                    "--nocapture",
+                ])
+                .env("TRIAL", what);
+            start(command, Duration::from_secs(20)).unwrap()
+        };
+        assert_eq!(
+            run("ready"),
+            Outcome::Ready {
+                text: "two\nlines".into()
+            }
+        );
+        assert_eq!(
+            run("failed"),
+            Outcome::Failed {
+                code: 3,
+                message: "no \"key\"".into()
+            }
+        );
+        assert!(matches!(run("silent"), Outcome::Died { status } if status.success()));
+    }
+
+    #[test]
+    fn without_the_variable_there_is_no_pipe() {
+        assert!(ReadyPipe::from_env().unwrap().is_none());
     }
 }

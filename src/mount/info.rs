@@ -63,9 +63,7 @@ impl MountTable {
         let here = || self.entries.iter().filter(|e| e.mountpoint == path);
         // Of several mounts stacked on one path, the top is the one on which no other of them lies. The order of lines
         // agrees with that on most kernels, and decides where a loop or a hidden branch leaves more than one.
-        here()
-            .filter(|e| !here().any(|other| other.parent == e.id && other.id != e.id))
-            .next_back()
+        here().rfind(|e| !here().any(|other| other.parent == e.id && other.id != e.id))
     }
 
     /// The Meshbox mounts that can be reached, in order of mounting.

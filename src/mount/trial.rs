@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
-    INodeNo, ReplyAttr, ReplyDirectory, ReplyEntry, Request, Session, SessionACL,
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, INodeNo,
+    ReplyAttr, ReplyDirectory, ReplyEntry, Request, Session, SessionACL,
 };
 
 use super::info::{MountTable, meshbox_mountpoints};
@@ -45,7 +45,6 @@ impl Filesystem for Empty {
             blksize: 4096,
             flags: 0,
         };
-        let _ = Generation(0);
         reply.attr(&Duration::ZERO, &attr);
     }
 
