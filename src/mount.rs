@@ -13,7 +13,7 @@
 //! 1. A path that may be a FUSE mount is looked up in mountinfo before it is ever stat'ed: a stat of a hung mount does not
 //!    return, not even for SIGKILL.
 //! 2. Nothing is unmounted unless mountinfo says that it is a Meshbox mount, and, for our own, that it is this very one.
-//! 3. `unsafe` appears only in [`background`] and [`signals`].
+//! 3. `unsafe` appears only in `background.rs`, `device.rs` and `signals.rs`.
 //!
 //! # Crash behaviour
 //! Killed with a mount in place, the mount stays and every access to it fails with ENOTCONN until somebody unmounts it;

@@ -37,7 +37,7 @@ pub enum OptionError {
     Unknown(String),
     /// A mount option that other file systems have and we have not.
     #[error(
-        "mount option `{0}` is not supported: files belong to whoever writes them; leave it out"
+        "mount option `{0}` is not supported; leave it out"
     )]
     Unsupported(String),
     /// `name=value` where the name takes none.
@@ -136,6 +136,8 @@ impl MountOptions {
         let shown = OsStr::from_bytes(name).to_string_lossy().into_owned();
         let flag = shown.replace('_', "-");
         if is_flag(&flag) {
+            // Without a value it can only mean one thing, whoever looks at it.
+            self.allow_other |= flag == "allow-other" && value.is_none();
             let value = value.map(|v| OsString::from_vec(v.to_vec()));
             self.flags.push((flag, value));
             return Ok(());
@@ -415,6 +417,18 @@ mod tests {
         assert!(
             !parse("ro,rw,noexec,exec").unwrap().read_only,
             "the last one wins"
+        );
+    }
+
+    #[test]
+    fn allow_other_counts_also_where_it_is_a_flag() {
+        let flag = |n: &str| n == "allow-other";
+        let options = MountOptions::parse(&["allow_other"], &flag).unwrap();
+        assert!(options.allow_other && options.flags.len() == 1);
+        assert!(
+            !MountOptions::parse(&["allow_other=false"], &flag)
+                .unwrap()
+                .allow_other
         );
     }
 

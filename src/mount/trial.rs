@@ -374,3 +374,74 @@ fn a_plain_user_mounts_through_fusermount3() {
     }
     assert!(Path::new("/dev/fuse").exists());
 }
+
+/// `systemd-analyze verify` wants the program to exist, so another one stands in for it.
+#[test]
+fn the_units_in_packaging_verify() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        (
+            "meshbox@.service",
+            include_str!("../../packaging/systemd/meshbox@.service"),
+        ),
+        (
+            "srv-share.mount",
+            include_str!("../../packaging/systemd/srv-share.mount"),
+        ),
+    ] {
+        fs::write(
+            dir.path().join(name),
+            text.replace("/usr/bin/meshbox", "/bin/true"),
+        )
+        .unwrap();
+    }
+    // An instance, so that the specifiers are expanded.
+    let service = dir.path().join("meshbox@srv-share\\x20two.service");
+    fs::copy(dir.path().join("meshbox@.service"), &service).unwrap();
+    let out = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&service)
+        .arg(dir.path().join("srv-share.mount"))
+        .output();
+    match out {
+        Ok(out) => {
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success(), "{said}");
+            assert!(
+                !said.contains("meshbox@") && !said.contains("srv-share"),
+                "{said}"
+            );
+        }
+        Err(e) => eprintln!("skipped: systemd-analyze: {e}"),
+    }
+}
+
+#[test]
+fn the_example_configuration_is_toml_with_every_key_turned_on() {
+    let text = include_str!("../../packaging/meshbox.toml.example");
+    let on: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+            Some(_) | None => format!("{line}\n"),
+        })
+        .collect();
+    let table: toml::Table = on.parse().unwrap();
+    assert!(table.len() > 8, "{table:?}");
+}
+
+/// The lines of the example, with the options that mount(8) leaves to a helper.
+#[test]
+fn the_fstab_example_has_options_we_take() {
+    let text = include_str!("../../packaging/fstab.example");
+    let mut lines = 0;
+    for line in text.lines().map(|l| l.trim_start_matches('#')) {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        if let [_, _, "meshbox" | "fuse.meshbox", options, "0", "0"] = fields[..] {
+            lines += 1;
+            super::options::MountOptions::parse(&[options], &|n| ["name", "listen"].contains(&n))
+                .unwrap();
+        }
+    }
+    assert_eq!(lines, 3);
+}
