@@ -24,8 +24,8 @@ mod device;
 pub mod info;
 pub mod options;
 pub mod prepare;
-pub mod signals;
 mod resolve;
+pub mod signals;
 pub mod sys;
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use std::sync::atomic::Ordering;
 use super::content::{ContentReader, inode_at};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, MEMBERS, ORPHANS, OUT_NAMES,
-    OutName, PENDING, SENT_AS, USERS, delivery_key, descending, order_of, pending_key, user_key,
+    BUNDLES, BundleRow, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, LATEST, MEMBERS, ORPHANS,
+    OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending, order_of, pending_key,
+    user_key,
 };
 use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
 use crate::bundle::{
@@ -375,6 +376,17 @@ impl Spool {
         if orphan {
             return Ok(());
         }
+        let mut batch = Batch::default();
+        for entry in &manifest.manifest().entries {
+            if self
+                .journal
+                .get::<BundleId>(LATEST, entry.path.as_bytes())?
+                == Some(bundle)
+            {
+                batch.delete(LATEST, entry.path.as_bytes());
+            }
+        }
+        self.journal.submit(batch)?;
         let digests: Vec<Digest> = manifest
             .manifest()
             .entries

@@ -43,24 +43,28 @@ pub(super) enum Sync {
     File(std::sync::Arc<File>),
     /// The names in a directory.
     Directory(PathBuf),
+    /// All of the state's file system.
+    Everything,
 }
 
 /// Past this many, one syncfs(2) is cheaper than the single calls; 200 small files were 3 to 5 times as fast with it.
-const SYNC_EACH_MAX: usize = 24;
+pub(super) const SYNC_EACH_MAX: usize = 24;
 
 /// Makes all of `syncs` durable. A directory that is gone by now needs no sync.
 pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
     let mut directories: Vec<&Path> = Vec::new();
     let mut files = Vec::new();
+    let mut everything = false;
     for sync in syncs {
         match sync {
             Sync::File(file) => files.push(file),
             Sync::Directory(path) => directories.push(path),
+            Sync::Everything => everything = true,
         }
     }
     directories.sort_unstable();
     directories.dedup();
-    if files.len() + directories.len() > SYNC_EACH_MAX {
+    if everything || files.len() + directories.len() > SYNC_EACH_MAX {
         let root = File::open(state).on("open", state)?;
         return rustix::fs::syncfs(&root).on("sync", state);
     }

@@ -202,6 +202,9 @@ impl Journal {
                 fresh.overlay.insert(key.clone(), (number, value.clone()));
             }
             fresh.queued_bytes += body.len();
+            // A burst is synced as a whole anyway; its descriptors need not stay open until then.
+            let whole = fresh.queue.len() > durable::SYNC_EACH_MAX && !syncs.is_empty();
+            let syncs = if whole { vec![Sync::Everything] } else { syncs };
             fresh.queue.push(Waiting {
                 rows,
                 syncs,
@@ -235,6 +238,9 @@ impl Journal {
 
     /// Waits until everything submitted so far is durable. Never called by a file operation.
     pub(super) fn flush(&self) -> Result<(), SpoolError> {
+        if self.writer.lock().is_none() {
+            return Err(SpoolError::Journal("the writer has ended".into()));
+        }
         let (done, wait) = crossbeam_channel::bounded(1);
         let mut batch = Batch::default();
         batch.on_durable(move || {

@@ -25,7 +25,7 @@ use crossbeam_channel::{Receiver, TrySendError};
 use super::durable::{OnPath, Sync};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, INODES, InodeRow, MARKS, ORPHANS, OUT_NAMES, OUT_ORDER,
+    BUNDLES, BundleRow, DELIVERIES, INODES, InodeRow, LATEST, MARKS, ORPHANS, OUT_NAMES, OUT_ORDER,
     OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending, pending_key, user_key,
 };
 use super::{Event, Gate, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
@@ -215,13 +215,19 @@ impl Spool {
             return Ok(SealOutcome::Gone);
         }
         let digest = hashed.digest;
-        let manifest =
-            self.manifest_for(path, &meta, hashed, renamed_from, priority, before.as_ref());
+        // What had this path last, although renamed over or removed since, and what this file was before its rename.
+        let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
+        let superseded: std::collections::BTreeSet<BundleId> = latest
+            .into_iter()
+            .chain(before.map(|row| row.bundle))
+            .collect();
+        let manifest = self.manifest_for(path, &meta, hashed, renamed_from, priority, latest);
         let bundle = manifest.id();
         self.bundle_rows(&manifest, &mut batch)?;
-        if let Some(before) = &before {
-            self.supersede(before.bundle, &mut batch)?;
+        for old in &superseded {
+            self.supersede(*old, &mut batch)?;
         }
+        batch.put(LATEST, path.as_bytes(), &bundle);
         batch.put(
             OUT_NAMES,
             path.as_bytes(),
@@ -250,9 +256,9 @@ impl Spool {
         gate.set_marked(false);
         drop(decide);
         drop(guard);
-        if let Some(before) = before {
-            self.settle_superseded(before.bundle)?;
-        }
+        superseded
+            .into_iter()
+            .try_for_each(|old| self.settle_superseded(old))?;
         self.counters.sealed.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%path, bundle = %bundle.short(), "sealed");
         self.ring(&Event::Sealed(bundle));
@@ -289,7 +295,7 @@ impl Spool {
         hashed: Hashed,
         renamed_from: Option<RelPath>,
         priority: crate::bundle::Priority,
-        before: Option<&OutName>,
+        supersedes: Option<BundleId>,
     ) -> VerifiedManifest {
         let entry = Entry {
             path: path.clone(),
@@ -311,7 +317,7 @@ impl Spool {
             lifetime_secs: self.lifetime.as_secs(),
             scope: Scope::All { generation: 1 },
             priority,
-            supersedes: before.map(|before| before.bundle),
+            supersedes,
             renamed_from,
             entries: vec![entry],
             salt: peer::random(),

@@ -9,6 +9,8 @@ use crate::peer::PeerId;
 
 /// Inbox path → (origin, its path): whose name it is, also while nothing is there.
 pub(super) const OWNED: Table = Table(21);
+/// Outbox path → bundle id: the newest bundle of ours with this path, also when the name is gone, until it is complete.
+pub(super) const LATEST: Table = Table(22);
 /// Single facts by name: see the `META_` keys.
 pub(super) const META: Table = Table(1);
 /// Bundle id → [`BundleRow`]: bundles of ours.

@@ -390,6 +390,25 @@ fn a_newer_version_replaces_and_an_older_one_that_comes_late_does_not() {
 }
 
 #[test]
+fn a_version_that_was_renamed_over_or_removed_is_superseded_by_the_next_of_its_path() {
+    let (alder, birch) = pair();
+    let rel = |text: &str| RelPath::parse(text).unwrap();
+    let first = alder.drop_file("a", b"one");
+    alder.drop_file("temp", b"two");
+    let ino = fs::metadata(alder.outbox("a")).unwrap().ino();
+    fs::rename(alder.outbox("temp"), alder.outbox("a")).unwrap();
+    alder.spool().outbox_removed(&rel("a"), ino, 0);
+    alder.spool().outbox_renamed(&rel("temp"), &rel("a"), false);
+    assert!(matches!(alder.seal("a"), SealOutcome::Sealed(_)));
+    assert!(!alder.spool().is_pending(first, birch.id()));
+    assert_eq!(
+        alder.spool().pending(birch.id(), None, 9).unwrap().len(),
+        1,
+        "only the newest waits"
+    );
+}
+
+#[test]
 fn two_origins_of_one_path_are_both_kept_under_lasting_names() {
     let (alder, birch) = pair();
     let cedar = Node::new();
