@@ -32,6 +32,8 @@ pub struct SpoolConfig {
     pub lifetime: Duration,
     /// Threads that hash and seal.
     pub sealers: usize,
+    /// Our own key pair, whose file is in the state directory.
+    pub identity: Identity,
 }
 
 /// Why the spool could not do something. Our own disk, never the peer's fault.
