@@ -102,7 +102,9 @@ pub enum ConfigError {
         why: String,
     },
     /// Nothing says where the state is.
-    #[error("which state directory? name it with --state (neither $XDG_STATE_HOME nor $HOME is set)")]
+    #[error(
+        "which state directory? name it with --state (neither $XDG_STATE_HOME nor $HOME is set)"
+    )]
     NoState,
 }
 
@@ -124,7 +126,11 @@ pub struct Surroundings {
 impl Surroundings {
     /// Those of this process.
     pub fn of_process() -> Self {
-        let dir = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let dir = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
         Self {
             root: rustix::process::geteuid().is_root(),
             xdg_state_home: dir("XDG_STATE_HOME"),
@@ -139,7 +145,10 @@ impl Surroundings {
         if self.root {
             return Some(PathBuf::from("/var/lib/meshbox"));
         }
-        let home = self.xdg_state_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/state")))?;
+        let home = self
+            .xdg_state_home
+            .clone()
+            .or_else(|| Some(self.home.as_ref()?.join(".local/state")))?;
         Some(home.join("meshbox"))
     }
 }
@@ -207,7 +216,12 @@ impl Config {
 
     /// The spool's part.
     pub fn spool(&self, identity: Identity) -> SpoolConfig {
-        SpoolConfig { state: self.state.clone(), lifetime: self.lifetime, sealers: self.sealers, identity }
+        SpoolConfig {
+            state: self.state.clone(),
+            lifetime: self.lifetime,
+            sealers: self.sealers,
+            identity,
+        }
     }
 
     /// The mesh's part.
@@ -239,7 +253,11 @@ impl fmt::Display for Held {
             Some(value) => write!(f, "{} = {value}", self.name)?,
             None => write!(f, "# {} is not set", self.name)?,
         }
-        if self.source == Source::Default { Ok(()) } else { write!(f, "  # {}", self.source.describe(self.name)) }
+        if self.source == Source::Default {
+            Ok(())
+        } else {
+            write!(f, "  # {}", self.source.describe(self.name))
+        }
     }
 }
 
@@ -264,38 +282,60 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
     };
     if inputs.config_file.is_none() {
         let own = Layout::new(state.clone()).config();
-        if own.try_exists().map_err(|source| ConfigError::Read { path: own.clone(), source })? {
+        if own.try_exists().map_err(|source| ConfigError::Read {
+            path: own.clone(),
+            source,
+        })? {
             layers.push(Layer::from_file(&own)?.without("state"));
         }
     }
     let stack = Stack(&layers);
     let config = Config {
-        name: match stack.parsed("name", |text| PeerName::parse(text).map_err(|err| err.to_string()))? {
+        name: match stack.parsed("name", |text| {
+            PeerName::parse(text).map_err(|err| err.to_string())
+        })? {
             Some(name) => name,
             None => value::name_of_host(&inputs.surroundings.hostname),
         },
         ticket: stack.ticket()?,
-        listen: stack.list("listen", |text| text.parse().map_err(|_| format!("{text:?} is not ADDR:PORT")))?,
+        listen: stack.list("listen", |text| {
+            text.parse()
+                .map_err(|_| format!("{text:?} is not ADDR:PORT"))
+        })?,
         peers: stack.list("peer", parse_peer)?,
         mdns: !stack.switch("no_mdns")?,
-        settle: stack.parsed("settle", parse_duration)?.unwrap_or(DEFAULT_SETTLE),
-        lifetime: stack.parsed("lifetime", parse_duration)?.unwrap_or(DEFAULT_LIFETIME),
+        settle: stack
+            .parsed("settle", parse_duration)?
+            .unwrap_or(DEFAULT_SETTLE),
+        lifetime: stack
+            .parsed("lifetime", parse_duration)?
+            .unwrap_or(DEFAULT_LIFETIME),
         foreground: stack.switch("foreground")?,
         allow_other: stack.switch("allow_other")?,
-        log: stack.parsed("log", value::parse_log)?.unwrap_or_else(|| "info".to_owned()),
+        log: stack
+            .parsed("log", value::parse_log)?
+            .unwrap_or_else(|| "info".to_owned()),
         ignore: stack.list("ignore", |text| Ok(text.to_owned()))?,
         ignore_except: stack.list("ignore_except", |text| Ok(text.to_owned()))?,
         root: inputs.surroundings.root,
         sealers: inputs.surroundings.processors.clamp(1, MOST_SEALERS),
         state,
     };
-    let held = SETTINGS.iter().map(|setting| stack.held(setting, &config)).collect();
+    let held = SETTINGS
+        .iter()
+        .map(|setting| stack.held(setting, &config))
+        .collect();
     Ok(Resolved { config, held })
 }
 
-fn default_state(mountpoint: Option<&Path>, surroundings: &Surroundings) -> Result<PathBuf, ConfigError> {
+fn default_state(
+    mountpoint: Option<&Path>,
+    surroundings: &Surroundings,
+) -> Result<PathBuf, ConfigError> {
     let home = surroundings.state_home().ok_or(ConfigError::NoState)?;
-    let name = mountpoint.and_then(Path::file_name).ok_or(ConfigError::NoState)?;
+    let name = mountpoint
+        .and_then(Path::file_name)
+        .ok_or(ConfigError::NoState)?;
     Ok(home.join(name))
 }
 
@@ -304,11 +344,16 @@ struct Stack<'a>(&'a [Layer]);
 
 impl Stack<'_> {
     fn raw(&self, name: &str) -> Option<(&Source, &[OsString])> {
-        self.0.iter().find_map(|layer| Some((layer.source(), layer.get(name)?)))
+        self.0
+            .iter()
+            .find_map(|layer| Some((layer.source(), layer.get(name)?)))
     }
 
     fn rank(&self, name: &str) -> usize {
-        self.0.iter().position(|layer| layer.get(name).is_some()).unwrap_or(self.0.len())
+        self.0
+            .iter()
+            .position(|layer| layer.get(name).is_some())
+            .unwrap_or(self.0.len())
     }
 
     fn path(&self, name: &str) -> Option<Result<PathBuf, ConfigError>> {
@@ -320,17 +365,35 @@ impl Stack<'_> {
         }))
     }
 
-    fn list<T>(&self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, ConfigError> {
-        let Some((source, values)) = self.raw(name) else { return Ok(Vec::new()) };
+    fn list<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let Some((source, values)) = self.raw(name) else {
+            return Ok(Vec::new());
+        };
         let one = |raw: &OsString| match raw.to_str() {
             Some(text) => parse(text),
             None => Err("the value is not UTF-8".to_owned()),
         };
         let origin = || source.describe(name);
-        values.iter().map(|raw| one(raw).map_err(|why| ConfigError::Value { origin: origin(), why })).collect()
+        values
+            .iter()
+            .map(|raw| {
+                one(raw).map_err(|why| ConfigError::Value {
+                    origin: origin(),
+                    why,
+                })
+            })
+            .collect()
     }
 
-    fn parsed<T>(&self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
+    fn parsed<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
         Ok(self.list(name, parse)?.pop())
     }
 
@@ -342,30 +405,49 @@ impl Stack<'_> {
         let (typed, file) = (self.rank("join"), self.rank("join_file"));
         if typed == file && typed < self.0.len() {
             let origin = self.0[typed].source().describe("join_file");
-            return Err(ConfigError::Value { origin, why: "give either a ticket or a file with one".to_owned() });
+            return Err(ConfigError::Value {
+                origin,
+                why: "give either a ticket or a file with one".to_owned(),
+            });
         }
         let read = |text: &str| Ticket::parse(text).map_err(|err| err.to_string());
         if typed < file {
             return self.parsed("join", read);
         }
-        let Some(path) = self.path("join_file").transpose()? else { return Ok(None) };
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        let Some(path) = self.path("join_file").transpose()? else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        })?;
         let origin = || path.display().to_string();
-        read(&text).map(Some).map_err(|why| ConfigError::Value { origin: origin(), why })
+        read(&text).map(Some).map_err(|why| ConfigError::Value {
+            origin: origin(),
+            why,
+        })
     }
 
     fn held(&self, setting: &Setting, config: &Config) -> Held {
         let text = |text: &str| Some(toml::Value::String(text.to_owned()));
         let duration = |value: Duration| text(&humantime::format_duration(value).to_string());
-        let list = |values: Vec<String>| Some(values.into()).filter(|_| self.raw(setting.name).is_some());
+        let list =
+            |values: Vec<String>| Some(values.into()).filter(|_| self.raw(setting.name).is_some());
         let value = match setting.name {
             "state" => text(&config.state.to_string_lossy()),
             "name" => text(config.name.as_str()),
             "join" => self.raw("join").and_then(|_| text("…")),
-            "join_file" => self.raw("join_file").and_then(|(_, v)| text(&v.last()?.to_string_lossy())),
+            "join_file" => self
+                .raw("join_file")
+                .and_then(|(_, v)| text(&v.last()?.to_string_lossy())),
             "listen" => list(config.listen.iter().map(SocketAddr::to_string).collect()),
-            "peer" => list(config.peers.iter().map(|(id, addr)| format!("{id}@{addr}")).collect()),
+            "peer" => list(
+                config
+                    .peers
+                    .iter()
+                    .map(|(id, addr)| format!("{id}@{addr}"))
+                    .collect(),
+            ),
             "no_mdns" => Some((!config.mdns).into()),
             "settle" => duration(config.settle),
             "lifetime" => duration(config.lifetime),
@@ -376,8 +458,14 @@ impl Stack<'_> {
             "ignore_except" => list(config.ignore_except.clone()),
             other => self.raw(other).map(|_| toml::Value::String("…".to_owned())),
         };
-        let source = self.raw(setting.name).map_or(Source::Default, |(source, _)| source.clone());
-        Held { name: setting.name, value, source }
+        let source = self
+            .raw(setting.name)
+            .map_or(Source::Default, |(source, _)| source.clone());
+        Held {
+            name: setting.name,
+            value,
+            source,
+        }
     }
 }
 
@@ -404,7 +492,12 @@ mod tests {
     }
 
     fn env(values: &[(&str, &str)]) -> Layer {
-        Layer::from_env(|name| values.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
+        Layer::from_env(|name| {
+            values
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, value)| value.into())
+        })
     }
 
     fn with(flags: Layer, env: Layer, file: Option<&Path>) -> Result<Resolved, ConfigError> {
@@ -427,7 +520,10 @@ mod tests {
 
     fn held(resolved: &Resolved, name: &str) -> (Option<String>, Source) {
         let held = resolved.held.iter().find(|held| held.name == name).unwrap();
-        (held.value.as_ref().map(ToString::to_string), held.source.clone())
+        (
+            held.value.as_ref().map(ToString::to_string),
+            held.source.clone(),
+        )
     }
 
     #[test]
@@ -436,7 +532,8 @@ mod tests {
         let path = file(&dir, "settle = \"40ms\"\n");
         let surroundings = surroundings();
         let settle = |flag: bool, option: bool, var: bool, in_file: bool| {
-            let some = |on: bool, value: &'static str| if on { vec![("settle", value)] } else { vec![] };
+            let some =
+                |on: bool, value: &'static str| if on { vec![("settle", value)] } else { vec![] };
             let mut mount_options = Layer::new(Source::MountOption);
             if option {
                 mount_options.push(setting("settle").unwrap(), "20ms".into());
@@ -444,24 +541,39 @@ mod tests {
             let resolved = resolve(Inputs {
                 flags: flags(&some(flag, "10ms")),
                 mount_options,
-                env: env(if var { &[("MESHBOX_SETTLE", "30ms")] } else { &[] }),
+                env: env(if var {
+                    &[("MESHBOX_SETTLE", "30ms")]
+                } else {
+                    &[]
+                }),
                 config_file: in_file.then_some(path.as_path()),
                 mountpoint: Some(Path::new("/srv/share")),
                 surroundings: &surroundings,
             })
             .unwrap();
-            (resolved.config.settle.as_millis(), held(&resolved, "settle").1)
+            (
+                resolved.config.settle.as_millis(),
+                held(&resolved, "settle").1,
+            )
         };
         assert_eq!(settle(true, true, true, true), (10, Source::Flag));
         assert_eq!(settle(false, true, true, true), (20, Source::MountOption));
         assert_eq!(settle(false, false, true, true), (30, Source::Env));
-        assert_eq!(settle(false, false, false, true), (40, Source::File(path.clone())));
+        assert_eq!(
+            settle(false, false, false, true),
+            (40, Source::File(path.clone()))
+        );
         assert_eq!(settle(false, false, false, false), (5, Source::Default));
     }
 
     #[test]
     fn an_empty_variable_counts_as_unset() {
-        let resolved = with(flags(&[]), env(&[("MESHBOX_NAME", ""), ("MESHBOX_LISTEN", "")]), None).unwrap();
+        let resolved = with(
+            flags(&[]),
+            env(&[("MESHBOX_NAME", ""), ("MESHBOX_LISTEN", "")]),
+            None,
+        )
+        .unwrap();
         assert_eq!(resolved.config.name.as_str(), "alder");
         assert!(resolved.config.listen.is_empty());
     }
@@ -469,11 +581,19 @@ mod tests {
     #[test]
     fn a_list_is_replaced_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let path = file(&dir, "listen = [\"10.0.0.1:1\", \"10.0.0.2:2\"]\nno_mdns = true\n");
+        let path = file(
+            &dir,
+            "listen = [\"10.0.0.1:1\", \"10.0.0.2:2\"]\nno_mdns = true\n",
+        );
         let from_file = with(flags(&[]), env(&[]), Some(&path)).unwrap().config;
         assert_eq!(from_file.listen.len(), 2);
         assert!(!from_file.mdns);
-        let over = with(flags(&[("listen", "[::1]:3"), ("no_mdns", "false")]), env(&[]), Some(&path)).unwrap();
+        let over = with(
+            flags(&[("listen", "[::1]:3"), ("no_mdns", "false")]),
+            env(&[]),
+            Some(&path),
+        )
+        .unwrap();
         assert_eq!(over.config.listen, ["[::1]:3".parse().unwrap()]);
         assert!(over.config.mdns);
         let var = env(&[("MESHBOX_LISTEN", "127.0.0.1:4, 127.0.0.1:5")]);
@@ -485,13 +605,28 @@ mod tests {
         let mut around = surroundings();
         let state = |around: &Surroundings, mountpoint| default_state(mountpoint, around);
         let share = Some(Path::new("/srv/share"));
-        assert_eq!(state(&around, share).unwrap(), Path::new("/home/u/.local/state/meshbox/share"));
+        assert_eq!(
+            state(&around, share).unwrap(),
+            Path::new("/home/u/.local/state/meshbox/share")
+        );
         around.xdg_state_home = Some("/x".into());
-        assert_eq!(state(&around, share).unwrap(), Path::new("/x/meshbox/share"));
+        assert_eq!(
+            state(&around, share).unwrap(),
+            Path::new("/x/meshbox/share")
+        );
         around.root = true;
-        assert_eq!(state(&around, share).unwrap(), Path::new("/var/lib/meshbox/share"));
-        assert!(matches!(state(&around, Some(Path::new("/"))), Err(ConfigError::NoState)));
-        assert!(matches!(state(&Surroundings::default(), share), Err(ConfigError::NoState)));
+        assert_eq!(
+            state(&around, share).unwrap(),
+            Path::new("/var/lib/meshbox/share")
+        );
+        assert!(matches!(
+            state(&around, Some(Path::new("/"))),
+            Err(ConfigError::NoState)
+        ));
+        assert!(matches!(
+            state(&Surroundings::default(), share),
+            Err(ConfigError::NoState)
+        ));
     }
 
     #[test]
@@ -500,35 +635,66 @@ mod tests {
         std::fs::write(dir.path().join("config.toml"), "name = \"birch\"\n").unwrap();
         let other = file(&dir, "lifetime = \"1h\"\n");
         let state = [("state", dir.path().to_str().unwrap())];
-        assert_eq!(with(flags(&state), env(&[]), None).unwrap().config.name.as_str(), "birch");
+        assert_eq!(
+            with(flags(&state), env(&[]), None)
+                .unwrap()
+                .config
+                .name
+                .as_str(),
+            "birch"
+        );
         let named = with(flags(&state), env(&[]), Some(&other)).unwrap().config;
-        assert_eq!((named.name.as_str(), named.lifetime.as_secs()), ("alder", 3600));
+        assert_eq!(
+            (named.name.as_str(), named.lifetime.as_secs()),
+            ("alder", 3600)
+        );
     }
 
     #[test]
     fn paths_in_a_file_are_relative_to_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = file(&dir, "state = \"here\"\n");
-        assert_eq!(with(flags(&[]), env(&[]), Some(&path)).unwrap().config.state, dir.path().join("here"));
+        assert_eq!(
+            with(flags(&[]), env(&[]), Some(&path))
+                .unwrap()
+                .config
+                .state,
+            dir.path().join("here")
+        );
     }
 
     #[test]
     fn a_wrong_value_says_where_it_stands() {
         let dir = tempfile::tempdir().unwrap();
         let path = file(&dir, "settle = \"soon\"\n");
-        let err = with(flags(&[]), env(&[]), Some(&path)).unwrap_err().to_string();
+        let err = with(flags(&[]), env(&[]), Some(&path))
+            .unwrap_err()
+            .to_string();
         assert!(err.contains("settle in") && err.contains("soon"), "{err}");
-        let err = with(flags(&[("listen", "here")]), env(&[]), None).unwrap_err().to_string();
+        let err = with(flags(&[("listen", "here")]), env(&[]), None)
+            .unwrap_err()
+            .to_string();
         assert!(err.starts_with("--listen: "), "{err}");
-        let err = with(flags(&[]), env(&[("MESHBOX_NO_MDNS", "maybe")]), None).unwrap_err().to_string();
+        let err = with(flags(&[]), env(&[("MESHBOX_NO_MDNS", "maybe")]), None)
+            .unwrap_err()
+            .to_string();
         assert!(err.starts_with("MESHBOX_NO_MDNS: "), "{err}");
     }
 
     #[test]
     fn an_unknown_or_mistyped_key_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["setle = \"5ms\"", "[route]\npath = \"x\"", "listen = [[1]]", "config = \"x\"", "name ="] {
-            assert!(with(flags(&[]), env(&[]), Some(&file(&dir, text))).is_err(), "{text}");
+        for text in [
+            "setle = \"5ms\"",
+            "[route]\npath = \"x\"",
+            "listen = [[1]]",
+            "config = \"x\"",
+            "name =",
+        ] {
+            assert!(
+                with(flags(&[]), env(&[]), Some(&file(&dir, text))).is_err(),
+                "{text}"
+            );
         }
     }
 
@@ -548,13 +714,40 @@ mod tests {
         let path = dir.path().join("ticket");
         std::fs::write(&path, format!("{filed}\n")).unwrap();
         let (line, path) = (typed.to_string(), path.to_str().unwrap());
-        let resolved = with(flags(&[("join", &line)]), env(&[("MESHBOX_JOIN_FILE", path)]), None).unwrap();
+        let resolved = with(
+            flags(&[("join", &line)]),
+            env(&[("MESHBOX_JOIN_FILE", path)]),
+            None,
+        )
+        .unwrap();
         assert_eq!(resolved.config.ticket, Some(typed));
-        let shown: String = resolved.held.iter().map(|held| format!("{held}\n")).collect();
-        assert!(shown.contains("join = \"…\"") && !shown.contains(&line), "{shown}");
-        assert_eq!(with(flags(&[("join_file", path)]), env(&[]), None).unwrap().config.ticket, Some(filed));
-        assert!(with(flags(&[("join", &line), ("join_file", path)]), env(&[]), None).is_err());
-        let err = with(flags(&[("join", "secret-gone-wrong")]), env(&[]), None).unwrap_err().to_string();
+        let shown: String = resolved
+            .held
+            .iter()
+            .map(|held| format!("{held}\n"))
+            .collect();
+        assert!(
+            shown.contains("join = \"…\"") && !shown.contains(&line),
+            "{shown}"
+        );
+        assert_eq!(
+            with(flags(&[("join_file", path)]), env(&[]), None)
+                .unwrap()
+                .config
+                .ticket,
+            Some(filed)
+        );
+        assert!(
+            with(
+                flags(&[("join", &line), ("join_file", path)]),
+                env(&[]),
+                None
+            )
+            .is_err()
+        );
+        let err = with(flags(&[("join", "secret-gone-wrong")]), env(&[]), None)
+            .unwrap_err()
+            .to_string();
         assert!(!err.contains("secret-gone-wrong"), "{err}");
     }
 
@@ -563,7 +756,13 @@ mod tests {
         let id = Identity::generate().id();
         let peer = format!("{id}@10.0.0.9:4000");
         let first = with(
-            flags(&[("peer", &peer), ("settle", "0"), ("ignore", "*.bak"), ("listen", "127.0.0.1:0"), ("log", "debug")]),
+            flags(&[
+                ("peer", &peer),
+                ("settle", "0"),
+                ("ignore", "*.bak"),
+                ("listen", "127.0.0.1:0"),
+                ("log", "debug"),
+            ]),
             env(&[("MESHBOX_ALLOW_OTHER", "1")]),
             None,
         )
@@ -571,7 +770,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text: String = first.held.iter().map(|held| format!("{held}\n")).collect();
         let again = with(flags(&[]), env(&[]), Some(&file(&dir, &text))).unwrap();
-        assert_eq!(format!("{:?}", again.config), format!("{:?}", first.config), "{text}");
+        assert_eq!(
+            format!("{:?}", again.config),
+            format!("{:?}", first.config),
+            "{text}"
+        );
         assert_eq!(again.config.settle, Duration::ZERO);
     }
 
@@ -579,8 +782,16 @@ mod tests {
     fn every_setting_is_shown() {
         let resolved = with(flags(&[]), env(&[]), None).unwrap();
         assert_eq!(resolved.held.len(), SETTINGS.len());
-        for setting in SETTINGS.iter().filter(|setting| setting.kind == Kind::Switch) {
-            assert_eq!(held(&resolved, setting.name).0.as_deref(), Some("false"), "{}", setting.name);
+        for setting in SETTINGS
+            .iter()
+            .filter(|setting| setting.kind == Kind::Switch)
+        {
+            assert_eq!(
+                held(&resolved, setting.name).0.as_deref(),
+                Some("false"),
+                "{}",
+                setting.name
+            );
         }
     }
 }

@@ -137,7 +137,9 @@ impl From<&RelPath> for WirePath {
     fn from(path: &RelPath) -> Self {
         match std::str::from_utf8(path.as_bytes()) {
             Ok(text) => Self::Text(text.to_owned()),
-            Err(_) => Self::Bytes { path_b64: data_encoding::BASE64.encode(path.as_bytes()) },
+            Err(_) => Self::Bytes {
+                path_b64: data_encoding::BASE64.encode(path.as_bytes()),
+            },
         }
     }
 }
@@ -148,9 +150,11 @@ impl TryFrom<&WirePath> for RelPath {
         match path {
             WirePath::Text(text) => RelPath::parse(text.as_bytes()),
             // Bytes that are not base64 are no path at all.
-            WirePath::Bytes { path_b64 } => {
-                RelPath::parse(data_encoding::BASE64.decode(path_b64.as_bytes()).unwrap_or_default())
-            }
+            WirePath::Bytes { path_b64 } => RelPath::parse(
+                data_encoding::BASE64
+                    .decode(path_b64.as_bytes())
+                    .unwrap_or_default(),
+            ),
         }
     }
 }
@@ -267,7 +271,11 @@ fn address_of(socket: &Path) -> std::io::Result<(Option<rustix::fd::OwnedFd>, Pa
     let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
         return Err(std::io::ErrorKind::InvalidInput.into());
     };
-    let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let dir = rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let mut path = OsString::from_vec(format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes());
     path.push(std::ffi::OsStr::from_bytes(name.as_bytes()));
     Ok((Some(dir), path.into()))
@@ -314,7 +322,10 @@ mod tests {
                 }],
             }],
             inbound: vec![],
-            counts: Counts { sealed: 1, ..Counts::default() },
+            counts: Counts {
+                sealed: 1,
+                ..Counts::default()
+            },
         };
         let expected = serde_json::json!({
             "version": "0.1.0", "id": "aa", "name": "alder", "group": "0123456789",
@@ -339,7 +350,13 @@ mod tests {
             let back: WirePath = serde_json::from_str(&line).unwrap();
             assert_eq!(RelPath::try_from(&back), Ok(path), "{line}");
         }
-        for bad in ["\"../x\"", "\"\"", "\"/x\"", "{\"path_b64\":\"!\"}", "{\"path_b64\":\"Li4=\"}"] {
+        for bad in [
+            "\"../x\"",
+            "\"\"",
+            "\"/x\"",
+            "{\"path_b64\":\"!\"}",
+            "{\"path_b64\":\"Li4=\"}",
+        ] {
             let wire: WirePath = serde_json::from_str(bad).unwrap();
             assert!(RelPath::try_from(&wire).is_err(), "{bad}");
         }

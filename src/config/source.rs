@@ -71,7 +71,10 @@ pub struct Layer {
 impl Layer {
     /// A layer that says nothing yet.
     pub fn new(source: Source) -> Self {
-        Self { source, values: BTreeMap::new() }
+        Self {
+            source,
+            values: BTreeMap::new(),
+        }
     }
 
     /// Where the values are from.
@@ -100,14 +103,23 @@ impl Layer {
     pub fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
         let mut layer = Self::new(Source::Env);
         for setting in SETTINGS {
-            let Some(value) = lookup(&env_name(setting.name)).filter(|value| !value.is_empty()) else { continue };
+            let Some(value) = lookup(&env_name(setting.name)).filter(|value| !value.is_empty())
+            else {
+                continue;
+            };
             match (setting.kind, value.to_str()) {
                 (Kind::List, Some(text)) => {
-                    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+                    for part in text
+                        .split(',')
+                        .map(str::trim)
+                        .filter(|part| !part.is_empty())
+                    {
                         layer.push(setting, part.into());
                     }
                 }
-                (Kind::List | Kind::Text | Kind::Path | Kind::Switch, _) => layer.push(setting, value),
+                (Kind::List | Kind::Text | Kind::Path | Kind::Switch, _) => {
+                    layer.push(setting, value)
+                }
             }
         }
         layer
@@ -115,21 +127,24 @@ impl Layer {
 
     /// `-o` options that are ours: a name and perhaps a value.
     pub fn from_mount_options<'a>(
-        options: impl IntoIterator<Item = (&'a OsStr, Option<&'a OsStr>)>,
+        options: impl IntoIterator<Item = (&'a str, Option<&'a OsStr>)>,
     ) -> Result<Self, ConfigError> {
         let mut layer = Self::new(Source::MountOption);
         for (name, value) in options {
-            let text = name.to_string_lossy();
-            let known = setting(&text).ok_or_else(|| ConfigError::Unknown {
-                name: text.clone().into_owned(),
+            let unknown = || ConfigError::Unknown {
+                name: name.to_owned(),
                 origin: "-o".to_owned(),
-            })?;
+            };
+            let known = setting(name).ok_or_else(unknown)?;
             match (value, known.kind) {
                 (Some(value), _) => layer.push(known, value.to_owned()),
                 (None, Kind::Switch) => layer.push(known, "true".into()),
                 (None, Kind::Text | Kind::Path | Kind::List) => {
                     let origin = Source::MountOption.describe(known.name);
-                    return Err(ConfigError::Value { origin, why: "it needs a value".to_owned() });
+                    return Err(ConfigError::Value {
+                        origin,
+                        why: "it needs a value".to_owned(),
+                    });
                 }
             }
         }
@@ -138,18 +153,28 @@ impl Layer {
 
     /// A TOML file.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let path = std::path::absolute(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
-        let table: toml::Table = text
-            .parse()
-            .map_err(|err: toml::de::Error| ConfigError::Toml { path: path.clone(), why: err.to_string() })?;
+        let path = std::path::absolute(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let table: toml::Table =
+            text.parse()
+                .map_err(|err: toml::de::Error| ConfigError::Toml {
+                    path: path.clone(),
+                    why: err.to_string(),
+                })?;
         let source = Source::File(path.clone());
         let mut layer = Self::new(source.clone());
         for (key, value) in table {
             let Some(known) = setting(&key) else {
-                return Err(ConfigError::Unknown { name: key, origin: path.display().to_string() });
+                return Err(ConfigError::Unknown {
+                    name: key,
+                    origin: path.display().to_string(),
+                });
             };
             let values = match (known.kind, value) {
                 (Kind::List, toml::Value::Array(values)) => values,
@@ -158,8 +183,10 @@ impl Layer {
             // An empty list is a value too: nothing is not the default of a lower layer.
             layer.values.entry(known.name).or_default();
             for value in values {
-                let text = plain(value)
-                    .map_err(|why| ConfigError::Value { origin: source.describe(known.name), why })?;
+                let text = plain(value).map_err(|why| ConfigError::Value {
+                    origin: source.describe(known.name),
+                    why,
+                })?;
                 let value = match (known.kind, path.parent()) {
                     (Kind::Path, Some(dir)) => dir.join(text).into_os_string(),
                     (Kind::Path | Kind::Text | Kind::List | Kind::Switch, _) => text.into(),
@@ -185,12 +212,17 @@ mod tests {
     use super::*;
 
     fn options(pairs: &[(&'static str, Option<&'static str>)]) -> Result<Layer, ConfigError> {
-        Layer::from_mount_options(pairs.iter().map(|(n, v)| (OsStr::new(*n), v.map(OsStr::new))))
+        Layer::from_mount_options(pairs.iter().map(|(n, v)| (*n, v.map(OsStr::new))))
     }
 
     #[test]
     fn mount_options_take_dashes_or_underscores() {
-        let layer = options(&[("no-mdns", None), ("allow_other", None), ("join-file", Some("/t"))]).unwrap();
+        let layer = options(&[
+            ("no-mdns", None),
+            ("allow_other", None),
+            ("join-file", Some("/t")),
+        ])
+        .unwrap();
         assert_eq!(layer.get("no_mdns"), Some(&["true".into()][..]));
         assert_eq!(layer.get("allow_other"), Some(&["true".into()][..]));
         assert_eq!(layer.get("join_file"), Some(&["/t".into()][..]));
@@ -198,14 +230,23 @@ mod tests {
 
     #[test]
     fn a_mistyped_mount_option_is_refused() {
-        assert!(matches!(options(&[("setle", Some("1s"))]), Err(ConfigError::Unknown { .. })));
-        assert!(matches!(options(&[("settle", None)]), Err(ConfigError::Value { .. })));
+        assert!(matches!(
+            options(&[("setle", Some("1s"))]),
+            Err(ConfigError::Unknown { .. })
+        ));
+        assert!(matches!(
+            options(&[("settle", None)]),
+            Err(ConfigError::Value { .. })
+        ));
     }
 
     #[test]
     fn names_are_made_alike_in_all_three_places() {
         assert_eq!(env_name("no_mdns"), "MESHBOX_NO_MDNS");
         assert_eq!(Source::Flag.describe("no_mdns"), "--no-mdns");
-        assert_eq!(setting("no-mdns").map(|setting| setting.name), Some("no_mdns"));
+        assert_eq!(
+            setting("no-mdns").map(|setting| setting.name),
+            Some("no_mdns")
+        );
     }
 }

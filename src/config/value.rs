@@ -12,14 +12,21 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text)
-        .map_err(|_| format!("{text:?} is not a duration; write a number with its unit, as in 5ms, 10s, 2h, 30days"))
+    humantime::parse_duration(text).map_err(|_| {
+        format!(
+            "{text:?} is not a duration; write a number with its unit, as in 5ms, 10s, 2h, 30days"
+        )
+    })
 }
 
 /// Reads `ID@ADDR:PORT`.
 pub fn parse_peer(text: &str) -> Result<(PeerId, SocketAddr), String> {
-    let parts = text.split_once('@').and_then(|(id, addr)| Some((PeerId::from_hex(id)?, addr.parse().ok()?)));
-    parts.ok_or_else(|| format!("{text:?} is not ID@ADDR:PORT; `meshbox id` prints the ID of a node"))
+    let parts = text
+        .split_once('@')
+        .and_then(|(id, addr)| Some((PeerId::from_hex(id)?, addr.parse().ok()?)));
+    parts.ok_or_else(|| {
+        format!("{text:?} is not ID@ADDR:PORT; `meshbox id` prints the ID of a node")
+    })
 }
 
 pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
@@ -33,18 +40,35 @@ pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
 pub(super) fn parse_log(text: &str) -> Result<String, String> {
     match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(format!("{text:?} is not a log level; use error, warn, info, debug or trace")),
+        Err(_) => Err(format!(
+            "{text:?} is not a log level; use error, warn, info, debug or trace"
+        )),
     }
 }
 
 /// A node name from the machine's: its first label, with what no name may have left out.
 pub(super) fn name_of_host(hostname: &str) -> PeerName {
     let label = hostname.trim().split('.').next().unwrap_or_default();
-    let plain: String = label.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
-    let name: String = plain.trim_start_matches(['-', '_']).chars().take(63).collect();
+    let plain: String = label
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let name: String = plain
+        .trim_start_matches(['-', '_'])
+        .chars()
+        .take(63)
+        .collect();
     // "node" is a name by the rule of peer names, so the second parse cannot fail.
     #[allow(clippy::expect_used)]
-    PeerName::parse(name).or_else(|_| PeerName::parse("node")).expect("a good name")
+    PeerName::parse(name)
+        .or_else(|_| PeerName::parse("node"))
+        .expect("a good name")
 }
 
 #[cfg(test)]
@@ -68,17 +92,29 @@ mod tests {
     #[test]
     fn a_peer_is_an_id_and_an_address() {
         let id = Identity::generate().id();
-        assert_eq!(parse_peer(&format!("{id}@[::1]:7")), Ok((id, "[::1]:7".parse().unwrap())));
-        for bad in [format!("{id}"), format!("{id}@localhost"), "ab@1.2.3.4:5".into(), "@1.2.3.4:5".into()] {
+        assert_eq!(
+            parse_peer(&format!("{id}@[::1]:7")),
+            Ok((id, "[::1]:7".parse().unwrap()))
+        );
+        for bad in [
+            format!("{id}"),
+            format!("{id}@localhost"),
+            "ab@1.2.3.4:5".into(),
+            "@1.2.3.4:5".into(),
+        ] {
             assert!(parse_peer(&bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn host_names_become_node_names() {
-        for (host, name) in
-            [("alder.example.org\n", "alder"), ("my box", "my-box"), ("", "node"), ("---", "node"), ("-a", "a")]
-        {
+        for (host, name) in [
+            ("alder.example.org\n", "alder"),
+            ("my box", "my-box"),
+            ("", "node"),
+            ("---", "node"),
+            ("-a", "a"),
+        ] {
             assert_eq!(name_of_host(host).as_str(), name, "{host:?}");
         }
     }

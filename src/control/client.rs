@@ -23,13 +23,22 @@ impl Client {
     pub fn connect(state: &Path) -> Result<Self, ControlError> {
         let path = Layout::new(state.to_owned()).control_socket();
         let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning(state.to_owned()),
-            _ => ControlError::Io { action: "connect to", path: path.clone(), source },
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ControlError::NotRunning(state.to_owned())
+            }
+            _ => ControlError::Io {
+                action: "connect to",
+                path: path.clone(),
+                source,
+            },
         };
         let (_dir, address) = address_of(&path).map_err(failed)?;
         let stream = UnixStream::connect(address).map_err(failed)?;
         stream.set_write_timeout(Some(ANSWER)).map_err(failed)?;
-        Ok(Self { stream: BufReader::new(stream), state: state.to_owned() })
+        Ok(Self {
+            stream: BufReader::new(stream),
+            state: state.to_owned(),
+        })
     }
 
     /// The state directory of the daemon.
@@ -45,21 +54,37 @@ impl Client {
 
     /// Asks, and waits for the answer; a refusal is an error.
     pub fn call(&mut self, request: &Request) -> Result<Reply, ControlError> {
-        let failed = |source| ControlError::Io { action: "ask", path: self.state.clone(), source };
+        let failed = |source| ControlError::Io {
+            action: "ask",
+            path: self.state.clone(),
+            source,
+        };
         let mut line = serde_json::to_vec(request).map_err(|err| failed(err.into()))?;
         line.push(b'\n');
         if line.len() as u64 > MAX_REQUEST {
             return Err(ControlError::TooLong);
         }
         // A wait has its own end, which the daemon keeps; only its death ends it early.
-        let patience = if matches!(request, Request::Wait { .. }) { None } else { Some(ANSWER) };
-        self.stream.get_ref().set_read_timeout(patience).map_err(failed)?;
+        let patience = if matches!(request, Request::Wait { .. }) {
+            None
+        } else {
+            Some(ANSWER)
+        };
+        self.stream
+            .get_ref()
+            .set_read_timeout(patience)
+            .map_err(failed)?;
         // A daemon that refuses may have closed before it read; its words are still to be read then.
         let sent = self.stream.get_mut().write_all(&line);
         line.clear();
-        match (&mut self.stream).take(MAX_REPLY).read_until(b'\n', &mut line) {
+        match (&mut self.stream)
+            .take(MAX_REPLY)
+            .read_until(b'\n', &mut line)
+        {
             Ok(0) | Err(_) => {
-                return Err(sent.err().map_or_else(|| ControlError::Silent(self.state.clone()), failed));
+                return Err(sent
+                    .err()
+                    .map_or_else(|| ControlError::Silent(self.state.clone()), failed));
             }
             Ok(_) => {}
         }

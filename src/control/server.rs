@@ -14,7 +14,8 @@ use rustix::net::{RecvFlags, Shutdown};
 
 use super::wait::{self, Delivery, Outcome, WaitFor};
 use super::{
-    ControlBackend, ControlError, DEFAULT_ROWS, MAX_REQUEST, MAX_ROWS, Reply, Request, Waited, WirePath, address_of,
+    ControlBackend, ControlError, DEFAULT_ROWS, MAX_REQUEST, MAX_ROWS, Reply, Request, Waited,
+    WirePath, address_of,
 };
 use crate::bundle::RelPath;
 
@@ -40,7 +41,13 @@ impl Server {
     /// Binds `path`, replacing what a dead daemon left there, and answers from now on. The caller holds the lock of
     /// the state directory.
     pub fn start(path: &Path, backend: Arc<dyn ControlBackend>) -> Result<Self, ControlError> {
-        let failed = |action| move |source| ControlError::Io { action, path: path.to_owned(), source };
+        let failed = |action| {
+            move |source| ControlError::Io {
+                action,
+                path: path.to_owned(),
+                source,
+            }
+        };
         match std::fs::remove_file(path) {
             Ok(()) => {}
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
@@ -48,7 +55,8 @@ impl Server {
         }
         let (_dir, address) = address_of(path).map_err(failed("bind"))?;
         let listener = Arc::new(UnixListener::bind(&address).map_err(failed("bind"))?);
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .map_err(failed("protect"))?;
         let stopping = Arc::new(AtomicBool::new(false));
         let accepting = {
             let (listener, stopping) = (Arc::clone(&listener), Arc::clone(&stopping));
@@ -57,7 +65,12 @@ impl Server {
                 .spawn(move || accept(&listener, &backend, &stopping))
                 .map_err(failed("serve"))?
         };
-        Ok(Self { listener, stopping, accepting: Some(accepting), path: path.to_owned() })
+        Ok(Self {
+            listener,
+            stopping,
+            accepting: Some(accepting),
+            path: path.to_owned(),
+        })
     }
 
     /// Ends all connections and removes the socket.
@@ -66,7 +79,9 @@ impl Server {
     }
 
     fn end(&mut self) {
-        let Some(accepting) = self.accepting.take() else { return };
+        let Some(accepting) = self.accepting.take() else {
+            return;
+        };
         self.stopping.store(true, Ordering::Release);
         // Makes the accept that is waiting return with EINVAL.
         if rustix::net::shutdown(&*self.listener, Shutdown::Both).is_err() {
@@ -104,10 +119,17 @@ fn accept(listener: &UnixListener, backend: &Arc<dyn ControlBackend>, stopping: 
         };
         connections.retain(|(connection, _)| !connection.is_finished());
         if connections.len() >= MAX_CONNECTIONS {
-            refuse(&stream, "the daemon has too many control connections; try again");
+            refuse(
+                &stream,
+                "the daemon has too many control connections; try again",
+            );
             continue;
         }
-        let (backend, stopping, ours) = (Arc::clone(backend), Arc::clone(stopping), Arc::clone(&stream));
+        let (backend, stopping, ours) = (
+            Arc::clone(backend),
+            Arc::clone(stopping),
+            Arc::clone(&stream),
+        );
         let spawned = std::thread::Builder::new()
             .name("control-client".to_owned())
             .stack_size(STACK)
@@ -131,7 +153,11 @@ fn accept(listener: &UnixListener, backend: &Arc<dyn ControlBackend>, stopping: 
 
 /// Answers requests until the client hangs up, stalls or breaks the protocol.
 fn serve(stream: &UnixStream, backend: &dyn ControlBackend, stopping: &AtomicBool) {
-    if stream.set_read_timeout(Some(STALL)).and(stream.set_write_timeout(Some(STALL))).is_err() {
+    if stream
+        .set_read_timeout(Some(STALL))
+        .and(stream.set_write_timeout(Some(STALL)))
+        .is_err()
+    {
         return;
     }
     if !is_allowed(stream) {
@@ -152,7 +178,9 @@ fn serve(stream: &UnixStream, backend: &dyn ControlBackend, stopping: &AtomicBoo
         }
         let reply = match serde_json::from_slice(&line) {
             Ok(request) => answer(request, stream, backend, stopping),
-            Err(err) => Some(Reply::Error { message: format!("unknown request: {err}") }),
+            Err(err) => Some(Reply::Error {
+                message: format!("unknown request: {err}"),
+            }),
         };
         let Some(reply) = reply else { return };
         if send(stream, &reply).is_err() {
@@ -170,7 +198,14 @@ fn is_allowed(stream: &UnixStream) -> bool {
 
 fn refuse(stream: &UnixStream, message: &str) {
     let _gone = stream.set_write_timeout(Some(STALL));
-    if send(stream, &Reply::Error { message: message.to_owned() }).is_err() {
+    if send(
+        stream,
+        &Reply::Error {
+            message: message.to_owned(),
+        },
+    )
+    .is_err()
+    {
         tracing::debug!("a control client left before it was refused");
     }
 }
@@ -189,13 +224,22 @@ fn answer(
     stopping: &AtomicBool,
 ) -> Option<Reply> {
     Some(match request {
-        Request::Status { before, limit } => {
-            Reply::Status(Box::new(backend.status(before, limit.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS))))
-        }
-        Request::Peers => Reply::Peers { peers: backend.peers() },
-        Request::Ticket => Reply::Ticket { ticket: backend.ticket() },
-        Request::Wait { paths, to, timeout_ms } => {
-            let deadline = timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+        Request::Status { before, limit } => Reply::Status(Box::new(
+            backend.status(before, limit.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS)),
+        )),
+        Request::Peers => Reply::Peers {
+            peers: backend.peers(),
+        },
+        Request::Ticket => Reply::Ticket {
+            ticket: backend.ticket(),
+        },
+        Request::Wait {
+            paths,
+            to,
+            timeout_ms,
+        } => {
+            let deadline =
+                timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
             return wait_for(&paths, &to, deadline, stream, backend, stopping);
         }
         Request::Send { path } => match RelPath::try_from(&path) {
@@ -203,7 +247,9 @@ fn answer(
                 Ok(()) => Reply::Done,
                 Err(message) => Reply::Error { message },
             },
-            Err(err) => Reply::Error { message: err.to_string() },
+            Err(err) => Reply::Error {
+                message: err.to_string(),
+            },
         },
         Request::Stop => {
             backend.stop();
@@ -230,12 +276,19 @@ fn wait_for(
         if let Some(outcome) = decided {
             return Some(Reply::Waited(Waited { outcome, paths }));
         }
-        let left = deadline.map_or(wait::LOOK_AGAIN, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.map_or(wait::LOOK_AGAIN, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        });
         if left.is_zero() {
-            return Some(Reply::Waited(Waited { outcome: Outcome::Timeout, paths }));
+            return Some(Reply::Waited(Waited {
+                outcome: Outcome::Timeout,
+                paths,
+            }));
         }
         if stopping.load(Ordering::Acquire) {
-            return Some(Reply::Error { message: "the daemon is stopping".to_owned() });
+            return Some(Reply::Error {
+                message: "the daemon is stopping".to_owned(),
+            });
         }
         if has_hung_up(stream) {
             return None;
@@ -292,7 +345,10 @@ mod tests {
                 peers: vec![],
                 outbound: vec![],
                 inbound: vec![],
-                counts: Counts { sealed: limit as u64, ..Counts::default() },
+                counts: Counts {
+                    sealed: limit as u64,
+                    ..Counts::default()
+                },
             }
         }
         fn peers(&self) -> Vec<PeerRow> {
@@ -306,7 +362,11 @@ mod tests {
             if path.as_bytes() != b"x" {
                 return Delivery::Unknown;
             }
-            let state = if self.state.lock().1 { "delivered" } else { "queued" };
+            let state = if self.state.lock().1 {
+                "delivered"
+            } else {
+                "queued"
+            };
             Delivery::Sealed(OutboundRow {
                 path: "x".into(),
                 path_b64: None,
@@ -348,7 +408,8 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let fake = Arc::new(Fake::default());
-            let server = Server::start(&dir.path().join("control.sock"), Arc::clone(&fake) as _).unwrap();
+            let server =
+                Server::start(&dir.path().join("control.sock"), Arc::clone(&fake) as _).unwrap();
             Self { dir, fake, server }
         }
         fn client(&self) -> Client {
@@ -356,13 +417,19 @@ mod tests {
         }
         fn raw(&self) -> UnixStream {
             let stream = UnixStream::connect(self.dir.path().join("control.sock")).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
             stream
         }
     }
 
     fn wait_request(path: &str, timeout_ms: Option<u64>) -> Request {
-        Request::Wait { paths: vec![WirePath::Text(path.into())], to: WaitFor::All, timeout_ms }
+        Request::Wait {
+            paths: vec![WirePath::Text(path.into())],
+            to: WaitFor::All,
+            timeout_ms,
+        }
     }
 
     fn outcome(reply: Reply) -> Outcome {
@@ -376,11 +443,22 @@ mod tests {
     fn one_connection_asks_again_and_again() {
         let room = Room::new();
         let mut client = room.client();
-        assert!(matches!(client.call(&Request::Ticket).unwrap(), Reply::Ticket { ticket } if ticket == "meshbox1x"));
-        let status = Request::Status { before: None, limit: Some(usize::MAX) };
-        assert!(matches!(client.call(&status).unwrap(), Reply::Status(s) if s.counts.sealed == MAX_ROWS as u64));
-        let send = Request::Send { path: WirePath::Text("no".into()) };
-        assert!(matches!(client.call(&send), Err(ControlError::Refused(why)) if why == "no is not there"));
+        assert!(
+            matches!(client.call(&Request::Ticket).unwrap(), Reply::Ticket { ticket } if ticket == "meshbox1x")
+        );
+        let status = Request::Status {
+            before: None,
+            limit: Some(usize::MAX),
+        };
+        assert!(
+            matches!(client.call(&status).unwrap(), Reply::Status(s) if s.counts.sealed == MAX_ROWS as u64)
+        );
+        let send = Request::Send {
+            path: WirePath::Text("no".into()),
+        };
+        assert!(
+            matches!(client.call(&send), Err(ControlError::Refused(why)) if why == "no is not there")
+        );
         assert!(matches!(client.call(&Request::Stop).unwrap(), Reply::Done));
         assert!(room.fake.stopped.load(Ordering::Acquire));
     }
@@ -389,11 +467,17 @@ mod tests {
     fn the_socket_is_for_its_owner_only_and_goes_with_the_server() {
         let room = Room::new();
         let path = room.dir.path().join("control.sock");
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(room.client().daemon_pid(), Some(std::process::id()));
         room.server.stop();
         assert!(!path.exists());
-        assert!(matches!(Client::connect(room.dir.path()), Err(ControlError::NotRunning(_))));
+        assert!(matches!(
+            Client::connect(room.dir.path()),
+            Err(ControlError::NotRunning(_))
+        ));
     }
 
     #[test]
@@ -401,7 +485,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         drop(UnixListener::bind(&path).unwrap());
-        assert!(matches!(Client::connect(dir.path()), Err(ControlError::NotRunning(_))));
+        assert!(matches!(
+            Client::connect(dir.path()),
+            Err(ControlError::NotRunning(_))
+        ));
         let server = Server::start(&path, Arc::new(Fake::default())).unwrap();
         assert!(Client::connect(dir.path()).is_ok());
         server.stop();
@@ -413,7 +500,12 @@ mod tests {
         let deep = dir.path().join("d".repeat(120));
         std::fs::create_dir(&deep).unwrap();
         let server = Server::start(&deep.join("control.sock"), Arc::new(Fake::default())).unwrap();
-        assert!(Client::connect(&deep).unwrap().call(&Request::Peers).is_ok());
+        assert!(
+            Client::connect(&deep)
+                .unwrap()
+                .call(&Request::Peers)
+                .is_ok()
+        );
         server.stop();
     }
 
@@ -426,23 +518,43 @@ mod tests {
         });
         room.fake.deliver();
         assert_eq!(waiting.join().unwrap(), Outcome::Delivered);
-        assert_eq!(outcome(room.client().call(&wait_request("x", Some(0))).unwrap()), Outcome::Delivered);
+        assert_eq!(
+            outcome(room.client().call(&wait_request("x", Some(0))).unwrap()),
+            Outcome::Delivered
+        );
     }
 
     #[test]
     fn wait_tells_timeout_from_failure() {
         let room = Room::new();
-        assert_eq!(outcome(room.client().call(&wait_request("x", Some(0))).unwrap()), Outcome::Timeout);
-        assert_eq!(outcome(room.client().call(&wait_request("x", Some(1))).unwrap()), Outcome::Timeout);
-        assert_eq!(outcome(room.client().call(&wait_request("gone", None)).unwrap()), Outcome::Failed);
-        assert_eq!(outcome(room.client().call(&wait_request("../x", None)).unwrap()), Outcome::Failed);
+        assert_eq!(
+            outcome(room.client().call(&wait_request("x", Some(0))).unwrap()),
+            Outcome::Timeout
+        );
+        assert_eq!(
+            outcome(room.client().call(&wait_request("x", Some(1))).unwrap()),
+            Outcome::Timeout
+        );
+        assert_eq!(
+            outcome(room.client().call(&wait_request("gone", None)).unwrap()),
+            Outcome::Failed
+        );
+        assert_eq!(
+            outcome(room.client().call(&wait_request("../x", None)).unwrap()),
+            Outcome::Failed
+        );
     }
 
     #[test]
     fn stopping_ends_a_wait_that_would_last() {
         let room = Room::new();
         let mut stream = room.raw();
-        writeln!(stream, "{}", serde_json::to_string(&wait_request("x", None)).unwrap()).unwrap();
+        writeln!(
+            stream,
+            "{}",
+            serde_json::to_string(&wait_request("x", None)).unwrap()
+        )
+        .unwrap();
         while !room.fake.looked.load(Ordering::Acquire) {
             std::thread::yield_now();
         }

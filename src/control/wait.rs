@@ -76,7 +76,10 @@ pub struct PathOutcome {
 /// Judges one delivery: `None` while it is still on its way, and words for people.
 pub fn judge(delivery: &Delivery, to: &WaitFor) -> (Option<Outcome>, String) {
     match delivery {
-        Delivery::Unknown => (Some(Outcome::Failed), "no such file in the outbox".to_owned()),
+        Delivery::Unknown => (
+            Some(Outcome::Failed),
+            "no such file in the outbox".to_owned(),
+        ),
         Delivery::Unsealed(state) => (None, state.clone()),
         Delivery::Held(why) => (Some(Outcome::Failed), why.clone()),
         Delivery::Sealed(row) => judge_row(row, to),
@@ -88,20 +91,41 @@ fn judge_row(row: &OutboundRow, to: &WaitFor) -> (Option<Outcome>, String) {
         return (None, "queued: the group has no other member yet".to_owned());
     }
     let all = row.recipients.len();
-    let delivered = row.recipients.iter().filter(|recipient| is_delivered(recipient)).count();
-    let lost: Vec<&RecipientRow> = row.recipients.iter().filter(|recipient| is_lost(recipient)).collect();
+    let delivered = row
+        .recipients
+        .iter()
+        .filter(|recipient| is_delivered(recipient))
+        .count();
+    let lost: Vec<&RecipientRow> = row
+        .recipients
+        .iter()
+        .filter(|recipient| is_lost(recipient))
+        .collect();
     let mut words = format!("delivered {delivered}/{all}");
     for recipient in &lost {
-        let why = recipient.error.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
-        words.push_str(&format!(", {} by {}{why}", recipient.state, name_of(recipient)));
+        let why = recipient
+            .error
+            .as_ref()
+            .map_or_else(String::new, |why| format!(" ({why})"));
+        words.push_str(&format!(
+            ", {} by {}{why}",
+            recipient.state,
+            name_of(recipient)
+        ));
     }
     let wanted = match to {
         WaitFor::All => all,
         WaitFor::Count(count) => *count,
         WaitFor::Peer(who) => {
-            let Some(peer) = row.recipients.iter().find(|recipient| recipient.name == *who || recipient.id == *who)
+            let Some(peer) = row
+                .recipients
+                .iter()
+                .find(|recipient| recipient.name == *who || recipient.id == *who)
             else {
-                return (Some(Outcome::Failed), format!("{who} is no recipient of it"));
+                return (
+                    Some(Outcome::Failed),
+                    format!("{who} is no recipient of it"),
+                );
             };
             let outcome = match (is_delivered(peer), is_lost(peer)) {
                 (true, _) => Some(Outcome::Delivered),
@@ -129,11 +153,18 @@ fn is_delivered(recipient: &RecipientRow) -> bool {
 
 /// Whether it will never be delivered: a final state by the glossary, but not `delivered`.
 fn is_lost(recipient: &RecipientRow) -> bool {
-    matches!(recipient.state.as_str(), "refused" | "cancelled" | "superseded" | "expired")
+    matches!(
+        recipient.state.as_str(),
+        "refused" | "cancelled" | "superseded" | "expired"
+    )
 }
 
 fn name_of(recipient: &RecipientRow) -> &str {
-    if recipient.name.is_empty() { &recipient.id } else { &recipient.name }
+    if recipient.name.is_empty() {
+        &recipient.id
+    } else {
+        &recipient.name
+    }
 }
 
 /// Judges all paths: `None` while the whole is not decided. One failure decides it.
@@ -142,19 +173,31 @@ pub(super) fn judge_all(
     to: &WaitFor,
     delivery: impl Fn(&WirePath) -> Delivery,
 ) -> (Option<Outcome>, Vec<PathOutcome>) {
-    let judged: Vec<(Option<Outcome>, String)> = paths.iter().map(|path| judge(&delivery(path), to)).collect();
-    let overall = if judged.iter().any(|(outcome, _)| *outcome == Some(Outcome::Failed)) {
+    let judged: Vec<(Option<Outcome>, String)> = paths
+        .iter()
+        .map(|path| judge(&delivery(path), to))
+        .collect();
+    let overall = if judged
+        .iter()
+        .any(|(outcome, _)| *outcome == Some(Outcome::Failed))
+    {
         Some(Outcome::Failed)
-    } else if judged.iter().all(|(outcome, _)| *outcome == Some(Outcome::Delivered)) {
+    } else if judged
+        .iter()
+        .all(|(outcome, _)| *outcome == Some(Outcome::Delivered))
+    {
         Some(Outcome::Delivered)
     } else {
         None
     };
-    let each = paths.iter().zip(judged).map(|(path, (outcome, detail))| PathOutcome {
-        path: path.clone(),
-        outcome: outcome.unwrap_or(Outcome::Timeout),
-        detail,
-    });
+    let each = paths
+        .iter()
+        .zip(judged)
+        .map(|(path, (outcome, detail))| PathOutcome {
+            path: path.clone(),
+            outcome: outcome.unwrap_or(Outcome::Timeout),
+            detail,
+        });
     (overall, each.collect())
 }
 
@@ -189,9 +232,18 @@ mod tests {
     #[test]
     fn all_means_everyone_and_at_least_one() {
         assert_eq!(outcome(&[], "all"), None);
-        assert_eq!(outcome(&[("a", "delivered"), ("b", "sending")], "all"), None);
-        assert_eq!(outcome(&[("a", "delivered"), ("b", "delivered")], "all"), Some(Outcome::Delivered));
-        assert_eq!(outcome(&[("a", "sending"), ("b", "refused")], "all"), Some(Outcome::Failed));
+        assert_eq!(
+            outcome(&[("a", "delivered"), ("b", "sending")], "all"),
+            None
+        );
+        assert_eq!(
+            outcome(&[("a", "delivered"), ("b", "delivered")], "all"),
+            Some(Outcome::Delivered)
+        );
+        assert_eq!(
+            outcome(&[("a", "sending"), ("b", "refused")], "all"),
+            Some(Outcome::Failed)
+        );
     }
 
     #[test]
@@ -236,7 +288,10 @@ mod tests {
     fn a_file_not_sealed_is_waited_for_and_one_held_back_is_not() {
         let judge = |delivery| judge(&delivery, &WaitFor::All).0;
         assert_eq!(judge(Delivery::Unsealed("settling".into())), None);
-        assert_eq!(judge(Delivery::Held("incomplete".into())), Some(Outcome::Failed));
+        assert_eq!(
+            judge(Delivery::Held("incomplete".into())),
+            Some(Outcome::Failed)
+        );
         assert_eq!(judge(Delivery::Unknown), Some(Outcome::Failed));
     }
 
@@ -244,8 +299,16 @@ mod tests {
     fn one_failure_decides_and_one_on_its_way_does_not() {
         let paths: Vec<WirePath> = ["a", "b"].map(|path| WirePath::Text(path.into())).into();
         let all = |a: &'static str, b: &'static str| {
-            let state = |path: &WirePath| if *path == WirePath::Text("a".into()) { a } else { b };
-            judge_all(&paths, &WaitFor::All, |path| Delivery::Sealed(row(&[("p", state(path))])))
+            let state = |path: &WirePath| {
+                if *path == WirePath::Text("a".into()) {
+                    a
+                } else {
+                    b
+                }
+            };
+            judge_all(&paths, &WaitFor::All, |path| {
+                Delivery::Sealed(row(&[("p", state(path))]))
+            })
         };
         assert_eq!(all("delivered", "sending").0, None);
         assert_eq!(all("refused", "sending").0, Some(Outcome::Failed));
