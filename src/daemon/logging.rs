@@ -1,8 +1,8 @@
 //! Where the log goes: stderr in the foreground, a bounded file or the journal in the background.
 
 use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use file_rotate::compression::Compression;
@@ -73,6 +73,7 @@ pub fn start(sink: &Sink, directives: &str) -> io::Result<()> {
             .with(
                 tracing_subscriber::fmt::layer()
                     .with_writer(io::stderr)
+                    .with_ansi(io::stderr().is_terminal())
                     .with_target(false),
             )
             .try_init(),
@@ -156,6 +157,7 @@ impl io::Write for LogLine<'_> {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn the_journal_counts_only_if_it_is_our_stderr() {
