@@ -111,7 +111,7 @@ fn start(mut command: Command, limit: Duration) -> io::Result<Outcome> {
                 .map_while(Result::ok)
                 .find_map(|line| serde_json::from_slice(&line).ok());
             // The receiver is gone after a timeout.
-            let _ = report.send(found);
+            drop(report.send(found));
         })?;
     match reported.recv_timeout(limit) {
         Ok(Some(Report::Ready { text })) => Ok(Outcome::Ready { text }),

@@ -214,13 +214,16 @@ pub fn raise_open_files() -> io::Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use rustix::process::{Pid, Signal};
+
     use super::*;
 
-    /// Each signal is sent to the thread that blocks it, and so stays pending there until the watch, reading for that
-    /// thread's process, would see it; directed signals are read only by their own thread, so the loop runs here.
+    /// A signal raised here is for this thread alone, so it is read here and not by a watch.
     #[test]
     fn each_stop_signal_arrives_under_its_name() {
         thread::spawn(|| {
@@ -254,6 +257,57 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    /// A daemon in the foreground, for the next test, which gives it the block to inherit: the test runner has threads of its own.
+    #[test]
+    #[ignore = "is the child of another test"]
+    fn as_daemon() {
+        let watch = block()
+            .unwrap()
+            .watch(true, |signal| println!("\n{signal:?}"))
+            .unwrap();
+        println!("\nup");
+        thread::sleep(Duration::from_secs(60));
+        drop(watch);
+    }
+
+    #[test]
+    fn a_daemon_hears_every_signal_and_the_second_interrupt_ends_it() {
+        let _blocked = block().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "mount::signals::tests::as_daemon",
+                "--ignored",
+                "--nocapture",
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let mut lines = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        let mut say = |signal, want: &str| {
+            if let Some(signal) = signal {
+                rustix::process::kill_process(pid, signal).unwrap();
+            }
+            assert!(lines.any(|line| line == want), "{want} never came");
+        };
+        say(None, "up");
+        say(Some(Signal::TERM), "Terminate");
+        if !is_ignored(libc::SIGHUP).unwrap() {
+            say(Some(Signal::HUP), "HangUp");
+        }
+        if is_ignored(libc::SIGINT).unwrap() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return;
+        }
+        say(Some(Signal::INT), "Interrupt");
+        rustix::process::kill_process(pid, Signal::INT).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(INTERRUPTED));
     }
 
     #[test]

@@ -296,7 +296,7 @@ fn the_shell_of_an_aborted_connection_is_unmounted() {
     assert_eq!(place.type_at(), None);
     drop(user);
     // The library reports the abort as an error or not; either way its loops have ended.
-    let _ = session.join();
+    drop(session.join());
 }
 
 /// What a plain user can do, run by [`a_plain_user_mounts_through_fusermount3`] in its own mount namespace.
