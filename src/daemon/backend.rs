@@ -135,30 +135,29 @@ impl ControlBackend for Backend {
         .to_string()
     }
 
-    /// What counts is the version that the path shows now; an older one that was delivered is not it.
+    /// What counts is the version that the path shows now: the spool gives no row for a file modified since its seal.
     fn delivery(&self, path: &RelPath) -> Delivery {
         let spool = &self.facts.spool;
-        let newest = spool.outbound_of(path);
+        if let Some(row) = spool.outbound_of(path) {
+            return Delivery::Sealed(row);
+        }
         // The plain tree behind the mount, never the mount itself.
         let shown = std::fs::symlink_metadata(spool.layout().outbox().join(path.as_path()));
-        let Ok(shown) = shown else {
-            return newest.map_or(Delivery::Unknown, Delivery::Sealed);
-        };
-        if shown.is_dir() {
-            return Delivery::Held("it is a directory; name the files in it".to_owned());
-        }
-        let state = spool.outbox_state(path, shown.ino());
-        match newest {
-            Some(row) if state.bundle.as_deref() == Some(row.bundle.as_str()) => {
-                Delivery::Sealed(row)
+        match shown {
+            Err(_) => Delivery::Unknown,
+            Ok(shown) if shown.is_dir() => {
+                Delivery::Held("it is a directory; name the files in it".to_owned())
             }
-            Some(_) | None if state.state.starts_with("incomplete") => Delivery::Held(
-                "incomplete: its writer was killed; `meshbox send` sends it as it is".to_owned(),
-            ),
-            Some(_) | None if state.state.is_empty() => {
-                Delivery::Unsealed("not sealed yet".to_owned())
+            Ok(shown) => {
+                let state = spool.outbox_state(path, shown.ino()).state;
+                if state == "incomplete" {
+                    let what =
+                        "incomplete: its writer was killed; `meshbox send` sends it as it is";
+                    Delivery::Held(what.to_owned())
+                } else {
+                    Delivery::Unsealed(format!("not sealed yet ({state})"))
+                }
             }
-            Some(_) | None => Delivery::Unsealed(state.state),
         }
     }
 
