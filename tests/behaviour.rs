@@ -24,7 +24,13 @@ struct Place<'a> {
 impl Place<'_> {
     fn rename(&self, from: &str, to: &str, flags: RenameFlags) -> io::Result<()> {
         let cwd = rustix::fs::CWD;
-        Ok(rustix::fs::renameat_with(cwd, self.here.join(from), cwd, self.here.join(to), flags)?)
+        Ok(rustix::fs::renameat_with(
+            cwd,
+            self.here.join(from),
+            cwd,
+            self.here.join(to),
+            flags,
+        )?)
     }
 
     fn write(&self) -> io::Result<File> {
@@ -32,11 +38,22 @@ impl Place<'_> {
     }
 
     fn set_attribute(&self, name: &str) -> io::Result<()> {
-        Ok(rustix::fs::setxattr(self.here.join("file"), name, b"value", XattrFlags::empty())?)
+        Ok(rustix::fs::setxattr(
+            self.here.join("file"),
+            name,
+            b"value",
+            XattrFlags::empty(),
+        )?)
     }
 
     fn make_node(&self, kind: FileType) -> io::Result<()> {
-        Ok(rustix::fs::mknodat(rustix::fs::CWD, self.here.join("node"), kind, Mode::from(0o600), 0)?)
+        Ok(rustix::fs::mknodat(
+            rustix::fs::CWD,
+            self.here.join("node"),
+            kind,
+            Mode::from(0o600),
+            0,
+        )?)
     }
 }
 
@@ -46,42 +63,90 @@ type Check = fn(&Place) -> io::Result<()>;
 const CHECKS: [(&str, Check); 26] = [
     ("list a directory", |p| fs::read_dir(p.here).map(drop)),
     ("read a file", |p| fs::read(p.here.join("file")).map(drop)),
-    ("lock a file (flock)", |p| Ok(rustix::fs::flock(File::open(p.here.join("file"))?, FlockOperation::LockExclusive)?)),
-    ("create a file", |p| File::create_new(p.here.join("new")).map(drop)),
-    ("open for writing, write, append", |p| p.write().and_then(|mut f| io::Write::write_all(&mut f, b"x"))),
+    ("lock a file (flock)", |p| {
+        Ok(rustix::fs::flock(
+            File::open(p.here.join("file"))?,
+            FlockOperation::LockExclusive,
+        )?)
+    }),
+    ("create a file", |p| {
+        File::create_new(p.here.join("new")).map(drop)
+    }),
+    ("open for writing, write, append", |p| {
+        p.write()
+            .and_then(|mut f| io::Write::write_all(&mut f, b"x"))
+    }),
     ("truncate", |p| File::create(p.here.join("file")).map(drop)),
-    ("allocate space (fallocate)", |p| Ok(rustix::fs::fallocate(p.write()?, FallocateFlags::empty(), 0, 10_000)?)),
+    ("allocate space (fallocate)", |p| {
+        Ok(rustix::fs::fallocate(
+            p.write()?,
+            FallocateFlags::empty(),
+            0,
+            10_000,
+        )?)
+    }),
     ("make a directory", |p| fs::create_dir(p.here.join("dir"))),
     ("remove a file", |p| fs::remove_file(p.here.join("file"))),
     ("remove an empty directory", |p| {
         fs::remove_file(p.here.join("sub/inner"))?;
         fs::remove_dir(p.here.join("sub"))
     }),
-    ("remove a directory that is not empty", |p| fs::remove_dir(p.here.join("sub"))),
-    ("rename, replace", |p| p.rename("file", "other", RenameFlags::empty())),
-    ("rename to a taken name with NOREPLACE", |p| p.rename("file", "other", RenameFlags::NOREPLACE)),
-    ("exchange two names", |p| p.rename("file", "other", RenameFlags::EXCHANGE)),
-    ("rename a directory", |p| p.rename("sub", "sub2", RenameFlags::empty())),
-    ("move a file to the other side", |p| fs::rename(p.here.join("file"), p.there.join("moved"))),
-    ("move a directory to the other side", |p| fs::rename(p.here.join("sub"), p.there.join("moved"))),
-    ("hard link beside it", |p| fs::hard_link(p.here.join("file"), p.here.join("link"))),
-    ("hard link to the other side", |p| fs::hard_link(p.here.join("file"), p.there.join("link"))),
+    ("remove a directory that is not empty", |p| {
+        fs::remove_dir(p.here.join("sub"))
+    }),
+    ("rename, replace", |p| {
+        p.rename("file", "other", RenameFlags::empty())
+    }),
+    ("rename to a taken name with NOREPLACE", |p| {
+        p.rename("file", "other", RenameFlags::NOREPLACE)
+    }),
+    ("exchange two names", |p| {
+        p.rename("file", "other", RenameFlags::EXCHANGE)
+    }),
+    ("rename a directory", |p| {
+        p.rename("sub", "sub2", RenameFlags::empty())
+    }),
+    ("move a file to the other side", |p| {
+        fs::rename(p.here.join("file"), p.there.join("moved"))
+    }),
+    ("move a directory to the other side", |p| {
+        fs::rename(p.here.join("sub"), p.there.join("moved"))
+    }),
+    ("hard link beside it", |p| {
+        fs::hard_link(p.here.join("file"), p.here.join("link"))
+    }),
+    ("hard link to the other side", |p| {
+        fs::hard_link(p.here.join("file"), p.there.join("link"))
+    }),
     ("symbolic link", |p| symlink("file", p.here.join("link"))),
     ("FIFO, socket, device", |p| p.make_node(FileType::Fifo)),
     ("unnamed file (O_TMPFILE)", |p| {
-        OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(p.here).map(drop)
+        OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_TMPFILE)
+            .open(p.here)
+            .map(drop)
     }),
-    ("change mode", |p| fs::set_permissions(p.here.join("file"), fs::Permissions::from_mode(0o640))),
+    ("change mode", |p| {
+        fs::set_permissions(p.here.join("file"), fs::Permissions::from_mode(0o640))
+    }),
     ("change times", |p| {
-        File::open(p.here.join("file"))?.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH))
+        File::open(p.here.join("file"))?
+            .set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH))
     }),
-    ("set a `user.*` attribute", |p| p.set_attribute("user.colour")),
-    ("set a `user.meshbox.*` attribute", |p| p.set_attribute("user.meshbox.state")),
+    ("set a `user.*` attribute", |p| {
+        p.set_attribute("user.colour")
+    }),
+    ("set a `user.meshbox.*` attribute", |p| {
+        p.set_attribute("user.meshbox.state")
+    }),
 ];
 
 /// What an operation gave, in the words of the table.
 fn word(result: &io::Result<()>) -> String {
-    let Err(error) = result else { return "ok".into() };
+    let Err(error) = result else {
+        return "ok".into();
+    };
     let names = [
         (libc::EROFS, "EROFS"),
         (libc::EPERM, "EPERM"),
@@ -100,11 +165,18 @@ fn word(result: &io::Result<()>) -> String {
 
 /// The rows of the table under `## Behaviour`: operation → (outbox, inbox), each cell cut to its first word.
 fn table() -> BTreeMap<String, (String, String)> {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let section = readme.split("\n## Behaviour").nth(1).expect("README.md has a section Behaviour");
+    let readme =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let section = readme
+        .split("\n## Behaviour")
+        .nth(1)
+        .expect("README.md has a section Behaviour");
     let section = section.split("\n## ").next().unwrap();
     let first = |cell: &str| {
-        let word = cell.split([' ', ':', ',', ';']).find(|w| !w.is_empty()).unwrap_or_default();
+        let word = cell
+            .split([' ', ':', ',', ';'])
+            .find(|w| !w.is_empty())
+            .unwrap_or_default();
         word.trim_matches('`').to_owned()
     };
     section
@@ -137,7 +209,9 @@ fn every_row_of_the_table_in_the_readme_holds() {
     for index in 0..CHECKS.len() {
         for name in ["file", "other", "sub/inner"] {
             let at = birch.inbox(&format!("row{index}/{name}"));
-            wait_until(&format!("{} is there", at.display()), ARRIVES, || at.exists());
+            wait_until(&format!("{} is there", at.display()), ARRIVES, || {
+                at.exists()
+            });
         }
     }
     let table = table();
@@ -150,17 +224,27 @@ fn every_row_of_the_table_in_the_readme_holds() {
         let dir = format!("row{index}");
         let (out, inn) = (birch.outbox(&dir), birch.inbox(&dir));
         // The inbox first: an operation that moves between the sides finds its target directory untouched.
-        for (side, here, there, said) in [("inbox", &inn, &out, inbox), ("outbox", &out, &inn, outbox)] {
+        for (side, here, there, said) in
+            [("inbox", &inn, &out, inbox), ("outbox", &out, &inn, outbox)]
+        {
             fill_again(side, here);
             let result = check(&Place { here, there });
             let got = word(&result);
             if got != *said {
-                wrong.push(format!("{operation} in {side}: README.md says {said}, got {got} ({result:?})"));
+                wrong.push(format!(
+                    "{operation} in {side}: README.md says {said}, got {got} ({result:?})"
+                ));
             }
         }
     }
-    let rows: Vec<_> = table.keys().filter(|row| !CHECKS.iter().any(|(name, _)| name == row)).collect();
-    assert!(rows.is_empty(), "rows of README.md without a check: {rows:?}");
+    let rows: Vec<_> = table
+        .keys()
+        .filter(|row| !CHECKS.iter().any(|(name, _)| name == row))
+        .collect();
+    assert!(
+        rows.is_empty(),
+        "rows of README.md without a check: {rows:?}"
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -182,10 +266,16 @@ fn the_root_takes_nothing_and_keeps_its_three_entries() {
     assert_eq!(errno(fs::create_dir(root.join("dir"))), "EROFS");
     for dir in ["outbox", "inbox", ".meshbox"] {
         assert!(fs::remove_dir(root.join(dir)).is_err(), "{dir}");
-        assert!(fs::rename(root.join(dir), root.join("outbox/elsewhere")).is_err(), "{dir}");
+        assert!(
+            fs::rename(root.join(dir), root.join("outbox/elsewhere")).is_err(),
+            "{dir}"
+        );
     }
     assert!(File::create(root.join(".meshbox/status.json")).is_err());
-    let names: Vec<_> = fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> = fs::read_dir(&root)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     assert_eq!(names.len(), 3, "{names:?}");
 }
 
@@ -194,7 +284,9 @@ fn status_attributes_are_answered_but_never_listed() {
     needs_mounts!();
     let node = Node::start("alder");
     let sha = node.put("file", b"content");
-    wait_until("it is sealed", ARRIVES, || Node::attribute(&node.outbox("file"), "sha256") == sha);
+    wait_until("it is sealed", ARRIVES, || {
+        Node::attribute(&node.outbox("file"), "sha256") == sha
+    });
     let mut buffer = [0u8; 1024];
     let len = rustix::fs::listxattr(node.outbox("file"), &mut buffer[..]).unwrap();
     assert!(!String::from_utf8_lossy(&buffer[..len]).contains("user.meshbox"));
@@ -206,7 +298,12 @@ fn an_unlinked_open_file_keeps_working() {
     use std::io::{Read, Seek, Write};
     let node = Node::start("alder");
     let path = node.outbox("gone");
-    let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .unwrap();
     file.write_all(b"before ").unwrap();
     fs::remove_file(&path).unwrap();
     file.write_all(b"after").unwrap();
@@ -214,7 +311,10 @@ fn an_unlinked_open_file_keeps_working() {
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "before after");
-    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap()), 0);
+    assert_eq!(
+        std::os::unix::fs::MetadataExt::nlink(&file.metadata().unwrap()),
+        0
+    );
 }
 
 #[test]
@@ -223,16 +323,28 @@ fn link_counts_show_visible_names_only() {
     use std::os::unix::fs::MetadataExt;
     let node = Node::start("alder");
     let sha = node.put("one", b"content");
-    wait_until("it is sealed", ARRIVES, || Node::attribute(&node.outbox("one"), "sha256") == sha);
-    wait_until("one name, one link", ARRIVES, || fs::metadata(node.outbox("one")).unwrap().nlink() == 1);
+    wait_until("it is sealed", ARRIVES, || {
+        Node::attribute(&node.outbox("one"), "sha256") == sha
+    });
+    wait_until("one name, one link", ARRIVES, || {
+        fs::metadata(node.outbox("one")).unwrap().nlink() == 1
+    });
     fs::hard_link(node.outbox("one"), node.outbox("two")).unwrap();
-    wait_until("two names, two links", ARRIVES, || fs::metadata(node.outbox("one")).unwrap().nlink() == 2);
+    wait_until("two names, two links", ARRIVES, || {
+        fs::metadata(node.outbox("one")).unwrap().nlink() == 2
+    });
 }
 
 #[test]
 fn statfs_tells_of_the_disk_behind_it() {
     needs_mounts!();
     let node = Node::start("alder");
-    let (ours, disk) = (rustix::fs::statvfs(node.mountpoint()).unwrap(), rustix::fs::statvfs(node.state()).unwrap());
-    assert_eq!((ours.f_blocks * ours.f_frsize, ours.f_namemax), (disk.f_blocks * disk.f_frsize, disk.f_namemax));
+    let (ours, disk) = (
+        rustix::fs::statvfs(node.mountpoint()).unwrap(),
+        rustix::fs::statvfs(node.state()).unwrap(),
+    );
+    assert_eq!(
+        (ours.f_blocks * ours.f_frsize, ours.f_namemax),
+        (disk.f_blocks * disk.f_frsize, disk.f_namemax)
+    );
 }

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{
-    ARRIVES, COMMAND, Node, bytes, is_running, meshbox, mounted_type, processes_of, run, sha256_file, signal,
-    wait_child, wait_until,
+    ARRIVES, COMMAND, Node, bytes, is_running, meshbox, mounted_type, processes_of, run,
+    sha256_file, signal, wait_child, wait_until,
 };
 use rustix::process::Signal;
 
@@ -37,7 +37,11 @@ fn every_command_explains_itself() {
 
 #[test]
 fn a_mistyped_flag_is_a_usage_error() {
-    for args in [&["mount", "--nonsense", "/mnt"][..], &["nonsense"], &["mount"]] {
+    for args in [
+        &["mount", "--nonsense", "/mnt"][..],
+        &["nonsense"],
+        &["mount"],
+    ] {
         let ran = run(&mut meshbox(args), COMMAND);
         assert_eq!(ran.code, Some(2), "{args:?}: {ran:?}");
         assert!(!ran.stderr.is_empty());
@@ -49,14 +53,26 @@ fn mount_says_who_we_are_and_keeps_the_secret() {
     needs_mounts!();
     let alder = Node::prepare("alder", &[]);
     let ran = alder.mount(&[]).ok();
-    assert!(ran.stdout.contains("ready:") && ran.stdout.contains("alder"), "{ran:?}");
-    assert!(!ran.stdout.contains("meshbox1"), "a ticket is a secret: {ran:?}");
-    assert_eq!(mounted_type(&alder.mountpoint()).as_deref(), Some("fuse.meshbox"));
+    assert!(
+        ran.stdout.contains("ready:") && ran.stdout.contains("alder"),
+        "{ran:?}"
+    );
+    assert!(
+        !ran.stdout.contains("meshbox1"),
+        "a ticket is a secret: {ran:?}"
+    );
+    assert_eq!(
+        mounted_type(&alder.mountpoint()).as_deref(),
+        Some("fuse.meshbox")
+    );
     for dir in ["outbox", "inbox", ".meshbox"] {
         assert!(alder.mountpoint().join(dir).is_dir(), "{dir}");
     }
     for key in ["identity.key", "group.key"] {
-        let mode = fs::metadata(alder.state().join(key)).unwrap().permissions().mode();
+        let mode = fs::metadata(alder.state().join(key))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{key}");
     }
 }
@@ -66,7 +82,10 @@ fn ticket_prints_exactly_one_line() {
     needs_mounts!();
     let alder = Node::start("alder");
     let ran = alder.run("ticket", &[]).ok();
-    assert!(ran.stdout.starts_with("meshbox1") && ran.stdout.ends_with('\n'), "{ran:?}");
+    assert!(
+        ran.stdout.starts_with("meshbox1") && ran.stdout.ends_with('\n'),
+        "{ran:?}"
+    );
     assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
 }
 
@@ -79,16 +98,25 @@ fn status_has_the_promised_shape() {
     alder.wait_delivered("a/b.txt");
     let status = alder.status();
     for key in ["version", "id", "name", "group", "mountpoint"] {
-        assert!(status[key].as_str().is_some_and(|s| !s.is_empty()), "{key} in {status:#}");
+        assert!(
+            status[key].as_str().is_some_and(|s| !s.is_empty()),
+            "{key} in {status:#}"
+        );
     }
     assert_eq!(status["name"], "alder");
     assert_eq!(status["mountpoint"], text(&alder.mountpoint()));
     let listen = status["listen"].as_array().unwrap();
-    assert!(listen.iter().all(|a| a.as_str().is_some_and(|a| a.starts_with("127.0.0.1:") && !a.ends_with(":0"))));
+    assert!(listen.iter().all(|a| {
+        a.as_str()
+            .is_some_and(|a| a.starts_with("127.0.0.1:") && !a.ends_with(":0"))
+    }));
     let peer = &status["peers"][0];
     assert_eq!(peer["name"], "birch");
     assert_eq!(peer["connected"], true);
-    assert!(peer["id"].is_string() && peer["pending"].is_u64() && peer["last_seen"].is_u64(), "{status:#}");
+    assert!(
+        peer["id"].is_string() && peer["pending"].is_u64() && peer["last_seen"].is_u64(),
+        "{status:#}"
+    );
     let row = &status["outbound"][0];
     assert_eq!(row["path"], "a/b.txt");
     assert_eq!(row["sha256"], sha.as_str());
@@ -98,14 +126,18 @@ fn status_has_the_promised_shape() {
     assert_eq!(row["recipients"][0]["state"], "delivered");
     assert!(status["counts"]["bytes_sent"].is_u64(), "{status:#}");
     let row = &birch.status()["inbound"][0];
-    assert_eq!((&row["path"], &row["from"]), (&"a/b.txt".into(), &"alder".into()));
+    assert_eq!(
+        (&row["path"], &row["from"]),
+        (&"a/b.txt".into(), &"alder".into())
+    );
 
     let file = fs::read(alder.mountpoint().join(".meshbox/status.json")).unwrap();
     let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
     assert_eq!(file["id"], status["id"]);
     assert!(alder.run("peers", &[]).ok().stdout.contains("birch"));
     assert!(alder.run("status", &[]).ok().stdout.contains("birch"));
-    serde_json::from_str::<serde_json::Value>(&alder.run("peers", &["--json"]).ok().stdout).unwrap();
+    serde_json::from_str::<serde_json::Value>(&alder.run("peers", &["--json"]).ok().stdout)
+        .unwrap();
 }
 
 #[test]
@@ -113,16 +145,41 @@ fn wait_tells_delivered_from_timed_out() {
     needs_mounts!();
     let (alder, birch) = Node::pair();
     alder.put("now", b"at once");
-    alder.run("wait", &[text(&alder.outbox("now")), "--timeout", "30s"]).ok();
+    alder
+        .run("wait", &[text(&alder.outbox("now")), "--timeout", "30s"])
+        .ok();
     birch.stop();
     alder.put("later", b"not yet");
-    let ran = alder.run("wait", &[text(&alder.outbox("later")), "--timeout", "300ms"]);
-    assert!(!matches!(ran.code, None | Some(0 | 1 | 2)), "a code of its own: {ran:?}");
+    let ran = alder.run(
+        "wait",
+        &[text(&alder.outbox("later")), "--timeout", "300ms"],
+    );
+    assert!(
+        !matches!(ran.code, None | Some(0 | 1 | 2)),
+        "a code of its own: {ran:?}"
+    );
     let timeout = ran.code;
-    let ran = alder.run("wait", &[text(&alder.outbox("never-written")), "--timeout", "300ms"]);
-    assert!(!matches!(ran.code, None | Some(0)) && ran.code != timeout, "{ran:?}");
+    let ran = alder.run(
+        "wait",
+        &[text(&alder.outbox("never-written")), "--timeout", "300ms"],
+    );
+    assert!(
+        !matches!(ran.code, None | Some(0)) && ran.code != timeout,
+        "{ran:?}"
+    );
     birch.restart();
-    alder.run("wait", &[text(&alder.outbox("later")), "--for", "birch", "--timeout", "30s"]).ok();
+    alder
+        .run(
+            "wait",
+            &[
+                text(&alder.outbox("later")),
+                "--for",
+                "birch",
+                "--timeout",
+                "30s",
+            ],
+        )
+        .ok();
 }
 
 #[test]
@@ -141,8 +198,12 @@ fn a_ticket_can_come_from_a_file() {
 fn a_damaged_ticket_is_refused_and_nothing_is_left() {
     needs_mounts!();
     let birch = Node::prepare("birch", &[]);
-    birch.mount(&["--join", "meshbox1abc"]).fails_saying(&["ticket"]);
-    birch.mount(&["--join", "something"]).fails_saying(&["ticket", "meshbox ticket"]);
+    birch
+        .mount(&["--join", "meshbox1abc"])
+        .fails_saying(&["ticket"]);
+    birch
+        .mount(&["--join", "something"])
+        .fails_saying(&["ticket", "meshbox ticket"]);
     nothing_left(&birch);
 }
 
@@ -151,11 +212,23 @@ fn state_inside_the_mountpoint_and_the_other_way_round_are_refused() {
     needs_mounts!();
     let node = Node::prepare("alder", &[]);
     let inside = node.mountpoint().join("state");
-    let mut command = meshbox(&["mount", text(&node.mountpoint()), "--state", text(&inside), "--no-mdns"]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&inside),
+        "--no-mdns",
+    ]);
     run(&mut command, COMMAND).fails_saying(&["inside"]);
     let inside = node.state().join("mnt");
     fs::create_dir_all(&inside).unwrap();
-    let mut command = meshbox(&["mount", text(&inside), "--state", text(&node.state()), "--no-mdns"]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&inside),
+        "--state",
+        text(&node.state()),
+        "--no-mdns",
+    ]);
     run(&mut command, COMMAND).fails_saying(&["inside"]);
     assert_eq!(mounted_type(&inside), None);
     nothing_left(&node);
@@ -177,7 +250,13 @@ fn a_missing_mountpoint_or_a_file_is_refused() {
     let node = Node::prepare("alder", &[]);
     let file = node.root().join("file");
     fs::write(&file, b"").unwrap();
-    let mut command = meshbox(&["mount", text(&file), "--state", text(&node.state()), "--no-mdns"]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&file),
+        "--state",
+        text(&node.state()),
+        "--no-mdns",
+    ]);
     run(&mut command, COMMAND).fails_saying(&["director"]);
     nothing_left(&node);
 }
@@ -188,7 +267,13 @@ fn state_in_use_by_another_daemon_is_refused_and_the_first_lives_on() {
     let node = Node::start("alder");
     let second = node.root().join("second");
     fs::create_dir(&second).unwrap();
-    let mut command = meshbox(&["mount", text(&second), "--state", text(&node.state()), "--no-mdns"]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&second),
+        "--state",
+        text(&node.state()),
+        "--no-mdns",
+    ]);
     run(&mut command, COMMAND).fails_saying(&["in use", "--state"]);
     assert_eq!(mounted_type(&second), None);
     assert!(node.mountpoint().join("outbox").is_dir());
@@ -200,7 +285,13 @@ fn a_mountpoint_in_use_is_refused_and_the_first_lives_on() {
     needs_mounts!();
     let node = Node::start("alder");
     let other = node.root().join("other-state");
-    let mut command = meshbox(&["mount", text(&node.mountpoint()), "--state", text(&other), "--no-mdns"]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&other),
+        "--no-mdns",
+    ]);
     run(&mut command, COMMAND).fails_saying(&["mounted"]);
     assert_eq!(node.status()["name"], "alder");
     assert!(node.mountpoint().join("outbox").is_dir());
@@ -219,7 +310,13 @@ impl Drop for Foreign<'_> {
 fn a_foreign_mount_is_refused_and_left_alone() {
     needs_mounts!();
     let node = Node::prepare("alder", &[]);
-    run(Command::new("mount").args(["-t", "tmpfs", "foreign"]).arg(node.mountpoint()), COMMAND).ok();
+    run(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "foreign"])
+            .arg(node.mountpoint()),
+        COMMAND,
+    )
+    .ok();
     let mountpoint = node.mountpoint();
     let foreign = Foreign(&mountpoint);
     node.mount(&[]).fails_saying(&["mount"]);
@@ -259,7 +356,9 @@ fn state_of_a_newer_format_is_refused() {
 fn a_mistyped_mount_option_is_refused() {
     needs_mounts!();
     let node = Node::prepare("alder", &[]);
-    let ran = node.mount(&["-o", "allow_othr"]).fails_saying(&["allow_othr"]);
+    let ran = node
+        .mount(&["-o", "allow_othr"])
+        .fails_saying(&["allow_othr"]);
     assert_eq!(ran.code, Some(2), "{ran:?}");
     nothing_left(&node);
 }
@@ -268,7 +367,12 @@ fn a_mistyped_mount_option_is_refused() {
 fn a_bad_node_name_is_refused() {
     needs_mounts!();
     let node = Node::prepare("alder", &["--name", "not a name"]);
-    let mut command = meshbox(&["mount", text(&node.mountpoint()), "--state", text(&node.state())]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&node.state()),
+    ]);
     run(command.args(["--no-mdns", "--name", "not a name"]), COMMAND).fails_saying(&["name"]);
     nothing_left(&node);
 }
@@ -278,7 +382,13 @@ fn an_address_that_cannot_be_bound_is_refused_and_nothing_is_left() {
     needs_mounts!();
     let node = Node::prepare("alder", &[]);
     // 192.0.2.0/24 is for documentation: no interface has it
-    let mut command = meshbox(&["mount", text(&node.mountpoint()), "--state", text(&node.state()), "--no-mdns"]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&node.state()),
+        "--no-mdns",
+    ]);
     run(command.args(["--listen", "192.0.2.1:0"]), COMMAND).fails_saying(&["192.0.2.1"]);
     nothing_left(&node);
 }
@@ -290,10 +400,32 @@ fn every_way_of_unmounting_ends_the_daemon() {
     let mountpoint = node.mountpoint();
     type Way<'a> = (&'a str, Box<dyn Fn(i32) + 'a>);
     let ways: [Way; 6] = [
-        ("meshbox umount", Box::new(|_| drop(run(meshbox(&["umount"]).arg(&mountpoint), COMMAND).ok()))),
-        ("umount", Box::new(|_| drop(run(Command::new("umount").arg(&mountpoint), COMMAND).ok()))),
-        ("umount -l", Box::new(|_| drop(run(Command::new("umount").arg("-l").arg(&mountpoint), COMMAND).ok()))),
-        ("fusermount3 -u", Box::new(|_| drop(run(Command::new("fusermount3").arg("-u").arg(&mountpoint), COMMAND).ok()))),
+        (
+            "meshbox umount",
+            Box::new(|_| drop(run(meshbox(&["umount"]).arg(&mountpoint), COMMAND).ok())),
+        ),
+        (
+            "umount",
+            Box::new(|_| drop(run(Command::new("umount").arg(&mountpoint), COMMAND).ok())),
+        ),
+        (
+            "umount -l",
+            Box::new(|_| {
+                drop(run(Command::new("umount").arg("-l").arg(&mountpoint), COMMAND).ok())
+            }),
+        ),
+        (
+            "fusermount3 -u",
+            Box::new(|_| {
+                drop(
+                    run(
+                        Command::new("fusermount3").arg("-u").arg(&mountpoint),
+                        COMMAND,
+                    )
+                    .ok(),
+                )
+            }),
+        ),
         ("SIGTERM", Box::new(|pid| signal(pid, Signal::TERM))),
         ("SIGINT", Box::new(|pid| signal(pid, Signal::INT))),
     ];
@@ -319,7 +451,11 @@ fn a_stale_mount_of_our_own_is_recovered_at_start() {
     needs_mounts!();
     let (alder, birch) = Node::pair();
     alder.kill9();
-    assert_eq!(mounted_type(&alder.mountpoint()).as_deref(), Some("fuse.meshbox"), "the dead mount stays");
+    assert_eq!(
+        mounted_type(&alder.mountpoint()).as_deref(),
+        Some("fuse.meshbox"),
+        "the dead mount stays"
+    );
     alder.restart();
     birch.wait_connected(&alder);
     alder.marker("again", &birch);
@@ -339,14 +475,22 @@ fn in_foreground_it_stays_and_ends_with_zero_at_ctrl_c() {
     needs_mounts!();
     let node = Node::prepare("alder", &[]);
     let log = fs::File::create(node.root().join("stderr")).unwrap();
-    let mut child = meshbox(&["mount", text(&node.mountpoint()), "--state", text(&node.state()), "--foreground"])
-        .args(["--listen", "127.0.0.1:0", "--no-mdns"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    wait_until("it serves", COMMAND, || mounted_type(&node.mountpoint()).is_some());
+    let mut child = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&node.state()),
+        "--foreground",
+    ])
+    .args(["--listen", "127.0.0.1:0", "--no-mdns"])
+    .stdin(Stdio::null())
+    .stdout(Stdio::null())
+    .stderr(log)
+    .spawn()
+    .unwrap();
+    wait_until("it serves", COMMAND, || {
+        mounted_type(&node.mountpoint()).is_some()
+    });
     wait_until("it answers", COMMAND, || node.status()["id"].is_string());
     signal(child.id() as i32, Signal::INT);
     assert_eq!(wait_child(&mut child, COMMAND), Some(0));
@@ -361,7 +505,10 @@ fn identity_and_group_survive_a_restart() {
     node.stop();
     node.restart();
     let after = node.status();
-    assert_eq!((&before["id"], &before["group"]), (&after["id"], &after["group"]));
+    assert_eq!(
+        (&before["id"], &before["group"]),
+        (&after["id"], &after["group"])
+    );
 }
 
 /// An empty variable counts as unset.
@@ -369,8 +516,16 @@ fn identity_and_group_survive_a_restart() {
 fn settings_come_from_the_environment_and_flags_beat_it() {
     needs_mounts!();
     let node = Node::prepare("alder", &[]);
-    let mut command = meshbox(&["mount", text(&node.mountpoint()), "--state", text(&node.state())]);
-    command.args(["--listen", "127.0.0.1:0", "--no-mdns"]).env("MESHBOX_NAME", "cedar").env("MESHBOX_SETTLE", "");
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&node.state()),
+    ]);
+    command
+        .args(["--listen", "127.0.0.1:0", "--no-mdns"])
+        .env("MESHBOX_NAME", "cedar")
+        .env("MESHBOX_SETTLE", "");
     run(&mut command, COMMAND).ok();
     assert_eq!(node.status()["name"], "cedar");
     node.stop();
@@ -401,7 +556,10 @@ fn a_busy_mount_is_not_torn_from_under_its_reader_by_umount() {
 fn commands_without_a_daemon_say_so() {
     let node = Node::prepare("alder", &[]);
     for command in ["status", "ticket", "peers"] {
-        let ran = run(meshbox(&[command]).arg("--state").arg(node.state()), Duration::from_secs(10));
+        let ran = run(
+            meshbox(&[command]).arg("--state").arg(node.state()),
+            Duration::from_secs(10),
+        );
         ran.fails_saying(&["meshbox mount"]);
     }
 }

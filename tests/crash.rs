@@ -19,7 +19,10 @@ const SIZE: u64 = 64 << 20;
 const TRANSFER: Duration = Duration::from_millis(700);
 
 fn rounds() -> u64 {
-    std::env::var("MESHBOX_CRASH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10)
+    std::env::var("MESHBOX_CRASH_ROUNDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(10)
 }
 
 /// Content of its own for every round, so that nothing is known from the round before.
@@ -82,14 +85,23 @@ fn the_cp_that_feeds_a_transfer_is_killed() {
         watcher.allow(&marker, format!("marker {marker}").as_bytes());
         fs::write(&source, &content).unwrap();
         let at = alder.outbox(&name);
-        let mut child = Command::new("cp").arg(&source).arg(&at).stdin(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new("cp")
+            .arg(&source)
+            .arg(&at)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
         // An empty file is no half file: wait for the first bytes.
-        wait_until("cp has begun", COMMAND, || at.metadata().is_ok_and(|m| m.len() > 0));
+        wait_until("cp has begun", COMMAND, || {
+            at.metadata().is_ok_and(|m| m.len() > 0)
+        });
         let after = random.pause(Duration::from_millis(60));
         child.kill().unwrap();
         let ended = wait_child(&mut child, COMMAND);
         let size = at.metadata().unwrap().len();
-        eprintln!("round {round}: killed {after:?} after the first bytes, at {size} bytes, cp gave {ended:?}");
+        eprintln!(
+            "round {round}: killed {after:?} after the first bytes, at {size} bytes, cp gave {ended:?}"
+        );
         alder.marker(&marker, &birch);
         if size < SIZE {
             assert!(!birch.inbox(&name).exists(), "half a file was sent");
@@ -123,7 +135,12 @@ fn the_sender_is_killed_while_cp_writes() {
         watcher.allow("big.bin", &content);
         fs::write(&source, &content).unwrap();
         let at = alder.outbox("big.bin");
-        let mut child = Command::new("cp").arg(&source).arg(&at).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut child = Command::new("cp")
+            .arg(&source)
+            .arg(&at)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
         let child = child.as_mut().unwrap();
         let after = random.pause(Duration::from_millis(80));
         alder.kill9();
@@ -199,9 +216,17 @@ fn a_queue_survives_a_crash_of_the_sender() {
     needs_mounts!();
     let (alder, birch) = Node::pair();
     birch.stop();
-    let sent: Vec<_> =
-        (0..50u64).map(|n| (format!("queue/{n}"), alder.put(&format!("queue/{n}"), &bytes(n, 1 + n * 5_000)))).collect();
-    wait_until("the last is queued", ARRIVES, || alder.outbound_state("queue/49") == "queued");
+    let sent: Vec<_> = (0..50u64)
+        .map(|n| {
+            (
+                format!("queue/{n}"),
+                alder.put(&format!("queue/{n}"), &bytes(n, 1 + n * 5_000)),
+            )
+        })
+        .collect();
+    wait_until("the last is queued", ARRIVES, || {
+        alder.outbound_state("queue/49") == "queued"
+    });
     alder.kill9();
     alder.restart();
     birch.restart();

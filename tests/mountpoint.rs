@@ -39,14 +39,26 @@ impl Drop for Helper {
 fn mount_8_mounts_by_both_types_and_findmnt_and_umount_agree() {
     needs_mounts!();
     for fs_type in ["meshbox", "fuse.meshbox"] {
-        let Some(_helper) = Helper::install(fs_type) else { return };
+        let Some(_helper) = Helper::install(fs_type) else {
+            return;
+        };
         let node = Node::prepare("alder", &[]);
         let mut mount = Command::new("mount");
-        mount.args(["-t", fs_type]).arg(node.state()).arg(node.mountpoint());
-        mount.args(["-o", "_netdev,nofail,allow_other,name=alder,listen=127.0.0.1:0,no_mdns"]);
+        mount
+            .args(["-t", fs_type])
+            .arg(node.state())
+            .arg(node.mountpoint());
+        mount.args([
+            "-o",
+            "_netdev,nofail,allow_other,name=alder,listen=127.0.0.1:0,no_mdns",
+        ]);
         run(&mut mount, COMMAND).ok();
         let mut findmnt = Command::new("findmnt");
-        let said = run(findmnt.args(["-n", "-o", "FSTYPE"]).arg(node.mountpoint()), COMMAND).ok();
+        let said = run(
+            findmnt.args(["-n", "-o", "FSTYPE"]).arg(node.mountpoint()),
+            COMMAND,
+        )
+        .ok();
         assert_eq!(said.stdout.trim(), "fuse.meshbox", "-t {fs_type}");
         assert_eq!(node.status()["name"], "alder", "-t {fs_type}");
         let pid = node.pid();
@@ -58,11 +70,17 @@ fn mount_8_mounts_by_both_types_and_findmnt_and_umount_agree() {
 #[test]
 fn mount_8_shows_the_error_of_the_daemon_and_fails() {
     needs_mounts!();
-    let Some(_helper) = Helper::install("meshbox") else { return };
+    let Some(_helper) = Helper::install("meshbox") else {
+        return;
+    };
     let node = Node::prepare("alder", &[]);
     fs::write(node.mountpoint().join("precious"), b"").unwrap();
     let mut mount = Command::new("mount");
-    mount.args(["-t", "meshbox"]).arg(node.state()).arg(node.mountpoint()).args(["-o", "no_mdns"]);
+    mount
+        .args(["-t", "meshbox"])
+        .arg(node.state())
+        .arg(node.mountpoint())
+        .args(["-o", "no_mdns"]);
     run(&mut mount, COMMAND).fails_saying(&["empty"]);
     assert_eq!(mounted_type(&node.mountpoint()), None);
 }
@@ -75,7 +93,8 @@ fn other_users_see_a_mount_with_allow_other_only() {
         open_to_all(node.root());
         node.mount(&[]).ok();
         let mut list = Command::new("setpriv");
-        list.args(["--reuid=65534", "--regid=65534", "--clear-groups", "ls"]).arg(node.mountpoint());
+        list.args(["--reuid=65534", "--regid=65534", "--clear-groups", "ls"])
+            .arg(node.mountpoint());
         let ran = run(&mut list, COMMAND);
         assert_eq!(ran.code == Some(0), allowed, "{options:?}: {ran:?}");
     }
@@ -96,20 +115,33 @@ fn the_units_in_packaging_hold_before_systemd_analyze() {
     let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
     let dir = tempfile::tempdir().unwrap();
     let mut units = Vec::new();
-    for entry in fs::read_dir(&packaging).expect("packaging/ is part of the repository").flatten() {
+    for entry in fs::read_dir(&packaging)
+        .expect("packaging/ is part of the repository")
+        .flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
         if !(name.ends_with(".service") || name.ends_with(".mount")) {
             continue;
         }
         let text = fs::read_to_string(entry.path()).unwrap();
-        let text = text.replace("/usr/local/bin/meshbox", BIN).replace("/usr/bin/meshbox", BIN);
+        let text = text
+            .replace("/usr/local/bin/meshbox", BIN)
+            .replace("/usr/bin/meshbox", BIN);
         let unit = dir.path().join(name.replace("@.", "@site."));
         fs::write(&unit, text).unwrap();
         units.push(unit);
     }
     assert!(!units.is_empty(), "no unit in packaging/");
     for unit in units {
-        let ran = run(Command::new("systemd-analyze").arg("verify").arg(&unit), COMMAND);
-        assert_eq!((ran.code, ran.stderr.trim()), (Some(0), ""), "{}", unit.display());
+        let ran = run(
+            Command::new("systemd-analyze").arg("verify").arg(&unit),
+            COMMAND,
+        );
+        assert_eq!(
+            (ran.code, ran.stderr.trim()),
+            (Some(0), ""),
+            "{}",
+            unit.display()
+        );
     }
 }

@@ -8,7 +8,9 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use common::watcher::Watcher;
-use common::{ARRIVES, COMMAND, Node, run, SIZES, bytes, cp, files_below, sha256, sha256_file, wait_until};
+use common::{
+    ARRIVES, COMMAND, Node, SIZES, bytes, cp, files_below, run, sha256, sha256_file, wait_until,
+};
 
 #[test]
 fn every_interesting_size_arrives_whole() {
@@ -18,12 +20,23 @@ fn every_interesting_size_arrives_whole() {
     for (name, size) in SIZES {
         watcher.allow(name, &bytes(size, size));
     }
-    let sent: Vec<_> = SIZES.iter().map(|(name, size)| (*name, alder.put(name, &bytes(*size, *size)))).collect();
+    let sent: Vec<_> = SIZES
+        .iter()
+        .map(|(name, size)| (*name, alder.put(name, &bytes(*size, *size))))
+        .collect();
     for (name, sha) in &sent {
         birch.wait_arrived(name, sha);
         alder.wait_delivered(name);
-        assert_eq!(Node::attribute(&birch.inbox(name), "sha256"), *sha, "{name}");
-        assert_eq!(Node::attribute(&birch.inbox(name), "from"), "alder", "{name}");
+        assert_eq!(
+            Node::attribute(&birch.inbox(name), "sha256"),
+            *sha,
+            "{name}"
+        );
+        assert_eq!(
+            Node::attribute(&birch.inbox(name), "from"),
+            "alder",
+            "{name}"
+        );
     }
     watcher.finish();
 }
@@ -40,7 +53,10 @@ fn a_large_file_arrives_whole_and_moves_its_bytes_once() {
     birch.wait_arrived("large.bin", &sha);
     alder.wait_delivered("large.bin");
     let sent = alder.count("bytes_sent");
-    assert!((SIZE..SIZE + SIZE / 10).contains(&sent), "sent {sent} bytes for {SIZE}");
+    assert!(
+        (SIZE..SIZE + SIZE / 10).contains(&sent),
+        "sent {sent} bytes for {SIZE}"
+    );
     assert!(Node::attribute(&alder.outbox("large.bin"), "state").starts_with("delivered"));
     watcher.finish();
 }
@@ -53,7 +69,10 @@ fn both_directions_work() {
     let back = birch.put("back.bin", &bytes(2, 300_000));
     birch.wait_arrived("there.bin", &there);
     alder.wait_arrived("back.bin", &back);
-    assert!(!alder.inbox("there.bin").exists(), "what we sent does not come back to us");
+    assert!(
+        !alder.inbox("there.bin").exists(),
+        "what we sent does not come back to us"
+    );
 }
 
 #[test]
@@ -62,16 +81,27 @@ fn a_tree_of_three_hundred_files_keeps_its_layout() {
     let (alder, birch) = Node::pair();
     let source = alder.root().join("src").join("tree");
     for index in 0..300u64 {
-        let dir = source.join(format!("d{}", index % 7)).join(format!("e{}", index % 3));
+        let dir = source
+            .join(format!("d{}", index % 7))
+            .join(format!("e{}", index % 3));
         fs::create_dir_all(&dir).unwrap();
-        fs::write(dir.join(format!("f{index}")), bytes(index, 1 + index * 97 % 9_000)).unwrap();
+        fs::write(
+            dir.join(format!("f{index}")),
+            bytes(index, 1 + index * 97 % 9_000),
+        )
+        .unwrap();
     }
     cp(&source, &alder.outbox(""));
     let want = files_below(&source);
     assert_eq!(want.len(), 300);
-    wait_until("all 300 files are there", ARRIVES, || files_below(&birch.inbox("tree")) == want);
+    wait_until("all 300 files are there", ARRIVES, || {
+        files_below(&birch.inbox("tree")) == want
+    });
     for path in &want {
-        let (a, b) = (sha256_file(&source.join(path)).unwrap(), sha256_file(&birch.inbox("tree").join(path)).unwrap());
+        let (a, b) = (
+            sha256_file(&source.join(path)).unwrap(),
+            sha256_file(&birch.inbox("tree").join(path)).unwrap(),
+        );
         assert_eq!(a, b, "{}", path.display());
     }
 }
@@ -83,10 +113,17 @@ fn s04_a_change_that_keeps_size_and_mtime_is_sent() {
     let (alder, birch) = Node::pair();
     let first = alder.put("same", b"aaaaaaaa");
     birch.wait_arrived("same", &first);
-    let mtime = fs::metadata(alder.outbox("same")).unwrap().modified().unwrap();
-    let mut file = OpenOptions::new().write(true).open(alder.outbox("same")).unwrap();
+    let mtime = fs::metadata(alder.outbox("same"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(alder.outbox("same"))
+        .unwrap();
     file.write_all(b"bbbbbbbb").unwrap();
-    file.set_times(FileTimes::new().set_modified(mtime)).unwrap();
+    file.set_times(FileTimes::new().set_modified(mtime))
+        .unwrap();
     drop(file);
     birch.wait_arrived("same", &sha256(b"bbbbbbbb"));
 }
@@ -99,19 +136,33 @@ fn appending_and_truncating_send_a_new_version() {
     let sha = alder.put("log", &content);
     birch.wait_arrived("log", &sha);
 
-    let mut file = OpenOptions::new().append(true).open(alder.outbox("log")).unwrap();
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(alder.outbox("log"))
+        .unwrap();
     file.write_all(b"one more line\n").unwrap();
     drop(file);
     content.extend_from_slice(b"one more line\n");
     birch.wait_arrived("log", &sha256(&content));
 
-    OpenOptions::new().write(true).open(alder.outbox("log")).unwrap().set_len(1_000).unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(alder.outbox("log"))
+        .unwrap()
+        .set_len(1_000)
+        .unwrap();
     content.truncate(1_000);
     birch.wait_arrived("log", &sha256(&content));
 
     // truncate(2) by path: no open and no close ever happen
     let script = "truncate($ARGV[0], 10) or die $!";
-    run(Command::new("perl").args(["-e", script]).arg(alder.outbox("log")), COMMAND).ok();
+    run(
+        Command::new("perl")
+            .args(["-e", script])
+            .arg(alder.outbox("log")),
+        COMMAND,
+    )
+    .ok();
     content.truncate(10);
     birch.wait_arrived("log", &sha256(&content));
 }
@@ -143,7 +194,10 @@ fn equal_content_dropped_again_moves_no_bytes() {
     birch.wait_arrived("second.bin", &sha);
     alder.wait_delivered("second.bin");
     assert_eq!(alder.count("bytes_sent"), before);
-    let (one, two) = (File::open(birch.inbox("first.bin")), File::open(birch.inbox("second.bin")));
+    let (one, two) = (
+        File::open(birch.inbox("first.bin")),
+        File::open(birch.inbox("second.bin")),
+    );
     assert!(one.is_ok() && two.is_ok(), "both names are there");
 }
 
@@ -155,7 +209,9 @@ fn s03_a_peer_that_was_offline_at_send_gets_everything_later() {
     birch.stop();
     let small = alder.put("while-away/small", b"small");
     let large = alder.put("while-away/large", &bytes(11, 5 << 20));
-    wait_until("the send is queued", ARRIVES, || !alder.outbound_state("while-away/large").is_empty());
+    wait_until("the send is queued", ARRIVES, || {
+        !alder.outbound_state("while-away/large").is_empty()
+    });
     assert_ne!(alder.outbound_state("while-away/large"), "delivered");
     birch.restart();
     birch.wait_arrived("while-away/small", &small);
@@ -170,7 +226,9 @@ fn a_file_removed_from_the_outbox_while_queued_still_arrives() {
     let (alder, birch) = Node::pair();
     birch.stop();
     let sha = alder.put("gone", &bytes(12, 2 << 20));
-    wait_until("the send is queued", ARRIVES, || alder.outbound_state("gone") == "queued");
+    wait_until("the send is queued", ARRIVES, || {
+        alder.outbound_state("gone") == "queued"
+    });
     fs::remove_file(alder.outbox("gone")).unwrap();
     birch.restart();
     birch.wait_arrived("gone", &sha);
@@ -185,11 +243,16 @@ fn sealed_bytes_arrive_also_when_the_file_changes_before_they_are_fetched() {
     let first = bytes(13, 2 << 20);
     watcher.allow("doc", &first);
     alder.put("doc", &first);
-    wait_until("the first version is queued", ARRIVES, || alder.outbound_state("doc") == "queued");
+    wait_until("the first version is queued", ARRIVES, || {
+        alder.outbound_state("doc") == "queued"
+    });
     let mut second = first.clone();
     second[..5].copy_from_slice(b"later");
     watcher.allow("doc", &second);
-    let mut file = OpenOptions::new().write(true).open(alder.outbox("doc")).unwrap();
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(alder.outbox("doc"))
+        .unwrap();
     file.write_all(b"later").unwrap();
     drop(file);
     birch.restart();
@@ -228,7 +291,10 @@ fn s08_a_consumed_file_never_returns() {
         alder.restart();
         alder.wait_connected(&birch);
         alder.marker(&format!("marker-{round}"), &birch);
-        assert!(!birch.inbox("once").exists(), "it came back after restart {round}");
+        assert!(
+            !birch.inbox("once").exists(),
+            "it came back after restart {round}"
+        );
     }
 }
 
@@ -249,7 +315,11 @@ fn s06_a_restart_sends_nothing_again() {
     alder.marker("after", &birch);
     let status = alder.status();
     let rows = status["outbound"].as_array().unwrap();
-    assert_eq!(rows.iter().filter(|row| row["path"] == "stay").count(), 1, "{status:#}");
+    assert_eq!(
+        rows.iter().filter(|row| row["path"] == "stay").count(),
+        1,
+        "{status:#}"
+    );
     assert!(alder.count("bytes_sent") < 1_000, "{status:#}");
 }
 
@@ -268,7 +338,11 @@ fn a_newer_version_replaces_the_older_and_open_readers_keep_theirs() {
     let mut rest = Vec::new();
     reader.read_to_end(&mut rest).unwrap();
     head.extend_from_slice(&rest);
-    assert!(head == old, "the open reader saw {} bytes that are not the old version", head.len());
+    assert!(
+        head == old,
+        "the open reader saw {} bytes that are not the old version",
+        head.len()
+    );
     assert_eq!(files_below(&birch.inbox("")).len(), 1);
 }
 
@@ -306,7 +380,9 @@ fn s01_many_files_at_once_all_arrive() {
     }
     cp(&source, &alder.outbox(""));
     let want = files_below(&source);
-    wait_until("all are there", ARRIVES, || files_below(&birch.inbox("many")) == want);
+    wait_until("all are there", ARRIVES, || {
+        files_below(&birch.inbox("many")) == want
+    });
 }
 
 /// Bug S7: a writer that pauses longer than the poll interval was sent half-written.

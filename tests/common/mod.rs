@@ -7,7 +7,8 @@
 //! 3. A live mountpoint is never removed: if detaching fails, the temporary directory stays.
 //! 4. No sleeping for "long enough": [`wait_until`] looks at a condition until a deadline. That something does *not*
 //!    happen is shown by sending a marker after it and waiting for the marker.
-#![allow(dead_code)] // each test binary uses its own part of this module
+// Each test binary includes this module and uses its own part of it.
+#![allow(dead_code, unreachable_pub)]
 
 pub mod watcher;
 
@@ -41,14 +42,14 @@ pub const NODE_LIFE: Duration = Duration::from_secs(540);
 
 /// Sizes at which something changes, with the reason.
 pub const SIZES: [(&str, u64); 8] = [
-    ("empty", 0),                         // never written: settles on another rule, has no chunk
-    ("one", 1),                           // the smallest content
-    ("inline-1", 64 * 1024 - 1),          // the largest but one inside an offer
-    ("inline", 64 * 1024),                // the largest inside an offer
-    ("inline+1", 64 * 1024 + 1),          // the smallest fetched by range
-    ("chunk-1", 1024 * 1024 - 1),         // one short chunk
-    ("chunk", 1024 * 1024),               // exactly one chunk
-    ("chunk+1", 1024 * 1024 + 1),         // a second chunk of one byte
+    ("empty", 0),                 // never written: settles on another rule, has no chunk
+    ("one", 1),                   // the smallest content
+    ("inline-1", 64 * 1024 - 1),  // the largest but one inside an offer
+    ("inline", 64 * 1024),        // the largest inside an offer
+    ("inline+1", 64 * 1024 + 1),  // the smallest fetched by range
+    ("chunk-1", 1024 * 1024 - 1), // one short chunk
+    ("chunk", 1024 * 1024),       // exactly one chunk
+    ("chunk+1", 1024 * 1024 + 1), // a second chunk of one byte
 ];
 
 /// Ends the test with a printed reason where file systems cannot be mounted. With `MESHBOX_TESTS_MUST_MOUNT=1` (set by
@@ -69,7 +70,12 @@ macro_rules! needs_mounts {
 
 /// Why no file system can be mounted here, if so.
 pub fn cannot_mount() -> Option<String> {
-    if File::options().read(true).write(true).open("/dev/fuse").is_err() {
+    if File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .is_err()
+    {
         return Some("/dev/fuse is missing or not accessible".into());
     }
     if !is_root() {
@@ -114,10 +120,16 @@ impl Ran {
     /// Panics unless the command failed with an exit code and said each of `words` on standard error.
     #[track_caller]
     pub fn fails_saying(self, words: &[&str]) -> Self {
-        assert!(!matches!(self.code, Some(0) | None), "should have failed: {self:#?}");
+        assert!(
+            !matches!(self.code, Some(0) | None),
+            "should have failed: {self:#?}"
+        );
         let said = self.stderr.to_lowercase();
         for word in words {
-            assert!(said.contains(&word.to_lowercase()), "no {word:?} in: {self:#?}");
+            assert!(
+                said.contains(&word.to_lowercase()),
+                "no {word:?} in: {self:#?}"
+            );
         }
         self
     }
@@ -141,7 +153,11 @@ pub fn run(command: &mut Command, limit: Duration) -> Ran {
         file.read_to_end(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    Ran { code, stdout: text(&mut out), stderr: text(&mut err) }
+    Ran {
+        code,
+        stdout: text(&mut out),
+        stderr: text(&mut err),
+    }
 }
 
 /// Waits for a child; kills it at the limit.
@@ -200,10 +216,15 @@ pub struct Seeded(u64);
 impl Seeded {
     /// Takes the seed from the environment or the clock, and prints it.
     pub fn new() -> Self {
-        let seed = std::env::var("MESHBOX_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-            now.as_nanos() as u64
-        });
+        let seed = std::env::var("MESHBOX_TEST_SEED")
+            .ok()
+            .and_then(|s| s.parse().ok())
+            .unwrap_or_else(|| {
+                let now = std::time::SystemTime::now()
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap();
+                now.as_nanos() as u64
+            });
         eprintln!("to repeat: MESHBOX_TEST_SEED={seed}");
         Self(seed | 1)
     }
@@ -283,7 +304,9 @@ pub fn processes_of(root: &Path) -> Vec<i32> {
     let needle = root.to_string_lossy().into_owned();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
         if !exe.to_string_lossy().starts_with(BIN) {
             continue;
@@ -346,7 +369,10 @@ impl Deadline {
                 clear_away(&root, &mountpoint);
             }
         });
-        Self { cancel: Some(cancel), thread: Some(thread) }
+        Self {
+            cancel: Some(cancel),
+            thread: Some(thread),
+        }
     }
 }
 
@@ -371,12 +397,20 @@ pub struct Node {
 impl Node {
     /// A node that is not started yet. `options` are added to every `meshbox mount`.
     pub fn prepare(name: &str, options: &[&str]) -> Self {
-        let root = tempfile::Builder::new().prefix(&format!("meshbox-{name}-")).tempdir().unwrap();
+        let root = tempfile::Builder::new()
+            .prefix(&format!("meshbox-{name}-"))
+            .tempdir()
+            .unwrap();
         fs::create_dir(root.path().join("mnt")).unwrap();
         fs::create_dir(root.path().join("src")).unwrap();
         let deadline = Deadline::new(root.path().to_path_buf(), root.path().join("mnt"));
         let options = options.iter().map(|o| (*o).to_owned()).collect();
-        Self { name: name.to_owned(), options, root: Some(root), deadline: Some(deadline) }
+        Self {
+            name: name.to_owned(),
+            options,
+            root: Some(root),
+            deadline: Some(deadline),
+        }
     }
 
     /// A node that begins a group.
@@ -439,14 +473,27 @@ impl Node {
     pub fn mount(&self, more: &[&str]) -> Ran {
         let (state, mountpoint) = (self.state(), self.mountpoint());
         let mut command = meshbox(&["mount"]);
-        command.arg(mountpoint).arg("--state").arg(state).args(["--name", &self.name]);
-        command.args(["--listen", "127.0.0.1:0", "--no-mdns"]).args(&self.options).args(more);
+        command
+            .arg(mountpoint)
+            .arg("--state")
+            .arg(state)
+            .args(["--name", &self.name]);
+        command
+            .args(["--listen", "127.0.0.1:0", "--no-mdns"])
+            .args(&self.options)
+            .args(more);
         run(&mut command, COMMAND)
     }
 
     /// Runs `meshbox COMMAND --state … MORE`.
     pub fn run(&self, command: &str, more: &[&str]) -> Ran {
-        run(meshbox(&[command]).arg("--state").arg(self.state()).args(more), COMMAND)
+        run(
+            meshbox(&[command])
+                .arg("--state")
+                .arg(self.state())
+                .args(more),
+            COMMAND,
+        )
     }
 
     /// The line that invites others.
@@ -465,17 +512,25 @@ impl Node {
     #[track_caller]
     pub fn count(&self, name: &str) -> u64 {
         let status = self.status();
-        status["counts"][name].as_u64().unwrap_or_else(|| panic!("no counts.{name} in {status:#}"))
+        status["counts"][name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no counts.{name} in {status:#}"))
     }
 
     /// Waits until `other` has proved membership on a connection that is up.
     #[track_caller]
     pub fn wait_connected(&self, other: &Node) {
-        wait_until(&format!("{} is connected to {}", self.name, other.name), ARRIVES, || {
-            let status = self.status();
-            let peers = status["peers"].as_array().cloned().unwrap_or_default();
-            peers.iter().any(|p| p["name"] == other.name.as_str() && p["connected"] == true)
-        });
+        wait_until(
+            &format!("{} is connected to {}", self.name, other.name),
+            ARRIVES,
+            || {
+                let status = self.status();
+                let peers = status["peers"].as_array().cloned().unwrap_or_default();
+                peers
+                    .iter()
+                    .any(|p| p["name"] == other.name.as_str() && p["connected"] == true)
+            },
+        );
     }
 
     /// The state that status shows for the newest bundle of `path`; empty if there is none.
@@ -483,24 +538,30 @@ impl Node {
         let status = self.status();
         let rows = status["outbound"].as_array().cloned().unwrap_or_default();
         let row = rows.iter().find(|row| row["path"] == path);
-        row.and_then(|row| row["state"].as_str()).unwrap_or_default().to_owned()
+        row.and_then(|row| row["state"].as_str())
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// Waits until every recipient of `path` has given its receipt.
     #[track_caller]
     pub fn wait_delivered(&self, path: &str) {
-        wait_until(&format!("{path} of {} is delivered", self.name), ARRIVES, || {
-            self.outbound_state(path) == "delivered"
-        });
+        wait_until(
+            &format!("{path} of {} is delivered", self.name),
+            ARRIVES,
+            || self.outbound_state(path) == "delivered",
+        );
     }
 
     /// Waits until `path` in the inbox has this SHA-256.
     #[track_caller]
     pub fn wait_arrived(&self, path: &str, sha: &str) {
         let at = self.inbox(path);
-        wait_until(&format!("{path} is whole in the inbox of {}", self.name), ARRIVES, || {
-            sha256_file(&at).is_ok_and(|found| found == sha)
-        });
+        wait_until(
+            &format!("{path} is whole in the inbox of {}", self.name),
+            ARRIVES,
+            || sha256_file(&at).is_ok_and(|found| found == sha),
+        );
     }
 
     /// Sends bytes under `path` through `cp`; gives their SHA-256.
@@ -538,7 +599,9 @@ impl Node {
         let ours = processes_of(self.root());
         locks.lines().find_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let at = fields.iter().position(|f| f.ends_with(&format!(":{ino}")))?;
+            let at = fields
+                .iter()
+                .position(|f| f.ends_with(&format!(":{ino}")))?;
             let pid: i32 = fields.get(at.checked_sub(1)?)?.parse().ok()?;
             ours.contains(&pid).then_some(pid)
         })
@@ -563,9 +626,15 @@ impl Node {
     /// Waits until the daemon `pid` has ended and nothing is mounted.
     #[track_caller]
     pub fn assert_gone(&self, pid: Option<i32>) {
-        wait_until("the daemon has ended", COMMAND, || !pid.is_some_and(is_running));
-        wait_until("nothing is mounted", COMMAND, || mounted_type(&self.mountpoint()).is_none());
-        wait_until("no process is left", COMMAND, || processes_of(self.root()).is_empty());
+        wait_until("the daemon has ended", COMMAND, || {
+            !pid.is_some_and(is_running)
+        });
+        wait_until("nothing is mounted", COMMAND, || {
+            mounted_type(&self.mountpoint()).is_none()
+        });
+        wait_until("no process is left", COMMAND, || {
+            processes_of(self.root()).is_empty()
+        });
     }
 
     /// Starts the daemon again on the same state.

@@ -44,13 +44,21 @@ impl Watcher {
                 }
             }
         });
-        Self { found, stop, thread: Some(thread) }
+        Self {
+            found,
+            stop,
+            thread: Some(thread),
+        }
     }
 
     /// Allows `bytes` to appear under `path`. To be called before they are sent.
     pub fn allow(&self, path: &str, bytes: &[u8]) {
         let mut found = self.found.lock().unwrap();
-        found.allowed.entry(path.into()).or_default().insert(sha256(bytes));
+        found
+            .allowed
+            .entry(path.into())
+            .or_default()
+            .insert(sha256(bytes));
     }
 
     /// Ends the watch; panics if anything wrong was ever visible, or if it never looked.
@@ -59,7 +67,11 @@ impl Watcher {
         self.end();
         let found = self.found.lock().unwrap();
         assert!(found.rounds > 0, "the watcher never looked");
-        assert!(found.wrong.is_empty(), "visible and wrong: {:#?}", found.wrong);
+        assert!(
+            found.wrong.is_empty(),
+            "visible and wrong: {:#?}",
+            found.wrong
+        );
     }
 
     fn end(&mut self) {
@@ -77,19 +89,37 @@ impl Drop for Watcher {
 }
 
 /// One look: hashes whatever was not hashed before in this very version.
-fn look(inbox: &PathBuf, found: &Mutex<Found>, hashed: &mut HashSet<(PathBuf, u64, u64, i64, i64)>) {
+fn look(
+    inbox: &PathBuf,
+    found: &Mutex<Found>,
+    hashed: &mut HashSet<(PathBuf, u64, u64, i64, i64)>,
+) {
     for path in files_below(inbox) {
         let at = inbox.join(&path);
         let Ok(meta) = at.metadata() else { continue };
-        let version = (path.clone(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+        let version = (
+            path.clone(),
+            meta.ino(),
+            meta.size(),
+            meta.mtime(),
+            meta.mtime_nsec(),
+        );
         if hashed.contains(&version) {
             continue;
         }
         let Ok(sha) = sha256_file(&at) else { continue };
         hashed.insert(version);
         let mut found = found.lock().unwrap();
-        if !found.allowed.get(&path).is_some_and(|allowed| allowed.contains(&sha)) {
-            found.wrong.push(format!("{} ({} bytes, sha256 {sha})", path.display(), meta.size()));
+        if !found
+            .allowed
+            .get(&path)
+            .is_some_and(|allowed| allowed.contains(&sha))
+        {
+            found.wrong.push(format!(
+                "{} ({} bytes, sha256 {sha})",
+                path.display(),
+                meta.size()
+            ));
         }
         found.seen.insert((path, sha));
     }
