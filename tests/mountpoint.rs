@@ -31,7 +31,7 @@ impl Helper {
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        fs::remove_file(&self.0).ok();
     }
 }
 

@@ -168,7 +168,7 @@ pub fn wait_child(child: &mut Child, limit: Duration) -> Option<i32> {
             return status.code();
         }
         if Instant::now() >= end {
-            let _ = child.kill();
+            child.kill().ok();
             // A process killed inside a hung mount ends only when the mount does; do not wait for it.
             return None;
         }
@@ -266,7 +266,7 @@ pub fn sha256_file(path: &Path) -> std::io::Result<String> {
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
+        write!(out, "{b:02x}").ok();
         out
     })
 }
@@ -334,7 +334,7 @@ pub fn is_running(pid: i32) -> bool {
 /// Sends a signal; a process that is gone is fine.
 pub fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
-        let _ = kill_process(pid, signal);
+        kill_process(pid, signal).ok();
     }
 }
 
@@ -380,7 +380,7 @@ impl Drop for Deadline {
     fn drop(&mut self) {
         self.cancel.take();
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            thread.join().ok();
         }
     }
 }

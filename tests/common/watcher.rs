@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -77,7 +77,7 @@ impl Watcher {
     fn end(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            thread.join().ok();
         }
     }
 }
@@ -89,11 +89,7 @@ impl Drop for Watcher {
 }
 
 /// One look: hashes whatever was not hashed before in this very version.
-fn look(
-    inbox: &PathBuf,
-    found: &Mutex<Found>,
-    hashed: &mut HashSet<(PathBuf, u64, u64, i64, i64)>,
-) {
+fn look(inbox: &Path, found: &Mutex<Found>, hashed: &mut HashSet<(PathBuf, u64, u64, i64, i64)>) {
     for path in files_below(inbox) {
         let at = inbox.join(&path);
         let Ok(meta) = at.metadata() else { continue };
