@@ -34,7 +34,11 @@ pub struct Fs {}
 
 impl Fs {
     /// Builds the tree over the spool, feeds `ready` what recovery found, and starts the timer and blocking threads.
-    pub fn new(spool: Arc<Spool>, config: FsConfig, status: Arc<dyn StatusFiles>) -> std::io::Result<Arc<Self>> {
+    pub fn new(
+        spool: Arc<Spool>,
+        config: FsConfig,
+        status: Arc<dyn StatusFiles>,
+    ) -> std::io::Result<Arc<Self>> {
         let _ = (spool, config, status);
         todo!()
     }
