@@ -504,7 +504,7 @@ impl Node {
 
     /// `meshbox status --json`; `Null` while the daemon does not answer.
     pub fn status(&self) -> Value {
-        let ran = self.run("status", &["--json"]);
+        let ran = self.run("status", &["--json", "--limit", "1000"]);
         serde_json::from_str(&ran.stdout).unwrap_or(Value::Null)
     }
 
