@@ -112,13 +112,19 @@ pub struct Fs {
 
 impl fmt::Debug for Fs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fs").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Fs")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
 impl Fs {
     /// Builds the tree over the spool, feeds `ready` what recovery found, and starts the timer and blocking threads.
-    pub fn new(spool: Arc<Spool>, config: FsConfig, status: Arc<dyn StatusFiles>) -> std::io::Result<Arc<Self>> {
+    pub fn new(
+        spool: Arc<Spool>,
+        config: FsConfig,
+        status: Arc<dyn StatusFiles>,
+    ) -> std::io::Result<Arc<Self>> {
         Self::over(spool, config, status)
     }
 
@@ -133,8 +139,13 @@ impl Fs {
         let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore)));
         let outbox = open_root(&spool.outbox_root())?;
         let inbox = open_root(&spool.inbox_root())?;
-        let nodes = Nodes::new(rustix::fs::fstat(&outbox)?.st_ino, rustix::fs::fstat(&inbox)?.st_ino);
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let nodes = Nodes::new(
+            rustix::fs::fstat(&outbox)?.st_ino,
+            rustix::fs::fstat(&inbox)?.st_ino,
+        );
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let fs = Arc::new(Self {
             config,
             status,
@@ -147,22 +158,34 @@ impl Fs {
             readiness: readiness.clone(),
             notices: Notices::new(),
             timer: Mutex::new(None),
-            owner: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-            started: Time { secs: since_1970.as_secs() as i64, nanos: since_1970.subsec_nanos() },
+            owner: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
+            started: Time {
+                secs: since_1970.as_secs() as i64,
+                nanos: since_1970.subsec_nanos(),
+            },
             spool,
         });
         for file in fs.spool.recovered() {
-            readiness.feed(Event::Recovered { ino: file.ino, path: file.path, incomplete: file.incomplete });
+            readiness.feed(Event::Recovered {
+                ino: file.ino,
+                path: file.path,
+                incomplete: file.incomplete,
+            });
         }
         fs.spool.observe_inbox(inbox::observer(&fs));
         let weak = Arc::downgrade(&fs);
-        let timer = thread::Builder::new().name("ready-timer".into()).spawn(move || {
-            readiness.run(|action| {
-                if let Some(fs) = weak.upgrade() {
-                    fs.carry_out(action);
-                }
-            });
-        })?;
+        let timer = thread::Builder::new()
+            .name("ready-timer".into())
+            .spawn(move || {
+                readiness.run(|action| {
+                    if let Some(fs) = weak.upgrade() {
+                        fs.carry_out(action);
+                    }
+                });
+            })?;
         *fs.timer.lock() = Some(timer);
         Ok(fs)
     }
@@ -220,7 +243,9 @@ impl Fs {
             Ok(stat) if stat.st_ino == backing.ino => Ok(stat),
             Ok(_) | Err(_) => {
                 let open = self.nodes.lock().any_open(id);
-                open.map_or(Err(FsError::Stale), |open| Ok(rustix::fs::fstat(&open.file)?))
+                open.map_or(Err(FsError::Stale), |open| {
+                    Ok(rustix::fs::fstat(&open.file)?)
+                })
             }
         }
     }
@@ -235,13 +260,25 @@ impl Fs {
     }
 
     /// Makes known to the kernel what was found at a name.
-    fn entry(&self, parent: NodeId, name: &[u8], area: Area, stat: &Stat) -> Result<Entry, FsError> {
-        let id = self.nodes.lock().found(parent, name, backing_of(area, stat))?;
+    fn entry(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        area: Area,
+        stat: &Stat,
+    ) -> Result<Entry, FsError> {
+        let id = self
+            .nodes
+            .lock()
+            .found(parent, name, backing_of(area, stat))?;
         let ttl = match area {
             Area::Outbox => OUTBOX_TTL,
             Area::Inbox => INBOX_TTL,
         };
-        Ok(Entry { attr: self.attr(id, stat), ttl })
+        Ok(Entry {
+            attr: self.attr(id, stat),
+            ttl,
+        })
     }
 
     /// Looks up a name.
@@ -274,7 +311,11 @@ impl Fs {
 
     /// How long the attributes of a node may be believed.
     pub fn ttl(&self, id: NodeId) -> Duration {
-        if status::is_generated(id) { attr::STATUS_TTL } else { OUTBOX_TTL }
+        if status::is_generated(id) {
+            attr::STATUS_TTL
+        } else {
+            OUTBOX_TTL
+        }
     }
 
     /// Free space: that of the spool's file system.
@@ -309,7 +350,10 @@ impl Fs {
         Ok(match place.area {
             Area::Inbox => self.spool.inbox_state(&path),
             Area::Outbox => match self.readiness.shown(backing.ino, &path) {
-                Some(shown) => FileState { state: shown.to_string(), ..FileState::default() },
+                Some(shown) => FileState {
+                    state: shown.to_string(),
+                    ..FileState::default()
+                },
                 None => self.spool.outbox_state(&path, backing.ino),
             },
         })

@@ -18,13 +18,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
+    TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{Attr, Caching, Caller, Entry, Fs, FsError, Kind, Named, NodeId, Opened, SetAttr, SetTime, Time};
+use crate::fs::{
+    Attr, Caching, Caller, Entry, Fs, FsError, Kind, Named, NodeId, Opened, SetAttr, SetTime, Time,
+};
 
 /// What we ask of the kernel, each only if it offers it. Nothing that fuser 0.18 cannot honour.
 const CAPABILITIES: [InitFlags; 6] = [
@@ -62,7 +65,11 @@ impl Serving {
 /// be true exactly when the mount has `allow_other`.
 pub fn serve(fs: Arc<Fs>, fd: OwnedFd, threads: usize, all_users: bool) -> io::Result<Serving> {
     let mut config = Config::default();
-    config.acl = if all_users { SessionACL::All } else { SessionACL::Owner };
+    config.acl = if all_users {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
     config.n_threads = Some(threads.max(MIN_THREADS));
     let acl = config.acl;
     let session = Session::from_fd(Adapter { fs: fs.clone() }, fd, acl, config)?;
@@ -72,7 +79,9 @@ pub fn serve(fs: Arc<Fs>, fd: OwnedFd, threads: usize, all_users: bool) -> io::R
             tracing::debug!(%error, "the kernel did not take a notice of a replaced name");
         }
     }))?;
-    Ok(Serving { session: session.spawn()? })
+    Ok(Serving {
+        session: session.spawn()?,
+    })
 }
 
 thread_local! {
@@ -87,7 +96,11 @@ struct Adapter {
 /// Runs one operation. If it panics, its reply is dropped on the way, which answers EIO.
 fn guarded(op: &'static str, node: INodeNo, f: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(f)).is_err() {
-        tracing::error!(op, node = node.0, "a file operation panicked; its caller got EIO");
+        tracing::error!(
+            op,
+            node = node.0,
+            "a file operation panicked; its caller got EIO"
+        );
     }
 }
 
@@ -103,7 +116,11 @@ fn failed(op: &'static str, node: INodeNo, error: &FsError) -> Errno {
 }
 
 fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), tid: req.pid() }
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+        tid: req.pid(),
+    }
 }
 
 fn id(ino: INodeNo) -> NodeId {
@@ -111,7 +128,10 @@ fn id(ino: INodeNo) -> NodeId {
 }
 
 fn at(parent: INodeNo, name: &OsStr) -> Named<'_> {
-    Named { parent: id(parent), name: name.as_bytes() }
+    Named {
+        parent: id(parent),
+        name: name.as_bytes(),
+    }
 }
 
 fn system_time(time: Time) -> SystemTime {
@@ -120,18 +140,30 @@ fn system_time(time: Time) -> SystemTime {
     } else {
         UNIX_EPOCH.checked_sub(Duration::from_secs(time.secs.unsigned_abs()))
     };
-    whole.and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanos.into()))).unwrap_or(UNIX_EPOCH)
+    whole
+        .and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanos.into())))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(time) => SetTime::At(match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => Time { secs: after.as_secs().cast_signed(), nanos: after.subsec_nanos() },
+            Ok(after) => Time {
+                secs: after.as_secs().cast_signed(),
+                nanos: after.subsec_nanos(),
+            },
             Err(before) => {
                 let before = before.duration();
                 let (secs, nanos) = (-before.as_secs().cast_signed(), before.subsec_nanos());
-                if nanos == 0 { Time { secs, nanos } } else { Time { secs: secs - 1, nanos: 1_000_000_000 - nanos } }
+                if nanos == 0 {
+                    Time { secs, nanos }
+                } else {
+                    Time {
+                        secs: secs - 1,
+                        nanos: 1_000_000_000 - nanos,
+                    }
+                }
             }
         }),
     }
@@ -189,7 +221,13 @@ fn reply_empty(op: &'static str, node: INodeNo, result: Result<(), FsError>, rep
 }
 
 /// Answers an operation that gives an attribute value or a list, of which the caller takes at most `size` bytes.
-fn reply_xattr(op: &'static str, node: INodeNo, result: Result<Vec<u8>, FsError>, size: u32, reply: ReplyXattr) {
+fn reply_xattr(
+    op: &'static str,
+    node: INodeNo,
+    result: Result<Vec<u8>, FsError>,
+    size: u32,
+    reply: ReplyXattr,
+) {
     let checked = result.and_then(|value| match u32::try_from(value.len()) {
         Ok(len) if size == 0 || len <= size => Ok((value, len)),
         Ok(_) | Err(_) => Err(FsError::Range),
@@ -226,9 +264,11 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", ino, || match self.fs.getattr(id(ino), fh.map(|fh| fh.0)) {
-            Ok(attr) => reply.attr(&self.fs.ttl(id(ino)), &file_attr(&attr)),
-            Err(error) => reply.error(failed("getattr", ino, &error)),
+        guarded("getattr", ino, || {
+            match self.fs.getattr(id(ino), fh.map(|fh| fh.0)) {
+                Ok(attr) => reply.attr(&self.fs.ttl(id(ino)), &file_attr(&attr)),
+                Err(error) => reply.error(failed("getattr", ino, &error)),
+            }
         });
     }
 
@@ -252,12 +292,21 @@ impl Filesystem for Adapter {
     ) {
         guarded("setattr", ino, || {
             let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-            let set = SetAttr { mode, uid, gid, size, atime, mtime, fh: fh.map(|fh| fh.0) };
+            let set = SetAttr {
+                mode,
+                uid,
+                gid,
+                size,
+                atime,
+                mtime,
+                fh: fh.map(|fh| fh.0),
+            };
             let ttl = self.fs.ttl(id(ino));
-            self.fs.setattr(id(ino), set, caller(req), move |changed| match changed {
-                Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
-                Err(error) => reply.error(failed("setattr", ino, &error)),
-            });
+            self.fs
+                .setattr(id(ino), set, caller(req), move |changed| match changed {
+                    Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+                    Err(error) => reply.error(failed("setattr", ino, &error)),
+                });
         });
     }
 
@@ -277,7 +326,15 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
         guarded("mkdir", parent, || {
             let made = self.fs.mkdir(at(parent, name), mode & !umask, caller(req));
             reply_entry("mkdir", parent, made, reply);
@@ -286,13 +343,17 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded("unlink", parent, || {
-            self.fs.unlink(at(parent, name), move |gone| reply_empty("unlink", parent, gone, reply));
+            self.fs.unlink(at(parent, name), move |gone| {
+                reply_empty("unlink", parent, gone, reply)
+            });
         });
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded("rmdir", parent, || {
-            self.fs.rmdir(at(parent, name), move |gone| reply_empty("rmdir", parent, gone, reply));
+            self.fs.rmdir(at(parent, name), move |gone| {
+                reply_empty("rmdir", parent, gone, reply)
+            });
         });
     }
 
@@ -305,7 +366,11 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         guarded("symlink", parent, || {
-            reply.error(failed("symlink", parent, &self.fs.symlink(at(parent, link_name))));
+            reply.error(failed(
+                "symlink",
+                parent,
+                &self.fs.symlink(at(parent, link_name)),
+            ));
         });
     }
 
@@ -321,11 +386,19 @@ impl Filesystem for Adapter {
     ) {
         guarded("rename", parent, || {
             let done = move |moved| reply_empty("rename", parent, moved, reply);
-            self.fs.rename(at(parent, name), at(newparent, newname), flags.bits(), done);
+            self.fs
+                .rename(at(parent, name), at(newparent, newname), flags.bits(), done);
         });
     }
 
-    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
         guarded("link", ino, || {
             let linked = self.fs.link(id(ino), at(newparent, newname));
             reply_entry("link", ino, linked, reply);
@@ -334,10 +407,11 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         guarded("open", ino, || {
-            self.fs.open(id(ino), flags.0, caller(req), move |opened| match opened {
-                Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
-                Err(error) => reply.error(failed("open", ino, &error)),
-            });
+            self.fs
+                .open(id(ino), flags.0, caller(req), move |opened| match opened {
+                    Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
+                    Err(error) => reply.error(failed("open", ino, &error)),
+                });
         });
     }
 
@@ -355,11 +429,18 @@ impl Filesystem for Adapter {
             let done = move |made: Result<(Entry, Opened), FsError>| match made {
                 Ok((entry, opened)) => {
                     let attr = file_attr(&entry.attr);
-                    reply.created(&entry.ttl, &attr, GENERATION, FileHandle(opened.fh), open_flags(&opened));
+                    reply.created(
+                        &entry.ttl,
+                        &attr,
+                        GENERATION,
+                        FileHandle(opened.fh),
+                        open_flags(&opened),
+                    );
                 }
                 Err(error) => reply.error(failed("create", parent, &error)),
             };
-            self.fs.create(at(parent, name), mode & !umask, flags, caller(req), done);
+            self.fs
+                .create(at(parent, name), mode & !umask, flags, caller(req), done);
         });
     }
 
@@ -403,15 +484,31 @@ impl Filesystem for Adapter {
     ) {
         guarded("write", ino, || {
             let kill_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-            self.fs.write(fh.0, offset, data, kill_privileges, caller(req), move |written| match written {
-                Ok(written) => reply.written(written),
-                Err(error) => reply.error(failed("write", ino, &error)),
-            });
+            self.fs.write(
+                fh.0,
+                offset,
+                data,
+                kill_privileges,
+                caller(req),
+                move |written| match written {
+                    Ok(written) => reply.written(written),
+                    Err(error) => reply.error(failed("write", ino, &error)),
+                },
+            );
         });
     }
 
-    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        guarded("flush", ino, || reply_empty("flush", ino, self.fs.flush(fh.0, caller(req)), reply));
+    fn flush(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        guarded("flush", ino, || {
+            reply_empty("flush", ino, self.fs.flush(fh.0, caller(req)), reply)
+        });
     }
 
     fn release(
@@ -430,9 +527,18 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         guarded("fsync", ino, || {
-            self.fs.fsync(fh.0, datasync, move |synced| reply_empty("fsync", ino, synced, reply));
+            self.fs.fsync(fh.0, datasync, move |synced| {
+                reply_empty("fsync", ino, synced, reply)
+            });
         });
     }
 
@@ -443,10 +549,22 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         guarded("readdir", ino, || {
             let listed = self.fs.readdir(fh.0, offset, |item| {
-                reply.add(INodeNo(item.number), item.offset, file_type(item.kind), OsStr::from_bytes(&item.name))
+                reply.add(
+                    INodeNo(item.number),
+                    item.offset,
+                    file_type(item.kind),
+                    OsStr::from_bytes(&item.name),
+                )
             });
             match listed {
                 Ok(()) => reply.ok(),
@@ -455,7 +573,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         guarded("readdirplus", ino, || {
             let listed = self.fs.readdirplus(fh.0, offset, |item, entry| {
                 let (name, attr) = (OsStr::from_bytes(&item.name), file_attr(&entry.attr));
@@ -468,16 +593,32 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         guarded("releasedir", ino, || {
             self.fs.releasedir(fh.0);
             reply.ok();
         });
     }
 
-    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         guarded("fsyncdir", ino, || {
-            self.fs.fsyncdir(id(ino), move |synced| reply_empty("fsyncdir", ino, synced, reply));
+            self.fs.fsyncdir(id(ino), move |synced| {
+                reply_empty("fsyncdir", ino, synced, reply)
+            });
         });
     }
 
@@ -508,23 +649,41 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded("setxattr", ino, || {
-            reply_empty("setxattr", ino, self.fs.setxattr(id(ino), name.as_bytes(), value, flags), reply);
+            reply_empty(
+                "setxattr",
+                ino,
+                self.fs.setxattr(id(ino), name.as_bytes(), value, flags),
+                reply,
+            );
         });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         guarded("getxattr", ino, || {
-            reply_xattr("getxattr", ino, self.fs.getxattr(id(ino), name.as_bytes()), size, reply);
+            reply_xattr(
+                "getxattr",
+                ino,
+                self.fs.getxattr(id(ino), name.as_bytes()),
+                size,
+                reply,
+            );
         });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded("listxattr", ino, || reply_xattr("listxattr", ino, self.fs.listxattr(id(ino)), size, reply));
+        guarded("listxattr", ino, || {
+            reply_xattr("listxattr", ino, self.fs.listxattr(id(ino)), size, reply)
+        });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded("removexattr", ino, || {
-            reply_empty("removexattr", ino, self.fs.removexattr(id(ino), name.as_bytes()), reply);
+            reply_empty(
+                "removexattr",
+                ino,
+                self.fs.removexattr(id(ino), name.as_bytes()),
+                reply,
+            );
         });
     }
 
@@ -540,11 +699,20 @@ impl Filesystem for Adapter {
     ) {
         guarded("fallocate", ino, || {
             let done = move |allocated| reply_empty("fallocate", ino, allocated, reply);
-            self.fs.fallocate(fh.0, offset, length, mode, caller(req), done);
+            self.fs
+                .fallocate(fh.0, offset, length, mode, caller(req), done);
         });
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         guarded("lseek", ino, || match self.fs.lseek(fh.0, offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(failed("lseek", ino, &error)),

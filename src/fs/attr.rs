@@ -186,11 +186,20 @@ pub(crate) fn kind_of(stat: &Stat) -> Option<Kind> {
 pub(crate) fn backing_of(area: Area, stat: &Stat) -> Backing {
     let directory = kind_of(stat) == Some(Kind::Directory);
     let stamp = if area == Area::Inbox && !directory {
-        Stamp { mtime: stat.st_mtime, mtime_nsec: nanos(stat.st_mtime_nsec), size: stat.st_size }
+        Stamp {
+            mtime: stat.st_mtime,
+            mtime_nsec: nanos(stat.st_mtime_nsec),
+            size: stat.st_size,
+        }
     } else {
         Stamp::default()
     };
-    Backing { area, ino: stat.st_ino, directory, stamp }
+    Backing {
+        area,
+        ino: stat.st_ino,
+        directory,
+        stamp,
+    }
 }
 
 /// The attributes to show. `nlink` is the number of visible names.
@@ -199,9 +208,18 @@ pub(crate) fn attr_of(node: NodeId, stat: &Stat, nlink: u64) -> Attr {
         node,
         size: u64::try_from(stat.st_size).unwrap_or(0),
         blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
-        atime: Time { secs: stat.st_atime, nanos: nanos(stat.st_atime_nsec) },
-        mtime: Time { secs: stat.st_mtime, nanos: nanos(stat.st_mtime_nsec) },
-        ctime: Time { secs: stat.st_ctime, nanos: nanos(stat.st_ctime_nsec) },
+        atime: Time {
+            secs: stat.st_atime,
+            nanos: nanos(stat.st_atime_nsec),
+        },
+        mtime: Time {
+            secs: stat.st_mtime,
+            nanos: nanos(stat.st_mtime_nsec),
+        },
+        ctime: Time {
+            secs: stat.st_ctime,
+            nanos: nanos(stat.st_ctime_nsec),
+        },
         kind: kind_of(stat).unwrap_or(Kind::File),
         perm: (stat.st_mode & 0o7777) as u16,
         nlink: u32::try_from(nlink).unwrap_or(u32::MAX),

@@ -38,7 +38,10 @@ struct Access {
 impl Access {
     fn of(flags: i32) -> Self {
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        Self { writes, truncates: flags & libc::O_TRUNC != 0 }
+        Self {
+            writes,
+            truncates: flags & libc::O_TRUNC != 0,
+        }
     }
 }
 
@@ -46,6 +49,13 @@ impl Access {
 struct Modify {
     file: Arc<OpenFile>,
     path: RelPath,
+}
+
+/// What a WRITE did.
+struct Written {
+    bytes: u32,
+    /// Enough was appended for the tail hasher.
+    tail: bool,
 }
 
 impl Fs {
@@ -68,7 +78,11 @@ impl Fs {
     /// Opens the backing file of a node; `None` for a generated file.
     fn open_backing(&self, id: NodeId, access: Access) -> Result<Option<Arc<OpenFile>>, FsError> {
         if status::is_generated(id) {
-            return if access.writes || access.truncates { Err(FsError::ReadOnly) } else { Ok(None) };
+            return if access.writes || access.truncates {
+                Err(FsError::ReadOnly)
+            } else {
+                Ok(None)
+            };
         }
         let _tree = self.tree.read();
         let (backing, place) = {
@@ -93,7 +107,14 @@ impl Fs {
         let gate = (backing.area == Area::Outbox && (access.writes || access.truncates))
             .then(|| self.spool.gate(backing.ino));
         let fh = self.handles.number();
-        Ok(Some(Arc::new(OpenFile::new(fh, id, backing.ino, fd.into(), opened_as, gate))))
+        Ok(Some(Arc::new(OpenFile::new(
+            fh,
+            id,
+            backing.ino,
+            fd.into(),
+            opened_as,
+            gate,
+        ))))
     }
 
     /// The second half of opening: counts the writer, truncates if asked, and makes the handle known.
@@ -104,7 +125,12 @@ impl Fs {
         truncate: Option<Caller>,
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
     ) {
-        let caching = match self.nodes.lock().backing(file.node).map(|backing| backing.area) {
+        let caching = match self
+            .nodes
+            .lock()
+            .backing(file.node)
+            .map(|backing| backing.area)
+        {
             Ok(Area::Inbox) => Caching::Keep,
             Ok(Area::Outbox) | Err(_) => Caching::Ordinary,
         };
@@ -112,7 +138,10 @@ impl Fs {
         self.nodes.lock().opened(file.node, &file);
         let Some(gate) = file.gate.clone() else {
             self.handles.insert(file.fh, Handle::File(file.clone()));
-            return done(Ok(Opened { fh: file.fh, caching }));
+            return done(Ok(Opened {
+                fh: file.fh,
+                caching,
+            }));
         };
         let fs = self.clone();
         self.gated(&gate, move |guard| {
@@ -121,7 +150,10 @@ impl Fs {
                 fs.readiness.feed(event);
             }
             fs.handles.insert(file.fh, Handle::File(file.clone()));
-            let opened = Ok(Opened { fh: file.fh, caching });
+            let opened = Ok(Opened {
+                fh: file.fh,
+                caching,
+            });
             match truncate {
                 Some(caller) if fstat(&file.file).is_ok_and(|stat| stat.st_size > 0) => {
                     let after = fs.clone();
@@ -153,7 +185,11 @@ impl Fs {
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
     ) {
         let event = match (&file.gate, &file.opened_as) {
-            (Some(_), Some(path)) => Some(Event::Opened { ino: file.ino, path: path.clone(), fh: file.fh }),
+            (Some(_), Some(path)) => Some(Event::Opened {
+                ino: file.ino,
+                path: path.clone(),
+                fh: file.fh,
+            }),
             (Some(_), None) | (None, _) => None,
         };
         self.opened_with(file, event, access.truncates.then_some(caller), done);
@@ -187,22 +223,33 @@ impl Fs {
 
     /// The gate, if it is free and the bytes may change at once.
     fn enter<'a>(&self, gate: &'a Gate, path: &RelPath) -> Result<Option<GateGuard<'a>>, FsError> {
-        let Some(mut guard) = gate.try_lock() else { return Ok(None) };
+        let Some(mut guard) = gate.try_lock() else {
+            return Ok(None);
+        };
         Ok(self.spool.before_modify(&mut guard, path)?.then_some(guard))
     }
 
     /// The gate, waited for, with sealed bytes copied out. Not for FUSE loops.
-    fn enter_blocking<'a>(&self, gate: &'a Gate, modify: &Modify) -> Result<GateGuard<'a>, FsError> {
+    fn enter_blocking<'a>(
+        &self,
+        gate: &'a Gate,
+        modify: &Modify,
+    ) -> Result<GateGuard<'a>, FsError> {
         let mut guard = gate.lock();
         if !self.spool.before_modify(&mut guard, &modify.path)? {
-            self.spool.copy_out(&mut guard, &modify.file.file, &modify.path)?;
+            self.spool
+                .copy_out(&mut guard, &modify.file.file, &modify.path)?;
         }
         Ok(guard)
     }
 
     /// The name to give the spool for a file: its present one, or the one it was opened by.
     fn modify_path(&self, file: &OpenFile) -> Result<RelPath, FsError> {
-        let now = self.nodes.lock().place(file.node).and_then(|place| place.rel());
+        let now = self
+            .nodes
+            .lock()
+            .place(file.node)
+            .and_then(|place| place.rel());
         now.or_else(|_nameless| file.opened_as.clone().ok_or(FsError::Stale))
     }
 
@@ -214,7 +261,13 @@ impl Fs {
         done: impl FnOnce(Result<T, FsError>) + Send + 'static,
     ) {
         let (gate, modify) = match (file.gate(), self.modify_path(file)) {
-            (Ok(gate), Ok(path)) => (gate.clone(), Modify { file: file.clone(), path }),
+            (Ok(gate), Ok(path)) => (
+                gate.clone(),
+                Modify {
+                    file: file.clone(),
+                    path,
+                },
+            ),
             (Err(error), _) | (_, Err(error)) => return done(Err(error)),
         };
         match self.enter(&gate, &modify.path) {
@@ -226,7 +279,9 @@ impl Fs {
             Ok(None) => {
                 let (fs, gate) = (self.clone(), gate.clone());
                 self.pool.submit(Box::new(move || {
-                    let result = fs.enter_blocking(&gate, &modify).and_then(|mut guard| op(&fs, &modify, &mut guard));
+                    let result = fs
+                        .enter_blocking(&gate, &modify)
+                        .and_then(|mut guard| op(&fs, &modify, &mut guard));
                     done(result);
                 }));
             }
@@ -235,10 +290,19 @@ impl Fs {
     }
 
     /// Reads at `offset`, until `size` bytes or the end.
-    pub fn read<R>(&self, fh: u64, offset: u64, size: u32, buffer: &mut Vec<u8>, give: impl FnOnce(&[u8]) -> R) -> Result<R, FsError> {
+    pub fn read<R>(
+        &self,
+        fh: u64,
+        offset: u64,
+        size: u32,
+        buffer: &mut Vec<u8>,
+        give: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, FsError> {
         match self.handles.any(fh)? {
             Handle::Generated(bytes) => {
-                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let from = usize::try_from(offset)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
                 let to = from.saturating_add(size as usize).min(bytes.len());
                 Ok(give(&bytes[from..to]))
             }
@@ -246,7 +310,10 @@ impl Fs {
                 buffer.resize((size as usize).max(buffer.len()), 0);
                 let mut filled = 0;
                 while filled < size as usize {
-                    match file.file.read_at(&mut buffer[filled..size as usize], offset + filled as u64) {
+                    match file
+                        .file
+                        .read_at(&mut buffer[filled..size as usize], offset + filled as u64)
+                    {
                         Ok(0) => break,
                         Ok(n) => filled += n,
                         Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -284,15 +351,15 @@ impl Fs {
             Ok(Some(mut guard)) => {
                 let written = self.write_gated(&modify, &mut guard, offset, data, kill_privileges);
                 drop(guard);
-                done(written);
+                done(self.after_write(&gate, &modify, written));
             }
             Ok(None) => {
                 let (fs, gate, data) = (self.clone(), gate.clone(), data.to_vec());
                 self.pool.submit(Box::new(move || {
-                    let written = fs
-                        .enter_blocking(&gate, &modify)
-                        .and_then(|mut guard| fs.write_gated(&modify, &mut guard, offset, &data, kill_privileges));
-                    done(written);
+                    let written = fs.enter_blocking(&gate, &modify).and_then(|mut guard| {
+                        fs.write_gated(&modify, &mut guard, offset, &data, kill_privileges)
+                    });
+                    done(fs.after_write(&gate, &modify, written));
                 }));
             }
             Err(error) => done(Err(error)),
@@ -306,12 +373,16 @@ impl Fs {
         offset: u64,
         data: &[u8],
         kill_privileges: bool,
-    ) -> Result<u32, FsError> {
+    ) -> Result<Written, FsError> {
         let file = &modify.file;
         let mut written = 0;
+        let mut tail = false;
         let mut failed = None;
         while written < data.len() {
-            match file.file.write_at(&data[written..], offset + written as u64) {
+            match file
+                .file
+                .write_at(&data[written..], offset + written as u64)
+            {
                 Ok(0) => failed = Some(FsError::Os(Errno::IO)),
                 Ok(n) => written += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -322,16 +393,39 @@ impl Fs {
             }
         }
         if written > 0 {
-            guard.wrote(offset, written as u64);
-            self.readiness.feed(Event::Wrote { ino: file.ino, fh: file.fh });
+            tail = guard.wrote(offset, written as u64);
+            self.readiness.feed(Event::Wrote {
+                ino: file.ino,
+                fh: file.fh,
+            });
             if kill_privileges {
                 strip_privileges(&file.file)?;
             }
         }
         match failed {
             Some(error) if written == 0 => Err(error),
-            Some(_) | None => u32::try_from(written).map_err(|_too_many| FsError::Invalid),
+            Some(_) | None => {
+                let bytes = u32::try_from(written).map_err(|_too_many| FsError::Invalid)?;
+                Ok(Written { bytes, tail })
+            }
         }
+    }
+
+    /// Lets the tail hasher follow, once the gate is open again.
+    fn after_write(
+        &self,
+        gate: &Arc<Gate>,
+        modify: &Modify,
+        written: Result<Written, FsError>,
+    ) -> Result<u32, FsError> {
+        let written = written?;
+        if written.tail {
+            match modify.file.file.try_clone() {
+                Ok(file) => self.spool.tail(gate, file),
+                Err(error) => tracing::debug!(%error, "no descriptor for the tail hasher"),
+            }
+        }
+        Ok(written.bytes)
     }
 
     /// One descriptor of a handle was closed. The caller still exists, so this is where a killed writer is seen.
@@ -340,14 +434,20 @@ impl Fs {
             && file.writes()
             && file.is_torn_by(caller.tid)
         {
-            self.readiness.feed(Event::Flushed { ino: file.ino, fh, torn: true });
+            self.readiness.feed(Event::Flushed {
+                ino: file.ino,
+                fh,
+                torn: true,
+            });
         }
         Ok(())
     }
 
     /// The last descriptor of a handle is gone.
     pub fn release(self: &Arc<Self>, fh: u64) {
-        let Some(Handle::File(file)) = self.handles.remove(fh) else { return };
+        let Some(Handle::File(file)) = self.handles.remove(fh) else {
+            return;
+        };
         let Some(gate) = file.gate.clone() else {
             self.nodes.lock().released(file.node, &file);
             return;
@@ -362,10 +462,19 @@ impl Fs {
     }
 
     /// Makes bytes (and with `!data_only` attributes) durable; in the pool, since it waits for the disk.
-    pub fn fsync(self: &Arc<Self>, fh: u64, data_only: bool, done: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+    pub fn fsync(
+        self: &Arc<Self>,
+        fh: u64,
+        data_only: bool,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
         match self.handles.any(fh) {
             Ok(Handle::File(file)) => self.pool.submit(Box::new(move || {
-                let synced = if data_only { file.file.sync_data() } else { file.file.sync_all() };
+                let synced = if data_only {
+                    file.file.sync_data()
+                } else {
+                    file.file.sync_all()
+                };
                 done(synced.map_err(FsError::from));
             })),
             Ok(Handle::Generated(_) | Handle::Directory(_)) => done(Ok(())),
@@ -419,7 +528,12 @@ impl Fs {
         guard.reshaped();
         let file = &modify.file;
         let size = u64::try_from(fstat(&file.file)?.st_size).unwrap_or(0);
-        self.readiness.feed(Event::Truncated { ino: file.ino, path: modify.path.clone(), fh, size });
+        self.readiness.feed(Event::Truncated {
+            ino: file.ino,
+            path: modify.path.clone(),
+            fh,
+            size,
+        });
         // fuser hides the kernel's request to do so; it is made for every caller but root.
         if caller.uid != 0 {
             strip_privileges(&file.file)?;
@@ -435,7 +549,9 @@ impl Fs {
         caller: Caller,
         done: impl FnOnce(Result<Attr, FsError>) + Send + 'static,
     ) {
-        let Some(size) = set.size else { return done(self.set_others(id, &set)) };
+        let Some(size) = set.size else {
+            return done(self.set_others(id, &set));
+        };
         let file = match self.file_to_resize(id, &set) {
             Ok(file) => file,
             Err(error) => return done(Err(error)),
@@ -461,7 +577,10 @@ impl Fs {
         if id == NodeId::OUTBOX {
             return Err(FsError::IsDirectory);
         }
-        let access = Access { writes: true, truncates: false };
+        let access = Access {
+            writes: true,
+            truncates: false,
+        };
         self.open_backing(id, access)?.ok_or(FsError::ReadOnly)
     }
 }
@@ -493,9 +612,17 @@ fn open_at(root: &OwnedFd, place: &Place, access: Access) -> Result<OwnedFd, FsE
 /// Opens a file again that has no name any more.
 fn reopen(file: &File, access: Access) -> Result<OwnedFd, FsError> {
     use std::os::fd::AsRawFd;
-    let flags = if access.writes || access.truncates { OFlags::RDWR } else { OFlags::RDONLY };
+    let flags = if access.writes || access.truncates {
+        OFlags::RDWR
+    } else {
+        OFlags::RDONLY
+    };
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Takes suid away, and sgid from what the group may execute, as a write by an ordinary user does everywhere.

@@ -87,7 +87,9 @@ impl From<PathError> for FsError {
     fn from(error: PathError) -> Self {
         match error {
             PathError::NameTooLong | PathError::TooLong => Self::NameTooLong,
-            PathError::Empty | PathError::Absolute | PathError::Component | PathError::Nul => Self::Invalid,
+            PathError::Empty | PathError::Absolute | PathError::Component | PathError::Nul => {
+                Self::Invalid
+            }
         }
     }
 }

@@ -38,8 +38,23 @@ struct Wrote {
 }
 
 impl OpenFile {
-    pub(crate) fn new(fh: u64, node: NodeId, ino: u64, file: File, opened_as: Option<RelPath>, gate: Option<Arc<Gate>>) -> Self {
-        Self { fh, node, ino, file, opened_as, gate, wrote: Mutex::new(Vec::new()) }
+    pub(crate) fn new(
+        fh: u64,
+        node: NodeId,
+        ino: u64,
+        file: File,
+        opened_as: Option<RelPath>,
+        gate: Option<Arc<Gate>>,
+    ) -> Self {
+        Self {
+            fh,
+            node,
+            ino,
+            file,
+            opened_as,
+            gate,
+            wrote: Mutex::new(Vec::new()),
+        }
     }
 
     pub(crate) fn writes(&self) -> bool {
@@ -73,7 +88,9 @@ impl OpenFile {
             return false;
         }
         let process = torn::process_of(tid);
-        wrote.iter().any(|w| w.tid == tid || w.process == Some(process) || w.tid == process)
+        wrote
+            .iter()
+            .any(|w| w.tid == tid || w.process == Some(process) || w.tid == process)
     }
 }
 
@@ -99,7 +116,10 @@ pub(crate) struct Handles {
 
 impl Handles {
     pub(crate) fn new() -> Self {
-        Self { next: AtomicU64::new(1), map: RwLock::new(HashMap::new()) }
+        Self {
+            next: AtomicU64::new(1),
+            map: RwLock::new(HashMap::new()),
+        }
     }
 
     /// A number for a handle that is about to be inserted.

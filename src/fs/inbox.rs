@@ -34,16 +34,20 @@ pub(crate) struct Notices {
 
 impl Notices {
     pub(crate) fn new() -> Self {
-        Self { running: Mutex::new(None) }
+        Self {
+            running: Mutex::new(None),
+        }
     }
 
     fn start(&self, invalidate: Invalidator) -> std::io::Result<()> {
         let (sender, receiver) = bounded::<Notice>(NOTICES_CAP);
-        let thread = thread::Builder::new().name("fs-notifier".into()).spawn(move || {
-            for (parent, name) in receiver {
-                invalidate(parent, &name);
-            }
-        })?;
+        let thread = thread::Builder::new()
+            .name("fs-notifier".into())
+            .spawn(move || {
+                for (parent, name) in receiver {
+                    invalidate(parent, &name);
+                }
+            })?;
         let before = self.running.lock().replace((sender, thread));
         Self::end(before);
         Ok(())
@@ -53,8 +57,12 @@ impl Notices {
         if let Some((sender, _)) = &*self.running.lock() {
             match sender.try_send(notice) {
                 Ok(()) => {}
-                Err(TrySendError::Full(_)) => tracing::debug!("too many replaced inbox names at once for the kernel"),
-                Err(TrySendError::Disconnected(_)) => tracing::error!("the fs-notifier thread is gone"),
+                Err(TrySendError::Full(_)) => {
+                    tracing::debug!("too many replaced inbox names at once for the kernel")
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    tracing::error!("the fs-notifier thread is gone")
+                }
             }
         }
     }
@@ -126,18 +134,24 @@ impl Fs {
         directory: bool,
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,
     ) {
-        let checked = self.inbox_target(at).and_then(|(path, kind)| match (kind, directory) {
-            (Kind::File, false) | (Kind::Directory, true) => Ok(path),
-            (Kind::File, true) => Err(FsError::NotDirectory),
-            (Kind::Directory, false) => Err(FsError::IsDirectory),
-        });
+        let checked = self
+            .inbox_target(at)
+            .and_then(|(path, kind)| match (kind, directory) {
+                (Kind::File, false) | (Kind::Directory, true) => Ok(path),
+                (Kind::File, true) => Err(FsError::NotDirectory),
+                (Kind::Directory, false) => Err(FsError::IsDirectory),
+            });
         let path = match checked {
             Ok(path) => path,
             Err(error) => return done(Err(error)),
         };
         let (fs, parent, name) = (self.clone(), at.parent, at.name.to_vec());
         self.pool.submit(Box::new(move || {
-            let removed = if directory { fs.spool.inbox_rmdir(&path) } else { fs.spool.inbox_unlink(&path) };
+            let removed = if directory {
+                fs.spool.inbox_rmdir(&path)
+            } else {
+                fs.spool.inbox_unlink(&path)
+            };
             if removed.is_ok() {
                 fs.nodes.lock().unname(parent, &name);
             }
@@ -190,17 +204,34 @@ impl Fs {
                 let _tree = fs.tree.write();
                 let stat = fs.stat_at(&target)?;
                 let backing = backing_of(Area::Outbox, &stat);
-                fs.nodes.lock().moved_out((from_parent, &from_name), (to_parent, &to_name), backing);
+                fs.nodes.lock().moved_out(
+                    (from_parent, &from_name),
+                    (to_parent, &to_name),
+                    backing,
+                );
                 if let Some(replaced) = replaced {
                     let (ino, names_left) = (replaced.st_ino, fs.names_left(&replaced));
                     fs.spool.outbox_removed(&to_path, ino, names_left);
-                    fs.readiness.feed(Event::Unlinked { ino, path: to_path.clone(), names_left });
+                    fs.readiness.feed(Event::Unlinked {
+                        ino,
+                        path: to_path.clone(),
+                        names_left,
+                    });
                 }
                 let (ino, fh) = (stat.st_ino, fs.handles.number());
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 let path = to_path;
-                fs.readiness.feed(Event::Opened { ino, path: path.clone(), fh });
-                fs.readiness.feed(Event::Truncated { ino, path, fh: Some(fh), size });
+                fs.readiness.feed(Event::Opened {
+                    ino,
+                    path: path.clone(),
+                    fh,
+                });
+                fs.readiness.feed(Event::Truncated {
+                    ino,
+                    path,
+                    fh: Some(fh),
+                    size,
+                });
                 fs.readiness.feed(Event::Released { ino, fh });
                 Ok(())
             });

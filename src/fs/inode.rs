@@ -83,7 +83,11 @@ impl Place {
 
     /// For system calls relative to the area's root.
     pub(crate) fn at(&self) -> &[u8] {
-        if self.path.is_empty() { b"." } else { &self.path }
+        if self.path.is_empty() {
+            b"."
+        } else {
+            &self.path
+        }
     }
 
     /// The entry `name` of this directory.
@@ -95,7 +99,10 @@ impl Place {
             path.push(b'/');
         }
         path.extend_from_slice(name);
-        let child = Self { area: self.area, path };
+        let child = Self {
+            area: self.area,
+            path,
+        };
         child.rel()?;
         Ok(child)
     }
@@ -124,17 +131,34 @@ impl Nodes {
     pub(crate) fn new(outbox_ino: u64, inbox_ino: u64) -> Self {
         let mut nodes = HashMap::new();
         let mut by_ino = HashMap::new();
-        for (id, area, ino) in
-            [(NodeId::OUTBOX, Area::Outbox, outbox_ino), (NodeId::INBOX, Area::Inbox, inbox_ino)]
-        {
-            let backing = Backing { area, ino, directory: true, stamp: Stamp::default() };
+        for (id, area, ino) in [
+            (NodeId::OUTBOX, Area::Outbox, outbox_ino),
+            (NodeId::INBOX, Area::Inbox, inbox_ino),
+        ] {
+            let backing = Backing {
+                area,
+                ino,
+                directory: true,
+                stamp: Stamp::default(),
+            };
             nodes.insert(
                 id,
-                Node { backing, links: vec![], lookups: 0, names: HashMap::new(), open: vec![], fixed: true },
+                Node {
+                    backing,
+                    links: vec![],
+                    lookups: 0,
+                    names: HashMap::new(),
+                    open: vec![],
+                    fixed: true,
+                },
             );
             by_ino.insert(ino, id);
         }
-        Self { nodes, by_ino, next: NodeId::COUNTER }
+        Self {
+            nodes,
+            by_ino,
+            next: NodeId::COUNTER,
+        }
     }
 
     fn node(&self, id: NodeId) -> Result<&Node, FsError> {
@@ -166,7 +190,10 @@ impl Nodes {
             at = *parent;
         }
         components.reverse();
-        Ok(Place { area, path: components.join(&b'/') })
+        Ok(Place {
+            area,
+            path: components.join(&b'/'),
+        })
     }
 
     /// The node known under a name.
@@ -194,7 +221,12 @@ impl Nodes {
     }
 
     /// A system call found `backing` at `name`: gives its node one more lookup, making it when it is new.
-    pub(crate) fn found(&mut self, parent: NodeId, name: &[u8], backing: Backing) -> Result<NodeId, FsError> {
+    pub(crate) fn found(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        backing: Backing,
+    ) -> Result<NodeId, FsError> {
         self.node(parent)?;
         let id = match self.by_ino.get(&backing.ino) {
             Some(id) if self.node(*id)?.backing == backing => *id,
@@ -203,7 +235,14 @@ impl Nodes {
                 self.by_ino.insert(backing.ino, id);
                 self.nodes.insert(
                     id,
-                    Node { backing, links: vec![], lookups: 0, names: HashMap::new(), open: vec![], fixed: false },
+                    Node {
+                        backing,
+                        links: vec![],
+                        lookups: 0,
+                        names: HashMap::new(),
+                        open: vec![],
+                        fixed: false,
+                    },
                 );
                 id
             }
@@ -231,7 +270,9 @@ impl Nodes {
     }
 
     fn name(&mut self, parent: NodeId, name: &[u8], id: NodeId) {
-        let Some(directory) = self.nodes.get_mut(&parent) else { return };
+        let Some(directory) = self.nodes.get_mut(&parent) else {
+            return;
+        };
         if directory.names.contains_key(name) {
             return;
         }
@@ -307,9 +348,16 @@ impl Nodes {
     }
 
     /// The node at an inbox name went to an outbox name, where `backing` is behind it now.
-    pub(crate) fn moved_out(&mut self, from: (NodeId, &[u8]), to: (NodeId, &[u8]), backing: Backing) {
+    pub(crate) fn moved_out(
+        &mut self,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        backing: Backing,
+    ) {
         self.unname(to.0, to.1);
-        let Some(id) = self.known(from.0, from.1) else { return };
+        let Some(id) = self.known(from.0, from.1) else {
+            return;
+        };
         if let Some(node) = self.nodes.get_mut(&id) {
             if self.by_ino.get(&node.backing.ino) == Some(&id) {
                 self.by_ino.remove(&node.backing.ino);
@@ -345,24 +393,34 @@ impl Nodes {
     /// A handle that is open on the node, preferably one that may write.
     pub(crate) fn any_open(&self, id: NodeId) -> Option<Arc<OpenFile>> {
         let open = &self.nodes.get(&id)?.open;
-        open.iter().find(|file| file.writes()).or_else(|| open.first()).cloned()
+        open.iter()
+            .find(|file| file.writes())
+            .or_else(|| open.first())
+            .cloned()
     }
 
     /// Keeps invariants 2 and 3 after a node lost something, and drops ancestors that lived only for it.
     fn settle(&mut self, id: NodeId) {
         let mut at = Some(id);
         while let Some(id) = at.take() {
-            let Some(node) = self.nodes.get(&id) else { return };
+            let Some(node) = self.nodes.get(&id) else {
+                return;
+            };
             if node.fixed {
                 return;
             }
-            if node.links.is_empty() && node.open.is_empty() && self.by_ino.get(&node.backing.ino) == Some(&id) {
+            if node.links.is_empty()
+                && node.open.is_empty()
+                && self.by_ino.get(&node.backing.ino) == Some(&id)
+            {
                 self.by_ino.remove(&node.backing.ino);
             }
             if node.lookups > 0 || !node.open.is_empty() || !node.names.is_empty() {
                 return;
             }
-            let Some(node) = self.nodes.remove(&id) else { return };
+            let Some(node) = self.nodes.remove(&id) else {
+                return;
+            };
             if self.by_ino.get(&node.backing.ino) == Some(&id) {
                 self.by_ino.remove(&node.backing.ino);
             }
@@ -391,11 +449,19 @@ mod tests {
     use super::*;
 
     fn file(ino: u64) -> Backing {
-        Backing { area: Area::Outbox, ino, directory: false, stamp: Stamp::default() }
+        Backing {
+            area: Area::Outbox,
+            ino,
+            directory: false,
+            stamp: Stamp::default(),
+        }
     }
 
     fn dir(ino: u64) -> Backing {
-        Backing { directory: true, ..file(ino) }
+        Backing {
+            directory: true,
+            ..file(ino)
+        }
     }
 
     fn table() -> Nodes {
@@ -467,13 +533,45 @@ mod tests {
     #[test]
     fn an_inbox_name_that_shows_another_inode_leaves_the_old_node() {
         let mut nodes = table();
-        let old = nodes.found(NodeId::INBOX, b"f", Backing { area: Area::Inbox, ..file(7) }).unwrap();
-        let new = nodes.found(NodeId::INBOX, b"f", Backing { area: Area::Inbox, ..file(8) }).unwrap();
+        let old = nodes
+            .found(
+                NodeId::INBOX,
+                b"f",
+                Backing {
+                    area: Area::Inbox,
+                    ..file(7)
+                },
+            )
+            .unwrap();
+        let new = nodes
+            .found(
+                NodeId::INBOX,
+                b"f",
+                Backing {
+                    area: Area::Inbox,
+                    ..file(8)
+                },
+            )
+            .unwrap();
         assert_ne!(old, new);
         assert!(matches!(nodes.place(old), Err(FsError::Stale)));
         assert_eq!(path(&nodes, new), "f");
-        let stamp = Stamp { mtime: 1, mtime_nsec: 0, size: 3 };
-        let reused = nodes.found(NodeId::INBOX, b"g", Backing { area: Area::Inbox, stamp, ..file(8) }).unwrap();
+        let stamp = Stamp {
+            mtime: 1,
+            mtime_nsec: 0,
+            size: 3,
+        };
+        let reused = nodes
+            .found(
+                NodeId::INBOX,
+                b"g",
+                Backing {
+                    area: Area::Inbox,
+                    stamp,
+                    ..file(8)
+                },
+            )
+            .unwrap();
         assert_ne!(reused, new, "same inode number, other file");
     }
 
@@ -492,16 +590,31 @@ mod tests {
     #[test]
     fn a_file_moved_out_of_the_inbox_keeps_its_node_with_the_new_inode() {
         let mut nodes = table();
-        let f = nodes.found(NodeId::INBOX, b"f", Backing { area: Area::Inbox, ..file(7) }).unwrap();
+        let f = nodes
+            .found(
+                NodeId::INBOX,
+                b"f",
+                Backing {
+                    area: Area::Inbox,
+                    ..file(7)
+                },
+            )
+            .unwrap();
         nodes.moved_out((NodeId::INBOX, b"f"), (NodeId::OUTBOX, b"g"), file(70));
         let place = nodes.place(f).unwrap();
-        assert_eq!((place.area, place.path.as_slice()), (Area::Outbox, b"g".as_slice()));
+        assert_eq!(
+            (place.area, place.path.as_slice()),
+            (Area::Outbox, b"g".as_slice())
+        );
         assert_eq!(nodes.found(NodeId::OUTBOX, b"g", file(70)).unwrap(), f);
     }
 
     #[test]
     fn names_and_paths_have_limits() {
-        let top = Place { area: Area::Outbox, path: Vec::new() };
+        let top = Place {
+            area: Area::Outbox,
+            path: Vec::new(),
+        };
         assert!(matches!(top.child(&[b'x'; 256]), Err(FsError::NameTooLong)));
         assert!(top.child(&[b'x'; 255]).is_ok());
         let mut deep = top;
@@ -509,6 +622,9 @@ mod tests {
             deep = deep.child(&[b'x'; 255]).unwrap();
         }
         assert!(matches!(deep.child(&[b'x'; 255]), Ok(_)));
-        assert!(matches!(deep.child(&[b'x'; 255]).unwrap().child(b"y"), Err(FsError::NameTooLong)));
+        assert!(matches!(
+            deep.child(&[b'x'; 255]).unwrap().child(b"y"),
+            Err(FsError::NameTooLong)
+        ));
     }
 }

@@ -16,9 +16,15 @@ impl Fs {
     /// Opens a directory for listing.
     pub fn opendir(&self, id: NodeId) -> Result<Opened, FsError> {
         let fh = self.handles.number();
-        let stream = DirStream { node: id, items: Mutex::new(Arc::from([])) };
+        let stream = DirStream {
+            node: id,
+            items: Mutex::new(Arc::from([])),
+        };
         self.handles.insert(fh, Handle::Directory(Arc::new(stream)));
-        Ok(Opened { fh, caching: Caching::Ordinary })
+        Ok(Opened {
+            fh,
+            caching: Caching::Ordinary,
+        })
     }
 
     /// Closes a directory.
@@ -27,7 +33,12 @@ impl Fs {
     }
 
     /// Lists names from `offset` on, until `add` says that its buffer is full.
-    pub fn readdir(&self, fh: u64, offset: u64, mut add: impl FnMut(&Item) -> bool) -> Result<(), FsError> {
+    pub fn readdir(
+        &self,
+        fh: u64,
+        offset: u64,
+        mut add: impl FnMut(&Item) -> bool,
+    ) -> Result<(), FsError> {
         let stream = self.handles.directory(fh)?;
         let (skip, items) = self.items_from(&stream, offset)?;
         for item in &items[skip..] {
@@ -51,12 +62,20 @@ impl Fs {
         for (n, item) in items.iter().enumerate().skip(skip) {
             if n < 2 {
                 let attr = self.getattr(stream.node, None)?;
-                if add(item, &Entry { attr, ttl: std::time::Duration::ZERO }) {
+                if add(
+                    item,
+                    &Entry {
+                        attr,
+                        ttl: std::time::Duration::ZERO,
+                    },
+                ) {
                     break;
                 }
                 continue;
             }
-            let Ok(entry) = self.lookup(stream.node, &item.name) else { continue };
+            let Ok(entry) = self.lookup(stream.node, &item.name) else {
+                continue;
+            };
             if add(item, &entry) {
                 self.forget(entry.attr.node, 1);
                 break;
@@ -72,12 +91,20 @@ impl Fs {
             *items = Arc::from(self.snapshot(stream.node)?);
         }
         let items = items.clone();
-        let skip = usize::try_from(offset).unwrap_or(usize::MAX).min(items.len());
+        let skip = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(items.len());
         Ok((skip, items))
     }
 
     fn snapshot(&self, id: NodeId) -> Result<Vec<Item>, FsError> {
-        let dot = |name: &[u8]| Item { name: name.to_vec(), number: id.0, backing: 0, kind: Kind::Directory, offset: 0 };
+        let dot = |name: &[u8]| Item {
+            name: name.to_vec(),
+            number: id.0,
+            backing: 0,
+            kind: Kind::Directory,
+            offset: 0,
+        };
         let mut items = vec![dot(b"."), dot(b"..")];
         if status::is_generated(id) {
             items.extend(Self::status_items(id));
@@ -110,7 +137,11 @@ impl Fs {
             let kind = match entry.file_type() {
                 FileType::RegularFile => Some(Kind::File),
                 FileType::Directory => Some(Kind::Directory),
-                FileType::Unknown => place.child(name).and_then(|at| self.stat_at(&at)).ok().and_then(|s| kind_of(&s)),
+                FileType::Unknown => place
+                    .child(name)
+                    .and_then(|at| self.stat_at(&at))
+                    .ok()
+                    .and_then(|s| kind_of(&s)),
                 FileType::Symlink
                 | FileType::Fifo
                 | FileType::Socket
@@ -118,7 +149,13 @@ impl Fs {
                 | FileType::BlockDevice => None,
             };
             if let Some(kind) = kind {
-                found.push(Item { name: name.to_vec(), number: 0, backing: entry.ino(), kind, offset: 0 });
+                found.push(Item {
+                    name: name.to_vec(),
+                    number: 0,
+                    backing: entry.ino(),
+                    kind,
+                    offset: 0,
+                });
             }
         }
         let nodes = self.nodes.lock();
@@ -130,7 +167,11 @@ impl Fs {
     }
 
     /// Makes the names in a directory durable; in the pool, since it waits for the disk.
-    pub fn fsyncdir(self: &Arc<Self>, id: NodeId, done: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+    pub fn fsyncdir(
+        self: &Arc<Self>,
+        id: NodeId,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
         if status::is_generated(id) {
             return done(Ok(()));
         }
@@ -138,11 +179,18 @@ impl Fs {
             let _tree = self.tree.read();
             self.place(id).and_then(|place| {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                Ok(openat(self.root(place.area), place.at(), flags, Mode::empty())?)
+                Ok(openat(
+                    self.root(place.area),
+                    place.at(),
+                    flags,
+                    Mode::empty(),
+                )?)
             })
         };
         match opened {
-            Ok(fd) => self.pool.submit(Box::new(move || done(rustix::fs::fsync(&fd).map_err(FsError::from)))),
+            Ok(fd) => self.pool.submit(Box::new(move || {
+                done(rustix::fs::fsync(&fd).map_err(FsError::from))
+            })),
             Err(error) => done(Err(error)),
         }
     }

@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
-    chmodat, chownat, fchmod, fchown, fstat, futimens, linkat, mkdirat, openat, renameat_with, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, fstat, futimens, linkat, mkdirat, openat,
+    renameat_with, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -60,21 +61,25 @@ impl Fs {
                     excl: flags & libc::O_EXCL != 0,
                     mode: mode & 0o7777,
                 };
-                self.opened_with(file, Some(event), None, move |opened| done(opened.map(|opened| (entry, opened))));
+                self.opened_with(file, Some(event), None, move |opened| {
+                    done(opened.map(|opened| (entry, opened)))
+                });
             }
-            Err(FsError::Os(Errno::EXIST)) if flags & libc::O_EXCL == 0 => match self.lookup(at.parent, at.name) {
-                Ok(entry) => {
-                    let open = flags & !(libc::O_CREAT | libc::O_EXCL);
-                    let fs = self.clone();
-                    self.open(entry.attr.node, open, caller, move |opened| {
-                        if opened.is_err() {
-                            fs.forget(entry.attr.node, 1);
-                        }
-                        done(opened.map(|opened| (entry, opened)));
-                    });
+            Err(FsError::Os(Errno::EXIST)) if flags & libc::O_EXCL == 0 => {
+                match self.lookup(at.parent, at.name) {
+                    Ok(entry) => {
+                        let open = flags & !(libc::O_CREAT | libc::O_EXCL);
+                        let fs = self.clone();
+                        self.open(entry.attr.node, open, caller, move |opened| {
+                            if opened.is_err() {
+                                fs.forget(entry.attr.node, 1);
+                            }
+                            done(opened.map(|opened| (entry, opened)));
+                        });
+                    }
+                    Err(error) => done(Err(error)),
                 }
-                Err(error) => done(Err(error)),
-            },
+            }
             Err(error) => done(Err(error)),
         }
     }
@@ -92,15 +97,34 @@ impl Fs {
         let gate = self.spool.gate(stat.st_ino);
         let path = place.rel()?;
         let fh = self.handles.number();
-        let open = OpenFile::new(fh, entry.attr.node, stat.st_ino, file, Some(path.clone()), Some(gate));
+        let open = OpenFile::new(
+            fh,
+            entry.attr.node,
+            stat.st_ino,
+            file,
+            Some(path.clone()),
+            Some(gate),
+        );
         Ok((entry, Arc::new(open), path))
     }
 
     /// Makes an empty file that did not exist, with the owner and mode it should have.
-    fn make_file(&self, parent: NodeId, place: &Place, mode: u32, caller: Caller) -> Result<(File, Stat), FsError> {
+    fn make_file(
+        &self,
+        parent: NodeId,
+        place: &Place,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<(File, Stat), FsError> {
         let mode = self.kept_mode(mode & 0o7777, false);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(openat(&self.outbox, place.at(), flags, Mode::from_raw_mode(mode))?);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(
+            &self.outbox,
+            place.at(),
+            flags,
+            Mode::from_raw_mode(mode),
+        )?);
         let stat = fstat(&file)?;
         let dressed = self.dress(&Target::File(&file), parent, &stat, mode, caller);
         match dressed {
@@ -117,17 +141,32 @@ impl Fs {
     }
 
     /// Gives a new file or directory to its maker, and undoes our own umask. Says whether anything changed.
-    fn dress(&self, target: &Target<'_>, parent: NodeId, stat: &Stat, mode: u32, caller: Caller) -> Result<bool, FsError> {
+    fn dress(
+        &self,
+        target: &Target<'_>,
+        parent: NodeId,
+        stat: &Stat,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<bool, FsError> {
         let mut changed = false;
         if self.config.chown_to_writer && (stat.st_uid, stat.st_gid) != (caller.uid, caller.gid) {
             let inherits_group = self.stat_node(parent)?.st_mode & S_ISGID != 0;
-            let gid = if inherits_group { stat.st_gid } else { caller.gid };
+            let gid = if inherits_group {
+                stat.st_gid
+            } else {
+                caller.gid
+            };
             if (stat.st_uid, stat.st_gid) != (caller.uid, gid) {
                 target.chown(Some(caller.uid), Some(gid))?;
                 changed = true;
             }
         }
-        let inherited = if kind_of(stat) == Some(Kind::Directory) { stat.st_mode & S_ISGID } else { 0 };
+        let inherited = if kind_of(stat) == Some(Kind::Directory) {
+            stat.st_mode & S_ISGID
+        } else {
+            0
+        };
         if changed || stat.st_mode & 0o7777 != mode | inherited {
             target.chmod(mode | inherited)?;
             changed = true;
@@ -156,7 +195,14 @@ impl Fs {
         let entry = self.entry(at.parent, at.name, Area::Outbox, &stat)?;
         let (ino, fh) = (stat.st_ino, self.handles.number());
         let path = place.rel()?;
-        self.readiness.feed(Event::Created { ino, path, fh, rdwr: false, excl: false, mode: mode & 0o7777 });
+        self.readiness.feed(Event::Created {
+            ino,
+            path,
+            fh,
+            rdwr: false,
+            excl: false,
+            mode: mode & 0o7777,
+        });
         self.readiness.feed(Event::Released { ino, fh });
         Ok(entry)
     }
@@ -164,7 +210,8 @@ impl Fs {
     /// Symbolic links do not travel: always an error, the one that fits the place.
     pub fn symlink(&self, at: Named<'_>) -> FsError {
         let _tree = self.tree.read();
-        self.outbox_place(at.parent, at.name).map_or_else(|error| error, |_place| FsError::NotPermitted)
+        self.outbox_place(at.parent, at.name)
+            .map_or_else(|error| error, |_place| FsError::NotPermitted)
     }
 
     /// Makes a directory.
@@ -175,7 +222,13 @@ impl Fs {
         let mode = self.kept_mode(mode & 0o1777, true);
         mkdirat(&self.outbox, place.at(), Mode::from_raw_mode(mode))?;
         let stat = self.stat_at(&place)?;
-        let dressed = self.dress(&Target::Name(&self.outbox, &place), at.parent, &stat, mode, caller);
+        let dressed = self.dress(
+            &Target::Name(&self.outbox, &place),
+            at.parent,
+            &stat,
+            mode,
+            caller,
+        );
         let stat = match dressed {
             Ok(true) => self.stat_at(&place)?,
             Ok(false) => stat,
@@ -188,7 +241,11 @@ impl Fs {
     }
 
     /// Removes a file's name. In the inbox: consumed.
-    pub fn unlink(self: &Arc<Self>, at: Named<'_>, done: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+    pub fn unlink(
+        self: &Arc<Self>,
+        at: Named<'_>,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
         match self.area_of(at.parent) {
             Ok(Area::Inbox) => self.inbox_remove(at, false, done),
             Ok(Area::Outbox) => done(self.outbox_unlink(at)),
@@ -208,18 +265,30 @@ impl Fs {
         let path = place.rel()?;
         let names_left = self.names_left(&stat);
         self.spool.outbox_removed(&path, stat.st_ino, names_left);
-        self.readiness.feed(Event::Unlinked { ino: stat.st_ino, path, names_left });
+        self.readiness.feed(Event::Unlinked {
+            ino: stat.st_ino,
+            path,
+            names_left,
+        });
         Ok(())
     }
 
     /// Visible names of an inode that just lost one of those in `stat`.
     pub(crate) fn names_left(&self, stat: &Stat) -> u64 {
         let left = u64::from(stat.st_nlink).saturating_sub(1);
-        if left == 0 { 0 } else { self.spool.visible_links(stat.st_ino, left) }
+        if left == 0 {
+            0
+        } else {
+            self.spool.visible_links(stat.st_ino, left)
+        }
     }
 
     /// Removes an empty directory.
-    pub fn rmdir(self: &Arc<Self>, at: Named<'_>, done: impl FnOnce(Result<(), FsError>) + Send + 'static) {
+    pub fn rmdir(
+        self: &Arc<Self>,
+        at: Named<'_>,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
         match self.area_of(at.parent) {
             Ok(Area::Inbox) => self.inbox_remove(at, true, done),
             Ok(Area::Outbox) => done(self.outbox_rmdir(at)),
@@ -240,7 +309,10 @@ impl Fs {
         if status::is_generated(parent) {
             return Err(FsError::ReadOnly);
         }
-        self.nodes.lock().backing(parent).map(|backing| backing.area)
+        self.nodes
+            .lock()
+            .backing(parent)
+            .map(|backing| backing.area)
     }
 
     /// Moves a name. A regular file may leave the inbox for the outbox; everything else stays in its tree.
@@ -263,7 +335,12 @@ impl Fs {
         }
     }
 
-    fn outbox_rename(&self, from: Named<'_>, to: Named<'_>, flags: RenameFlags) -> Result<(), FsError> {
+    fn outbox_rename(
+        &self,
+        from: Named<'_>,
+        to: Named<'_>,
+        flags: RenameFlags,
+    ) -> Result<(), FsError> {
         let _tree = self.tree.write();
         let from_place = self.outbox_place(from.parent, from.name)?;
         let to_place = self.outbox_place(to.parent, to.name)?;
@@ -273,25 +350,47 @@ impl Fs {
             Err(FsError::Os(Errno::NOENT)) => None,
             Err(error) => return Err(error),
         };
-        renameat_with(&self.outbox, from_place.at(), &self.outbox, to_place.at(), flags)?;
-        if target.as_ref().is_some_and(|target| target.st_ino == source.st_ino) {
+        renameat_with(
+            &self.outbox,
+            from_place.at(),
+            &self.outbox,
+            to_place.at(),
+            flags,
+        )?;
+        if target
+            .as_ref()
+            .is_some_and(|target| target.st_ino == source.st_ino)
+        {
             return Ok(());
         }
         let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
         let source_is_dir = kind_of(&source) == Some(Kind::Directory);
-        let exchanged = target.as_ref().filter(|_target| flags.contains(RenameFlags::EXCHANGE));
+        let exchanged = target
+            .as_ref()
+            .filter(|_target| flags.contains(RenameFlags::EXCHANGE));
         if let Some(target) = exchanged {
-            self.nodes.lock().exchanged(from.parent, from.name, to.parent, to.name);
+            self.nodes
+                .lock()
+                .exchanged(from.parent, from.name, to.parent, to.name);
             self.tell_exchanged((&source, from_path), (target, to_path));
             return Ok(());
         }
-        self.nodes.lock().renamed(from.parent, from.name, to.parent, to.name);
-        let gone = target.filter(|target| kind_of(target) == Some(Kind::File)).map(|target| {
-            let names_left = self.names_left(&target);
-            self.spool.outbox_removed(&to_path, target.st_ino, names_left);
-            Gone { ino: target.st_ino, names_left }
-        });
-        self.spool.outbox_renamed(&from_path, &to_path, source_is_dir);
+        self.nodes
+            .lock()
+            .renamed(from.parent, from.name, to.parent, to.name);
+        let gone = target
+            .filter(|target| kind_of(target) == Some(Kind::File))
+            .map(|target| {
+                let names_left = self.names_left(&target);
+                self.spool
+                    .outbox_removed(&to_path, target.st_ino, names_left);
+                Gone {
+                    ino: target.st_ino,
+                    names_left,
+                }
+            });
+        self.spool
+            .outbox_renamed(&from_path, &to_path, source_is_dir);
         self.tell_renamed(&source, from_path, to_path, gone);
         Ok(())
     }
@@ -302,7 +401,12 @@ impl Fs {
             self.files_below(&to, &mut files);
             self.readiness.feed(Event::DirRenamed { from, to, files });
         } else {
-            self.readiness.feed(Event::Renamed { ino: stat.st_ino, from, to, replaced });
+            self.readiness.feed(Event::Renamed {
+                ino: stat.st_ino,
+                from,
+                to,
+                replaced,
+            });
         }
     }
 
@@ -314,7 +418,10 @@ impl Fs {
             self.tell_renamed(a.0, a.1.clone(), b.1.clone(), None);
             self.tell_renamed(b.0, b.1, a.1, None);
         } else {
-            self.readiness.feed(Event::Exchanged { a: (a.0.st_ino, a.1), b: (b.0.st_ino, b.1) });
+            self.readiness.feed(Event::Exchanged {
+                a: (a.0.st_ino, a.1),
+                b: (b.0.st_ino, b.1),
+            });
         }
     }
 
@@ -323,13 +430,18 @@ impl Fs {
     fn files_below(&self, directory: &RelPath, files: &mut Vec<(u64, RelPath)>) {
         let mut pending = vec![directory.clone()];
         while let Some(directory) = pending.pop() {
-            let place = Place { area: Area::Outbox, path: directory.as_bytes().to_vec() };
+            let place = Place {
+                area: Area::Outbox,
+                path: directory.as_bytes().to_vec(),
+            };
             let mut items: Vec<Item> = Vec::new();
             if let Err(error) = self.read_names(&place, &mut items) {
                 tracing::warn!(path = %directory, %error, "cannot list a renamed directory");
             }
             for item in items {
-                let Ok(path) = directory.child(&item.name) else { continue };
+                let Ok(path) = directory.child(&item.name) else {
+                    continue;
+                };
                 match item.kind {
                     Kind::Directory => pending.push(path),
                     Kind::File => files.push((item.backing, path)),
@@ -349,10 +461,19 @@ impl Fs {
         if from.area == Area::Inbox {
             return Err(FsError::CrossDevice);
         }
-        linkat(&self.outbox, from.at(), &self.outbox, to_place.at(), AtFlags::empty())?;
+        linkat(
+            &self.outbox,
+            from.at(),
+            &self.outbox,
+            to_place.at(),
+            AtFlags::empty(),
+        )?;
         let stat = self.stat_at(&to_place)?;
         let entry = self.entry(to.parent, to.name, Area::Outbox, &stat)?;
-        self.readiness.feed(Event::Linked { ino: stat.st_ino, path: to_place.rel()? });
+        self.readiness.feed(Event::Linked {
+            ino: stat.st_ino,
+            path: to_place.rel()?,
+        });
         Ok(entry)
     }
 
@@ -372,7 +493,9 @@ impl Fs {
         let open = set.fh.and_then(|fh| self.handles.file(fh).ok());
         match (open, place) {
             (Some(open), _) => self.apply(&Target::File(&open.file), backing.directory, set)?,
-            (None, Ok(place)) => self.apply(&Target::Name(&self.outbox, &place), backing.directory, set)?,
+            (None, Ok(place)) => {
+                self.apply(&Target::Name(&self.outbox, &place), backing.directory, set)?
+            }
             (None, Err(_nameless)) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
                 self.apply(&Target::File(&open.file), backing.directory, set)?;
@@ -382,7 +505,12 @@ impl Fs {
     }
 
     /// Owner first: changing it takes suid and sgid away.
-    pub(crate) fn apply(&self, target: &Target<'_>, directory: bool, set: &SetAttr) -> Result<(), FsError> {
+    pub(crate) fn apply(
+        &self,
+        target: &Target<'_>,
+        directory: bool,
+        set: &SetAttr,
+    ) -> Result<(), FsError> {
         if set.uid.is_some() || set.gid.is_some() {
             target.chown(set.uid, set.gid)?;
         }
@@ -390,7 +518,10 @@ impl Fs {
             target.chmod(self.kept_mode(mode & 0o7777, directory))?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
-            target.set_times(&Timestamps { last_access: timespec(set.atime), last_modification: timespec(set.mtime) })?;
+            target.set_times(&Timestamps {
+                last_access: timespec(set.atime),
+                last_modification: timespec(set.mtime),
+            })?;
         }
         Ok(())
     }
@@ -401,7 +532,9 @@ impl Target<'_> {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         match self {
             Self::File(file) => fchown(file, uid, gid),
-            Self::Name(root, place) => chownat(root, place.at(), uid, gid, AtFlags::SYMLINK_NOFOLLOW),
+            Self::Name(root, place) => {
+                chownat(root, place.at(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            }
         }
     }
 
@@ -417,15 +550,26 @@ impl Target<'_> {
     fn set_times(&self, times: &Timestamps) -> rustix::io::Result<()> {
         match self {
             Self::File(file) => futimens(file, times),
-            Self::Name(root, place) => utimensat(root, place.at(), times, AtFlags::SYMLINK_NOFOLLOW),
+            Self::Name(root, place) => {
+                utimensat(root, place.at(), times, AtFlags::SYMLINK_NOFOLLOW)
+            }
         }
     }
 }
 
 fn timespec(time: Option<SetTime>) -> Timespec {
     match time {
-        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-        Some(SetTime::At(time)) => Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() },
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        Some(SetTime::Now) => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        },
+        Some(SetTime::At(time)) => Timespec {
+            tv_sec: time.secs,
+            tv_nsec: time.nanos.into(),
+        },
     }
 }

@@ -28,9 +28,16 @@ impl Pool {
         let mut threads = Vec::with_capacity(THREADS);
         for n in 0..THREADS {
             let receiver = receiver.clone();
-            threads.push(thread::Builder::new().name(format!("fs-blocking-{n}")).spawn(move || work(&receiver))?);
+            threads.push(
+                thread::Builder::new()
+                    .name(format!("fs-blocking-{n}"))
+                    .spawn(move || work(&receiver))?,
+            );
         }
-        Ok(Self { sender: Mutex::new(Some(sender)), threads: Mutex::new(threads) })
+        Ok(Self {
+            sender: Mutex::new(Some(sender)),
+            threads: Mutex::new(threads),
+        })
     }
 
     /// Hands over a job. After [`Self::stop`] it is dropped, and its reply with it, which answers EIO.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::bundle::RelPath;
-use crate::spool::{FileState, Gate, GateGuard, InboxObserver, RecoveredFile, SealRequest, Spool, SpoolError};
+use crate::spool::{
+    FileState, Gate, GateGuard, InboxObserver, RecoveredFile, SealRequest, Spool, SpoolError,
+};
 
 /// The part of [`Spool`] that `fs` uses; each method means what its namesake there means.
 pub(crate) trait SpoolPort: Send + Sync {
@@ -14,7 +16,13 @@ pub(crate) trait SpoolPort: Send + Sync {
     fn observe_inbox(&self, observer: Arc<dyn InboxObserver>);
     fn gate(&self, ino: u64) -> Arc<Gate>;
     fn before_modify(&self, gate: &mut GateGuard<'_>, path: &RelPath) -> Result<bool, SpoolError>;
-    fn copy_out(&self, gate: &mut GateGuard<'_>, file: &File, path: &RelPath) -> Result<(), SpoolError>;
+    fn copy_out(
+        &self,
+        gate: &mut GateGuard<'_>,
+        file: &File,
+        path: &RelPath,
+    ) -> Result<(), SpoolError>;
+    fn tail(&self, gate: &Arc<Gate>, file: File);
     fn mark_closed(&self, ino: u64, path: &RelPath);
     fn mark_torn(&self, ino: u64, path: &RelPath);
     fn unmark(&self, ino: u64);
@@ -27,7 +35,12 @@ pub(crate) trait SpoolPort: Send + Sync {
     fn count_ignored(&self);
     fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError>;
     fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError>;
-    fn inbox_to_outbox(&self, from: &RelPath, to: &RelPath, no_replace: bool) -> Result<(), SpoolError>;
+    fn inbox_to_outbox(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        no_replace: bool,
+    ) -> Result<(), SpoolError>;
     fn inbox_state(&self, path: &RelPath) -> FileState;
 }
 
@@ -47,8 +60,16 @@ impl SpoolPort for Spool {
     fn before_modify(&self, gate: &mut GateGuard<'_>, path: &RelPath) -> Result<bool, SpoolError> {
         self.before_modify(gate, path)
     }
-    fn copy_out(&self, gate: &mut GateGuard<'_>, file: &File, path: &RelPath) -> Result<(), SpoolError> {
+    fn copy_out(
+        &self,
+        gate: &mut GateGuard<'_>,
+        file: &File,
+        path: &RelPath,
+    ) -> Result<(), SpoolError> {
         self.copy_out(gate, file, path)
+    }
+    fn tail(&self, gate: &Arc<Gate>, file: File) {
+        self.tail(gate, file);
     }
     fn mark_closed(&self, ino: u64, path: &RelPath) {
         self.mark_closed(ino, path);
@@ -86,7 +107,12 @@ impl SpoolPort for Spool {
     fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
         self.inbox_rmdir(path)
     }
-    fn inbox_to_outbox(&self, from: &RelPath, to: &RelPath, no_replace: bool) -> Result<(), SpoolError> {
+    fn inbox_to_outbox(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        no_replace: bool,
+    ) -> Result<(), SpoolError> {
         self.inbox_to_outbox(from, to, no_replace)
     }
     fn inbox_state(&self, path: &RelPath) -> FileState {

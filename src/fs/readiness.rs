@@ -29,8 +29,16 @@ struct State {
 
 impl Readiness {
     pub(crate) fn new(settings: Settings) -> Self {
-        let state = State { ready: Ready::new(settings), actions: VecDeque::new(), stopped: false };
-        Self { start: Instant::now(), state: Mutex::new(state), bell: Condvar::new() }
+        let state = State {
+            ready: Ready::new(settings),
+            actions: VecDeque::new(),
+            stopped: false,
+        };
+        Self {
+            start: Instant::now(),
+            state: Mutex::new(state),
+            bell: Condvar::new(),
+        }
     }
 
     fn now(&self) -> Duration {
@@ -61,7 +69,11 @@ impl Readiness {
         let mut state = self.state.lock();
         while !state.stopped {
             let now = self.now();
-            if state.ready.next_deadline().is_some_and(|deadline| deadline <= now) {
+            if state
+                .ready
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= now)
+            {
                 let actions = state.ready.tick(now);
                 state.actions.extend(actions);
             }

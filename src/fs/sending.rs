@@ -1,8 +1,7 @@
-//! Carries out what the state machine decided: opens what is to be sealed and hands it to the spool.
+//! Carries out what the state machine decided, through the spool.
 
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::Fs;
@@ -17,19 +16,33 @@ impl Fs {
     /// `meshbox send`: sends a path below `outbox/` now, whatever `ready` says (incomplete, ignored).
     pub fn send_now(&self, path: &RelPath) -> Result<(), String> {
         let _tree = self.tree.read();
-        let place = Place { area: Area::Outbox, path: path.as_bytes().to_vec() };
-        let stat = self.stat_at(&place).map_err(|error| format!("outbox/{path}: {error}"))?;
+        let place = Place {
+            area: Area::Outbox,
+            path: path.as_bytes().to_vec(),
+        };
+        let stat = self
+            .stat_at(&place)
+            .map_err(|error| format!("outbox/{path}: {error}"))?;
         if kind_of(&stat) != Some(Kind::File) {
-            return Err(format!("outbox/{path}: is a directory; name the files in it"));
+            return Err(format!(
+                "outbox/{path}: is a directory; name the files in it"
+            ));
         }
-        self.readiness.feed(Event::SendNow { ino: stat.st_ino, path: path.clone() });
+        self.readiness.feed(Event::SendNow {
+            ino: stat.st_ino,
+            path: path.clone(),
+        });
         Ok(())
     }
 
     pub(crate) fn carry_out(self: &Arc<Self>, action: Action) {
         match action {
-            Action::Seal { ino, path, renamed_from } => self.seal(ino, path, renamed_from),
-            Action::MarkClosed { ino, path } => self.spool.mark_closed(ino, &path),
+            Action::Seal {
+                ino,
+                path,
+                renamed_from,
+            } => self.seal(ino, path, renamed_from),
+            Action::MarkClosed { ino, path } => self.mark_closed(ino, path),
             Action::MarkTorn { ino, path } => {
                 tracing::info!(%path, "its writer was killed: held back as incomplete");
                 self.spool.mark_torn(ino, &path);
@@ -42,28 +55,37 @@ impl Fs {
         }
     }
 
+    /// A late mark must not hide that the file is open again, so it is made under the gate; in the pool if somebody
+    /// holds that.
+    fn mark_closed(self: &Arc<Self>, ino: u64, path: RelPath) {
+        let gate = self.spool.gate(ino);
+        if let Some(guard) = gate.try_lock() {
+            if guard.writers() == 0 {
+                self.spool.mark_closed(ino, &path);
+            }
+            return;
+        }
+        let (fs, gate) = (self.clone(), gate.clone());
+        self.pool.submit(Box::new(move || {
+            let guard = gate.lock();
+            if guard.writers() == 0 {
+                fs.spool.mark_closed(ino, &path);
+            }
+        }));
+    }
+
     fn seal(self: &Arc<Self>, ino: u64, path: RelPath, renamed_from: Option<RelPath>) {
-        let opened = {
+        let renamed_from = renamed_from.filter(|from| {
             let _tree = self.tree.read();
-            let renamed_from = renamed_from.filter(|from| {
-                let from = Place { area: Area::Outbox, path: from.as_bytes().to_vec() };
-                matches!(self.stat_at(&from), Err(FsError::NotFound | FsError::Os(Errno::NOENT | Errno::NOTDIR)))
-            });
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            openat(&self.outbox, path.as_path(), flags, Mode::empty())
-                .and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat, renamed_from)))
-        };
-        let (fd, renamed_from) = match opened {
-            Ok((fd, stat, renamed_from)) if stat.st_ino == ino && kind_of(&stat) == Some(Kind::File) => (fd, renamed_from),
-            Ok(_other_file) => return self.readiness.feed(Event::SealDone { ino, path, result: SealResult::Gone }),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                return self.readiness.feed(Event::SealDone { ino, path, result: SealResult::Gone });
-            }
-            Err(error) => {
-                tracing::warn!(%path, %error, "cannot open a file that is to be sent");
-                return self.readiness.feed(Event::SealDone { ino, path, result: SealResult::Failed });
-            }
-        };
+            let from = Place {
+                area: Area::Outbox,
+                path: from.as_bytes().to_vec(),
+            };
+            matches!(
+                self.stat_at(&from),
+                Err(FsError::NotFound | FsError::Os(Errno::NOENT | Errno::NOTDIR))
+            )
+        });
         let readiness = self.readiness.clone();
         let sealed_path = path.clone();
         let done = Box::new(move |outcome| {
@@ -74,6 +96,7 @@ impl Fs {
                     SealResult::Sealed
                 }
                 SealOutcome::Changed => SealResult::Changed,
+                SealOutcome::Gone => SealResult::Gone,
                 SealOutcome::Failed(error) => {
                     tracing::warn!(%path, %error, "a file could not be sealed");
                     SealResult::Failed
@@ -81,9 +104,9 @@ impl Fs {
             };
             readiness.feed(Event::SealDone { ino, path, result });
         });
+        let gate = self.spool.gate(ino);
         self.spool.seal(SealRequest {
-            gate: self.spool.gate(ino),
-            file: fd.into(),
+            gate,
             path,
             renamed_from,
             priority: Priority::Routine,

@@ -15,9 +15,18 @@ struct Generated {
 }
 
 const FILES: [Generated; 3] = [
-    Generated { name: b"status.json", make: |files| files.status() },
-    Generated { name: b"peers.json", make: |files| files.peers() },
-    Generated { name: b"metrics", make: |files| files.metrics() },
+    Generated {
+        name: b"status.json",
+        make: |files| files.status(),
+    },
+    Generated {
+        name: b"peers.json",
+        make: |files| files.peers(),
+    },
+    Generated {
+        name: b"metrics",
+        make: |files| files.metrics(),
+    },
 ];
 
 const OUTBOX: &[u8] = b"outbox";
@@ -44,23 +53,37 @@ impl Fs {
                 _other => return Err(FsError::NotFound),
             }
         } else if parent == NodeId::STATUS_DIR {
-            let index = FILES.iter().position(|file| file.name == name).ok_or(FsError::NotFound)?;
+            let index = FILES
+                .iter()
+                .position(|file| file.name == name)
+                .ok_or(FsError::NotFound)?;
             NodeId(NodeId::STATUS_FILES.0 + index as u64)
         } else {
             return Err(FsError::NotDirectory);
         };
-        Ok(Entry { attr: self.status_attr(id)?, ttl: STATUS_TTL })
+        Ok(Entry {
+            attr: self.status_attr(id)?,
+            ttl: STATUS_TTL,
+        })
     }
 
     fn area_entry(&self, id: NodeId) -> Result<Entry, FsError> {
-        Ok(Entry { attr: self.getattr(id, None)?, ttl: super::attr::OUTBOX_TTL })
+        Ok(Entry {
+            attr: self.getattr(id, None)?,
+            ttl: super::attr::OUTBOX_TTL,
+        })
     }
 
     /// Attributes of the root, `.meshbox/` and the generated files. The size is that of a fresh snapshot; readers do
     /// not depend on it, since such files are opened without cache.
     pub(crate) fn status_attr(&self, id: NodeId) -> Result<Attr, FsError> {
         let (kind, perm, nlink, size) = match generated(id) {
-            Some(file) => (Kind::File, 0o444, 1, (file.make)(&*self.status).len() as u64),
+            Some(file) => (
+                Kind::File,
+                0o444,
+                1,
+                (file.make)(&*self.status).len() as u64,
+            ),
             None if id == NodeId::ROOT => (Kind::Directory, 0o755, 5, 0),
             None => (Kind::Directory, 0o555, 2, 0),
         };
@@ -85,13 +108,23 @@ impl Fs {
     pub(crate) fn status_open(&self, id: NodeId) -> Result<Opened, FsError> {
         let file = generated(id).ok_or(FsError::IsDirectory)?;
         let fh = self.handles.number();
-        self.handles.insert(fh, Handle::Generated(Arc::from((file.make)(&*self.status))));
-        Ok(Opened { fh, caching: Caching::None })
+        self.handles
+            .insert(fh, Handle::Generated(Arc::from((file.make)(&*self.status))));
+        Ok(Opened {
+            fh,
+            caching: Caching::None,
+        })
     }
 
     /// The names in the root or in `.meshbox/`; offsets are filled in by the caller.
     pub(crate) fn status_items(id: NodeId) -> Vec<Item> {
-        let item = |name: &[u8], id: NodeId, kind| Item { name: name.to_vec(), number: id.0, backing: 0, kind, offset: 0 };
+        let item = |name: &[u8], id: NodeId, kind| Item {
+            name: name.to_vec(),
+            number: id.0,
+            backing: 0,
+            kind,
+            offset: 0,
+        };
         if id == NodeId::ROOT {
             vec![
                 item(OUTBOX, NodeId::OUTBOX, Kind::Directory),
@@ -100,7 +133,15 @@ impl Fs {
             ]
         } else {
             let numbered = FILES.iter().enumerate();
-            numbered.map(|(n, file)| item(file.name, NodeId(NodeId::STATUS_FILES.0 + n as u64), Kind::File)).collect()
+            numbered
+                .map(|(n, file)| {
+                    item(
+                        file.name,
+                        NodeId(NodeId::STATUS_FILES.0 + n as u64),
+                        Kind::File,
+                    )
+                })
+                .collect()
         }
     }
 }

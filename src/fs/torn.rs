@@ -25,7 +25,10 @@ fn parse_stat(text: &str) -> Option<Ending> {
     // Field 3 (state) is the first after the name; flags is field 9, exit_code field 52.
     let flags: u64 = fields.get(9 - 3)?.parse().ok()?;
     let exit_code: i64 = fields.get(52 - 3)?.parse().ok()?;
-    Some(Ending { exiting: flags & PF_EXITING != 0, signal: u32::try_from(exit_code & 0x7f).ok()? })
+    Some(Ending {
+        exiting: flags & PF_EXITING != 0,
+        signal: u32::try_from(exit_code & 0x7f).ok()?,
+    })
 }
 
 /// Whether the task `tid` is being ended by a signal.
@@ -48,7 +51,11 @@ pub(crate) fn process_of(tid: u32) -> u32 {
 }
 
 fn parse_tgid(text: &str) -> Option<u32> {
-    text.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
+    text.lines()
+        .find_map(|line| line.strip_prefix("Tgid:"))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -56,7 +63,14 @@ mod tests {
     use super::*;
 
     fn stat(comm: &str, flags: u64, exit_code: u32) -> String {
-        let mut fields = vec!["S".to_string(), "1".into(), "2".into(), "3".into(), "0".into(), "-1".into()];
+        let mut fields = vec![
+            "S".to_string(),
+            "1".into(),
+            "2".into(),
+            "3".into(),
+            "0".into(),
+            "-1".into(),
+        ];
         fields.push(flags.to_string());
         while fields.len() < 49 {
             fields.push("0".into());
@@ -68,32 +82,63 @@ mod tests {
     #[test]
     fn a_running_program_is_not_ending() {
         let ending = parse_stat(&stat("cp", 0x40_0000, 0));
-        assert_eq!(ending, Some(Ending { exiting: false, signal: 0 }));
+        assert_eq!(
+            ending,
+            Some(Ending {
+                exiting: false,
+                signal: 0
+            })
+        );
     }
 
     #[test]
     fn an_interrupted_program_shows_its_signal() {
         let ending = parse_stat(&stat("cp", 0x40_0004, 2));
-        assert_eq!(ending, Some(Ending { exiting: true, signal: 2 }));
+        assert_eq!(
+            ending,
+            Some(Ending {
+                exiting: true,
+                signal: 2
+            })
+        );
     }
 
     #[test]
     fn a_program_that_fails_by_itself_shows_no_signal() {
         let ending = parse_stat(&stat("cp", 0x40_0004, 256));
-        assert_eq!(ending, Some(Ending { exiting: true, signal: 0 }));
+        assert_eq!(
+            ending,
+            Some(Ending {
+                exiting: true,
+                signal: 0
+            })
+        );
     }
 
     #[test]
     fn a_core_dump_bit_does_not_hide_the_signal() {
         let ending = parse_stat(&stat("cp", 0x4, 128 + 11));
-        assert_eq!(ending, Some(Ending { exiting: true, signal: 11 }));
+        assert_eq!(
+            ending,
+            Some(Ending {
+                exiting: true,
+                signal: 11
+            })
+        );
     }
 
     #[test]
     fn names_with_spaces_and_parentheses_do_not_shift_the_fields() {
         for comm in ["a b", "x) S 1 (y", "((", "))"] {
             let ending = parse_stat(&stat(comm, 0x4, 9));
-            assert_eq!(ending, Some(Ending { exiting: true, signal: 9 }), "{comm}");
+            assert_eq!(
+                ending,
+                Some(Ending {
+                    exiting: true,
+                    signal: 9
+                }),
+                "{comm}"
+            );
         }
     }
 

@@ -3,7 +3,9 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, openat};
+use rustix::fs::{
+    Mode, OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, openat,
+};
 use rustix::io::Errno;
 
 use super::Fs;
@@ -62,13 +64,28 @@ impl Fs {
             Err(error) => return Err(error.into()),
         }
         let shown = names.split_inclusive(|byte| *byte == 0);
-        Ok(shown.filter(|name| name.starts_with(USER) && !name.starts_with(VIRTUAL)).flatten().copied().collect())
+        Ok(shown
+            .filter(|name| name.starts_with(USER) && !name.starts_with(VIRTUAL))
+            .flatten()
+            .copied()
+            .collect())
     }
 
     /// Sets an attribute; `flags` as in setxattr(2).
-    pub fn setxattr(&self, id: NodeId, name: &[u8], value: &[u8], flags: i32) -> Result<(), FsError> {
+    pub fn setxattr(
+        &self,
+        id: NodeId,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), FsError> {
         let fd = self.open_to_change(id, name)?;
-        Ok(fsetxattr(&fd, name, value, XattrFlags::from_bits_retain(flags.cast_unsigned()))?)
+        Ok(fsetxattr(
+            &fd,
+            name,
+            value,
+            XattrFlags::from_bits_retain(flags.cast_unsigned()),
+        )?)
     }
 
     /// Removes an attribute.
