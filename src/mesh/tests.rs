@@ -267,7 +267,8 @@ fn a_stranger_gets_no_proof_back_on_either_protocol() {
     let stranger = Scripted::new();
     for alpn in [CTL_ALPN, BULK_ALPN] {
         let conn = stranger.connect(&a, alpn);
-        let proof = prove(&conn, &GroupKey::generate(), stranger.id(), Role::Dialer);
+        let other = GroupKey::generate();
+        let proof = prove(&conn, &other, stranger.id(), Role::Dialer);
         let error = stranger.runtime.block_on(proof).map(|_| ()).unwrap_err();
         assert_eq!(error, MemberError::RefusedUs);
     }
