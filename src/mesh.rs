@@ -1,12 +1,77 @@
-//! (to be written; the entry points below are a contract with `daemon` and `control`)
+//! The mesh: everything that speaks to other machines, over iroh.
+//!
+//! Two connections per pair. *Control* carries hellos, offers with small content, answers and receipts; *bulk* carries
+//! ranges of larger content, each on a stream of its own, so that trouble in bulk never takes control down. Every
+//! connection begins with a mutual proof of the group key (`member`). What is said is defined in `wire`, who dials and
+//! accepts in `link`, what is to be sent in [`crate::delivery`].
+//!
+//! # Goals
+//! - Delivery depends on the exchange of pending ids at every connection and on rescans, never on the live push.
+//! - One peer that is offline, slow or hostile costs the others nothing: every queue it can fill is its own and bounded.
+//! - Nobody without the group key gets an answer; nobody but a recipient gets content, names or ids of a bundle.
+//!
+//! # Non-goals
+//! Relays, DNS and public discovery: peers are dialled at configured, told or ticketed addresses. Bundles are offered
+//! by their origin only; custody by other holders is the spool's to grant through `pending`.
+//!
+//! # Threads
+//! One tokio runtime of two workers, owned by [`Mesh`]. Disk is touched on its blocking threads only.
+//! Nothing here is durable; a crash loses connections, and the next exchange of pending ids repairs the rest.
 
+mod endpoint;
+mod fetch;
+mod lane;
+mod link;
+mod member;
+mod offer;
+mod roster;
+mod serve;
+mod session;
+pub(crate) mod store;
+mod wire;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use iroh::Endpoint;
 use serde::Serialize;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::fetch::Fetches;
+use self::member::CloseCode;
+use self::offer::Blames;
+use self::roster::{Peer, Roster};
+use self::session::Input;
+use self::store::Store;
+use self::wire::{ADDRS_MAX, Hello, MEMBERS_MAX, Told};
 use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
-use crate::spool::Spool;
+use crate::spool::{Event, Member, Spool};
+
+/// Threads that run the network; disk work has threads of its own.
+const WORKERS: usize = 2;
+
+/// Most threads that block on disk at once: fetches (32), two lanes for each of some dozen peers, and reads.
+const BLOCKING_MAX: usize = 160;
+
+/// Events of the spool waiting to be passed on. More than a full delivery window of every kind; a ring that does not
+/// fit leads to a rescan.
+const RINGS: usize = 4096;
+
+/// How often a lost ring is looked for.
+const LOST_RING: Duration = Duration::from_secs(1);
+
+/// How long a graceful end may take before connections are cut.
+const STOP: Duration = Duration::from_secs(2);
 
 /// What the mesh is told at start.
 #[derive(Clone, Debug)]
@@ -53,30 +118,275 @@ pub enum MeshError {
     Runtime(std::io::Error),
 }
 
-/// The running mesh.
-#[derive(Debug)]
-pub struct Mesh {}
+/// What all parts of the mesh share.
+pub(crate) struct Hub {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) me: PeerId,
+    pub(crate) group: GroupKey,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) roster: Roster,
+    pub(crate) fetches: Fetches,
+    pub(crate) blames: Blames,
+    name: PeerName,
+    runtime: Handle,
+    stopping: AtomicBool,
+}
+
+impl Hub {
+    /// Whether the mesh is about to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The peer of that id, with its dial loop running.
+    pub(crate) fn known(self: &Arc<Self>, id: PeerId) -> Arc<Peer> {
+        let (peer, new) = self.roster.known(id);
+        if new && id != self.me {
+            self.runtime.spawn(link::dial(self.clone(), peer.clone()));
+        }
+        peer
+    }
+
+    /// What to call a peer in logs.
+    pub(crate) fn label_of(&self, id: PeerId) -> String {
+        self.roster.get(id).map_or_else(|| id.short(), |p| p.label())
+    }
+
+    /// Our side of the hello.
+    pub(crate) fn hello(&self, to: PeerId) -> Hello {
+        let (epoch, incarnation) = self.store.epoch();
+        Hello {
+            name: self.name.clone(),
+            epoch,
+            incarnation,
+            seen: self.store.epoch_seen_of(to),
+            addrs: endpoint::listen_addrs(&self.endpoint),
+            members: self.members_to_tell(),
+        }
+    }
+
+    /// All members we know, as told to others.
+    pub(crate) fn members_to_tell(&self) -> Vec<Told> {
+        let told = |m: Member| Told { id: m.id, name: m.name, addrs: m.addrs };
+        self.store.members().into_iter().take(MEMBERS_MAX).map(told).collect()
+    }
+
+    /// Records what a member said of itself and of others. Blocks on disk.
+    pub(crate) fn greeted(self: &Arc<Self>, id: PeerId, hello: &Hello) {
+        if hello.seen > self.store.epoch().0
+            && let Err(error) = self.store.raise_epoch(hello.seen)
+        {
+            tracing::error!("the epoch cannot be raised: {error}");
+        }
+        if let Err(error) = self.store.member_seen(id, &hello.name, &usable(&hello.addrs), true) {
+            tracing::error!("member {} not recorded: {error}", hello.name);
+        }
+        self.told(&hello.members, id);
+        self.refresh();
+    }
+
+    /// Records members that `from` told of. Blocks on disk.
+    pub(crate) fn told(self: &Arc<Self>, told: &[Told], from: PeerId) {
+        let known: HashMap<PeerId, Vec<SocketAddr>> =
+            self.store.members().into_iter().map(|m| (m.id, m.addrs)).collect();
+        let mut changed = false;
+        for member in told {
+            let connected = || self.roster.get(member.id).is_some_and(|p| p.session().is_some());
+            if member.id == self.me || member.id == from || connected() {
+                continue;
+            }
+            let mut addrs = usable(&member.addrs);
+            if let Some(old) = known.get(&member.id) {
+                addrs.retain(|a| !old.contains(a));
+                addrs.truncate(ADDRS_MAX.saturating_sub(old.len()));
+                if addrs.is_empty() {
+                    continue;
+                }
+            }
+            match self.store.member_seen(member.id, &member.name, &addrs, false) {
+                Ok(()) => changed = true,
+                Err(error) => tracing::error!("member {} not recorded: {error}", member.name),
+            }
+        }
+        if changed {
+            self.refresh();
+        }
+    }
+
+    /// Takes over what the journal knows of the members, and dials new ones.
+    fn refresh(self: &Arc<Self>) {
+        for member in self.store.members() {
+            if member.id != self.me {
+                self.known(member.id).learn(&member.name, &member.addrs, member.last_seen);
+            }
+        }
+    }
+
+    /// Passes the spool's events on to the sessions.
+    async fn dispatch(self: Arc<Self>, mut rings: mpsc::Receiver<Event>, lost: Arc<AtomicBool>) {
+        let mut ticker = interval(LOST_RING);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                ring = rings.recv() => match ring {
+                    Some(event) => self.pass(event).await,
+                    None => return,
+                },
+                _ = ticker.tick() => {
+                    if lost.swap(false, Ordering::Relaxed) {
+                        self.ring_all(|| Input::Rescan);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pass(self: &Arc<Self>, event: Event) {
+        match event {
+            Event::Sealed(bundle) => self.ring_all(|| Input::Sealed(bundle)),
+            Event::ReceiptReady(receipt) => self.ring(receipt.origin, Input::Receipt(receipt)),
+            Event::PendingChanged(peer) => self.ring(peer, Input::Rescan),
+            Event::MembersChanged => {
+                let hub = self.clone();
+                let _ = tokio::task::spawn_blocking(move || hub.refresh()).await;
+                self.ring_all(|| Input::Members);
+            }
+            Event::StatusChanged => {}
+        }
+    }
+
+    fn ring(&self, peer: PeerId, input: Input) {
+        if let Some(session) = self.roster.get(peer).and_then(|p| p.session()) {
+            session.ring(input);
+        }
+    }
+
+    fn ring_all(&self, input: impl Fn() -> Input) {
+        for (_, session) in self.roster.sessions() {
+            session.ring(input());
+        }
+    }
+}
+
+/// Addresses that can be dialled at all, and not too many.
+fn usable(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
+    let dialable = |a: &&SocketAddr| a.port() != 0 && !a.ip().is_unspecified() && !a.ip().is_multicast();
+    addrs.iter().filter(dialable).take(ADDRS_MAX).copied().collect()
+}
+
+/// The running mesh. Stopped by [`Mesh::stop`], or when dropped.
+pub struct Mesh {
+    hub: Arc<Hub>,
+    runtime: Option<Runtime>,
+}
+
+impl std::fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mesh({})", self.hub.me.short())
+    }
+}
 
 impl Mesh {
     /// Binds the endpoint, starts accepting and dialling. Returns when the endpoint is bound.
     pub fn start(spool: Arc<Spool>, config: MeshConfig) -> Result<Self, MeshError> {
-        let _ = (spool, config);
-        todo!()
+        Self::start_on(Arc::new(spool), config)
+    }
+
+    /// [`Mesh::start`] on any store.
+    pub(crate) fn start_on(store: Arc<dyn Store>, config: MeshConfig) -> Result<Self, MeshError> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .max_blocking_threads(BLOCKING_MAX)
+            .thread_name("mesh")
+            .enable_all()
+            .build()
+            .map_err(MeshError::Runtime)?;
+        let endpoint = runtime.block_on(endpoint::bind(store.identity(), &config.listen))?;
+        let hub = Arc::new(Hub {
+            me: store.identity().id(),
+            store,
+            group: config.group,
+            endpoint,
+            roster: Roster::default(),
+            fetches: Fetches::default(),
+            blames: Blames::default(),
+            name: config.name,
+            runtime: runtime.handle().clone(),
+            stopping: AtomicBool::new(false),
+        });
+        let (ring, rings) = mpsc::channel(RINGS);
+        let lost = Arc::new(AtomicBool::new(false));
+        let flag = lost.clone();
+        hub.store.subscribe(Box::new(move |event| {
+            if *event != Event::StatusChanged && ring.try_send(event.clone()).is_err() {
+                flag.store(true, Ordering::Relaxed);
+            }
+        }));
+        for (id, addr) in config.peers {
+            if id != hub.me {
+                hub.known(id).configure(addr);
+            }
+        }
+        if let Some(ticket) = config.ticket.filter(|t| t.inviter != hub.me) {
+            let peer = hub.known(ticket.inviter);
+            ticket.addrs.iter().for_each(|addr| peer.configure(*addr));
+            if let Err(error) = hub.store.member_seen(ticket.inviter, &ticket.name, &usable(&ticket.addrs), false) {
+                tracing::error!("member {} not recorded: {error}", ticket.name);
+            }
+        }
+        hub.refresh();
+        runtime.spawn(hub.clone().dispatch(rings, lost));
+        runtime.spawn(link::accept(hub.clone()));
+        Ok(Self { hub, runtime: Some(runtime) })
     }
 
     /// The addresses really bound, as others can dial them: for an unspecified address those of the interfaces,
     /// loopback included only when that is what is bound.
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
-        todo!()
+        endpoint::listen_addrs(&self.hub.endpoint)
     }
 
     /// Every known peer.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        todo!()
+        let members: HashMap<PeerId, Member> = self.hub.store.members().into_iter().map(|m| (m.id, m)).collect();
+        let status = |peer: Arc<Peer>| {
+            let member = members.get(&peer.id);
+            let connected = peer.session().is_some();
+            let name = peer.name().or_else(|| member.map(|m| m.name.clone()));
+            PeerStatus {
+                id: peer.id.to_string(),
+                name: name.map(String::from).unwrap_or_default(),
+                connected,
+                pending: self.hub.store.pending_count(peer.id),
+                last_seen: if connected { roster::now() } else { peer.last_seen() },
+                addrs: peer.addrs(),
+                error: if connected { None } else { peer.error() },
+            }
+        };
+        let mut all: Vec<PeerStatus> = self.hub.roster.all().into_iter().map(status).collect();
+        all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        all
     }
 
     /// Closes all connections and ends the runtime, within a few seconds.
-    pub fn stop(self) {
-        todo!()
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        self.hub.stopping.store(true, Ordering::Relaxed);
+        for (_, session) in self.hub.roster.sessions() {
+            session.conn.close(CloseCode::Stopping.code(), b"stopping");
+        }
+        let endpoint = self.hub.endpoint.clone();
+        let _ = runtime.block_on(async move { timeout(STOP, endpoint.close()).await });
+        runtime.shutdown_timeout(STOP);
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.end();
     }
 }

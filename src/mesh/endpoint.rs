@@ -1,0 +1,185 @@
+//! The iroh endpoint: bound to the addresses asked for, without relay, port mapping, DNS or any look-up service.
+//!
+//! A peer is dialled at addresses we know, or not at all. Times are chosen so that a dead connection is noticed within
+//! about ten seconds: keep-alive every [`KEEP_ALIVE`], given up after [`IDLE`] without a packet.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use iroh::endpoint::{BindOpts, Builder, Connection, IdleTimeout, PortmapperConfig, QuicTransportConfig, VarInt, presets};
+use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr};
+use tokio::time::timeout;
+
+use crate::mesh::member::{MemberError, closed_by_peer};
+use crate::mesh::wire::{ADDRS_MAX, BULK_ALPN, CTL_ALPN};
+use crate::mesh::MeshError;
+use crate::peer::{Identity, PeerId};
+
+/// Silence after which a connection is dead.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How often a packet is sent on a quiet connection: three may be lost before it is given up.
+const KEEP_ALIVE: Duration = Duration::from_millis(2500);
+
+/// Time for one attempt to connect; QUIC's own would be 30 s.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Received and unread bytes of all streams of one connection. Windows of single streams stay at their default of
+/// 1.25 MB: above 2 MiB a slow reader makes noq 1.4.0 close the connection.
+const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
+
+/// Streams a peer may have open at once.
+const STREAMS: u32 = 64;
+
+/// Binds the endpoint.
+pub async fn bind(identity: &Identity, listen: &[SocketAddr]) -> Result<Endpoint, MeshError> {
+    let shown = || listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let failed = |why: String| {
+        let what = if listen.is_empty() { "any address".to_owned() } else { shown() };
+        MeshError::Bind(what, why)
+    };
+    let mut builder: Builder = Endpoint::builder(presets::Minimal)
+        .secret_key(SecretKey::from_bytes(&identity.secret()))
+        .alpns(vec![CTL_ALPN.to_vec(), BULK_ALPN.to_vec()])
+        .relay_mode(RelayMode::Disabled)
+        .clear_address_lookup()
+        .portmapper_config(PortmapperConfig::Disabled)
+        .transport_config(transport());
+    if !listen.is_empty() {
+        builder = builder.clear_ip_transports();
+        for (index, addr) in listen.iter().enumerate() {
+            // The first of a family is the way out for everything; the others serve their own network.
+            let first = !listen[..index].iter().any(|a| a.is_ipv4() == addr.is_ipv4());
+            let bound = if first {
+                builder.bind_addr(*addr)
+            } else {
+                builder.bind_addr_with_opts(*addr, BindOpts::default().set_prefix_len(if addr.is_ipv4() { 24 } else { 64 }))
+            };
+            builder = bound.map_err(|e| failed(e.to_string()))?;
+        }
+    }
+    builder.bind().await.map_err(|e| failed(chain(&e)))
+}
+
+fn transport() -> QuicTransportConfig {
+    let mut config = QuicTransportConfig::builder()
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .keep_alive_interval(KEEP_ALIVE)
+        .default_path_keep_alive_interval(KEEP_ALIVE)
+        .default_path_max_idle_timeout(IDLE)
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0));
+    if let Ok(idle) = IdleTimeout::try_from(IDLE) {
+        config = config.max_idle_timeout(Some(idle));
+    }
+    config.build()
+}
+
+/// The addresses bound, as others can dial them.
+pub fn listen_addrs(endpoint: &Endpoint) -> Vec<SocketAddr> {
+    let interfaces: Vec<SocketAddr> = endpoint.addr().ip_addrs().copied().collect();
+    dialable(&endpoint.bound_sockets(), &interfaces)
+}
+
+/// What to tell others for `bound` sockets on a machine with these interface addresses (as iroh lists them, with port).
+fn dialable(bound: &[SocketAddr], interfaces: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut addrs: Vec<SocketAddr> = bound.iter().copied().filter(|a| !a.ip().is_unspecified()).collect();
+    let unspecified: Vec<&SocketAddr> = bound.iter().filter(|a| a.ip().is_unspecified()).collect();
+    for addr in interfaces {
+        let ours = unspecified.iter().any(|u| u.is_ipv4() == addr.is_ipv4() && u.port() == addr.port());
+        let link_local = matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
+        if ours && !addr.ip().is_loopback() && !link_local && !addrs.contains(addr) {
+            addrs.push(*addr);
+        }
+    }
+    if addrs.is_empty() {
+        addrs = unspecified.iter().map(|u| loopback(u)).collect();
+    }
+    addrs.sort_unstable();
+    addrs
+}
+
+fn loopback(addr: &SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(v4) => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) => (Ipv6Addr::LOCALHOST, v6.port()).into(),
+    }
+}
+
+/// Connects to `peer` at any of `addrs` (iroh races them), within [`DIAL_TIMEOUT`].
+pub async fn connect(
+    endpoint: &Endpoint,
+    peer: PeerId,
+    addrs: &[SocketAddr],
+    alpn: &[u8],
+) -> Result<Connection, MemberError> {
+    let id = EndpointId::from_bytes(peer.as_bytes()).map_err(|_| MemberError::Lost("its id is no key".into()))?;
+    let addrs = addrs.iter().take(ADDRS_MAX).map(|a| TransportAddr::Ip(*a));
+    let attempt = endpoint.connect(EndpointAddr::from_parts(id, addrs), alpn);
+    match timeout(DIAL_TIMEOUT, attempt).await {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(error)) => Err(dial_error(&error)),
+        Err(_) => Err(MemberError::Timeout),
+    }
+}
+
+/// Why a connection could not be made. TLS tells "none of our protocols" by alert 120.
+fn dial_error(error: &(dyn std::error::Error + 'static)) -> MemberError {
+    let mut source = Some(error);
+    while let Some(inner) = source {
+        if let Some(reason) = inner.downcast_ref::<iroh::endpoint::ConnectionError>()
+            && let Some(told) = closed_by_peer(reason)
+        {
+            return told;
+        }
+        source = inner.source();
+    }
+    let text = chain(error);
+    if text.contains("application protocol") || text.contains("code 120") || text.contains("0x178") {
+        MemberError::Protocol
+    } else {
+        MemberError::Lost(text)
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addrs(list: &[&str]) -> Vec<SocketAddr> {
+        list.iter().map(|a| a.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_bound_is_told_and_loopback_only_when_there_is_nothing_else() {
+        let interfaces = addrs(&["127.0.0.1:7", "10.0.0.2:7", "[fe80::1]:8", "[fd00::1]:8"]);
+        assert_eq!(dialable(&addrs(&["127.0.0.1:7"]), &interfaces), addrs(&["127.0.0.1:7"]));
+        let any = addrs(&["0.0.0.0:7", "[::]:8"]);
+        assert_eq!(dialable(&any, &interfaces), addrs(&["10.0.0.2:7", "[fd00::1]:8"]));
+        assert_eq!(dialable(&any, &addrs(&["127.0.0.1:7"])), addrs(&["127.0.0.1:7", "[::1]:8"]));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_an_error_that_names_it() {
+        let first = bind(&Identity::generate(), &addrs(&["127.0.0.1:0"])).await.unwrap();
+        let taken = listen_addrs(&first);
+        assert_ne!(taken[0].port(), 0);
+        let error = bind(&Identity::generate(), &taken).await.unwrap_err();
+        assert!(error.to_string().contains(&taken[0].to_string()), "{error}");
+        first.close().await;
+    }
+}

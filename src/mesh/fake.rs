@@ -1,0 +1,382 @@
+//! A store in memory, for tests of the mesh: same contract as the spool, no disk.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use crate::bundle::{
+    BundleId, DeliveryState, Entry, EntryKind, MANIFEST_VERSION, Manifest, Priority, Receipt, RelPath, Scope,
+    VerifiedManifest,
+};
+use crate::digest::{self, Digest};
+use crate::mesh::store::{Arriving, Bell, Content, Offered, Store};
+use crate::peer::{Identity, PeerId, PeerName};
+use crate::spool::{Event, FinishError, IntakeError, Member, Quarantined, ServeError, SpoolError};
+
+/// Longest wait for anything in these tests; they fail then.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct State {
+    members: HashMap<PeerId, Member>,
+    held: HashMap<BundleId, (VerifiedManifest, Vec<Bytes>)>,
+    pending: HashMap<PeerId, BTreeMap<u64, BundleId>>,
+    deliveries: HashMap<(BundleId, PeerId), DeliveryState>,
+    receipts: HashMap<BundleId, Receipt>,
+    inbox: HashMap<RelPath, Bytes>,
+    partial: HashMap<BundleId, Vec<BTreeMap<u64, Bytes>>>,
+    busy: HashSet<BundleId>,
+    notes: Vec<(BundleId, String, Option<String>)>,
+    seq: u64,
+}
+
+pub struct Fake {
+    identity: Identity,
+    state: Mutex<State>,
+    changed: Condvar,
+    bells: Mutex<Vec<Bell>>,
+    epoch: AtomicU64,
+    /// Serve wrong bytes.
+    pub corrupt: AtomicBool,
+    /// Swallow events.
+    pub mute: AtomicBool,
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
+}
+
+impl Fake {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            identity: Identity::generate(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            bells: Mutex::default(),
+            epoch: AtomicU64::new(1),
+            corrupt: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+        })
+    }
+
+    pub fn id(&self) -> PeerId {
+        self.identity.id()
+    }
+
+    fn ring(&self, event: &Event) {
+        self.changed.notify_all();
+        if !self.mute.load(Ordering::Relaxed) {
+            self.bells.lock().iter().for_each(|bell| bell(event));
+        }
+    }
+
+    /// A signed bundle of one file, held nowhere yet.
+    pub fn bundle(&self, path: &str, content: &[u8]) -> VerifiedManifest {
+        let hashed = digest::hash_reader(content).unwrap();
+        let kind =
+            EntryKind::File { size: hashed.len, executable: false, digest: hashed.digest, chunks: hashed.chunks };
+        let entry = Entry { path: RelPath::parse(path).unwrap(), mtime: (0, 0), kind };
+        let manifest = Manifest {
+            version: MANIFEST_VERSION,
+            origin: self.id(),
+            epoch: 1,
+            incarnation: [1; 16],
+            seq: 1,
+            lifetime_secs: 60,
+            scope: Scope::All { generation: 1 },
+            priority: Priority::Routine,
+            supersedes: None,
+            renamed_from: None,
+            entries: vec![entry],
+            salt: crate::peer::random(),
+        };
+        manifest.sign(&self.identity)
+    }
+
+    /// Holds `manifest` with its content and owes it to `to`.
+    pub fn owe(&self, manifest: &VerifiedManifest, content: &[u8], to: &[PeerId]) {
+        let id = manifest.id();
+        let mut state = self.state.lock();
+        state.held.insert(id, (manifest.clone(), vec![Bytes::copy_from_slice(content)]));
+        for peer in to {
+            state.seq += 1;
+            let seq = state.seq;
+            state.pending.entry(*peer).or_default().insert(seq, id);
+        }
+        drop(state);
+        self.ring(&Event::Sealed(id));
+    }
+
+    /// Seals a file for `to`.
+    pub fn send(&self, path: &str, content: &[u8], to: &[PeerId]) -> BundleId {
+        let manifest = self.bundle(path, content);
+        self.owe(&manifest, content, to);
+        manifest.id()
+    }
+
+    fn wait<T>(&self, what: &str, test: impl Fn(&State) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state.lock();
+        loop {
+            if let Some(found) = test(&state) {
+                return found;
+            }
+            assert!(!self.changed.wait_until(&mut state, deadline).timed_out(), "waited in vain for {what}");
+        }
+    }
+
+    /// Waits for a file in the inbox.
+    pub fn wait_inbox(&self, path: &str) -> Bytes {
+        let path = RelPath::parse(path).unwrap();
+        self.wait("inbox", |s| s.inbox.get(&path).cloned())
+    }
+
+    pub fn inbox_len(&self) -> usize {
+        self.state.lock().inbox.len()
+    }
+
+    pub fn wait_inbox_len(&self, len: usize) {
+        self.wait("inbox", |s| (s.inbox.len() >= len).then_some(()));
+    }
+
+    /// Waits until nothing is owed to `peer`.
+    pub fn wait_delivered(&self, peer: PeerId) {
+        self.wait("receipts", |s| s.pending.get(&peer).is_none_or(BTreeMap::is_empty).then_some(()));
+    }
+
+    /// Waits for a state that `wanted` accepts.
+    pub fn wait_delivery(&self, bundle: BundleId, peer: PeerId, wanted: impl Fn(&DeliveryState) -> bool) -> DeliveryState {
+        self.wait("delivery", |s| s.deliveries.get(&(bundle, peer)).filter(|d| wanted(d)).cloned())
+    }
+
+    /// Waits for a note on an inbound bundle.
+    pub fn wait_note(&self, bundle: BundleId, word: &str) -> String {
+        let found = |(b, w, e): &(BundleId, String, Option<String>)| (*b == bundle && w == word).then(|| e.clone());
+        self.wait("note", |s| s.notes.iter().find_map(found)).unwrap_or_default()
+    }
+}
+
+/// `Arc<Fake>` is what the mesh gets.
+impl Store for Arc<Fake> {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+    fn epoch(&self) -> (u64, [u8; 16]) {
+        (self.epoch.load(Ordering::Relaxed), [self.epoch.load(Ordering::Relaxed) as u8; 16])
+    }
+    fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
+        self.epoch.fetch_max(epoch + 1, Ordering::Relaxed);
+        Ok(())
+    }
+    fn subscribe(&self, bell: Bell) {
+        self.bells.lock().push(bell);
+    }
+    fn members(&self) -> Vec<Member> {
+        self.state.lock().members.values().cloned().collect()
+    }
+    fn member_seen(&self, id: PeerId, name: &PeerName, addrs: &[SocketAddr], contact: bool) -> Result<(), SpoolError> {
+        let mut state = self.state.lock();
+        let new = Member { id, name: name.clone(), addrs: vec![], last_seen: 0, epoch: 0 };
+        let member = state.members.entry(id).or_insert(new);
+        let before = member.clone();
+        member.name = name.clone();
+        if contact {
+            member.addrs = addrs.to_vec();
+        } else {
+            member.addrs.extend_from_slice(addrs);
+        }
+        let changed = before != *member || before.addrs.is_empty();
+        drop(state);
+        if changed {
+            self.ring(&Event::MembersChanged);
+        }
+        Ok(())
+    }
+    fn epoch_seen_of(&self, _: PeerId) -> u64 {
+        0
+    }
+    fn pending(&self, peer: PeerId, after: Option<u64>, limit: usize) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let state = self.state.lock();
+        let Some(rows) = state.pending.get(&peer) else { return Ok(vec![]) };
+        Ok(rows.range(after.map_or(0, |a| a + 1)..).take(limit).map(|(n, b)| (*n, *b)).collect())
+    }
+    fn pending_count(&self, peer: PeerId) -> u64 {
+        self.state.lock().pending.get(&peer).map_or(0, BTreeMap::len) as u64
+    }
+    fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
+        self.state.lock().pending.get(&peer).is_some_and(|p| p.values().any(|b| *b == bundle))
+    }
+    fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
+        Ok(self.state.lock().held.get(&bundle).map(|h| h.0.clone()))
+    }
+    fn peer_has(&self, _: PeerId, _: Digest) -> bool {
+        false
+    }
+    fn open_content(&self, bundle: BundleId, entry: usize, peer: PeerId) -> Result<Box<dyn Content>, ServeError> {
+        let state = self.state.lock();
+        let (manifest, content) = state.held.get(&bundle).ok_or(ServeError::NotHeld)?;
+        if !manifest.manifest().is_for(peer) {
+            return Err(ServeError::NotHeld);
+        }
+        let bytes = content.get(entry).cloned().ok_or(ServeError::NotHeld)?;
+        Ok(Box::new(FakeContent { bytes, corrupt: self.corrupt.load(Ordering::Relaxed) }))
+    }
+    fn offered(&self, manifest: VerifiedManifest, _: PeerId) -> Result<Offered, SpoolError> {
+        let id = manifest.id();
+        let mut state = self.state.lock();
+        if let Some(receipt) = state.receipts.get(&id) {
+            return Ok(Offered::Settled(receipt.clone()));
+        }
+        if !manifest.manifest().is_for(self.id()) {
+            return Ok(Offered::Refused("not for this node".into()));
+        }
+        if !state.busy.insert(id) {
+            return Ok(Offered::Busy);
+        }
+        let entries = manifest.manifest().entries.len();
+        let got = state.partial.remove(&id).unwrap_or_else(|| vec![BTreeMap::new(); entries]);
+        Ok(Offered::Wanted(Box::new(FakeArriving { store: self.clone(), manifest, got })))
+    }
+    fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
+        self.state.lock().receipts.get(&bundle).cloned()
+    }
+    fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
+        if !receipt.is_genuine() {
+            return Ok(false);
+        }
+        let mut state = self.state.lock();
+        if let Some(rows) = state.pending.get_mut(&receipt.recipient) {
+            rows.retain(|_, b| *b != receipt.bundle);
+        }
+        state.deliveries.insert((receipt.bundle, receipt.recipient), DeliveryState::Delivered);
+        self.changed.notify_all();
+        Ok(true)
+    }
+    fn set_delivery(&self, bundle: BundleId, peer: PeerId, delivery: DeliveryState) -> Result<(), SpoolError> {
+        let mut state = self.state.lock();
+        if delivery.is_final()
+            && let Some(rows) = state.pending.get_mut(&peer)
+        {
+            rows.retain(|_, b| *b != bundle);
+        }
+        state.deliveries.insert((bundle, peer), delivery);
+        self.changed.notify_all();
+        Ok(())
+    }
+    fn note_inbound(&self, _: &Manifest, bundle: BundleId, word: &str, error: Option<String>) {
+        self.state.lock().notes.push((bundle, word.to_owned(), error));
+        self.changed.notify_all();
+    }
+    fn count_bytes(&self, sent: u64, received: u64) {
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+        self.received.fetch_add(received, Ordering::Relaxed);
+    }
+}
+
+struct FakeContent {
+    bytes: Bytes,
+    corrupt: bool,
+}
+
+impl Content for FakeContent {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+    fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError> {
+        let range = offset as usize..offset as usize + len;
+        if range.end > self.bytes.len() {
+            return Err(ServeError::Range);
+        }
+        let mut bytes = self.bytes.slice(range).to_vec();
+        if self.corrupt && !bytes.is_empty() {
+            bytes[0] ^= 1;
+        }
+        Ok(bytes.into())
+    }
+}
+
+struct FakeArriving {
+    store: Arc<Fake>,
+    manifest: VerifiedManifest,
+    got: Vec<BTreeMap<u64, Bytes>>,
+}
+
+impl Drop for FakeArriving {
+    fn drop(&mut self) {
+        self.store.state.lock().busy.remove(&self.manifest.id());
+    }
+}
+
+impl FakeArriving {
+    fn file(&self, entry: usize) -> (u64, Digest, digest::ChunkList) {
+        match &self.manifest.manifest().entries[entry].kind {
+            EntryKind::File { size, digest, chunks, .. } => (*size, *digest, chunks.clone()),
+            EntryKind::Directory => panic!("these tests send files"),
+        }
+    }
+}
+
+impl Arriving for FakeArriving {
+    fn missing(&self, entry: usize) -> Vec<Range<u64>> {
+        let (size, _, chunks) = self.file(entry);
+        let got = &self.got[entry];
+        if chunks.0.is_empty() {
+            return if got.is_empty() { vec![0..size] } else { vec![] };
+        }
+        let step = digest::chunk_size(size);
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for at in (0..size).step_by(step as usize).filter(|at| !got.contains_key(at)) {
+            let end = size.min(at + step);
+            match ranges.last_mut() {
+                Some(last) if last.end == at => last.end = end,
+                _ => ranges.push(at..end),
+            }
+        }
+        ranges
+    }
+    fn accept_chunk(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> Result<(), IntakeError> {
+        let (size, digest, chunks) = self.file(entry);
+        let index = offset / digest::chunk_size(size);
+        let good = match chunks.0.get(index as usize) {
+            Some(hash) => digest::chunk_hash(bytes) == *hash,
+            None => Digest::of(bytes) == digest,
+        };
+        if !good {
+            let path = self.manifest.manifest().entries[entry].path.clone();
+            return Err(IntakeError::WrongBytes { path, index });
+        }
+        self.got[entry].insert(offset, Bytes::copy_from_slice(bytes));
+        Ok(())
+    }
+    fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError> {
+        let mut files = Vec::new();
+        for (entry, got) in self.got.iter().enumerate() {
+            let bytes: Vec<u8> = got.values().flatten().copied().collect();
+            let path = self.manifest.manifest().entries[entry].path.clone();
+            let (_, digest, chunks) = self.file(entry);
+            if Digest::of(&bytes) != digest {
+                let manifest_contradicts_itself = !chunks.0.is_empty();
+                return Err(Quarantined { path, at: PathBuf::from("q"), manifest_contradicts_itself }.into());
+            }
+            files.push((path, Bytes::from(bytes)));
+        }
+        let receipt = Receipt::sign(&self.store.identity, self.manifest.id(), self.manifest.manifest().origin);
+        let names = files.iter().map(|f| f.0.clone()).collect();
+        let mut state = self.store.state.lock();
+        state.inbox.extend(files);
+        state.receipts.insert(self.manifest.id(), receipt.clone());
+        drop(state);
+        self.store.ring(&Event::ReceiptReady(receipt));
+        Ok(names)
+    }
+    fn park(self: Box<Self>, _: String) {
+        self.store.state.lock().partial.insert(self.manifest.id(), self.got.clone());
+    }
+}

@@ -1,0 +1,198 @@
+//! Links: accepting connections, and the supervised dial loop of every known peer.
+//!
+//! A dial loop runs from the first second until the mesh stops, whatever an attempt gave. Who dialled the control
+//! connection also dials the bulk connection, since it knows a way. After a failure it waits, at most
+//! [`PAUSE_MAX`], or until an address is learned.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::endpoint::{Connection, Incoming, IncomingAddr};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::delivery::jittered;
+use crate::mesh::member::{Channel, MemberError, Role, STEP_TIMEOUT, prove, remote};
+use crate::mesh::roster::Peer;
+use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, Frame, HELLO_MAX, Hello};
+use crate::mesh::{Hub, endpoint, serve, session};
+
+/// Connections that have not proved membership yet; more are refused.
+const UNPROVED_MAX: usize = 64;
+
+/// First and longest pause between attempts.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// How much later the higher id dials at the start, so that two that start together do not dial each other twice.
+const POLITE: Duration = Duration::from_millis(100);
+
+/// A session that lasted less does not reset the pause.
+const LASTED: Duration = Duration::from_secs(5);
+
+/// Accepts until the endpoint is closed.
+pub(crate) async fn accept(hub: Arc<Hub>) {
+    let unproved = Arc::new(Semaphore::new(UNPROVED_MAX));
+    while let Some(incoming) = hub.endpoint.accept().await {
+        let Ok(slot) = unproved.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let hub = hub.clone();
+        tokio::spawn(async move {
+            let at = match incoming.remote_addr() {
+                IncomingAddr::Ip(addr) => Some(addr),
+                _ => None,
+            };
+            let Some(conn) = handshake(incoming).await else { return };
+            accepted(hub, conn, at, slot).await;
+        });
+    }
+}
+
+async fn handshake(incoming: Incoming) -> Option<Connection> {
+    match timeout(STEP_TIMEOUT, incoming).await {
+        Ok(Ok(conn)) => Some(conn),
+        Ok(Err(error)) => {
+            tracing::debug!("incoming connection failed: {}", endpoint::chain(&error));
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn accepted(hub: Arc<Hub>, conn: Connection, at: Option<SocketAddr>, slot: tokio::sync::OwnedSemaphorePermit) {
+    let id = remote(&conn);
+    let proved = prove(&conn, &hub.group, hub.me, Role::Acceptor).await;
+    let channel = match proved {
+        Ok(channel) => channel,
+        Err(error) => {
+            if let Some(peer) = hub.roster.or_stranger(id) {
+                peer.failed(&error, at);
+            }
+            return;
+        }
+    };
+    drop(slot);
+    let peer = hub.known(id);
+    if conn.alpn() == BULK_ALPN {
+        run_bulk(hub, peer, conn).await;
+    } else if let Err(error) = run_control(&hub, &peer, conn, channel, false).await {
+        peer.failed(&error, at);
+    }
+}
+
+/// Exchanges hellos, then runs the session to its end.
+async fn run_control(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    conn: Connection,
+    mut channel: Channel,
+    dialled: bool,
+) -> Result<MemberError, MemberError> {
+    let greeted = greet(hub, peer, &mut channel).await;
+    let hello = match greeted {
+        Ok(hello) => hello,
+        Err(error) => {
+            let code = crate::mesh::member::CloseCode::Protocol.code();
+            conn.close(code, b"no hello");
+            return Err(error);
+        }
+    };
+    Ok(session::run(hub.clone(), peer.clone(), conn, channel, hello, dialled).await)
+}
+
+async fn greet(hub: &Arc<Hub>, peer: &Arc<Peer>, channel: &mut Channel) -> Result<Hello, MemberError> {
+    channel.decoder.set_limit(HELLO_MAX);
+    let ours = hub.hello(peer.id);
+    channel.send(&Frame::Hello(Box::new(ours))).await?;
+    let Frame::Hello(hello) = channel.frame().await? else {
+        return Err(MemberError::Unexpected("hello"));
+    };
+    let (hub, id, said) = (hub.clone(), peer.id, hello.clone());
+    let noted = tokio::task::spawn_blocking(move || hub.greeted(id, &said)).await;
+    noted.map_err(|_| MemberError::Lost("the hello could not be recorded".into()))?;
+    Ok(*hello)
+}
+
+/// Serves a proved bulk connection until it ends.
+async fn run_bulk(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
+    peer.bulk.send_replace(Some(conn.clone()));
+    serve::serve(hub, peer.clone(), conn.clone()).await;
+    peer.bulk.send_if_modified(|bulk| {
+        let ours = bulk.as_ref().is_some_and(|b| b.stable_id() == conn.stable_id());
+        if ours {
+            *bulk = None;
+        }
+        ours
+    });
+}
+
+/// Dials `peer` for ever.
+pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
+    let mut seed = u64::from_le_bytes(crate::peer::random()) | 1;
+    let mut pause = PAUSE;
+    let mut up = peer.up.subscribe();
+    if hub.me > peer.id {
+        sleep(POLITE).await;
+    }
+    loop {
+        if up.wait_for(|up| !up).await.is_err() || hub.is_stopping() {
+            return;
+        }
+        let addrs = peer.addrs();
+        if addrs.is_empty() {
+            tokio::select! {
+                () = peer.wake.notified() => {}
+                _ = up.wait_for(|up| *up) => {}
+            }
+            continue;
+        }
+        let begun = Instant::now();
+        if let Err(error) = dial_once(&hub, &peer, &addrs).await {
+            peer.failed(&error, addrs.first().copied());
+        }
+        if begun.elapsed() > LASTED && peer.error().is_none() {
+            pause = PAUSE;
+        }
+        tokio::select! {
+            () = sleep(jittered(pause, &mut seed)) => pause = (pause * 2).min(PAUSE_MAX),
+            () = peer.wake.notified() => pause = PAUSE,
+            _ = up.wait_for(|up| *up) => pause = PAUSE,
+        }
+    }
+}
+
+async fn dial_once(hub: &Arc<Hub>, peer: &Arc<Peer>, addrs: &[SocketAddr]) -> Result<(), MemberError> {
+    let conn = endpoint::connect(&hub.endpoint, peer.id, addrs, CTL_ALPN).await?;
+    let channel = prove(&conn, &hub.group, hub.me, Role::Dialer).await?;
+    let bulk = tokio::spawn(dial_bulk(hub.clone(), peer.clone()));
+    let ended = run_control(hub, peer, conn, channel, true).await;
+    bulk.abort();
+    ended.map(|_| ())
+}
+
+/// Keeps a bulk connection up as long as the session that we dialled lasts.
+async fn dial_bulk(hub: Arc<Hub>, peer: Arc<Peer>) {
+    let mut seed = u64::from_le_bytes(crate::peer::random()) | 1;
+    let mut pause = PAUSE;
+    let mut up = peer.up.subscribe();
+    while up.wait_for(|up| *up).await.is_ok() {
+        let begun = Instant::now();
+        let result = async {
+            let conn = endpoint::connect(&hub.endpoint, peer.id, &peer.addrs(), BULK_ALPN).await?;
+            prove(&conn, &hub.group, hub.me, Role::Dialer).await?;
+            Ok::<_, MemberError>(conn)
+        };
+        match result.await {
+            // In a task of its own: ending the control session must not cut a transfer.
+            Ok(conn) => {
+                let _ = tokio::spawn(run_bulk(hub.clone(), peer.clone(), conn)).await;
+            }
+            Err(error) => tracing::debug!("no bulk connection with {}: {error}", peer.label()),
+        }
+        pause = if begun.elapsed() > LASTED { PAUSE } else { (pause * 2).min(PAUSE_MAX / 3) };
+        sleep(jittered(pause, &mut seed)).await;
+    }
+}

@@ -1,0 +1,263 @@
+//! Offers: built from what the spool holds, and taken from a peer.
+//!
+//! An offer carries the content of entries up to 64 KiB, unless the peer is known to have it. A received offer with
+//! all its content is taken at once, in a lane of its peer; one with more to fetch goes to `fetch`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, VerifiedManifest};
+use crate::delivery::Verdict;
+use crate::digest::INLINE_MAX;
+use crate::mesh::roster::Peer;
+use crate::mesh::session::Input;
+use crate::mesh::store::{Arriving, Offered};
+use crate::mesh::wire::{Frame, INLINE_TOTAL, Offer};
+use crate::mesh::{Hub, fetch};
+use crate::peer::PeerId;
+use crate::spool::{FinishError, IntakeError};
+
+/// How long an offer from a peer that served wrong bytes for it is not even looked at.
+const BLAME_PAUSE: Duration = Duration::from_secs(1);
+
+/// (bundle, peer) pairs blamed at once; more means that all are hostile, and the oldest are forgiven.
+const BLAMED_MAX: usize = 1024;
+
+/// Builds the offer of `bundle` for `peer`; `None` when it is not owed or not held any more. Blocks on disk.
+pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> {
+    if !hub.store.is_pending(bundle, peer) {
+        return None;
+    }
+    let manifest = match hub.store.manifest(bundle) {
+        Ok(manifest) => manifest?,
+        Err(error) => {
+            tracing::error!("{bundle:?} cannot be offered: {error}");
+            return None;
+        }
+    };
+    let (mut inline, mut total) = (Vec::new(), 0);
+    for (index, entry) in manifest.manifest().entries.iter().enumerate() {
+        let EntryKind::File { size, digest, .. } = &entry.kind else {
+            inline.push(None);
+            continue;
+        };
+        let fits = *size <= INLINE_MAX && total + *size as usize <= INLINE_TOTAL;
+        let content = if fits && !hub.store.peer_has(peer, *digest) {
+            let read = hub.store.open_content(bundle, index, peer).and_then(|mut c| c.read(0, *size as usize));
+            read.map_err(|error| tracing::warn!("{} of {bundle:?} cannot be read: {error}", entry.path)).ok()
+        } else {
+            None
+        };
+        total += content.as_ref().map_or(0, Bytes::len);
+        inline.push(content);
+    }
+    if let Err(error) = hub.store.set_delivery(bundle, peer, DeliveryState::Offered) {
+        tracing::error!("state of {bundle:?} not recorded: {error}");
+    }
+    hub.store.count_bytes(total as u64, 0);
+    Some(Frame::Offer(Box::new(Offer { signed: manifest.signed().clone(), inline })))
+}
+
+/// The answer to "I owe you this". Blocks on disk, briefly.
+pub(crate) fn answer(hub: &Hub, bundle: BundleId) -> Verdict {
+    if let Some(receipt) = hub.store.receipt(bundle) {
+        Verdict::Settled(receipt)
+    } else if hub.fetches.is_running(bundle) {
+        Verdict::Working
+    } else {
+        Verdict::Want
+    }
+}
+
+/// Takes an offer: at once in the peer's lane, or by fetching what is missing.
+pub(crate) fn receive(
+    hub: Arc<Hub>,
+    peer: Arc<Peer>,
+    manifest: VerifiedManifest,
+    inline: Vec<Option<Bytes>>,
+    permit: OwnedSemaphorePermit,
+) {
+    let has = |index: usize| inline.get(index).is_some_and(Option::is_some);
+    let absent = |(index, entry): (usize, &crate::bundle::Entry)| entry.size() > 0 && !has(index);
+    if manifest.manifest().entries.iter().enumerate().any(absent) {
+        fetch::start(hub, peer, manifest, inline);
+        drop(permit);
+        return;
+    }
+    let lane = peer.intake.clone();
+    lane.push(move || {
+        let bundle = manifest.id();
+        if let Some(verdict) = take_inline(&hub, &peer, manifest, &inline)
+            && let Some(session) = peer.session()
+        {
+            let _ = session.inputs.blocking_send(Input::Verdict(bundle, verdict));
+        }
+        drop(permit);
+    });
+}
+
+/// `None` when a fetch has taken over.
+fn take_inline(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: VerifiedManifest, inline: &[Option<Bytes>]) -> Option<Verdict> {
+    let mut arriving = match open(hub, peer, &manifest) {
+        Ok(arriving) => arriving,
+        Err(verdict) => return Some(verdict),
+    };
+    if let Err(error) = feed_inline(hub, &manifest, arriving.as_mut(), inline) {
+        return Some(wrong_or_disk(hub, peer, &manifest, arriving, &error));
+    }
+    if (0..manifest.manifest().entries.len()).any(|entry| !arriving.missing(entry).is_empty()) {
+        // The peer thought that we had it.
+        arriving.park("waiting to be fetched".into());
+        fetch::start(hub.clone(), peer.clone(), manifest, Vec::new());
+        return None;
+    }
+    Some(publish(hub, peer, &manifest, arriving))
+}
+
+/// Asks the spool for a place to put the bundle; `Err` is what to answer instead.
+pub(crate) fn open(hub: &Hub, peer: &Peer, manifest: &VerifiedManifest) -> Result<Box<dyn Arriving>, Verdict> {
+    if let Some(why) = hub.blames.active(manifest.id(), peer.id) {
+        return Err(Verdict::Deferred(why));
+    }
+    match hub.store.offered(manifest.clone(), peer.id) {
+        Ok(Offered::Settled(receipt)) => Err(Verdict::Settled(receipt)),
+        Ok(Offered::AwaitingDurable) => Err(Verdict::Taken),
+        Ok(Offered::Busy) => Err(Verdict::Working),
+        Ok(Offered::Refused(why)) => {
+            tracing::warn!("refused {} of {}: {why}", describe(manifest.manifest()), peer.label());
+            Err(Verdict::Refused(why))
+        }
+        Ok(Offered::Deferred(why)) => Err(Verdict::Deferred(why)),
+        Ok(Offered::Wanted(arriving)) => Ok(arriving),
+        Err(error) => {
+            tracing::error!("{} of {} cannot be taken: {error}", describe(manifest.manifest()), peer.label());
+            Err(Verdict::Deferred("the receiver's disk failed".into()))
+        }
+    }
+}
+
+/// Hands over content that came with the offer.
+pub(crate) fn feed_inline(
+    hub: &Hub,
+    manifest: &VerifiedManifest,
+    arriving: &mut dyn Arriving,
+    inline: &[Option<Bytes>],
+) -> Result<(), IntakeError> {
+    for (index, entry) in manifest.manifest().entries.iter().enumerate() {
+        if arriving.missing(index).is_empty() {
+            continue;
+        }
+        let content = match inline.get(index) {
+            Some(Some(content)) => content.clone(),
+            _ if entry.size() == 0 => Bytes::new(),
+            _ => continue,
+        };
+        if content.len() as u64 != entry.size() {
+            return Err(IntakeError::WrongBytes { path: entry.path.clone(), index: 0 });
+        }
+        hub.store.count_bytes(0, content.len() as u64);
+        arriving.accept_chunk(index, 0, &content)?;
+    }
+    Ok(())
+}
+
+/// Parks a bundle whose bytes could not be taken, and says so everywhere.
+pub(crate) fn wrong_or_disk(
+    hub: &Hub,
+    peer: &Peer,
+    manifest: &VerifiedManifest,
+    arriving: Box<dyn Arriving>,
+    error: &IntakeError,
+) -> Verdict {
+    match error {
+        IntakeError::WrongBytes { .. } => {
+            let why = format!("{} sent wrong bytes: {error}", peer.label());
+            tracing::warn!("{why}");
+            hub.blames.add(manifest.id(), peer.id, &why);
+            defer(hub, manifest, arriving, why)
+        }
+        IntakeError::Disk(error) => {
+            tracing::error!("{} cannot be stored: {error}", describe(manifest.manifest()));
+            arriving.park(error.to_string());
+            hub.store.note_inbound(manifest.manifest(), manifest.id(), "deferred", Some(error.to_string()));
+            Verdict::Deferred("the receiver's disk failed".into())
+        }
+    }
+}
+
+/// Parks what arrived, with the reason in status.
+pub(crate) fn defer(hub: &Hub, manifest: &VerifiedManifest, arriving: Box<dyn Arriving>, why: String) -> Verdict {
+    arriving.park(why.clone());
+    hub.store.note_inbound(manifest.manifest(), manifest.id(), "deferred", Some(why.clone()));
+    Verdict::Deferred(why)
+}
+
+/// Everything is here: check and show it. Blocks on disk.
+pub(crate) fn publish(hub: &Hub, peer: &Peer, manifest: &VerifiedManifest, arriving: Box<dyn Arriving>) -> Verdict {
+    let (says, bundle) = (manifest.manifest(), manifest.id());
+    match arriving.publish() {
+        Ok(_) => {
+            tracing::info!("received {} from {}", describe(says), hub.label_of(says.origin));
+            Verdict::Taken
+        }
+        Err(FinishError::Quarantined(bad)) if bad.manifest_contradicts_itself => {
+            let why = "manifest contradicts itself".to_owned();
+            tracing::warn!("refused {} of {}: {why}: {bad}", describe(says), hub.label_of(says.origin));
+            hub.store.note_inbound(says, bundle, "refused", Some(why.clone()));
+            Verdict::Refused(why)
+        }
+        Err(FinishError::Quarantined(bad)) => {
+            let why = format!("{} sent wrong bytes: {bad}", peer.label());
+            tracing::warn!("{why}");
+            hub.blames.add(bundle, peer.id, &why);
+            hub.store.note_inbound(says, bundle, "quarantined", Some(why.clone()));
+            Verdict::Deferred(why)
+        }
+        Err(error @ (FinishError::Incomplete(_) | FinishError::Disk(_))) => {
+            tracing::error!("{} cannot be published: {error}", describe(says));
+            hub.store.note_inbound(says, bundle, "deferred", Some(error.to_string()));
+            Verdict::Deferred("the receiver's disk failed".into())
+        }
+    }
+}
+
+/// "a/b.pdf (4096 bytes)", for logs.
+pub(crate) fn describe(manifest: &Manifest) -> String {
+    let more = manifest.entries.len().saturating_sub(1);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let first = manifest.entries.first().map(|e| format!("{:?}", e.path)).unwrap_or_default();
+    let first = first.trim_matches('"');
+    format!("{first}{more} ({} bytes)", manifest.entries.iter().map(|e| u128::from(e.size())).sum::<u128>())
+}
+
+/// [`describe`] of a bundle we hold. Blocks on disk, briefly.
+pub(crate) fn describe_held(hub: &Hub, bundle: BundleId) -> Option<String> {
+    Some(describe(hub.store.manifest(bundle).ok()??.manifest()))
+}
+
+/// Who served wrong bytes for what, for a while.
+#[derive(Default)]
+pub(crate) struct Blames(parking_lot::Mutex<std::collections::HashMap<(BundleId, PeerId), (Instant, String)>>);
+
+impl Blames {
+    /// Blames `peer`.
+    pub fn add(&self, bundle: BundleId, peer: PeerId, why: &str) {
+        let mut blames = self.0.lock();
+        if blames.len() >= BLAMED_MAX {
+            blames.retain(|_, (since, _)| since.elapsed() < BLAME_PAUSE);
+        }
+        if blames.len() < BLAMED_MAX {
+            blames.insert((bundle, peer), (Instant::now(), why.to_owned()));
+        }
+    }
+
+    /// Why nothing is taken from `peer` for this bundle now.
+    pub fn active(&self, bundle: BundleId, peer: PeerId) -> Option<String> {
+        let blames = self.0.lock();
+        let (since, why) = blames.get(&(bundle, peer))?;
+        (since.elapsed() < BLAME_PAUSE).then(|| why.clone())
+    }
+}

@@ -1,0 +1,261 @@
+//! The roster: every peer we know of, where it can be dialled, and its present connections.
+//!
+//! # Invariants
+//! 1. A peer has at most one admitted session. Of two, a new incarnation beats an old one; of two dialled from different
+//!    ends, the one dialled by the lower id stays, so both ends decide alike; of two dialled from one end, the newer.
+//! 2. Strangers (who failed the proof and are not known otherwise) are kept only to show why, at most [`STRANGERS_MAX`].
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use iroh::endpoint::Connection;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::bundle::BundleId;
+use crate::mesh::fetch::Slots;
+use crate::mesh::lane::Lane;
+use crate::mesh::member::{CloseCode, MemberError};
+use crate::mesh::session::Input;
+use crate::peer::{PeerId, PeerName};
+
+/// Strangers remembered, so that a flood of them costs nothing.
+const STRANGERS_MAX: usize = 32;
+
+/// One peer.
+pub(crate) struct Peer {
+    /// Its id.
+    pub id: PeerId,
+    /// Whether it has a session.
+    pub up: watch::Sender<bool>,
+    /// The bulk connection, whoever dialled it.
+    pub bulk: watch::Sender<Option<Connection>>,
+    /// Rung when it should be dialled now.
+    pub wake: Notify,
+    /// Its offers that are taken without fetching, in order. Bounded by the session's byte budget.
+    pub intake: Lane,
+    /// What may be fetched from it at once.
+    pub slots: Slots,
+    /// Bytes it asked for on this session, by bundle.
+    pub served: Mutex<HashMap<BundleId, u64>>,
+    facts: Mutex<Facts>,
+}
+
+#[derive(Default)]
+struct Facts {
+    name: Option<PeerName>,
+    configured: Vec<SocketAddr>,
+    learned: Vec<SocketAddr>,
+    last_seen: u64,
+    error: Option<String>,
+    stranger: bool,
+    session: Option<SessionHandle>,
+}
+
+/// How the rest of the mesh reaches a session.
+#[derive(Clone)]
+pub(crate) struct SessionHandle {
+    /// The control connection.
+    pub conn: Connection,
+    /// Whether we dialled it.
+    pub dialled: bool,
+    /// The peer's incarnation.
+    pub incarnation: [u8; 16],
+    /// Its inbox.
+    pub inputs: mpsc::Sender<Input>,
+    /// Set when a ring did not fit.
+    pub missed: Arc<AtomicBool>,
+}
+
+impl SessionHandle {
+    /// Rings without waiting; a ring that does not fit makes the session look by itself.
+    pub fn ring(&self, input: Input) {
+        if self.inputs.try_send(input).is_err() {
+            self.missed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Peer {
+    fn new(id: PeerId, stranger: bool) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            up: watch::Sender::new(false),
+            bulk: watch::Sender::new(None),
+            wake: Notify::new(),
+            intake: Lane::default(),
+            slots: Slots::of_peer(),
+            served: Mutex::new(HashMap::new()),
+            facts: Mutex::new(Facts { stranger, ..Facts::default() }),
+        })
+    }
+
+    /// Its name, or the beginning of its id.
+    pub fn label(&self) -> String {
+        self.facts.lock().name.as_ref().map_or_else(|| self.id.short(), ToString::to_string)
+    }
+
+    /// Its name, if known.
+    pub fn name(&self) -> Option<PeerName> {
+        self.facts.lock().name.clone()
+    }
+
+    /// Why it is not connected, if known.
+    pub fn error(&self) -> Option<String> {
+        self.facts.lock().error.clone()
+    }
+
+    /// When it was last heard, in seconds since 1970; 0 if never since start.
+    pub fn last_seen(&self) -> u64 {
+        self.facts.lock().last_seen
+    }
+
+    /// Where to dial it.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        let facts = self.facts.lock();
+        let mut addrs = facts.configured.clone();
+        addrs.extend(facts.learned.iter().filter(|a| !facts.configured.contains(a)));
+        addrs
+    }
+
+    /// Adds a configured address.
+    pub fn configure(&self, addr: SocketAddr) {
+        let mut facts = self.facts.lock();
+        if !facts.configured.contains(&addr) {
+            facts.configured.push(addr);
+        }
+    }
+
+    /// What the journal knows of it; wakes the dialler when an address is new.
+    pub fn learn(&self, name: &PeerName, addrs: &[SocketAddr], last_seen: u64) {
+        let mut facts = self.facts.lock();
+        facts.name = Some(name.clone());
+        facts.last_seen = facts.last_seen.max(last_seen);
+        let new = addrs.iter().any(|a| !facts.learned.contains(a));
+        facts.learned = addrs.to_vec();
+        drop(facts);
+        if new {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Notes why there is no connection. What a person has to act on is a warning, once until it changes.
+    pub fn failed(&self, error: &MemberError, at: Option<SocketAddr>) {
+        let serious = match error {
+            MemberError::WrongKey
+            | MemberError::RefusedUs
+            | MemberError::Version(_)
+            | MemberError::Protocol
+            | MemberError::Wire(_)
+            | MemberError::Unexpected(_) => true,
+            MemberError::Timeout | MemberError::Lost(_) | MemberError::Myself => false,
+            MemberError::Duplicate => return,
+        };
+        let text = match error {
+            MemberError::Version(_) => format!("peer {} {error}", self.label()),
+            _ => error.to_string(),
+        };
+        let mut facts = self.facts.lock();
+        let changed = facts.error.as_ref() != Some(&text);
+        facts.error = Some(text.clone());
+        drop(facts);
+        let at = at.map_or_else(|| "unknown address".to_owned(), |a| a.to_string());
+        if serious && changed {
+            tracing::warn!("no connection with {} ({}) at {at}: {text}", self.label(), self.id.short());
+        } else if changed {
+            tracing::debug!("no connection with {} at {at}: {text}", self.label());
+        }
+    }
+
+    /// The session, if there is one.
+    pub fn session(&self) -> Option<SessionHandle> {
+        self.facts.lock().session.clone()
+    }
+
+    /// Makes `new` the session unless a better one exists; `me` is our own id. The other one is closed.
+    pub fn admit(&self, me: PeerId, new: SessionHandle) -> bool {
+        let mut facts = self.facts.lock();
+        if let Some(old) = &facts.session {
+            let old_dialler_is_lower = old.dialled == (me < self.id);
+            let keep_old = old.conn.close_reason().is_none()
+                && old.incarnation == new.incarnation
+                && old.dialled != new.dialled
+                && old_dialler_is_lower;
+            if keep_old {
+                drop(facts);
+                new.conn.close(CloseCode::Duplicate.code(), b"another connection is in use");
+                return false;
+            }
+            old.conn.close(CloseCode::Duplicate.code(), b"another connection is in use");
+        }
+        facts.session = Some(new);
+        facts.error = None;
+        facts.last_seen = now();
+        drop(facts);
+        self.up.send_replace(true);
+        true
+    }
+
+    /// The session over `conn` ended.
+    pub fn ended(&self, conn: &Connection) {
+        let mut facts = self.facts.lock();
+        if facts.session.as_ref().is_some_and(|s| s.conn.stable_id() == conn.stable_id()) {
+            facts.session = None;
+            facts.last_seen = now();
+            drop(facts);
+            self.served.lock().clear();
+            self.up.send_replace(false);
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// All peers.
+#[derive(Default)]
+pub(crate) struct Roster(Mutex<HashMap<PeerId, Arc<Peer>>>);
+
+impl Roster {
+    /// Everybody.
+    pub fn all(&self) -> Vec<Arc<Peer>> {
+        self.0.lock().values().cloned().collect()
+    }
+
+    /// The peer of that id.
+    pub fn get(&self, id: PeerId) -> Option<Arc<Peer>> {
+        self.0.lock().get(&id).cloned()
+    }
+
+    /// The known peer of that id, and whether it is new: then the caller starts its dialler.
+    pub fn known(&self, id: PeerId) -> (Arc<Peer>, bool) {
+        let mut peers = self.0.lock();
+        let peer = peers.entry(id).or_insert_with(|| Peer::new(id, true)).clone();
+        let new = std::mem::take(&mut peer.facts.lock().stranger);
+        (peer, new)
+    }
+
+    /// The peer of that id, made as a stranger when unknown; `None` when there are too many of those.
+    pub fn or_stranger(&self, id: PeerId) -> Option<Arc<Peer>> {
+        let mut peers = self.0.lock();
+        if let Some(peer) = peers.get(&id) {
+            return Some(peer.clone());
+        }
+        if peers.values().filter(|p| p.facts.lock().stranger).count() >= STRANGERS_MAX {
+            return None;
+        }
+        let peer = Peer::new(id, true);
+        peers.insert(id, peer.clone());
+        Some(peer)
+    }
+
+    /// Every session.
+    pub fn sessions(&self) -> Vec<(Arc<Peer>, SessionHandle)> {
+        self.all().into_iter().filter_map(|p| p.session().map(|s| (p, s))).collect()
+    }
+}

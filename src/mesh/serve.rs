@@ -1,0 +1,125 @@
+//! Serving: ranges of content to a peer, each on a stream of its own on the bulk connection.
+//!
+//! The spool decides whether the peer may have the content; every refusal for that reason looks the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::bundle::BundleId;
+use crate::delivery::Event;
+use crate::mesh::Hub;
+use crate::mesh::member::{Channel, CloseCode};
+use crate::mesh::roster::Peer;
+use crate::mesh::session::Input;
+use crate::mesh::store::Content;
+use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, RangeRequest, RangeStatus};
+use crate::spool::ServeError;
+
+/// Most bytes of one request.
+pub(crate) const RANGE_MAX: u64 = 64 * 1024 * 1024;
+
+/// Read from disk and handed to the stream at once; two are in memory per request being served.
+const PIECE: u64 = 256 * 1024;
+
+/// Requests of one connection served at a time; more wait. With [`PIECE`] that is 8 MiB.
+const AT_ONCE: usize = 16;
+
+/// A peer that takes no byte for this long is not waited for.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Bundles whose progress is counted per peer.
+const COUNTED_MAX: usize = 1024;
+
+/// Answers range requests until the connection ends.
+pub(crate) async fn serve(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    while let Ok((send, recv)) = conn.accept_bi().await {
+        let (hub, peer, slots) = (hub.clone(), peer.clone(), slots.clone());
+        tokio::spawn(async move {
+            let Ok(_slot) = slots.acquire().await else { return };
+            answer(&hub, &peer, send, recv).await;
+        });
+    }
+}
+
+async fn answer(hub: &Arc<Hub>, peer: &Peer, send: SendStream, recv: RecvStream) {
+    let mut channel = Channel { send, recv, decoder: Decoder::new(PREFACE_MAX) };
+    let Ok(Frame::Range(request)) = channel.frame().await else {
+        let _ = channel.send.reset(CloseCode::Protocol.code());
+        return;
+    };
+    match open(hub, peer, request).await {
+        Ok(content) => {
+            note(peer, request.bundle, request.len);
+            if stream(hub, &mut channel.send, content, request).await.is_none() {
+                let _ = channel.send.reset(CloseCode::Stopping.code());
+                return;
+            }
+        }
+        Err(error) => {
+            let status = match error {
+                ServeError::NotHeld => RangeStatus::NotHeld,
+                ServeError::Range => RangeStatus::Range,
+                ServeError::Disk(error) => {
+                    tracing::error!("content of {:?} cannot be read: {error}", request.bundle);
+                    RangeStatus::Disk
+                }
+            };
+            let _ = channel.send.write_all(&[status as u8]).await;
+        }
+    }
+    let _ = channel.send.finish();
+}
+
+async fn open(hub: &Arc<Hub>, peer: &Peer, request: RangeRequest) -> Result<Box<dyn Content>, ServeError> {
+    let (hub, peer) = (hub.clone(), peer.id);
+    let opened = tokio::task::spawn_blocking(move || {
+        let content = hub.store.open_content(request.bundle, request.entry as usize, peer)?;
+        let end = request.offset.checked_add(request.len);
+        let inside = end.is_some_and(|end| end <= content.len()) && request.len <= RANGE_MAX;
+        if inside { Ok(content) } else { Err(ServeError::Range) }
+    });
+    opened.await.unwrap_or(Err(ServeError::NotHeld))
+}
+
+/// Sends the range, reading ahead by one piece; `None` when disk or stream failed.
+async fn stream(hub: &Arc<Hub>, send: &mut SendStream, content: Box<dyn Content>, request: RangeRequest) -> Option<()> {
+    let (mut at, end) = (request.offset, request.offset + request.len);
+    let read = |mut content: Box<dyn Content>, at: u64| {
+        let len = PIECE.min(end - at) as usize;
+        tokio::task::spawn_blocking(move || {
+            let bytes = content.read(at, len);
+            (content, bytes)
+        })
+    };
+    timeout(STALL, send.write_chunk(Bytes::from_static(&[RangeStatus::Ok as u8]))).await.ok()?.ok()?;
+    let mut next = (at < end).then(|| read(content, at));
+    while let Some(reading) = next.take() {
+        let (content, bytes) = reading.await.ok()?;
+        let bytes = bytes.map_err(|e| tracing::error!("content of {:?} cannot be read: {e}", request.bundle)).ok()?;
+        at += bytes.len() as u64;
+        if at < end {
+            next = Some(read(content, at));
+        }
+        hub.store.count_bytes(bytes.len() as u64, 0);
+        timeout(STALL, send.write_chunk(bytes)).await.ok()?.ok()?;
+    }
+    Some(())
+}
+
+/// Counts what the peer asked for, for status.
+fn note(peer: &Peer, bundle: BundleId, bytes: u64) {
+    let Some(session) = peer.session() else { return };
+    let mut served = peer.served.lock();
+    if served.len() >= COUNTED_MAX {
+        served.clear();
+    }
+    let total = served.entry(bundle).or_default();
+    *total += bytes;
+    session.ring(Input::Event(Event::Serving(bundle, *total)));
+}

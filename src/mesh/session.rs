@@ -1,0 +1,373 @@
+//! A session: the control connection with one peer, from the accepted hello to its end.
+//!
+//! Three tasks: a reader that cuts and verifies what arrives, the session itself, which never waits for disk or network,
+//! and a writer that sends everything that has gathered in one write. What touches the disk runs in lanes.
+//!
+//! # Limits
+//! The peer's unprocessed frames hold at most [`INBOUND_BUDGET`] bytes; past that its stream is not read. Unsent bytes
+//! may reach [`OUTBOUND_MAX`]; a peer that asks for more without reading is disconnected. noq 1.4.0 closes a
+//! connection with more than 2,048 unread pieces on a stream: the reader drains at once and the writer sends few large
+//! pieces, so that is met only past the budget, where it harms nobody else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::bundle::{BundleId, Receipt, VerifiedManifest};
+use crate::delivery::{Action, Delivery, Event, PAGE, Verdict};
+use crate::mesh::lane::Lane;
+use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
+use crate::mesh::roster::{Peer, SessionHandle};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, reason};
+use crate::mesh::{Hub, offer};
+
+/// Bytes of frames read and not yet dealt with.
+const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
+
+/// What a frame weighs at least, so that many small ones count too.
+const FRAME_WEIGHT_MIN: usize = 512;
+
+/// Bytes waiting to be sent, beyond which the peer is not reading: twice all offers of a full window.
+const OUTBOUND_MAX: usize = 48 * 1024 * 1024;
+
+/// Rings and results waiting for the session; a ring that does not fit leads to a rescan.
+const INPUTS: usize = 1024;
+
+/// Frames between reader and session.
+const HEARD: usize = 256;
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the rest of the program tells a session.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A bundle was sealed.
+    Sealed(BundleId),
+    /// Our receipt for a bundle of this peer is ready.
+    Receipt(Receipt),
+    /// Read the journal again.
+    Rescan,
+    /// Members changed: tell the peer.
+    Members,
+    /// What became of the peer's offer.
+    Verdict(BundleId, Verdict),
+    /// For the delivery machine.
+    Event(Event),
+}
+
+/// What the reader hands to the session.
+enum Heard {
+    Frame(Frame),
+    Offer(VerifiedManifest, Vec<Option<Bytes>>),
+    BadOffer(BundleId, String),
+}
+
+/// Bytes on their way to the writer.
+#[derive(Clone)]
+pub(crate) struct Out(Arc<(Mutex<BytesMut>, Notify, Connection)>);
+
+impl Out {
+    /// Queues a frame; the writer sends all that is queued at once.
+    pub fn push(&self, frame: &Frame) {
+        let (buffer, bell, conn) = &*self.0;
+        let mut buffer = buffer.lock();
+        if buffer.len() > OUTBOUND_MAX {
+            buffer.clear();
+            conn.close(CloseCode::Protocol.code(), b"not reading");
+            return;
+        }
+        frame.encode(&mut buffer);
+        drop(buffer);
+        bell.notify_one();
+    }
+
+    async fn write(self, mut send: SendStream) {
+        let (buffer, bell, _) = &*self.0;
+        loop {
+            let bytes = buffer.lock().split().freeze();
+            if bytes.is_empty() {
+                bell.notified().await;
+            } else if send.write_chunk(bytes).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// One running session.
+struct Session {
+    hub: Arc<Hub>,
+    peer: Arc<Peer>,
+    out: Out,
+    /// Reads of the journal and of content for offers, in order. Bounded by the delivery window and by the budget.
+    desk: Lane,
+    inputs: mpsc::Sender<Input>,
+    delivery: Delivery,
+    started: Instant,
+    members_told: Vec<crate::mesh::wire::Told>,
+}
+
+/// Runs the session until the connection ends, and says why.
+pub(crate) async fn run(
+    hub: Arc<Hub>,
+    peer: Arc<Peer>,
+    conn: Connection,
+    channel: Channel,
+    hello: Hello,
+    dialled: bool,
+) -> MemberError {
+    let (inputs, mut input) = mpsc::channel(INPUTS);
+    let missed = Arc::new(AtomicBool::new(false));
+    let incarnation = hello.incarnation;
+    let handle =
+        SessionHandle { conn: conn.clone(), dialled, incarnation, inputs: inputs.clone(), missed: missed.clone() };
+    if !peer.admit(hub.me, handle) {
+        return MemberError::Duplicate;
+    }
+    tracing::info!("connected with {} ({})", peer.label(), peer.id.short());
+    let out = Out(Arc::new((Mutex::new(BytesMut::new()), Notify::new(), conn.clone())));
+    let (heard_tx, mut heard) = mpsc::channel(HEARD);
+    let Channel { send, recv, decoder } = channel;
+    let writer = tokio::spawn(out.clone().write(send));
+    let reader = tokio::spawn(read(recv, decoder, heard_tx));
+    let seed = u64::from_le_bytes(crate::peer::random());
+    let mut session = Session {
+        hub,
+        peer,
+        out,
+        desk: Lane::default(),
+        inputs,
+        delivery: Delivery::new(seed),
+        started: Instant::now(),
+        members_told: hello.members,
+    };
+    session.event(Event::Connected);
+    let mut ticker = interval(TICK);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = async { conn.closed().await; } => break,
+            next = heard.recv() => match next {
+                Some((heard, permit)) => session.heard(heard, permit),
+                None => break,
+            },
+            Some(input) = input.recv() => session.input(input),
+            _ = ticker.tick() => {
+                if missed.swap(false, Ordering::Relaxed) {
+                    session.input(Input::Rescan);
+                    session.input(Input::Members);
+                }
+                session.event(Event::Tick);
+            }
+        }
+    }
+    writer.abort();
+    let ended = reader.await.unwrap_or(None);
+    if let Some(error) = &ended {
+        conn.close(CloseCode::Protocol.code(), reason(&error.to_string()).as_bytes());
+    }
+    session.peer.ended(&conn);
+    session.desk.clear();
+    session.event(Event::Disconnected);
+    let told = conn.close_reason().map(|r| closed_by_peer(&r).unwrap_or(MemberError::Lost(r.to_string())));
+    let why = ended.or(told).unwrap_or(MemberError::Lost("the stream ended".into()));
+    tracing::info!("disconnected from {}: {why}", session.peer.label());
+    conn.close(CloseCode::Stopping.code(), b"session ended");
+    why
+}
+
+/// Reads frames until the stream ends or breaks a rule; then says which.
+async fn read(
+    mut recv: RecvStream,
+    mut decoder: Decoder,
+    heard: mpsc::Sender<(Heard, OwnedSemaphorePermit)>,
+) -> Option<MemberError> {
+    decoder.set_limit(FRAME_MAX);
+    let budget = Arc::new(Semaphore::new(INBOUND_BUDGET));
+    loop {
+        loop {
+            let (frame, len) = match decoder.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return Some(error.into()),
+            };
+            let weight = len.max(FRAME_WEIGHT_MIN) as u32;
+            let permit = budget.clone().acquire_many_owned(weight).await.ok()?;
+            let next = match frame {
+                Frame::Offer(offer) => {
+                    let id = offer.signed.id();
+                    match offer.signed.verify() {
+                        Ok(manifest) => Heard::Offer(manifest, offer.inline),
+                        Err(error) => Heard::BadOffer(id, error.to_string()),
+                    }
+                }
+                Frame::Proof { .. } | Frame::Hello(_) | Frame::Range(_) => {
+                    return Some(MemberError::Unexpected("control frame"));
+                }
+                frame @ (Frame::Pending(_) | Frame::Verdicts(_) | Frame::Receipts(_) | Frame::Members(_)) => {
+                    Heard::Frame(frame)
+                }
+            };
+            if heard.send((next, permit)).await.is_err() {
+                return None;
+            }
+        }
+        match recv.read_chunk(256 * 1024).await {
+            Ok(Some(bytes)) => decoder.push(&bytes),
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
+impl Session {
+    fn heard(&mut self, heard: Heard, permit: OwnedSemaphorePermit) {
+        match heard {
+            Heard::Offer(manifest, inline) => {
+                let (hub, peer) = (self.hub.clone(), self.peer.clone());
+                offer::receive(hub, peer, manifest, inline, permit);
+            }
+            Heard::BadOffer(bundle, why) => {
+                tracing::warn!("refused offer {bundle:?} of {}: {why}", self.peer.label());
+                self.out.push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
+            }
+            Heard::Frame(Frame::Pending(ids)) => {
+                let (hub, out) = (self.hub.clone(), self.out.clone());
+                self.desk.push(move || {
+                    let answer = |id| (id, offer::answer(&hub, id));
+                    out.push(&Frame::Verdicts(ids.into_iter().map(answer).collect()));
+                    drop(permit);
+                });
+            }
+            Heard::Frame(Frame::Verdicts(list)) => self.verdicts(list, permit),
+            Heard::Frame(Frame::Receipts(receipts)) => self.take_receipts(receipts, permit),
+            Heard::Frame(Frame::Members(told)) => {
+                let (hub, peer) = (self.hub.clone(), self.peer.id);
+                self.desk.push(move || {
+                    hub.told(&told, peer);
+                    drop(permit);
+                });
+            }
+            // The reader lets nothing else through.
+            Heard::Frame(Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_)) => {}
+        }
+    }
+
+    fn verdicts(&mut self, list: Vec<(BundleId, Verdict)>, permit: OwnedSemaphorePermit) {
+        let mut settled = Vec::new();
+        for (bundle, verdict) in list {
+            match verdict {
+                Verdict::Settled(receipt) if receipt.bundle == bundle && receipt.recipient == self.peer.id => {
+                    settled.push(receipt);
+                }
+                Verdict::Settled(_) => {
+                    tracing::warn!("{} sent a receipt for {bundle:?} that is not its own", self.peer.label());
+                }
+                Verdict::Want | Verdict::Working | Verdict::Taken | Verdict::Refused(_) | Verdict::Deferred(_) => {
+                    self.log_verdict(bundle, &verdict);
+                    self.event(Event::Verdict(bundle, verdict));
+                }
+            }
+        }
+        if !settled.is_empty() {
+            self.take_receipts(settled, permit);
+        }
+    }
+
+    fn log_verdict(&self, bundle: BundleId, verdict: &Verdict) {
+        match verdict {
+            Verdict::Refused(why) => tracing::warn!("{} refused {bundle:?}: {why}", self.peer.label()),
+            Verdict::Deferred(why) => tracing::info!("{} deferred {bundle:?}: {why}", self.peer.label()),
+            Verdict::Want | Verdict::Working | Verdict::Taken | Verdict::Settled(_) => {}
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Sealed(bundle) => self.event(Event::Sealed(bundle)),
+            Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
+            Input::Rescan => self.event(Event::Rescan),
+            Input::Members => self.tell_members(),
+            Input::Verdict(bundle, verdict) => self.out.push(&Frame::Verdicts(vec![(bundle, verdict)])),
+            Input::Event(event) => self.event(event),
+        }
+    }
+
+    fn tell_members(&mut self) {
+        let mut members = self.hub.members_to_tell();
+        members.retain(|m| m.id != self.peer.id);
+        members.sort();
+        if members != self.members_told {
+            self.out.push(&Frame::Members(members.clone()));
+            self.members_told = members;
+        }
+    }
+
+    fn take_receipts(&mut self, receipts: Vec<Receipt>, permit: OwnedSemaphorePermit) {
+        let (hub, peer, inputs) = (self.hub.clone(), self.peer.clone(), self.inputs.clone());
+        self.desk.push(move || {
+            for receipt in receipts {
+                let bundle = receipt.bundle;
+                let owed = hub.store.is_pending(bundle, receipt.recipient);
+                let what = if owed { offer::describe_held(&hub, bundle) } else { None };
+                match hub.store.take_receipt(&receipt) {
+                    Ok(true) => {
+                        if let Some(what) = what {
+                            tracing::info!("delivered {what} to {}", hub.label_of(receipt.recipient));
+                        }
+                        if receipt.recipient == peer.id {
+                            let _ = inputs.blocking_send(Input::Event(Event::Receipt(bundle)));
+                        }
+                    }
+                    Ok(false) => {
+                        tracing::warn!("{} sent a receipt for {bundle:?} that is not genuine", peer.label());
+                    }
+                    Err(error) => tracing::error!("receipt of {bundle:?} not recorded: {error}"),
+                }
+            }
+            drop(permit);
+        });
+    }
+
+    /// Feeds the machine and carries out what it answers.
+    fn event(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.delivery.handle(self.started.elapsed(), event, &mut actions);
+        for action in actions {
+            let (hub, peer, inputs) = (self.hub.clone(), self.peer.clone(), self.inputs.clone());
+            match action {
+                Action::Page(after) => self.desk.push(move || {
+                    let rows = hub.store.pending(peer.id, after, PAGE).unwrap_or_else(|error| {
+                        tracing::error!("the journal cannot be read: {error}");
+                        Vec::new()
+                    });
+                    let cursor = rows.last().map(|r| r.0).or(after);
+                    let end = rows.len() < PAGE;
+                    let bundles = rows.into_iter().map(|r| r.1).collect();
+                    let _ = inputs.blocking_send(Input::Event(Event::Page { cursor, bundles, end }));
+                }),
+                Action::Ask(ids) => self.out.push(&Frame::Pending(ids)),
+                Action::Offer(bundle) => {
+                    let out = self.out.clone();
+                    self.desk.push(move || match offer::build(&hub, bundle, peer.id) {
+                        Some(frame) => out.push(&frame),
+                        None => {
+                            let _ = inputs.blocking_send(Input::Event(Event::Gone(bundle)));
+                        }
+                    });
+                }
+                Action::Show(bundle, state) => self.desk.push(move || {
+                    if let Err(error) = hub.store.set_delivery(bundle, peer.id, state) {
+                        tracing::error!("state of {bundle:?} not recorded: {error}");
+                    }
+                }),
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What the mesh needs of the spool, and nothing else of it: the border at which tests put a fake.
+//!
+//! All calls may block on local disk. Those that read or write content are made from blocking threads only.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::bundle::{BundleId, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest};
+use crate::digest::Digest;
+use crate::peer::{Identity, PeerId, PeerName};
+use crate::spool::{self, Event, FinishError, IntakeError, Member, ServeError, Spool, SpoolError};
+use std::net::SocketAddr;
+
+/// Called at every event of the spool; must not block.
+pub type Bell = Box<dyn Fn(&Event) + Send + Sync>;
+
+/// A bundle that is arriving.
+pub trait Arriving: Send {
+    /// See [`spool::Incoming::missing`].
+    fn missing(&self, entry: usize) -> Vec<Range<u64>>;
+    /// See [`spool::Incoming::accept_chunk`].
+    fn accept_chunk(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> Result<(), IntakeError>;
+    /// Checks every digest, then gives every entry its name in the inbox.
+    fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError>;
+    /// See [`spool::Incoming::park`].
+    fn park(self: Box<Self>, why: String);
+}
+
+/// Content that is read for a peer.
+pub trait Content: Send {
+    /// Length in bytes.
+    fn len(&self) -> u64;
+    /// Reads exactly `len` bytes.
+    fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError>;
+}
+
+/// What became of an offer; see [`spool::Offered`].
+pub enum Offered {
+    /// Settled before.
+    Settled(Receipt),
+    /// Published, not durable yet.
+    AwaitingDurable,
+    /// Another session is at it.
+    Busy,
+    /// Never.
+    Refused(String),
+    /// Not now.
+    Deferred(String),
+    /// Fetch what is missing.
+    Wanted(Box<dyn Arriving>),
+}
+
+/// The spool as the mesh uses it; each call is the one of that name of [`Spool`].
+#[allow(missing_docs)]
+pub trait Store: Send + Sync + 'static {
+    fn identity(&self) -> &Identity;
+    fn epoch(&self) -> (u64, [u8; 16]);
+    fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;
+    fn subscribe(&self, bell: Bell);
+    fn members(&self) -> Vec<Member>;
+    fn member_seen(&self, id: PeerId, name: &PeerName, addrs: &[SocketAddr], contact: bool) -> Result<(), SpoolError>;
+    fn epoch_seen_of(&self, peer: PeerId) -> u64;
+    fn pending(&self, peer: PeerId, after: Option<u64>, limit: usize) -> Result<Vec<(u64, BundleId)>, SpoolError>;
+    fn pending_count(&self, peer: PeerId) -> u64;
+    fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool;
+    fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError>;
+    fn peer_has(&self, peer: PeerId, digest: Digest) -> bool;
+    fn open_content(&self, bundle: BundleId, entry: usize, peer: PeerId) -> Result<Box<dyn Content>, ServeError>;
+    fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError>;
+    fn receipt(&self, bundle: BundleId) -> Option<Receipt>;
+    fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError>;
+    fn set_delivery(&self, bundle: BundleId, peer: PeerId, state: DeliveryState) -> Result<(), SpoolError>;
+    fn note_inbound(&self, manifest: &Manifest, bundle: BundleId, state: &str, error: Option<String>);
+    fn count_bytes(&self, sent: u64, received: u64);
+}
+
+impl Store for Arc<Spool> {
+    fn identity(&self) -> &Identity {
+        Spool::identity(self)
+    }
+    fn epoch(&self) -> (u64, [u8; 16]) {
+        Spool::epoch(self)
+    }
+    fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
+        Spool::raise_epoch(self, epoch)
+    }
+    fn subscribe(&self, bell: Bell) {
+        Spool::subscribe(self, bell);
+    }
+    fn members(&self) -> Vec<Member> {
+        Spool::members(self)
+    }
+    fn member_seen(&self, id: PeerId, name: &PeerName, addrs: &[SocketAddr], contact: bool) -> Result<(), SpoolError> {
+        Spool::member_seen(self, id, name, addrs, contact)
+    }
+    fn epoch_seen_of(&self, peer: PeerId) -> u64 {
+        Spool::epoch_seen_of(self, peer)
+    }
+    fn pending(&self, peer: PeerId, after: Option<u64>, limit: usize) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        Spool::pending(self, peer, after, limit)
+    }
+    fn pending_count(&self, peer: PeerId) -> u64 {
+        Spool::pending_count(self, peer)
+    }
+    fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
+        Spool::is_pending(self, bundle, peer)
+    }
+    fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
+        Spool::manifest(self, bundle)
+    }
+    fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
+        Spool::peer_has(self, peer, digest)
+    }
+    fn open_content(&self, bundle: BundleId, entry: usize, peer: PeerId) -> Result<Box<dyn Content>, ServeError> {
+        Ok(Box::new(Spool::open_content(self, bundle, entry, peer)?))
+    }
+    fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError> {
+        Ok(match Spool::offered(self, manifest, from)? {
+            spool::Offered::Settled(receipt) => Offered::Settled(receipt),
+            spool::Offered::AwaitingDurable => Offered::AwaitingDurable,
+            spool::Offered::Busy => Offered::Busy,
+            spool::Offered::Refused(why) => Offered::Refused(why),
+            spool::Offered::Deferred(why) => Offered::Deferred(why),
+            spool::Offered::Wanted(incoming) => Offered::Wanted(incoming),
+        })
+    }
+    fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
+        Spool::receipt(self, bundle)
+    }
+    fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
+        Spool::take_receipt(self, receipt)
+    }
+    fn set_delivery(&self, bundle: BundleId, peer: PeerId, state: DeliveryState) -> Result<(), SpoolError> {
+        Spool::set_delivery(self, bundle, peer, state)
+    }
+    fn note_inbound(&self, manifest: &Manifest, bundle: BundleId, state: &str, error: Option<String>) {
+        Spool::note_inbound(self, manifest, bundle, state, error);
+    }
+    fn count_bytes(&self, sent: u64, received: u64) {
+        Spool::count_bytes(self, sent, received);
+    }
+}
+
+impl Arriving for spool::Incoming {
+    fn missing(&self, entry: usize) -> Vec<Range<u64>> {
+        spool::Incoming::missing(self, entry)
+    }
+    fn accept_chunk(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> Result<(), IntakeError> {
+        spool::Incoming::accept_chunk(self, entry, offset, bytes)
+    }
+    fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError> {
+        let verified = spool::Incoming::finish(*self)?;
+        Ok(verified.publish().map_err(FinishError::Disk)?.names)
+    }
+    fn park(self: Box<Self>, why: String) {
+        spool::Incoming::park(*self, why);
+    }
+}
+
+impl Content for spool::ContentReader {
+    fn len(&self) -> u64 {
+        spool::ContentReader::len(self)
+    }
+    fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError> {
+        spool::ContentReader::read(self, offset, len)
+    }
+}

@@ -1,0 +1,435 @@
+//! Whole meshes over real iroh on loopback, on a store in memory; and peers that break the rules, on the real wire.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use iroh::Endpoint;
+use iroh::endpoint::Connection;
+use tokio::runtime::Runtime;
+
+use super::fake::{Fake, PATIENCE};
+use super::member::{Channel, MemberError, Role, prove, prove_version};
+use super::wire::{BULK_ALPN, CTL_ALPN, Decoder, FRAME_MAX, Frame, Hello, Offer, PROTOCOL};
+use super::{Mesh, MeshConfig, endpoint};
+use crate::bundle::{BundleId, DeliveryState};
+use crate::delivery::Verdict;
+use crate::peer::{GroupKey, Identity, PeerId, PeerName, Ticket};
+
+fn name(text: &str) -> PeerName {
+    PeerName::parse(text).unwrap()
+}
+
+fn config(called: &str, group: &GroupKey) -> MeshConfig {
+    MeshConfig {
+        name: name(called),
+        group: group.clone(),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        peers: vec![],
+        ticket: None,
+    }
+}
+
+fn start(store: &Arc<Fake>, config: MeshConfig) -> Mesh {
+    Mesh::start_on(Arc::new(store.clone()), config).unwrap()
+}
+
+fn ticket(store: &Fake, called: &str, mesh: &Mesh, group: &GroupKey) -> Ticket {
+    Ticket { group: group.clone(), inviter: store.id(), name: name(called), addrs: mesh.listen_addrs() }
+}
+
+/// Waits for what nothing announces; for states that come of themselves, so the interval decides nothing.
+fn eventually(what: &str, test: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !test() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+fn connected(mesh: &Mesh, peer: PeerId) -> bool {
+    mesh.peers().iter().any(|p| p.id == peer.to_string() && p.connected)
+}
+
+fn error_of(mesh: &Mesh, peer: PeerId) -> Option<String> {
+    mesh.peers().into_iter().find(|p| p.id == peer.to_string())?.error
+}
+
+/// Two members that know each other, connected.
+fn pair() -> (GroupKey, (Arc<Fake>, Mesh), (Arc<Fake>, Mesh)) {
+    let group = GroupKey::generate();
+    let (alder, birch) = (Fake::new(), Fake::new());
+    let a = start(&alder, config("alder", &group));
+    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("birch", &group) };
+    let b = start(&birch, invited);
+    eventually("connected", || connected(&a, birch.id()) && connected(&b, alder.id()));
+    (group, (alder, a), (birch, b))
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 % 251) as u8 ^ (i >> 16) as u8).collect()
+}
+
+#[test]
+fn bundles_of_every_size_arrive_in_both_directions_with_receipts() {
+    let (_, (alder, _a), (birch, _b)) = pair();
+    let sizes = [0, 1, 65_535, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 20 << 20];
+    for size in sizes {
+        alder.send(&format!("a/{size}"), &pattern(size), &[birch.id()]);
+        birch.send(&format!("b/{size}"), &pattern(size), &[alder.id()]);
+    }
+    for size in sizes {
+        assert!(birch.wait_inbox(&format!("a/{size}")) == pattern(size), "{size}");
+        assert!(alder.wait_inbox(&format!("b/{size}")) == pattern(size), "{size}");
+    }
+    alder.wait_delivered(birch.id());
+    birch.wait_delivered(alder.id());
+    let total: usize = sizes.iter().sum();
+    assert_eq!(alder.sent.load(Ordering::Relaxed), total as u64);
+    assert_eq!(alder.received.load(Ordering::Relaxed), total as u64);
+}
+
+#[test]
+fn what_was_sent_while_the_peer_was_away_arrives_when_it_starts() {
+    let group = GroupKey::generate();
+    let (alder, birch) = (Fake::new(), Fake::new());
+    let a = start(&alder, config("alder", &group));
+    for n in 0..600 {
+        alder.send(&format!("n{n}"), &pattern(n), &[birch.id()]);
+    }
+    alder.send("large", &pattern(3 << 20), &[birch.id()]);
+    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("birch", &group) };
+    let _b = start(&birch, invited);
+    birch.wait_inbox_len(601);
+    alder.wait_delivered(birch.id());
+}
+
+#[test]
+fn a_lost_ring_costs_a_rescan_and_no_bundle() {
+    let (_, (alder, _a), (birch, _b)) = pair();
+    alder.mute.store(true, Ordering::Relaxed);
+    alder.send("quiet", b"x", &[birch.id()]);
+    birch.wait_inbox("quiet");
+}
+
+#[test]
+fn a_third_member_learns_addresses_from_the_first_and_speaks_to_the_second() {
+    let (group, (alder, a), (birch, b)) = pair();
+    let cedar = Fake::new();
+    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("cedar", &group) };
+    let c = start(&cedar, invited);
+    eventually("birch and cedar", || connected(&b, cedar.id()) && connected(&c, birch.id()));
+    birch.send("from/birch", b"hello", &[cedar.id()]);
+    assert_eq!(cedar.wait_inbox("from/birch"), "hello");
+}
+
+#[test]
+fn a_peer_that_went_away_and_came_back_gets_the_rest() {
+    let (group, (alder, a), (birch, b)) = pair();
+    alder.send("one", b"1", &[birch.id()]);
+    birch.wait_inbox("one");
+    b.stop();
+    eventually("disconnected", || !connected(&a, birch.id()));
+    alder.send("two", b"2", &[birch.id()]);
+    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("birch", &group) };
+    let _b = start(&birch, invited);
+    birch.wait_inbox("two");
+    alder.wait_delivered(birch.id());
+}
+
+#[test]
+fn losing_the_bulk_connection_takes_nothing_else_down() {
+    let (_, (alder, a), (birch, b)) = pair();
+    let session = |mesh: &Mesh, id| mesh.hub.roster.get(id).unwrap().session().unwrap().conn.stable_id();
+    let before = session(&b, alder.id());
+    let content = pattern(64 << 20);
+    let bundle = alder.send("large", &content, &[birch.id()]);
+    alder.wait_delivery(bundle, birch.id(), |d| matches!(d, DeliveryState::Sending(_)));
+    let bulk = a.hub.roster.get(birch.id()).unwrap().bulk.borrow().clone().unwrap();
+    bulk.close(99u32.into(), b"killed by a test");
+    assert!(birch.wait_inbox("large") == content);
+    alder.wait_delivered(birch.id());
+    assert_eq!(session(&b, alder.id()), before);
+}
+
+#[test]
+fn a_holder_of_wrong_bytes_is_deferred_with_the_reason_and_another_one_used() {
+    let (group, (alder, a), (birch, b)) = pair();
+    let content = pattern(5 << 20);
+    alder.corrupt.store(true, Ordering::Relaxed);
+    let manifest = alder.bundle("f", &content);
+    alder.owe(&manifest, &content, &[birch.id()]);
+    let state = alder.wait_delivery(manifest.id(), birch.id(), |d| matches!(d, DeliveryState::Deferred(_)));
+    let DeliveryState::Deferred(why) = state else { unreachable!() };
+    assert!(why.contains("alder sent wrong bytes"), "{why}");
+    assert!(birch.wait_note(manifest.id(), "deferred").contains("alder sent wrong bytes"));
+    assert_eq!(birch.inbox_len(), 0);
+    // A good bundle of somebody else passes meanwhile.
+    let cedar = Fake::new();
+    cedar.owe(&manifest, &content, &[birch.id()]);
+    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("cedar", &group) };
+    let c = start(&cedar, invited);
+    eventually("birch and cedar", || connected(&b, cedar.id()) && connected(&c, birch.id()));
+    assert!(birch.wait_inbox("f") == content);
+}
+
+#[test]
+fn wrong_inline_bytes_are_deferred_too() {
+    let (_, (alder, _a), (birch, _b)) = pair();
+    alder.corrupt.store(true, Ordering::Relaxed);
+    let bundle = alder.send("small", b"hello", &[birch.id()]);
+    alder.wait_delivery(bundle, birch.id(), |d| matches!(d, DeliveryState::Deferred(_)));
+    assert_eq!(birch.inbox_len(), 0);
+    alder.corrupt.store(false, Ordering::Relaxed);
+    assert_eq!(birch.wait_inbox("small"), "hello");
+}
+
+#[test]
+fn another_group_is_refused_and_shown_on_both_sides() {
+    let (_, (alder, a), (birch, _b)) = pair();
+    let other = GroupKey::generate();
+    let mallory = Fake::new();
+    let peers = vec![(alder.id(), a.listen_addrs()[0])];
+    let m = start(&mallory, MeshConfig { peers, ..config("mallory", &other) });
+    eventually("refused", || error_of(&m, alder.id()).is_some_and(|e| e.contains("refused our group key")));
+    eventually("shown", || error_of(&a, mallory.id()).is_some_and(|e| e.contains("wrong group key")));
+    assert!(!connected(&a, mallory.id()) && !connected(&m, alder.id()));
+    alder.send("still", b"fine", &[birch.id()]);
+    birch.wait_inbox("still");
+}
+
+/// A peer written in the test: an endpoint, and whatever the test does with it.
+struct Scripted {
+    runtime: Runtime,
+    endpoint: Endpoint,
+    identity: Identity,
+}
+
+impl Scripted {
+    fn new() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let identity = Identity::generate();
+        let listen = ["127.0.0.1:0".parse().unwrap()];
+        let endpoint = runtime.block_on(endpoint::bind(&identity, &listen)).unwrap();
+        Self { runtime, endpoint, identity }
+    }
+
+    fn id(&self) -> PeerId {
+        self.identity.id()
+    }
+
+    fn connect(&self, to: &Mesh, alpn: &[u8]) -> Connection {
+        let (id, addrs) = (to.hub.me, to.listen_addrs());
+        self.runtime.block_on(endpoint::connect(&self.endpoint, id, &addrs, alpn)).unwrap()
+    }
+
+    /// Connected to `to` as a member, hello exchanged.
+    fn join(&self, to: &Mesh, group: &GroupKey) -> (Connection, Channel) {
+        let conn = self.connect(to, CTL_ALPN);
+        let channel = self.runtime.block_on(async {
+            let mut channel = prove(&conn, group, self.id(), Role::Dialer).await.unwrap();
+            channel.decoder.set_limit(FRAME_MAX);
+            channel.send(&self.hello()).await.unwrap();
+            assert!(matches!(channel.frame().await, Ok(Frame::Hello(_))));
+            channel
+        });
+        (conn, channel)
+    }
+
+    fn hello(&self) -> Frame {
+        Frame::Hello(Box::new(Hello {
+            name: name("scripted"),
+            epoch: 1,
+            incarnation: [9; 16],
+            seen: 0,
+            addrs: vec![],
+            members: vec![],
+        }))
+    }
+
+    /// Sends `frame` and waits for verdicts.
+    fn ask(&self, channel: &mut Channel, frame: &Frame) -> Vec<(BundleId, Verdict)> {
+        self.runtime.block_on(async {
+            channel.send(frame).await.unwrap();
+            loop {
+                if let Frame::Verdicts(list) = channel.frame().await.unwrap() {
+                    return list;
+                }
+            }
+        })
+    }
+}
+
+#[test]
+fn a_stranger_gets_no_proof_back_on_either_protocol() {
+    let (_, (alder, a), (birch, _b)) = pair();
+    let stranger = Scripted::new();
+    for alpn in [CTL_ALPN, BULK_ALPN] {
+        let conn = stranger.connect(&a, alpn);
+        let other = GroupKey::generate();
+        let proof = prove(&conn, &other, stranger.id(), Role::Dialer);
+        let error = stranger.runtime.block_on(proof).map(|_| ()).unwrap_err();
+        assert_eq!(error, MemberError::RefusedUs);
+    }
+    // Without a word of proof, and with a hello instead of one.
+    let conn = stranger.connect(&a, CTL_ALPN);
+    stranger.runtime.block_on(async {
+        let (send, recv) = conn.open_bi().await.unwrap();
+        let mut channel = Channel { send, recv, decoder: Decoder::new(FRAME_MAX) };
+        channel.send(&stranger.hello()).await.unwrap();
+        assert!(matches!(channel.frame().await, Err(MemberError::Lost(_))));
+    });
+    assert!(error_of(&a, stranger.id()).is_some());
+    alder.send("still", b"fine", &[birch.id()]);
+    birch.wait_inbox("still");
+}
+
+#[test]
+fn a_reflected_proof_fails() {
+    let group = GroupKey::generate();
+    let mirror = Scripted::new();
+    let addr = endpoint::listen_addrs(&mirror.endpoint)[0];
+    let alder = Fake::new();
+    let a = start(&alder, MeshConfig { peers: vec![(mirror.id(), addr)], ..config("alder", &group) });
+    mirror.runtime.block_on(async {
+        let conn = mirror.endpoint.accept().await.unwrap().await.unwrap();
+        let (mut send, mut recv) = conn.accept_bi().await.unwrap();
+        let proof = recv.read_chunk(1000).await.unwrap().unwrap();
+        send.write_chunk(proof).await.unwrap();
+        assert!(conn.closed().await.to_string().contains("wrong group key"));
+    });
+    eventually("shown", || error_of(&a, mirror.id()).is_some_and(|e| e.contains("wrong group key")));
+    assert!(!connected(&a, mirror.id()));
+}
+
+#[test]
+fn another_protocol_version_is_told_clearly_on_both_sides() {
+    let group = GroupKey::generate();
+    let newer = Scripted::new();
+    let addr = endpoint::listen_addrs(&newer.endpoint)[0];
+    let alder = Fake::new();
+    let a = start(&alder, MeshConfig { peers: vec![(newer.id(), addr)], ..config("alder", &group) });
+    // Dialled by us: the newer side accepts.
+    let told = newer.runtime.block_on(async {
+        let conn = newer.endpoint.accept().await.unwrap().await.unwrap();
+        prove_version(&conn, &group, newer.id(), Role::Acceptor, PROTOCOL + 1).await.map(|_| ()).unwrap_err()
+    });
+    assert_eq!(told, MemberError::Version(PROTOCOL));
+    let clear = |e: String| e.contains("speaks protocol 2, this program 1: update meshbox on this node");
+    eventually("shown", || error_of(&a, newer.id()).is_some_and(clear));
+    // And the other way round.
+    let conn = newer.connect(&a, CTL_ALPN);
+    let proof = prove_version(&conn, &group, newer.id(), Role::Dialer, PROTOCOL + 1);
+    assert_eq!(newer.runtime.block_on(proof).map(|_| ()).unwrap_err(), MemberError::Version(PROTOCOL));
+}
+
+#[test]
+fn a_protocol_name_nobody_knows_is_a_clear_error() {
+    let (_, (alder, a), _b) = pair();
+    let newer = Scripted::new();
+    let (id, addrs) = (alder.id(), a.listen_addrs());
+    let dial = endpoint::connect(&newer.endpoint, id, &addrs, b"meshbox/ctl/2");
+    assert_eq!(newer.runtime.block_on(dial).map(|_| ()).unwrap_err(), MemberError::Protocol);
+}
+
+#[test]
+fn an_unknown_frame_is_skipped_and_a_frame_too_long_ends_the_session() {
+    let (group, (alder, a), (birch, _b)) = pair();
+    let odd = Scripted::new();
+    let (conn, mut channel) = odd.join(&a, &group);
+    odd.runtime.block_on(channel.send.write_all(&[0, 0, 0, 3, 200, 1, 2])).unwrap();
+    let id = BundleId([5; 32]);
+    assert_eq!(odd.ask(&mut channel, &Frame::Pending(vec![id])), [(id, Verdict::Want)]);
+    odd.runtime.block_on(async {
+        channel.send.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
+        assert!(conn.closed().await.to_string().contains("the limit is"), "told why");
+    });
+    eventually("disconnected", || !connected(&a, odd.id()));
+    alder.send("still", b"fine", &[birch.id()]);
+    birch.wait_inbox("still");
+}
+
+#[test]
+fn forged_manifests_and_receipts_change_nothing() {
+    let (group, (alder, a), (birch, _b)) = pair();
+    let forger = Scripted::new();
+    let (_conn, mut channel) = forger.join(&a, &group);
+    let mut signed = birch.bundle("f", b"x").signed().clone();
+    signed.signature.0[3] ^= 1;
+    let offer = Offer { signed, inline: vec![Some(Bytes::from_static(b"x"))] };
+    let verdicts = forger.ask(&mut channel, &Frame::Offer(Box::new(offer)));
+    assert!(matches!(&verdicts[..], [(_, Verdict::Refused(why))] if why.contains("signature")), "{verdicts:?}");
+    // Somebody else's bundle, correctly signed but with other bytes.
+    let signed = birch.bundle("g", b"x").signed().clone();
+    let offer = Offer { signed, inline: vec![Some(Bytes::from_static(b"y"))] };
+    let verdicts = forger.ask(&mut channel, &Frame::Offer(Box::new(offer)));
+    assert!(matches!(&verdicts[..], [(_, Verdict::Deferred(_))]), "{verdicts:?}");
+    assert_eq!(alder.inbox_len(), 0);
+    // A receipt in birch's name does not settle what is owed to birch.
+    birch.corrupt.store(true, Ordering::Relaxed);
+    let absent = PeerId::from_bytes([8; 32]);
+    let bundle = alder.send("owed", b"x", &[absent]);
+    let mut receipt = crate::bundle::Receipt::sign(&forger.identity, bundle, alder.id());
+    receipt.recipient = absent;
+    forger.runtime.block_on(channel.send(&Frame::Receipts(vec![receipt]))).unwrap();
+    // An answer after it shows that it was looked at.
+    let id = BundleId([5; 32]);
+    forger.ask(&mut channel, &Frame::Pending(vec![id]));
+    assert!(super::store::Store::is_pending(&alder, bundle, absent));
+}
+
+#[test]
+fn content_is_served_to_recipients_only() {
+    let (group, (alder, a), (birch, _b)) = pair();
+    let manifest = alder.bundle("f", b"secret");
+    let mut says = manifest.manifest().clone();
+    says.scope = crate::bundle::Scope::Ids(vec![birch.id()]);
+    let manifest = says.sign(super::store::Store::identity(&alder));
+    alder.owe(&manifest, b"secret", &[]);
+    let curious = Scripted::new();
+    let (_conn, _channel) = curious.join(&a, &group);
+    let conn = curious.connect(&a, BULK_ALPN);
+    let status = curious.runtime.block_on(async {
+        prove(&conn, &group, curious.id(), Role::Dialer).await.unwrap();
+        let (send, recv) = conn.open_bi().await.unwrap();
+        let mut channel = Channel { send, recv, decoder: Decoder::new(100) };
+        let request = super::wire::RangeRequest { bundle: manifest.id(), entry: 0, offset: 0, len: 6 };
+        channel.send(&Frame::Range(request)).await.unwrap();
+        channel.recv.read_to_end(100).await.unwrap()
+    });
+    assert_eq!(status, [super::wire::RangeStatus::NotHeld as u8]);
+}
+
+/// Measures the wire alone; run with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let (_, (alder, _a), (birch, _b)) = pair();
+    let content = pattern(4096);
+    let bundles: Vec<_> = (0..10_000).map(|n| alder.bundle(&format!("n{n}"), &content)).collect();
+    let begun = Instant::now();
+    for bundle in &bundles {
+        alder.owe(bundle, &content, &[birch.id()]);
+    }
+    birch.wait_inbox_len(10_000);
+    println!("10,000 x 4 KiB: {:?} to inbox", begun.elapsed());
+    alder.wait_delivered(birch.id());
+    println!("10,000 x 4 KiB: {:?} to the last receipt", begun.elapsed());
+    let content = pattern(512 << 20);
+    let bundle = alder.bundle("large", &content);
+    let begun = Instant::now();
+    alder.owe(&bundle, &content, &[birch.id()]);
+    birch.wait_inbox("large");
+    println!("512 MiB: {:?}", begun.elapsed());
+    let mut times: Vec<Duration> = (0..200)
+        .map(|n| {
+            let (path, begun) = (format!("l{n}"), Instant::now());
+            alder.send(&path, b"x", &[birch.id()]);
+            birch.wait_inbox(&path);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("1 B: p50 {:?} p99 {:?}", times[100], times[198]);
+}

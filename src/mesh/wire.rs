@@ -1,0 +1,574 @@
+//! The wire: protocol names, frames, and how they are encoded.
+//!
+//! A frame is `length: u32 (big endian) | kind: u8 | body`, where `length` counts kind and body. Bodies are postcard;
+//! an offer's inline content follows its postcard header as raw bytes. This file does no I/O: [`Decoder`] is fed bytes
+//! as they arrive and gives frames.
+//!
+//! # Goals
+//! - Nothing is allocated on the word of a length prefix: a length over the limit is an error, and below it the buffer
+//!   grows only with bytes that are here.
+//! - Decoding is total: any bytes give a frame, a skip or a [`WireError`], never a panic.
+//! - Later versions can add kinds (unknown ones are skipped) and fields at the end of a body (the rest is ignored).
+//!
+//! # Limits
+//! Before the membership proof a frame has at most [`PREFACE_MAX`] bytes, a hello [`HELLO_MAX`], any other
+//! [`FRAME_MAX`]; lists have at most [`LIST_MAX`] items, except the members of a hello ([`MEMBERS_MAX`]).
+//!
+//! The proof frame is frozen: every version of the program can read it and the protocol version in it.
+
+use std::net::SocketAddr;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::bundle::{BundleId, Receipt, SignedManifest};
+use crate::delivery::Verdict;
+use crate::peer::{PeerId, PeerName};
+
+/// Name of the control protocol in the TLS handshake.
+pub const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
+
+/// Name of the bulk protocol in the TLS handshake.
+pub const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
+
+/// Version of what follows the proof.
+pub const PROTOCOL: u16 = 1;
+
+/// Longest frame of somebody who has not proved membership.
+pub const PREFACE_MAX: usize = 64;
+
+/// Longest hello.
+pub const HELLO_MAX: usize = 1024 * 1024;
+
+/// Longest frame: a manifest of the greatest number of entries, and [`INLINE_TOTAL`] of content.
+pub const FRAME_MAX: usize = 24 * 1024 * 1024;
+
+/// Most content bytes in one offer; what does not fit is fetched.
+pub const INLINE_TOTAL: usize = 1024 * 1024;
+
+/// Most items of a list in a frame.
+pub const LIST_MAX: usize = 256;
+
+/// Most members told in one frame, and most addresses of one member taken from it.
+pub const MEMBERS_MAX: usize = 1024;
+
+/// Most addresses of one member that are looked at.
+pub const ADDRS_MAX: usize = 16;
+
+/// Longest reason taken from a peer, in characters: it is shown in status and logs.
+pub const REASON_MAX: usize = 200;
+
+/// What both sides say once membership is proved.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// What the sender calls itself.
+    pub name: PeerName,
+    /// The sender's epoch.
+    pub epoch: u64,
+    /// The sender's incarnation.
+    pub incarnation: [u8; 16],
+    /// The highest epoch the sender has seen of the receiver.
+    pub seen: u64,
+    /// Where the sender listens.
+    pub addrs: Vec<SocketAddr>,
+    /// The members it knows.
+    pub members: Vec<Told>,
+}
+
+/// A member as another one tells of it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// Its id.
+    pub id: PeerId,
+    /// Its name.
+    pub name: PeerName,
+    /// Where it was last known to listen.
+    pub addrs: Vec<SocketAddr>,
+}
+
+/// A bundle with as much of its content as travels with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The manifest, not yet verified.
+    pub signed: SignedManifest,
+    /// Content of each entry, where sent; may be shorter than the list of entries.
+    pub inline: Vec<Option<Bytes>>,
+}
+
+/// A request for bytes, alone on its stream of the bulk connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RangeRequest {
+    /// Of which bundle.
+    pub bundle: BundleId,
+    /// Index of the entry in its manifest.
+    pub entry: u32,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+}
+
+/// First byte of the answer to a [`RangeRequest`]; only after `Ok` the bytes follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum RangeStatus {
+    /// The bytes follow.
+    Ok = 0,
+    /// No such content for you.
+    NotHeld = 1,
+    /// The range lies outside the content.
+    Range = 2,
+    /// The holder's disk failed.
+    Disk = 3,
+}
+
+impl RangeStatus {
+    /// Reads the status byte.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Ok, Self::NotHeld, Self::Range, Self::Disk].into_iter().find(|s| *s as u8 == byte)
+    }
+
+    /// Why there are no bytes, in words.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NotHeld => "the holder does not have the content any more",
+            Self::Range => "the holder's content is shorter than its manifest says",
+            Self::Disk => "the holder's disk failed",
+        }
+    }
+}
+
+/// One message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// The membership proof, with the sender's protocol version.
+    Proof {
+        /// What the sender speaks.
+        version: u16,
+        /// See `member`.
+        mac: [u8; 32],
+    },
+    /// Who speaks.
+    Hello(Box<Hello>),
+    /// "I owe you these": answered by [`Frame::Verdicts`].
+    Pending(Vec<BundleId>),
+    /// Answers to pending ids and offers.
+    Verdicts(Vec<(BundleId, Verdict)>),
+    /// A bundle.
+    Offer(Box<Offer>),
+    /// Receipts of bundles the receiver is the origin of.
+    Receipts(Vec<Receipt>),
+    /// Members whose addresses changed.
+    Members(Vec<Told>),
+    /// On a stream of the bulk connection.
+    Range(RangeRequest),
+}
+
+/// Why bytes are not a frame.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum WireError {
+    /// A length over the limit.
+    #[error("a frame of {len} bytes, the limit is {limit}")]
+    TooLong {
+        /// What the prefix says.
+        len: usize,
+        /// What is allowed here.
+        limit: usize,
+    },
+    /// A length of zero: not even a kind.
+    #[error("an empty frame")]
+    Empty,
+    /// The body of a known kind cannot be decoded.
+    #[error("a frame of kind {kind} that cannot be decoded")]
+    Body {
+        /// Which.
+        kind: u8,
+    },
+    /// More items than allowed.
+    #[error("a frame of kind {kind} with {count} items")]
+    TooMany {
+        /// Which.
+        kind: u8,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Numbers on the wire, never reused.
+mod kind {
+    pub const PROOF: u8 = 1;
+    pub const HELLO: u8 = 2;
+    pub const PENDING: u8 = 3;
+    pub const VERDICTS: u8 = 4;
+    pub const OFFER: u8 = 5;
+    pub const RECEIPTS: u8 = 6;
+    pub const MEMBERS: u8 = 7;
+    pub const RANGE: u8 = 8;
+}
+
+/// [`Verdict`] as it travels.
+#[derive(Serialize, Deserialize)]
+enum WireVerdict {
+    Want,
+    Working,
+    Taken,
+    Settled(Receipt),
+    Refused(String),
+    Deferred(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct OfferHead {
+    signed: SignedManifest,
+    lengths: Vec<Option<u32>>,
+}
+
+impl Frame {
+    /// Appends the encoded frame to `out`.
+    pub fn encode(&self, out: &mut BytesMut) {
+        let start = out.len();
+        out.put_u32(0);
+        match self {
+            Self::Proof { version, mac } => {
+                out.put_u8(kind::PROOF);
+                out.put_u16(*version);
+                out.put_slice(mac);
+            }
+            Self::Hello(hello) => put(out, kind::HELLO, hello),
+            Self::Pending(ids) => put(out, kind::PENDING, ids),
+            Self::Verdicts(list) => {
+                let list: Vec<(BundleId, WireVerdict)> = list.iter().map(|(b, v)| (*b, v.clone().into())).collect();
+                put(out, kind::VERDICTS, &list);
+            }
+            Self::Offer(offer) => {
+                let lengths = offer.inline.iter().map(|i| i.as_ref().map(|b| b.len() as u32)).collect();
+                put(out, kind::OFFER, &OfferHead { signed: offer.signed.clone(), lengths });
+                for bytes in offer.inline.iter().flatten() {
+                    out.put_slice(bytes);
+                }
+            }
+            Self::Receipts(list) => put(out, kind::RECEIPTS, list),
+            Self::Members(list) => put(out, kind::MEMBERS, list),
+            Self::Range(request) => put(out, kind::RANGE, request),
+        }
+        let len = (out.len() - start - 4) as u32;
+        out[start..start + 4].copy_from_slice(&len.to_be_bytes());
+    }
+
+    /// The frame as bytes of its own.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        self.encode(&mut out);
+        out.freeze()
+    }
+
+    /// Reads kind and body; `None` for a kind this version does not know.
+    pub fn decode(mut bytes: Bytes) -> Result<Option<Self>, WireError> {
+        if bytes.is_empty() {
+            return Err(WireError::Empty);
+        }
+        let kind = bytes.get_u8();
+        let frame = match kind {
+            kind::PROOF => {
+                if bytes.len() < 34 {
+                    return Err(WireError::Body { kind });
+                }
+                let version = bytes.get_u16();
+                let mut mac = [0; 32];
+                mac.copy_from_slice(&bytes[..32]);
+                Self::Proof { version, mac }
+            }
+            kind::HELLO => {
+                let hello: Hello = take(kind, &bytes)?;
+                check_members(kind, &hello.members)?;
+                Self::Hello(Box::new(hello))
+            }
+            kind::PENDING => Self::Pending(list(kind, &bytes)?),
+            kind::VERDICTS => {
+                let items: Vec<(BundleId, WireVerdict)> = list(kind, &bytes)?;
+                Self::Verdicts(items.into_iter().map(|(b, v)| (b, v.into())).collect())
+            }
+            kind::OFFER => Self::Offer(Box::new(offer(bytes)?)),
+            kind::RECEIPTS => Self::Receipts(list(kind, &bytes)?),
+            kind::MEMBERS => {
+                let members: Vec<Told> = take(kind, &bytes)?;
+                check_members(kind, &members)?;
+                Self::Members(members)
+            }
+            kind::RANGE => Self::Range(take(kind, &bytes)?),
+            _ => return Ok(None),
+        };
+        Ok(Some(frame))
+    }
+}
+
+fn put(out: &mut BytesMut, kind: u8, body: &impl Serialize) {
+    out.put_u8(kind);
+    // Postcard of plain owned data into a growing vector has no error to give.
+    out.put_slice(&postcard::to_stdvec(body).unwrap_or_default());
+}
+
+fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError> {
+    // What follows the fields we know belongs to a newer version.
+    postcard::take_from_bytes(body).map(|(value, _)| value).map_err(|_| WireError::Body { kind })
+}
+
+fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, WireError> {
+    let items: Vec<T> = take(kind, body)?;
+    if items.len() > LIST_MAX { Err(WireError::TooMany { kind, count: items.len() }) } else { Ok(items) }
+}
+
+fn check_members(kind: u8, members: &[Told]) -> Result<(), WireError> {
+    if members.len() > MEMBERS_MAX { Err(WireError::TooMany { kind, count: members.len() }) } else { Ok(()) }
+}
+
+fn offer(bytes: Bytes) -> Result<Offer, WireError> {
+    let bad = WireError::Body { kind: kind::OFFER };
+    let (head, rest): (OfferHead, &[u8]) = postcard::take_from_bytes(&bytes).map_err(|_| bad.clone())?;
+    let mut rest = bytes.slice_ref(rest);
+    let mut inline = Vec::with_capacity(head.lengths.len());
+    for length in head.lengths {
+        inline.push(match length {
+            Some(length) if length as usize <= rest.len() => Some(rest.split_to(length as usize)),
+            Some(_) => return Err(bad),
+            None => None,
+        });
+    }
+    Ok(Offer { signed: head.signed, inline })
+}
+
+impl From<Verdict> for WireVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Want => Self::Want,
+            Verdict::Working => Self::Working,
+            Verdict::Taken => Self::Taken,
+            Verdict::Settled(receipt) => Self::Settled(receipt),
+            Verdict::Refused(why) => Self::Refused(why),
+            Verdict::Deferred(why) => Self::Deferred(why),
+        }
+    }
+}
+
+impl From<WireVerdict> for Verdict {
+    fn from(verdict: WireVerdict) -> Self {
+        match verdict {
+            WireVerdict::Want => Self::Want,
+            WireVerdict::Working => Self::Working,
+            WireVerdict::Taken => Self::Taken,
+            WireVerdict::Settled(receipt) => Self::Settled(receipt),
+            WireVerdict::Refused(why) => Self::Refused(reason(&why)),
+            WireVerdict::Deferred(why) => Self::Deferred(reason(&why)),
+        }
+    }
+}
+
+/// A peer's words made fit for logs and status: short, no control characters.
+pub fn reason(text: &str) -> String {
+    text.chars().take(REASON_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: BytesMut,
+    limit: usize,
+}
+
+impl Decoder {
+    /// A decoder that refuses frames over `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { buffer: BytesMut::new(), limit }
+    }
+
+    /// Sets another limit for the frames to come.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Takes bytes that arrived.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next frame with its encoded length, skipping unknown kinds; `None` until more bytes arrive.
+    pub fn next_frame(&mut self) -> Result<Option<(Frame, usize)>, WireError> {
+        loop {
+            let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+            let len = u32::from_be_bytes(*prefix) as usize;
+            if len > self.limit {
+                return Err(WireError::TooLong { len, limit: self.limit });
+            }
+            if self.buffer.len() < 4 + len {
+                return Ok(None);
+            }
+            self.buffer.advance(4);
+            if let Some(frame) = Frame::decode(self.buffer.split_to(len).freeze())? {
+                return Ok(Some((frame, len)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::peer::Signature;
+
+    fn told() -> Told {
+        Told {
+            id: PeerId::from_bytes([7; 32]),
+            name: PeerName::parse("cedar").unwrap(),
+            addrs: vec!["127.0.0.1:5".parse().unwrap()],
+        }
+    }
+
+    fn receipt() -> Receipt {
+        Receipt {
+            bundle: BundleId([1; 32]),
+            origin: PeerId::from_bytes([2; 32]),
+            recipient: PeerId::from_bytes([3; 32]),
+            signature: Signature([4; 64]),
+        }
+    }
+
+    fn samples() -> Vec<(Frame, String)> {
+        let b = BundleId([1; 32]);
+        let (ones, twos, threes) = ("01".repeat(32), "02".repeat(32), "03".repeat(32));
+        let receipt_hex = format!("{ones}{twos}{threes}{}", "04".repeat(64));
+        let told_hex = format!("{}056365646172010{}", "07".repeat(32), "07f00000105");
+        let hello = Hello {
+            name: PeerName::parse("alder").unwrap(),
+            epoch: 5,
+            incarnation: [9; 16],
+            seen: 300,
+            addrs: vec!["[::1]:7".parse().unwrap()],
+            members: vec![told()],
+        };
+        let hello_hex = format!("05616c64657205{}ac020101{}0107", "09".repeat(16), "00".repeat(15));
+        let offer = Offer {
+            signed: SignedManifest { bytes: vec![0xaa; 3], signature: Signature([4; 64]) },
+            inline: vec![Some(Bytes::from_static(b"hi")), None],
+        };
+        let range = RangeRequest { bundle: b, entry: 2, offset: 1 << 20, len: 8 };
+        vec![
+            (Frame::Proof { version: 1, mac: [1; 32] }, format!("00000023010001{ones}")),
+            (Frame::Hello(Box::new(hello)), format!("0000005a02{hello_hex}01{told_hex}")),
+            (Frame::Pending(vec![b]), format!("000000220301{ones}")),
+            (
+                Frame::Verdicts(vec![
+                    (b, Verdict::Want),
+                    (b, Verdict::Working),
+                    (b, Verdict::Taken),
+                    (b, Verdict::Refused("no".into())),
+                    (b, Verdict::Deferred("later".into())),
+                ]),
+                format!("000000b00405{ones}00{ones}01{ones}02{ones}04026e6f{ones}05056c61746572"),
+            ),
+            (Frame::Verdicts(vec![(b, Verdict::Settled(receipt()))]), format!("000000c30401{ones}03{receipt_hex}")),
+            (
+                Frame::Offer(Box::new(offer)),
+                format!("0000004b0503aaaaaa{}0201020068{}", "04".repeat(64), "69"),
+            ),
+            (Frame::Receipts(vec![receipt()]), format!("000000a20601{receipt_hex}")),
+            (Frame::Members(vec![told()]), format!("000000310701{told_hex}")),
+            (Frame::Range(range), format!("0000002608{ones}02{}08", "808040")),
+        ]
+    }
+
+    #[test]
+    fn every_message_has_its_golden_bytes_and_reads_back() {
+        for (frame, golden) in samples() {
+            let bytes = frame.to_bytes();
+            assert_eq!(data_encoding::HEXLOWER.encode(&bytes), golden, "{frame:?}");
+            let mut decoder = Decoder::new(FRAME_MAX);
+            decoder.push(&bytes);
+            assert_eq!(decoder.next_frame(), Ok(Some((frame, bytes.len() - 4))));
+            assert_eq!(decoder.next_frame(), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_anything_is_allocated() {
+        let mut decoder = Decoder::new(PREFACE_MAX);
+        decoder.push(&u32::MAX.to_be_bytes());
+        let error = WireError::TooLong { len: u32::MAX as usize, limit: PREFACE_MAX };
+        assert_eq!(decoder.next_frame(), Err(error));
+        assert!(decoder.buffer.capacity() < 1024);
+    }
+
+    #[test]
+    fn an_unknown_kind_and_unknown_fields_at_the_end_are_skipped() {
+        let mut decoder = Decoder::new(FRAME_MAX);
+        decoder.push(&[0, 0, 0, 3, 200, 1, 2]);
+        let pending = Frame::Pending(vec![BundleId([1; 32])]);
+        let mut longer = BytesMut::from(&pending.to_bytes()[..]);
+        longer.put_slice(b"new field");
+        let len = longer.len() as u32 - 4;
+        longer[..4].copy_from_slice(&len.to_be_bytes());
+        decoder.push(&longer);
+        assert_eq!(decoder.next_frame(), Ok(Some((pending, len as usize))));
+    }
+
+    #[test]
+    fn lists_are_limited_and_an_empty_frame_is_an_error() {
+        let frame = Frame::Pending(vec![BundleId([1; 32]); LIST_MAX + 1]);
+        let error = WireError::TooMany { kind: kind::PENDING, count: LIST_MAX + 1 };
+        assert_eq!(Frame::decode(frame.to_bytes().slice(4..)), Err(error));
+        assert_eq!(Frame::decode(Bytes::new()), Err(WireError::Empty));
+    }
+
+    #[test]
+    fn an_offer_that_claims_more_content_than_it_has_is_refused() {
+        let offer = Offer {
+            signed: SignedManifest { bytes: vec![1], signature: Signature([4; 64]) },
+            inline: vec![Some(Bytes::from_static(b"hello"))],
+        };
+        let bytes = Frame::Offer(Box::new(offer)).to_bytes();
+        let cut = bytes.slice(4..bytes.len() - 1);
+        assert_eq!(Frame::decode(cut), Err(WireError::Body { kind: kind::OFFER }));
+    }
+
+    #[test]
+    fn a_peers_words_are_made_short_and_plain() {
+        let text = format!("a\n\x1b[31m{}", "x".repeat(500));
+        assert_eq!(reason(&text).chars().count(), REASON_MAX);
+        assert!(!reason(&text).contains(char::is_control));
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(kind in 0u8..12, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut body = vec![kind];
+            body.extend(&bytes);
+            let _ = Frame::decode(body.into());
+            let mut decoder = Decoder::new(300);
+            for piece in bytes.chunks(7) {
+                decoder.push(piece);
+                if decoder.next_frame().is_err() {
+                    break;
+                }
+            }
+        }
+
+        #[test]
+        fn any_cut_of_the_stream_gives_the_same_frames(cut in 1usize..50) {
+            let mut bytes = BytesMut::new();
+            let frames: Vec<Frame> = samples().into_iter().map(|s| s.0).collect();
+            frames.iter().for_each(|f| f.encode(&mut bytes));
+            let mut decoder = Decoder::new(FRAME_MAX);
+            let mut got = Vec::new();
+            for piece in bytes.chunks(cut) {
+                decoder.push(piece);
+                while let Some((frame, _)) = decoder.next_frame().unwrap() {
+                    got.push(frame);
+                }
+            }
+            prop_assert_eq!(got, frames);
+        }
+    }
+}
