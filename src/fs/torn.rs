@@ -4,6 +4,11 @@
 //! flags in `/proc` say that it is exiting and its exit code names the signal. A program that ends by itself, whatever
 //! its status, shows no signal. Where `/proc` does not show the process (another pid namespace, another user), the
 //! answer is "not killed", which is how every other file system behaves.
+//!
+//! `stat` is read only of a task that has given up its descriptor table. A task in execve(2) closes its close-on-exec
+//! files while it holds the lock that `stat` waits for: reading it then would have that task wait for our answer and us
+//! for that task, for ever, and every `ps` on the machine with us. `status` takes no such lock, and an exiting task
+//! shows `FDSize: 0` there before its files are closed.
 
 use std::fs;
 
@@ -33,13 +38,22 @@ fn parse_stat(text: &str) -> Option<Ending> {
 
 /// Whether the task `tid` is being ended by a signal.
 pub(crate) fn is_being_killed(tid: u32) -> bool {
-    if tid == 0 {
+    if tid == 0 || !has_given_up_its_files(tid) {
         return false;
     }
     fs::read_to_string(format!("/proc/{tid}/stat"))
         .ok()
         .and_then(|text| parse_stat(&text))
         .is_some_and(|ending| ending.exiting && ending.signal != 0)
+}
+
+fn has_given_up_its_files(tid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{tid}/status"))
+        .is_ok_and(|text| status_field(&text, "FDSize:") == Some("0"))
+}
+
+fn status_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    Some(text.lines().find_map(|line| line.strip_prefix(name))?.trim())
 }
 
 /// The process (thread group) a task belongs to; the task itself when that cannot be read.
@@ -51,11 +65,7 @@ pub(crate) fn process_of(tid: u32) -> u32 {
 }
 
 fn parse_tgid(text: &str) -> Option<u32> {
-    text.lines()
-        .find_map(|line| line.strip_prefix("Tgid:"))?
-        .trim()
-        .parse()
-        .ok()
+    status_field(text, "Tgid:")?.parse().ok()
 }
 
 #[cfg(test)]
