@@ -41,6 +41,8 @@ pub(crate) struct Peer {
     pub slots: Slots,
     /// Bytes it asked for on this session, by bundle.
     pub served: Mutex<HashMap<BundleId, u64>>,
+    /// Held from an accepted proof until the session is admitted, so that we do not dial meanwhile.
+    pub greeting: tokio::sync::Mutex<()>,
     facts: Mutex<Facts>,
 }
 
@@ -89,13 +91,21 @@ impl Peer {
             intake: Lane::default(),
             slots: Slots::of_peer(),
             served: Mutex::new(HashMap::new()),
-            facts: Mutex::new(Facts { stranger, ..Facts::default() }),
+            greeting: tokio::sync::Mutex::new(()),
+            facts: Mutex::new(Facts {
+                stranger,
+                ..Facts::default()
+            }),
         })
     }
 
     /// Its name, or the beginning of its id.
     pub fn label(&self) -> String {
-        self.facts.lock().name.as_ref().map_or_else(|| self.id.short(), ToString::to_string)
+        self.facts
+            .lock()
+            .name
+            .as_ref()
+            .map_or_else(|| self.id.short(), ToString::to_string)
     }
 
     /// Its name, if known.
@@ -117,16 +127,23 @@ impl Peer {
     pub fn addrs(&self) -> Vec<SocketAddr> {
         let facts = self.facts.lock();
         let mut addrs = facts.configured.clone();
-        addrs.extend(facts.learned.iter().filter(|a| !facts.configured.contains(a)));
+        addrs.extend(
+            facts
+                .learned
+                .iter()
+                .filter(|a| !facts.configured.contains(a)),
+        );
         addrs
     }
 
-    /// Adds a configured address.
+    /// Adds a configured address and wakes the dialler.
     pub fn configure(&self, addr: SocketAddr) {
         let mut facts = self.facts.lock();
         if !facts.configured.contains(&addr) {
             facts.configured.push(addr);
         }
+        drop(facts);
+        self.wake.notify_one();
     }
 
     /// What the journal knows of it; wakes the dialler when an address is new.
@@ -164,7 +181,11 @@ impl Peer {
         drop(facts);
         let at = at.map_or_else(|| "unknown address".to_owned(), |a| a.to_string());
         if serious && changed {
-            tracing::warn!("no connection with {} ({}) at {at}: {text}", self.label(), self.id.short());
+            tracing::warn!(
+                "no connection with {} ({}) at {at}: {text}",
+                self.label(),
+                self.id.short()
+            );
         } else if changed {
             tracing::debug!("no connection with {} at {at}: {text}", self.label());
         }
@@ -186,10 +207,12 @@ impl Peer {
                 && old_dialler_is_lower;
             if keep_old {
                 drop(facts);
-                new.conn.close(CloseCode::Duplicate.code(), b"another connection is in use");
+                new.conn
+                    .close(CloseCode::Duplicate.code(), b"another connection is in use");
                 return false;
             }
-            old.conn.close(CloseCode::Duplicate.code(), b"another connection is in use");
+            old.conn
+                .close(CloseCode::Duplicate.code(), b"another connection is in use");
         }
         facts.session = Some(new);
         facts.error = None;
@@ -202,7 +225,11 @@ impl Peer {
     /// The session over `conn` ended.
     pub fn ended(&self, conn: &Connection) {
         let mut facts = self.facts.lock();
-        if facts.session.as_ref().is_some_and(|s| s.conn.stable_id() == conn.stable_id()) {
+        if facts
+            .session
+            .as_ref()
+            .is_some_and(|s| s.conn.stable_id() == conn.stable_id())
+        {
             facts.session = None;
             facts.last_seen = now();
             drop(facts);
@@ -214,7 +241,9 @@ impl Peer {
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 /// All peers.
@@ -235,7 +264,10 @@ impl Roster {
     /// The known peer of that id, and whether it is new: then the caller starts its dialler.
     pub fn known(&self, id: PeerId) -> (Arc<Peer>, bool) {
         let mut peers = self.0.lock();
-        let peer = peers.entry(id).or_insert_with(|| Peer::new(id, true)).clone();
+        let peer = peers
+            .entry(id)
+            .or_insert_with(|| Peer::new(id, true))
+            .clone();
         let new = std::mem::take(&mut peer.facts.lock().stranger);
         (peer, new)
     }
@@ -256,6 +288,9 @@ impl Roster {
 
     /// Every session.
     pub fn sessions(&self) -> Vec<(Arc<Peer>, SessionHandle)> {
-        self.all().into_iter().filter_map(|p| p.session().map(|s| (p, s))).collect()
+        self.all()
+            .into_iter()
+            .filter_map(|p| p.session().map(|s| (p, s)))
+            .collect()
     }
 }

@@ -126,7 +126,9 @@ pub enum RangeStatus {
 impl RangeStatus {
     /// Reads the status byte.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Ok, Self::NotHeld, Self::Range, Self::Disk].into_iter().find(|s| *s as u8 == byte)
+        [Self::Ok, Self::NotHeld, Self::Range, Self::Disk]
+            .into_iter()
+            .find(|s| *s as u8 == byte)
     }
 
     /// Why there are no bytes, in words.
@@ -239,12 +241,24 @@ impl Frame {
             Self::Hello(hello) => put(out, kind::HELLO, hello),
             Self::Pending(ids) => put(out, kind::PENDING, ids),
             Self::Verdicts(list) => {
-                let list: Vec<(BundleId, WireVerdict)> = list.iter().map(|(b, v)| (*b, v.clone().into())).collect();
+                let list: Vec<(BundleId, WireVerdict)> =
+                    list.iter().map(|(b, v)| (*b, v.clone().into())).collect();
                 put(out, kind::VERDICTS, &list);
             }
             Self::Offer(offer) => {
-                let lengths = offer.inline.iter().map(|i| i.as_ref().map(|b| b.len() as u32)).collect();
-                put(out, kind::OFFER, &OfferHead { signed: offer.signed.clone(), lengths });
+                let lengths = offer
+                    .inline
+                    .iter()
+                    .map(|i| i.as_ref().map(|b| b.len() as u32))
+                    .collect();
+                put(
+                    out,
+                    kind::OFFER,
+                    &OfferHead {
+                        signed: offer.signed.clone(),
+                        lengths,
+                    },
+                );
                 for bytes in offer.inline.iter().flatten() {
                     out.put_slice(bytes);
                 }
@@ -312,21 +326,38 @@ fn put(out: &mut BytesMut, kind: u8, body: &impl Serialize) {
 
 fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError> {
     // What follows the fields we know belongs to a newer version.
-    postcard::take_from_bytes(body).map(|(value, _)| value).map_err(|_| WireError::Body { kind })
+    postcard::take_from_bytes(body)
+        .map(|(value, _)| value)
+        .map_err(|_| WireError::Body { kind })
 }
 
 fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, WireError> {
     let items: Vec<T> = take(kind, body)?;
-    if items.len() > LIST_MAX { Err(WireError::TooMany { kind, count: items.len() }) } else { Ok(items) }
+    if items.len() > LIST_MAX {
+        Err(WireError::TooMany {
+            kind,
+            count: items.len(),
+        })
+    } else {
+        Ok(items)
+    }
 }
 
 fn check_members(kind: u8, members: &[Told]) -> Result<(), WireError> {
-    if members.len() > MEMBERS_MAX { Err(WireError::TooMany { kind, count: members.len() }) } else { Ok(()) }
+    if members.len() > MEMBERS_MAX {
+        Err(WireError::TooMany {
+            kind,
+            count: members.len(),
+        })
+    } else {
+        Ok(())
+    }
 }
 
 fn offer(bytes: Bytes) -> Result<Offer, WireError> {
     let bad = WireError::Body { kind: kind::OFFER };
-    let (head, rest): (OfferHead, &[u8]) = postcard::take_from_bytes(&bytes).map_err(|_| bad.clone())?;
+    let (head, rest): (OfferHead, &[u8]) =
+        postcard::take_from_bytes(&bytes).map_err(|_| bad.clone())?;
     let mut rest = bytes.slice_ref(rest);
     let mut inline = Vec::with_capacity(head.lengths.len());
     for length in head.lengths {
@@ -336,7 +367,10 @@ fn offer(bytes: Bytes) -> Result<Offer, WireError> {
             None => None,
         });
     }
-    Ok(Offer { signed: head.signed, inline })
+    Ok(Offer {
+        signed: head.signed,
+        inline,
+    })
 }
 
 impl From<Verdict> for WireVerdict {
@@ -367,7 +401,10 @@ impl From<WireVerdict> for Verdict {
 
 /// A peer's words made fit for logs and status: short, no control characters.
 pub fn reason(text: &str) -> String {
-    text.chars().take(REASON_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .take(REASON_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// Cuts a stream of bytes into frames.
@@ -380,7 +417,10 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder that refuses frames over `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), limit }
+        Self {
+            buffer: BytesMut::new(),
+            limit,
+        }
     }
 
     /// Sets another limit for the frames to come.
@@ -396,10 +436,15 @@ impl Decoder {
     /// The next frame with its encoded length, skipping unknown kinds; `None` until more bytes arrive.
     pub fn next_frame(&mut self) -> Result<Option<(Frame, usize)>, WireError> {
         loop {
-            let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+            let Some(prefix) = self.buffer.first_chunk::<4>() else {
+                return Ok(None);
+            };
             let len = u32::from_be_bytes(*prefix) as usize;
             if len > self.limit {
-                return Err(WireError::TooLong { len, limit: self.limit });
+                return Err(WireError::TooLong {
+                    len,
+                    limit: self.limit,
+                });
             }
             if self.buffer.len() < 4 + len {
                 return Ok(None);
@@ -449,15 +494,36 @@ mod tests {
             addrs: vec!["[::1]:7".parse().unwrap()],
             members: vec![told()],
         };
-        let hello_hex = format!("05616c64657205{}ac020101{}0107", "09".repeat(16), "00".repeat(15));
+        let hello_hex = format!(
+            "05616c64657205{}ac020101{}0107",
+            "09".repeat(16),
+            "00".repeat(15)
+        );
         let offer = Offer {
-            signed: SignedManifest { bytes: vec![0xaa; 3], signature: Signature([4; 64]) },
+            signed: SignedManifest {
+                bytes: vec![0xaa; 3],
+                signature: Signature([4; 64]),
+            },
             inline: vec![Some(Bytes::from_static(b"hi")), None],
         };
-        let range = RangeRequest { bundle: b, entry: 2, offset: 1 << 20, len: 8 };
+        let range = RangeRequest {
+            bundle: b,
+            entry: 2,
+            offset: 1 << 20,
+            len: 8,
+        };
         vec![
-            (Frame::Proof { version: 1, mac: [1; 32] }, format!("00000023010001{ones}")),
-            (Frame::Hello(Box::new(hello)), format!("0000005a02{hello_hex}01{told_hex}")),
+            (
+                Frame::Proof {
+                    version: 1,
+                    mac: [1; 32],
+                },
+                format!("00000023010001{ones}"),
+            ),
+            (
+                Frame::Hello(Box::new(hello)),
+                format!("0000005b02{hello_hex}01{told_hex}"),
+            ),
             (Frame::Pending(vec![b]), format!("000000220301{ones}")),
             (
                 Frame::Verdicts(vec![
@@ -469,14 +535,26 @@ mod tests {
                 ]),
                 format!("000000b00405{ones}00{ones}01{ones}02{ones}04026e6f{ones}05056c61746572"),
             ),
-            (Frame::Verdicts(vec![(b, Verdict::Settled(receipt()))]), format!("000000c30401{ones}03{receipt_hex}")),
+            (
+                Frame::Verdicts(vec![(b, Verdict::Settled(receipt()))]),
+                format!("000000c30401{ones}03{receipt_hex}"),
+            ),
             (
                 Frame::Offer(Box::new(offer)),
                 format!("0000004b0503aaaaaa{}0201020068{}", "04".repeat(64), "69"),
             ),
-            (Frame::Receipts(vec![receipt()]), format!("000000a20601{receipt_hex}")),
-            (Frame::Members(vec![told()]), format!("000000310701{told_hex}")),
-            (Frame::Range(range), format!("0000002608{ones}02{}08", "808040")),
+            (
+                Frame::Receipts(vec![receipt()]),
+                format!("000000a20601{receipt_hex}"),
+            ),
+            (
+                Frame::Members(vec![told()]),
+                format!("0000002f0701{told_hex}"),
+            ),
+            (
+                Frame::Range(range),
+                format!("0000002608{ones}02{}08", "808040"),
+            ),
         ]
     }
 
@@ -496,7 +574,10 @@ mod tests {
     fn a_length_over_the_limit_is_refused_before_anything_is_allocated() {
         let mut decoder = Decoder::new(PREFACE_MAX);
         decoder.push(&u32::MAX.to_be_bytes());
-        let error = WireError::TooLong { len: u32::MAX as usize, limit: PREFACE_MAX };
+        let error = WireError::TooLong {
+            len: u32::MAX as usize,
+            limit: PREFACE_MAX,
+        };
         assert_eq!(decoder.next_frame(), Err(error));
         assert!(decoder.buffer.capacity() < 1024);
     }
@@ -517,7 +598,10 @@ mod tests {
     #[test]
     fn lists_are_limited_and_an_empty_frame_is_an_error() {
         let frame = Frame::Pending(vec![BundleId([1; 32]); LIST_MAX + 1]);
-        let error = WireError::TooMany { kind: kind::PENDING, count: LIST_MAX + 1 };
+        let error = WireError::TooMany {
+            kind: kind::PENDING,
+            count: LIST_MAX + 1,
+        };
         assert_eq!(Frame::decode(frame.to_bytes().slice(4..)), Err(error));
         assert_eq!(Frame::decode(Bytes::new()), Err(WireError::Empty));
     }
@@ -525,12 +609,18 @@ mod tests {
     #[test]
     fn an_offer_that_claims_more_content_than_it_has_is_refused() {
         let offer = Offer {
-            signed: SignedManifest { bytes: vec![1], signature: Signature([4; 64]) },
+            signed: SignedManifest {
+                bytes: vec![1],
+                signature: Signature([4; 64]),
+            },
             inline: vec![Some(Bytes::from_static(b"hello"))],
         };
         let bytes = Frame::Offer(Box::new(offer)).to_bytes();
         let cut = bytes.slice(4..bytes.len() - 1);
-        assert_eq!(Frame::decode(cut), Err(WireError::Body { kind: kind::OFFER }));
+        assert_eq!(
+            Frame::decode(cut),
+            Err(WireError::Body { kind: kind::OFFER })
+        );
     }
 
     #[test]
