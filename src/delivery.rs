@@ -63,7 +63,7 @@ pub enum Verdict {
     /// It is published there; the receipt follows when it is durable.
     Taken,
     /// It was settled; here is the receipt (whose genuineness the caller has checked and recorded).
-    Settled(Receipt),
+    Settled(Box<Receipt>),
     /// It will never take it.
     Refused(String),
     /// Not now.
@@ -472,7 +472,7 @@ mod tests {
         BundleId(bytes)
     }
 
-    fn receipt(bundle: BundleId) -> Receipt {
+    fn receipt(bundle: BundleId) -> Box<Receipt> {
         let peer = PeerId::from_bytes([1; 32]);
         Receipt {
             bundle,

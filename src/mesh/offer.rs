@@ -73,7 +73,7 @@ pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> 
 /// The answer to "I owe you this". Blocks on disk, briefly.
 pub(crate) fn answer(hub: &Hub, bundle: BundleId) -> Verdict {
     if let Some(receipt) = hub.store.receipt(bundle) {
-        Verdict::Settled(receipt)
+        Verdict::Settled(Box::new(receipt))
     } else if hub.fetches.is_running(bundle) {
         Verdict::Working
     } else {
@@ -143,7 +143,7 @@ pub(crate) fn open(
         return Err(Verdict::Deferred(why));
     }
     match hub.store.offered(manifest.clone(), peer.id) {
-        Ok(Offered::Settled(receipt)) => Err(Verdict::Settled(receipt)),
+        Ok(Offered::Settled(receipt)) => Err(Verdict::Settled(Box::new(receipt))),
         Ok(Offered::AwaitingDurable) => Err(Verdict::Taken),
         Ok(Offered::Busy) => Err(Verdict::Working),
         Ok(Offered::Refused(why)) => {

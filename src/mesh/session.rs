@@ -65,7 +65,7 @@ pub(crate) enum Input {
 /// What the reader hands to the session.
 enum Heard {
     Frame(Frame),
-    Offer(VerifiedManifest, Vec<Option<Bytes>>),
+    Offer(Box<VerifiedManifest>, Vec<Option<Bytes>>),
     BadOffer(BundleId, String),
 }
 
@@ -226,7 +226,7 @@ async fn read(
                 Frame::Offer(offer) => {
                     let id = offer.signed.id();
                     match offer.signed.verify() {
-                        Ok(manifest) => Heard::Offer(manifest, offer.inline),
+                        Ok(manifest) => Heard::Offer(Box::new(manifest), offer.inline),
                         Err(error) => Heard::BadOffer(id, error.to_string()),
                     }
                 }
@@ -254,7 +254,7 @@ impl Session {
         match heard {
             Heard::Offer(manifest, inline) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
-                offer::receive(hub, peer, manifest, inline, permit);
+                offer::receive(hub, peer, *manifest, inline, permit);
             }
             Heard::BadOffer(bundle, why) => {
                 tracing::warn!("refused offer {bundle:?} of {}: {why}", self.peer.label());
@@ -292,7 +292,7 @@ impl Session {
                 Verdict::Settled(receipt)
                     if receipt.bundle == bundle && receipt.recipient == self.peer.id =>
                 {
-                    settled.push(receipt);
+                    settled.push(*receipt);
                 }
                 Verdict::Settled(_) => {
                     tracing::warn!(

@@ -379,7 +379,7 @@ impl From<Verdict> for WireVerdict {
             Verdict::Want => Self::Want,
             Verdict::Working => Self::Working,
             Verdict::Taken => Self::Taken,
-            Verdict::Settled(receipt) => Self::Settled(receipt),
+            Verdict::Settled(receipt) => Self::Settled(*receipt),
             Verdict::Refused(why) => Self::Refused(why),
             Verdict::Deferred(why) => Self::Deferred(why),
         }
@@ -392,7 +392,7 @@ impl From<WireVerdict> for Verdict {
             WireVerdict::Want => Self::Want,
             WireVerdict::Working => Self::Working,
             WireVerdict::Taken => Self::Taken,
-            WireVerdict::Settled(receipt) => Self::Settled(receipt),
+            WireVerdict::Settled(receipt) => Self::Settled(Box::new(receipt)),
             WireVerdict::Refused(why) => Self::Refused(reason(&why)),
             WireVerdict::Deferred(why) => Self::Deferred(reason(&why)),
         }
@@ -536,7 +536,7 @@ mod tests {
                 format!("000000b00405{ones}00{ones}01{ones}02{ones}04026e6f{ones}05056c61746572"),
             ),
             (
-                Frame::Verdicts(vec![(b, Verdict::Settled(receipt()))]),
+                Frame::Verdicts(vec![(b, Verdict::Settled(Box::new(receipt())))]),
                 format!("000000c30401{ones}03{receipt_hex}"),
             ),
             (
