@@ -150,7 +150,9 @@ impl RelPath {
 
     /// Whether `self` is `dir` or lies somewhere below it.
     pub fn starts_with(&self, dir: &RelPath) -> bool {
-        self.0.strip_prefix(dir.0.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        self.0
+            .strip_prefix(dir.0.as_slice())
+            .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
     }
 
     /// `self` with its leading `from` replaced by `to`; `None` unless it starts with `from`.
@@ -209,7 +211,9 @@ impl fmt::Debug for RelPath {
 }
 
 /// Order of work at every queue; later is more urgent.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// Whenever nothing else is to be done.
@@ -340,7 +344,11 @@ impl Manifest {
         let bytes = postcard::to_stdvec(&self).expect("a manifest always encodes");
         let signature = identity.sign(MANIFEST_CONTEXT, &bytes);
         let signed = SignedManifest { bytes, signature };
-        VerifiedManifest { id: signed.id(), manifest: self, signed }
+        VerifiedManifest {
+            id: signed.id(),
+            manifest: self,
+            signed,
+        }
     }
 }
 
@@ -397,11 +405,33 @@ impl SignedManifest {
         if postcard::to_stdvec(&manifest).ok().as_deref() != Some(&self.bytes) {
             return Err(ManifestError::NotCanonical);
         }
-        if !manifest.origin.verify(MANIFEST_CONTEXT, &self.bytes, &self.signature) {
+        if !manifest
+            .origin
+            .verify(MANIFEST_CONTEXT, &self.bytes, &self.signature)
+        {
             return Err(ManifestError::Signature(manifest.origin));
         }
         check_entries(&manifest.entries)?;
-        Ok(VerifiedManifest { id: self.id(), manifest, signed: self })
+        Ok(VerifiedManifest {
+            id: self.id(),
+            manifest,
+            signed: self,
+        })
+    }
+}
+
+impl SignedManifest {
+    /// Decodes a manifest that this program signed or verified before it stored it; the journal's checks stand for the
+    /// signature's.
+    pub(crate) fn verify_own(self) -> Result<VerifiedManifest, ManifestError> {
+        let manifest: Manifest =
+            postcard::from_bytes(&self.bytes).map_err(|e| ManifestError::Decode(e.to_string()))?;
+        check_entries(&manifest.entries)?;
+        Ok(VerifiedManifest {
+            id: self.id(),
+            manifest,
+            signed: self,
+        })
     }
 }
 
@@ -478,13 +508,19 @@ impl Receipt {
     pub(crate) fn sign(identity: &Identity, bundle: BundleId, origin: PeerId) -> Self {
         let recipient = identity.id();
         let signature = identity.sign(RECEIPT_CONTEXT, &receipt_bytes(bundle, origin, recipient));
-        Self { bundle, origin, recipient, signature }
+        Self {
+            bundle,
+            origin,
+            recipient,
+            signature,
+        }
     }
 
     /// Whether the signature is the recipient's.
     pub fn is_genuine(&self) -> bool {
         let bytes = receipt_bytes(self.bundle, self.origin, self.recipient);
-        self.recipient.verify(RECEIPT_CONTEXT, &bytes, &self.signature)
+        self.recipient
+            .verify(RECEIPT_CONTEXT, &bytes, &self.signature)
     }
 }
 
@@ -494,7 +530,6 @@ fn receipt_bytes(bundle: BundleId, origin: PeerId, recipient: PeerId) -> Vec<u8>
 
 /// Where a bundle stands with one recipient.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "state", content = "detail")]
 pub enum DeliveryState {
     /// Durable here, not yet offered on the present connection.
     Queued,
@@ -536,7 +571,11 @@ impl DeliveryState {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Queued | Self::Offered | Self::Sending(_) | Self::Deferred(_) => false,
-            Self::Delivered | Self::Refused(_) | Self::Cancelled | Self::Superseded | Self::Expired => true,
+            Self::Delivered
+            | Self::Refused(_)
+            | Self::Cancelled
+            | Self::Superseded
+            | Self::Expired => true,
         }
     }
 }
@@ -569,8 +608,17 @@ mod tests {
     fn file(name: &str, size: u64) -> Entry {
         let bytes = vec![1; size as usize];
         let hashed = digest::hash_reader(bytes.as_slice()).unwrap();
-        let kind = EntryKind::File { size, executable: false, digest: hashed.digest, chunks: hashed.chunks };
-        Entry { path: path(name), mtime: (0, 0), kind }
+        let kind = EntryKind::File {
+            size,
+            executable: false,
+            digest: hashed.digest,
+            chunks: hashed.chunks,
+        };
+        Entry {
+            path: path(name),
+            mtime: (0, 0),
+            kind,
+        }
     }
 
     #[test]
@@ -589,15 +637,27 @@ mod tests {
         }
         assert_eq!(RelPath::parse("x".repeat(256)), Err(PathError::NameTooLong));
         assert!(RelPath::parse("x".repeat(255)).is_ok());
-        assert_eq!(RelPath::parse("x/".repeat(2048) + "x"), Err(PathError::TooLong));
-        assert!(RelPath::parse(b"\xff\xfe".to_vec()).is_ok(), "names are bytes");
+        assert_eq!(
+            RelPath::parse("x/".repeat(2048) + "x"),
+            Err(PathError::TooLong)
+        );
+        assert!(
+            RelPath::parse(b"\xff\xfe".to_vec()).is_ok(),
+            "names are bytes"
+        );
     }
 
     #[test]
     fn a_path_is_rebased_only_at_a_component_boundary() {
-        assert_eq!(path("a/b/c").rebase(&path("a/b"), &path("x")), Some(path("x/c")));
+        assert_eq!(
+            path("a/b/c").rebase(&path("a/b"), &path("x")),
+            Some(path("x/c"))
+        );
         assert_eq!(path("a/bc").rebase(&path("a/b"), &path("x")), None);
-        assert_eq!(path("a").rebase(&path("a"), &path("b/c")), Some(path("b/c")));
+        assert_eq!(
+            path("a").rebase(&path("a"), &path("b/c")),
+            Some(path("b/c"))
+        );
     }
 
     #[test]
@@ -609,7 +669,8 @@ mod tests {
     #[test]
     fn a_signed_manifest_reads_back_and_any_changed_byte_is_noticed() {
         let identity = Identity::generate();
-        let verified = manifest(identity.id(), vec![file("a/b", 70_000), file("a/c", 3)]).sign(&identity);
+        let verified =
+            manifest(identity.id(), vec![file("a/b", 70_000), file("a/c", 3)]).sign(&identity);
         assert_eq!(verified.signed().clone().verify(), Ok(verified.clone()));
         for at in 0..verified.signed().bytes.len() {
             let mut signed = verified.signed().clone();
@@ -622,22 +683,41 @@ mod tests {
     fn a_member_cannot_sign_for_another() {
         let (alder, birch) = (Identity::generate(), Identity::generate());
         let forged = manifest(alder.id(), vec![file("a", 1)]).sign(&birch);
-        assert_eq!(forged.signed().clone().verify(), Err(ManifestError::Signature(alder.id())));
+        assert_eq!(
+            forged.signed().clone().verify(),
+            Err(ManifestError::Signature(alder.id()))
+        );
     }
 
     #[test]
     fn entries_that_clash_or_lie_about_chunks_are_refused() {
         let identity = Identity::generate();
-        let check = |entries| manifest(identity.id(), entries).sign(&identity).signed().clone().verify();
+        let check = |entries| {
+            manifest(identity.id(), entries)
+                .sign(&identity)
+                .signed()
+                .clone()
+                .verify()
+        };
         assert_eq!(check(vec![]), Err(ManifestError::EntryCount(0)));
-        assert_eq!(check(vec![file("a", 1), file("a", 1)]), Err(ManifestError::PathClash(path("a"))));
-        assert_eq!(check(vec![file("a", 1), file("a/b", 1)]), Err(ManifestError::PathClash(path("a"))));
+        assert_eq!(
+            check(vec![file("a", 1), file("a", 1)]),
+            Err(ManifestError::PathClash(path("a")))
+        );
+        assert_eq!(
+            check(vec![file("a", 1), file("a/b", 1)]),
+            Err(ManifestError::PathClash(path("a")))
+        );
         let mut short = file("a", 70_000);
         if let EntryKind::File { size, .. } = &mut short.kind {
             *size = 5 << 20;
         }
         assert_eq!(check(vec![short]), Err(ManifestError::Chunks(path("a"))));
-        let dir = Entry { path: path("a"), mtime: (0, 0), kind: EntryKind::Directory };
+        let dir = Entry {
+            path: path("a"),
+            mtime: (0, 0),
+            kind: EntryKind::Directory,
+        };
         assert!(check(vec![dir, file("a/b", 1)]).is_ok());
     }
 
@@ -646,7 +726,19 @@ mod tests {
         let (alder, birch) = (Identity::generate(), Identity::generate());
         let receipt = Receipt::sign(&birch, BundleId([3; 32]), alder.id());
         assert!(receipt.is_genuine());
-        assert!(!Receipt { bundle: BundleId([4; 32]), ..receipt.clone() }.is_genuine());
-        assert!(!Receipt { recipient: alder.id(), ..receipt }.is_genuine());
+        assert!(
+            !Receipt {
+                bundle: BundleId([4; 32]),
+                ..receipt.clone()
+            }
+            .is_genuine()
+        );
+        assert!(
+            !Receipt {
+                recipient: alder.id(),
+                ..receipt
+            }
+            .is_genuine()
+        );
     }
 }

@@ -1,1 +1,423 @@
-//! (to be written)
+//! The command line: what can be typed, and which command answers it.
+//!
+//! What was typed ([`Settings`], strings) is kept apart from what is true ([`crate::config::Config`]). One file per
+//! larger command. The program also answers as `mount.meshbox`, `mount.fuse.meshbox` and the way mount.fuse3 calls a
+//! file system: see [`crate::mount::options`].
+
+mod ask;
+mod exit;
+mod mount;
+mod show;
+mod which;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+pub use self::exit::{ExitCode, Failure};
+use crate::config::{Layer, Source, parse_duration, setting};
+use crate::control::wait::WaitFor;
+use crate::mount::background::ReadyPipe;
+use crate::mount::options::helper_args;
+
+#[derive(Debug, Parser)]
+#[command(name = "meshbox", version, about = "Mount a directory that is a mesh mailbox", after_help = exit::table())]
+#[command(max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount a mailbox and serve it in the background
+    #[command(
+        after_help = "Every setting can be given in three ways, the first beats the next: --flag (or -o flag), the \
+                            variable MESHBOX_FLAG, and the key `flag` in the configuration file."
+    )]
+    Mount(MountArgs),
+    /// Unmount a mailbox and wait until its daemon has ended
+    Umount {
+        /// Where it is mounted
+        mountpoint: PathBuf,
+        /// Detach it at once, though it is in use
+        #[arg(long)]
+        lazy: bool,
+    },
+    /// Show what was sent and received, and who is there
+    Status {
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Show at most so many bundles in each direction
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+    /// Show the members of the group
+    Peers {
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a ticket, a secret: who has it can join the group
+    Ticket {
+        #[command(flatten)]
+        daemon: DaemonArgs,
+    },
+    /// Wait until files are delivered
+    Wait {
+        /// Files in outbox/, or paths below it
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// To whom: all, a number of peers, or the name of one
+        #[arg(long = "for", value_name = "WHOM", default_value = "all")]
+        to: WaitFor,
+        /// Give up after this time, as in 30s or 5m
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        timeout: Option<Duration>,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send a file now, also one that is held back or ignored
+    Send {
+        /// A file in outbox/, or a path below it
+        path: PathBuf,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+    },
+    /// Print the settings that hold and where each comes from
+    Config {
+        /// The mountpoint they are for
+        mountpoint: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Settings,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the id of this node
+    Id {
+        #[command(flatten)]
+        daemon: DaemonArgs,
+    },
+}
+
+/// Which daemon is meant.
+#[derive(Debug, Args)]
+struct DaemonArgs {
+    /// State directory of the daemon to ask; needed when several run
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct MountArgs {
+    /// Where to mount; made if missing
+    mountpoint: PathBuf,
+    /// Mount options, separated by commas; every flag below is one too
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<OsString>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// The settings as typed. Text, since the same values come from files and variables; `config` gives them their types.
+#[derive(Debug, Default, Args)]
+struct Settings {
+    /// Read settings from this file instead of config.toml in the state directory
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Keep the state in this directory
+    #[arg(long, value_name = "DIR")]
+    state: Option<OsString>,
+    /// Use this name in the group instead of the machine's
+    #[arg(long, value_name = "NAME")]
+    name: Option<OsString>,
+    /// Join the group of this ticket
+    #[arg(long, value_name = "TICKET", conflicts_with = "join_file")]
+    join: Option<OsString>,
+    /// Join the group of the ticket in this file
+    #[arg(long, value_name = "FILE")]
+    join_file: Option<OsString>,
+    /// Listen on this address (repeatable); port 0 picks a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<OsString>,
+    /// Connect to this peer, besides those that are found (repeatable)
+    #[arg(long, value_name = "ID@ADDR:PORT")]
+    peer: Vec<OsString>,
+    /// Do not look for members on the local network
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    no_mdns: Option<OsString>,
+    /// Send a file this long after its last writer closed it [default: 5ms]
+    #[arg(long, value_name = "DURATION")]
+    settle: Option<OsString>,
+    /// Try this long to deliver a file [default: 30days]
+    #[arg(long, value_name = "DURATION")]
+    lifetime: Option<OsString>,
+    /// Stay in the foreground and log to standard error
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    foreground: Option<OsString>,
+    /// Let other users use the mount
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_other: Option<OsString>,
+    /// Log from this level on: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<OsString>,
+    /// Do not send names that match, besides the usual temporary ones (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<OsString>,
+    /// Send names although this usual pattern matches them (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    ignore_except: Vec<OsString>,
+}
+
+impl Settings {
+    /// What was typed, as a layer, and the configuration file.
+    fn into_layer(self) -> (Layer, Option<PathBuf>) {
+        let mut layer = Layer::new(Source::Flag);
+        let one = |value: Option<OsString>| value.into_iter().collect::<Vec<_>>();
+        let typed = [
+            ("state", one(self.state)),
+            ("name", one(self.name)),
+            ("join", one(self.join)),
+            ("join_file", one(self.join_file)),
+            ("listen", self.listen),
+            ("peer", self.peer),
+            ("no_mdns", one(self.no_mdns)),
+            ("settle", one(self.settle)),
+            ("lifetime", one(self.lifetime)),
+            ("foreground", one(self.foreground)),
+            ("allow_other", one(self.allow_other)),
+            ("log", one(self.log)),
+            ("ignore", self.ignore),
+            ("ignore_except", self.ignore_except),
+        ];
+        for (name, values) in typed {
+            let Some(setting) = setting(name) else {
+                continue;
+            };
+            for value in values {
+                layer.push(setting, value);
+            }
+        }
+        (layer, self.config)
+    }
+}
+
+/// A variable of the environment; an empty one counts as unset.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Runs the program: the whole of `main`. Must be called before there is a second thread.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
+    let pipe = match ReadyPipe::from_env() {
+        Ok(pipe) => pipe,
+        Err(err) => {
+            complain(&format!("cannot take the ready pipe: {err}"));
+            return ExitCode::Failed.into();
+        }
+    };
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    let names: Vec<String> = Cli::command()
+        .get_subcommands()
+        .map(|sub| sub.get_name().to_owned())
+        .collect();
+    if let Some(call) = helper_args(&argv, &|word| {
+        word == "help" || names.iter().any(|name| name == word)
+    }) {
+        let result = call
+            .map_err(Failure::usage)
+            .and_then(|call| mount::help_mount(call, pipe));
+        return report(result).for_mount_program().into();
+    }
+    let cli = match Cli::try_parse_from(argv) {
+        Ok(cli) => cli,
+        Err(err) => {
+            // Help and version are errors to clap, but not to us; a closed pipe is nobody's fault.
+            let _closed = err.print();
+            return if err.use_stderr() {
+                ExitCode::Usage.into()
+            } else {
+                ExitCode::Success.into()
+            };
+        }
+    };
+    report(dispatch(cli.command, pipe)).into()
+}
+
+fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
+    match command {
+        Command::Mount(args) => mount::mount(args, pipe),
+        Command::Umount { mountpoint, lazy } => mount::umount(&mountpoint, lazy),
+        Command::Status {
+            daemon,
+            json,
+            limit,
+        } => ask::status(daemon, json, limit),
+        Command::Peers { daemon, json } => ask::peers(daemon, json),
+        Command::Ticket { daemon } => ask::ticket(daemon),
+        Command::Wait {
+            paths,
+            to,
+            timeout,
+            daemon,
+            json,
+        } => ask::wait(&paths, to, timeout, daemon, json),
+        Command::Send { path, daemon } => ask::send(&path, daemon),
+        Command::Config {
+            mountpoint,
+            settings,
+            json,
+        } => mount::show_config(mountpoint, settings, json),
+        Command::Id { daemon } => ask::id(daemon),
+    }
+}
+
+fn report(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::Success,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                complain(&failure.message);
+            }
+            failure.code
+        }
+    }
+}
+
+fn complain(message: &str) {
+    // Nothing is left to be done where standard error is closed.
+    let _closed = writeln!(std::io::stderr(), "meshbox: {message}");
+}
+
+/// Prints to standard output; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => Err(err.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Kind, SETTINGS};
+
+    fn parse(words: &[&str]) -> Result<Command, clap::Error> {
+        Cli::try_parse_from([&["meshbox"], words].concat()).map(|cli| cli.command)
+    }
+
+    fn settings(words: &[&str]) -> Layer {
+        match parse(&[&["mount", "/m"], words].concat()).unwrap() {
+            Command::Mount(args) => args.settings.into_layer().0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed_and_documents_exit_codes() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_help().to_string();
+        for code in ExitCode::ALL {
+            assert!(help.contains(code.meaning()), "{help}");
+        }
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_of_its_name_and_gets_through() {
+        let command = Cli::command();
+        let mount = command.find_subcommand("mount").unwrap();
+        for setting in SETTINGS {
+            let flag = setting.name.replace('_', "-");
+            assert!(
+                mount
+                    .get_arguments()
+                    .any(|arg| arg.get_long() == Some(&flag)),
+                "--{flag}"
+            );
+            let typed = match setting.kind {
+                Kind::Switch => format!("--{flag}"),
+                Kind::Text | Kind::Path | Kind::List => format!("--{flag}=x"),
+            };
+            assert!(settings(&[&typed]).get(setting.name).is_some(), "--{flag}");
+        }
+        let flags = mount
+            .get_arguments()
+            .filter_map(|arg| arg.get_long())
+            .filter(|flag| *flag != "config");
+        for flag in flags {
+            assert!(setting(flag).is_some(), "--{flag} has no setting");
+        }
+    }
+
+    #[test]
+    fn a_switch_can_be_turned_off_again_and_takes_no_next_word() {
+        assert_eq!(
+            settings(&["--no-mdns"]).get("no_mdns"),
+            Some(&["true".into()][..])
+        );
+        assert_eq!(
+            settings(&["--no-mdns=false"]).get("no_mdns"),
+            Some(&["false".into()][..])
+        );
+        let Command::Mount(args) = parse(&["mount", "--foreground", "/m"]).unwrap() else {
+            panic!()
+        };
+        assert_eq!(args.mountpoint, PathBuf::from("/m"));
+    }
+
+    #[test]
+    fn lists_keep_their_order_and_options_may_repeat() {
+        let layer = settings(&["--listen", "a:1", "--listen", "b:2"]);
+        assert_eq!(layer.get("listen"), Some(&["a:1".into(), "b:2".into()][..]));
+        let Command::Mount(args) = parse(&["mount", "/m", "-o", "rw,settle=0", "-oro"]).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(args.options, ["rw,settle=0", "ro"]);
+    }
+
+    #[test]
+    fn wait_says_for_whom_and_how_long() {
+        let words = ["wait", "a", "b", "--for", "2", "--timeout", "300ms"];
+        let Command::Wait {
+            paths, to, timeout, ..
+        } = parse(&words).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (paths.len(), to, timeout),
+            (2, WaitFor::Count(2), Some(Duration::from_millis(300)))
+        );
+        assert!(parse(&["wait"]).is_err());
+        assert!(parse(&["wait", "a", "--timeout", "5"]).is_err());
+    }
+
+    #[test]
+    fn a_mistyped_command_line_is_a_usage_error() {
+        for words in [
+            &["mount", "--nonsense", "/m"][..],
+            &["nonsense"],
+            &["mount"],
+            &[],
+        ] {
+            assert!(
+                parse(words).unwrap_err().use_stderr() || words.is_empty(),
+                "{words:?}"
+            );
+        }
+    }
+}

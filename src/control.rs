@@ -1,1 +1,364 @@
-//! (to be written)
+//! The daemon's socket for the command line: what is asked and what is answered.
+//!
+//! The protocol is one line of JSON each way: a [`Request`], then a [`Reply`]; a connection may ask again. The server
+//! ([`Server`]) knows the daemon only as a [`ControlBackend`]; the client side is [`Client`]. `.meshbox/status.json`
+//! and `status --json` are the same [`Status`].
+//!
+//! # Invariants
+//! 1. Only the user the daemon runs as, and root, are answered: the socket is 0600 and the peer's uid is checked.
+//! 2. A request has a length limit, reads and writes have a time limit, and connections are bounded: a stalled or
+//!    hostile client costs one thread for a few seconds and never more memory than one request.
+//! 3. `wait` looks at the state of the delivery each time something changed; a missed change costs one
+//!    [`wait::LOOK_AGAIN`], never an answer.
+//!
+//! # Crash behaviour
+//! Nothing durable but the socket's name, which the next daemon replaces; it holds the lock of the state by then.
+//!
+//! # Threads
+//! One that accepts, one per connection; all joined by [`Server::stop`].
+
+mod client;
+mod server;
+pub mod wait;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use self::client::Client;
+pub use self::server::Server;
+use crate::bundle::{PathError, RelPath};
+use crate::spool::{Counts, InboundRow, OutboundRow};
+use wait::{Delivery, WaitFor};
+
+/// Longest request line. A `wait` for some thousand paths fits; a client that sends more is cut off.
+pub const MAX_REQUEST: u64 = 1024 * 1024;
+
+/// Longest reply line a client takes: a page of status with the longest paths stays far below.
+pub const MAX_REPLY: u64 = 64 * 1024 * 1024;
+
+/// Most rows of each list in one page of status.
+pub const MAX_ROWS: usize = 1000;
+
+/// Rows of each list when nobody says how many.
+pub const DEFAULT_ROWS: usize = 100;
+
+/// What is asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Request {
+    /// Everything that is going on.
+    Status {
+        /// Go on after this cursor.
+        #[serde(default)]
+        before: Option<u64>,
+        /// Rows of each list.
+        #[serde(default)]
+        limit: Option<usize>,
+    },
+    /// Who is known.
+    Peers,
+    /// A ticket to this group.
+    Ticket,
+    /// Come back when these files are delivered.
+    Wait {
+        /// Below `outbox/`.
+        paths: Vec<WirePath>,
+        /// To whom.
+        #[serde(rename = "for")]
+        to: WaitFor,
+        /// For how long at most.
+        timeout_ms: Option<u64>,
+    },
+    /// Send a file now, whatever its state.
+    Send {
+        /// Below `outbox/`.
+        path: WirePath,
+    },
+    /// End the daemon.
+    Stop,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Peers`].
+    Peers {
+        /// Each known peer.
+        peers: Vec<PeerRow>,
+    },
+    /// To [`Request::Ticket`].
+    Ticket {
+        /// One line; a secret.
+        ticket: String,
+    },
+    /// To [`Request::Wait`].
+    Waited(Waited),
+    /// It was done.
+    Done,
+    /// It could not be done.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+/// How a wait ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Waited {
+    /// In one word.
+    pub outcome: wait::Outcome,
+    /// Each path that was asked for, in that order.
+    pub paths: Vec<wait::PathOutcome>,
+}
+
+/// A path below `outbox/` on the wire: text, or base64 where the bytes are not UTF-8.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum WirePath {
+    /// UTF-8.
+    Text(String),
+    /// Any bytes.
+    Bytes {
+        /// In base64.
+        path_b64: String,
+    },
+}
+
+impl From<&RelPath> for WirePath {
+    fn from(path: &RelPath) -> Self {
+        match std::str::from_utf8(path.as_bytes()) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes {
+                path_b64: data_encoding::BASE64.encode(path.as_bytes()),
+            },
+        }
+    }
+}
+
+impl TryFrom<&WirePath> for RelPath {
+    type Error = PathError;
+    fn try_from(path: &WirePath) -> Result<Self, PathError> {
+        match path {
+            WirePath::Text(text) => RelPath::parse(text.as_bytes()),
+            // Bytes that are not base64 are no path at all.
+            WirePath::Bytes { path_b64 } => RelPath::parse(
+                data_encoding::BASE64
+                    .decode(path_b64.as_bytes())
+                    .unwrap_or_default(),
+            ),
+        }
+    }
+}
+
+/// What `status --json` and `.meshbox/status.json` show. Other programs rely on this shape.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: String,
+    /// Our id as hex.
+    pub id: String,
+    /// Our name.
+    pub name: String,
+    /// The group's public name.
+    pub group: String,
+    /// Where it is mounted; lossy text.
+    pub mountpoint: String,
+    /// Where the state is; lossy text.
+    pub state: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Addresses really bound.
+    pub listen: Vec<SocketAddr>,
+    /// Every known peer.
+    pub peers: Vec<PeerRow>,
+    /// Bundles of ours, newest first.
+    pub outbound: Vec<OutboundRow>,
+    /// Bundles of others, newest first.
+    pub inbound: Vec<InboundRow>,
+    /// Counters.
+    pub counts: Counts,
+}
+
+/// One peer as `status` and `peers` show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Its id as hex.
+    pub id: String,
+    /// Its name, empty if it never said.
+    pub name: String,
+    /// Whether its hello was accepted on a connection that is up.
+    pub connected: bool,
+    /// Bundles we owe it.
+    pub pending: u64,
+    /// Seconds since 1970 of the last contact; 0 if never.
+    pub last_seen: u64,
+    /// Addresses known.
+    #[serde(default)]
+    pub addrs: Vec<SocketAddr>,
+    /// Why it is not connected, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The daemon, as the server sees it. Calls may block on local disk, briefly.
+pub trait ControlBackend: Send + Sync + 'static {
+    /// A page of status.
+    fn status(&self, before: Option<u64>, limit: usize) -> Status;
+    /// Every known peer.
+    fn peers(&self) -> Vec<PeerRow>;
+    /// A ticket to this group, one line.
+    fn ticket(&self) -> String;
+    /// How the delivery of the file at `path` stands.
+    fn delivery(&self, path: &RelPath) -> Delivery;
+    /// Blocks until something changed since `seen`, at most `at_most`; gives the new mark.
+    fn wait_change(&self, seen: u64, at_most: Duration) -> u64;
+    /// Sends a file now.
+    fn send(&self, path: &RelPath) -> Result<(), String>;
+    /// Begins to end the daemon; returns at once.
+    fn stop(&self);
+}
+
+/// Why the daemon could not be asked.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// Nobody listens.
+    #[error("no daemon runs on {}; start one with `meshbox mount`", .0.display())]
+    NotRunning(PathBuf),
+    /// The socket failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The daemon ended or is too slow.
+    #[error("the daemon on {} does not answer", .0.display())]
+    Silent(PathBuf),
+    /// Not our protocol.
+    #[error("cannot understand the daemon's answer ({0}); does it run another version?")]
+    Garbled(String),
+    /// The request is longer than the daemon takes.
+    #[error("too much at once; ask for fewer paths")]
+    TooLong,
+    /// The daemon said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Longest path that fits a socket address, without its NUL.
+const SUN_PATH_MAX: usize = 107;
+
+/// A name of the socket that fits an address: long ones go through a descriptor of their directory.
+fn address_of(socket: &Path) -> std::io::Result<(Option<rustix::fd::OwnedFd>, PathBuf)> {
+    use rustix::fd::AsRawFd;
+    use rustix::fs::{Mode, OFlags};
+
+    if socket.as_os_str().len() <= SUN_PATH_MAX {
+        return Ok((None, socket.to_owned()));
+    }
+    let (Some(dir), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(std::io::ErrorKind::InvalidInput.into());
+    };
+    let dir = rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let mut path = OsString::from_vec(format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes());
+    path.push(std::ffi::OsStr::from_bytes(name.as_bytes()));
+    Ok((Some(dir), path.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::RecipientRow;
+
+    #[test]
+    fn status_has_the_shape_others_rely_on() {
+        let status = Status {
+            version: "0.1.0".into(),
+            id: "aa".into(),
+            name: "alder".into(),
+            group: "0123456789".into(),
+            mountpoint: "/srv/share".into(),
+            state: "/var/lib/meshbox/share".into(),
+            pid: 7,
+            listen: vec!["127.0.0.1:4000".parse().unwrap()],
+            peers: vec![PeerRow {
+                id: "bb".into(),
+                name: "birch".into(),
+                connected: true,
+                pending: 1,
+                last_seen: 1_800_000_000,
+                addrs: vec![],
+                error: None,
+            }],
+            outbound: vec![OutboundRow {
+                path: "a/b.pdf".into(),
+                path_b64: None,
+                bundle: "cc".into(),
+                sha256: "dd".into(),
+                size: 4096,
+                state: "sending".into(),
+                recipients: vec![RecipientRow {
+                    id: "bb".into(),
+                    name: "birch".into(),
+                    state: "sending".into(),
+                    bytes: 1024,
+                    error: None,
+                }],
+            }],
+            inbound: vec![],
+            counts: Counts {
+                sealed: 1,
+                ..Counts::default()
+            },
+        };
+        let expected = serde_json::json!({
+            "version": "0.1.0", "id": "aa", "name": "alder", "group": "0123456789",
+            "mountpoint": "/srv/share", "state": "/var/lib/meshbox/share", "pid": 7,
+            "listen": ["127.0.0.1:4000"],
+            "peers": [{"id": "bb", "name": "birch", "connected": true, "pending": 1, "last_seen": 1_800_000_000u64,
+                "addrs": []}],
+            "outbound": [{"path": "a/b.pdf", "bundle": "cc", "sha256": "dd", "size": 4096, "state": "sending",
+                "recipients": [{"id": "bb", "name": "birch", "state": "sending", "bytes": 1024, "error": null}]}],
+            "inbound": [],
+            "counts": {"outbound_pending": 0, "sealed": 1, "published": 0, "receipts": 0, "bytes_sent": 0,
+                "bytes_received": 0, "incomplete": 0, "ignored": 0, "quarantined": 0, "refused": 0},
+        });
+        assert_eq!(serde_json::to_value(&status).unwrap(), expected);
+    }
+
+    #[test]
+    fn any_path_goes_over_the_wire_and_a_bad_one_does_not() {
+        for bytes in [b"a/b".as_slice(), "möwe".as_bytes(), b"not\xffutf8"] {
+            let path = RelPath::parse(bytes).unwrap();
+            let line = serde_json::to_string(&WirePath::from(&path)).unwrap();
+            let back: WirePath = serde_json::from_str(&line).unwrap();
+            assert_eq!(RelPath::try_from(&back), Ok(path), "{line}");
+        }
+        for bad in [
+            "\"../x\"",
+            "\"\"",
+            "\"/x\"",
+            "{\"path_b64\":\"!\"}",
+            "{\"path_b64\":\"Li4=\"}",
+        ] {
+            let wire: WirePath = serde_json::from_str(bad).unwrap();
+            assert!(RelPath::try_from(&wire).is_err(), "{bad}");
+        }
+    }
+}

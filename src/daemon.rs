@@ -1,1 +1,276 @@
-//! (to be written)
+//! The daemon: the one place that knows all layers. Starts them from the bottom, stops them from the top.
+//!
+//! ```text
+//! checks → state directory → log → keys → spool → mesh → fs → mount → serve → control socket → ready
+//! ```
+//!
+//! It ends when a stop signal comes, when the control socket is told so, or when the mount is gone because somebody
+//! unmounted it; all are the same clean end. An error on the way up goes back the same way down: [`House`] is dropped.
+//!
+//! # Invariants
+//! 1. When [`run`] returns, nothing is mounted and the lock of the state is free.
+//! 2. "ready" is said when the mount serves, the endpoint is bound and the control socket answers, not before.
+//!
+//! # Crash behaviour
+//! Killed, the mount stays and fails with ENOTCONN until the next start takes it away; the spool recovers by itself.
+//!
+//! # Threads
+//! The caller's thread waits for the end. One more waits for the FUSE loops. The layers own the rest: FUSE loops (local
+//! disk only, they never wait for a peer), sealers and the journal writer (`spool`), the timer (`fs`), one tokio runtime
+//! (`mesh`), the control socket's threads, and one for signals. Every one is joined by its owner.
+
+mod backend;
+pub mod keys;
+pub mod logging;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use self::backend::Backend;
+use self::logging::Sink;
+use crate::config::Config;
+use crate::control::Server;
+use crate::fs::Fs;
+use crate::mesh::Mesh;
+use crate::mount::signals::Blocked;
+use crate::mount::sys::{MountRequest, Mounted};
+use crate::mount::{background, prepare, signals, sys};
+use crate::spool::{Layout, Spool};
+
+/// What to start.
+#[derive(Debug)]
+pub struct Start {
+    /// The settings that hold.
+    pub config: Config,
+    /// Where to mount, absolute.
+    pub mountpoint: PathBuf,
+    /// The mountpoint as the user called it.
+    pub shown: PathBuf,
+    /// The source that findmnt shows.
+    pub fs_name: OsString,
+    /// Refuse every change through the mount.
+    pub read_only: bool,
+    /// Refuse to run programs.
+    pub no_exec: bool,
+    /// Keep access times.
+    pub no_atime: bool,
+    /// Whether a parent waits for us; then the terminal is not ours.
+    pub background: bool,
+}
+
+/// Why the daemon comes to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// Somebody asked: a signal, or the control socket.
+    Asked,
+    /// The FUSE loops have ended: somebody unmounted it.
+    Unmounted,
+}
+
+/// Ends on their way. More than one means that somebody asks again; the first is enough.
+const ENDS: usize = 4;
+
+/// FUSE loops. Requests are short and local; more loops than this only contend for the same locks.
+const MOST_LOOPS: usize = 4;
+
+/// How long programs may keep files open in a mount that is being stopped. After that they see errors, as after a kill.
+const LAST_USERS: Duration = Duration::from_secs(8);
+
+/// Runs the daemon until its end. `ready` is called once, when everything serves, with what to print; an error of it
+/// ends the daemon.
+pub fn run(
+    start: Start,
+    blocked: &Blocked,
+    ready: impl FnOnce(&str) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    let (end, ended) = sync_channel(ENDS);
+    let mut house = House::default();
+    let text = house.open(start, blocked, &end)?;
+    background::leave_working_directory().context("cannot leave the working directory")?;
+    background::notify_ready(text.lines().next().unwrap_or_default());
+    ready(&text).context("whoever started the daemon has gone")?;
+    house.wait(&ended);
+    background::notify_stopping();
+    drop(house);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What has been started, to be stopped in reverse.
+#[derive(Default)]
+struct House {
+    spool: Option<Arc<Spool>>,
+    backend: Option<Arc<Backend>>,
+    fs: Option<Arc<Fs>>,
+    mounted: Option<Mounted>,
+    /// Joins the FUSE loops.
+    serving: Option<std::thread::JoinHandle<()>>,
+    control: Option<Server>,
+    watch: Option<signals::StopWatch>,
+}
+
+impl House {
+    /// Starts everything; gives what to print.
+    fn open(
+        &mut self,
+        start: Start,
+        blocked: &Blocked,
+        end: &SyncSender<End>,
+    ) -> anyhow::Result<String> {
+        let prepared = prepare::prepare(&start.mountpoint, &start.config.state)?;
+        let mut config = start.config;
+        config.state = prepared.state;
+        let layout = Layout::new(config.state.clone());
+        keys::make_state_directory(&layout)?;
+        logging::start(&Sink::choose(!start.background, layout.log()), &config.log)
+            .with_context(|| format!("cannot open the log in {}", config.state.display()))?;
+        if prepared.recovered > 0 {
+            tracing::warn!(
+                "took away {} dead mount(s) at {}",
+                prepared.recovered,
+                prepared.mountpoint.display()
+            );
+        }
+        if let Err(err) = signals::raise_open_files() {
+            tracing::warn!("cannot raise the limit of open files: {err}");
+        }
+        let stop = end.clone();
+        self.watch = Some(blocked.watch(!start.background, move |signal| {
+            tracing::info!("stopping: {signal:?}");
+            // Full means that an end is on its way already.
+            let _full = stop.try_send(End::Asked);
+        })?);
+
+        let identity = keys::load_or_create_identity(&layout)?;
+        let group = keys::load_or_create_group(&layout, config.ticket.as_ref())?;
+        let id = identity.id();
+        let spool = Spool::open(config.spool(identity))?;
+        self.spool = Some(Arc::clone(&spool));
+        let mesh = Mesh::start(Arc::clone(&spool), config.mesh(group.clone()))?;
+        let stop = end.clone();
+        let backend = Arc::new(Backend::new(backend::Facts {
+            id,
+            name: config.name.clone(),
+            group,
+            mountpoint: prepared.mountpoint.clone(),
+            spool: Arc::clone(&spool),
+            stop: Box::new(move || {
+                let _full = stop.try_send(End::Asked);
+            }),
+        }));
+        backend.set_mesh(mesh);
+        self.backend = Some(Arc::clone(&backend));
+        let fs = Fs::new(spool, config.fs(), Arc::clone(&backend) as _)
+            .context("cannot start the file system")?;
+        backend.set_fs(&fs);
+        self.fs = Some(Arc::clone(&fs));
+
+        let request = MountRequest {
+            allow_other: config.allow_other,
+            read_only: start.read_only,
+            no_exec: start.no_exec,
+            no_atime: start.no_atime,
+            ..MountRequest::new(prepared.mountpoint.clone(), start.fs_name)
+        };
+        let (mounted, fuse) = sys::mount(&request)?;
+        self.mounted = Some(mounted);
+        let loops = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .clamp(2, MOST_LOOPS);
+        let serving = crate::fuse::serve(fs, fuse, loops, config.allow_other)
+            .context("cannot serve the mount")?;
+        let gone = end.clone();
+        self.serving = Some(
+            std::thread::Builder::new()
+                .name("fuse-waiter".to_owned())
+                .spawn(move || {
+                    if let Err(err) = serving.join() {
+                        tracing::error!("the FUSE session ended with an error: {err}");
+                    }
+                    let _full = gone.try_send(End::Unmounted);
+                })?,
+        );
+        self.control = Some(Server::start(
+            &layout.control_socket(),
+            Arc::clone(&backend) as _,
+        )?);
+
+        let peers = backend.peer_count();
+        tracing::info!(
+            "ready: {} as {} ({id}), {peers} peers",
+            prepared.mountpoint.display(),
+            config.name
+        );
+        Ok(format!(
+            "ready: {}   you are: {} ({}…)   peers: {peers}\ninvite others:   meshbox ticket",
+            start.shown.display(),
+            config.name,
+            id.short()
+        ))
+    }
+
+    /// Waits for the end, and when it was asked for, detaches the mount and waits for its last users.
+    fn wait(&mut self, ended: &Receiver<End>) {
+        match ended.recv() {
+            Ok(End::Unmounted) => {
+                tracing::info!("stopping: unmounted");
+                return;
+            }
+            // The senders live as long as the house, so the channel is never closed here.
+            Ok(End::Asked) | Err(_) => {}
+        }
+        self.unmount();
+        loop {
+            match ended.recv_timeout(LAST_USERS) {
+                Ok(End::Unmounted) => return,
+                Ok(End::Asked) => {}
+                Err(_) => {
+                    tracing::warn!("files are still open in the mount; ending all the same");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn unmount(&self) {
+        if let Some(Err(err)) = self.mounted.as_ref().map(Mounted::unmount) {
+            tracing::error!("{err}");
+        }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        drop(self.control.take());
+        self.unmount();
+        drop(self.mounted.take());
+        if let Some(fs) = self.fs.take() {
+            fs.stop();
+        }
+        if let Some(mesh) = self
+            .backend
+            .as_ref()
+            .and_then(|backend| backend.take_mesh())
+        {
+            mesh.stop();
+        }
+        if let Some(spool) = self.spool.take() {
+            spool.close();
+        }
+        // A loop that still serves a last user ends with the process.
+        if let Some(serving) = self
+            .serving
+            .take()
+            .filter(std::thread::JoinHandle::is_finished)
+            && serving.join().is_err()
+        {
+            tracing::error!("the thread that waits for the FUSE loops panicked");
+        }
+        drop(self.watch.take());
+    }
+}

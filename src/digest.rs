@@ -41,7 +41,9 @@ impl Digest {
 
     /// Reads 64 hex digits of either case.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE
+            .decode(text.as_bytes())
+            .ok()?;
         Some(Self(bytes.try_into().ok()?))
     }
 }
@@ -77,7 +79,11 @@ pub fn chunk_size(len: u64) -> u64 {
 
 /// How many chunks a file of `len` bytes has: none when it travels inline.
 pub fn chunk_count(len: u64) -> u64 {
-    if len <= INLINE_MAX { 0 } else { len.div_ceil(chunk_size(len)) }
+    if len <= INLINE_MAX {
+        0
+    } else {
+        len.div_ceil(chunk_size(len))
+    }
 }
 
 /// The hash of one whole chunk, given its bytes.
@@ -85,7 +91,10 @@ pub fn chunk_hash(bytes: &[u8]) -> ChunkHash {
     if bytes.len() as u64 <= LEAF {
         return ChunkHash(*blake3::hash(bytes).as_bytes());
     }
-    let leaves: Vec<[u8; 32]> = bytes.chunks(LEAF as usize).map(|leaf| *blake3::hash(leaf).as_bytes()).collect();
+    let leaves: Vec<[u8; 32]> = bytes
+        .chunks(LEAF as usize)
+        .map(|leaf| *blake3::hash(leaf).as_bytes())
+        .collect();
     fold(&leaves)
 }
 
@@ -125,7 +134,13 @@ pub struct Hasher {
 
 impl Default for Hasher {
     fn default() -> Self {
-        Self { sha: Sha256::new(), leaf: blake3::Hasher::new(), leaf_len: 0, leaves: Vec::new(), len: 0 }
+        Self {
+            sha: Sha256::new(),
+            leaf: blake3::Hasher::new(),
+            leaf_len: 0,
+            leaves: Vec::new(),
+            len: 0,
+        }
     }
 }
 
@@ -162,14 +177,22 @@ impl Hasher {
     pub fn finish(mut self) -> Hashed {
         let digest = Digest(self.sha.finalize().into());
         if self.len <= INLINE_MAX {
-            return Hashed { digest, len: self.len, chunks: ChunkList::default() };
+            return Hashed {
+                digest,
+                len: self.len,
+                chunks: ChunkList::default(),
+            };
         }
         if self.leaf_len > 0 {
             self.leaves.push(*self.leaf.finalize().as_bytes());
         }
         let per_chunk = (chunk_size(self.len) / LEAF) as usize;
         let chunks = ChunkList(self.leaves.chunks(per_chunk).map(fold).collect());
-        Hashed { digest, len: self.len, chunks }
+        Hashed {
+            digest,
+            len: self.len,
+            chunks,
+        }
     }
 }
 
@@ -192,7 +215,17 @@ mod tests {
     use super::*;
 
     /// Around the inline limit and the leaf, where the layout of the chunk list changes.
-    const SIZES: [u64; 9] = [0, 1, INLINE_MAX - 1, INLINE_MAX, INLINE_MAX + 1, LEAF - 1, LEAF, LEAF + 1, 3 * LEAF + 7];
+    const SIZES: [u64; 9] = [
+        0,
+        1,
+        INLINE_MAX - 1,
+        INLINE_MAX,
+        INLINE_MAX + 1,
+        LEAF - 1,
+        LEAF,
+        LEAF + 1,
+        3 * LEAF + 7,
+    ];
 
     #[test]
     fn one_pass_in_uneven_pieces_equals_hashing_whole_chunks() {
@@ -204,8 +237,17 @@ mod tests {
             }
             let hashed = hasher.finish();
             assert_eq!(hashed.digest, Digest::of(&bytes), "size {size}");
-            assert_eq!(hashed.chunks.0.len() as u64, chunk_count(size), "size {size}");
-            for (hash, chunk) in hashed.chunks.0.iter().zip(bytes.chunks(chunk_size(size) as usize)) {
+            assert_eq!(
+                hashed.chunks.0.len() as u64,
+                chunk_count(size),
+                "size {size}"
+            );
+            for (hash, chunk) in hashed
+                .chunks
+                .0
+                .iter()
+                .zip(bytes.chunks(chunk_size(size) as usize))
+            {
                 assert_eq!(*hash, chunk_hash(chunk), "size {size}");
             }
         }

@@ -1,9 +1,72 @@
-//! (to be written; the entry points below are a contract with `daemon`, `fuse` and `control`)
+//! The file system the user sees, on our own types: `outbox/`, `inbox/` and the generated `.meshbox/`.
+//!
+//! `fuse` converts requests and calls the methods of [`Fs`]; nothing here knows FUSE, so everything can be tested
+//! without a mount. `outbox/` is a plain backing tree on which the user's system calls are repeated, with two additions:
+//! every modifying operation passes the write gate of its inode (sealed bytes are copied out first), and every event is
+//! told to the state machine that decides when a file is ready. `inbox/` is the spool's: here it is read, and names
+//! are removed or moved out, through the spool.
+//!
+//! # Invariants
+//! 1. A path is joined from names and used under the tree lock, which everything that changes outbox names holds for
+//!    writing: no ancestor moves under a running system call. Nothing that may wait is done under it.
+//! 2. Bytes or size of an outbox inode change only with its gate locked, after `before_modify` said yes or the old
+//!    bytes were copied out. `ready` hears of it before the gate opens again.
+//! 3. A FUSE loop never waits for a gate, the hasher or the journal: such operations go to the blocking pool with
+//!    their reply.
+//! 4. Lock order: tree, gate, readiness; node table and handle table are innermost and never held around a call.
+//!
+//! # Crash behaviour
+//! The spool's markers say what was open or closed; [`Fs::new`] feeds what recovery found to the state machine.
+//!
+//! # Threads
+//! FUSE loops call in. `fs-blocking-N` run deferred operations, `ready-timer` carries out what the state machine
+//! decides, `fs-notifier` tells the kernel of replaced inbox names. [`Fs::stop`] joins them all.
 
+mod attr;
+mod bytes;
+mod error;
+mod handle;
+mod inbox;
+mod inode;
+mod listing;
+mod names;
+mod pool;
+mod port;
+mod readiness;
+mod sending;
+mod status;
+#[cfg(test)]
+mod tests;
+mod torn;
+mod xattr;
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::spool::Spool;
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
+
+pub use self::attr::{
+    Attr, Caching, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, Space, Time,
+};
+pub use self::error::FsError;
+pub use self::inbox::Invalidator;
+pub use self::inode::NodeId;
+pub use self::names::Named;
+
+use self::attr::{INBOX_TTL, OUTBOX_TTL, attr_of, backing_of, kind_of};
+use self::handle::Handles;
+use self::inbox::Notices;
+use self::inode::{Area, Nodes, Place};
+use self::pool::Pool;
+use self::port::SpoolPort;
+use self::readiness::Readiness;
+use crate::ready::{Event, IgnoreList, Settings};
+use crate::spool::{FileState, Spool};
 
 /// What the file system is told at start.
 #[derive(Clone, Debug)]
@@ -12,7 +75,7 @@ pub struct FsConfig {
     pub settle: Duration,
     /// Whether the daemon may give files to their writer's uid and gid (root only).
     pub chown_to_writer: bool,
-    /// Whether every access is the daemon's own user (no allow_other).
+    /// Patterns to add to the default ignore list.
     pub ignore_extra: Vec<String>,
     /// Patterns to take off the default ignore list.
     pub ignore_except: Vec<String>,
@@ -29,24 +92,275 @@ pub trait StatusFiles: Send + Sync {
 }
 
 /// The file system, on our own types.
-#[derive(Debug)]
-pub struct Fs {}
+pub struct Fs {
+    spool: Arc<dyn SpoolPort>,
+    config: FsConfig,
+    status: Arc<dyn StatusFiles>,
+    outbox: OwnedFd,
+    inbox: OwnedFd,
+    /// Held for writing around every change of an outbox name, for reading around every use of a path.
+    tree: RwLock<()>,
+    nodes: Mutex<Nodes>,
+    handles: Handles,
+    pool: Pool,
+    readiness: Arc<Readiness>,
+    notices: Notices,
+    timer: Mutex<Option<JoinHandle<()>>>,
+    owner: (u32, u32),
+    started: Time,
+}
+
+impl fmt::Debug for Fs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fs")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Fs {
     /// Builds the tree over the spool, feeds `ready` what recovery found, and starts the timer and blocking threads.
-    pub fn new(spool: Arc<Spool>, config: FsConfig, status: Arc<dyn StatusFiles>) -> std::io::Result<Arc<Self>> {
-        let _ = (spool, config, status);
-        todo!()
+    pub fn new(
+        spool: Arc<Spool>,
+        config: FsConfig,
+        status: Arc<dyn StatusFiles>,
+    ) -> std::io::Result<Arc<Self>> {
+        Self::over(spool, config, status)
+    }
+
+    /// [`Self::new`] over anything that can stand for the spool.
+    fn over(
+        spool: Arc<dyn SpoolPort>,
+        config: FsConfig,
+        status: Arc<dyn StatusFiles>,
+    ) -> std::io::Result<Arc<Self>> {
+        let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
+            .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
+        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore)));
+        let outbox = open_root(&spool.outbox_root())?;
+        let inbox = open_root(&spool.inbox_root())?;
+        let nodes = Nodes::new(
+            rustix::fs::fstat(&outbox)?.st_ino,
+            rustix::fs::fstat(&inbox)?.st_ino,
+        );
+        let since_1970 = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let fs = Arc::new(Self {
+            config,
+            status,
+            outbox,
+            inbox,
+            tree: RwLock::new(()),
+            nodes: Mutex::new(nodes),
+            handles: Handles::new(),
+            pool: Pool::start()?,
+            readiness: readiness.clone(),
+            notices: Notices::new(),
+            timer: Mutex::new(None),
+            owner: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
+            started: Time {
+                secs: since_1970.as_secs() as i64,
+                nanos: since_1970.subsec_nanos(),
+            },
+            spool,
+        });
+        for file in fs.spool.recovered() {
+            readiness.feed(Event::Recovered {
+                ino: file.ino,
+                path: file.path,
+                incomplete: file.incomplete,
+            });
+        }
+        fs.spool.observe_inbox(inbox::observer(&fs));
+        let weak = Arc::downgrade(&fs);
+        let timer = thread::Builder::new()
+            .name("ready-timer".into())
+            .spawn(move || {
+                readiness.run(|action| {
+                    if let Some(fs) = weak.upgrade() {
+                        fs.carry_out(action);
+                    }
+                });
+            })?;
+        *fs.timer.lock() = Some(timer);
+        Ok(fs)
     }
 
     /// Ends its threads; files that are only settling are left to their `closed` mark.
     pub fn stop(&self) {
-        todo!()
+        self.pool.stop();
+        self.readiness.stop();
+        if let Some(timer) = self.timer.lock().take()
+            && timer.join().is_err()
+        {
+            tracing::error!("the ready-timer thread panicked");
+        }
+        self.notices.stop();
     }
 
-    /// `meshbox send`: sends a path below `outbox/` now, whatever `ready` says (incomplete, ignored).
-    pub fn send_now(&self, path: &crate::bundle::RelPath) -> Result<(), String> {
-        let _ = path;
-        todo!()
+    fn root(&self, area: Area) -> &OwnedFd {
+        match area {
+            Area::Outbox => &self.outbox,
+            Area::Inbox => &self.inbox,
+        }
     }
+
+    /// Where a node is. The answer holds as long as the caller holds the tree lock.
+    fn place(&self, id: NodeId) -> Result<Place, FsError> {
+        self.nodes.lock().place(id)
+    }
+
+    /// A place in the outbox to change something at; elsewhere everything is read-only.
+    fn outbox_place(&self, parent: NodeId, name: &[u8]) -> Result<Place, FsError> {
+        if status::is_generated(parent) {
+            return Err(FsError::ReadOnly);
+        }
+        let place = self.place(parent)?;
+        match place.area {
+            Area::Outbox => place.child(name),
+            Area::Inbox => Err(FsError::ReadOnly),
+        }
+    }
+
+    /// What is at a place; symbolic links and special files put there behind our back are not shown.
+    fn stat_at(&self, place: &Place) -> Result<Stat, FsError> {
+        let stat = statat(self.root(place.area), place.at(), AtFlags::SYMLINK_NOFOLLOW)?;
+        kind_of(&stat).map(|_kind| stat).ok_or(FsError::NotFound)
+    }
+
+    /// The present state of a node: by its name, or by an open handle when the name is gone or shows another file.
+    fn stat_node(&self, id: NodeId) -> Result<Stat, FsError> {
+        let (backing, place) = {
+            let nodes = self.nodes.lock();
+            (nodes.backing(id)?, nodes.place(id))
+        };
+        let by_name = place.and_then(|place| self.stat_at(&place));
+        match by_name {
+            Ok(stat) if stat.st_ino == backing.ino => Ok(stat),
+            Ok(_) | Err(_) => {
+                let open = self.nodes.lock().any_open(id);
+                open.map_or(Err(FsError::Stale), |open| {
+                    Ok(rustix::fs::fstat(&open.file)?)
+                })
+            }
+        }
+    }
+
+    fn attr(&self, id: NodeId, stat: &Stat) -> Attr {
+        let nlink = u64::from(stat.st_nlink);
+        let visible = match kind_of(stat) {
+            Some(Kind::File) if nlink > 1 => self.spool.visible_links(stat.st_ino, nlink),
+            Some(Kind::File | Kind::Directory) | None => nlink,
+        };
+        attr_of(id, stat, visible)
+    }
+
+    /// Makes known to the kernel what was found at a name.
+    fn entry(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        area: Area,
+        stat: &Stat,
+    ) -> Result<Entry, FsError> {
+        let id = self
+            .nodes
+            .lock()
+            .found(parent, name, backing_of(area, stat))?;
+        let ttl = match area {
+            Area::Outbox => OUTBOX_TTL,
+            Area::Inbox => INBOX_TTL,
+        };
+        Ok(Entry {
+            attr: self.attr(id, stat),
+            ttl,
+        })
+    }
+
+    /// Looks up a name.
+    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry, FsError> {
+        if status::is_generated(parent) {
+            return self.status_lookup(parent, name);
+        }
+        let _tree = self.tree.read();
+        let place = self.place(parent)?.child(name)?;
+        let stat = self.stat_at(&place)?;
+        self.entry(parent, name, place.area, &stat)
+    }
+
+    /// The kernel drops `count` lookups of a node.
+    pub fn forget(&self, id: NodeId, count: u64) {
+        self.nodes.lock().forget(id, count);
+    }
+
+    /// Attributes of a node, through a handle if one is given.
+    pub fn getattr(&self, id: NodeId, fh: Option<u64>) -> Result<Attr, FsError> {
+        if status::is_generated(id) {
+            return self.status_attr(id);
+        }
+        if let Some(file) = fh.and_then(|fh| self.handles.file(fh).ok()) {
+            return Ok(self.attr(id, &rustix::fs::fstat(&file.file)?));
+        }
+        let _tree = self.tree.read();
+        Ok(self.attr(id, &self.stat_node(id)?))
+    }
+
+    /// How long the attributes of a node may be believed.
+    pub fn ttl(&self, id: NodeId) -> Duration {
+        if status::is_generated(id) {
+            attr::STATUS_TTL
+        } else {
+            OUTBOX_TTL
+        }
+    }
+
+    /// Free space: that of the spool's file system.
+    pub fn statfs(&self) -> Result<Space, FsError> {
+        let stat = rustix::fs::fstatvfs(&self.outbox)?;
+        let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Space {
+            blocks: stat.f_blocks,
+            free: stat.f_bfree,
+            available: stat.f_bavail,
+            files: stat.f_files,
+            files_free: stat.f_ffree,
+            block_size: small(stat.f_bsize),
+            fragment_size: small(stat.f_frsize),
+            name_max: 255,
+        })
+    }
+
+    /// What `user.meshbox.*` says of a node; empty for directories and everything of ours.
+    fn file_state(&self, id: NodeId) -> Result<FileState, FsError> {
+        if status::is_generated(id) {
+            return Ok(FileState::default());
+        }
+        let (backing, place) = {
+            let nodes = self.nodes.lock();
+            (nodes.backing(id)?, nodes.place(id)?)
+        };
+        if backing.directory {
+            return Ok(FileState::default());
+        }
+        let path = place.rel()?;
+        Ok(match place.area {
+            Area::Inbox => self.spool.inbox_state(&path),
+            Area::Outbox => match self.readiness.shown(backing.ino, &path) {
+                Some(shown) => FileState {
+                    state: shown.to_string(),
+                    ..FileState::default()
+                },
+                None => self.spool.outbox_state(&path, backing.ino),
+            },
+        })
+    }
+}
+
+fn open_root(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?)
 }

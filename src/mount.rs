@@ -1,1 +1,35 @@
-//! (to be written)
+//! The mountpoint: everything between the command line and a served `/dev/fuse` descriptor.
+//!
+//! | part | what it owns |
+//! |---|---|
+//! | [`info`] | what `/proc/self/mountinfo` says: which mounts exist, which are ours |
+//! | [`prepare`] | the checks before a mount, and recovery of a stale mount of our own |
+//! | [`sys`] | mount(2) as root, fusermount3 as a plain user, and the way back |
+//! | [`options`] | `-o` strings, and the calling conventions of mount(8) helpers |
+//! | [`background`] | start in the background, with a pipe that says when it serves; systemd's notify socket |
+//! | [`signals`] | stop signals, delivered to a plain thread; the limit of open files |
+//!
+//! # Invariants
+//! 1. A path that may be a FUSE mount is looked up in mountinfo before it is ever stat'ed: a stat of a hung mount does not
+//!    return, not even for SIGKILL.
+//! 2. Nothing is unmounted unless mountinfo says that it is a Meshbox mount, and, for our own, that it is this very one.
+//! 3. `unsafe` appears only in `background.rs`, `device.rs` and `signals.rs`.
+//!
+//! # Crash behaviour
+//! Killed with a mount in place, the mount stays and every access to it fails with ENOTCONN until somebody unmounts it;
+//! [`prepare::prepare`] does so at the next start.
+
+pub mod background;
+mod device;
+pub mod info;
+pub mod options;
+pub mod prepare;
+mod resolve;
+pub mod signals;
+pub mod sys;
+
+#[cfg(test)]
+mod trial;
+
+/// The type findmnt and mountinfo show for our mounts.
+pub const FS_TYPE: &str = "fuse.meshbox";

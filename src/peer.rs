@@ -37,15 +37,23 @@ impl PeerId {
 
     /// Reads 64 hex digits.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE
+            .decode(text.as_bytes())
+            .ok()?;
         Some(Self(bytes.try_into().ok()?))
     }
 
     /// Whether `signature` is this peer's over `context` and `message`.
     pub fn verify(&self, context: &[u8], message: &[u8], signature: &Signature) -> bool {
-        let Ok(key) = VerifyingKey::from_bytes(&self.0) else { return false };
+        let Ok(key) = VerifyingKey::from_bytes(&self.0) else {
+            return false;
+        };
         let bytes: [u8; 64] = signature.0;
-        key.verify_strict(&[context, message].concat(), &ed25519_dalek::Signature::from_bytes(&bytes)).is_ok()
+        key.verify_strict(
+            &[context, message].concat(),
+            &ed25519_dalek::Signature::from_bytes(&bytes),
+        )
+        .is_ok()
     }
 }
 
@@ -68,7 +76,10 @@ pub struct Signature(pub [u8; 64]);
 impl Serialize for Signature {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (head, tail) = self.0.split_at(32);
-        (<[u8; 32]>::try_from(head).unwrap_or_default(), <[u8; 32]>::try_from(tail).unwrap_or_default())
+        (
+            <[u8; 32]>::try_from(head).unwrap_or_default(),
+            <[u8; 32]>::try_from(tail).unwrap_or_default(),
+        )
             .serialize(serializer)
     }
 }
@@ -138,7 +149,11 @@ impl GroupKey {
 
     /// Takes the key's bytes; all zero is refused.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, EmptyGroupKey> {
-        if bytes == [0; 32] { Err(EmptyGroupKey) } else { Ok(Self(bytes)) }
+        if bytes == [0; 32] {
+            Err(EmptyGroupKey)
+        } else {
+            Ok(Self(bytes))
+        }
     }
 
     /// The key's bytes.
@@ -179,7 +194,9 @@ pub struct PeerName(String);
 
 /// Why a text is not a peer name.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("{0:?} is not a node name: use 1 to 63 letters, digits, `-`, `_` or `.`, beginning with a letter or digit")]
+#[error(
+    "{0:?} is not a node name: use 1 to 63 letters, digits, `-`, `_` or `.`, beginning with a letter or digit"
+)]
 pub struct BadPeerName(pub String);
 
 impl PeerName {
@@ -190,7 +207,11 @@ impl PeerName {
         let good = (1..=63).contains(&text.len())
             && text.chars().all(allowed)
             && text.chars().next().is_some_and(char::is_alphanumeric);
-        if good { Ok(Self(text)) } else { Err(BadPeerName(text)) }
+        if good {
+            Ok(Self(text))
+        } else {
+            Err(BadPeerName(text))
+        }
     }
 
     /// The name as text.
@@ -235,7 +256,9 @@ pub struct Ticket {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum TicketError {
     /// Does not start with `meshbox1`.
-    #[error("not a Meshbox ticket: it must start with `{TICKET_PREFIX}`; print one with `meshbox ticket` on a member")]
+    #[error(
+        "not a Meshbox ticket: it must start with `{TICKET_PREFIX}`; print one with `meshbox ticket` on a member"
+    )]
     Prefix,
     /// Characters lost or changed.
     #[error("the ticket is damaged ({0}); copy the whole line again")]
@@ -247,11 +270,16 @@ const TICKET_PREFIX: &str = "meshbox1";
 impl Ticket {
     /// Reads the line that `Display` prints; space around it is ignored.
     pub fn parse(text: &str) -> Result<Self, TicketError> {
-        let body = text.trim().strip_prefix(TICKET_PREFIX).ok_or(TicketError::Prefix)?;
+        let body = text
+            .trim()
+            .strip_prefix(TICKET_PREFIX)
+            .ok_or(TicketError::Prefix)?;
         let bytes = data_encoding::BASE32_NOPAD_NOCASE
             .decode(body.as_bytes())
             .map_err(|_| TicketError::Damaged("characters that no ticket has"))?;
-        let (body, check) = bytes.split_last_chunk::<4>().ok_or(TicketError::Damaged("too short"))?;
+        let (body, check) = bytes
+            .split_last_chunk::<4>()
+            .ok_or(TicketError::Damaged("too short"))?;
         if ticket_check(body) != *check {
             return Err(TicketError::Damaged("checksum"));
         }
@@ -270,7 +298,9 @@ impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = postcard::to_stdvec(self).map_err(|_| fmt::Error)?;
         bytes.extend_from_slice(&ticket_check(&bytes));
-        let text = data_encoding::BASE32_NOPAD_NOCASE.encode(&bytes).to_ascii_lowercase();
+        let text = data_encoding::BASE32_NOPAD_NOCASE
+            .encode(&bytes)
+            .to_ascii_lowercase();
         write!(f, "{TICKET_PREFIX}{text}")
     }
 }
@@ -293,7 +323,10 @@ mod tests {
             group: GroupKey::generate(),
             inviter: Identity::generate().id(),
             name: PeerName::parse("alder").unwrap(),
-            addrs: vec!["127.0.0.1:4000".parse().unwrap(), "[::1]:4000".parse().unwrap()],
+            addrs: vec![
+                "127.0.0.1:4000".parse().unwrap(),
+                "[::1]:4000".parse().unwrap(),
+            ],
         }
     }
 
@@ -303,7 +336,10 @@ mod tests {
         let line = ticket.to_string();
         assert!(!line.contains(char::is_whitespace));
         assert_eq!(Ticket::parse(&line), Ok(ticket.clone()));
-        let shouted = format!(" meshbox1{}\n", line["meshbox1".len()..].to_ascii_uppercase());
+        let shouted = format!(
+            " meshbox1{}\n",
+            line["meshbox1".len()..].to_ascii_uppercase()
+        );
         assert_eq!(Ticket::parse(&shouted), Ok(ticket));
     }
 
@@ -311,9 +347,15 @@ mod tests {
     fn a_damaged_ticket_says_so() {
         let line = ticket().to_string();
         assert_eq!(Ticket::parse("hello"), Err(TicketError::Prefix));
-        assert!(matches!(Ticket::parse(&line[..line.len() - 3]), Err(TicketError::Damaged(_))));
+        assert!(matches!(
+            Ticket::parse(&line[..line.len() - 3]),
+            Err(TicketError::Damaged(_))
+        ));
         let swapped = line.replacen('a', "b", 5);
-        assert!(matches!(Ticket::parse(&swapped), Err(TicketError::Damaged(_))));
+        assert!(matches!(
+            Ticket::parse(&swapped),
+            Err(TicketError::Damaged(_))
+        ));
     }
 
     #[test]

@@ -1,1 +1,547 @@
-//! (to be written)
+//! When a file in the outbox is ready: file events go in, "seal this inode under that name" comes out.
+//!
+//! `fs` calls [`Ready::handle`] after each operation that matters and [`Ready::tick`] at [`Ready::next_deadline`], both
+//! with the present time, and carries out the [`Action`]s. Nothing here touches a file, a clock or a thread, and nothing
+//! here knows FUSE, the spool or peers.
+//!
+//! # The rule
+//! Everything is kept per inode, and the name is looked up when the seal is due, since a RENAME may be handled before
+//! the RELEASE that precedes it. A name is sealed when no writable handle is open, the content or the name is new, no
+//! writer was killed, no component of the path is ignored, and the settle time has passed since the last close of a
+//! writable handle, truncate, rename or link. The last RELEASE decides; FLUSH comes with every `close` of a duplicate
+//! and never does. The settle time is longer where the name is likely to vanish again: see [`SLOW_SETTLE`] and
+//! `recent.rs`.
+//!
+//! # Invariants
+//! 1. No [`Action::Seal`] while a writable handle is open, and none for an ignored name unless the user asked for it.
+//! 2. At most one seal is under way per inode, and at most one per path, so versions of a path are sealed in order.
+//! 3. Memory holds only inodes that are open for writing, waiting to be sealed, being sealed or incomplete, and for a
+//!    bounded time the names announced last.
+//! 4. An inode that was modified leaves memory by a seal, or by [`Action::Unmark`].
+//!
+//! # Limits
+//! A hard link made before the inode came into memory is not known here: content changed through one name is announced
+//! under the names that were used since.
+//!
+//! # Crash behaviour
+//! All state is lost. [`Action::MarkClosed`] and [`Action::MarkTorn`] come at the operation that decided, not after the
+//! settle time, so recovery can feed the same files back as [`Event::Recovered`].
+//!
+//! # Threads
+//! One owner; `fs` keeps it behind a lock.
+
+mod event;
+mod ignore;
+mod inode;
+mod recent;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::bundle::RelPath;
+pub use event::{Action, Event, Gone, SealResult, Shown};
+pub use ignore::{BadPattern, IgnoreList};
+use inode::{Inode, Name, Sealing, Torn};
+use recent::RecentNames;
+
+/// A backing inode.
+pub type Ino = u64;
+
+/// Settle time of ordinary writers: programs that rename after the last close do so within 3 ms.
+pub const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
+/// Settle time of names that tend to vanish: `mkstemp` files (rsync renames up to 22 ms after the close on a busy
+/// machine), empty files that nobody wrote (placeholders), and files changed without being open.
+pub const SLOW_SETTLE: Duration = Duration::from_secs(1);
+/// After a seal that met a writer of which no event has come yet.
+const CHANGED_RETRY: Duration = Duration::from_millis(10);
+/// First and longest pause after a seal that failed on our own disk; doubled in between. It never gives up: the file
+/// was closed, and what was closed is promised to be sent.
+const FAILED_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// A map that was larger than this gives its memory back when it is empty.
+const KEPT_CAPACITY: usize = 1024;
+
+/// What the machine is told at start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Quiet time after the last close of an ordinary writer; may be zero.
+    pub settle: Duration,
+    /// Names that are not sent.
+    pub ignore: IgnoreList,
+}
+
+impl Settings {
+    /// Settings with these values.
+    pub fn new(settle: Duration, ignore: IgnoreList) -> Self {
+        Self { settle, ignore }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::new(DEFAULT_SETTLE, IgnoreList::default())
+    }
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Ready {
+    settings: Settings,
+    inodes: HashMap<Ino, Inode>,
+    /// When each waiting inode is due; mirrors `Inode::timer`.
+    timers: BTreeSet<(Duration, Ino)>,
+    /// Paths being sealed, and the inode that waits for the path.
+    in_flight: HashMap<RelPath, Option<Ino>>,
+    recent: RecentNames,
+}
+
+impl Ready {
+    /// A machine that knows of no file yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            inodes: HashMap::new(),
+            timers: BTreeSet::new(),
+            in_flight: HashMap::new(),
+            recent: RecentNames::default(),
+        }
+    }
+
+    /// Takes in what happened. `now` counts from any fixed start.
+    pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        let mut out = Vec::new();
+        match event {
+            Event::Wrote { ino, fh } => {
+                let Some(inode) = self.inodes.get_mut(&ino) else {
+                    return out;
+                };
+                inode.modified(Some(fh));
+                inode.written = true;
+                if inode.writers > 0 {
+                    return out;
+                }
+                self.decide(ino, now, SLOW_SETTLE, &mut out);
+            }
+            Event::Created {
+                ino,
+                path,
+                fh: _,
+                rdwr,
+                excl,
+                mode,
+            } => {
+                let temporary = is_temporary(&path, rdwr, excl, mode);
+                let name = Name {
+                    temporary,
+                    ..self.name(path)
+                };
+                // A number comes back only when the old inode is gone, its handles included.
+                let inode = self.inodes.entry(ino).or_default();
+                inode.modified(None);
+                inode.written = false;
+                inode.writers = 1;
+                inode.names = vec![name];
+                self.rearm(ino, &mut out);
+            }
+            Event::Opened { ino, path, fh: _ } => {
+                self.named(ino, path).writers += 1;
+                self.rearm(ino, &mut out);
+            }
+            Event::Truncated {
+                ino,
+                path,
+                fh,
+                size,
+            } => {
+                let inode = self.named(ino, path);
+                inode.modified(fh);
+                inode.written = size > 0;
+                self.decide(ino, now, SLOW_SETTLE, &mut out);
+            }
+            Event::Flushed { ino, fh, torn } => {
+                if let Some(inode) = self.inodes.get_mut(&ino).filter(|_| torn) {
+                    inode.torn = Torn::Held(fh);
+                }
+            }
+            Event::Released { ino, fh } => {
+                if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.writers = inode.writers.saturating_sub(1);
+                    if inode.torn == Torn::Held(fh) {
+                        inode.torn = Torn::Past;
+                    }
+                    self.decide(ino, now, Duration::ZERO, &mut out);
+                }
+            }
+            Event::Linked { ino, path } => {
+                let inode = self.named(ino, path.clone());
+                if let Some(name) = inode.name_mut(&path).filter(|name| !name.ignored) {
+                    name.due = Some(now);
+                }
+                self.decide(ino, now, Duration::ZERO, &mut out);
+            }
+            Event::Renamed {
+                ino,
+                from,
+                to,
+                replaced,
+            } => {
+                if replaced.is_some_and(|gone| gone.ino == ino) {
+                    return out;
+                }
+                if let Some(gone) = replaced {
+                    self.unlinked(gone, &to, &mut out);
+                }
+                self.renamed(ino, &from, to, true, now, &mut out);
+            }
+            Event::Exchanged { a, b } => {
+                if a.0 != b.0 {
+                    // Both names stay in use, so neither is announced as left behind.
+                    self.renamed(a.0, &a.1, b.1.clone(), false, now, &mut out);
+                    self.renamed(b.0, &b.1, a.1, false, now, &mut out);
+                }
+            }
+            Event::DirRenamed { from, to, files } => {
+                for (ino, path) in files {
+                    if let Some(old) = path.rebase(&to, &from) {
+                        self.renamed(ino, &old, path, true, now, &mut out);
+                    }
+                }
+            }
+            Event::Unlinked {
+                ino,
+                path,
+                names_left,
+            } => self.unlinked(Gone { ino, names_left }, &path, &mut out),
+            Event::SealDone { ino, path, result } => {
+                self.seal_done(ino, &path, result, now, &mut out)
+            }
+            Event::Recovered {
+                ino,
+                path,
+                incomplete,
+            } => {
+                let inode = self.named(ino, path);
+                inode.modified(None);
+                if incomplete {
+                    inode.torn = Torn::Past;
+                }
+                self.decide(ino, now, Duration::ZERO, &mut out);
+            }
+            Event::SendNow { ino, path } => {
+                let inode = self.named(ino, path.clone());
+                inode.torn = Torn::No;
+                if let Some(name) = inode.name_mut(&path) {
+                    name.forced = true;
+                    name.due = Some(now);
+                }
+                self.decide(ino, now, Duration::ZERO, &mut out);
+            }
+        }
+        self.fire(now, &mut out);
+        out
+    }
+
+    /// Lets time pass; to be called at [`Self::next_deadline`].
+    pub fn tick(&mut self, now: Duration) -> Vec<Action> {
+        let mut out = Vec::new();
+        self.recent.sweep(now);
+        self.fire(now, &mut out);
+        out
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let due = self.timers.first().map(|(at, _)| *at);
+        due.into_iter().chain(self.recent.deadline()).min()
+    }
+
+    /// What to show of `path`; `None` if this is for the spool to say.
+    pub fn shown(&self, ino: Ino, path: &RelPath) -> Option<Shown> {
+        let inode = self.inodes.get(&ino);
+        let forced = inode.is_some_and(|i| i.names.iter().any(|n| n.forced && n.path == *path));
+        if let Some(pattern) = self.settings.ignore.matches(path).filter(|_| !forced) {
+            return Some(Shown::Ignored(pattern.to_owned()));
+        }
+        let inode = inode?;
+        Some(if inode.writers > 0 {
+            Shown::Open
+        } else if inode.sealing.is_some() {
+            Shown::Sealing
+        } else if inode.failures > 0 {
+            Shown::Retrying
+        } else if inode.torn != Torn::No {
+            Shown::Incomplete
+        } else {
+            Shown::Settling
+        })
+    }
+
+    fn name(&self, path: RelPath) -> Name {
+        let ignored = self.settings.ignore.matches(&path).is_some();
+        Name {
+            path,
+            ignored,
+            temporary: false,
+            forced: false,
+            due: None,
+            renamed_from: None,
+        }
+    }
+
+    /// The inode, which has this name from now on at the latest.
+    fn named(&mut self, ino: Ino, path: RelPath) -> &mut Inode {
+        let name = self.name(path);
+        let inode = self.inodes.entry(ino).or_default();
+        if inode.name_mut(&name.path).is_none() {
+            inode.names.push(name);
+        }
+        inode
+    }
+
+    /// Something was modified, named or closed: decides what is due when, unless a writer is open, whose close will.
+    fn decide(&mut self, ino: Ino, now: Duration, at_least: Duration, out: &mut Vec<Action>) {
+        let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| inode.writers == 0) else {
+            return;
+        };
+        if inode.dirty && inode.torn != Torn::No && inode.wanted().next().is_some() {
+            inode.names.iter_mut().for_each(|name| name.due = None);
+            let path = inode.wanted().next().map(|name| name.path.clone());
+            out.extend(path.map(|path| Action::MarkTorn { ino, path }));
+            return self.rearm(ino, out);
+        }
+        let pending = inode.dirty || inode.names.iter().any(|name| name.due.is_some());
+        let slow = if inode.written {
+            Duration::ZERO
+        } else {
+            SLOW_SETTLE
+        };
+        let settle = self.settings.settle.max(at_least).max(slow);
+        for name in &mut inode.names {
+            if name.is_ignored() {
+                name.due = None;
+            } else if name.forced {
+                name.due = Some(now);
+            } else if inode.dirty || name.due.is_some() {
+                let settle = if name.temporary {
+                    settle.max(SLOW_SETTLE)
+                } else {
+                    settle
+                };
+                name.due = Some(self.recent.hold(&name.path, now, now + settle));
+            }
+        }
+        inode.dirty = false;
+        inode.torn = Torn::No;
+        inode.failures = 0;
+        if let Some(path) = inode
+            .names
+            .iter()
+            .find(|name| name.due.is_some())
+            .map(|name| name.path.clone())
+        {
+            inode.marked = true;
+            out.push(Action::MarkClosed { ino, path });
+        } else if let Some(name) = inode
+            .names
+            .first()
+            .filter(|_| pending && inode.wanted().next().is_none())
+        {
+            out.push(Action::CountIgnored {
+                path: name.path.clone(),
+            });
+        }
+        self.rearm(ino, out);
+    }
+
+    fn renamed(
+        &mut self,
+        ino: Ino,
+        from: &RelPath,
+        to: RelPath,
+        announce: bool,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let mut name = self.name(to);
+        if name.ignored && !self.inodes.contains_key(&ino) {
+            return;
+        }
+        let from_ignored = self.settings.ignore.matches(from).is_some();
+        let inode = self.inodes.entry(ino).or_default();
+        let old = inode.take_name(from);
+        let waited = old.as_ref().is_some_and(|old| old.due.is_some());
+        if announce && !inode.dirty {
+            name.renamed_from = match old {
+                Some(old) if waited => old.renamed_from,
+                Some(_) | None => (!from_ignored).then(|| from.clone()),
+            };
+        }
+        if !name.ignored {
+            inode.torn = Torn::No;
+        }
+        if !name.ignored || waited {
+            name.due = Some(now);
+        }
+        inode.names.retain(|other| other.path != name.path);
+        inode.names.push(name);
+        self.decide(ino, now, Duration::ZERO, out);
+    }
+
+    fn unlinked(&mut self, gone: Gone, path: &RelPath, out: &mut Vec<Action>) {
+        let Some(inode) = self.inodes.get_mut(&gone.ino) else {
+            return;
+        };
+        inode
+            .names
+            .retain(|name| name.path != *path && gone.names_left > 0);
+        if inode.names.is_empty() && gone.names_left > 0 {
+            // A name we do not know shows it still: the mark lets recovery look.
+            inode.marked = false;
+        }
+        self.rearm(gone.ino, out);
+    }
+
+    fn seal_done(
+        &mut self,
+        ino: Ino,
+        path: &RelPath,
+        result: SealResult,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        let Some(sealing) = inode.sealing.take_if(|sealing| sealing.path == *path) else {
+            return;
+        };
+        let waiter = self.in_flight.remove(path).flatten();
+        match result {
+            SealResult::Sealed => {
+                inode.failures = 0;
+                inode.marked = inode.dirty || inode.names.iter().any(|name| name.due.is_some());
+                if let Some(name) = inode.name_mut(path).filter(|name| name.due.is_none()) {
+                    name.forced = false;
+                }
+                self.rearm(ino, out);
+            }
+            SealResult::Changed => {
+                self.recent.forget(path);
+                inode.never_announced(path);
+                inode.dirty = true;
+                self.decide(ino, now, CHANGED_RETRY, out);
+            }
+            SealResult::Failed => {
+                self.recent.forget(path);
+                inode.never_announced(path);
+                let (first, longest) = FAILED_RETRY;
+                let pause = first
+                    .saturating_mul(1 << inode.failures.min(16))
+                    .min(longest);
+                inode.failures += 1;
+                if let Some(name) = inode.name_mut(path) {
+                    name.renamed_from = sealing.renamed_from;
+                    name.due = name.due.max(Some(now + pause));
+                }
+                self.rearm(ino, out);
+            }
+            SealResult::Gone => {
+                self.recent.forget(path);
+                inode.never_announced(path);
+                inode.names.retain(|name| name.path != *path);
+                self.rearm(ino, out);
+            }
+        }
+        if let Some(waiter) = waiter {
+            self.rearm(waiter, out);
+        }
+    }
+
+    /// Sets the timer of an inode by what is due, or forgets the inode if nothing is left to do.
+    fn rearm(&mut self, ino: Ino, out: &mut Vec<Action>) {
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        let idle = inode.writers == 0 && inode.sealing.is_none();
+        let due = inode
+            .names
+            .iter()
+            .filter_map(|name| name.due)
+            .min()
+            .filter(|_| idle);
+        if inode.timer != due {
+            if let Some(old) = inode.timer {
+                self.timers.remove(&(old, ino));
+            }
+            inode.timer = due;
+        }
+        if let Some(due) = due {
+            self.timers.insert((due, ino));
+        }
+        let incomplete = inode.dirty && !inode.names.is_empty();
+        if !idle || due.is_some() || incomplete {
+            return;
+        }
+        if inode.marked {
+            out.push(Action::Unmark { ino });
+        }
+        self.inodes.remove(&ino);
+        if self.inodes.is_empty() && self.inodes.capacity() > KEPT_CAPACITY {
+            self.inodes.shrink_to(KEPT_CAPACITY);
+        }
+    }
+
+    /// Seals what is due.
+    fn fire(&mut self, now: Duration, out: &mut Vec<Action>) {
+        while let Some((at, ino)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, ino));
+            let Some(inode) = self.inodes.get_mut(&ino) else {
+                continue;
+            };
+            inode.timer = None;
+            let Some(name) = inode
+                .names
+                .iter_mut()
+                .filter(|n| n.due.is_some())
+                .min_by_key(|n| n.due)
+            else {
+                continue;
+            };
+            if let Some(waiter) = self.in_flight.get_mut(&name.path) {
+                // Another inode's version of this path comes first; its outcome sets our timer again.
+                *waiter = Some(ino);
+                continue;
+            }
+            name.due = None;
+            let path = name.path.clone();
+            let renamed_from = name.renamed_from.take();
+            inode.sealing = Some(Sealing {
+                path: path.clone(),
+                renamed_from: renamed_from.clone(),
+            });
+            self.in_flight.insert(path.clone(), None);
+            self.recent.note(&path, now);
+            out.push(Action::Seal {
+                ino,
+                path,
+                renamed_from,
+            });
+        }
+    }
+}
+
+/// Whether a file created like this is about to be renamed: `mkstemp` asks for 0600, `patch` does it by hand.
+fn is_temporary(path: &RelPath, rdwr: bool, excl: bool, mode: u32) -> bool {
+    if !excl {
+        return false;
+    }
+    if rdwr {
+        return mode & 0o777 == 0o600;
+    }
+    let name = path.file_name();
+    let Some((_, end)) = name.split_last_chunk::<8>() else {
+        return false;
+    };
+    end.starts_with(b".o") && end[2..].iter().all(u8::is_ascii_alphanumeric)
+}

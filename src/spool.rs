@@ -3,25 +3,52 @@
 //! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Spool::subscribe`] is only a doorbell.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
+mod content;
+mod deliver;
+mod durable;
 mod gate;
+mod inbox;
+mod intake;
 mod journal;
 mod layout;
+mod outbox;
+mod recover;
+mod seal;
+mod shown;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod wal;
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use crossbeam_channel::Sender;
+use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::content::ContentReader;
+use self::durable::OnPath;
 pub use self::gate::{Gate, GateGuard};
+pub use self::intake::{Incoming, Verified};
+use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
-use crate::bundle::{BundleId, DeliveryState, Manifest, Priority, Receipt, RelPath, VerifiedManifest};
-use crate::digest::Digest;
-use crate::peer::{Identity, PeerId, PeerName};
+use self::seal::Job;
+use self::shown::Counters;
+use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
+use crate::bundle::{BundleId, DeliveryState, Priority, Receipt, RelPath};
+use crate::peer::{self, Identity, PeerId, PeerName};
+
+/// Version of the state directory's format written here.
+const FORMAT: u32 = 1;
 
 /// What the spool is opened with.
 #[derive(Clone, Debug)]
@@ -32,6 +59,8 @@ pub struct SpoolConfig {
     pub lifetime: Duration,
     /// Threads that hash and seal.
     pub sealers: usize,
+    /// Our own key pair.
+    pub identity: Identity,
 }
 
 /// Why the spool could not do something. Our own disk, never the peer's fault.
@@ -49,10 +78,14 @@ pub enum SpoolError {
         source: std::io::Error,
     },
     /// Another daemon holds the lock.
-    #[error("the state directory {0} is in use by another daemon; stop it with `meshbox umount`, or choose another --state")]
+    #[error(
+        "the state directory {0} is in use by another daemon; stop it with `meshbox umount`, or choose another --state"
+    )]
     InUse(PathBuf),
     /// Written by a newer program.
-    #[error("the state directory {path} has format version {found}, this program knows {known}; update meshbox")]
+    #[error(
+        "the state directory {path} has format version {found}, this program knows {known}; update meshbox"
+    )]
     NewerFormat {
         /// The state directory.
         path: PathBuf,
@@ -122,8 +155,6 @@ pub enum Event {
 pub struct SealRequest {
     /// The inode's write gate.
     pub gate: Arc<Gate>,
-    /// The file, open for reading.
-    pub file: File,
     /// Its name at this moment, below `outbox/`.
     pub path: RelPath,
     /// The name it had when it was last announced, if it was only renamed since.
@@ -141,6 +172,8 @@ pub enum SealOutcome {
     Sealed(BundleId),
     /// A writer came in between; the result was thrown away. The next last close asks again.
     Changed,
+    /// The name shows another inode by now, or nothing.
+    Gone,
     /// Our disk failed; the file stays marked and is tried again at the next start, or when asked again.
     Failed(SpoolError),
 }
@@ -214,43 +247,6 @@ pub struct Quarantined {
     pub manifest_contradicts_itself: bool,
 }
 
-/// A bundle that is arriving. One fetch owns it. All calls block on local disk; call from a blocking thread.
-#[derive(Debug)]
-pub struct Incoming {
-    manifest: VerifiedManifest,
-}
-
-impl Incoming {
-    /// What is being received.
-    pub fn manifest(&self) -> &VerifiedManifest {
-        &self.manifest
-    }
-
-    /// Byte ranges of `entry` that are still to be fetched, in order, aligned to chunks; empty when all is here
-    /// (equal content known locally, or left from an earlier attempt). A file that travels inline is one range.
-    pub fn missing(&self, entry: usize) -> Vec<std::ops::Range<u64>> {
-        let _ = entry;
-        todo!()
-    }
-
-    /// Takes one whole chunk (the last may be short), or all of a file that travels inline. Checks it before writing.
-    pub fn accept_chunk(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> Result<(), IntakeError> {
-        let _ = (entry, offset, bytes);
-        todo!()
-    }
-
-    /// Checks length and SHA-256 of every entry. On failure the bytes are in quarantine, nothing is visible.
-    pub fn finish(self) -> Result<Verified, FinishError> {
-        todo!()
-    }
-
-    /// Gives up for now: what arrived stays in `partial/` for a later attempt; `why` shows in status.
-    pub fn park(self, why: String) {
-        let _ = why;
-        todo!()
-    }
-}
-
 /// Why an [`Incoming`] did not become [`Verified`].
 #[derive(Debug, Error)]
 pub enum FinishError {
@@ -265,20 +261,6 @@ pub enum FinishError {
     Disk(#[from] SpoolError),
 }
 
-/// A bundle all of whose bytes hashed to the digests in its manifest. The only way to a name in the inbox.
-#[derive(Debug)]
-pub struct Verified {
-    manifest: VerifiedManifest,
-}
-
-impl Verified {
-    /// Gives every entry its name in the inbox. The receipt follows as [`Event::ReceiptReady`] once all is durable.
-    pub fn publish(self) -> Result<Published, SpoolError> {
-        let _ = self.manifest;
-        todo!()
-    }
-}
-
 /// A bundle that is visible in the inbox.
 #[derive(Debug)]
 pub struct Published {
@@ -286,30 +268,6 @@ pub struct Published {
     pub bundle: BundleId,
     /// Names given, below `inbox/`.
     pub names: Vec<RelPath>,
-}
-
-/// Reads content for a peer that may have it. Cheap to make; holds no lock.
-#[derive(Debug)]
-pub struct ContentReader {
-    len: u64,
-}
-
-impl ContentReader {
-    /// Length of the content in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether the content has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Reads exactly `len` bytes at `offset`; never bytes of a later version of the file. Blocks on local disk.
-    pub fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError> {
-        let _ = (offset, len);
-        todo!()
-    }
 }
 
 /// Why content is not served.
@@ -423,24 +381,157 @@ pub struct Counts {
     pub refused: u64,
 }
 
+/// A file in the outbox that was not sealed when the daemon last ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredFile {
+    /// Its inode.
+    pub ino: u64,
+    /// Its path below `outbox/`.
+    pub path: RelPath,
+    /// Whether its writer had not closed it: shown as incomplete, not sent.
+    pub incomplete: bool,
+}
+
+/// Bell for every event.
+type Bell = Box<dyn Fn(&Event) + Send + Sync>;
+
 /// The spool. One per state directory and process; shared as `Arc`.
-#[derive(Debug)]
 pub struct Spool {
+    me: Weak<Spool>,
     layout: Layout,
     identity: Identity,
+    lifetime: Duration,
+    sealers: usize,
+    journal: Journal,
+    /// Held while deciding and recording; short, local disk only. Lock order: gate, this, journal.
+    decide: Mutex<()>,
+    epoch: AtomicU64,
+    incarnation: [u8; 16],
+    next_seq: AtomicU64,
+    next_out: AtomicU64,
+    next_in: AtomicU64,
+    gates: Mutex<HashMap<u64, Weak<Gate>>>,
+    member_ids: RwLock<BTreeSet<PeerId>>,
+    /// Deliveries in motion. Bounded by the windows of the sessions that report them.
+    progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
+    /// Sealed or published, and not durable yet.
+    volatile: Mutex<HashSet<BundleId>>,
+    arriving: Mutex<HashMap<BundleId, InboundShown>>,
+    /// Inodes to be sent only if their digest is not the recorded one.
+    recheck: Mutex<HashSet<u64>>,
+    recovered: Mutex<Vec<RecoveredFile>>,
+    bells: RwLock<Vec<Bell>>,
+    observer: RwLock<Option<Arc<dyn InboxObserver>>>,
+    changes: Mutex<u64>,
+    changed: Condvar,
+    counters: Counters,
+    jobs: Sender<Job>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    /// Closing it releases the lock on the state directory.
+    lock: Mutex<Option<File>>,
+}
+
+impl std::fmt::Debug for Spool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spool")
+            .field("state", &self.layout.state())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Lifecycle and facts.
 impl Spool {
     /// Opens or makes the state, takes its lock, recovers, and starts the journal writer and the sealers.
     pub fn open(config: SpoolConfig) -> Result<Arc<Self>, SpoolError> {
-        let _ = config;
-        todo!()
+        let layout = Layout::new(config.state);
+        let state = layout.state().to_path_buf();
+        durable::make_directory(&state)?;
+        let lock = take_lock(&layout)?;
+        check_format(&state)?;
+        let rooms = [
+            layout.outbox(),
+            layout.inbox(),
+            layout.partial(),
+            layout.quarantine(),
+            layout.content_root(),
+        ];
+        rooms
+            .iter()
+            .try_for_each(|room| durable::make_directory(room))?;
+        for first in 0..=255_u8 {
+            durable::make_directory(&layout.content_root().join(format!("{first:02x}")))?;
+        }
+        check_hard_links(&layout)?;
+        let same_boot = same_boot(&state)?;
+        let journal = Journal::open(&state, same_boot)?;
+
+        let epoch = journal.get::<u64>(META, META_EPOCH)?.unwrap_or(0) + 1;
+        let out = journal.scan::<BundleId>(OUT_ORDER, &[], None, 1)?;
+        let inbound = journal.scan::<InboundShown>(IN_ORDER, &[], None, 1)?;
+        let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
+        let (jobs, queue) = crossbeam_channel::bounded(seal::JOB_CAP);
+        let sealers = config.sealers.max(1);
+        let spool = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            layout,
+            identity: config.identity,
+            lifetime: config.lifetime,
+            sealers,
+            journal,
+            decide: Mutex::new(()),
+            epoch: AtomicU64::new(epoch),
+            incarnation: peer::random(),
+            next_seq: AtomicU64::new(1),
+            next_out: AtomicU64::new(Self::next_order(out.first().map(|(key, _)| key.as_slice()))),
+            next_in: AtomicU64::new(Self::next_order(
+                inbound.first().map(|(key, _)| key.as_slice()),
+            )),
+            gates: Mutex::default(),
+            member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),
+            progress: Mutex::default(),
+            volatile: Mutex::default(),
+            arriving: Mutex::default(),
+            recheck: Mutex::default(),
+            recovered: Mutex::default(),
+            bells: RwLock::default(),
+            observer: RwLock::default(),
+            changes: Mutex::new(1),
+            changed: Condvar::new(),
+            counters: Counters::default(),
+            jobs,
+            workers: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+        });
+        spool.recover(same_boot)?;
+        spool.write_epoch(epoch)?;
+        save_boot(&state)?;
+        for number in 0..sealers {
+            let (weak, queue) = (Arc::downgrade(&spool), queue.clone());
+            let thread = std::thread::Builder::new().name(format!("sealer-{number}"));
+            let worker = thread
+                .spawn(move || seal::work_loop(&weak, &queue))
+                .on("start a thread for", &state)?;
+            spool.workers.lock().push(worker);
+        }
+        Ok(spool)
     }
 
-    /// Ends the threads and makes everything durable. Later calls on the spool fail.
+    /// Finishes the seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
-        todo!()
+        let workers = std::mem::take(&mut *self.workers.lock());
+        for _ in &workers {
+            // One for each worker; they take what is queued before it first.
+            if self.jobs.send(Job::Stop).is_err() {
+                break;
+            }
+        }
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a sealer had panicked");
+            }
+        }
+        self.journal.close();
+        drop(self.lock.lock().take());
     }
 
     /// Where things are.
@@ -455,271 +546,119 @@ impl Spool {
 
     /// This start's epoch and incarnation.
     pub fn epoch(&self) -> (u64, [u8; 16]) {
-        todo!()
+        (self.epoch.load(Ordering::Acquire), self.incarnation)
     }
 
     /// A peer has seen `epoch` of us: go above it, durably, before the next seal.
     pub fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
-        let _ = epoch;
-        todo!()
+        let _decide = self.decide.lock();
+        if epoch < self.epoch.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.epoch.store(epoch + 1, Ordering::Release);
+        self.write_epoch(epoch + 1)
+    }
+
+    fn write_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
+        let mut batch = Batch::default();
+        batch.put(META, META_EPOCH, &epoch);
+        self.journal.submit(batch)?;
+        self.journal.flush()
+    }
+
+    /// What is wrong with the journal, while its commits fail.
+    pub fn trouble(&self) -> Option<String> {
+        self.journal.trouble()
     }
 
     /// Calls `bell` at every event, from whatever thread. It must not block and not call back.
     pub fn subscribe(&self, bell: impl Fn(&Event) + Send + Sync + 'static) {
-        let _ = bell;
-        todo!()
+        self.bells.write().push(Box::new(bell));
     }
 
     /// Sets who is told of new inbox names.
     pub fn observe_inbox(&self, observer: Arc<dyn InboxObserver>) {
-        let _ = observer;
-        todo!()
+        *self.observer.write() = Some(observer);
     }
 }
 
-/// What `fs` uses for `outbox/`. `fs` itself makes the user's system calls on the outbox tree.
-impl Spool {
-    /// The write gate of a backing inode; the same one for everybody while anybody holds it.
-    pub fn gate(&self, ino: u64) -> Arc<Gate> {
-        let _ = ino;
-        todo!()
-    }
+/// Seconds since 1970 by this machine's clock; for display and for the age of leftovers only.
+fn now_secs() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
 
-    /// To be called with the gate locked, before any modifying operation on the inode (WRITE, size change, FALLOCATE,
-    /// O_TRUNC). Cheap: a flag test, after the first call since the last seal. Marks the inode `open` (durable
-    /// against a crash of the daemon). `false`: the old bytes are still needed, call [`Self::copy_out`] first, on a
-    /// thread that may block.
-    pub fn before_modify(&self, gate: &mut GateGuard<'_>, path: &RelPath) -> Result<bool, SpoolError> {
-        let _ = (gate, path);
-        todo!()
-    }
-
-    /// Saves the sealed bytes of the inode to a content inode of their own, then lets the modification go on. Blocks.
-    pub fn copy_out(&self, gate: &mut GateGuard<'_>, file: &File, path: &RelPath) -> Result<(), SpoolError> {
-        let _ = (gate, file, path);
-        todo!()
-    }
-
-    /// The last writer closed: after a crash of the daemon the file is sealed at start.
-    pub fn mark_closed(&self, ino: u64, path: &RelPath) {
-        let _ = (ino, path);
-        todo!()
-    }
-
-    /// Its writer was killed: shown as `incomplete`, not sent, also after a restart.
-    pub fn mark_torn(&self, ino: u64, path: &RelPath) {
-        let _ = (ino, path);
-        todo!()
-    }
-
-    /// Nothing is to be sent of this inode after all (removed, or its name is ignored).
-    pub fn unmark(&self, ino: u64) {
-        let _ = ino;
-        todo!()
-    }
-
-    /// Queues a file for hashing and sealing. Never blocks on the hasher.
-    pub fn seal(&self, request: SealRequest) {
-        let _ = request;
-        todo!()
-    }
-
-    /// A name in the outbox moved; `directory` says that everything below moved with it.
-    pub fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
-        let _ = (from, to, directory);
-        todo!()
-    }
-
-    /// A name in the outbox is gone. `ino` had `visible_links` visible names left after that. What is queued stays
-    /// queued.
-    pub fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
-        let _ = (path, ino, visible_links);
-        todo!()
-    }
-
-    /// `st_nlink` as the user should see it: without the link in `content/`.
-    pub fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
-        let _ = (ino, st_nlink);
-        todo!()
-    }
-
-    /// Files that recovery found closed but not sealed, and incomplete ones: to be fed to `ready` at start.
-    pub fn recovered(&self) -> Vec<RecoveredFile> {
-        todo!()
-    }
-
-    /// What is known of the file shown at `path` in the outbox.
-    pub fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState {
-        let _ = (path, ino);
-        todo!()
-    }
-
-    /// Counts a name that was not sent because it matches the ignore list.
-    pub fn count_ignored(&self) {
-        todo!()
+fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
+    let path = layout.lock();
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .on("open", &path)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(SpoolError::InUse(layout.state().to_path_buf())),
+        Err(e) => Err(e).on("lock", &path),
     }
 }
 
-/// A file in the outbox that was not sealed when the daemon last ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveredFile {
-    /// Its inode.
-    pub ino: u64,
-    /// Its path below `outbox/`.
-    pub path: RelPath,
-    /// Whether its writer had not closed it: shown as incomplete, not sent.
-    pub incomplete: bool,
+fn check_format(state: &Path) -> Result<(), SpoolError> {
+    let path = state.join("format");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return durable::write_file(&path, format!("{FORMAT}\n").as_bytes());
+        }
+        Err(e) => return Err(e).on("read", &path),
+    };
+    let found: u32 = text
+        .trim()
+        .parse()
+        .map_err(|_| SpoolError::Corrupted(format!("{} says {text:?}", path.display())))?;
+    if found > FORMAT {
+        return Err(SpoolError::NewerFormat {
+            path: state.to_path_buf(),
+            found,
+            known: FORMAT,
+        });
+    }
+    Ok(())
 }
 
-/// What `fs` uses for `inbox/`. The spool makes these system calls, since they change what it knows.
-impl Spool {
-    /// Removes a file from the inbox: consumed, never shown again.
-    pub fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
-        let _ = path;
-        todo!()
-    }
-
-    /// Removes an empty directory from the inbox.
-    pub fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
-        let _ = path;
-        todo!()
-    }
-
-    /// Moves a file from the inbox to the outbox: consumed there, a new file here. The caller then tells `ready`.
-    /// `no_replace` fails with EEXIST when `to` exists.
-    pub fn inbox_to_outbox(&self, from: &RelPath, to: &RelPath, no_replace: bool) -> Result<(), SpoolError> {
-        let _ = (from, to, no_replace);
-        todo!()
-    }
-
-    /// What is known of the file shown at `path` in the inbox.
-    pub fn inbox_state(&self, path: &RelPath) -> FileState {
-        let _ = path;
-        todo!()
+fn check_hard_links(layout: &Layout) -> Result<(), SpoolError> {
+    let (from, to) = (layout.lock(), layout.partial().join("link-probe"));
+    durable::remove(&to)?;
+    match std::fs::hard_link(&from, &to) {
+        Ok(()) => durable::remove(&to).map(drop),
+        Err(_) => Err(SpoolError::Unsupported {
+            path: layout.state().to_path_buf(),
+            what: "hard links",
+        }),
     }
 }
 
-/// What `mesh` uses. All calls block on local disk only, and briefly.
-impl Spool {
-    /// All members but ourselves.
-    pub fn members(&self) -> Vec<Member> {
-        todo!()
-    }
+fn boot_id() -> Result<String, SpoolError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    std::fs::read_to_string(path).on("read", path)
+}
 
-    /// A peer proved membership, or a member told us of one (`contact` false). A new member gets what is current
-    /// pending. Addresses replace the known ones on contact, and add to them otherwise.
-    pub fn member_seen(&self, id: PeerId, name: &PeerName, addrs: &[SocketAddr], contact: bool) -> Result<(), SpoolError> {
-        let _ = (id, name, addrs, contact);
-        todo!()
-    }
-
-    /// The highest epoch we have seen of `peer`; 0 if none.
-    pub fn epoch_seen_of(&self, peer: PeerId) -> u64 {
-        let _ = peer;
-        todo!()
-    }
-
-    /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
-    pub fn pending(&self, peer: PeerId, after: Option<u64>, limit: usize) -> Result<Vec<(u64, BundleId)>, SpoolError> {
-        let _ = (peer, after, limit);
-        todo!()
-    }
-
-    /// How many bundles we owe `peer`.
-    pub fn pending_count(&self, peer: PeerId) -> u64 {
-        let _ = peer;
-        todo!()
-    }
-
-    /// Whether we still owe this bundle to `peer`.
-    pub fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
-        let _ = (bundle, peer);
-        todo!()
-    }
-
-    /// The manifest of a bundle we hold.
-    pub fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
-        let _ = bundle;
-        todo!()
-    }
-
-    /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
-    pub fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
-        let _ = (peer, digest);
-        todo!()
-    }
-
-    /// Opens content for `peer`, which must be a recipient of `bundle`; `entry` is the index in its manifest.
-    pub fn open_content(&self, bundle: BundleId, entry: usize, peer: PeerId) -> Result<ContentReader, ServeError> {
-        let _ = (bundle, entry, peer);
-        todo!()
-    }
-
-    /// A peer offers a bundle (its own, or one it holds).
-    pub fn offered(self: &Arc<Self>, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError> {
-        let _ = (manifest, from);
-        todo!()
-    }
-
-    /// Our receipt for `bundle`, if it is settled and durable here.
-    pub fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
-        let _ = bundle;
-        todo!()
-    }
-
-    /// A recipient's receipt arrived. A forged one is an error of the peer: returns `false`.
-    pub fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
-        let _ = receipt;
-        todo!()
-    }
-
-    /// How a delivery stands, other than delivered. Final states are made durable, others only shown.
-    pub fn set_delivery(&self, bundle: BundleId, peer: PeerId, state: DeliveryState) -> Result<(), SpoolError> {
-        let _ = (bundle, peer, state);
-        todo!()
-    }
-
-    /// Shows that an offer was refused or could not be fetched, in status.
-    pub fn note_inbound(&self, manifest: &Manifest, bundle: BundleId, state: &str, error: Option<String>) {
-        let _ = (manifest, bundle, state, error);
-        todo!()
-    }
-
-    /// Adds to the byte counters.
-    pub fn count_bytes(&self, sent: u64, received: u64) {
-        let _ = (sent, received);
-        todo!()
+/// Whether the kernel has been up since the state was last in use; also for fresh state.
+fn same_boot(state: &Path) -> Result<bool, SpoolError> {
+    let path = state.join("boot");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text == boot_id()?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e).on("read", &path),
     }
 }
 
-/// What `control` and the status files use.
-impl Spool {
-    /// Newest bundles of ours first; `before` is a cursor from the last page.
-    pub fn outbound(&self, before: Option<u64>, limit: usize) -> Vec<OutboundRow> {
-        let _ = (before, limit);
-        todo!()
+fn save_boot(state: &Path) -> Result<(), SpoolError> {
+    let path = state.join("boot");
+    let boot = boot_id()?;
+    if std::fs::read_to_string(&path).is_ok_and(|saved| saved == boot) {
+        return Ok(());
     }
-
-    /// Newest received bundles first.
-    pub fn inbound(&self, before: Option<u64>, limit: usize) -> Vec<InboundRow> {
-        let _ = (before, limit);
-        todo!()
-    }
-
-    /// The deliveries of the newest bundle that was sealed from `path`; `None` if there is none.
-    pub fn outbound_of(&self, path: &RelPath) -> Option<OutboundRow> {
-        let _ = path;
-        todo!()
-    }
-
-    /// Counters.
-    pub fn counts(&self) -> Counts {
-        todo!()
-    }
-
-    /// Blocks until something that status shows has changed since `seen`, or the time is over; gives the new mark.
-    pub fn wait_change(&self, seen: u64, at_most: Duration) -> u64 {
-        let _ = (seen, at_most);
-        todo!()
-    }
+    durable::write_file(&path, boot.as_bytes())
 }

@@ -1,40 +1,90 @@
-//! The write gate of one inode: what stands between a writer and sealed bytes.
+//! The write gate of one inode: what stands between a writer and sealed bytes, and the tail hasher's place.
 //!
 //! `fs` locks the gate around every modifying operation; the sealer locks it to decide. Whoever holds the guard knows
-//! that nobody else changes the inode or its seal.
+//! that nobody else changes the inode or its seal. While writes only append, hashing follows the write head
+//! ([`Tail`]), so that little is left to hash at the last close.
+//!
+//! # Invariants
+//! 1. `generation` grows with every modification; a seal is given only if it did not change while hashing.
+//! 2. A tail's hashed prefix was not written to since it was read: a write below `claimed` throws the tail away.
+//!
+//! Lock order: gate, then the spool's decisions, then the journal.
 
-use parking_lot::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::digest::Digest;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::digest::{Digest, Hasher};
+
+/// Files shorter than this are hashed at the last close, in less than a millisecond or two.
+const TAIL_FROM: u64 = 1 << 20;
+
+/// The tail hasher is rung each time the head is this far in front of it.
+const TAIL_STEP: u64 = 2 << 20;
 
 /// Shared by everybody who deals with one backing inode.
 #[derive(Debug)]
 pub struct Gate {
     ino: u64,
     state: Mutex<GateState>,
+    /// Rung when a tail hasher comes back.
+    tail_back: Condvar,
+    /// Whether the journal has the `open` mark.
+    marked: AtomicBool,
 }
 
 /// What the gate guards.
 #[derive(Debug, Default)]
-pub(crate) struct GateState {
-    /// Open handles that may write.
-    pub(crate) writers: u32,
-    /// Grows with every modification.
-    pub(crate) generation: u64,
+pub(super) struct GateState {
+    writers: u32,
+    pub(super) generation: u64,
     /// The digest of the inode's present bytes, while they are sealed.
-    pub(crate) sealed: Option<Digest>,
-    /// Whether the `open` marker is written.
-    pub(crate) marked: bool,
+    pub(super) sealed: Option<Digest>,
+    /// Bytes [0, head) were written in order from the start.
+    head: u64,
+    tail: Option<Box<Tail>>,
+    /// Tells a hasher that comes back whether its tail is still the one wanted.
+    tail_round: u64,
+}
+
+/// A hash of the first bytes of a file that is still being written.
+#[derive(Debug, Default)]
+struct Tail {
+    /// Taken away while a thread hashes.
+    hasher: Option<Hasher>,
+    /// Everything below this was or is being read by the hasher.
+    claimed: u64,
+}
+
+/// A stretch of the file for the tail hasher to read.
+#[derive(Debug)]
+pub(super) struct TailWork {
+    pub(super) hasher: Hasher,
+    pub(super) until: u64,
+    round: u64,
 }
 
 /// The locked gate.
 #[derive(Debug)]
 pub struct GateGuard<'a> {
-    pub(crate) ino: u64,
-    pub(crate) state: MutexGuard<'a, GateState>,
+    gate: &'a Gate,
+    state: MutexGuard<'a, GateState>,
 }
 
 impl Gate {
+    pub(super) fn new(ino: u64, sealed: Option<Digest>) -> Self {
+        let state = Mutex::new(GateState {
+            sealed,
+            ..GateState::default()
+        });
+        Self {
+            ino,
+            state,
+            tail_back: Condvar::new(),
+            marked: AtomicBool::new(false),
+        }
+    }
+
     /// The backing inode.
     pub fn ino(&self) -> u64 {
         self.ino
@@ -42,16 +92,35 @@ impl Gate {
 
     /// Locks, waiting if a copy-out is under way. Not for FUSE loops; those use [`Self::try_lock`].
     pub fn lock(&self) -> GateGuard<'_> {
-        GateGuard { ino: self.ino, state: self.state.lock() }
+        GateGuard {
+            gate: self,
+            state: self.state.lock(),
+        }
     }
 
     /// Locks, or `None` while somebody else holds the gate: then hand the operation to a thread that may block.
     pub fn try_lock(&self) -> Option<GateGuard<'_>> {
-        self.state.try_lock().map(|state| GateGuard { ino: self.ino, state })
+        self.state
+            .try_lock()
+            .map(|state| GateGuard { gate: self, state })
+    }
+
+    /// Sets whether the `open` mark is in the journal; returns what it was.
+    pub(super) fn set_marked(&self, marked: bool) -> bool {
+        self.marked.swap(marked, Ordering::AcqRel)
     }
 }
 
 impl GateGuard<'_> {
+    /// The gate that is locked.
+    pub fn gate(&self) -> &Gate {
+        self.gate
+    }
+
+    pub(super) fn state(&mut self) -> &mut GateState {
+        &mut self.state
+    }
+
     /// A writable handle was opened.
     pub fn add_writer(&mut self) {
         self.state.writers += 1;
@@ -68,14 +137,166 @@ impl GateGuard<'_> {
         self.state.writers
     }
 
-    /// To be called after each WRITE, with the gate still locked: `len` bytes at `offset` were written.
-    pub fn wrote(&mut self, offset: u64, len: u64) {
-        let _ = (offset, len);
-        self.state.generation += 1;
+    /// To be called after each WRITE, with the gate still locked: `len` bytes at `offset` were written. `true`: there
+    /// is enough for the tail hasher, call `Spool::tail` (after unlocking).
+    #[must_use]
+    pub fn wrote(&mut self, offset: u64, len: u64) -> bool {
+        let state = &mut *self.state;
+        state.generation += 1;
+        if let Some(tail) = &state.tail
+            && offset < tail.claimed
+        {
+            state.tail = None;
+            state.tail_round += 1;
+        }
+        if offset == state.head {
+            state.head += len;
+        } else if offset < state.head && offset + len > state.head {
+            state.head = offset + len;
+        }
+        let claimed = state.tail.as_ref().map_or(0, |tail| tail.claimed);
+        let idle = state.tail.as_ref().is_none_or(|tail| tail.hasher.is_some());
+        idle && state.head >= TAIL_FROM && state.head - claimed >= TAIL_STEP
     }
 
     /// To be called after any other modification (size change, FALLOCATE).
     pub fn reshaped(&mut self) {
         self.state.generation += 1;
+        self.state.tail = None;
+        self.state.tail_round += 1;
+        self.state.head = 0;
+    }
+
+    /// Takes the next stretch for the tail hasher, if there is one and no thread is at it.
+    pub(super) fn begin_tail(&mut self) -> Option<TailWork> {
+        let state = &mut *self.state;
+        let tail = state.tail.get_or_insert_with(|| {
+            Box::new(Tail {
+                hasher: Some(Hasher::default()),
+                claimed: 0,
+            })
+        });
+        if state.head <= tail.claimed {
+            return None;
+        }
+        let hasher = tail.hasher.take()?;
+        tail.claimed = state.head;
+        Some(TailWork {
+            hasher,
+            until: state.head,
+            round: state.tail_round,
+        })
+    }
+
+    /// Gives the hasher back; it is dropped if the file changed below the claim meanwhile. `true`: go on with
+    /// [`Self::begin_tail`].
+    pub(super) fn end_tail(&mut self, work: TailWork) -> bool {
+        self.gate.tail_back.notify_all();
+        let state = &mut *self.state;
+        let complete = work.hasher.len() == work.until;
+        match &mut state.tail {
+            Some(tail) if state.tail_round == work.round && complete => {
+                tail.hasher = Some(work.hasher);
+                state.head.saturating_sub(tail.claimed) >= TAIL_STEP
+            }
+            Some(_) if state.tail_round == work.round => {
+                state.tail = None;
+                state.tail_round += 1;
+                false
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// The hash of the first bytes, to be continued to the end of the file; empty if there is none. Waits for a thread
+    /// that is hashing right now: never longer than it takes to read what was written since it began.
+    pub(super) fn take_tail(&mut self) -> Hasher {
+        while self
+            .state
+            .tail
+            .as_ref()
+            .is_some_and(|tail| tail.hasher.is_none())
+        {
+            self.gate.tail_back.wait(&mut self.state);
+        }
+        let state = &mut *self.state;
+        state.tail_round += 1;
+        state.head = 0;
+        state
+            .tail
+            .take()
+            .and_then(|tail| tail.hasher)
+            .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(gate: &Gate, bytes: &[u8]) -> bool {
+        let Some(mut work) = gate.lock().begin_tail() else {
+            return false;
+        };
+        let from = work.hasher.len() as usize;
+        work.hasher.update(&bytes[from..work.until as usize]);
+        gate.lock().end_tail(work);
+        true
+    }
+
+    #[test]
+    fn the_tail_follows_an_appending_writer_and_agrees_with_the_whole() {
+        let gate = Gate::new(1, None);
+        let bytes = vec![5_u8; 6 << 20];
+        let mut rings = 0;
+        for at in (0..bytes.len()).step_by(128 << 10) {
+            if gate.lock().wrote(at as u64, 128 << 10) && hash(&gate, &bytes) {
+                rings += 1;
+            }
+        }
+        assert!((2..=3).contains(&rings), "{rings}");
+        let mut hasher = gate.lock().take_tail();
+        assert!(hasher.len() >= 4 << 20);
+        hasher.update(&bytes[hasher.len() as usize..]);
+        assert_eq!(hasher.finish().digest, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn a_write_below_the_claim_throws_the_tail_away_also_while_a_thread_is_at_it() {
+        let gate = Gate::new(1, None);
+        assert!(gate.lock().wrote(0, 4 << 20));
+        let mut work = gate.lock().begin_tail().unwrap();
+        assert!(gate.lock().begin_tail().is_none(), "one thread at a time");
+        let _ring = gate.lock().wrote(100, 1);
+        work.hasher.update(&vec![0; 4 << 20]);
+        assert!(!gate.lock().end_tail(work));
+        assert!(gate.lock().take_tail().is_empty());
+    }
+
+    #[test]
+    fn a_truncation_starts_the_tail_anew() {
+        let gate = Gate::new(1, None);
+        let bytes = vec![1_u8; 4 << 20];
+        assert!(gate.lock().wrote(0, 4 << 20));
+        assert!(hash(&gate, &bytes));
+        gate.lock().reshaped();
+        assert!(gate.lock().take_tail().is_empty());
+        assert!(gate.lock().wrote(0, 4 << 20), "from the start again");
+    }
+
+    #[test]
+    fn a_write_past_a_hole_is_not_followed() {
+        let gate = Gate::new(1, None);
+        assert!(!gate.lock().wrote(8 << 20, 4 << 20));
+        assert!(gate.lock().begin_tail().is_none());
+    }
+
+    #[test]
+    fn every_modification_is_a_new_generation() {
+        let gate = Gate::new(1, None);
+        let before = gate.lock().state().generation;
+        let _ring = gate.lock().wrote(0, 1);
+        gate.lock().reshaped();
+        assert_eq!(gate.lock().state().generation, before + 2);
     }
 }

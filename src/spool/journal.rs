@@ -1,1 +1,709 @@
-//! (to be written)
+//! The journal: every durable row, readable the moment it is submitted, durable a moment later.
+//!
+//! A [`Batch`] goes, under one lock, to the write-ahead log ([`super::wal`]) and to an overlay in memory; from then on
+//! every read sees it, and a killed daemon keeps it. The writer thread takes what has gathered, syncs the files the
+//! batches speak of, commits all of it to redb in one transaction, and calls back whoever waits for durability.
+//!
+//! # Invariants
+//! 1. A row is durable only after the bytes and names it speaks of ([`Batch::sync`]).
+//! 2. Batches become durable in the order of submission, each whole.
+//! 3. A failed commit loses nothing: the rows stay in overlay and log, the database is opened anew, and the commit is
+//!    tried again; [`Journal::trouble`] says so meanwhile.
+//!
+//! # Crash behaviour
+//! Daemon killed: the log is replayed at [`Journal::open`]. Power lost (the boot id changed): the log is dropped, since
+//! the bytes its rows speak of may be missing; recovery then goes by what the database has.
+//!
+//! # Threads
+//! `journal` is the one writer. Readers never wait for a commit. Callbacks run on the writer; they must be short.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use redb::{Database, ReadableDatabase, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::SpoolError;
+use super::durable::{self, Sync};
+use super::wal::{self, Wal};
+
+/// All rows of all tables; the first byte of a key is its table.
+const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows-1");
+
+/// redb's page cache. Small: the overlay answers for what is fresh, the page cache of the kernel for the rest.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// How long the writer lets batches gather, so that a burst shares its syncs and the first file's way is not disturbed.
+const GATHER: Duration = Duration::from_millis(8);
+
+/// Pause before a failed commit is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Rows waiting for their commit beyond which sealers and intake pause ([`Journal::make_room`]): 32 MiB.
+const BACKLOG_BYTES: usize = 32 << 20;
+
+/// A table's number; part of the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Table(pub(super) u8);
+
+type Key = Vec<u8>;
+type Value = Option<Arc<[u8]>>;
+
+/// Rows that become durable together.
+#[derive(Default)]
+pub(super) struct Batch {
+    rows: Vec<(Key, Value)>,
+    syncs: Vec<Sync>,
+    on_durable: Vec<Box<dyn FnOnce() + Send + std::marker::Sync>>,
+}
+
+impl Batch {
+    pub(super) fn put<V: Serialize>(&mut self, table: Table, key: &[u8], value: &V) {
+        // Postcard of plain owned data into a growing vector has no error to give.
+        #[allow(clippy::expect_used)]
+        let bytes = postcard::to_stdvec(value).expect("a row always encodes");
+        self.rows.push((full_key(table, key), Some(bytes.into())));
+    }
+
+    pub(super) fn delete(&mut self, table: Table, key: &[u8]) {
+        self.rows.push((full_key(table, key), None));
+    }
+
+    /// Bytes or names that must be durable before these rows.
+    pub(super) fn sync(&mut self, sync: Sync) {
+        self.syncs.push(sync);
+    }
+
+    /// Called on the writer thread once the rows are durable.
+    pub(super) fn on_durable(&mut self, call: impl FnOnce() + Send + std::marker::Sync + 'static) {
+        self.on_durable.push(Box::new(call));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.on_durable.is_empty()
+    }
+}
+
+fn full_key(table: Table, key: &[u8]) -> Key {
+    let mut full = Vec::with_capacity(1 + key.len());
+    full.push(table.0);
+    full.extend_from_slice(key);
+    full
+}
+
+struct Waiting {
+    rows: Vec<(Key, Value)>,
+    syncs: Vec<Sync>,
+    on_durable: Vec<Box<dyn FnOnce() + Send + std::marker::Sync>>,
+}
+
+struct Fresh {
+    wal: Wal,
+    /// Rows not yet committed, with the number of the batch that wrote them last.
+    overlay: BTreeMap<Key, (u64, Value)>,
+    queue: Vec<Waiting>,
+    queued_bytes: usize,
+    batches: u64,
+    hurry: bool,
+    stopping: bool,
+}
+
+struct Shared {
+    state: PathBuf,
+    fresh: RwLock<Fresh>,
+    /// Pairs with `bell` and `room`; never held while `fresh` is.
+    bell_lock: Mutex<()>,
+    bell: Condvar,
+    room: Condvar,
+    database: RwLock<Arc<Database>>,
+    trouble: Mutex<Option<String>>,
+}
+
+/// The journal.
+pub(super) struct Journal {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("state", &self.shared.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// Opens or makes `state/journal.redb`. The log in `state/wal` is replayed if `replay`, else dropped.
+    pub(super) fn open(state: &Path, replay: bool) -> Result<Self, SpoolError> {
+        let database = open_database(&database_path(state))?;
+        let directory = state.join("wal");
+        if replay {
+            replay_log(&database, &directory)?;
+        }
+        Wal::release(&directory, u64::MAX)?;
+        let wal = Wal::open(&directory)?;
+        let shared = Arc::new(Shared {
+            state: state.to_path_buf(),
+            fresh: RwLock::new(Fresh {
+                wal,
+                overlay: BTreeMap::new(),
+                queue: Vec::new(),
+                queued_bytes: 0,
+                batches: 0,
+                hurry: false,
+                stopping: false,
+            }),
+            bell_lock: Mutex::new(()),
+            bell: Condvar::new(),
+            room: Condvar::new(),
+            database: RwLock::new(Arc::new(database)),
+            trouble: Mutex::new(None),
+        });
+        let writer = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("journal".into())
+                .spawn(move || write_loop(&shared))
+                .map_err(|e| SpoolError::Journal(format!("cannot start its thread: {e}")))?
+        };
+        Ok(Self {
+            shared,
+            writer: Mutex::new(Some(writer)),
+        })
+    }
+
+    /// Makes the batch visible at once, and durable soon.
+    pub(super) fn submit(&self, batch: Batch) -> Result<(), SpoolError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let Batch {
+            rows,
+            syncs,
+            on_durable,
+        } = batch;
+        // Encoding a vector of bytes has no error to give either.
+        let body = postcard::to_stdvec(&LogRecord(&rows))
+            .map_err(|e| SpoolError::Journal(e.to_string()))?;
+        {
+            let mut fresh = self.shared.fresh.write();
+            fresh.wal.append(&body)?;
+            fresh.batches += 1;
+            let number = fresh.batches;
+            for (key, value) in &rows {
+                fresh.overlay.insert(key.clone(), (number, value.clone()));
+            }
+            fresh.queued_bytes += body.len();
+            // A burst is synced as a whole anyway; its descriptors need not stay open until then.
+            let whole = fresh.queue.len() > durable::SYNC_EACH_MAX && !syncs.is_empty();
+            let syncs = if whole { vec![Sync::Everything] } else { syncs };
+            fresh.queue.push(Waiting {
+                rows,
+                syncs,
+                on_durable,
+            });
+        }
+        self.ring();
+        Ok(())
+    }
+
+    fn ring(&self) {
+        let _held = self.shared.bell_lock.lock();
+        self.shared.bell.notify_all();
+    }
+
+    /// Pauses the caller while the disk is far behind. Never called by a file operation.
+    pub(super) fn make_room(&self) {
+        let mut held = self.shared.bell_lock.lock();
+        loop {
+            {
+                let fresh = self.shared.fresh.read();
+                if fresh.queued_bytes < BACKLOG_BYTES || fresh.stopping {
+                    return;
+                }
+            }
+            self.shared
+                .room
+                .wait_for(&mut held, Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until everything submitted so far is durable. Never called by a file operation.
+    pub(super) fn flush(&self) -> Result<(), SpoolError> {
+        if self.writer.lock().is_none() {
+            return Err(SpoolError::Journal("the writer has ended".into()));
+        }
+        let (done, wait) = crossbeam_channel::bounded(1);
+        let mut batch = Batch::default();
+        batch.on_durable(move || {
+            let _gone_if_the_waiter_is = done.send(());
+        });
+        self.submit(batch)?;
+        self.shared.fresh.write().hurry = true;
+        self.ring();
+        wait.recv()
+            .map_err(|_| SpoolError::Journal("the writer has ended".into()))
+    }
+
+    /// What the last commit failed with, while it does.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().clone()
+    }
+
+    /// The row, or `None`.
+    pub(super) fn get<V: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<V>, SpoolError> {
+        let key = full_key(table, key);
+        if let Some((_, value)) = self.shared.fresh.read().overlay.get(&key) {
+            return value
+                .as_deref()
+                .map(|bytes| decode(table, bytes))
+                .transpose();
+        }
+        let database = Arc::clone(&self.shared.database.read());
+        let rows = database
+            .begin_read()
+            .map_err(journal)?
+            .open_table(ROWS)
+            .map_err(journal)?;
+        let found = rows.get(key.as_slice()).map_err(journal)?;
+        found.map(|guard| decode(table, guard.value())).transpose()
+    }
+
+    /// Rows of `table` whose key starts with `prefix` and comes after `after`, in key order, at most `limit`.
+    /// Keys are given without the table byte. A row that cannot be read is passed over and logged.
+    pub(super) fn scan<V: DeserializeOwned>(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, V)>, SpoolError> {
+        let prefix = full_key(table, prefix);
+        let start = after.map_or(Bound::Included(prefix.clone()), |key| {
+            Bound::Excluded(full_key(table, key))
+        });
+        // The overlay first: a row that moves to the database in between is then seen twice, never missed.
+        let mut fresh: BTreeMap<Key, Value> = BTreeMap::new();
+        {
+            let held = self.shared.fresh.read();
+            let mut live = 0;
+            for (key, (_, value)) in held.overlay.range((start.clone(), Bound::Unbounded)) {
+                if !key.starts_with(&prefix) || live == limit {
+                    break;
+                }
+                live += usize::from(value.is_some());
+                fresh.insert(key.clone(), value.clone());
+            }
+        }
+        let database = Arc::clone(&self.shared.database.read());
+        let rows = database
+            .begin_read()
+            .map_err(journal)?
+            .open_table(ROWS)
+            .map_err(journal)?;
+        let from = match &start {
+            Bound::Included(key) => Bound::Included(key.as_slice()),
+            Bound::Excluded(key) => Bound::Excluded(key.as_slice()),
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        let mut merged: BTreeMap<Key, Arc<[u8]>> = BTreeMap::new();
+        for row in rows
+            .range::<&[u8]>((from, Bound::Unbounded))
+            .map_err(journal)?
+        {
+            let (key, value) = row.map_err(journal)?;
+            if !key.value().starts_with(&prefix) || merged.len() == limit {
+                break;
+            }
+            if !fresh.contains_key(key.value()) {
+                merged.insert(key.value().to_vec(), value.value().into());
+            }
+        }
+        for (key, value) in fresh {
+            if let Some(value) = value {
+                merged.insert(key, value);
+            }
+        }
+        let mut found = Vec::new();
+        for (key, value) in merged.into_iter().take(limit) {
+            match decode(table, &value) {
+                Ok(value) => found.push((key[1..].to_vec(), value)),
+                Err(error) => {
+                    tracing::error!(table = table.0, %error, "a journal row is passed over")
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Commits what is left and ends the writer.
+    pub(super) fn close(&self) {
+        self.shared.fresh.write().stopping = true;
+        self.ring();
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            tracing::error!(
+                "the journal writer had panicked; its log is replayed at the next start"
+            );
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LogRecord<'a>(&'a [(Key, Value)]);
+
+fn decode<V: DeserializeOwned>(table: Table, bytes: &[u8]) -> Result<V, SpoolError> {
+    postcard::from_bytes(bytes)
+        .map_err(|e| SpoolError::Corrupted(format!("table {}: {e}", table.0)))
+}
+
+fn journal(error: impl fmt::Display) -> SpoolError {
+    SpoolError::Journal(error.to_string())
+}
+
+fn database_path(state: &Path) -> PathBuf {
+    state.join("journal.redb")
+}
+
+fn open_database(path: &Path) -> Result<Database, SpoolError> {
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create(path)
+        .map_err(journal)?;
+    let write = database.begin_write().map_err(journal)?;
+    write.open_table(ROWS).map_err(journal)?;
+    write.commit().map_err(journal)?;
+    Ok(database)
+}
+
+fn replay_log(database: &Database, directory: &Path) -> Result<(), SpoolError> {
+    let records = wal::read(directory)?;
+    if records.is_empty() {
+        return Ok(());
+    }
+    tracing::info!(
+        batches = records.len(),
+        "replaying the journal's log after a crash"
+    );
+    let write = database.begin_write().map_err(journal)?;
+    {
+        let mut rows = write.open_table(ROWS).map_err(journal)?;
+        for record in records {
+            let decoded: Vec<(Key, Option<Vec<u8>>)> =
+                postcard::from_bytes(&record).map_err(|e| SpoolError::Corrupted(e.to_string()))?;
+            for (key, value) in decoded {
+                match value {
+                    Some(value) => drop(
+                        rows.insert(key.as_slice(), value.as_slice())
+                            .map_err(journal)?,
+                    ),
+                    None => drop(rows.remove(key.as_slice()).map_err(journal)?),
+                }
+            }
+        }
+    }
+    write.commit().map_err(journal)
+}
+
+fn write_loop(shared: &Shared) {
+    loop {
+        let stopping = {
+            let mut held = shared.bell_lock.lock();
+            loop {
+                let (idle, stopping) = {
+                    let fresh = shared.fresh.read();
+                    (fresh.queue.is_empty(), fresh.stopping)
+                };
+                if !idle || stopping {
+                    break stopping;
+                }
+                shared.bell.wait(&mut held);
+            }
+        };
+        if !stopping && !shared.fresh.read().hurry {
+            let mut held = shared.bell_lock.lock();
+            shared.bell.wait_for(&mut held, GATHER);
+        }
+        let (queue, number, ended) = {
+            let mut fresh = shared.fresh.write();
+            fresh.hurry = false;
+            let queue = std::mem::take(&mut fresh.queue);
+            fresh.queued_bytes = 0;
+            if queue.is_empty() {
+                if fresh.stopping {
+                    return;
+                }
+                continue;
+            }
+            (queue, fresh.batches, fresh.wal.rotate())
+        };
+        {
+            let _held = shared.bell_lock.lock();
+            shared.room.notify_all();
+        }
+        if !commit_until_it_holds(shared, &queue) {
+            return;
+        }
+        {
+            let mut fresh = shared.fresh.write();
+            for waiting in &queue {
+                for (key, _) in &waiting.rows {
+                    if fresh
+                        .overlay
+                        .get(key)
+                        .is_some_and(|(written, _)| *written <= number)
+                    {
+                        fresh.overlay.remove(key);
+                    }
+                }
+            }
+        }
+        // A segment that could not be ended or removed is replayed once more at the next start: rows are idempotent
+        // as long as the order holds, so nothing after it is removed either.
+        match ended {
+            Ok(ended) => {
+                if let Err(error) = Wal::release(&shared.state.join("wal"), ended) {
+                    tracing::warn!(%error, "cannot remove an old log segment");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot start a new log segment"),
+        }
+        for call in queue.into_iter().flat_map(|waiting| waiting.on_durable) {
+            call();
+        }
+    }
+}
+
+/// `false`: the daemon is stopping and the disk still fails; the log keeps what is not committed.
+fn commit_until_it_holds(shared: &Shared, queue: &[Waiting]) -> bool {
+    loop {
+        match commit(shared, queue) {
+            Ok(()) => {
+                if shared.trouble.lock().take().is_some() {
+                    tracing::info!("the journal works again");
+                }
+                return true;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let mut trouble = shared.trouble.lock();
+                if trouble.as_deref() != Some(text.as_str()) {
+                    tracing::error!(%error, "the journal cannot be committed; it is tried again");
+                }
+                *trouble = Some(text);
+            }
+        }
+        if shared.fresh.read().stopping {
+            return false;
+        }
+        {
+            let mut held = shared.bell_lock.lock();
+            shared.bell.wait_for(&mut held, RETRY);
+        }
+        reopen(shared);
+    }
+}
+
+fn commit(shared: &Shared, queue: &[Waiting]) -> Result<(), SpoolError> {
+    let syncs: Vec<Sync> = queue
+        .iter()
+        .flat_map(|waiting| waiting.syncs.iter().cloned())
+        .collect();
+    durable::sync_all(&shared.state, &syncs)?;
+    let mut last: HashMap<&[u8], &Value> = HashMap::new();
+    for (key, value) in queue.iter().flat_map(|waiting| &waiting.rows) {
+        last.insert(key, value);
+    }
+    if last.is_empty() {
+        return Ok(());
+    }
+    let mut sorted: Vec<_> = last.into_iter().collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    let database = Arc::clone(&shared.database.read());
+    let write = database.begin_write().map_err(journal)?;
+    {
+        let mut rows = write.open_table(ROWS).map_err(journal)?;
+        for (key, value) in sorted {
+            match value {
+                Some(value) => drop(rows.insert(key, value.as_ref()).map_err(journal)?),
+                None => drop(rows.remove(key).map_err(journal)?),
+            }
+        }
+    }
+    write.commit().map_err(journal)
+}
+
+/// redb latches after an I/O error; a new handle starts from the last commit.
+fn reopen(shared: &Shared) {
+    // The old handle must be closed first: redb locks its file.
+    let path = database_path(&shared.state);
+    let mut held = shared.database.write();
+    let Some(placeholder) = in_memory() else {
+        return;
+    };
+    *held = Arc::new(placeholder);
+    match open_database(&path) {
+        Ok(database) => *held = Arc::new(database),
+        Err(error) => tracing::error!(%error, "the journal's database cannot be opened again"),
+    }
+}
+
+fn in_memory() -> Option<Database> {
+    Database::builder()
+        .create_with_backend(redb::backends::InMemoryBackend::new())
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Table = Table(7);
+    const U: Table = Table(8);
+
+    fn put(journal: &Journal, table: Table, key: &str, value: u32) {
+        let mut batch = Batch::default();
+        batch.put(table, key.as_bytes(), &value);
+        journal.submit(batch).unwrap();
+    }
+
+    fn keys(
+        journal: &Journal,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<(String, u32)> {
+        let rows = journal
+            .scan(T, prefix.as_bytes(), after.map(str::as_bytes), limit)
+            .unwrap();
+        rows.into_iter()
+            .map(|(key, value)| (String::from_utf8(key).unwrap(), value))
+            .collect()
+    }
+
+    #[test]
+    fn a_row_is_read_back_at_once_and_after_its_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path(), true).unwrap();
+        put(&journal, T, "a", 1);
+        assert_eq!(journal.get(T, b"a").unwrap(), Some(1_u32));
+        journal.flush().unwrap();
+        assert!(journal.shared.fresh.read().overlay.is_empty());
+        assert_eq!(journal.get(T, b"a").unwrap(), Some(1_u32));
+        let mut batch = Batch::default();
+        batch.delete(T, b"a");
+        journal.submit(batch).unwrap();
+        assert_eq!(journal.get::<u32>(T, b"a").unwrap(), None);
+        journal.close();
+    }
+
+    #[test]
+    fn a_scan_merges_fresh_and_committed_rows_of_its_prefix_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path(), true).unwrap();
+        for (key, value) in [("p1", 1), ("p3", 3), ("q", 9)] {
+            put(&journal, T, key, value);
+        }
+        journal.flush().unwrap();
+        put(&journal, T, "p2", 2);
+        put(&journal, T, "p3", 33);
+        put(&journal, U, "p4", 4);
+        let row = |key: &str, value| (key.to_owned(), value);
+        assert_eq!(
+            keys(&journal, "p", None, 9),
+            [row("p1", 1), row("p2", 2), row("p3", 33)]
+        );
+        assert_eq!(keys(&journal, "p", Some("p1"), 1), [row("p2", 2)]);
+        let mut batch = Batch::default();
+        batch.delete(T, b"p1");
+        journal.submit(batch).unwrap();
+        assert_eq!(keys(&journal, "p", None, 1), [row("p2", 2)]);
+        journal.close();
+    }
+
+    #[test]
+    fn a_killed_daemon_keeps_what_it_submitted_and_a_power_loss_what_was_committed() {
+        for (replay, expected) in [(true, Some(2_u32)), (false, Some(1))] {
+            let dir = tempfile::tempdir().unwrap();
+            let saved = tempfile::tempdir().unwrap();
+            let journal = Journal::open(dir.path(), true).unwrap();
+            put(&journal, T, "a", 1);
+            journal.flush().unwrap();
+            // What a kill leaves: the database as it was, and the log with one more record.
+            std::fs::copy(
+                dir.path().join("journal.redb"),
+                saved.path().join("journal.redb"),
+            )
+            .unwrap();
+            journal.close();
+            let mut wal = Wal::open(&saved.path().join("wal")).unwrap();
+            let rows = vec![(
+                full_key(T, b"a"),
+                Some(Arc::from(postcard::to_stdvec(&2_u32).unwrap())),
+            )];
+            wal.append(&postcard::to_stdvec(&LogRecord(&rows)).unwrap())
+                .unwrap();
+            drop(wal);
+            let journal = Journal::open(saved.path(), replay).unwrap();
+            assert_eq!(journal.get(T, b"a").unwrap(), expected);
+            journal.close();
+        }
+    }
+
+    #[test]
+    fn durability_is_announced_in_order_of_submission() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path(), true).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        for number in 0..100_u32 {
+            let mut batch = Batch::default();
+            batch.put(T, &number.to_be_bytes(), &number);
+            let seen = Arc::clone(&seen);
+            batch.on_durable(move || seen.lock().push(number));
+            journal.submit(batch).unwrap();
+        }
+        journal.flush().unwrap();
+        assert_eq!(*seen.lock(), (0..100).collect::<Vec<_>>());
+        journal.close();
+    }
+
+    #[test]
+    fn a_sync_that_fails_keeps_the_row_readable_and_out_of_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path(), true).unwrap();
+        let state = dir.path().to_path_buf();
+        let mut batch = Batch::default();
+        batch.put(T, b"a", &1_u32);
+        // A read-only descriptor of a pipe cannot be synced: EINVAL.
+        let (pipe, _other_end) = rustix::pipe::pipe().unwrap();
+        batch.sync(Sync::File(Arc::new(std::fs::File::from(pipe))));
+        journal.submit(batch).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while journal.trouble().is_none() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the failed sync was not noticed"
+            );
+            std::thread::yield_now();
+        }
+        assert_eq!(journal.get(T, b"a").unwrap(), Some(1_u32));
+        journal.close();
+        drop(journal);
+        let again = Journal::open(&state, true).unwrap();
+        assert_eq!(again.get(T, b"a").unwrap(), Some(1_u32), "the log kept it");
+        again.close();
+    }
+}

@@ -1,0 +1,153 @@
+//! The commands that ask a running daemon.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::exit::{ExitCode, Failure};
+use super::which::{Daemon, below_outbox, find};
+use super::{DaemonArgs, print, show};
+use crate::control::wait::{Outcome, WaitFor};
+use crate::control::{Client, ControlError, Reply, Request, Status, WirePath};
+use crate::daemon::keys;
+use crate::spool::Layout;
+
+/// An answer to another question than the one asked.
+fn unexpected() -> Failure {
+    ControlError::Garbled("it answers another question".to_owned()).into()
+}
+
+fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|err| Failure::failed(&err))?;
+    print(&(text + "\n"))
+}
+
+fn status_of(client: &mut Client, limit: Option<usize>) -> Result<Box<Status>, Failure> {
+    match client.call(&Request::Status {
+        before: None,
+        limit,
+    })? {
+        Reply::Status(status) => Ok(status),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(super) fn status(
+    daemon: DaemonArgs,
+    as_json: bool,
+    limit: Option<usize>,
+) -> Result<(), Failure> {
+    let status = status_of(&mut find(daemon.state, None)?.connect()?, limit)?;
+    if as_json {
+        json(&status)
+    } else {
+        print(&show::status(&status, show::now()))
+    }
+}
+
+pub(super) fn peers(daemon: DaemonArgs, as_json: bool) -> Result<(), Failure> {
+    match find(daemon.state, None)?.connect()?.call(&Request::Peers)? {
+        Reply::Peers { peers } if as_json => json(&peers),
+        Reply::Peers { peers } => print(&show::peers(&peers, show::now())),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(super) fn ticket(daemon: DaemonArgs) -> Result<(), Failure> {
+    match find(daemon.state, None)?
+        .connect()?
+        .call(&Request::Ticket)?
+    {
+        Reply::Ticket { ticket } => print(&(ticket + "\n")),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The state is enough for the id: it works without a daemon too.
+pub(super) fn id(daemon: DaemonArgs) -> Result<(), Failure> {
+    let state = find(daemon.state, None)?.state;
+    match keys::load_identity(&Layout::new(state.clone())).map_err(Failure::failed)? {
+        Some(identity) => print(&format!("{}\n", identity.id())),
+        None => Err(Failure::failed(format!(
+            "{} has no identity yet; `meshbox mount` makes one",
+            state.display()
+        ))),
+    }
+}
+
+/// A connection to the daemon that `path` belongs to, and where its mount is.
+fn reach(daemon: DaemonArgs, path: &Path) -> Result<(Client, PathBuf), Failure> {
+    let absolute = std::path::absolute(path)?;
+    let place = absolute
+        .parent()
+        .and_then(|dir| dir.canonicalize().ok())
+        .unwrap_or(absolute);
+    let Daemon { state, mountpoint } = find(daemon.state, Some(&place))?;
+    let mut client = Client::connect(&state)?;
+    let mountpoint = match mountpoint {
+        Some(mountpoint) => mountpoint,
+        None => status_of(&mut client, Some(0))?.mountpoint.clone().into(),
+    };
+    Ok((client, mountpoint))
+}
+
+pub(super) fn send(path: &Path, daemon: DaemonArgs) -> Result<(), Failure> {
+    let (mut client, mountpoint) = reach(daemon, path)?;
+    let path = WirePath::from(&below_outbox(path, &mountpoint)?);
+    match client.call(&Request::Send { path })? {
+        Reply::Done => Ok(()),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(super) fn wait(
+    paths: &[PathBuf],
+    to: WaitFor,
+    timeout: Option<Duration>,
+    daemon: DaemonArgs,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let Some(first) = paths.first() else {
+        return Ok(());
+    };
+    let (mut client, mountpoint) = reach(daemon, first)?;
+    let below: Result<Vec<_>, _> = paths
+        .iter()
+        .map(|path| below_outbox(path, &mountpoint))
+        .collect();
+    let paths = below?.iter().map(WirePath::from).collect();
+    let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    let waited = match client.call(&Request::Wait {
+        paths,
+        to,
+        timeout_ms,
+    })? {
+        Reply::Waited(waited) => waited,
+        _ => return Err(unexpected()),
+    };
+    if as_json {
+        json(&waited)?;
+    }
+    let code = match waited.outcome {
+        Outcome::Delivered => return Ok(()),
+        Outcome::Timeout => ExitCode::Timeout,
+        Outcome::Failed => ExitCode::NotDelivered,
+    };
+    let open = waited
+        .paths
+        .iter()
+        .filter(|path| path.outcome == waited.outcome);
+    let lines: Vec<String> = open
+        .map(|path| format!("{}: {}", show::wire_path(&path.path), path.detail))
+        .collect();
+    let prefix = if code == ExitCode::Timeout {
+        "time is over; "
+    } else {
+        ""
+    };
+    let message = if as_json {
+        String::new()
+    } else {
+        format!("{prefix}{}", lines.join("\n"))
+    };
+    Err(Failure { code, message })
+}

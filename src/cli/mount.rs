@@ -1,0 +1,252 @@
+//! `mount`, `umount` and `config`: the commands that work on settings and mountpoints, and the calls of mount(8).
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::exit::{ExitCode, Failure};
+use super::{MountArgs, Settings, print, variable, which};
+use crate::config::{self, Inputs, Layer, Resolved, Surroundings};
+use crate::control::Client;
+use crate::daemon::{self, Start};
+use crate::mount::background::{self, Outcome, READY_LIMIT, ReadyPipe};
+use crate::mount::options::{HelperCall, MountOptions, Source};
+use crate::mount::{signals, sys};
+
+/// How long `umount` waits for the daemon: its own limit for open files, and a journal on a slow disk.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often `umount` looks whether the daemon has ended.
+const END_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A wish to mount, however it was said.
+struct Wish {
+    mountpoint: PathBuf,
+    flags: Layer,
+    config_file: Option<PathBuf>,
+    options: MountOptions,
+    /// What mount(8) calls the source.
+    source: Option<OsString>,
+}
+
+/// Which words after `-o` are flags of `meshbox mount`.
+fn is_flag(name: &str) -> bool {
+    name == "config" || config::setting(name).is_some()
+}
+
+/// `meshbox mount`.
+pub(super) fn mount(args: MountArgs, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
+    let options = MountOptions::parse(&args.options, &is_flag).map_err(Failure::usage)?;
+    let (flags, config_file) = args.settings.into_layer();
+    let wish = Wish {
+        mountpoint: args.mountpoint,
+        flags,
+        config_file,
+        options,
+        source: None,
+    };
+    carry_out(wish, pipe)
+}
+
+/// A call by mount(8) or mount.fuse3.
+pub(super) fn help_mount(call: HelperCall, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
+    let parse = if call.sloppy {
+        MountOptions::parse_sloppy
+    } else {
+        MountOptions::parse
+    };
+    let options = parse(&call.options, &is_flag).map_err(Failure::usage)?;
+    let mut flags = Layer::new(config::Source::MountOption);
+    let mut config_file = None;
+    match Source::classify(&call.source) {
+        Source::Config(path) => config_file = Some(path),
+        Source::State(path) => {
+            if let Some(setting) = config::setting("state") {
+                flags.push(setting, path.into());
+            }
+        }
+        Source::Label(_) => {}
+    }
+    let source = Some(call.source).filter(|source| !source.is_empty());
+    let wish = Wish {
+        mountpoint: call.mountpoint,
+        flags,
+        config_file,
+        options,
+        source,
+    };
+    if call.fake {
+        return settle(
+            &wish.mountpoint,
+            wish.flags,
+            &wish.options,
+            wish.config_file,
+        )
+        .map(drop);
+    }
+    carry_out(wish, pipe)
+}
+
+fn settle(
+    mountpoint: &Path,
+    flags: Layer,
+    options: &MountOptions,
+    config_file: Option<PathBuf>,
+) -> Result<Resolved, Failure> {
+    let from_option = options
+        .flags
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "config")
+        .and_then(|(_, file)| file.clone());
+    let config_file = config_file
+        .or(from_option.map(PathBuf::from))
+        .or_else(|| variable("MESHBOX_CONFIG").map(PathBuf::from));
+    let settings = options.flags.iter().filter(|(name, _)| name != "config");
+    Ok(config::resolve(Inputs {
+        flags,
+        mount_options: Layer::from_mount_options(
+            settings.map(|(name, value)| (name.as_str(), value.as_deref().map(OsStr::new))),
+        )?,
+        env: Layer::from_env(variable),
+        config_file: config_file.as_deref(),
+        mountpoint: Some(mountpoint),
+        surroundings: &Surroundings::of_process(),
+    })?)
+}
+
+fn carry_out(wish: Wish, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
+    let mountpoint = std::path::absolute(&wish.mountpoint)?;
+    let resolved = match settle(&mountpoint, wish.flags, &wish.options, wish.config_file) {
+        Ok(resolved) => resolved,
+        Err(failure) => return tell(pipe, failure),
+    };
+    let config = resolved.config;
+    if pipe.is_none() && !config.foreground {
+        return in_background();
+    }
+    let fs_name = wish
+        .options
+        .fs_name
+        .or(wish.source)
+        .unwrap_or_else(|| config.state.clone().into());
+    let start = Start {
+        shown: wish.mountpoint,
+        mountpoint,
+        fs_name,
+        read_only: wish.options.read_only,
+        no_exec: wish.options.no_exec,
+        no_atime: wish.options.no_atime,
+        background: pipe.is_some(),
+        config,
+    };
+    let blocked = signals::block()?;
+    // Taken by whoever speaks first: the daemon when it serves, or we when it could not.
+    let mut pipe = pipe;
+    let result = daemon::run(start, &blocked, |text| match pipe.take() {
+        Some(pipe) => pipe.ready(text),
+        None => {
+            print(&format!("{text}\n")).map_err(|failure| std::io::Error::other(failure.message))
+        }
+    });
+    match result {
+        Ok(()) => Ok(()),
+        Err(err) => tell(pipe, err.into()),
+    }
+}
+
+/// Hands a failure to the parent, if there is one that still listens; it prints it, so we do not.
+fn tell(pipe: Option<ReadyPipe>, failure: Failure) -> Result<(), Failure> {
+    let told =
+        pipe.is_some_and(|pipe| pipe.failed(failure.code.number(), &failure.message).is_ok());
+    Err(if told {
+        Failure {
+            message: String::new(),
+            ..failure
+        }
+    } else {
+        failure
+    })
+}
+
+/// Starts this program again in the background and waits until it serves.
+fn in_background() -> Result<(), Failure> {
+    match background::spawn(READY_LIMIT)? {
+        Outcome::Ready { text } => print(&format!("{text}\n")),
+        Outcome::Failed { code, message } => {
+            let code = ExitCode::ALL
+                .into_iter()
+                .find(|known| known.number() == code)
+                .unwrap_or(ExitCode::Failed);
+            Err(Failure { code, message })
+        }
+        Outcome::Died { status } => Err(Failure::failed(format!(
+            "the daemon died while it started ({status})"
+        ))),
+        Outcome::TimedOut { limit } => Err(Failure::failed(format!(
+            "the daemon did not serve within {}; run it with --foreground to see why",
+            humantime::format_duration(limit)
+        ))),
+    }
+}
+
+/// `meshbox umount`: unmounts, and waits for the end of the daemon, so that the state is free afterwards.
+pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
+    // Asked first: afterwards nothing leads from the mountpoint to the daemon.
+    let daemon = which::at(mountpoint).and_then(|state| Client::connect(&state).ok()?.daemon_pid());
+    sys::umount(mountpoint, lazy).map_err(Failure::failed)?;
+    let pid = daemon.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+    let Some(pid) = pid.filter(|_| !lazy) else {
+        return Ok(());
+    };
+    let begun = Instant::now();
+    while rustix::process::test_kill_process(pid).is_ok() {
+        if begun.elapsed() > END_LIMIT {
+            return Err(Failure::failed(format!(
+                "unmounted, but the daemon (process {}) has not ended yet",
+                pid.as_raw_nonzero()
+            )));
+        }
+        std::thread::sleep(END_INTERVAL);
+    }
+    Ok(())
+}
+
+/// `meshbox config`.
+pub(super) fn show_config(
+    mountpoint: Option<PathBuf>,
+    settings: Settings,
+    json: bool,
+) -> Result<(), Failure> {
+    let (mut flags, config_file) = settings.into_layer();
+    let mountpoint = mountpoint.map(std::path::absolute).transpose()?;
+    let says_state = flags.get("state").is_some() || variable("MESHBOX_STATE").is_some();
+    if mountpoint.is_none() && config_file.is_none() && !says_state {
+        // The settings of the one that runs.
+        let running = which::find(None, None)?;
+        if let Some(setting) = config::setting("state") {
+            flags.push(setting, running.state.into());
+        }
+    }
+    let place = mountpoint.unwrap_or_default();
+    let resolved = settle(&place, flags, &MountOptions::default(), config_file)?;
+    if json {
+        let held = resolved.held.iter().map(|held| {
+            let source = held.source.describe(held.name);
+            (
+                held.name.to_owned(),
+                serde_json::json!({ "value": held.value, "source": source }),
+            )
+        });
+        let held: serde_json::Map<String, serde_json::Value> = held.collect();
+        let text = serde_json::to_string_pretty(&held).map_err(|err| Failure::failed(&err))?;
+        return print(&(text + "\n"));
+    }
+    print(
+        &resolved
+            .held
+            .iter()
+            .map(|held| format!("{held}\n"))
+            .collect::<String>(),
+    )
+}

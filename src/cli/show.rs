@@ -1,0 +1,275 @@
+//! Facts as text for people. Pure: from values to strings.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::control::{PeerRow, Status, WirePath};
+use crate::spool::{InboundRow, OutboundRow};
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// Control characters in names would steer the terminal.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+pub(super) fn wire_path(path: &WirePath) -> String {
+    match path {
+        WirePath::Text(text) => plain(text),
+        WirePath::Bytes { path_b64 } => {
+            let bytes = data_encoding::BASE64
+                .decode(path_b64.as_bytes())
+                .unwrap_or_default();
+            plain(&String::from_utf8_lossy(&bytes))
+        }
+    }
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+fn short(id: &str) -> &str {
+    id.get(..10).unwrap_or(id)
+}
+
+pub(super) fn peers(peers: &[PeerRow], now: u64) -> String {
+    let mut out = String::new();
+    for peer in peers {
+        let name = if peer.name.is_empty() {
+            "(no name yet)".to_owned()
+        } else {
+            plain(&peer.name)
+        };
+        let link = match (peer.connected, peer.last_seen) {
+            (true, _) => "connected".to_owned(),
+            (false, 0) => "never seen".to_owned(),
+            (false, at) => {
+                let ago = Duration::from_secs(now.saturating_sub(at));
+                format!("last seen {} ago", humantime::format_duration(ago))
+            }
+        };
+        let _fits = write!(out, "  {name:<16} {}  {link}", short(&peer.id));
+        if peer.pending > 0 {
+            let _fits = write!(out, ", {} to deliver", peer.pending);
+        }
+        if let Some(error) = &peer.error {
+            let _fits = write!(out, ", {}", plain(error));
+        }
+        out.push('\n');
+    }
+    if peers.is_empty() {
+        out.push_str("  none yet; `meshbox ticket` prints an invitation\n");
+    }
+    out
+}
+
+fn outbound(row: &OutboundRow) -> String {
+    let done = row
+        .recipients
+        .iter()
+        .filter(|recipient| recipient.state == "delivered")
+        .count();
+    let mut line = format!(
+        "  {:<12} {done}/{}  {:>10}  {}",
+        row.state,
+        row.recipients.len(),
+        size(row.size),
+        plain(&row.path)
+    );
+    for recipient in row
+        .recipients
+        .iter()
+        .filter(|recipient| recipient.error.is_some())
+    {
+        let why = plain(recipient.error.as_deref().unwrap_or_default());
+        let _fits = write!(
+            line,
+            "\n      {}: {} ({why})",
+            plain(&recipient.name),
+            recipient.state
+        );
+    }
+    line
+}
+
+fn inbound(row: &InboundRow) -> String {
+    let error = row
+        .error
+        .as_ref()
+        .map_or_else(String::new, |why| format!(" ({})", plain(why)));
+    format!(
+        "  {:<12} {:>14}  {}  from {}{error}",
+        row.state,
+        size(row.size),
+        plain(&row.path),
+        plain(&row.from)
+    )
+}
+
+pub(super) fn status(status: &Status, now: u64) -> String {
+    let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
+    let mut out = format!(
+        "{} ({})   group {}   mounted at {}\nlistening on {}\n\nPeers\n{}",
+        plain(&status.name),
+        short(&status.id),
+        status.group,
+        plain(&status.mountpoint),
+        if listen.is_empty() {
+            "nothing".to_owned()
+        } else {
+            listen.join(", ")
+        },
+        peers(&status.peers, now),
+    );
+    let lists = [
+        (
+            "Outbox, newest first",
+            status.outbound.iter().map(outbound).collect::<Vec<_>>(),
+        ),
+        (
+            "Inbox, newest first",
+            status.inbound.iter().map(inbound).collect(),
+        ),
+    ];
+    for (title, rows) in lists.iter().filter(|(_, rows)| !rows.is_empty()) {
+        let _fits = write!(out, "\n{title}\n{}\n", rows.join("\n"));
+    }
+    let counts = &status.counts;
+    let _fits = write!(
+        out,
+        "\nSince start: {} sent, {} received; {} out, {} in; {} still to deliver",
+        counts.sealed,
+        counts.published,
+        size(counts.bytes_sent),
+        size(counts.bytes_received),
+        counts.outbound_pending
+    );
+    for (count, what) in [
+        (
+            counts.incomplete,
+            "incomplete (their writer was killed; send with `meshbox send`)",
+        ),
+        (
+            counts.ignored,
+            "names not sent, since they match the ignore list",
+        ),
+        (counts.refused, "offers refused"),
+        (counts.quarantined, "in quarantine"),
+    ] {
+        if count > 0 {
+            let _fits = write!(out, "\n  {count} {what}");
+        }
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::{Counts, RecipientRow};
+
+    fn example() -> Status {
+        Status {
+            version: "0".into(),
+            id: "0123456789abcdef".into(),
+            name: "alder".into(),
+            group: "9876543210".into(),
+            mountpoint: "/srv/share".into(),
+            state: "/s".into(),
+            pid: 1,
+            listen: vec!["127.0.0.1:4000".parse().unwrap()],
+            peers: vec![PeerRow {
+                id: "bbbbbbbbbbbbbbbb".into(),
+                name: "birch".into(),
+                connected: false,
+                pending: 2,
+                last_seen: 940,
+                addrs: vec![],
+                error: Some("wrong group key".into()),
+            }],
+            outbound: vec![OutboundRow {
+                path: "evil\x1b[2Jname".into(),
+                path_b64: None,
+                bundle: String::new(),
+                sha256: String::new(),
+                size: 1536,
+                state: "deferred".into(),
+                recipients: vec![RecipientRow {
+                    id: "bb".into(),
+                    name: "birch".into(),
+                    state: "deferred".into(),
+                    bytes: 0,
+                    error: Some("disk full".into()),
+                }],
+            }],
+            inbound: vec![],
+            counts: Counts {
+                ignored: 3,
+                ..Counts::default()
+            },
+        }
+    }
+
+    #[test]
+    fn status_says_who_where_and_what_is_wrong() {
+        let text = status(&example(), 1000);
+        for part in [
+            "alder (0123456789)",
+            "/srv/share",
+            "127.0.0.1:4000",
+            "birch",
+            "last seen 1m ago",
+            "2 to deliver",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        for part in [
+            "wrong group key",
+            "deferred     0/1",
+            "1.5 KiB",
+            "disk full",
+            "3 names not sent",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("quarantine"), "{text}");
+    }
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        assert!(!status(&example(), 1000).contains('\x1b'));
+        assert!(!wire_path(&WirePath::Text("a\nb".into())).contains('\n'));
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1 << 30, "1.0 GiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The sources of settings, as raw text: what each one says, before anything is parsed.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use super::{ConfigError, Source};
+
+/// What a value looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// One value; the last one given counts.
+    Text,
+    /// One path; in a file it is relative to that file.
+    Path,
+    /// Any number of values; in an environment variable they are separated by commas.
+    List,
+    /// On when given without a value.
+    Switch,
+}
+
+/// A setting: one name for the flag, the variable and the key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Setting {
+    /// The TOML key; with `-` for `_` the flag, in capitals after `MESHBOX_` the variable.
+    pub name: &'static str,
+    /// What its values look like.
+    pub kind: Kind,
+}
+
+const fn new(name: &'static str, kind: Kind) -> Setting {
+    Setting { name, kind }
+}
+
+/// All settings, in the order `meshbox config` shows them.
+pub const SETTINGS: &[Setting] = &[
+    new("state", Kind::Path),
+    new("name", Kind::Text),
+    new("join", Kind::Text),
+    new("join_file", Kind::Path),
+    new("listen", Kind::List),
+    new("peer", Kind::List),
+    new("no_mdns", Kind::Switch),
+    new("settle", Kind::Text),
+    new("lifetime", Kind::Text),
+    new("foreground", Kind::Switch),
+    new("allow_other", Kind::Switch),
+    new("log", Kind::Text),
+    new("ignore", Kind::List),
+    new("ignore_except", Kind::List),
+];
+
+/// The setting of this name, with dashes or underscores.
+pub fn setting(name: &str) -> Option<&'static Setting> {
+    let name = name.replace('-', "_");
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+/// The environment variable of a setting.
+pub(super) fn env_name(setting: &str) -> String {
+    format!("MESHBOX_{}", setting.to_ascii_uppercase())
+}
+
+/// What one source says.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    source: Source,
+    values: BTreeMap<&'static str, Vec<OsString>>,
+}
+
+impl Layer {
+    /// A layer that says nothing yet.
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            values: BTreeMap::new(),
+        }
+    }
+
+    /// Where the values are from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Adds a value.
+    pub fn push(&mut self, setting: &'static Setting, value: OsString) {
+        self.values.entry(setting.name).or_default().push(value);
+    }
+
+    /// The values of a setting, at least one, if this source says anything of it.
+    pub fn get(&self, name: &str) -> Option<&[OsString]> {
+        self.values.get(name).map(Vec::as_slice)
+    }
+
+    /// The same without one setting.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.values.remove(name);
+        self
+    }
+
+    /// The environment; `lookup` gives a variable's value.
+    pub fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
+        let mut layer = Self::new(Source::Env);
+        for setting in SETTINGS {
+            let Some(value) = lookup(&env_name(setting.name)).filter(|value| !value.is_empty())
+            else {
+                continue;
+            };
+            match (setting.kind, value.to_str()) {
+                (Kind::List, Some(text)) => {
+                    for part in text
+                        .split(',')
+                        .map(str::trim)
+                        .filter(|part| !part.is_empty())
+                    {
+                        layer.push(setting, part.into());
+                    }
+                }
+                (Kind::List | Kind::Text | Kind::Path | Kind::Switch, _) => {
+                    layer.push(setting, value)
+                }
+            }
+        }
+        layer
+    }
+
+    /// `-o` options that are ours: a name and perhaps a value.
+    pub fn from_mount_options<'a>(
+        options: impl IntoIterator<Item = (&'a str, Option<&'a OsStr>)>,
+    ) -> Result<Self, ConfigError> {
+        let mut layer = Self::new(Source::MountOption);
+        for (name, value) in options {
+            let unknown = || ConfigError::Unknown {
+                name: name.to_owned(),
+                origin: "-o".to_owned(),
+            };
+            let known = setting(name).ok_or_else(unknown)?;
+            match (value, known.kind) {
+                (Some(value), _) => layer.push(known, value.to_owned()),
+                (None, Kind::Switch) => layer.push(known, "true".into()),
+                (None, Kind::Text | Kind::Path | Kind::List) => {
+                    let origin = Source::MountOption.describe(known.name);
+                    return Err(ConfigError::Value {
+                        origin,
+                        why: "it needs a value".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(layer)
+    }
+
+    /// A TOML file.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let path = std::path::absolute(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let table: toml::Table =
+            text.parse()
+                .map_err(|err: toml::de::Error| ConfigError::Toml {
+                    path: path.clone(),
+                    why: err.to_string(),
+                })?;
+        let source = Source::File(path.clone());
+        let mut layer = Self::new(source.clone());
+        for (key, value) in table {
+            let Some(known) = setting(&key) else {
+                return Err(ConfigError::Unknown {
+                    name: key,
+                    origin: path.display().to_string(),
+                });
+            };
+            let values = match (known.kind, value) {
+                (Kind::List, toml::Value::Array(values)) => values,
+                (_, value) => vec![value],
+            };
+            // An empty list is a value too: nothing is not the default of a lower layer.
+            layer.values.entry(known.name).or_default();
+            for value in values {
+                let text = plain(value).map_err(|why| ConfigError::Value {
+                    origin: source.describe(known.name),
+                    why,
+                })?;
+                let value = match (known.kind, path.parent()) {
+                    (Kind::Path, Some(dir)) => dir.join(text).into_os_string(),
+                    (Kind::Path | Kind::Text | Kind::List | Kind::Switch, _) => text.into(),
+                };
+                layer.push(known, value);
+            }
+        }
+        Ok(layer)
+    }
+}
+
+fn plain(value: toml::Value) -> Result<String, String> {
+    match value {
+        toml::Value::String(text) => Ok(text),
+        toml::Value::Integer(number) => Ok(number.to_string()),
+        toml::Value::Boolean(on) => Ok(on.to_string()),
+        other => Err(format!("a {} does not fit here", other.type_str())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&'static str, Option<&'static str>)]) -> Result<Layer, ConfigError> {
+        Layer::from_mount_options(pairs.iter().map(|(n, v)| (*n, v.map(OsStr::new))))
+    }
+
+    #[test]
+    fn mount_options_take_dashes_or_underscores() {
+        let layer = options(&[
+            ("no-mdns", None),
+            ("allow_other", None),
+            ("join-file", Some("/t")),
+        ])
+        .unwrap();
+        assert_eq!(layer.get("no_mdns"), Some(&["true".into()][..]));
+        assert_eq!(layer.get("allow_other"), Some(&["true".into()][..]));
+        assert_eq!(layer.get("join_file"), Some(&["/t".into()][..]));
+    }
+
+    #[test]
+    fn a_mistyped_mount_option_is_refused() {
+        assert!(matches!(
+            options(&[("setle", Some("1s"))]),
+            Err(ConfigError::Unknown { .. })
+        ));
+        assert!(matches!(
+            options(&[("settle", None)]),
+            Err(ConfigError::Value { .. })
+        ));
+    }
+
+    #[test]
+    fn names_are_made_alike_in_all_three_places() {
+        assert_eq!(env_name("no_mdns"), "MESHBOX_NO_MDNS");
+        assert_eq!(Source::Flag.describe("no_mdns"), "--no-mdns");
+        assert_eq!(
+            setting("no-mdns").map(|setting| setting.name),
+            Some("no_mdns")
+        );
+    }
+}

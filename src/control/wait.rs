@@ -1,0 +1,327 @@
+//! `wait`: when a file counts as delivered. The judgement is pure; the server repeats it at every change.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::WirePath;
+use crate::spool::{OutboundRow, RecipientRow};
+
+/// How long a wait sleeps when it is not told of any change. Bounds a missed bell and the end of the daemon.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// To whom a file must be delivered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitFor {
+    /// Everyone it is for, and at least one.
+    All,
+    /// So many of them.
+    Count(usize),
+    /// This one, by name or id.
+    Peer(String),
+}
+
+impl std::str::FromStr for WaitFor {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "" => Err("say all, a number, or the name of a peer".to_owned()),
+            text => match text.parse() {
+                Ok(0) => Err("0 is nobody: say all, a number, or the name of a peer".to_owned()),
+                Ok(count) => Ok(Self::Count(count)),
+                Err(_) => Ok(Self::Peer(text.to_owned())),
+            },
+        }
+    }
+}
+
+/// How the delivery of a path stands.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// There is no such file, and nothing was ever sent from this path.
+    Unknown,
+    /// What the path shows now is not sealed yet; in words.
+    Unsealed(String),
+    /// It is held back until somebody acts (its writer was killed, its name is ignored); in words.
+    Held(String),
+    /// The newest bundle sealed from it.
+    Sealed(OutboundRow),
+}
+
+/// What a wait came to, for one path or for all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// As asked.
+    Delivered,
+    /// It will not come to what was asked.
+    Failed,
+    /// Still on its way when the time was over.
+    Timeout,
+}
+
+/// What a wait came to for one path.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PathOutcome {
+    /// Below `outbox/`.
+    pub path: WirePath,
+    /// In one word; `timeout` for one that is still on its way.
+    pub outcome: Outcome,
+    /// In more words: `delivered 2/3`.
+    pub detail: String,
+}
+
+/// Judges one delivery: `None` while it is still on its way, and words for people.
+pub fn judge(delivery: &Delivery, to: &WaitFor) -> (Option<Outcome>, String) {
+    match delivery {
+        Delivery::Unknown => (
+            Some(Outcome::Failed),
+            "no such file in the outbox".to_owned(),
+        ),
+        Delivery::Unsealed(state) => (None, state.clone()),
+        Delivery::Held(why) => (Some(Outcome::Failed), why.clone()),
+        Delivery::Sealed(row) => judge_row(row, to),
+    }
+}
+
+fn judge_row(row: &OutboundRow, to: &WaitFor) -> (Option<Outcome>, String) {
+    if row.recipients.is_empty() {
+        return (None, "queued: the group has no other member yet".to_owned());
+    }
+    let all = row.recipients.len();
+    let delivered = row
+        .recipients
+        .iter()
+        .filter(|recipient| is_delivered(recipient))
+        .count();
+    let lost: Vec<&RecipientRow> = row
+        .recipients
+        .iter()
+        .filter(|recipient| is_lost(recipient))
+        .collect();
+    let mut words = format!("delivered {delivered}/{all}");
+    for recipient in &lost {
+        let why = recipient
+            .error
+            .as_ref()
+            .map_or_else(String::new, |why| format!(" ({why})"));
+        words.push_str(&format!(
+            ", {} by {}{why}",
+            recipient.state,
+            name_of(recipient)
+        ));
+    }
+    let wanted = match to {
+        WaitFor::All => all,
+        WaitFor::Count(count) => *count,
+        WaitFor::Peer(who) => {
+            let Some(peer) = row
+                .recipients
+                .iter()
+                .find(|recipient| recipient.name == *who || recipient.id == *who)
+            else {
+                return (
+                    Some(Outcome::Failed),
+                    format!("{who} is no recipient of it"),
+                );
+            };
+            let outcome = match (is_delivered(peer), is_lost(peer)) {
+                (true, _) => Some(Outcome::Delivered),
+                (false, true) => Some(Outcome::Failed),
+                (false, false) => None,
+            };
+            return (outcome, words);
+        }
+    };
+    if delivered >= wanted {
+        (Some(Outcome::Delivered), words)
+    } else if all - lost.len() < wanted {
+        if wanted > all {
+            words.push_str(&format!(", it has {all} recipients, not {wanted}"));
+        }
+        (Some(Outcome::Failed), words)
+    } else {
+        (None, words)
+    }
+}
+
+fn is_delivered(recipient: &RecipientRow) -> bool {
+    recipient.state == "delivered"
+}
+
+/// Whether it will never be delivered: a final state by the glossary, but not `delivered`.
+fn is_lost(recipient: &RecipientRow) -> bool {
+    matches!(
+        recipient.state.as_str(),
+        "refused" | "cancelled" | "superseded" | "expired"
+    )
+}
+
+fn name_of(recipient: &RecipientRow) -> &str {
+    if recipient.name.is_empty() {
+        &recipient.id
+    } else {
+        &recipient.name
+    }
+}
+
+/// Judges all paths: `None` while the whole is not decided. One failure decides it.
+pub(super) fn judge_all(
+    paths: &[WirePath],
+    to: &WaitFor,
+    delivery: impl Fn(&WirePath) -> Delivery,
+) -> (Option<Outcome>, Vec<PathOutcome>) {
+    let judged: Vec<(Option<Outcome>, String)> = paths
+        .iter()
+        .map(|path| judge(&delivery(path), to))
+        .collect();
+    let overall = if judged
+        .iter()
+        .any(|(outcome, _)| *outcome == Some(Outcome::Failed))
+    {
+        Some(Outcome::Failed)
+    } else if judged
+        .iter()
+        .all(|(outcome, _)| *outcome == Some(Outcome::Delivered))
+    {
+        Some(Outcome::Delivered)
+    } else {
+        None
+    };
+    let each = paths
+        .iter()
+        .zip(judged)
+        .map(|(path, (outcome, detail))| PathOutcome {
+            path: path.clone(),
+            outcome: outcome.unwrap_or(Outcome::Timeout),
+            detail,
+        });
+    (overall, each.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::DeliveryState;
+
+    fn row(states: &[(&str, &str)]) -> OutboundRow {
+        let recipient = |(name, state): &(&str, &str)| RecipientRow {
+            id: format!("id-{name}"),
+            name: (*name).into(),
+            state: (*state).into(),
+            bytes: 0,
+            error: None,
+        };
+        OutboundRow {
+            path: "x".into(),
+            path_b64: None,
+            bundle: String::new(),
+            sha256: String::new(),
+            size: 0,
+            state: String::new(),
+            recipients: states.iter().map(recipient).collect(),
+        }
+    }
+
+    fn outcome(states: &[(&str, &str)], to: &str) -> Option<Outcome> {
+        judge(&Delivery::Sealed(row(states)), &to.parse().unwrap()).0
+    }
+
+    #[test]
+    fn all_means_everyone_and_at_least_one() {
+        assert_eq!(outcome(&[], "all"), None);
+        assert_eq!(
+            outcome(&[("a", "delivered"), ("b", "sending")], "all"),
+            None
+        );
+        assert_eq!(
+            outcome(&[("a", "delivered"), ("b", "delivered")], "all"),
+            Some(Outcome::Delivered)
+        );
+        assert_eq!(
+            outcome(&[("a", "sending"), ("b", "refused")], "all"),
+            Some(Outcome::Failed)
+        );
+    }
+
+    #[test]
+    fn a_number_is_met_or_out_of_reach() {
+        let three = [("a", "delivered"), ("b", "deferred"), ("c", "expired")];
+        assert_eq!(outcome(&three, "1"), Some(Outcome::Delivered));
+        assert_eq!(outcome(&three, "2"), None);
+        assert_eq!(outcome(&three, "3"), Some(Outcome::Failed));
+        assert_eq!(outcome(&[("a", "delivered")], "2"), Some(Outcome::Failed));
+        assert_eq!(outcome(&[], "2"), None);
+    }
+
+    #[test]
+    fn a_peer_is_meant_by_name_or_id() {
+        let two = [("a", "delivered"), ("b", "queued")];
+        assert_eq!(outcome(&two, "a"), Some(Outcome::Delivered));
+        assert_eq!(outcome(&two, "id-a"), Some(Outcome::Delivered));
+        assert_eq!(outcome(&two, "b"), None);
+        assert_eq!(outcome(&two, "c"), Some(Outcome::Failed));
+    }
+
+    #[test]
+    fn lost_is_every_final_state_but_delivered() {
+        for state in [
+            DeliveryState::Queued,
+            DeliveryState::Offered,
+            DeliveryState::Sending(1),
+            DeliveryState::Delivered,
+            DeliveryState::Deferred(String::new()),
+            DeliveryState::Refused(String::new()),
+            DeliveryState::Cancelled,
+            DeliveryState::Superseded,
+            DeliveryState::Expired,
+        ] {
+            let row = row(&[("a", state.word())]);
+            let lost = state.is_final() && state != DeliveryState::Delivered;
+            assert_eq!(is_lost(&row.recipients[0]), lost, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_not_sealed_is_waited_for_and_one_held_back_is_not() {
+        let judge = |delivery| judge(&delivery, &WaitFor::All).0;
+        assert_eq!(judge(Delivery::Unsealed("settling".into())), None);
+        assert_eq!(
+            judge(Delivery::Held("incomplete".into())),
+            Some(Outcome::Failed)
+        );
+        assert_eq!(judge(Delivery::Unknown), Some(Outcome::Failed));
+    }
+
+    #[test]
+    fn one_failure_decides_and_one_on_its_way_does_not() {
+        let paths: Vec<WirePath> = ["a", "b"].map(|path| WirePath::Text(path.into())).into();
+        let all = |a: &'static str, b: &'static str| {
+            let state = |path: &WirePath| {
+                if *path == WirePath::Text("a".into()) {
+                    a
+                } else {
+                    b
+                }
+            };
+            judge_all(&paths, &WaitFor::All, |path| {
+                Delivery::Sealed(row(&[("p", state(path))]))
+            })
+        };
+        assert_eq!(all("delivered", "sending").0, None);
+        assert_eq!(all("refused", "sending").0, Some(Outcome::Failed));
+        let (overall, each) = all("delivered", "delivered");
+        assert_eq!((overall, each.len()), (Some(Outcome::Delivered), 2));
+    }
+
+    #[test]
+    fn whom_to_wait_for_is_all_a_number_or_a_name() {
+        assert_eq!("all".parse(), Ok(WaitFor::All));
+        assert_eq!("2".parse(), Ok(WaitFor::Count(2)));
+        assert_eq!("birch".parse(), Ok(WaitFor::Peer("birch".into())));
+        assert!("0".parse::<WaitFor>().is_err());
+        assert!("".parse::<WaitFor>().is_err());
+    }
+}

@@ -1,0 +1,324 @@
+//! What the control socket and the generated files under `.meshbox/` show of the running daemon.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+
+use crate::bundle::RelPath;
+use crate::control::wait::Delivery;
+use crate::control::{ControlBackend, DEFAULT_ROWS, PeerRow, Status};
+use crate::fs::{Fs, StatusFiles};
+use crate::mesh::{Mesh, PeerStatus};
+use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
+use crate::spool::Spool;
+
+/// What does not change while the daemon runs.
+pub(super) struct Facts {
+    pub(super) id: PeerId,
+    pub(super) name: PeerName,
+    pub(super) group: GroupKey,
+    pub(super) mountpoint: PathBuf,
+    pub(super) spool: Arc<Spool>,
+    /// Begins the end; does not block.
+    pub(super) stop: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Sees all layers, for those who ask.
+pub(super) struct Backend {
+    facts: Facts,
+    /// Taken when the daemon ends; it shows no peers from then on.
+    mesh: RwLock<Option<Mesh>>,
+    /// Weak, since the file system holds us for its generated files.
+    fs: OnceLock<Weak<Fs>>,
+}
+
+impl Backend {
+    pub(super) fn new(facts: Facts) -> Self {
+        Self {
+            facts,
+            mesh: RwLock::new(None),
+            fs: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn set_mesh(&self, mesh: Mesh) {
+        *self.mesh.write() = Some(mesh);
+    }
+
+    pub(super) fn take_mesh(&self) -> Option<Mesh> {
+        self.mesh.write().take()
+    }
+
+    pub(super) fn set_fs(&self, fs: &Arc<Fs>) {
+        // Called once, by the composition root.
+        let _second = self.fs.set(Arc::downgrade(fs));
+    }
+
+    pub(super) fn peer_count(&self) -> usize {
+        self.mesh
+            .read()
+            .as_ref()
+            .map_or(0, |mesh| mesh.peers().len())
+    }
+}
+
+fn row(peer: PeerStatus) -> PeerRow {
+    let PeerStatus {
+        id,
+        name,
+        connected,
+        pending,
+        last_seen,
+        addrs,
+        error,
+        ..
+    } = peer;
+    PeerRow {
+        id,
+        name,
+        connected,
+        pending,
+        last_seen,
+        addrs,
+        error,
+    }
+}
+
+impl ControlBackend for Backend {
+    fn status(&self, before: Option<u64>, limit: usize) -> Status {
+        let facts = &self.facts;
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            id: facts.id.to_string(),
+            name: facts.name.as_str().to_owned(),
+            group: facts.group.group_id(),
+            mountpoint: facts.mountpoint.to_string_lossy().into_owned(),
+            state: facts.spool.layout().state().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            listen: self
+                .mesh
+                .read()
+                .as_ref()
+                .map_or_else(Vec::new, Mesh::listen_addrs),
+            peers: ControlBackend::peers(self),
+            outbound: facts.spool.outbound(before, limit),
+            inbound: facts.spool.inbound(before, limit),
+            counts: facts.spool.counts(),
+        }
+    }
+
+    fn peers(&self) -> Vec<PeerRow> {
+        self.mesh
+            .read()
+            .as_ref()
+            .map_or_else(Vec::new, |mesh| mesh.peers().into_iter().map(row).collect())
+    }
+
+    fn ticket(&self) -> String {
+        let addrs = self
+            .mesh
+            .read()
+            .as_ref()
+            .map_or_else(Vec::new, Mesh::listen_addrs);
+        let Facts {
+            id, name, group, ..
+        } = &self.facts;
+        Ticket {
+            group: group.clone(),
+            inviter: *id,
+            name: name.clone(),
+            addrs,
+        }
+        .to_string()
+    }
+
+    /// What counts is the version that the path shows now: the spool gives no row for a file modified since its seal.
+    fn delivery(&self, path: &RelPath) -> Delivery {
+        let spool = &self.facts.spool;
+        if let Some(row) = spool.outbound_of(path) {
+            return Delivery::Sealed(row);
+        }
+        // The plain tree behind the mount, never the mount itself.
+        let shown = std::fs::symlink_metadata(spool.layout().outbox().join(path.as_path()));
+        match shown {
+            Err(_) => Delivery::Unknown,
+            Ok(shown) if shown.is_dir() => {
+                Delivery::Held("it is a directory; name the files in it".to_owned())
+            }
+            Ok(shown) => {
+                let state = spool.outbox_state(path, shown.ino()).state;
+                if state == "incomplete" {
+                    let what =
+                        "incomplete: its writer was killed; `meshbox send` sends it as it is";
+                    Delivery::Held(what.to_owned())
+                } else {
+                    Delivery::Unsealed(format!("not sealed yet ({state})"))
+                }
+            }
+        }
+    }
+
+    fn wait_change(&self, seen: u64, at_most: Duration) -> u64 {
+        self.facts.spool.wait_change(seen, at_most)
+    }
+
+    fn send(&self, path: &RelPath) -> Result<(), String> {
+        match self.fs.get().and_then(Weak::upgrade) {
+            Some(fs) => fs.send_now(path),
+            None => Err("the daemon is starting or stopping".to_owned()),
+        }
+    }
+
+    fn stop(&self) {
+        (self.facts.stop)();
+    }
+}
+
+impl StatusFiles for Backend {
+    fn status(&self) -> Vec<u8> {
+        line(serde_json::to_vec_pretty(&ControlBackend::status(
+            self,
+            None,
+            DEFAULT_ROWS,
+        )))
+    }
+
+    fn peers(&self) -> Vec<u8> {
+        line(serde_json::to_vec_pretty(&ControlBackend::peers(self)))
+    }
+
+    fn metrics(&self) -> Vec<u8> {
+        metrics(&ControlBackend::status(self, None, 0)).into_bytes()
+    }
+}
+
+fn line(json: serde_json::Result<Vec<u8>>) -> Vec<u8> {
+    // Plain structs with text keys always encode; an empty file would say that they did not.
+    let mut text = json.unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// Status as metrics in Prometheus text format.
+fn metrics(status: &Status) -> String {
+    let counts = &status.counts;
+    let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
+    let rows = [
+        (
+            "meshbox_sealed_total",
+            "counter",
+            "Bundles sealed since start",
+            counts.sealed,
+        ),
+        (
+            "meshbox_published_total",
+            "counter",
+            "Bundles published since start",
+            counts.published,
+        ),
+        (
+            "meshbox_receipts_total",
+            "counter",
+            "Receipts taken since start",
+            counts.receipts,
+        ),
+        (
+            "meshbox_sent_bytes_total",
+            "counter",
+            "Content bytes sent since start",
+            counts.bytes_sent,
+        ),
+        (
+            "meshbox_received_bytes_total",
+            "counter",
+            "Content bytes received since start",
+            counts.bytes_received,
+        ),
+        (
+            "meshbox_ignored_total",
+            "counter",
+            "Names not sent since they match the ignore list",
+            counts.ignored,
+        ),
+        (
+            "meshbox_refused_total",
+            "counter",
+            "Offers refused since start",
+            counts.refused,
+        ),
+        (
+            "meshbox_outbound_pending",
+            "gauge",
+            "Bundles some recipient still waits for",
+            counts.outbound_pending,
+        ),
+        (
+            "meshbox_incomplete",
+            "gauge",
+            "Files held back because their writer was killed",
+            counts.incomplete,
+        ),
+        (
+            "meshbox_quarantined",
+            "gauge",
+            "Entries in quarantine",
+            counts.quarantined,
+        ),
+        (
+            "meshbox_peers",
+            "gauge",
+            "Known peers",
+            status.peers.len() as u64,
+        ),
+        (
+            "meshbox_peers_connected",
+            "gauge",
+            "Peers connected now",
+            connected,
+        ),
+    ];
+    let lines = rows.map(|(name, kind, help, value)| {
+        format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
+    });
+    lines.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::Counts;
+
+    #[test]
+    fn metrics_are_one_value_a_line_with_a_type() {
+        let counts = Counts {
+            ignored: 3,
+            ..Counts::default()
+        };
+        let status = Status {
+            version: String::new(),
+            id: String::new(),
+            name: String::new(),
+            group: String::new(),
+            mountpoint: String::new(),
+            state: String::new(),
+            pid: 1,
+            listen: vec![],
+            peers: vec![],
+            outbound: vec![],
+            inbound: vec![],
+            counts,
+        };
+        let text = metrics(&status);
+        assert!(text.contains("\nmeshbox_ignored_total 3\n"));
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.split_once(' ').unwrap();
+            assert!(
+                text.contains(&format!("# TYPE {name} ")) && value.parse::<u64>().is_ok(),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Key files: made on first use, 0600, refused when others can read them.
+//!
+//! # Invariants
+//! 1. A key file appears whole or not at all: it is written and fsynced under another name, then linked; the name is
+//!    durable before the key is used. Two daemons on their first start agree on one key.
+//! 2. A key file is never overwritten.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::peer::{GroupKey, Identity, Ticket, random};
+use crate::spool::{Layout, SpoolError};
+
+/// Far more than a key in hex; a larger file is something else.
+const MAX_KEY_FILE: u64 = 4096;
+
+/// Why there is no key to start with.
+#[derive(Debug, Error)]
+pub enum KeyError {
+    /// The disk, or a file that is not a key.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The ticket is for another group than this state.
+    #[error(
+        "the state directory {} belongs to group {ours}, the ticket is for group {theirs}; \
+         leave out --join to stay, or choose another --state to join that group as well", state.display()
+    )]
+    OtherGroup {
+        /// The state directory.
+        state: PathBuf,
+        /// Public name of the group it belongs to.
+        ours: String,
+        /// Public name of the ticket's group.
+        theirs: String,
+    },
+}
+
+/// Makes the state directory if it is missing, for its owner only.
+pub fn make_state_directory(layout: &Layout) -> Result<(), SpoolError> {
+    let state = layout.state();
+    if state.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(io_error("create", state))
+}
+
+/// This node's key pair, made on first use.
+pub fn load_or_create_identity(layout: &Layout) -> Result<Identity, SpoolError> {
+    let path = layout.identity_key();
+    match load(&path)? {
+        Some(secret) => Ok(Identity::from_secret(secret)),
+        None => create(&path, random()).map(Identity::from_secret),
+    }
+}
+
+/// This node's key pair, if it was made already.
+pub fn load_identity(layout: &Layout) -> Result<Option<Identity>, SpoolError> {
+    Ok(load(&layout.identity_key())?.map(Identity::from_secret))
+}
+
+/// The group's key: what is in the state, else that of the ticket, else a new one.
+pub fn load_or_create_group(
+    layout: &Layout,
+    ticket: Option<&Ticket>,
+) -> Result<GroupKey, KeyError> {
+    let path = layout.group_key();
+    let bytes = match load(&path)? {
+        Some(bytes) => bytes,
+        None => {
+            let key = ticket.map_or_else(GroupKey::generate, |ticket| ticket.group.clone());
+            create(&path, *key.as_bytes())?
+        }
+    };
+    let key = GroupKey::from_bytes(bytes).map_err(|err| bad(&path, err.to_string()))?;
+    match ticket {
+        Some(ticket) if ticket.group != key => Err(KeyError::OtherGroup {
+            state: layout.state().to_owned(),
+            ours: key.group_id(),
+            theirs: ticket.group.group_id(),
+        }),
+        Some(_) | None => Ok(key),
+    }
+}
+
+fn load(path: &Path) -> Result<Option<[u8; 32]>, SpoolError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(err) => return Err(io_error("open", path)(err)),
+    };
+    let mode = file.metadata().map_err(io_error("look at", path))?.mode();
+    if mode & 0o077 != 0 {
+        return Err(SpoolError::KeyExposed {
+            path: path.to_owned(),
+            mode: mode & 0o7777,
+        });
+    }
+    let mut text = Vec::new();
+    file.take(MAX_KEY_FILE)
+        .read_to_end(&mut text)
+        .map_err(io_error("read", path))?;
+    let bytes = data_encoding::HEXLOWER_PERMISSIVE
+        .decode(text.trim_ascii())
+        .map_err(|_| bad(path, "it should be 64 hex digits".to_owned()))?;
+    let found = bytes.len();
+    match bytes.try_into() {
+        Ok(key) => Ok(Some(key)),
+        Err(_) => Err(bad(
+            path,
+            format!("it should be 64 hex digits, not {}", 2 * found),
+        )),
+    }
+}
+
+/// Writes a new key file; if another daemon was faster, gives the key it wrote.
+fn create(path: &Path, key: [u8; 32]) -> Result<[u8; 32], SpoolError> {
+    let draft = path.with_extension(format!(
+        "new-{}",
+        data_encoding::HEXLOWER.encode(&random::<8>())
+    ));
+    let written = write_draft(&draft, &key).and_then(|()| match std::fs::hard_link(&draft, path) {
+        Ok(()) => Ok(true),
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(err) => Err(io_error("create", path)(err)),
+    });
+    let removed = std::fs::remove_file(&draft).map_err(io_error("remove", &draft));
+    let ours = written?;
+    removed?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(io_error("sync", dir))?;
+    if ours {
+        return Ok(key);
+    }
+    load(path)?.ok_or_else(|| io_error("open", path)(io::ErrorKind::NotFound.into()))
+}
+
+fn write_draft(draft: &Path, key: &[u8; 32]) -> Result<(), SpoolError> {
+    let line = format!("{}\n", data_encoding::HEXLOWER.encode(key));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(draft)
+        .map_err(io_error("create", draft))?;
+    file.write_all(line.as_bytes())
+        .map_err(io_error("write", draft))?;
+    file.sync_all().map_err(io_error("sync", draft))
+}
+
+fn bad(path: &Path, why: String) -> SpoolError {
+    SpoolError::BadKey {
+        path: path.to_owned(),
+        why,
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
+    let path = path.to_owned();
+    move |source| SpoolError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::PeerName;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn state() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("a/state"));
+        make_state_directory(&layout).unwrap();
+        (dir, layout)
+    }
+
+    fn ticket() -> Ticket {
+        Ticket {
+            group: GroupKey::generate(),
+            inviter: Identity::generate().id(),
+            name: PeerName::parse("birch").unwrap(),
+            addrs: vec![],
+        }
+    }
+
+    #[test]
+    fn keys_are_made_once_and_for_their_owner_only() {
+        let (_dir, layout) = state();
+        assert!(load_identity(&layout).unwrap().is_none());
+        let identity = load_or_create_identity(&layout).unwrap();
+        let group = load_or_create_group(&layout, None).unwrap();
+        assert_eq!(
+            load_or_create_identity(&layout).unwrap().id(),
+            identity.id()
+        );
+        assert_eq!(
+            load_identity(&layout).unwrap().map(|i| i.id()),
+            Some(identity.id())
+        );
+        assert_eq!(load_or_create_group(&layout, None).unwrap(), group);
+        for path in [layout.identity_key(), layout.group_key()] {
+            assert_eq!(
+                std::fs::metadata(path).unwrap().permissions().mode() & 0o7777,
+                0o600
+            );
+        }
+        assert_eq!(
+            std::fs::metadata(layout.state())
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o700
+        );
+        let names = std::fs::read_dir(layout.state()).unwrap().count();
+        assert_eq!(names, 2, "no draft is left");
+    }
+
+    #[test]
+    fn two_first_starts_agree_on_one_key() {
+        let (_dir, layout) = state();
+        let ids: Vec<_> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| load_or_create_identity(&layout).unwrap().id()))
+                .collect();
+            starts
+                .into_iter()
+                .map(|start| start.join().unwrap())
+                .collect()
+        });
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let (_dir, layout) = state();
+        load_or_create_identity(&layout).unwrap();
+        for mode in [0o640, 0o604, 0o660] {
+            let path = layout.identity_key();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let err = load_or_create_identity(&layout).unwrap_err();
+            assert!(
+                matches!(err, SpoolError::KeyExposed { mode: found, .. } if found == mode),
+                "{err}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_key_is_refused_and_left_alone() {
+        let (_dir, layout) = state();
+        for text in [
+            "",
+            "hello",
+            &"ab".repeat(31),
+            &"ab".repeat(33),
+            &"x".repeat(64),
+        ] {
+            let path = layout.identity_key();
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            assert!(
+                matches!(
+                    load_or_create_identity(&layout),
+                    Err(SpoolError::BadKey { .. })
+                ),
+                "{text}"
+            );
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        let zero = layout.group_key();
+        std::fs::write(&zero, "00".repeat(32)).unwrap();
+        std::fs::set_permissions(&zero, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let refused = load_or_create_group(&layout, None);
+        assert!(matches!(
+            refused,
+            Err(KeyError::Spool(SpoolError::BadKey { .. }))
+        ));
+    }
+
+    #[test]
+    fn a_ticket_gives_the_group_once_and_another_group_is_refused() {
+        let (_dir, layout) = state();
+        let first = ticket();
+        assert_eq!(
+            load_or_create_group(&layout, Some(&first)).unwrap(),
+            first.group
+        );
+        assert_eq!(
+            load_or_create_group(&layout, Some(&first)).unwrap(),
+            first.group
+        );
+        assert_eq!(load_or_create_group(&layout, None).unwrap(), first.group);
+        let other = ticket();
+        let err = load_or_create_group(&layout, Some(&other))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            err.contains(&first.group.group_id()) && err.contains(&other.group.group_id()),
+            "{err}"
+        );
+        assert!(err.contains("--state") && err.contains("--join"), "{err}");
+    }
+}

@@ -1,0 +1,214 @@
+//! Where the log goes: stderr in the foreground, a bounded file or the journal in the background.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use file_rotate::compression::Compression;
+use file_rotate::suffix::AppendCount;
+use file_rotate::{ContentLimit, FileRotate};
+use parking_lot::Mutex;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::prelude::*;
+
+/// Size at which the log file is put aside. Some ten thousand lines: enough to see what led to a problem.
+const LOG_FILE_SIZE: usize = 4 * 1024 * 1024;
+
+/// Files put aside; with the current one the log takes at most 16 MiB.
+const LOG_FILES_KEPT: usize = 3;
+
+/// Where log lines go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Sink {
+    /// The terminal.
+    Stderr,
+    /// A file, rotated and bounded.
+    File(PathBuf),
+    /// systemd's journal.
+    Journal,
+}
+
+impl Sink {
+    /// Chooses: the journal when systemd runs us, else stderr in the foreground, else the file.
+    pub fn choose(foreground: bool, file: PathBuf) -> Self {
+        let stderr = rustix::fs::fstat(io::stderr())
+            .ok()
+            .map(|stat| (stat.st_dev, stat.st_ino));
+        let journal = std::env::var("JOURNAL_STREAM").ok();
+        let notified = std::env::var_os("NOTIFY_SOCKET").is_some();
+        Self::decide(foreground, file, journal.as_deref(), stderr, notified)
+    }
+
+    /// A terminal started by a desktop inherits JOURNAL_STREAM too; it counts only if it names our own stderr
+    /// (systemd.exec(5)).
+    fn decide(
+        foreground: bool,
+        file: PathBuf,
+        journal: Option<&str>,
+        stderr: Option<(u64, u64)>,
+        notified: bool,
+    ) -> Self {
+        let named = journal.and_then(|text| {
+            let (device, inode) = text.split_once(':')?;
+            Some((device.parse().ok()?, inode.parse().ok()?))
+        });
+        if (named.is_some() && named == stderr) || (notified && !foreground) {
+            Self::Journal
+        } else if foreground {
+            Self::Stderr
+        } else {
+            Self::File(file)
+        }
+    }
+}
+
+/// Starts logging and logs panics from now on. A second call in one process does nothing.
+pub fn start(sink: &Sink, directives: &str) -> io::Result<()> {
+    let filter = || EnvFilter::builder().parse_lossy(directives);
+    let started = match sink {
+        Sink::Stderr => tracing_subscriber::registry()
+            .with(filter())
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(io::stderr)
+                    .with_ansi(io::stderr().is_terminal())
+                    .with_target(false),
+            )
+            .try_init(),
+        Sink::File(path) => tracing_subscriber::registry()
+            .with(filter())
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .with_writer(LogFile::open(path)?)
+                    .with_ansi(false)
+                    .with_target(false),
+            )
+            .try_init(),
+        Sink::Journal => tracing_subscriber::registry()
+            .with(filter())
+            .with(tracing_journald::layer()?)
+            .try_init(),
+    };
+    if started.is_ok() {
+        log_panics();
+    }
+    Ok(())
+}
+
+/// A panic ends one thread or one request, never silently.
+fn log_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        let place = panic
+            .location()
+            .map_or_else(|| "somewhere".to_owned(), ToString::to_string);
+        let words = panic.payload_as_str().unwrap_or("without words");
+        tracing::error!("panic in thread {name} at {place}: {words}");
+        before(panic);
+    }));
+}
+
+/// A log file that is put aside when it is full.
+struct LogFile(Mutex<FileRotate<AppendCount>>);
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        // Names of files are private.
+        options.read(true).create(true).append(true).mode(0o600);
+        // The rotating writer panics where it cannot open its file; a plain attempt gives an error instead.
+        drop(options.open(path)?);
+        let limit = ContentLimit::BytesSurpassed(LOG_FILE_SIZE);
+        let kept = AppendCount::new(LOG_FILES_KEPT);
+        Ok(Self(Mutex::new(FileRotate::new(
+            path,
+            kept,
+            limit,
+            Compression::None,
+            Some(options),
+        ))))
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogFile {
+    type Writer = LogLine<'a>;
+    fn make_writer(&'a self) -> LogLine<'a> {
+        LogLine(self)
+    }
+}
+
+/// Writes to the log file; the lock is held for one line only.
+struct LogLine<'a>(&'a LogFile);
+
+impl io::Write for LogLine<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.0.lock().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.0.lock().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn the_journal_counts_only_if_it_is_our_stderr() {
+        let decide = |foreground, journal, notified| {
+            Sink::decide(
+                foreground,
+                "/s/meshbox.log".into(),
+                journal,
+                Some((8, 77)),
+                notified,
+            )
+        };
+        assert_eq!(decide(true, None, false), Sink::Stderr);
+        assert_eq!(
+            decide(false, None, false),
+            Sink::File("/s/meshbox.log".into())
+        );
+        assert_eq!(decide(true, Some("8:77"), true), Sink::Journal);
+        assert_eq!(decide(true, Some("8:78"), false), Sink::Stderr);
+        assert_eq!(
+            decide(false, Some("8:78"), false),
+            Sink::File("/s/meshbox.log".into())
+        );
+        assert_eq!(decide(false, None, true), Sink::Journal);
+        assert_eq!(decide(true, Some("nonsense"), false), Sink::Stderr);
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("meshbox.log");
+        let log = LogFile::open(&path).unwrap();
+        let line = vec![b'x'; 1024 * 1024];
+        for _ in 0..40 {
+            log.make_writer().write_all(&line).unwrap();
+        }
+        let sizes: Vec<u64> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .collect();
+        assert_eq!(sizes.len(), LOG_FILES_KEPT + 1);
+        assert!(
+            sizes.iter().sum::<u64>()
+                <= ((LOG_FILES_KEPT + 1) * (LOG_FILE_SIZE + line.len())) as u64
+        );
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(LogFile::open(&dir.path().join("missing/meshbox.log")).is_err());
+    }
+}

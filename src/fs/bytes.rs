@@ -1,0 +1,639 @@
+//! Bytes: open handles, reading, and everything that changes bytes or size, which passes the write gate.
+//!
+//! A modifying operation tries its gate. If the gate is free and the bytes are not sealed, the operation runs at once
+//! on the FUSE loop; otherwise it goes to the blocking pool, where the gate is waited for and sealed bytes are copied
+//! out, and is answered from there. Either way `ready` is told before the gate opens.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fchmod, fstat, openat};
+use rustix::io::Errno;
+
+use super::Fs;
+use super::attr::{Attr, Caching, Caller, Opened, SetAttr};
+use super::error::FsError;
+use super::handle::{Handle, OpenFile};
+use super::inode::{Area, NodeId, Place};
+use super::names::Target;
+use super::status;
+use crate::bundle::RelPath;
+use crate::ready::Event;
+use crate::spool::{Gate, GateGuard};
+
+/// Bits of a mode that a change of the bytes by an ordinary user takes away.
+const SUID: u32 = 0o4000;
+const SGID: u32 = 0o2000;
+const GROUP_EXEC: u32 = 0o010;
+
+/// How a file is to be opened, from the flags of open(2).
+#[derive(Clone, Copy)]
+struct Access {
+    writes: bool,
+    truncates: bool,
+}
+
+impl Access {
+    fn of(flags: i32) -> Self {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        Self {
+            writes,
+            truncates: flags & libc::O_TRUNC != 0,
+        }
+    }
+}
+
+/// What a modifying operation needs, detached from the call that brought it.
+struct Modify {
+    file: Arc<OpenFile>,
+    path: RelPath,
+}
+
+/// What a WRITE did.
+struct Written {
+    bytes: u32,
+    /// Enough was appended for the tail hasher.
+    tail: bool,
+}
+
+impl Fs {
+    /// Opens a file. `O_TRUNC` in `flags` is carried out.
+    pub fn open(
+        self: &Arc<Self>,
+        id: NodeId,
+        flags: i32,
+        caller: Caller,
+        done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
+    ) {
+        let access = Access::of(flags);
+        match self.open_backing(id, access) {
+            Ok(None) => done(self.status_open(id)),
+            Ok(Some(file)) => self.opened(file, access, caller, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Opens the backing file of a node; `None` for a generated file.
+    fn open_backing(&self, id: NodeId, access: Access) -> Result<Option<Arc<OpenFile>>, FsError> {
+        if status::is_generated(id) {
+            return if access.writes || access.truncates {
+                Err(FsError::ReadOnly)
+            } else {
+                Ok(None)
+            };
+        }
+        let _tree = self.tree.read();
+        let (backing, place) = {
+            let nodes = self.nodes.lock();
+            (nodes.backing(id)?, nodes.place(id))
+        };
+        if backing.area == Area::Inbox && (access.writes || access.truncates) {
+            return Err(FsError::ReadOnly);
+        }
+        let fd = match &place {
+            Ok(place) => open_at(self.root(backing.area), place, access)?,
+            Err(_nameless) => {
+                let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
+                reopen(&open.file, access)?
+            }
+        };
+        // Inbox names change without us: the kernel asked for the file it knows, not for its successor.
+        if backing.area == Area::Inbox && fstat(&fd)?.st_ino != backing.ino {
+            return Err(FsError::Stale);
+        }
+        let opened_as = place.ok().and_then(|place| place.rel().ok());
+        let gate = (backing.area == Area::Outbox && (access.writes || access.truncates))
+            .then(|| self.spool.gate(backing.ino));
+        let fh = self.handles.number();
+        Ok(Some(Arc::new(OpenFile::new(
+            fh,
+            id,
+            backing.ino,
+            fd.into(),
+            opened_as,
+            gate,
+        ))))
+    }
+
+    /// The second half of opening: counts the writer, truncates if asked, and makes the handle known.
+    pub(crate) fn opened_with(
+        self: &Arc<Self>,
+        file: Arc<OpenFile>,
+        event: Option<Event>,
+        truncate: Option<Caller>,
+        done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
+    ) {
+        let caching = match self
+            .nodes
+            .lock()
+            .backing(file.node)
+            .map(|backing| backing.area)
+        {
+            Ok(Area::Inbox) => Caching::Keep,
+            Ok(Area::Outbox) | Err(_) => Caching::Ordinary,
+        };
+        // Known to the node first: from here on the inode number cannot be reused.
+        self.nodes.lock().opened(file.node, &file);
+        let Some(gate) = file.gate.clone() else {
+            self.handles.insert(file.fh, Handle::File(file.clone()));
+            return done(Ok(Opened {
+                fh: file.fh,
+                caching,
+            }));
+        };
+        let fs = self.clone();
+        self.gated(&gate, move |guard| {
+            guard.add_writer();
+            if let Some(event) = event {
+                fs.readiness.feed(event);
+            }
+            fs.handles.insert(file.fh, Handle::File(file.clone()));
+            let opened = Ok(Opened {
+                fh: file.fh,
+                caching,
+            });
+            match truncate {
+                Some(caller) if fstat(&file.file).is_ok_and(|stat| stat.st_size > 0) => {
+                    let after = fs.clone();
+                    Some(Box::new(move || {
+                        let truncated = after.clone();
+                        let op = resize(0, caller);
+                        after.modify(&file.clone(), op, move |result| match result {
+                            Ok(()) => done(opened),
+                            Err(error) => {
+                                truncated.release(file.fh);
+                                done(Err(error));
+                            }
+                        });
+                    }))
+                }
+                Some(_) | None => {
+                    done(opened);
+                    None
+                }
+            }
+        });
+    }
+
+    fn opened(
+        self: &Arc<Self>,
+        file: Arc<OpenFile>,
+        access: Access,
+        caller: Caller,
+        done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
+    ) {
+        let event = match (&file.gate, &file.opened_as) {
+            (Some(_), Some(path)) => Some(Event::Opened {
+                ino: file.ino,
+                path: path.clone(),
+                fh: file.fh,
+            }),
+            (Some(_), None) | (None, _) => None,
+        };
+        self.opened_with(file, event, access.truncates.then_some(caller), done);
+    }
+
+    /// Runs `op` with the gate locked: at once, or in the pool when the gate is busy. What `op` returns runs after
+    /// the gate is open again.
+    fn gated(
+        self: &Arc<Self>,
+        gate: &Arc<Gate>,
+        op: impl FnOnce(&mut GateGuard<'_>) -> Option<Box<dyn FnOnce() + Send>> + Send + 'static,
+    ) {
+        if let Some(mut guard) = gate.try_lock() {
+            let after = op(&mut guard);
+            drop(guard);
+            if let Some(after) = after {
+                after();
+            }
+            return;
+        }
+        let gate = gate.clone();
+        self.pool.submit(Box::new(move || {
+            let mut guard = gate.lock();
+            let after = op(&mut guard);
+            drop(guard);
+            if let Some(after) = after {
+                after();
+            }
+        }));
+    }
+
+    /// The gate, if it is free and the bytes may change at once.
+    fn enter<'a>(&self, gate: &'a Gate, path: &RelPath) -> Result<Option<GateGuard<'a>>, FsError> {
+        let Some(mut guard) = gate.try_lock() else {
+            return Ok(None);
+        };
+        Ok(self.spool.before_modify(&mut guard, path)?.then_some(guard))
+    }
+
+    /// The gate, waited for, with sealed bytes copied out. Not for FUSE loops.
+    fn enter_blocking<'a>(
+        &self,
+        gate: &'a Gate,
+        modify: &Modify,
+    ) -> Result<GateGuard<'a>, FsError> {
+        let mut guard = gate.lock();
+        if !self.spool.before_modify(&mut guard, &modify.path)? {
+            self.spool
+                .copy_out(&mut guard, &modify.file.file, &modify.path)?;
+        }
+        Ok(guard)
+    }
+
+    /// The name to give the spool for a file: its present one, or the one it was opened by.
+    fn modify_path(&self, file: &OpenFile) -> Result<RelPath, FsError> {
+        let now = self
+            .nodes
+            .lock()
+            .place(file.node)
+            .and_then(|place| place.rel());
+        now.or_else(|_nameless| file.opened_as.clone().ok_or(FsError::Stale))
+    }
+
+    /// Runs a modifying operation through the gate of its file.
+    fn modify<T: 'static>(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        op: impl FnOnce(&Fs, &Modify, &mut GateGuard<'_>) -> Result<T, FsError> + Send + 'static,
+        done: impl FnOnce(Result<T, FsError>) + Send + 'static,
+    ) {
+        let (gate, modify) = match (file.gate(), self.modify_path(file)) {
+            (Ok(gate), Ok(path)) => (
+                gate.clone(),
+                Modify {
+                    file: file.clone(),
+                    path,
+                },
+            ),
+            (Err(error), _) | (_, Err(error)) => return done(Err(error)),
+        };
+        match self.enter(&gate, &modify.path) {
+            Ok(Some(mut guard)) => {
+                let result = op(self, &modify, &mut guard);
+                drop(guard);
+                done(result);
+            }
+            Ok(None) => {
+                let (fs, gate) = (self.clone(), gate.clone());
+                self.pool.submit(Box::new(move || {
+                    let result = fs
+                        .enter_blocking(&gate, &modify)
+                        .and_then(|mut guard| op(&fs, &modify, &mut guard));
+                    done(result);
+                }));
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Reads at `offset`, until `size` bytes or the end.
+    pub fn read<R>(
+        &self,
+        fh: u64,
+        offset: u64,
+        size: u32,
+        buffer: &mut Vec<u8>,
+        give: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, FsError> {
+        match self.handles.any(fh)? {
+            Handle::Generated(bytes) => {
+                let from = usize::try_from(offset)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
+                let to = from.saturating_add(size as usize).min(bytes.len());
+                Ok(give(&bytes[from..to]))
+            }
+            Handle::File(file) => {
+                buffer.resize((size as usize).max(buffer.len()), 0);
+                let mut filled = 0;
+                while filled < size as usize {
+                    match file
+                        .file
+                        .read_at(&mut buffer[filled..size as usize], offset + filled as u64)
+                    {
+                        Ok(0) => break,
+                        Ok(n) => filled += n,
+                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(give(&buffer[..filled]))
+            }
+            Handle::Directory(_) => Err(FsError::IsDirectory),
+        }
+    }
+
+    /// Writes all of `data` at `offset`. `kill_privileges`: the kernel asks for suid and sgid to be taken away.
+    pub fn write(
+        self: &Arc<Self>,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+        kill_privileges: bool,
+        caller: Caller,
+        done: impl FnOnce(Result<u32, FsError>) + Send + 'static,
+    ) {
+        let found = self.handles.file(fh).and_then(|file| {
+            let path = self.modify_path(&file)?;
+            Ok((file.gate()?.clone(), Modify { file, path }))
+        });
+        let (gate, modify) = match found {
+            Ok(found) => found,
+            Err(error) => return done(Err(error)),
+        };
+        if caller.tid != 0 {
+            modify.file.note_writer(caller.tid);
+        }
+        match self.enter(&gate, &modify.path) {
+            Ok(Some(mut guard)) => {
+                let written = self.write_gated(&modify, &mut guard, offset, data, kill_privileges);
+                drop(guard);
+                done(self.after_write(&gate, &modify, written));
+            }
+            Ok(None) => {
+                let (fs, gate, data) = (self.clone(), gate.clone(), data.to_vec());
+                self.pool.submit(Box::new(move || {
+                    let written = fs.enter_blocking(&gate, &modify).and_then(|mut guard| {
+                        fs.write_gated(&modify, &mut guard, offset, &data, kill_privileges)
+                    });
+                    done(fs.after_write(&gate, &modify, written));
+                }));
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn write_gated(
+        &self,
+        modify: &Modify,
+        guard: &mut GateGuard<'_>,
+        offset: u64,
+        data: &[u8],
+        kill_privileges: bool,
+    ) -> Result<Written, FsError> {
+        let file = &modify.file;
+        let mut written = 0;
+        let mut tail = false;
+        let mut failed = None;
+        while written < data.len() {
+            match file
+                .file
+                .write_at(&data[written..], offset + written as u64)
+            {
+                Ok(0) => failed = Some(FsError::Os(Errno::IO)),
+                Ok(n) => written += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => failed = Some(error.into()),
+            }
+            if failed.is_some() {
+                break;
+            }
+        }
+        if written > 0 {
+            tail = guard.wrote(offset, written as u64);
+            self.readiness.feed(Event::Wrote {
+                ino: file.ino,
+                fh: file.fh,
+            });
+            if kill_privileges {
+                strip_privileges(&file.file)?;
+            }
+        }
+        match failed {
+            Some(error) if written == 0 => Err(error),
+            Some(_) | None => {
+                let bytes = u32::try_from(written).map_err(|_too_many| FsError::Invalid)?;
+                Ok(Written { bytes, tail })
+            }
+        }
+    }
+
+    /// Lets the tail hasher follow, once the gate is open again.
+    fn after_write(
+        &self,
+        gate: &Arc<Gate>,
+        modify: &Modify,
+        written: Result<Written, FsError>,
+    ) -> Result<u32, FsError> {
+        let written = written?;
+        if written.tail {
+            match modify.file.file.try_clone() {
+                Ok(file) => self.spool.tail(gate, file),
+                Err(error) => tracing::debug!(%error, "no descriptor for the tail hasher"),
+            }
+        }
+        Ok(written.bytes)
+    }
+
+    /// One descriptor of a handle was closed. The caller still exists, so this is where a killed writer is seen.
+    pub fn flush(&self, fh: u64, caller: Caller) -> Result<(), FsError> {
+        if let Handle::File(file) = self.handles.any(fh)?
+            && file.writes()
+            && file.is_torn_by(caller.tid)
+        {
+            self.readiness.feed(Event::Flushed {
+                ino: file.ino,
+                fh,
+                torn: true,
+            });
+        }
+        Ok(())
+    }
+
+    /// The last descriptor of a handle is gone.
+    pub fn release(self: &Arc<Self>, fh: u64) {
+        let Some(Handle::File(file)) = self.handles.remove(fh) else {
+            return;
+        };
+        let Some(gate) = file.gate.clone() else {
+            self.nodes.lock().released(file.node, &file);
+            return;
+        };
+        let fs = self.clone();
+        self.gated(&gate, move |guard| {
+            guard.remove_writer();
+            fs.readiness.feed(Event::Released { ino: file.ino, fh });
+            fs.nodes.lock().released(file.node, &file);
+            None
+        });
+    }
+
+    /// Makes bytes (and with `!data_only` attributes) durable; in the pool, since it waits for the disk.
+    pub fn fsync(
+        self: &Arc<Self>,
+        fh: u64,
+        data_only: bool,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
+        match self.handles.any(fh) {
+            Ok(Handle::File(file)) => self.pool.submit(Box::new(move || {
+                let synced = if data_only {
+                    file.file.sync_data()
+                } else {
+                    file.file.sync_all()
+                };
+                done(synced.map_err(FsError::from));
+            })),
+            Ok(Handle::Generated(_) | Handle::Directory(_)) => done(Ok(())),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Allocates, punches, zeroes or shifts a range, as far as the backing file system knows the mode.
+    pub fn fallocate(
+        self: &Arc<Self>,
+        fh: u64,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        caller: Caller,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
+        let file = match self.handles.file(fh) {
+            Ok(file) => file,
+            Err(error) => return done(Err(error)),
+        };
+        let op = move |fs: &Fs, modify: &Modify, guard: &mut GateGuard<'_>| {
+            let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+            rustix::fs::fallocate(&modify.file.file, flags, offset, length)?;
+            fs.reshaped(modify, guard, Some(fh), caller)
+        };
+        self.modify(&file, op, done);
+    }
+
+    /// Finds the next data or hole.
+    pub fn lseek(&self, fh: u64, offset: i64, whence: i32) -> Result<i64, FsError> {
+        let file = self.handles.file(fh)?;
+        let offset = u64::try_from(offset).map_err(|_negative| FsError::Os(Errno::NXIO))?;
+        let to = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
+            _kernel_does_the_rest => return Err(FsError::Invalid),
+        };
+        let found = rustix::fs::seek(&file.file, to)?;
+        i64::try_from(found).map_err(|_too_large| FsError::Invalid)
+    }
+
+    /// The end of every change of size: told to the gate and to `ready`, privileges taken away.
+    fn reshaped(
+        &self,
+        modify: &Modify,
+        guard: &mut GateGuard<'_>,
+        fh: Option<u64>,
+        caller: Caller,
+    ) -> Result<(), FsError> {
+        guard.reshaped();
+        let file = &modify.file;
+        let size = u64::try_from(fstat(&file.file)?.st_size).unwrap_or(0);
+        self.readiness.feed(Event::Truncated {
+            ino: file.ino,
+            path: modify.path.clone(),
+            fh,
+            size,
+        });
+        // fuser hides the kernel's request to do so; it is made for every caller but root.
+        if caller.uid != 0 {
+            strip_privileges(&file.file)?;
+        }
+        Ok(())
+    }
+
+    /// Changes attributes; a new size goes through the gate.
+    pub fn setattr(
+        self: &Arc<Self>,
+        id: NodeId,
+        set: SetAttr,
+        caller: Caller,
+        done: impl FnOnce(Result<Attr, FsError>) + Send + 'static,
+    ) {
+        let Some(size) = set.size else {
+            return done(self.set_others(id, &set));
+        };
+        let file = match self.file_to_resize(id, &set) {
+            Ok(file) => file,
+            Err(error) => return done(Err(error)),
+        };
+        let through = set.fh.filter(|fh| *fh == file.fh);
+        let op = move |fs: &Fs, modify: &Modify, guard: &mut GateGuard<'_>| {
+            rustix::fs::ftruncate(&modify.file.file, size)?;
+            fs.reshaped(modify, guard, through, caller)?;
+            fs.apply(&Target::File(&modify.file.file), false, &set)?;
+            Ok(fs.attr(id, &fstat(&modify.file.file)?))
+        };
+        self.modify(&file, op, done);
+    }
+
+    /// The open handle to truncate through, or a short-lived one that no user holds.
+    fn file_to_resize(&self, id: NodeId, set: &SetAttr) -> Result<Arc<OpenFile>, FsError> {
+        if let Some(fh) = set.fh
+            && let Ok(file) = self.handles.file(fh)
+            && file.writes()
+        {
+            return Ok(file);
+        }
+        if id == NodeId::OUTBOX {
+            return Err(FsError::IsDirectory);
+        }
+        let access = Access {
+            writes: true,
+            truncates: false,
+        };
+        self.open_backing(id, access)?.ok_or(FsError::ReadOnly)
+    }
+}
+
+/// Changes the length of an open file.
+fn resize(
+    size: u64,
+    caller: Caller,
+) -> impl FnOnce(&Fs, &Modify, &mut GateGuard<'_>) -> Result<(), FsError> + Send + 'static {
+    move |fs, modify, guard| {
+        rustix::fs::ftruncate(&modify.file.file, size)?;
+        fs.reshaped(modify, guard, Some(modify.file.fh), caller)
+    }
+}
+
+/// Opens for reading and writing even where the user only writes: the sealer and the tail hasher read what is written.
+fn open_at(root: &OwnedFd, place: &Place, access: Access) -> Result<OwnedFd, FsError> {
+    let common = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = |flags| openat(root, place.at(), flags | common, Mode::empty());
+    if !access.writes && !access.truncates {
+        return Ok(open(OFlags::RDONLY)?);
+    }
+    match open(OFlags::RDWR) {
+        Err(Errno::ACCESS) => Ok(open(OFlags::WRONLY)?),
+        other => Ok(other?),
+    }
+}
+
+/// Opens a file again that has no name any more.
+fn reopen(file: &File, access: Access) -> Result<OwnedFd, FsError> {
+    use std::os::fd::AsRawFd;
+    let flags = if access.writes || access.truncates {
+        OFlags::RDWR
+    } else {
+        OFlags::RDONLY
+    };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::open(
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+/// Takes suid away, and sgid from what the group may execute, as a write by an ordinary user does everywhere.
+fn strip_privileges(file: &File) -> Result<(), FsError> {
+    let mode = fstat(file)?.st_mode & 0o7777;
+    let mut less = mode & !SUID;
+    if mode & GROUP_EXEC != 0 {
+        less &= !SGID;
+    }
+    if less != mode {
+        fchmod(file, Mode::from_raw_mode(less))?;
+    }
+    Ok(())
+}

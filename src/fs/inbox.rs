@@ -1,0 +1,249 @@
+//! What may be done to the inbox: removing, moving out, and hearing from the spool that a name shows another file.
+
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+use rustix::fs::RenameFlags;
+
+use super::Fs;
+use super::attr::{Kind, backing_of, kind_of};
+use super::error::FsError;
+use super::inode::{Area, NodeId};
+use super::names::Named;
+use super::status;
+use crate::bundle::RelPath;
+use crate::ready::Event;
+use crate::spool::InboxObserver;
+
+/// Notices of replaced names on their way to the kernel. When more are waiting, the rest is dropped: the kernel
+/// believes an inbox name for one second only.
+const NOTICES_CAP: usize = 1024;
+
+/// Tells the kernel to forget the entry `name` of a directory.
+pub type Invalidator = Box<dyn Fn(NodeId, &[u8]) + Send>;
+
+type Notice = (NodeId, Vec<u8>);
+
+/// The thread that talks to the kernel on the spool's behalf: the kernel may be waiting for a reply of ours while it
+/// takes a notice, so neither the spool nor a FUSE loop may do it.
+pub(crate) struct Notices {
+    running: Mutex<Option<(Sender<Notice>, JoinHandle<()>)>>,
+}
+
+impl Notices {
+    pub(crate) fn new() -> Self {
+        Self {
+            running: Mutex::new(None),
+        }
+    }
+
+    fn start(&self, invalidate: Invalidator) -> std::io::Result<()> {
+        let (sender, receiver) = bounded::<Notice>(NOTICES_CAP);
+        let thread = thread::Builder::new()
+            .name("fs-notifier".into())
+            .spawn(move || {
+                for (parent, name) in receiver {
+                    invalidate(parent, &name);
+                }
+            })?;
+        let before = self.running.lock().replace((sender, thread));
+        Self::end(before);
+        Ok(())
+    }
+
+    fn send(&self, notice: Notice) {
+        if let Some((sender, _)) = &*self.running.lock() {
+            match sender.try_send(notice) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => {
+                    tracing::debug!("too many replaced inbox names at once for the kernel")
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    tracing::error!("the fs-notifier thread is gone")
+                }
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        let running = self.running.lock().take();
+        Self::end(running);
+    }
+
+    fn end(running: Option<(Sender<Notice>, JoinHandle<()>)>) {
+        if let Some((sender, thread)) = running {
+            drop(sender);
+            if thread.join().is_err() {
+                tracing::error!("the fs-notifier thread panicked");
+            }
+        }
+    }
+}
+
+/// What the spool holds of the file system; weak, since the file system holds the spool.
+struct Observer(Weak<Fs>);
+
+impl InboxObserver for Observer {
+    fn published(&self, path: &RelPath, replaced: Option<u64>) {
+        if let (Some(fs), Some(_)) = (self.0.upgrade(), replaced) {
+            fs.inbox_replaced(path);
+        }
+    }
+}
+
+pub(crate) fn observer(fs: &Arc<Fs>) -> Arc<dyn InboxObserver> {
+    Arc::new(Observer(Arc::downgrade(fs)))
+}
+
+impl InboxObserver for Fs {
+    fn published(&self, path: &RelPath, replaced: Option<u64>) {
+        if replaced.is_some() {
+            self.inbox_replaced(path);
+        }
+    }
+}
+
+impl Fs {
+    /// Sets how the kernel is told of names that show another file now.
+    pub fn set_invalidator(&self, invalidate: Invalidator) -> std::io::Result<()> {
+        self.notices.start(invalidate)
+    }
+
+    /// The name of an inbox file shows another one: the node that had it lives on only for its open handles. A new
+    /// name needs nothing, since the kernel does not remember that a name was missing.
+    fn inbox_replaced(&self, path: &RelPath) {
+        let known = {
+            let mut nodes = self.nodes.lock();
+            let known = nodes.known_at(Area::Inbox, path);
+            if let Some((parent, _)) = known {
+                nodes.unname(parent, path.file_name());
+            }
+            known
+        };
+        if let Some((parent, _)) = known {
+            self.notices.send((parent, path.file_name().to_vec()));
+        }
+    }
+
+    /// Removes a name from the inbox through the spool; in the pool, since the spool journals it.
+    pub(crate) fn inbox_remove(
+        self: &Arc<Self>,
+        at: Named<'_>,
+        directory: bool,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
+        let checked = self
+            .inbox_target(at)
+            .and_then(|(path, kind)| match (kind, directory) {
+                (Kind::File, false) | (Kind::Directory, true) => Ok(path),
+                (Kind::File, true) => Err(FsError::NotDirectory),
+                (Kind::Directory, false) => Err(FsError::IsDirectory),
+            });
+        let path = match checked {
+            Ok(path) => path,
+            Err(error) => return done(Err(error)),
+        };
+        let (fs, parent, name) = (self.clone(), at.parent, at.name.to_vec());
+        self.pool.submit(Box::new(move || {
+            let removed = if directory {
+                fs.spool.inbox_rmdir(&path)
+            } else {
+                fs.spool.inbox_unlink(&path)
+            };
+            if removed.is_ok() {
+                fs.nodes.lock().unname(parent, &name);
+            }
+            done(removed.map_err(FsError::from));
+        }));
+    }
+
+    fn inbox_target(&self, at: Named<'_>) -> Result<(RelPath, Kind), FsError> {
+        let place = self.place(at.parent)?.child(at.name)?;
+        let stat = self.stat_at(&place)?;
+        Ok((place.rel()?, kind_of(&stat).ok_or(FsError::NotFound)?))
+    }
+
+    /// Moves a file from the inbox to the outbox: consumed there, written here. Directories are answered as between
+    /// two file systems, so that `mv` goes through them file by file.
+    pub(crate) fn move_out(
+        self: &Arc<Self>,
+        from: Named<'_>,
+        to: Named<'_>,
+        flags: RenameFlags,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
+        let checked = self.inbox_target(from).and_then(|(path, kind)| {
+            if flags.contains(RenameFlags::EXCHANGE) {
+                return Err(FsError::ReadOnly);
+            }
+            if kind == Kind::Directory {
+                return Err(FsError::CrossDevice);
+            }
+            let target = self.outbox_place(to.parent, to.name)?;
+            let replaced = self.stat_at(&target).ok();
+            match replaced.as_ref().and_then(kind_of) {
+                Some(Kind::Directory) => Err(FsError::IsDirectory),
+                Some(Kind::File) | None => Ok((path, target, replaced)),
+            }
+        });
+        let (path, target, replaced) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return done(Err(error)),
+        };
+        let no_replace = flags.contains(RenameFlags::NOREPLACE);
+        let fs = self.clone();
+        let (from_parent, from_name) = (from.parent, from.name.to_vec());
+        let (to_parent, to_name) = (to.parent, to.name.to_vec());
+        // The kernel holds both directories until the reply, so the two names stay ours without the tree lock, which
+        // must not be held while the spool may be copying.
+        self.pool.submit(Box::new(move || {
+            let moved = target.rel().and_then(|to_path| {
+                fs.spool.inbox_to_outbox(&path, &to_path, no_replace)?;
+                let _tree = fs.tree.write();
+                let stat = fs.stat_at(&target)?;
+                let backing = backing_of(Area::Outbox, &stat);
+                fs.nodes.lock().moved_out(
+                    (from_parent, &from_name),
+                    (to_parent, &to_name),
+                    backing,
+                );
+                if let Some(replaced) = replaced {
+                    let (ino, names_left) = (replaced.st_ino, fs.names_left(&replaced));
+                    fs.spool.outbox_removed(&to_path, ino, names_left);
+                    fs.readiness.feed(Event::Unlinked {
+                        ino,
+                        path: to_path.clone(),
+                        names_left,
+                    });
+                }
+                let (ino, fh) = (stat.st_ino, fs.handles.number());
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                let path = to_path;
+                fs.readiness.feed(Event::Opened {
+                    ino,
+                    path: path.clone(),
+                    fh,
+                });
+                fs.readiness.feed(Event::Truncated {
+                    ino,
+                    path,
+                    fh: Some(fh),
+                    size,
+                });
+                fs.readiness.feed(Event::Released { ino, fh });
+                Ok(())
+            });
+            done(moved);
+        }));
+    }
+
+    /// Whether a node lies in the inbox or is generated: nothing of it can be changed.
+    pub(crate) fn is_read_only(&self, id: NodeId) -> Result<bool, FsError> {
+        if status::is_generated(id) {
+            return Ok(true);
+        }
+        Ok(self.nodes.lock().backing(id)?.area == Area::Inbox)
+    }
+}

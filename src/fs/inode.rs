@@ -1,0 +1,630 @@
+//! The table of inodes the kernel knows, and the names under which it knows them.
+//!
+//! A node is one file or directory of the backing trees. It knows its names (parent and component each), how often
+//! the kernel looked it up, and which handles are open on it; paths are joined from names at the moment of use. A
+//! node holds no descriptor, so a hundred thousand known files cost memory only.
+//!
+//! # Invariants
+//! 1. `node.names` of a directory and `node.links` of its children mirror each other.
+//! 2. A node lives while the kernel has it looked up, a handle is open on it, or a known child hangs below it.
+//! 3. `by_ino` names a node only while the backing inode cannot have been reused: the node has a name or a handle.
+//! 4. The number of a node is its backing inode number where that is free, so that `st_ino` survives a remount; it
+//!    stays when the backing inode is swapped.
+//!
+//! # Threads
+//! One short mutex. Whoever changes names on disk holds the tree lock of [`super::Fs`] for writing around both.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::error::FsError;
+use super::handle::OpenFile;
+use crate::bundle::RelPath;
+
+/// The number by which the kernel and `fs` name an inode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+/// Numbers from here on are ours; backing inode numbers stay below.
+const OWN_NUMBERS: u64 = 1 << 63;
+
+impl NodeId {
+    /// The root of the mount, fixed by FUSE.
+    pub const ROOT: Self = Self(1);
+    /// `outbox/`.
+    pub const OUTBOX: Self = Self(OWN_NUMBERS);
+    /// `inbox/`.
+    pub const INBOX: Self = Self(OWN_NUMBERS + 1);
+    /// `.meshbox/`.
+    pub const STATUS_DIR: Self = Self(OWN_NUMBERS + 2);
+    /// The first of the generated files.
+    pub const STATUS_FILES: Self = Self(OWN_NUMBERS + 16);
+    /// The first number given to nodes whose inode number is taken.
+    const COUNTER: u64 = OWN_NUMBERS + 1024;
+}
+
+/// Which of the two backing trees.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Area {
+    Outbox,
+    Inbox,
+}
+
+/// What tells two uses of one inode number apart in the inbox, whose names change without the kernel's help.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Stamp {
+    pub(crate) mtime: i64,
+    pub(crate) mtime_nsec: u32,
+    pub(crate) size: i64,
+}
+
+/// A backing inode as a system call just saw it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Backing {
+    pub(crate) area: Area,
+    pub(crate) ino: u64,
+    pub(crate) directory: bool,
+    /// Zero outside the inbox and for directories.
+    pub(crate) stamp: Stamp,
+}
+
+/// Where a node is now: a path below its area's root, empty for the root itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) area: Area,
+    pub(crate) path: Vec<u8>,
+}
+
+impl Place {
+    /// The path as the spool wants it; the root of an area has none.
+    pub(crate) fn rel(&self) -> Result<RelPath, FsError> {
+        Ok(RelPath::parse(self.path.clone())?)
+    }
+
+    /// For system calls relative to the area's root.
+    pub(crate) fn at(&self) -> &[u8] {
+        if self.path.is_empty() {
+            b"."
+        } else {
+            &self.path
+        }
+    }
+
+    /// The entry `name` of this directory.
+    pub(crate) fn child(&self, name: &[u8]) -> Result<Self, FsError> {
+        crate::bundle::check_name(name)?;
+        let mut path = Vec::with_capacity(self.path.len() + 1 + name.len());
+        if !self.path.is_empty() {
+            path.extend_from_slice(&self.path);
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        let child = Self {
+            area: self.area,
+            path,
+        };
+        child.rel()?;
+        Ok(child)
+    }
+}
+
+type Name = Arc<[u8]>;
+
+struct Node {
+    backing: Backing,
+    links: Vec<(NodeId, Name)>,
+    lookups: u64,
+    names: HashMap<Name, NodeId>,
+    open: Vec<Arc<OpenFile>>,
+    fixed: bool,
+}
+
+/// All nodes below the two area roots.
+pub(crate) struct Nodes {
+    nodes: HashMap<NodeId, Node>,
+    by_ino: HashMap<u64, NodeId>,
+    next: u64,
+}
+
+impl Nodes {
+    /// A table with the two area roots, whose backing inodes are given.
+    pub(crate) fn new(outbox_ino: u64, inbox_ino: u64) -> Self {
+        let mut nodes = HashMap::new();
+        let mut by_ino = HashMap::new();
+        for (id, area, ino) in [
+            (NodeId::OUTBOX, Area::Outbox, outbox_ino),
+            (NodeId::INBOX, Area::Inbox, inbox_ino),
+        ] {
+            let backing = Backing {
+                area,
+                ino,
+                directory: true,
+                stamp: Stamp::default(),
+            };
+            nodes.insert(
+                id,
+                Node {
+                    backing,
+                    links: vec![],
+                    lookups: 0,
+                    names: HashMap::new(),
+                    open: vec![],
+                    fixed: true,
+                },
+            );
+            by_ino.insert(ino, id);
+        }
+        Self {
+            nodes,
+            by_ino,
+            next: NodeId::COUNTER,
+        }
+    }
+
+    fn node(&self, id: NodeId) -> Result<&Node, FsError> {
+        self.nodes.get(&id).ok_or(FsError::Stale)
+    }
+
+    /// What backs the node.
+    pub(crate) fn backing(&self, id: NodeId) -> Result<Backing, FsError> {
+        self.node(id).map(|node| node.backing)
+    }
+
+    /// The node's area and its path by its first name.
+    pub(crate) fn place(&self, id: NodeId) -> Result<Place, FsError> {
+        let area = self.node(id)?.backing.area;
+        let mut components: Vec<&[u8]> = Vec::new();
+        let mut length = 0;
+        let mut at = id;
+        loop {
+            let node = self.node(at)?;
+            if node.fixed {
+                break;
+            }
+            let (parent, name) = node.links.first().ok_or(FsError::Stale)?;
+            length += name.len() + 1;
+            if length > libc::PATH_MAX as usize {
+                return Err(FsError::NameTooLong);
+            }
+            components.push(name);
+            at = *parent;
+        }
+        components.reverse();
+        Ok(Place {
+            area,
+            path: components.join(&b'/'),
+        })
+    }
+
+    /// The node known under a name.
+    pub(crate) fn known(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        self.nodes.get(&parent)?.names.get(name).copied()
+    }
+
+    /// The node known at a path below an area.
+    pub(crate) fn known_at(&self, area: Area, path: &RelPath) -> Option<(NodeId, NodeId)> {
+        let mut parent = match area {
+            Area::Outbox => NodeId::OUTBOX,
+            Area::Inbox => NodeId::INBOX,
+        };
+        if let Some(directory) = path.parent() {
+            for name in directory.components() {
+                parent = self.known(parent, name)?;
+            }
+        }
+        Some((parent, self.known(parent, path.file_name())?))
+    }
+
+    /// The number to show in a directory listing for a backing inode.
+    pub(crate) fn number_of(&self, ino: u64) -> u64 {
+        self.by_ino.get(&ino).map_or(ino, |id| id.0)
+    }
+
+    /// A system call found `backing` at `name`: gives its node one more lookup, making it when it is new.
+    pub(crate) fn found(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        backing: Backing,
+    ) -> Result<NodeId, FsError> {
+        self.node(parent)?;
+        let id = match self.by_ino.get(&backing.ino) {
+            Some(id) if self.node(*id)?.backing == backing => *id,
+            Some(_) | None => {
+                let id = self.number_for(backing.ino);
+                self.by_ino.insert(backing.ino, id);
+                self.nodes.insert(
+                    id,
+                    Node {
+                        backing,
+                        links: vec![],
+                        lookups: 0,
+                        names: HashMap::new(),
+                        open: vec![],
+                        fixed: false,
+                    },
+                );
+                id
+            }
+        };
+        if let Some(before) = self.known(parent, name)
+            && before != id
+        {
+            self.unname(parent, name);
+        }
+        self.name(parent, name, id);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups += 1;
+        }
+        Ok(id)
+    }
+
+    fn number_for(&mut self, ino: u64) -> NodeId {
+        let wanted = NodeId(ino);
+        if ino > NodeId::ROOT.0 && ino < OWN_NUMBERS && !self.nodes.contains_key(&wanted) {
+            return wanted;
+        }
+        let id = NodeId(self.next);
+        self.next += 1;
+        id
+    }
+
+    fn name(&mut self, parent: NodeId, name: &[u8], id: NodeId) {
+        let Some(directory) = self.nodes.get_mut(&parent) else {
+            return;
+        };
+        if directory.names.contains_key(name) {
+            return;
+        }
+        let name: Name = Arc::from(name);
+        directory.names.insert(name.clone(), id);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.links.push((parent, name));
+        }
+    }
+
+    /// The name is gone from disk, or shows another inode. Returns the node that had it.
+    pub(crate) fn unname(&mut self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
+        let id = self.nodes.get_mut(&parent)?.names.remove(name)?;
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.links.retain(|(p, n)| (*p, &**n) != (parent, name));
+        }
+        self.settle(id);
+        self.settle(parent);
+        Some(id)
+    }
+
+    /// A name moved. Whatever had the new name before has lost it.
+    pub(crate) fn renamed(&mut self, parent: NodeId, name: &[u8], to_parent: NodeId, to: &[u8]) {
+        self.unname(to_parent, to);
+        self.move_name(parent, name, to_parent, to);
+    }
+
+    /// Two names changed places.
+    pub(crate) fn exchanged(&mut self, a_parent: NodeId, a: &[u8], b_parent: NodeId, b: &[u8]) {
+        let (first, second) = (self.known(a_parent, a), self.known(b_parent, b));
+        if first == second {
+            return;
+        }
+        // Held up artificially, since both are nameless for a moment.
+        for id in [first, second].into_iter().flatten() {
+            self.hold(id);
+        }
+        self.unname(a_parent, a);
+        self.unname(b_parent, b);
+        if let Some(id) = first {
+            self.name(b_parent, b, id);
+        }
+        if let Some(id) = second {
+            self.name(a_parent, a, id);
+        }
+        for id in [first, second].into_iter().flatten() {
+            self.restore(id);
+        }
+    }
+
+    fn move_name(&mut self, parent: NodeId, name: &[u8], to_parent: NodeId, to: &[u8]) {
+        if let Some(id) = self.known(parent, name) {
+            self.hold(id);
+            self.unname(parent, name);
+            self.name(to_parent, to, id);
+            self.restore(id);
+        }
+    }
+
+    fn hold(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups += 1;
+        }
+    }
+
+    /// Undoes [`Self::hold`], and finds the node by its inode again.
+    fn restore(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(1);
+            self.by_ino.insert(node.backing.ino, id);
+        }
+        self.settle(id);
+    }
+
+    /// The node at an inbox name went to an outbox name, where `backing` is behind it now.
+    pub(crate) fn moved_out(
+        &mut self,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        backing: Backing,
+    ) {
+        self.unname(to.0, to.1);
+        let Some(id) = self.known(from.0, from.1) else {
+            return;
+        };
+        if let Some(node) = self.nodes.get_mut(&id) {
+            if self.by_ino.get(&node.backing.ino) == Some(&id) {
+                self.by_ino.remove(&node.backing.ino);
+            }
+            node.backing = backing;
+        }
+        self.move_name(from.0, from.1, to.0, to.1);
+    }
+
+    /// The kernel forgets `count` lookups.
+    pub(crate) fn forget(&mut self, id: NodeId, count: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        self.settle(id);
+    }
+
+    /// A handle was opened on the node.
+    pub(crate) fn opened(&mut self, id: NodeId, file: &Arc<OpenFile>) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.open.push(file.clone());
+        }
+    }
+
+    /// A handle was released; the caller still holds it, so that its inode cannot be reused before this returns.
+    pub(crate) fn released(&mut self, id: NodeId, file: &Arc<OpenFile>) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.open.retain(|open| !Arc::ptr_eq(open, file));
+        }
+        self.settle(id);
+    }
+
+    /// A handle that is open on the node, preferably one that may write.
+    pub(crate) fn any_open(&self, id: NodeId) -> Option<Arc<OpenFile>> {
+        let open = &self.nodes.get(&id)?.open;
+        open.iter()
+            .find(|file| file.writes())
+            .or_else(|| open.first())
+            .cloned()
+    }
+
+    /// Keeps invariants 2 and 3 after a node lost something, and drops ancestors that lived only for it.
+    fn settle(&mut self, id: NodeId) {
+        let mut at = Some(id);
+        while let Some(id) = at.take() {
+            let Some(node) = self.nodes.get(&id) else {
+                return;
+            };
+            if node.fixed {
+                return;
+            }
+            if node.links.is_empty()
+                && node.open.is_empty()
+                && self.by_ino.get(&node.backing.ino) == Some(&id)
+            {
+                self.by_ino.remove(&node.backing.ino);
+            }
+            if node.lookups > 0 || !node.open.is_empty() || !node.names.is_empty() {
+                return;
+            }
+            let Some(node) = self.nodes.remove(&id) else {
+                return;
+            };
+            if self.by_ino.get(&node.backing.ino) == Some(&id) {
+                self.by_ino.remove(&node.backing.ino);
+            }
+            for (parent, name) in &node.links {
+                if let Some(directory) = self.nodes.get_mut(parent) {
+                    directory.names.remove(name);
+                }
+            }
+            // Names in several directories are rare; each of those but the first is settled when it is next touched.
+            for (parent, _) in node.links.iter().skip(1) {
+                self.settle(*parent);
+            }
+            at = node.links.first().map(|(parent, _)| *parent);
+        }
+    }
+
+    /// How many nodes are known, without the two roots.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len() - 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(ino: u64) -> Backing {
+        Backing {
+            area: Area::Outbox,
+            ino,
+            directory: false,
+            stamp: Stamp::default(),
+        }
+    }
+
+    fn dir(ino: u64) -> Backing {
+        Backing {
+            directory: true,
+            ..file(ino)
+        }
+    }
+
+    fn table() -> Nodes {
+        Nodes::new(100, 101)
+    }
+
+    fn path(nodes: &Nodes, id: NodeId) -> String {
+        String::from_utf8(nodes.place(id).unwrap().path).unwrap()
+    }
+
+    #[test]
+    fn a_path_is_joined_from_names_and_follows_a_rename_of_an_ancestor() {
+        let mut nodes = table();
+        let a = nodes.found(NodeId::OUTBOX, b"a", dir(5)).unwrap();
+        let b = nodes.found(a, b"b", dir(6)).unwrap();
+        let f = nodes.found(b, b"f", file(7)).unwrap();
+        assert_eq!(path(&nodes, f), "a/b/f");
+        nodes.renamed(NodeId::OUTBOX, b"a", NodeId::OUTBOX, b"z");
+        assert_eq!(path(&nodes, f), "z/b/f");
+        assert_eq!(nodes.place(NodeId::OUTBOX).unwrap().at(), b".");
+    }
+
+    #[test]
+    fn a_node_lives_until_every_lookup_is_forgotten() {
+        let mut nodes = table();
+        let f = nodes.found(NodeId::OUTBOX, b"f", file(7)).unwrap();
+        assert_eq!(nodes.found(NodeId::OUTBOX, b"f", file(7)).unwrap(), f);
+        nodes.forget(f, 1);
+        assert_eq!(nodes.len(), 1);
+        nodes.forget(f, 1);
+        assert_eq!(nodes.len(), 0);
+        assert!(matches!(nodes.place(f), Err(FsError::Stale)));
+        assert_eq!(nodes.known(NodeId::OUTBOX, b"f"), None);
+    }
+
+    #[test]
+    fn a_forgotten_directory_stays_for_its_children_and_goes_with_the_last() {
+        let mut nodes = table();
+        let a = nodes.found(NodeId::OUTBOX, b"a", dir(5)).unwrap();
+        let f = nodes.found(a, b"f", file(7)).unwrap();
+        nodes.forget(a, 1);
+        assert_eq!(path(&nodes, f), "a/f");
+        nodes.forget(f, 1);
+        assert_eq!(nodes.len(), 0);
+    }
+
+    #[test]
+    fn hard_links_are_one_node_with_two_names() {
+        let mut nodes = table();
+        let f = nodes.found(NodeId::OUTBOX, b"f", file(7)).unwrap();
+        assert_eq!(nodes.found(NodeId::OUTBOX, b"g", file(7)).unwrap(), f);
+        nodes.unname(NodeId::OUTBOX, b"f");
+        assert_eq!(path(&nodes, f), "g");
+        nodes.unname(NodeId::OUTBOX, b"g");
+        assert!(matches!(nodes.place(f), Err(FsError::Stale)));
+    }
+
+    #[test]
+    fn a_reused_inode_number_is_another_node() {
+        let mut nodes = table();
+        let old = nodes.found(NodeId::OUTBOX, b"f", file(7)).unwrap();
+        nodes.unname(NodeId::OUTBOX, b"f");
+        let new = nodes.found(NodeId::OUTBOX, b"g", file(7)).unwrap();
+        assert_ne!(old, new);
+        nodes.forget(old, 1);
+        assert_eq!(path(&nodes, new), "g");
+    }
+
+    #[test]
+    fn an_inbox_name_that_shows_another_inode_leaves_the_old_node() {
+        let mut nodes = table();
+        let old = nodes
+            .found(
+                NodeId::INBOX,
+                b"f",
+                Backing {
+                    area: Area::Inbox,
+                    ..file(7)
+                },
+            )
+            .unwrap();
+        let new = nodes
+            .found(
+                NodeId::INBOX,
+                b"f",
+                Backing {
+                    area: Area::Inbox,
+                    ..file(8)
+                },
+            )
+            .unwrap();
+        assert_ne!(old, new);
+        assert!(matches!(nodes.place(old), Err(FsError::Stale)));
+        assert_eq!(path(&nodes, new), "f");
+        let stamp = Stamp {
+            mtime: 1,
+            mtime_nsec: 0,
+            size: 3,
+        };
+        let reused = nodes
+            .found(
+                NodeId::INBOX,
+                b"g",
+                Backing {
+                    area: Area::Inbox,
+                    stamp,
+                    ..file(8)
+                },
+            )
+            .unwrap();
+        assert_ne!(reused, new, "same inode number, other file");
+    }
+
+    #[test]
+    fn exchange_swaps_names_and_keeps_nodes() {
+        let mut nodes = table();
+        let f = nodes.found(NodeId::OUTBOX, b"f", file(7)).unwrap();
+        let d = nodes.found(NodeId::OUTBOX, b"d", dir(8)).unwrap();
+        let inner = nodes.found(d, b"x", file(9)).unwrap();
+        nodes.exchanged(NodeId::OUTBOX, b"f", NodeId::OUTBOX, b"d");
+        assert_eq!(path(&nodes, f), "d");
+        assert_eq!(path(&nodes, inner), "f/x");
+        assert_eq!(nodes.found(NodeId::OUTBOX, b"d", file(7)).unwrap(), f);
+    }
+
+    #[test]
+    fn a_file_moved_out_of_the_inbox_keeps_its_node_with_the_new_inode() {
+        let mut nodes = table();
+        let f = nodes
+            .found(
+                NodeId::INBOX,
+                b"f",
+                Backing {
+                    area: Area::Inbox,
+                    ..file(7)
+                },
+            )
+            .unwrap();
+        nodes.moved_out((NodeId::INBOX, b"f"), (NodeId::OUTBOX, b"g"), file(70));
+        let place = nodes.place(f).unwrap();
+        assert_eq!(
+            (place.area, place.path.as_slice()),
+            (Area::Outbox, b"g".as_slice())
+        );
+        assert_eq!(nodes.found(NodeId::OUTBOX, b"g", file(70)).unwrap(), f);
+    }
+
+    #[test]
+    fn names_and_paths_have_limits() {
+        let top = Place {
+            area: Area::Outbox,
+            path: Vec::new(),
+        };
+        assert!(matches!(top.child(&[b'x'; 256]), Err(FsError::NameTooLong)));
+        assert!(top.child(&[b'x'; 255]).is_ok());
+        let mut deep = top;
+        for _ in 0..15 {
+            deep = deep.child(&[b'x'; 255]).unwrap();
+        }
+        assert!(matches!(deep.child(&[b'x'; 255]), Ok(_)));
+        assert!(matches!(
+            deep.child(&[b'x'; 255]).unwrap().child(b"y"),
+            Err(FsError::NameTooLong)
+        ));
+    }
+}

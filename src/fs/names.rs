@@ -1,0 +1,575 @@
+//! Names in the outbox: making, moving and removing them, and the attributes that are not bytes.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, fstat, futimens, linkat, mkdirat, openat,
+    renameat_with, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use super::Fs;
+use super::attr::{Attr, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, kind_of};
+use super::error::FsError;
+use super::handle::OpenFile;
+use super::inode::{Area, NodeId, Place};
+use super::status;
+use crate::bundle::RelPath;
+use crate::ready::{Event, Gone};
+
+const S_ISGID: u32 = 0o2000;
+
+/// What an owner's daemon must keep to be able to seal a file and to list a directory.
+const KEEP_FILE: u32 = 0o400;
+const KEEP_DIRECTORY: u32 = 0o500;
+
+/// What attributes are changed on.
+pub(crate) enum Target<'a> {
+    File(&'a File),
+    Name(&'a OwnedFd, &'a Place),
+}
+
+/// A name as the kernel gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// The directory.
+    pub parent: NodeId,
+    /// The component.
+    pub name: &'a [u8],
+}
+
+impl Fs {
+    /// Makes a file and opens it.
+    pub fn create(
+        self: &Arc<Self>,
+        at: Named<'_>,
+        mode: u32,
+        flags: i32,
+        caller: Caller,
+        done: impl FnOnce(Result<(Entry, Opened), FsError>) + Send + 'static,
+    ) {
+        match self.create_backing(at, mode, caller) {
+            Ok((entry, file, path)) => {
+                let event = Event::Created {
+                    ino: file.ino,
+                    path,
+                    fh: file.fh,
+                    rdwr: flags & libc::O_ACCMODE == libc::O_RDWR,
+                    excl: flags & libc::O_EXCL != 0,
+                    mode: mode & 0o7777,
+                };
+                self.opened_with(file, Some(event), None, move |opened| {
+                    done(opened.map(|opened| (entry, opened)))
+                });
+            }
+            Err(FsError::Os(Errno::EXIST)) if flags & libc::O_EXCL == 0 => {
+                match self.lookup(at.parent, at.name) {
+                    Ok(entry) => {
+                        let open = flags & !(libc::O_CREAT | libc::O_EXCL);
+                        let fs = self.clone();
+                        self.open(entry.attr.node, open, caller, move |opened| {
+                            if opened.is_err() {
+                                fs.forget(entry.attr.node, 1);
+                            }
+                            done(opened.map(|opened| (entry, opened)));
+                        });
+                    }
+                    Err(error) => done(Err(error)),
+                }
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn create_backing(
+        &self,
+        at: Named<'_>,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<(Entry, Arc<OpenFile>, RelPath), FsError> {
+        let _tree = self.tree.read();
+        let place = self.outbox_place(at.parent, at.name)?;
+        let (file, stat) = self.make_file(at.parent, &place, mode, caller)?;
+        let entry = self.entry(at.parent, at.name, Area::Outbox, &stat)?;
+        let gate = self.spool.gate(stat.st_ino);
+        let path = place.rel()?;
+        let fh = self.handles.number();
+        let open = OpenFile::new(
+            fh,
+            entry.attr.node,
+            stat.st_ino,
+            file,
+            Some(path.clone()),
+            Some(gate),
+        );
+        Ok((entry, Arc::new(open), path))
+    }
+
+    /// Makes an empty file that did not exist, with the owner and mode it should have.
+    fn make_file(
+        &self,
+        parent: NodeId,
+        place: &Place,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<(File, Stat), FsError> {
+        let mode = self.kept_mode(mode & 0o7777, false);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(
+            &self.outbox,
+            place.at(),
+            flags,
+            Mode::from_raw_mode(mode),
+        )?);
+        let stat = fstat(&file)?;
+        let dressed = self.dress(&Target::File(&file), parent, &stat, mode, caller);
+        match dressed {
+            Ok(true) => {
+                let stat = fstat(&file)?;
+                Ok((file, stat))
+            }
+            Ok(false) => Ok((file, stat)),
+            Err(error) => {
+                let _ = unlinkat(&self.outbox, place.at(), AtFlags::empty());
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a new file or directory to its maker, and undoes our own umask. Says whether anything changed.
+    fn dress(
+        &self,
+        target: &Target<'_>,
+        parent: NodeId,
+        stat: &Stat,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<bool, FsError> {
+        let mut changed = false;
+        if self.config.chown_to_writer && (stat.st_uid, stat.st_gid) != (caller.uid, caller.gid) {
+            let inherits_group = self.stat_node(parent)?.st_mode & S_ISGID != 0;
+            let gid = if inherits_group {
+                stat.st_gid
+            } else {
+                caller.gid
+            };
+            if (stat.st_uid, stat.st_gid) != (caller.uid, gid) {
+                target.chown(Some(caller.uid), Some(gid))?;
+                changed = true;
+            }
+        }
+        let inherited = if kind_of(stat) == Some(Kind::Directory) {
+            stat.st_mode & S_ISGID
+        } else {
+            0
+        };
+        if changed || stat.st_mode & 0o7777 != mode | inherited {
+            target.chmod(mode | inherited)?;
+            changed = true;
+        }
+        Ok(changed)
+    }
+
+    /// As a plain user the daemon keeps what it needs to read its own files; root needs nothing.
+    fn kept_mode(&self, mode: u32, directory: bool) -> u32 {
+        match (self.owner.0, directory) {
+            (0, _) => mode,
+            (_, true) => mode | KEEP_DIRECTORY,
+            (_, false) => mode | KEEP_FILE,
+        }
+    }
+
+    /// Makes a regular file without opening it; other kinds do not travel.
+    pub fn mknod(&self, at: Named<'_>, mode: u32, caller: Caller) -> Result<Entry, FsError> {
+        let _tree = self.tree.read();
+        let place = self.outbox_place(at.parent, at.name)?;
+        let kind = FileType::from_raw_mode(mode);
+        if !kind.is_file() && mode & libc::S_IFMT != 0 {
+            return Err(FsError::NotPermitted);
+        }
+        let (_file, stat) = self.make_file(at.parent, &place, mode, caller)?;
+        let entry = self.entry(at.parent, at.name, Area::Outbox, &stat)?;
+        let (ino, fh) = (stat.st_ino, self.handles.number());
+        let path = place.rel()?;
+        self.readiness.feed(Event::Created {
+            ino,
+            path,
+            fh,
+            rdwr: false,
+            excl: false,
+            mode: mode & 0o7777,
+        });
+        self.readiness.feed(Event::Released { ino, fh });
+        Ok(entry)
+    }
+
+    /// Symbolic links do not travel: always an error, the one that fits the place.
+    pub fn symlink(&self, at: Named<'_>) -> FsError {
+        let _tree = self.tree.read();
+        self.outbox_place(at.parent, at.name)
+            .map_or_else(|error| error, |_place| FsError::NotPermitted)
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(&self, at: Named<'_>, mode: u32, caller: Caller) -> Result<Entry, FsError> {
+        let _tree = self.tree.read();
+        let place = self.outbox_place(at.parent, at.name)?;
+        // mkdir(2) takes the sticky bit; a setgid bit only comes from the parent.
+        let mode = self.kept_mode(mode & 0o1777, true);
+        mkdirat(&self.outbox, place.at(), Mode::from_raw_mode(mode))?;
+        let stat = self.stat_at(&place)?;
+        let dressed = self.dress(
+            &Target::Name(&self.outbox, &place),
+            at.parent,
+            &stat,
+            mode,
+            caller,
+        );
+        let stat = match dressed {
+            Ok(true) => self.stat_at(&place)?,
+            Ok(false) => stat,
+            Err(error) => {
+                let _ = unlinkat(&self.outbox, place.at(), AtFlags::REMOVEDIR);
+                return Err(error);
+            }
+        };
+        self.entry(at.parent, at.name, Area::Outbox, &stat)
+    }
+
+    /// Removes a file's name. In the inbox: consumed.
+    pub fn unlink(
+        self: &Arc<Self>,
+        at: Named<'_>,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
+        match self.area_of(at.parent) {
+            Ok(Area::Inbox) => self.inbox_remove(at, false, done),
+            Ok(Area::Outbox) => done(self.outbox_unlink(at)),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn outbox_unlink(&self, at: Named<'_>) -> Result<(), FsError> {
+        let _tree = self.tree.write();
+        let place = self.outbox_place(at.parent, at.name)?;
+        let stat = self.stat_at(&place)?;
+        if kind_of(&stat) == Some(Kind::Directory) {
+            return Err(FsError::IsDirectory);
+        }
+        unlinkat(&self.outbox, place.at(), AtFlags::empty())?;
+        self.nodes.lock().unname(at.parent, at.name);
+        let path = place.rel()?;
+        let names_left = self.names_left(&stat);
+        self.spool.outbox_removed(&path, stat.st_ino, names_left);
+        self.readiness.feed(Event::Unlinked {
+            ino: stat.st_ino,
+            path,
+            names_left,
+        });
+        Ok(())
+    }
+
+    /// Visible names of an inode that just lost one of those in `stat`.
+    pub(crate) fn names_left(&self, stat: &Stat) -> u64 {
+        let left = u64::from(stat.st_nlink).saturating_sub(1);
+        if left == 0 {
+            0
+        } else {
+            self.spool.visible_links(stat.st_ino, left)
+        }
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(
+        self: &Arc<Self>,
+        at: Named<'_>,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
+        match self.area_of(at.parent) {
+            Ok(Area::Inbox) => self.inbox_remove(at, true, done),
+            Ok(Area::Outbox) => done(self.outbox_rmdir(at)),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn outbox_rmdir(&self, at: Named<'_>) -> Result<(), FsError> {
+        let _tree = self.tree.write();
+        let place = self.outbox_place(at.parent, at.name)?;
+        unlinkat(&self.outbox, place.at(), AtFlags::REMOVEDIR)?;
+        self.nodes.lock().unname(at.parent, at.name);
+        Ok(())
+    }
+
+    /// Which tree a directory belongs to; removing from the root or from `.meshbox/` is not possible.
+    fn area_of(&self, parent: NodeId) -> Result<Area, FsError> {
+        if status::is_generated(parent) {
+            return Err(FsError::ReadOnly);
+        }
+        self.nodes
+            .lock()
+            .backing(parent)
+            .map(|backing| backing.area)
+    }
+
+    /// Moves a name. A regular file may leave the inbox for the outbox; everything else stays in its tree.
+    pub fn rename(
+        self: &Arc<Self>,
+        from: Named<'_>,
+        to: Named<'_>,
+        flags: u32,
+        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
+    ) {
+        let flags = RenameFlags::from_bits_retain(flags);
+        if !(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE).contains(flags) {
+            return done(Err(FsError::Invalid));
+        }
+        match (self.area_of(from.parent), self.area_of(to.parent)) {
+            (Ok(Area::Outbox), Ok(Area::Outbox)) => done(self.outbox_rename(from, to, flags)),
+            (Ok(Area::Inbox), Ok(Area::Outbox)) => self.move_out(from, to, flags, done),
+            (Ok(_), Ok(Area::Inbox)) => done(Err(FsError::ReadOnly)),
+            (Err(error), _) | (_, Err(error)) => done(Err(error)),
+        }
+    }
+
+    fn outbox_rename(
+        &self,
+        from: Named<'_>,
+        to: Named<'_>,
+        flags: RenameFlags,
+    ) -> Result<(), FsError> {
+        let _tree = self.tree.write();
+        let from_place = self.outbox_place(from.parent, from.name)?;
+        let to_place = self.outbox_place(to.parent, to.name)?;
+        let source = self.stat_at(&from_place)?;
+        let target = match self.stat_at(&to_place) {
+            Ok(stat) => Some(stat),
+            Err(FsError::Os(Errno::NOENT)) => None,
+            Err(error) => return Err(error),
+        };
+        renameat_with(
+            &self.outbox,
+            from_place.at(),
+            &self.outbox,
+            to_place.at(),
+            flags,
+        )?;
+        if target
+            .as_ref()
+            .is_some_and(|target| target.st_ino == source.st_ino)
+        {
+            return Ok(());
+        }
+        let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
+        let source_is_dir = kind_of(&source) == Some(Kind::Directory);
+        let exchanged = target
+            .as_ref()
+            .filter(|_target| flags.contains(RenameFlags::EXCHANGE));
+        if let Some(target) = exchanged {
+            self.nodes
+                .lock()
+                .exchanged(from.parent, from.name, to.parent, to.name);
+            self.tell_exchanged((&source, from_path), (target, to_path));
+            return Ok(());
+        }
+        self.nodes
+            .lock()
+            .renamed(from.parent, from.name, to.parent, to.name);
+        let gone = target
+            .filter(|target| kind_of(target) == Some(Kind::File))
+            .map(|target| {
+                let names_left = self.names_left(&target);
+                self.spool
+                    .outbox_removed(&to_path, target.st_ino, names_left);
+                Gone {
+                    ino: target.st_ino,
+                    names_left,
+                }
+            });
+        self.spool
+            .outbox_renamed(&from_path, &to_path, source_is_dir);
+        self.tell_renamed(&source, from_path, to_path, gone);
+        Ok(())
+    }
+
+    fn tell_renamed(&self, stat: &Stat, from: RelPath, to: RelPath, replaced: Option<Gone>) {
+        if kind_of(stat) == Some(Kind::Directory) {
+            let mut files = Vec::new();
+            self.files_below(&to, &mut files);
+            self.readiness.feed(Event::DirRenamed { from, to, files });
+        } else {
+            self.readiness.feed(Event::Renamed {
+                ino: stat.st_ino,
+                from,
+                to,
+                replaced,
+            });
+        }
+    }
+
+    fn tell_exchanged(&self, a: (&Stat, RelPath), b: (&Stat, RelPath)) {
+        let directory = |stat: &Stat| kind_of(stat) == Some(Kind::Directory);
+        self.spool.outbox_renamed(&a.1, &b.1, directory(a.0));
+        self.spool.outbox_renamed(&b.1, &a.1, directory(b.0));
+        if directory(a.0) || directory(b.0) {
+            self.tell_renamed(a.0, a.1.clone(), b.1.clone(), None);
+            self.tell_renamed(b.0, b.1, a.1, None);
+        } else {
+            self.readiness.feed(Event::Exchanged {
+                a: (a.0.st_ino, a.1),
+                b: (b.0.st_ino, b.1),
+            });
+        }
+    }
+
+    /// Every regular file below a directory of the outbox, by its backing inode. What cannot be listed is left out and
+    /// logged: the rename itself is done.
+    fn files_below(&self, directory: &RelPath, files: &mut Vec<(u64, RelPath)>) {
+        let mut pending = vec![directory.clone()];
+        while let Some(directory) = pending.pop() {
+            let place = Place {
+                area: Area::Outbox,
+                path: directory.as_bytes().to_vec(),
+            };
+            let mut items: Vec<Item> = Vec::new();
+            if let Err(error) = self.read_names(&place, &mut items) {
+                tracing::warn!(path = %directory, %error, "cannot list a renamed directory");
+            }
+            for item in items {
+                let Ok(path) = directory.child(&item.name) else {
+                    continue;
+                };
+                match item.kind {
+                    Kind::Directory => pending.push(path),
+                    Kind::File => files.push((item.backing, path)),
+                }
+            }
+        }
+    }
+
+    /// Gives a file of the outbox another name.
+    pub fn link(&self, id: NodeId, to: Named<'_>) -> Result<Entry, FsError> {
+        let _tree = self.tree.write();
+        let to_place = self.outbox_place(to.parent, to.name)?;
+        if status::is_generated(id) {
+            return Err(FsError::CrossDevice);
+        }
+        let from = self.place(id).map_err(|_nameless| FsError::NotFound)?;
+        if from.area == Area::Inbox {
+            return Err(FsError::CrossDevice);
+        }
+        linkat(
+            &self.outbox,
+            from.at(),
+            &self.outbox,
+            to_place.at(),
+            AtFlags::empty(),
+        )?;
+        let stat = self.stat_at(&to_place)?;
+        let entry = self.entry(to.parent, to.name, Area::Outbox, &stat)?;
+        self.readiness.feed(Event::Linked {
+            ino: stat.st_ino,
+            path: to_place.rel()?,
+        });
+        Ok(entry)
+    }
+
+    /// Changes mode, owner and times.
+    pub(crate) fn set_others(&self, id: NodeId, set: &SetAttr) -> Result<Attr, FsError> {
+        if status::is_generated(id) {
+            return Err(FsError::ReadOnly);
+        }
+        let _tree = self.tree.read();
+        let (backing, place) = {
+            let nodes = self.nodes.lock();
+            (nodes.backing(id)?, nodes.place(id))
+        };
+        if backing.area == Area::Inbox {
+            return Err(FsError::ReadOnly);
+        }
+        let open = set.fh.and_then(|fh| self.handles.file(fh).ok());
+        match (open, place) {
+            (Some(open), _) => self.apply(&Target::File(&open.file), backing.directory, set)?,
+            (None, Ok(place)) => {
+                self.apply(&Target::Name(&self.outbox, &place), backing.directory, set)?
+            }
+            (None, Err(_nameless)) => {
+                let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
+                self.apply(&Target::File(&open.file), backing.directory, set)?;
+            }
+        }
+        Ok(self.attr(id, &self.stat_node(id)?))
+    }
+
+    /// Owner first: changing it takes suid and sgid away.
+    pub(crate) fn apply(
+        &self,
+        target: &Target<'_>,
+        directory: bool,
+        set: &SetAttr,
+    ) -> Result<(), FsError> {
+        if set.uid.is_some() || set.gid.is_some() {
+            target.chown(set.uid, set.gid)?;
+        }
+        if let Some(mode) = set.mode {
+            target.chmod(self.kept_mode(mode & 0o7777, directory))?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            target.set_times(&Timestamps {
+                last_access: timespec(set.atime),
+                last_modification: timespec(set.mtime),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Target<'_> {
+    fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> rustix::io::Result<()> {
+        let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+        match self {
+            Self::File(file) => fchown(file, uid, gid),
+            Self::Name(root, place) => {
+                chownat(root, place.at(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            }
+        }
+    }
+
+    fn chmod(&self, mode: u32) -> rustix::io::Result<()> {
+        let mode = Mode::from_raw_mode(mode);
+        match self {
+            Self::File(file) => fchmod(file, mode),
+            // Symbolic links cannot be made here, and older kernels know no chmod that does not follow them.
+            Self::Name(root, place) => chmodat(root, place.at(), mode, AtFlags::empty()),
+        }
+    }
+
+    fn set_times(&self, times: &Timestamps) -> rustix::io::Result<()> {
+        match self {
+            Self::File(file) => futimens(file, times),
+            Self::Name(root, place) => {
+                utimensat(root, place.at(), times, AtFlags::SYMLINK_NOFOLLOW)
+            }
+        }
+    }
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    match time {
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        Some(SetTime::Now) => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        },
+        Some(SetTime::At(time)) => Timespec {
+            tv_sec: time.secs,
+            tv_nsec: time.nanos.into(),
+        },
+    }
+}

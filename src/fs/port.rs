@@ -1,0 +1,121 @@
+//! What `fs` needs of the spool, as a trait, so that the file system can be tested over a fake.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::bundle::RelPath;
+use crate::spool::{
+    FileState, Gate, GateGuard, InboxObserver, RecoveredFile, SealRequest, Spool, SpoolError,
+};
+
+/// The part of [`Spool`] that `fs` uses; each method means what its namesake there means.
+pub(crate) trait SpoolPort: Send + Sync {
+    fn outbox_root(&self) -> PathBuf;
+    fn inbox_root(&self) -> PathBuf;
+    fn observe_inbox(&self, observer: Arc<dyn InboxObserver>);
+    fn gate(&self, ino: u64) -> Arc<Gate>;
+    fn before_modify(&self, gate: &mut GateGuard<'_>, path: &RelPath) -> Result<bool, SpoolError>;
+    fn copy_out(
+        &self,
+        gate: &mut GateGuard<'_>,
+        file: &File,
+        path: &RelPath,
+    ) -> Result<(), SpoolError>;
+    fn tail(&self, gate: &Arc<Gate>, file: File);
+    fn mark_closed(&self, ino: u64, path: &RelPath);
+    fn mark_torn(&self, ino: u64, path: &RelPath);
+    fn unmark(&self, ino: u64);
+    fn seal(&self, request: SealRequest);
+    fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool);
+    fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64);
+    fn visible_links(&self, ino: u64, st_nlink: u64) -> u64;
+    fn recovered(&self) -> Vec<RecoveredFile>;
+    fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState;
+    fn count_ignored(&self);
+    fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError>;
+    fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError>;
+    fn inbox_to_outbox(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        no_replace: bool,
+    ) -> Result<(), SpoolError>;
+    fn inbox_state(&self, path: &RelPath) -> FileState;
+}
+
+impl SpoolPort for Spool {
+    fn outbox_root(&self) -> PathBuf {
+        self.layout().outbox()
+    }
+    fn inbox_root(&self) -> PathBuf {
+        self.layout().inbox()
+    }
+    fn observe_inbox(&self, observer: Arc<dyn InboxObserver>) {
+        self.observe_inbox(observer);
+    }
+    fn gate(&self, ino: u64) -> Arc<Gate> {
+        self.gate(ino)
+    }
+    fn before_modify(&self, gate: &mut GateGuard<'_>, path: &RelPath) -> Result<bool, SpoolError> {
+        self.before_modify(gate, path)
+    }
+    fn copy_out(
+        &self,
+        gate: &mut GateGuard<'_>,
+        file: &File,
+        path: &RelPath,
+    ) -> Result<(), SpoolError> {
+        self.copy_out(gate, file, path)
+    }
+    fn tail(&self, gate: &Arc<Gate>, file: File) {
+        self.tail(gate, file);
+    }
+    fn mark_closed(&self, ino: u64, path: &RelPath) {
+        self.mark_closed(ino, path);
+    }
+    fn mark_torn(&self, ino: u64, path: &RelPath) {
+        self.mark_torn(ino, path);
+    }
+    fn unmark(&self, ino: u64) {
+        self.unmark(ino);
+    }
+    fn seal(&self, request: SealRequest) {
+        self.seal(request);
+    }
+    fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
+        self.outbox_renamed(from, to, directory);
+    }
+    fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
+        self.outbox_removed(path, ino, visible_links);
+    }
+    fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
+        self.visible_links(ino, st_nlink)
+    }
+    fn recovered(&self) -> Vec<RecoveredFile> {
+        self.recovered()
+    }
+    fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState {
+        self.outbox_state(path, ino)
+    }
+    fn count_ignored(&self) {
+        self.count_ignored();
+    }
+    fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
+        self.inbox_unlink(path)
+    }
+    fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
+        self.inbox_rmdir(path)
+    }
+    fn inbox_to_outbox(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        no_replace: bool,
+    ) -> Result<(), SpoolError> {
+        self.inbox_to_outbox(from, to, no_replace)
+    }
+    fn inbox_state(&self, path: &RelPath) -> FileState {
+        self.inbox_state(path)
+    }
+}

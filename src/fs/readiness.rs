@@ -1,0 +1,98 @@
+//! Drives the state machine of [`crate::ready`]: feeds it what happened, wakes it when its time comes, and carries out
+//! what it decides.
+//!
+//! # Threads
+//! Feeding takes one short mutex and never does I/O, so it is done under the gate or the tree lock, in the order of
+//! the operations. One thread, `ready-timer`, carries out all actions in the order they were decided; its queue holds
+//! at most the few actions that each file of the state machine has outstanding.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::bundle::RelPath;
+use crate::ready::{Action, Event, Ready, Settings, Shown};
+
+/// The state machine with its clock.
+pub(crate) struct Readiness {
+    start: Instant,
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+struct State {
+    ready: Ready,
+    actions: VecDeque<Action>,
+    stopped: bool,
+}
+
+impl Readiness {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let state = State {
+            ready: Ready::new(settings),
+            actions: VecDeque::new(),
+            stopped: false,
+        };
+        Self {
+            start: Instant::now(),
+            state: Mutex::new(state),
+            bell: Condvar::new(),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Something happened to a file of the outbox.
+    pub(crate) fn feed(&self, event: Event) {
+        let mut state = self.state.lock();
+        let before = state.ready.next_deadline();
+        let now = self.now();
+        let actions = state.ready.handle(event, now);
+        let ring = !actions.is_empty() || state.ready.next_deadline() != before;
+        state.actions.extend(actions);
+        drop(state);
+        if ring {
+            self.bell.notify_one();
+        }
+    }
+
+    /// What to show of a file that is not sealed; `None` if the spool knows it better.
+    pub(crate) fn shown(&self, ino: u64, path: &RelPath) -> Option<Shown> {
+        self.state.lock().ready.shown(ino, path)
+    }
+
+    /// Waits for actions and hands them to `carry_out` until [`Self::stop`].
+    pub(crate) fn run(&self, carry_out: impl Fn(Action)) {
+        let mut state = self.state.lock();
+        while !state.stopped {
+            let now = self.now();
+            if state
+                .ready
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= now)
+            {
+                let actions = state.ready.tick(now);
+                state.actions.extend(actions);
+            }
+            if let Some(action) = state.actions.pop_front() {
+                parking_lot::MutexGuard::unlocked(&mut state, || carry_out(action));
+                continue;
+            }
+            match state.ready.next_deadline() {
+                Some(deadline) => {
+                    let _timed_out = self.bell.wait_for(&mut state, deadline.saturating_sub(now));
+                }
+                None => self.bell.wait(&mut state),
+            }
+        }
+    }
+
+    /// Ends [`Self::run`]. What is still settling keeps its mark on disk.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.bell.notify_one();
+    }
+}

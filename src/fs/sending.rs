@@ -1,0 +1,116 @@
+//! Carries out what the state machine decided, through the spool.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::Fs;
+use super::attr::{Kind, kind_of};
+use super::error::FsError;
+use super::inode::{Area, Place};
+use crate::bundle::{Priority, RelPath};
+use crate::ready::{Action, Event, SealResult};
+use crate::spool::{SealOutcome, SealRequest};
+
+impl Fs {
+    /// `meshbox send`: sends a path below `outbox/` now, whatever `ready` says (incomplete, ignored).
+    pub fn send_now(&self, path: &RelPath) -> Result<(), String> {
+        let _tree = self.tree.read();
+        let place = Place {
+            area: Area::Outbox,
+            path: path.as_bytes().to_vec(),
+        };
+        let stat = self
+            .stat_at(&place)
+            .map_err(|error| format!("outbox/{path}: {error}"))?;
+        if kind_of(&stat) != Some(Kind::File) {
+            return Err(format!(
+                "outbox/{path}: is a directory; name the files in it"
+            ));
+        }
+        self.readiness.feed(Event::SendNow {
+            ino: stat.st_ino,
+            path: path.clone(),
+        });
+        Ok(())
+    }
+
+    pub(crate) fn carry_out(self: &Arc<Self>, action: Action) {
+        match action {
+            Action::Seal {
+                ino,
+                path,
+                renamed_from,
+            } => self.seal(ino, path, renamed_from),
+            Action::MarkClosed { ino, path } => self.mark_closed(ino, path),
+            Action::MarkTorn { ino, path } => {
+                tracing::info!(%path, "its writer was killed: held back as incomplete");
+                self.spool.mark_torn(ino, &path);
+            }
+            Action::Unmark { ino } => self.spool.unmark(ino),
+            Action::CountIgnored { path } => {
+                tracing::debug!(%path, "not sent: the name is on the ignore list");
+                self.spool.count_ignored();
+            }
+        }
+    }
+
+    /// A late mark must not hide that the file is open again, so it is made under the gate; in the pool if somebody
+    /// holds that.
+    fn mark_closed(self: &Arc<Self>, ino: u64, path: RelPath) {
+        let gate = self.spool.gate(ino);
+        if let Some(guard) = gate.try_lock() {
+            if guard.writers() == 0 {
+                self.spool.mark_closed(ino, &path);
+            }
+            return;
+        }
+        let (fs, gate) = (self.clone(), gate.clone());
+        self.pool.submit(Box::new(move || {
+            let guard = gate.lock();
+            if guard.writers() == 0 {
+                fs.spool.mark_closed(ino, &path);
+            }
+        }));
+    }
+
+    fn seal(self: &Arc<Self>, ino: u64, path: RelPath, renamed_from: Option<RelPath>) {
+        let renamed_from = renamed_from.filter(|from| {
+            let _tree = self.tree.read();
+            let from = Place {
+                area: Area::Outbox,
+                path: from.as_bytes().to_vec(),
+            };
+            matches!(
+                self.stat_at(&from),
+                Err(FsError::NotFound | FsError::Os(Errno::NOENT | Errno::NOTDIR))
+            )
+        });
+        let readiness = self.readiness.clone();
+        let sealed_path = path.clone();
+        let done = Box::new(move |outcome| {
+            let path = sealed_path;
+            let result = match outcome {
+                SealOutcome::Sealed(bundle) => {
+                    tracing::debug!(%path, ?bundle, "sealed");
+                    SealResult::Sealed
+                }
+                SealOutcome::Changed => SealResult::Changed,
+                SealOutcome::Gone => SealResult::Gone,
+                SealOutcome::Failed(error) => {
+                    tracing::warn!(%path, %error, "a file could not be sealed");
+                    SealResult::Failed
+                }
+            };
+            readiness.feed(Event::SealDone { ino, path, result });
+        });
+        let gate = self.spool.gate(ino);
+        self.spool.seal(SealRequest {
+            gate,
+            path,
+            renamed_from,
+            priority: Priority::Routine,
+            done,
+        });
+    }
+}

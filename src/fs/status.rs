@@ -1,0 +1,147 @@
+//! The generated files below `.meshbox/`, and the fixed entries of the root.
+
+use std::sync::Arc;
+
+use super::attr::{Attr, Caching, Entry, Item, Kind, Opened, STATUS_TTL, Time};
+use super::error::FsError;
+use super::handle::Handle;
+use super::inode::NodeId;
+use super::{Fs, StatusFiles};
+
+/// One generated file.
+struct Generated {
+    name: &'static [u8],
+    make: fn(&dyn StatusFiles) -> Vec<u8>,
+}
+
+const FILES: [Generated; 3] = [
+    Generated {
+        name: b"status.json",
+        make: |files| files.status(),
+    },
+    Generated {
+        name: b"peers.json",
+        make: |files| files.peers(),
+    },
+    Generated {
+        name: b"metrics",
+        make: |files| files.metrics(),
+    },
+];
+
+const OUTBOX: &[u8] = b"outbox";
+const INBOX: &[u8] = b"inbox";
+const STATUS_DIR: &[u8] = b".meshbox";
+
+/// Whether the node is one of ours: the root, `.meshbox/` or a generated file.
+pub(crate) fn is_generated(id: NodeId) -> bool {
+    id == NodeId::ROOT || id == NodeId::STATUS_DIR || generated(id).is_some()
+}
+
+fn generated(id: NodeId) -> Option<&'static Generated> {
+    let index = id.0.checked_sub(NodeId::STATUS_FILES.0)?;
+    FILES.get(usize::try_from(index).ok()?)
+}
+
+impl Fs {
+    pub(crate) fn status_lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry, FsError> {
+        let id = if parent == NodeId::ROOT {
+            match name {
+                OUTBOX => return self.area_entry(NodeId::OUTBOX),
+                INBOX => return self.area_entry(NodeId::INBOX),
+                STATUS_DIR => NodeId::STATUS_DIR,
+                _other => return Err(FsError::NotFound),
+            }
+        } else if parent == NodeId::STATUS_DIR {
+            let index = FILES
+                .iter()
+                .position(|file| file.name == name)
+                .ok_or(FsError::NotFound)?;
+            NodeId(NodeId::STATUS_FILES.0 + index as u64)
+        } else {
+            return Err(FsError::NotDirectory);
+        };
+        Ok(Entry {
+            attr: self.status_attr(id)?,
+            ttl: STATUS_TTL,
+        })
+    }
+
+    fn area_entry(&self, id: NodeId) -> Result<Entry, FsError> {
+        Ok(Entry {
+            attr: self.getattr(id, None)?,
+            ttl: super::attr::OUTBOX_TTL,
+        })
+    }
+
+    /// Attributes of the root, `.meshbox/` and the generated files. The size is that of a fresh snapshot; readers do
+    /// not depend on it, since such files are opened without cache.
+    pub(crate) fn status_attr(&self, id: NodeId) -> Result<Attr, FsError> {
+        let (kind, perm, nlink, size) = match generated(id) {
+            Some(file) => (
+                Kind::File,
+                0o444,
+                1,
+                (file.make)(&*self.status).len() as u64,
+            ),
+            None if id == NodeId::ROOT => (Kind::Directory, 0o755, 5, 0),
+            None => (Kind::Directory, 0o555, 2, 0),
+        };
+        let Time { secs, nanos } = self.started;
+        let time = Time { secs, nanos };
+        Ok(Attr {
+            node: id,
+            size,
+            blocks: size.div_ceil(512),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            kind,
+            perm,
+            nlink,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            blksize: 4096,
+        })
+    }
+
+    pub(crate) fn status_open(&self, id: NodeId) -> Result<Opened, FsError> {
+        let file = generated(id).ok_or(FsError::IsDirectory)?;
+        let fh = self.handles.number();
+        self.handles
+            .insert(fh, Handle::Generated(Arc::from((file.make)(&*self.status))));
+        Ok(Opened {
+            fh,
+            caching: Caching::None,
+        })
+    }
+
+    /// The names in the root or in `.meshbox/`; offsets are filled in by the caller.
+    pub(crate) fn status_items(id: NodeId) -> Vec<Item> {
+        let item = |name: &[u8], id: NodeId, kind| Item {
+            name: name.to_vec(),
+            number: id.0,
+            backing: 0,
+            kind,
+            offset: 0,
+        };
+        if id == NodeId::ROOT {
+            vec![
+                item(OUTBOX, NodeId::OUTBOX, Kind::Directory),
+                item(INBOX, NodeId::INBOX, Kind::Directory),
+                item(STATUS_DIR, NodeId::STATUS_DIR, Kind::Directory),
+            ]
+        } else {
+            let numbered = FILES.iter().enumerate();
+            numbered
+                .map(|(n, file)| {
+                    item(
+                        file.name,
+                        NodeId(NodeId::STATUS_FILES.0 + n as u64),
+                        Kind::File,
+                    )
+                })
+                .collect()
+        }
+    }
+}

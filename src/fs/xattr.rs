@@ -1,0 +1,127 @@
+//! Extended attributes: `user.*` is the backing file's, `user.meshbox.*` is answered from what the spool knows and is
+//! never listed, so that no copy takes it along.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{
+    Mode, OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, openat,
+};
+use rustix::io::Errno;
+
+use super::Fs;
+use super::error::FsError;
+use super::inode::NodeId;
+use super::status;
+
+const USER: &[u8] = b"user.";
+const VIRTUAL: &[u8] = b"user.meshbox.";
+
+/// The kernel's limit for a value and for a list of names.
+const VALUE_MAX: usize = 64 * 1024;
+
+impl Fs {
+    /// The value of an attribute.
+    pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        if let Some(field) = name.strip_prefix(VIRTUAL) {
+            return self.virtual_xattr(id, field);
+        }
+        if !name.starts_with(USER) {
+            return Err(FsError::NotSupported);
+        }
+        if status::is_generated(id) {
+            return Err(FsError::NoAttribute);
+        }
+        let fd = self.open_for_xattr(id)?;
+        let mut value = Vec::with_capacity(VALUE_MAX);
+        fgetxattr(&fd, name, rustix::buffer::spare_capacity(&mut value))?;
+        Ok(value)
+    }
+
+    fn virtual_xattr(&self, id: NodeId, field: &[u8]) -> Result<Vec<u8>, FsError> {
+        let state = self.file_state(id)?;
+        let value = match field {
+            b"state" => Some(state.state).filter(|state| !state.is_empty()),
+            b"sha256" => state.sha256,
+            b"bundle" => state.bundle,
+            b"from" => state.from,
+            b"error" => state.error,
+            b"progress" => state.progress,
+            _unknown => None,
+        };
+        value.map(String::into_bytes).ok_or(FsError::NoAttribute)
+    }
+
+    /// The names of all attributes, each ended by a NUL.
+    pub fn listxattr(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
+        if status::is_generated(id) {
+            return Ok(Vec::new());
+        }
+        let fd = self.open_for_xattr(id)?;
+        let mut names = Vec::with_capacity(VALUE_MAX);
+        match flistxattr(&fd, rustix::buffer::spare_capacity(&mut names)) {
+            Ok(_len) => {}
+            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
+        let shown = names.split_inclusive(|byte| *byte == 0);
+        Ok(shown
+            .filter(|name| name.starts_with(USER) && !name.starts_with(VIRTUAL))
+            .flatten()
+            .copied()
+            .collect())
+    }
+
+    /// Sets an attribute; `flags` as in setxattr(2).
+    pub fn setxattr(
+        &self,
+        id: NodeId,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), FsError> {
+        let fd = self.open_to_change(id, name)?;
+        Ok(fsetxattr(
+            &fd,
+            name,
+            value,
+            XattrFlags::from_bits_retain(flags.cast_unsigned()),
+        )?)
+    }
+
+    /// Removes an attribute.
+    pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
+        let fd = self.open_to_change(id, name)?;
+        Ok(fremovexattr(&fd, name)?)
+    }
+
+    fn open_to_change(&self, id: NodeId, name: &[u8]) -> Result<OwnedFd, FsError> {
+        if self.is_read_only(id)? {
+            return Err(FsError::ReadOnly);
+        }
+        if name.starts_with(VIRTUAL) {
+            return Err(FsError::NotPermitted);
+        }
+        if !name.starts_with(USER) {
+            return Err(FsError::NotSupported);
+        }
+        self.open_for_xattr(id)
+    }
+
+    fn open_for_xattr(&self, id: NodeId) -> Result<OwnedFd, FsError> {
+        let _tree = self.tree.read();
+        let (area, place) = {
+            let nodes = self.nodes.lock();
+            (nodes.backing(id)?.area, nodes.place(id))
+        };
+        match place {
+            Ok(place) => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                Ok(openat(self.root(area), place.at(), flags, Mode::empty())?)
+            }
+            Err(_nameless) => {
+                let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
+                Ok(open.file.try_clone()?.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The words `fs` and the machine exchange: what happened, what is to be done, what is to be shown.
+
+use std::fmt;
+
+use super::Ino;
+use crate::bundle::RelPath;
+
+/// What happened to a regular file in the outbox. Events of one inode come in the order of the operations.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A new file was created and opened.
+    Created {
+        /// The inode.
+        ino: Ino,
+        /// Its name.
+        path: RelPath,
+        /// The handle.
+        fh: u64,
+        /// Opened for reading too.
+        rdwr: bool,
+        /// With `O_EXCL`.
+        excl: bool,
+        /// With these permission bits.
+        mode: u32,
+    },
+    /// A writable handle was opened. Read-only handles are never reported.
+    Opened {
+        /// The inode.
+        ino: Ino,
+        /// The name it was opened by.
+        path: RelPath,
+        /// The handle.
+        fh: u64,
+    },
+    /// Bytes were written.
+    Wrote {
+        /// The inode.
+        ino: Ino,
+        /// The handle.
+        fh: u64,
+    },
+    /// The size or allocation was changed otherwise: truncate, `O_TRUNC` of a file that was not empty, fallocate.
+    Truncated {
+        /// The inode.
+        ino: Ino,
+        /// Its name.
+        path: RelPath,
+        /// The handle, if it was done through one.
+        fh: Option<u64>,
+        /// The size afterwards.
+        size: u64,
+    },
+    /// A descriptor was closed.
+    Flushed {
+        /// The inode.
+        ino: Ino,
+        /// The handle.
+        fh: u64,
+        /// A process that wrote through this handle is being killed by a signal.
+        torn: bool,
+    },
+    /// A writable handle is gone.
+    Released {
+        /// The inode.
+        ino: Ino,
+        /// The handle.
+        fh: u64,
+    },
+    /// The inode has one more name.
+    Linked {
+        /// The inode.
+        ino: Ino,
+        /// The new name.
+        path: RelPath,
+    },
+    /// A name moved.
+    Renamed {
+        /// The inode.
+        ino: Ino,
+        /// The old name.
+        from: RelPath,
+        /// The new name.
+        to: RelPath,
+        /// The inode that had the new name before.
+        replaced: Option<Gone>,
+    },
+    /// Two names were exchanged; each inode with the name it had before.
+    Exchanged {
+        /// One.
+        a: (Ino, RelPath),
+        /// The other.
+        b: (Ino, RelPath),
+    },
+    /// A directory moved.
+    DirRenamed {
+        /// Its old name.
+        from: RelPath,
+        /// Its new name.
+        to: RelPath,
+        /// All regular files below, with their new names.
+        files: Vec<(Ino, RelPath)>,
+    },
+    /// A name is gone.
+    Unlinked {
+        /// The inode.
+        ino: Ino,
+        /// The name.
+        path: RelPath,
+        /// How many names the user still sees.
+        names_left: u64,
+    },
+    /// What came of an [`Action::Seal`]; exactly one for each.
+    SealDone {
+        /// The inode.
+        ino: Ino,
+        /// The path of the action.
+        path: RelPath,
+        /// What came of it.
+        result: SealResult,
+    },
+    /// Recovery found a file that was not sealed when the daemon last ended.
+    Recovered {
+        /// The inode.
+        ino: Ino,
+        /// Its name.
+        path: RelPath,
+        /// Its writer had not closed it, or was killed.
+        incomplete: bool,
+    },
+    /// The user wants it sent, ignored and incomplete or not. An open writer still holds it until it closes.
+    SendNow {
+        /// The inode.
+        ino: Ino,
+        /// Its name.
+        path: RelPath,
+    },
+}
+
+/// An inode that lost a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// The inode.
+    pub ino: Ino,
+    /// How many names the user still sees.
+    pub names_left: u64,
+}
+
+/// What came of a seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SealResult {
+    /// Sealed.
+    Sealed,
+    /// A writer came in between; the next last close decides again.
+    Changed,
+    /// Our disk failed; tried again later.
+    Failed,
+    /// The inode has no longer that name.
+    Gone,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The file is ready: seal it.
+    Seal {
+        /// The inode.
+        ino: Ino,
+        /// The name to announce.
+        path: RelPath,
+        /// The name it was announced by before, if only the name is new. Not to be passed on if another file has that
+        /// name by now.
+        renamed_from: Option<RelPath>,
+    },
+    /// The writers are done: from here on recovery seals it.
+    MarkClosed {
+        /// The inode.
+        ino: Ino,
+        /// Its name.
+        path: RelPath,
+    },
+    /// Its writer was killed: incomplete, also after a restart.
+    MarkTorn {
+        /// The inode.
+        ino: Ino,
+        /// Its name.
+        path: RelPath,
+    },
+    /// Nothing is to be sent of this inode.
+    Unmark {
+        /// The inode.
+        ino: Ino,
+    },
+    /// A file was written that is not sent because of its name.
+    CountIgnored {
+        /// Its name.
+        path: RelPath,
+    },
+}
+
+/// What is to be shown of a file that is not sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Open for writing.
+    Open,
+    /// Closed, waiting for the settle time.
+    Settling,
+    /// Being sealed.
+    Sealing,
+    /// Sealing failed and is tried again.
+    Retrying,
+    /// Its writer was killed.
+    Incomplete,
+    /// Its name matches this pattern.
+    Ignored(String),
+}
+
+impl Shown {
+    /// One word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Shown::Open => "open",
+            Shown::Settling => "settling",
+            Shown::Sealing => "sealing",
+            Shown::Retrying => "retrying",
+            Shown::Incomplete => "incomplete",
+            Shown::Ignored(_) => "ignored",
+        }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shown::Ignored(pattern) => write!(f, "ignored: matches {pattern}"),
+            Shown::Open
+            | Shown::Settling
+            | Shown::Sealing
+            | Shown::Retrying
+            | Shown::Incomplete => f.write_str(self.word()),
+        }
+    }
+}

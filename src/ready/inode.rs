@@ -1,0 +1,112 @@
+//! What is remembered of one inode while something is to be done about it.
+
+use std::time::Duration;
+
+use crate::bundle::RelPath;
+
+/// Whether a writer was killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Torn {
+    #[default]
+    No,
+    /// Through this handle, which is still open: a shell that had opened it for the killed program closes it cleanly
+    /// later, and that makes nothing whole.
+    Held(u64),
+    /// Through a handle that is closed.
+    Past,
+}
+
+/// A seal that is under way.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    pub(super) path: RelPath,
+    pub(super) renamed_from: Option<RelPath>,
+}
+
+#[derive(Debug)]
+pub(super) struct Name {
+    pub(super) path: RelPath,
+    pub(super) ignored: bool,
+    /// Created under this name in the way of temporary files.
+    pub(super) temporary: bool,
+    /// The user asked for it, whatever the rules say.
+    pub(super) forced: bool,
+    /// To be announced, not before then.
+    pub(super) due: Option<Duration>,
+    /// Where it was announced before, if only the name is new.
+    pub(super) renamed_from: Option<RelPath>,
+}
+
+impl Name {
+    pub(super) fn is_ignored(&self) -> bool {
+        self.ignored && !self.forced
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Inode {
+    /// Open writable handles.
+    pub(super) writers: u32,
+    /// Modified since a last close decided.
+    pub(super) dirty: bool,
+    /// Not an empty file that nobody wrote.
+    pub(super) written: bool,
+    pub(super) torn: Torn,
+    /// The names used since the inode came into memory; nearly always one.
+    pub(super) names: Vec<Name>,
+    pub(super) sealing: Option<Sealing>,
+    /// Seals that failed in a row.
+    pub(super) failures: u32,
+    /// A mark on disk says that something is to be sent.
+    pub(super) marked: bool,
+    pub(super) timer: Option<Duration>,
+}
+
+impl Default for Inode {
+    fn default() -> Self {
+        Self {
+            writers: 0,
+            dirty: false,
+            // Of an inode met for the first time nothing is known; only its creation makes it an empty one.
+            written: true,
+            torn: Torn::No,
+            names: Vec::new(),
+            sealing: None,
+            failures: 0,
+            marked: false,
+            timer: None,
+        }
+    }
+}
+
+impl Inode {
+    /// Its content changed, through `fh` if that is known.
+    pub(super) fn modified(&mut self, fh: Option<u64>) {
+        self.dirty = true;
+        self.marked = true;
+        if self.torn != Torn::No && fh.map(Torn::Held) != Some(self.torn) {
+            self.torn = Torn::No;
+        }
+    }
+
+    pub(super) fn name_mut(&mut self, path: &RelPath) -> Option<&mut Name> {
+        self.names.iter_mut().find(|name| name.path == *path)
+    }
+
+    pub(super) fn take_name(&mut self, path: &RelPath) -> Option<Name> {
+        let at = self.names.iter().position(|name| name.path == *path)?;
+        Some(self.names.remove(at))
+    }
+
+    /// Names that are to be sent when the content is.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &Name> {
+        self.names.iter().filter(|name| !name.is_ignored())
+    }
+
+    /// The seal under `path` came to nothing, so no other name supersedes it.
+    pub(super) fn never_announced(&mut self, path: &RelPath) {
+        for name in &mut self.names {
+            name.renamed_from.take_if(|from| from == path);
+        }
+    }
+}

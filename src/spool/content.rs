@@ -1,0 +1,213 @@
+//! `content/`: one link per digest to an inode with those bytes, for as long as somebody may need them.
+//!
+//! # Invariants
+//! 1. `content/<digest>` shows bytes with that digest: the link is made under the inode's gate right after hashing, and
+//!    before the first modification of that inode the link is removed or moved to a copy.
+//! 2. It stays while [`USERS`] names a bundle that some recipient waits for, or a visible name shows the inode.
+//!
+//! A reader checks after each read that the link still shows the inode it read from: the link moves before the first
+//! byte changes, so what was read is from before. All decisions are taken under the spool's decision lock.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::durable::{self, OnPath, Sync};
+use super::journal::Batch;
+use super::tables::{INODES, InodeRow, USERS, user_key};
+use super::{GateGuard, ServeError, Spool, SpoolError};
+use crate::bundle::{BundleId, RelPath};
+use crate::digest::Digest;
+
+/// Inode of what `path` shows, or `None`.
+pub(super) fn inode_at(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path).ok().map(|meta| meta.ino())
+}
+
+impl Spool {
+    /// Whether a recipient still waits for this content.
+    pub(super) fn content_needed(&self, digest: Digest) -> Result<bool, SpoolError> {
+        Ok(!self
+            .journal
+            .scan::<()>(USERS, &digest.0, None, 1)?
+            .is_empty())
+    }
+
+    /// Gives `file`, whose bytes have this digest, a link in `content/`, unless another inode holds them already.
+    /// Call with the decision lock held. `false`: the file has no name any more.
+    pub(super) fn hold_content(
+        &self,
+        file: &File,
+        digest: Digest,
+        batch: &mut Batch,
+    ) -> Result<bool, SpoolError> {
+        let link = self.layout.content(digest);
+        if inode_at(&link).is_some() {
+            return Ok(true);
+        }
+        match durable::link_open_file(file, &link) {
+            Ok(()) => {}
+            Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(false);
+            }
+            Err(e) => return Err(e),
+        }
+        if let Some(directory) = link.parent() {
+            batch.sync(Sync::Directory(directory.to_path_buf()));
+        }
+        Ok(true)
+    }
+
+    /// Removes the link when no bundle needs it and no visible name shows its inode. Call with the decision lock held.
+    pub(super) fn free_content(&self, digest: Digest) -> Result<(), SpoolError> {
+        let link = self.layout.content(digest);
+        match fs::symlink_metadata(&link) {
+            Ok(meta) if meta.nlink() == 1 && !self.content_needed(digest)? => {
+                durable::remove(&link)?;
+                let mut batch = Batch::default();
+                batch.delete(INODES, &meta.ino().to_be_bytes());
+                self.journal.submit(batch)
+            }
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e).on("stat", &link),
+        }
+    }
+
+    /// The bundle no longer needs its content. Call with the decision lock held.
+    pub(super) fn release_bundle(
+        &self,
+        bundle: BundleId,
+        digests: &[Digest],
+    ) -> Result<(), SpoolError> {
+        let mut batch = Batch::default();
+        for digest in digests {
+            batch.delete(USERS, &user_key(*digest, bundle));
+        }
+        self.journal.submit(batch)?;
+        digests
+            .iter()
+            .try_for_each(|digest| self.free_content(*digest))
+    }
+
+    /// The digest of the inode's bytes, if they are sealed and this inode is the one that `content/` shows.
+    pub(super) fn linked_digest(&self, ino: u64) -> Option<Digest> {
+        let row: InodeRow = self
+            .journal
+            .get(INODES, &ino.to_be_bytes())
+            .ok()
+            .flatten()?;
+        (inode_at(&self.layout.content(row.digest)) == Some(ino)).then_some(row.digest)
+    }
+
+    /// Saves the sealed bytes of the inode to a content inode of their own, then lets the modification go on. Blocks.
+    pub fn copy_out(
+        &self,
+        gate: &mut GateGuard<'_>,
+        file: &File,
+        path: &RelPath,
+    ) -> Result<(), SpoolError> {
+        let Some(digest) = gate.state().sealed else {
+            return Ok(());
+        };
+        let link = self.layout.content(digest);
+        let temp = self
+            .layout
+            .partial()
+            .join(format!("copy-out.{}", gate.gate().ino()));
+        // The gate keeps the bytes as they are; the decision lock is not held while copying.
+        let readable = reopen(file)?;
+        let copy = durable::copy(&readable, &temp)?;
+        copy.sync_all().on("sync", &temp)?;
+        let decide = self.decide.lock();
+        if inode_at(&link) == Some(gate.gate().ino()) && self.content_needed(digest)? {
+            durable::rename(&temp, &link)?;
+            if let Some(directory) = link.parent() {
+                durable::sync_directory(directory)?;
+            }
+        } else {
+            durable::remove(&temp)?;
+        }
+        drop(decide);
+        let unneeded_now = self.before_modify(gate, path)?;
+        debug_assert!(unneeded_now, "the link shows the copy by now");
+        Ok(())
+    }
+}
+
+/// A descriptor of the same file that may be read, whatever `file` was opened for.
+fn reopen(file: &File) -> Result<File, SpoolError> {
+    use std::os::fd::AsRawFd;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    File::open(&path).on("open", &path)
+}
+
+/// Reads content for a peer that may have it. Cheap to make; holds no lock.
+#[derive(Debug)]
+pub struct ContentReader {
+    path: PathBuf,
+    file: Option<(File, u64)>,
+    len: u64,
+}
+
+/// How often a read starts again because the link moved under it. It moves at most once per version.
+const READ_ATTEMPTS: usize = 8;
+
+impl ContentReader {
+    pub(super) fn new(path: PathBuf, len: u64) -> Self {
+        Self {
+            path,
+            file: None,
+            len,
+        }
+    }
+
+    /// Length of the content in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the content has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Reads exactly `len` bytes at `offset`; never bytes of a later version of the file. Blocks on local disk.
+    pub fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError> {
+        if offset
+            .checked_add(len as u64)
+            .is_none_or(|end| end > self.len)
+        {
+            return Err(ServeError::Range);
+        }
+        let mut buffer = vec![0; len];
+        for _ in 0..READ_ATTEMPTS {
+            let (file, ino) = match self.file.take() {
+                Some(open) => open,
+                None => {
+                    let file = match File::open(&self.path) {
+                        Ok(file) => file,
+                        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                            return Err(ServeError::NotHeld);
+                        }
+                        Err(e) => {
+                            return Err(Err::<(), _>(e).on("open", &self.path).unwrap_err().into());
+                        }
+                    };
+                    let ino = file.metadata().on("stat", &self.path)?.ino();
+                    (file, ino)
+                }
+            };
+            let read = file.read_exact_at(&mut buffer, offset);
+            if inode_at(&self.path) == Some(ino) {
+                read.on("read", &self.path)?;
+                self.file = Some((file, ino));
+                return Ok(buffer.into());
+            }
+        }
+        Err(ServeError::NotHeld)
+    }
+}

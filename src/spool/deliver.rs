@@ -1,0 +1,496 @@
+//! Whom we owe what: members, pending bundles, receipts, and content for those who may have it.
+//!
+//! # Invariants
+//! 1. `PENDING` has a row for exactly the (peer, bundle) pairs whose delivery is not final.
+//! 2. Bytes are opened only for a recipient of a bundle of ours with that content.
+//! 3. A bundle all of whose deliveries are final needs its content no longer.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use super::content::{ContentReader, inode_at};
+use super::journal::Batch;
+use super::tables::{
+    BUNDLES, BundleRow, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, LATEST, MEMBERS, ORPHANS,
+    OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending, order_of, pending_key,
+    user_key,
+};
+use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
+use crate::bundle::{
+    BundleId, DeliveryState, Entry, EntryKind, Manifest, Receipt, Scope, VerifiedManifest,
+};
+use crate::digest::Digest;
+use crate::peer::{PeerId, PeerName};
+
+/// Rows given to a new member in one batch.
+const JOIN_PAGE: usize = 500;
+
+/// Addresses kept for one member; the newest win.
+const ADDRS_MAX: usize = 16;
+
+/// Most recipients of one bundle that are looked at.
+const RECIPIENTS_MAX: usize = 100_000;
+
+/// How many earlier bundles with the same content are asked whether a peer has them.
+const SAME_CONTENT_DEPTH: usize = 8;
+
+impl Spool {
+    /// All members but ourselves.
+    pub fn members(&self) -> Vec<Member> {
+        let rows = self
+            .journal
+            .scan::<Member>(MEMBERS, &[], None, usize::MAX)
+            .unwrap_or_default();
+        rows.into_iter().map(|(_, member)| member).collect()
+    }
+
+    /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
+    /// Addresses replace the known ones on contact, and add to them otherwise.
+    pub fn member_seen(
+        &self,
+        id: PeerId,
+        name: &PeerName,
+        addrs: &[SocketAddr],
+        contact: bool,
+    ) -> Result<(), SpoolError> {
+        if id == self.identity.id() {
+            return Ok(());
+        }
+        let decide = self.decide.lock();
+        let known: Option<Member> = self.journal.get(MEMBERS, id.as_bytes())?;
+        let mut member = known.clone().unwrap_or_else(|| Member {
+            id,
+            name: name.clone(),
+            addrs: Vec::new(),
+            last_seen: 0,
+            epoch: 0,
+        });
+        if contact {
+            member.name = name.clone();
+            member.last_seen = now_secs();
+            if !addrs.is_empty() {
+                member.addrs.clear();
+            }
+        }
+        for addr in addrs {
+            if !member.addrs.contains(addr) {
+                member.addrs.insert(0, *addr);
+            }
+        }
+        member.addrs.truncate(ADDRS_MAX);
+        member.addrs.sort_unstable();
+        let told = known
+            .as_ref()
+            .is_none_or(|known| known.addrs != member.addrs || known.name != member.name);
+        if told || contact {
+            let mut batch = Batch::default();
+            batch.put(MEMBERS, id.as_bytes(), &member);
+            self.journal.submit(batch)?;
+        }
+        if known.is_none() {
+            self.member_ids.write().insert(id);
+            self.give_current(id)?;
+        }
+        drop(decide);
+        if told {
+            self.ring(&Event::MembersChanged);
+        }
+        if known.is_none() {
+            tracing::info!(peer = %member.name, id = %id.short(), "new member");
+            self.ring(&Event::PendingChanged(id));
+        }
+        Ok(())
+    }
+
+    /// Bundles that the outbox still shows, and those sealed when there was nobody, go to a new member too.
+    fn give_current(&self, peer: PeerId) -> Result<(), SpoolError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self
+                .journal
+                .scan::<OutName>(OUT_NAMES, &[], after.as_deref(), JOIN_PAGE)?;
+            let mut batch = Batch::default();
+            for (_, name) in &page {
+                if inode_at(&self.layout.content(name.digest)).is_some() {
+                    self.owe(peer, name.bundle, &mut batch)?;
+                }
+            }
+            self.journal.submit(batch)?;
+            match page.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+        loop {
+            let page = self
+                .journal
+                .scan::<BundleId>(ORPHANS, &[], None, JOIN_PAGE)?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            let mut batch = Batch::default();
+            for (key, bundle) in &page {
+                self.owe(peer, *bundle, &mut batch)?;
+                batch.delete(ORPHANS, key);
+            }
+            self.journal.submit(batch)?;
+        }
+    }
+
+    fn owe(&self, peer: PeerId, bundle: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
+        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+            return Ok(());
+        };
+        if self
+            .journal
+            .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?
+            .is_some()
+        {
+            return Ok(());
+        }
+        let Some(manifest) = self.manifest(bundle)? else {
+            return Ok(());
+        };
+        if !matches!(manifest.manifest().scope, Scope::All { .. }) {
+            return Ok(());
+        }
+        batch.put(
+            DELIVERIES,
+            &delivery_key(bundle, peer),
+            &DeliveryState::Queued,
+        );
+        batch.put(PENDING, &pending_key(peer, row.order), &bundle);
+        for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
+            batch.put(USERS, &user_key(digest, bundle), &());
+        }
+        Ok(())
+    }
+
+    /// The highest epoch we have seen of `peer`; 0 if none.
+    pub fn epoch_seen_of(&self, peer: PeerId) -> u64 {
+        self.journal
+            .get::<Member>(MEMBERS, peer.as_bytes())
+            .ok()
+            .flatten()
+            .map_or(0, |member| member.epoch)
+    }
+
+    /// A peer said its epoch.
+    pub fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        let Some(mut member) = self.journal.get::<Member>(MEMBERS, peer.as_bytes())? else {
+            return Ok(());
+        };
+        if member.epoch >= epoch {
+            return Ok(());
+        }
+        member.epoch = epoch;
+        let mut batch = Batch::default();
+        batch.put(MEMBERS, peer.as_bytes(), &member);
+        self.journal.submit(batch)
+    }
+
+    /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
+    pub fn pending(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let after = after.map(|order| pending_key(peer, order));
+        let rows =
+            self.journal
+                .scan::<BundleId>(PENDING, peer.as_bytes(), after.as_deref(), limit)?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(key, bundle)| Some((order_of(&key)?, bundle)))
+            .collect())
+    }
+
+    /// How many bundles we owe `peer`, counted up to 10,000.
+    pub fn pending_count(&self, peer: PeerId) -> u64 {
+        self.pending(peer, None, 10_000)
+            .map_or(0, |rows| rows.len() as u64)
+    }
+
+    /// Whether we still owe this bundle to `peer`.
+    pub fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
+        let state = self
+            .journal
+            .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer));
+        state.ok().flatten().is_some_and(|state| !state.is_final())
+    }
+
+    /// The manifest of a bundle of ours.
+    pub fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+            return Ok(None);
+        };
+        row.signed
+            .verify_own()
+            .map(Some)
+            .map_err(|e| SpoolError::Corrupted(e.to_string()))
+    }
+
+    /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
+    pub fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
+        let mut next: Option<BundleId> = self.journal.get(SENT_AS, &digest.0).ok().flatten();
+        for _ in 0..SAME_CONTENT_DEPTH {
+            let Some(bundle) = next else { return false };
+            let state = self
+                .journal
+                .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer));
+            if state.ok().flatten() == Some(DeliveryState::Delivered) {
+                return true;
+            }
+            next = self
+                .journal
+                .get::<BundleRow>(BUNDLES, &bundle.0)
+                .ok()
+                .flatten()
+                .and_then(|row| row.same_content);
+        }
+        false
+    }
+
+    /// Opens content for `peer`, which must be a recipient of `bundle`; `entry` is the index in its manifest.
+    pub fn open_content(
+        &self,
+        bundle: BundleId,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<ContentReader, ServeError> {
+        let state = self
+            .journal
+            .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?;
+        if state.is_none_or(|state| state == DeliveryState::Cancelled) {
+            return Err(ServeError::NotHeld);
+        }
+        let manifest = self.manifest(bundle)?.ok_or(ServeError::NotHeld)?;
+        match manifest
+            .manifest()
+            .entries
+            .get(entry)
+            .map(|entry| &entry.kind)
+        {
+            Some(EntryKind::File { size, digest, .. }) => {
+                Ok(ContentReader::new(self.layout.content(*digest), *size))
+            }
+            Some(EntryKind::Directory) | None => Err(ServeError::NotHeld),
+        }
+    }
+
+    /// Our receipt for `bundle`, if it is settled and durable here.
+    pub fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
+        let receipt = self.settled(bundle).ok().flatten()?;
+        (!self.volatile.lock().contains(&bundle)).then_some(receipt)
+    }
+
+    /// A recipient's receipt arrived. `false`: it is forged, or not for a bundle of ours.
+    pub fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
+        if receipt.origin != self.identity.id() || !receipt.is_genuine() {
+            return Ok(false);
+        }
+        let taken =
+            self.finish_delivery(receipt.bundle, receipt.recipient, DeliveryState::Delivered)?;
+        if taken {
+            self.counters.receipts.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(taken)
+    }
+
+    /// How a delivery stands, other than delivered. Final states are made durable, others only shown.
+    pub fn set_delivery(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        state: DeliveryState,
+    ) -> Result<(), SpoolError> {
+        if state.is_final() {
+            return self.finish_delivery(bundle, peer, state).map(drop);
+        }
+        let mut progress = self.progress.lock();
+        if state == DeliveryState::Queued {
+            progress.remove(&(bundle, peer))
+        } else {
+            progress.insert((bundle, peer), state)
+        };
+        drop(progress);
+        self.ring(&Event::StatusChanged);
+        Ok(())
+    }
+
+    fn finish_delivery(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        state: DeliveryState,
+    ) -> Result<bool, SpoolError> {
+        let decide = self.decide.lock();
+        self.progress.lock().remove(&(bundle, peer));
+        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+            return Ok(false);
+        };
+        let key = delivery_key(bundle, peer);
+        let Some(known) = self.journal.get::<DeliveryState>(DELIVERIES, &key)? else {
+            return Ok(false);
+        };
+        // A receipt that comes after "superseded" or "refused" still tells the truth; nothing undoes a receipt.
+        if known != DeliveryState::Delivered && known != state {
+            let mut batch = Batch::default();
+            batch.delete(PENDING, &pending_key(peer, row.order));
+            batch.put(DELIVERIES, &key, &state);
+            self.journal.submit(batch)?;
+            self.release_if_complete(bundle)?;
+        }
+        drop(decide);
+        self.ring(&Event::StatusChanged);
+        Ok(true)
+    }
+
+    /// Every recipient of a bundle of ours with its state.
+    pub(super) fn deliveries_of(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Vec<(PeerId, DeliveryState)>, SpoolError> {
+        let rows =
+            self.journal
+                .scan::<DeliveryState>(DELIVERIES, &bundle.0, None, RECIPIENTS_MAX)?;
+        let peer = |key: Vec<u8>| key.last_chunk::<32>().map(|id| PeerId::from_bytes(*id));
+        Ok(rows
+            .into_iter()
+            .filter_map(|(key, state)| Some((peer(key)?, state)))
+            .collect())
+    }
+
+    /// Call with the decision lock held.
+    pub(super) fn release_if_complete(&self, bundle: BundleId) -> Result<(), SpoolError> {
+        let deliveries = self.deliveries_of(bundle)?;
+        if deliveries.iter().any(|(_, state)| !state.is_final()) {
+            return Ok(());
+        }
+        let Some(manifest) = self.manifest(bundle)? else {
+            return Ok(());
+        };
+        let orphan = deliveries.is_empty() && self.is_orphan(bundle)?;
+        if orphan {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for entry in &manifest.manifest().entries {
+            if self
+                .journal
+                .get::<BundleId>(LATEST, entry.path.as_bytes())?
+                == Some(bundle)
+            {
+                batch.delete(LATEST, entry.path.as_bytes());
+            }
+        }
+        self.journal.submit(batch)?;
+        let digests: Vec<Digest> = manifest
+            .manifest()
+            .entries
+            .iter()
+            .filter_map(Entry::digest)
+            .collect();
+        self.release_bundle(bundle, &digests)
+    }
+
+    fn is_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+            return Ok(false);
+        };
+        Ok(self
+            .journal
+            .get::<BundleId>(ORPHANS, &row.order.to_be_bytes())?
+            .is_some())
+    }
+
+    /// Shows in status that an offer was refused, deferred or quarantined.
+    pub fn note_inbound(
+        &self,
+        manifest: &Manifest,
+        bundle: BundleId,
+        state: &str,
+        error: Option<String>,
+    ) {
+        let Some(first) = manifest.entries.first() else {
+            return;
+        };
+        let row = InboundShown {
+            bundle,
+            origin: manifest.origin,
+            path: first.path.clone(),
+            digest: first.digest(),
+            size: manifest.total_size(),
+            state: state.to_owned(),
+            error,
+        };
+        let mut batch = Batch::default();
+        if let Err(error) = self
+            .show_inbound(&row, &mut batch)
+            .and_then(|()| self.journal.submit(batch))
+        {
+            tracing::error!(%error, "cannot record the state of an offer");
+        }
+        self.ring(&Event::StatusChanged);
+    }
+
+    /// Puts or replaces the row that status shows of a bundle of another.
+    pub(super) fn show_inbound(
+        &self,
+        row: &InboundShown,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let order = match self.journal.get::<u64>(IN_SHOWN, &row.bundle.0)? {
+            Some(order) => order,
+            None => {
+                let order = self.next_in.fetch_add(1, Ordering::Relaxed);
+                batch.put(IN_SHOWN, &row.bundle.0, &order);
+                order
+            }
+        };
+        batch.put(IN_ORDER, &descending(order), row);
+        Ok(())
+    }
+
+    /// The user removed what this bundle showed.
+    pub(super) fn show_consumed(
+        &self,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let Some(order) = self.journal.get::<u64>(IN_SHOWN, &bundle.0)? else {
+            return Ok(());
+        };
+        if let Some(mut row) = self
+            .journal
+            .get::<InboundShown>(IN_ORDER, &descending(order))?
+        {
+            row.state = "consumed".into();
+            batch.put(IN_ORDER, &descending(order), &row);
+        }
+        Ok(())
+    }
+
+    /// Adds to the byte counters.
+    pub fn count_bytes(&self, sent: u64, received: u64) {
+        self.counters.bytes_sent.fetch_add(sent, Ordering::Relaxed);
+        self.counters
+            .bytes_received
+            .fetch_add(received, Ordering::Relaxed);
+    }
+
+    /// What a peer calls itself; the first digits of its id if it never said.
+    pub fn name_of(&self, peer: PeerId) -> String {
+        if peer == self.identity.id() {
+            return "me".into();
+        }
+        let member = self
+            .journal
+            .get::<Member>(MEMBERS, peer.as_bytes())
+            .ok()
+            .flatten();
+        member.map_or_else(|| peer.short(), |member| member.name.to_string())
+    }
+}

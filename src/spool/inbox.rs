@@ -1,0 +1,486 @@
+//! The inbox: names are given here, once everything behind them is verified, and taken away when the user consumes.
+//!
+//! # Invariants
+//! 1. A name appears by rename of a whole, verified file; [`Verified::publish`] is the only way.
+//! 2. The name of (origin, path) is chosen once and kept for all its versions; no other origin's file ever gets it.
+//! 3. A receipt is handed out only when bytes, names and journal are durable.
+//!
+//! # Crash behaviour
+//! The intent (bundle, names, inodes) is in the journal's log before the first rename. After a crash of the daemon a
+//! staged file that is gone was published, and a published name that is gone was consumed. After a power loss a name
+//! without a durable row goes to quarantine before anything is mounted, and the bundle is fetched again.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::durable::{self, OnPath, Sync};
+use super::intake::{Verified, shown};
+use super::journal::Batch;
+use super::tables::{
+    CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, OWNED, SETTLED,
+    VERSIONS, Version, got_key, origin_key,
+};
+use super::{Event, FileState, Published, Spool, SpoolError};
+use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
+use crate::peer::PeerId;
+
+/// How many names are tried before a conflict is given up: `stem~name.ext`, `stem~name-2.ext`, …
+const NAME_ATTEMPTS: u32 = 10_000;
+
+impl Verified {
+    /// Gives every entry its name in the inbox. The receipt follows as [`Event::ReceiptReady`] once all is durable.
+    pub fn publish(self) -> Result<Published, SpoolError> {
+        let spool = Arc::clone(&self.arrival.spool);
+        spool.publish(&self)
+    }
+}
+
+/// One name about to be given.
+struct Naming {
+    entry: usize,
+    name: RelPath,
+}
+
+impl Spool {
+    fn publish(&self, verified: &Verified) -> Result<Published, SpoolError> {
+        let manifest = &verified.manifest;
+        let bundle = manifest.id();
+        let decide = self.decide.lock();
+        let namings = self.choose_names(manifest)?;
+
+        let mut intent = Batch::default();
+        let mut names = Vec::with_capacity(namings.len());
+        for naming in &namings {
+            let ino = match &verified.files[naming.entry] {
+                Some((path, file)) => file.metadata().on("stat", path)?.ino(),
+                None => 0,
+            };
+            names.push((naming.entry as u32, naming.name.clone(), ino));
+        }
+        intent.put(
+            INTENTS,
+            &bundle.0,
+            &Intent {
+                signed: manifest.signed().clone(),
+                names: names.clone(),
+            },
+        );
+        self.journal.submit(intent)?;
+
+        let mut batch = Batch::default();
+        let mut replaced = Vec::new();
+        for naming in &namings {
+            let at = self.layout.inbox().join(naming.name.as_path());
+            let parent = at.parent().unwrap_or(&at);
+            match &verified.files[naming.entry] {
+                None => fs::create_dir_all(&at).on("create directory", &at)?,
+                Some((staged, file)) => {
+                    fs::create_dir_all(parent).on("create directory", parent)?;
+                    replaced.push(
+                        self.journal
+                            .get::<InName>(IN_NAMES, naming.name.as_bytes())?
+                            .map(|row| row.ino),
+                    );
+                    durable::rename(staged, &at)?;
+                    batch.sync(Sync::File(Arc::clone(file)));
+                }
+            }
+            batch.sync(Sync::Directory(parent.to_path_buf()));
+        }
+        for (index, file) in verified.files.iter().enumerate() {
+            // A newer version was published meanwhile: these bytes are not shown.
+            if let Some((staged, _)) = file
+                && !namings.iter().any(|naming| naming.entry == index)
+            {
+                durable::remove(staged)?;
+            }
+        }
+        for (naming, (_, _, ino)) in namings.iter().zip(&names) {
+            if let Some((_, file)) = &verified.files[naming.entry]
+                && let Some(digest) = manifest.manifest().entries[naming.entry].digest()
+            {
+                self.hold_content(file, digest, &mut batch)?;
+                batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest });
+            }
+        }
+        self.settle(manifest, &names, &mut batch)?;
+        self.journal.submit(batch)?;
+        for ino in replaced.iter().flatten() {
+            self.forget_inode(*ino)?;
+        }
+        drop(decide);
+
+        if let Some(observer) = self.observer.read().clone() {
+            let files = namings
+                .iter()
+                .filter(|naming| verified.files[naming.entry].is_some());
+            for (naming, replaced) in files.zip(replaced) {
+                observer.published(&naming.name, replaced);
+            }
+        }
+        self.counters.published.fetch_add(1, Ordering::Relaxed);
+        Ok(Published {
+            bundle,
+            names: namings.into_iter().map(|naming| naming.name).collect(),
+        })
+    }
+
+    /// The rows that make a published bundle settled; its receipt is announced when they are durable.
+    pub(super) fn settle(
+        &self,
+        manifest: &VerifiedManifest,
+        names: &[(u32, RelPath, u64)],
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let bundle = manifest.id();
+        let of = manifest.manifest();
+        for (index, name, ino) in names {
+            let Some(entry) = of.entries.get(*index as usize) else {
+                continue;
+            };
+            let EntryKind::File { size, digest, .. } = &entry.kind else {
+                continue;
+            };
+            let row = InName {
+                origin: of.origin,
+                path: entry.path.clone(),
+                bundle,
+                digest: *digest,
+                size: *size,
+                ino: *ino,
+            };
+            batch.put(IN_NAMES, name.as_bytes(), &row);
+            batch.put(
+                VERSIONS,
+                &origin_key(of.origin, &entry.path),
+                &Version {
+                    order: of.order(),
+                    bundle,
+                },
+            );
+            batch.put(GOT_FROM, &got_key(*digest, of.origin), &());
+        }
+        let receipt = Receipt::sign(&self.identity, bundle, of.origin);
+        batch.put(SETTLED, &bundle.0, &receipt);
+        batch.delete(INTENTS, &bundle.0);
+        let mut row = shown(manifest);
+        row.state = "received".into();
+        if let Some((_, name, _)) = names.first() {
+            row.path = name.clone();
+        }
+        self.show_inbound(&row, batch)?;
+        self.volatile.lock().insert(bundle);
+        let me = self.me.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                spool.volatile.lock().remove(&bundle);
+                spool.ring(&Event::ReceiptReady(receipt));
+            }
+        });
+        Ok(())
+    }
+
+    /// An inode that the inbox no longer shows.
+    fn forget_inode(&self, ino: u64) -> Result<(), SpoolError> {
+        match self.linked_digest(ino) {
+            Some(digest) => self.free_content(digest),
+            None => {
+                let mut batch = Batch::default();
+                batch.delete(INODES, &ino.to_be_bytes());
+                self.journal.submit(batch)
+            }
+        }
+    }
+
+    pub(super) fn settled(&self, bundle: BundleId) -> Result<Option<Receipt>, SpoolError> {
+        self.journal.get(SETTLED, &bundle.0)
+    }
+
+    /// Names for all entries but those of which something newer was published. Call with the decision lock held.
+    fn choose_names(&self, manifest: &VerifiedManifest) -> Result<Vec<Naming>, SpoolError> {
+        let of = manifest.manifest();
+        let mut namings = Vec::with_capacity(of.entries.len());
+        for (entry, said) in of.entries.iter().enumerate() {
+            let newest: Option<Version> = self
+                .journal
+                .get(VERSIONS, &origin_key(of.origin, &said.path))?;
+            if newest.is_some_and(|newest| newest.order >= of.order()) {
+                continue;
+            }
+            let is_file = matches!(said.kind, EntryKind::File { .. });
+            namings.push(Naming {
+                entry,
+                name: self.choose_name(of.origin, &said.path, is_file)?,
+            });
+        }
+        Ok(namings)
+    }
+
+    fn choose_name(
+        &self,
+        origin: PeerId,
+        path: &RelPath,
+        is_file: bool,
+    ) -> Result<RelPath, SpoolError> {
+        let key = origin_key(origin, path);
+        if let Some(chosen) = self.journal.get::<RelPath>(CHOSEN, &key)?
+            && self
+                .build_name(origin, path, chosen.components(), is_file, 1)?
+                .as_ref()
+                == Some(&chosen)
+        {
+            return Ok(chosen);
+        }
+        let chosen = self
+            .build_name(origin, path, path.components(), is_file, NAME_ATTEMPTS)?
+            .ok_or_else(|| {
+                let source = io::Error::from_raw_os_error(libc::EEXIST);
+                SpoolError::Io {
+                    action: "find a free name for",
+                    path: path.as_path().to_path_buf(),
+                    source,
+                }
+            })?;
+        if is_file {
+            let mut batch = Batch::default();
+            batch.put(CHOSEN, &key, &chosen);
+            batch.put(OWNED, chosen.as_bytes(), &(origin, path.clone()));
+            self.journal.submit(batch)?;
+        }
+        Ok(chosen)
+    }
+
+    fn build_name<'a>(
+        &self,
+        origin: PeerId,
+        path: &RelPath,
+        components: impl Iterator<Item = &'a [u8]>,
+        is_file: bool,
+        attempts: u32,
+    ) -> Result<Option<RelPath>, SpoolError> {
+        let who = self.name_of(origin);
+        let components: Vec<&[u8]> = components.collect();
+        let mut built: Option<RelPath> = None;
+        for (at, component) in components.iter().enumerate() {
+            let as_file = is_file && at + 1 == components.len();
+            let mut found = None;
+            for attempt in 0..attempts {
+                let name = if attempt == 0 {
+                    component.to_vec()
+                } else {
+                    conflict_name(component, &who, attempt)
+                };
+                let candidate = match &built {
+                    None => RelPath::parse(name),
+                    Some(parent) => parent.child(&name),
+                };
+                let Ok(candidate) = candidate else {
+                    return Ok(None);
+                };
+                if self.may_take(origin, path, &candidate, as_file)? {
+                    found = Some(candidate);
+                    break;
+                }
+            }
+            match found {
+                Some(candidate) => built = Some(candidate),
+                None => return Ok(None),
+            }
+        }
+        Ok(built)
+    }
+
+    /// Whether (origin, path) may use `candidate` as its file, or as a directory on the way to it. From the same
+    /// origin the newer kind wins: a file gives way to a directory, an empty directory to a file.
+    fn may_take(
+        &self,
+        origin: PeerId,
+        path: &RelPath,
+        candidate: &RelPath,
+        as_file: bool,
+    ) -> Result<bool, SpoolError> {
+        let owner: Option<(PeerId, RelPath)> = self.journal.get(OWNED, candidate.as_bytes())?;
+        let at = self.layout.inbox().join(candidate.as_path());
+        let meta = match fs::symlink_metadata(&at) {
+            Ok(meta) => Some(meta),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => None,
+            Err(e) => return Err(e).on("stat", &at),
+        };
+        if as_file {
+            if owner.is_some_and(|owner| owner != (origin, path.clone())) {
+                return Ok(false);
+            }
+            return match meta {
+                Some(meta) if meta.is_dir() => Ok(fs::remove_dir(&at).is_ok()),
+                Some(_) => {
+                    let row: Option<InName> = self.journal.get(IN_NAMES, candidate.as_bytes())?;
+                    Ok(row.is_some_and(|row| row.origin == origin && row.path == *path))
+                }
+                None => Ok(true),
+            };
+        }
+        match meta {
+            Some(meta) if meta.is_dir() => Ok(true),
+            Some(_) => match owner {
+                Some((owner, _)) if owner == origin => {
+                    self.remove_name(candidate)?;
+                    Ok(true)
+                }
+                Some(_) | None => Ok(false),
+            },
+            None => Ok(owner.is_none_or(|(owner, _)| owner == origin)),
+        }
+    }
+
+    /// Takes a file's name out of the inbox. Call with the decision lock held.
+    fn remove_name(&self, path: &RelPath) -> Result<(), SpoolError> {
+        let at = self.layout.inbox().join(path.as_path());
+        fs::remove_file(&at).on("remove", &at)?;
+        self.drop_name(path, &at)
+    }
+
+    /// The journal's side of a file that left the inbox.
+    fn drop_name(&self, path: &RelPath, at: &std::path::Path) -> Result<(), SpoolError> {
+        let row: Option<InName> = self.journal.get(IN_NAMES, path.as_bytes())?;
+        let mut batch = Batch::default();
+        batch.delete(IN_NAMES, path.as_bytes());
+        if let Some(parent) = at.parent() {
+            batch.sync(Sync::Directory(parent.to_path_buf()));
+        }
+        if let Some(row) = &row {
+            self.show_consumed(row.bundle, &mut batch)?;
+        }
+        self.journal.submit(batch)?;
+        match row {
+            Some(row) => self.forget_inode(row.ino),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a file from the inbox: consumed, never shown again.
+    pub fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        self.remove_name(path)?;
+        self.ring(&Event::StatusChanged);
+        Ok(())
+    }
+
+    /// Removes an empty directory from the inbox.
+    pub fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        durable::remove_directory(&self.layout.inbox().join(path.as_path()))
+    }
+
+    /// Moves a file from the inbox to the outbox: consumed there, a new file here. The caller then tells `ready`.
+    /// `no_replace` fails with EEXIST when `to` exists.
+    pub fn inbox_to_outbox(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        no_replace: bool,
+    ) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        let (old, new) = (
+            self.layout.inbox().join(from.as_path()),
+            self.layout.outbox().join(to.as_path()),
+        );
+        let row: Option<InName> = self.journal.get(IN_NAMES, from.as_bytes())?;
+        if let Some(row) = &row {
+            // Killed right after the rename, the file is sealed at the next start.
+            let mut batch = Batch::default();
+            let mark = super::tables::Mark {
+                kind: super::tables::MarkKind::Closed,
+                path: to.clone(),
+            };
+            batch.put(super::tables::MARKS, &row.ino.to_be_bytes(), &mark);
+            self.journal.submit(batch)?;
+        }
+        if no_replace {
+            durable::rename_no_replace(&old, &new)?
+        } else {
+            durable::rename(&old, &new)?
+        }
+        let mut batch = Batch::default();
+        batch.delete(IN_NAMES, from.as_bytes());
+        for at in [&old, &new] {
+            if let Some(parent) = at.parent() {
+                batch.sync(Sync::Directory(parent.to_path_buf()));
+            }
+        }
+        if let Some(row) = row {
+            self.show_consumed(row.bundle, &mut batch)?;
+        }
+        self.journal.submit(batch)?;
+        self.ring(&Event::StatusChanged);
+        Ok(())
+    }
+
+    /// What is known of the file shown at `path` in the inbox.
+    pub fn inbox_state(&self, path: &RelPath) -> FileState {
+        let Some(row) = self
+            .journal
+            .get::<InName>(IN_NAMES, path.as_bytes())
+            .ok()
+            .flatten()
+        else {
+            return FileState::default();
+        };
+        let durable = !self.volatile.lock().contains(&row.bundle);
+        FileState {
+            state: if durable { "received" } else { "published" }.to_owned(),
+            sha256: Some(row.digest.to_hex()),
+            bundle: Some(row.bundle.to_string()),
+            from: Some(self.name_of(row.origin)),
+            error: None,
+            progress: Some(format!("{0}/{0}", row.size)),
+        }
+    }
+}
+
+/// `stem~who.ext`, then `stem~who-2.ext`, …, cut so that it fits a name.
+fn conflict_name(name: &[u8], who: &str, attempt: u32) -> Vec<u8> {
+    let dot = name.iter().rposition(|b| *b == b'.').filter(|at| *at > 0);
+    let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
+    let suffix = if attempt == 1 {
+        format!("~{who}")
+    } else {
+        format!("~{who}-{attempt}")
+    };
+    let extension = &extension[..extension.len().min(NAME_MAX - suffix.len() - 1)];
+    let mut keep = stem.len().min(NAME_MAX - suffix.len() - extension.len());
+    // Never in the middle of a character: continuation bytes are 10xxxxxx.
+    while keep > 0 && keep < stem.len() && stem[keep] & 0xC0 == 0x80 {
+        keep -= 1;
+    }
+    [&stem[..keep], suffix.as_bytes(), extension].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_name_keeps_the_extension_and_fits() {
+        let name = |text: &str, attempt| {
+            String::from_utf8(conflict_name(text.as_bytes(), "birch", attempt)).unwrap()
+        };
+        assert_eq!(name("report.pdf", 1), "report~birch.pdf");
+        assert_eq!(name("report.pdf", 2), "report~birch-2.pdf");
+        assert_eq!(name("Makefile", 1), "Makefile~birch");
+        assert_eq!(name(".bashrc", 1), ".bashrc~birch");
+        let long = name(&format!("{}.txt", "ä".repeat(125)), 1);
+        assert!(
+            long.len() <= NAME_MAX && long.ends_with("ä~birch.txt"),
+            "{long}"
+        );
+        let long = conflict_name(
+            &[b"x.".as_slice(), &[b'y'; 250]].concat(),
+            &"z".repeat(63),
+            1,
+        );
+        assert!(long.len() <= NAME_MAX);
+    }
+}

@@ -1,0 +1,449 @@
+//! Inbound bytes: from the first accepted chunk to a verified bundle.
+//!
+//! `mesh` gets an [`Incoming`] for an offer it may take and feeds it chunks; `finish` turns it into a [`Verified`],
+//! `publish` (in [`super::inbox`]) into a [`super::Published`]. Nothing here knows connections or FUSE.
+//!
+//! # Invariants
+//! 1. A chunk is written only if its BLAKE3 is the manifest's; an inline file only if its SHA-256 is.
+//! 2. A `Verified` exists only after the SHA-256 over all bytes of every file was the manifest's.
+//! 3. One `Incoming` per bundle at a time.
+//!
+//! # Crash behaviour
+//! Arriving bytes lie in `partial/<bundle>.<entry>`. What a later attempt finds there is hashed again, chunk by chunk,
+//! before it counts.
+//!
+//! # Threads
+//! An `Incoming` belongs to one fetch and takes no lock while bytes flow. All calls block on local disk.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sha2::{Digest as _, Sha256};
+
+use super::durable::{self, OnPath};
+use super::tables::{GOT_FROM, InboundShown, got_key};
+use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError};
+use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest};
+use crate::digest::{self, ChunkList, Digest, INLINE_MAX};
+use crate::peer::PeerId;
+
+/// What a hasher reads back at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// A bundle that is arriving. One fetch owns it. All calls block on local disk; call from a blocking thread.
+#[derive(Debug)]
+pub struct Incoming {
+    arrival: Arrival,
+    manifest: VerifiedManifest,
+    parts: Vec<Part>,
+}
+
+/// Keeps a bundle in the list of what is arriving, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) spool: Arc<Spool>,
+    bundle: BundleId,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.spool.arriving.lock().remove(&self.bundle);
+        self.spool.ring(&Event::StatusChanged);
+    }
+}
+
+/// One entry on its way.
+#[derive(Debug)]
+struct Part {
+    entry: Entry,
+    /// `None` for a directory.
+    file: Option<PartFile>,
+}
+
+#[derive(Debug)]
+struct PartFile {
+    at: PathBuf,
+    file: File,
+    size: u64,
+    chunk: u64,
+    digest: Digest,
+    chunks: ChunkList,
+    have: Vec<bool>,
+    sha: Sha256,
+    hashed: u64,
+}
+
+impl PartFile {
+    fn chunk_range(&self, index: usize) -> Range<u64> {
+        let from = index as u64 * self.chunk;
+        from..(from + self.chunk).min(self.size)
+    }
+
+    fn matches(&self, index: usize, bytes: &[u8]) -> bool {
+        match self.chunks.0.get(index) {
+            Some(hash) => digest::chunk_hash(bytes) == *hash,
+            None => Digest::of(bytes) == self.digest,
+        }
+    }
+
+    /// Takes into account what an earlier attempt left, after hashing it again.
+    fn recount(&mut self) -> io::Result<()> {
+        let len = self.file.metadata()?.len();
+        let mut buffer = Vec::new();
+        for index in 0..self.have.len() {
+            let range = self.chunk_range(index);
+            if range.end > len {
+                break;
+            }
+            buffer.resize((range.end - range.start) as usize, 0);
+            self.file.read_exact_at(&mut buffer, range.start)?;
+            self.have[index] = self.matches(index, &buffer);
+            if self.have[index] && self.hashed == range.start {
+                self.sha.update(&buffer);
+                self.hashed = range.end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the running SHA-256 follow over chunks that are here, reading back those that came out of order.
+    fn follow(&mut self) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        while self.hashed < self.size && self.have[(self.hashed / self.chunk) as usize] {
+            let end = self.chunk_range((self.hashed / self.chunk) as usize).end;
+            buffer.resize(READ_BYTES.min((end - self.hashed) as usize), 0);
+            self.file.read_exact_at(&mut buffer, self.hashed)?;
+            self.sha.update(&buffer);
+            self.hashed += buffer.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Incoming {
+    /// What is being received.
+    pub fn manifest(&self) -> &VerifiedManifest {
+        &self.manifest
+    }
+
+    /// Byte ranges of `entry` that are still to be fetched, in order, aligned to chunks; empty when all is here
+    /// (equal content known locally, or left from an earlier attempt). A file that travels inline is one range.
+    pub fn missing(&self, entry: usize) -> Vec<Range<u64>> {
+        let Some(part) = self.parts.get(entry).and_then(|part| part.file.as_ref()) else {
+            return Vec::new();
+        };
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for index in (0..part.have.len()).filter(|index| !part.have[*index]) {
+            let range = part.chunk_range(index);
+            match ranges.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                Some(_) | None => ranges.push(range),
+            }
+        }
+        ranges
+    }
+
+    /// Takes one whole chunk (the last may be short), or all of a file that travels inline. Checks it before writing.
+    pub fn accept_chunk(
+        &mut self,
+        entry: usize,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), IntakeError> {
+        let wrong = |path: &RelPath, index| IntakeError::WrongBytes {
+            path: path.clone(),
+            index,
+        };
+        let Some(Part {
+            entry,
+            file: Some(part),
+        }) = self.parts.get_mut(entry)
+        else {
+            let first = &self.manifest.manifest().entries[0];
+            return Err(wrong(&first.path, 0));
+        };
+        let index = offset.checked_div(part.chunk).unwrap_or(0);
+        let at = index as usize;
+        let fits = at < part.have.len()
+            && part.chunk_range(at) == (offset..offset + bytes.len() as u64)
+            && part.matches(at, bytes);
+        if !fits {
+            return Err(wrong(&entry.path, index));
+        }
+        if part.have[at] {
+            return Ok(());
+        }
+        part.file
+            .write_all_at(bytes, offset)
+            .on("write", &part.at)?;
+        part.have[at] = true;
+        if part.hashed == offset {
+            part.sha.update(bytes);
+            part.hashed += bytes.len() as u64;
+        }
+        part.follow().on("read", &part.at)?;
+        Ok(())
+    }
+
+    /// Checks length and SHA-256 of every entry. On failure the bytes are in quarantine, nothing is visible.
+    pub fn finish(mut self) -> Result<Verified, FinishError> {
+        for index in 0..self.parts.len() {
+            let Part {
+                entry,
+                file: Some(part),
+            } = &mut self.parts[index]
+            else {
+                continue;
+            };
+            if part.have.contains(&false) {
+                return Err(FinishError::Incomplete(entry.path.clone()));
+            }
+            part.follow().on("read", &part.at)?;
+            let found = Digest(part.sha.clone().finalize().into());
+            let len = part.file.metadata().on("stat", &part.at)?.len();
+            if found != part.digest || len != part.size {
+                return Err(self.quarantine(index, found)?.into());
+            }
+            let EntryKind::File { executable, .. } = entry.kind else {
+                continue;
+            };
+            let mode = if executable { 0o755 } else { 0o644 };
+            part.file
+                .set_permissions(Permissions::from_mode(mode))
+                .on("set the mode of", &part.at)?;
+            set_mtime(&part.file, entry.mtime).on("set the time of", &part.at)?;
+        }
+        let files = self
+            .parts
+            .into_iter()
+            .map(|part| part.file.map(|file| (file.at, Arc::new(file.file))))
+            .collect();
+        Ok(Verified {
+            arrival: self.arrival,
+            manifest: self.manifest,
+            files,
+        })
+    }
+
+    fn quarantine(&self, index: usize, found: Digest) -> Result<Quarantined, SpoolError> {
+        let spool = &self.arrival.spool;
+        let part = &self.parts[index];
+        let Some(file) = &part.file else {
+            return Err(SpoolError::Corrupted(
+                "a directory cannot be quarantined".into(),
+            ));
+        };
+        let why = format!(
+            "bundle {}\norigin {}\npath {}\nsha256 announced {}\nsha256 found {found}\n",
+            self.manifest.id(),
+            self.manifest.manifest().origin,
+            part.entry.path,
+            file.digest,
+        );
+        let at = spool.quarantine_file(&file.at, &why)?;
+        // Every chunk was checked on arrival, so a file with chunks whose digest is wrong has a manifest at odds with
+        // itself; an inline file was checked against the digest, so only our own disk can be at fault.
+        let contradicts = !file.chunks.0.is_empty();
+        Ok(Quarantined {
+            path: part.entry.path.clone(),
+            at,
+            manifest_contradicts_itself: contradicts,
+        })
+    }
+
+    /// Gives up for now: what arrived stays in `partial/` for a later attempt; `why` shows in status.
+    pub fn park(self, why: String) {
+        let manifest = self.manifest.clone();
+        let spool = Arc::clone(&self.arrival.spool);
+        drop(self);
+        spool.note_inbound(manifest.manifest(), manifest.id(), "deferred", Some(why));
+    }
+}
+
+fn set_mtime(file: &File, (secs, nanos): (i64, u32)) -> rustix::io::Result<()> {
+    let time = |tv_sec, tv_nsec| rustix::fs::Timespec { tv_sec, tv_nsec };
+    let mtime = time(secs, i64::from(nanos.min(999_999_999)));
+    let times = rustix::fs::Timestamps {
+        last_access: time(0, rustix::fs::UTIME_NOW),
+        last_modification: mtime,
+    };
+    rustix::fs::futimens(file, &times)
+}
+
+/// A bundle all of whose bytes hashed to the digests in its manifest. The only way to a name in the inbox.
+#[derive(Debug)]
+pub struct Verified {
+    pub(super) arrival: Arrival,
+    pub(super) manifest: VerifiedManifest,
+    /// For each entry its staged file; `None` for a directory.
+    pub(super) files: Vec<Option<(PathBuf, Arc<File>)>>,
+}
+
+impl Spool {
+    /// A peer offers a bundle (its own, or one it holds).
+    pub fn offered(
+        self: &Arc<Self>,
+        manifest: VerifiedManifest,
+        from: PeerId,
+    ) -> Result<Offered, SpoolError> {
+        let bundle = manifest.id();
+        let me = self.identity.id();
+        if !manifest.manifest().is_for(me) {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return Ok(Offered::Refused(
+                "this node is not among its recipients".into(),
+            ));
+        }
+        {
+            let mut arriving = self.arriving.lock();
+            if arriving.contains_key(&bundle) {
+                return Ok(Offered::Busy);
+            }
+            if let Some(receipt) = self.settled(bundle)? {
+                let durable = !self.volatile.lock().contains(&bundle);
+                return Ok(if durable {
+                    Offered::Settled(receipt)
+                } else {
+                    Offered::AwaitingDurable
+                });
+            }
+            arriving.insert(bundle, shown(&manifest));
+        }
+        let arrival = Arrival {
+            spool: Arc::clone(self),
+            bundle,
+        };
+        self.journal.make_room();
+        let origin = manifest.manifest().origin;
+        tracing::debug!(bundle = %bundle.short(), from = %from.short(), "wanted");
+        let mut parts = Vec::with_capacity(manifest.manifest().entries.len());
+        for (index, entry) in manifest.manifest().entries.iter().enumerate() {
+            parts.push(Part {
+                entry: entry.clone(),
+                file: self.part_file(bundle, index, entry, origin)?,
+            });
+        }
+        Ok(Offered::Wanted(Box::new(Incoming {
+            arrival,
+            manifest,
+            parts,
+        })))
+    }
+
+    fn part_file(
+        &self,
+        bundle: BundleId,
+        index: usize,
+        entry: &Entry,
+        origin: PeerId,
+    ) -> Result<Option<PartFile>, SpoolError> {
+        let EntryKind::File {
+            size,
+            digest,
+            chunks,
+            ..
+        } = &entry.kind
+        else {
+            return Ok(None);
+        };
+        let at = self.layout.partial().join(format!("{bundle}.{index}"));
+        let found = at.exists();
+        if !found && *size > INLINE_MAX {
+            self.reuse_content(*digest, origin, &at)?;
+        }
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&at)
+            .on("create", &at)?;
+        let (chunk, count) = if *size <= INLINE_MAX {
+            (INLINE_MAX.max(1), u64::from(*size > 0))
+        } else {
+            (digest::chunk_size(*size), digest::chunk_count(*size))
+        };
+        let mut part = PartFile {
+            at,
+            file,
+            size: *size,
+            chunk,
+            digest: *digest,
+            chunks: chunks.clone(),
+            have: vec![false; count as usize],
+            sha: Sha256::new(),
+            hashed: 0,
+        };
+        let len = part.file.metadata().on("stat", &part.at)?.len();
+        if len > *size {
+            part.file.set_len(0).on("truncate", &part.at)?;
+        } else if len > 0 {
+            part.recount().on("read", &part.at)?;
+        }
+        Ok(Some(part))
+    }
+
+    /// Equal content that is here already is copied instead of fetched, but only if this origin once gave or got it:
+    /// otherwise a digest alone would tell a stranger what we hold.
+    fn reuse_content(
+        &self,
+        digest: Digest,
+        origin: PeerId,
+        to: &std::path::Path,
+    ) -> Result<(), SpoolError> {
+        let entitled = self
+            .journal
+            .get::<()>(GOT_FROM, &got_key(digest, origin))?
+            .is_some()
+            || self.peer_has(origin, digest);
+        if !entitled {
+            return Ok(());
+        }
+        let path = self.layout.content(digest);
+        match File::open(&path) {
+            Ok(file) => durable::copy(&file, to).map(drop),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e).on("open", &path),
+        }
+    }
+
+    /// Moves a file to quarantine, with the reason beside it. Returns where it is.
+    pub(super) fn quarantine_file(
+        &self,
+        from: &std::path::Path,
+        why: &str,
+    ) -> Result<PathBuf, SpoolError> {
+        let number = self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{number}", super::now_secs());
+        let at = self.layout.quarantine().join(&name);
+        durable::write_file(
+            &self.layout.quarantine().join(format!("{name}.why")),
+            why.as_bytes(),
+        )?;
+        durable::rename(from, &at)?;
+        durable::sync_directory(&self.layout.quarantine())?;
+        Ok(at)
+    }
+}
+
+/// What status shows of a bundle that is arriving.
+pub(super) fn shown(manifest: &VerifiedManifest) -> InboundShown {
+    let of = manifest.manifest();
+    let first = &of.entries[0];
+    InboundShown {
+        bundle: manifest.id(),
+        origin: of.origin,
+        path: first.path.clone(),
+        digest: first.digest(),
+        size: of.total_size(),
+        state: "incoming".into(),
+        error: None,
+    }
+}

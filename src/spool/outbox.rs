@@ -1,0 +1,260 @@
+//! The outbox as the spool sees it: marks of what is being written, and the names under which things were sealed.
+//!
+//! `fs` makes the user's system calls on the outbox tree and tells the spool around them.
+//!
+//! # Crash behaviour
+//! An inode has an `open` mark from before its first modification, a `closed` one from its last close to its seal.
+//! After a crash of the daemon `closed` files are sealed, `open` ones are incomplete; after a power loss both are.
+
+use std::collections::hash_map::Entry as MapEntry;
+use std::sync::{Arc, Weak};
+
+use super::content::inode_at;
+use super::durable;
+use super::journal::Batch;
+use super::tables::{INODES, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
+use super::{FileState, Gate, GateGuard, RecoveredFile, Spool, SpoolError};
+use crate::bundle::RelPath;
+
+/// Gates are looked through for dead ones each time their number has doubled past this.
+const GATES_SWEEP: usize = 4096;
+
+/// Rows moved in one batch when a directory is renamed.
+const RENAME_PAGE: usize = 1000;
+
+impl Spool {
+    /// The write gate of a backing inode; the same one for everybody while anybody holds it.
+    pub fn gate(&self, ino: u64) -> Arc<Gate> {
+        let mut gates = self.gates.lock();
+        if gates.len() >= gates.capacity().max(GATES_SWEEP) {
+            gates.retain(|_, gate| gate.strong_count() > 0);
+        }
+        match gates.entry(ino) {
+            MapEntry::Occupied(mut entry) => {
+                if let Some(gate) = entry.get().upgrade() {
+                    return gate;
+                }
+                let gate = Arc::new(Gate::new(ino, self.linked_digest(ino)));
+                entry.insert(Arc::downgrade(&gate));
+                gate
+            }
+            MapEntry::Vacant(entry) => {
+                let gate = Arc::new(Gate::new(ino, self.linked_digest(ino)));
+                entry.insert(Arc::downgrade(&gate));
+                gate
+            }
+        }
+    }
+
+    fn live_gate(&self, ino: u64) -> Option<Arc<Gate>> {
+        self.gates.lock().get(&ino).and_then(Weak::upgrade)
+    }
+
+    /// To be called with the gate locked, before any modifying operation on the inode (WRITE, size change, FALLOCATE,
+    /// O_TRUNC). Cheap: two flag tests, after the first call since the last seal. Marks the inode `open`. `false`: the
+    /// old bytes are still needed, call [`Self::copy_out`] first, on a thread that may block.
+    pub fn before_modify(
+        &self,
+        gate: &mut GateGuard<'_>,
+        path: &RelPath,
+    ) -> Result<bool, SpoolError> {
+        let ino = gate.gate().ino();
+        let mut batch = Batch::default();
+        if let Some(digest) = gate.state().sealed {
+            let _decide = self.decide.lock();
+            let link = self.layout.content(digest);
+            if inode_at(&link) == Some(ino) {
+                if self.content_needed(digest)? {
+                    return Ok(false);
+                }
+                durable::remove(&link)?;
+            }
+            gate.state().sealed = None;
+            batch.delete(INODES, &ino.to_be_bytes());
+        }
+        if !gate.gate().set_marked(true) {
+            batch.put(
+                MARKS,
+                &ino.to_be_bytes(),
+                &Mark {
+                    kind: MarkKind::Open,
+                    path: path.clone(),
+                },
+            );
+        }
+        self.journal.submit(batch)?;
+        Ok(true)
+    }
+
+    /// The last writer closed: after a crash of the daemon the file is sealed at start.
+    pub fn mark_closed(&self, ino: u64, path: &RelPath) {
+        self.mark(
+            ino,
+            Some(Mark {
+                kind: MarkKind::Closed,
+                path: path.clone(),
+            }),
+        );
+    }
+
+    /// Its writer was killed: shown as `incomplete`, not sent, also after a restart.
+    pub fn mark_torn(&self, ino: u64, path: &RelPath) {
+        self.mark(
+            ino,
+            Some(Mark {
+                kind: MarkKind::Torn,
+                path: path.clone(),
+            }),
+        );
+    }
+
+    /// Nothing is to be sent of this inode after all (removed, or its name is ignored).
+    pub fn unmark(&self, ino: u64) {
+        self.mark(ino, None);
+    }
+
+    fn mark(&self, ino: u64, mark: Option<Mark>) {
+        if let Some(gate) = self.live_gate(ino) {
+            gate.set_marked(false);
+        }
+        let mut batch = Batch::default();
+        match mark {
+            Some(mark) => batch.put(MARKS, &ino.to_be_bytes(), &mark),
+            None => batch.delete(MARKS, &ino.to_be_bytes()),
+        }
+        if let Err(error) = self.journal.submit(batch) {
+            tracing::error!(%error, ino, "cannot mark a file of the outbox");
+        }
+    }
+
+    /// A name in the outbox moved; `directory` says that everything below moved with it.
+    pub fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
+        let moved = if directory {
+            self.move_names_below(from, to)
+        } else {
+            self.move_name(from, to)
+        };
+        if let Err(error) = moved {
+            tracing::error!(%error, %from, %to, "cannot record a rename; the file is hashed again at the next start");
+        }
+    }
+
+    fn move_name(&self, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        let mut batch = Batch::default();
+        match self.journal.get::<OutName>(OUT_NAMES, from.as_bytes())? {
+            Some(row) => {
+                batch.delete(OUT_NAMES, from.as_bytes());
+                batch.put(OUT_NAMES, to.as_bytes(), &row);
+            }
+            None => batch.delete(OUT_NAMES, to.as_bytes()),
+        }
+        self.journal.submit(batch)
+    }
+
+    fn move_names_below(&self, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        let prefix = [from.as_bytes(), b"/"].concat();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let rows =
+                self.journal
+                    .scan::<OutName>(OUT_NAMES, &prefix, after.as_deref(), RENAME_PAGE)?;
+            let mut batch = Batch::default();
+            for (key, row) in &rows {
+                batch.delete(OUT_NAMES, key);
+                let new = RelPath::parse(key.clone())
+                    .ok()
+                    .and_then(|path| path.rebase(from, to));
+                if let Some(new) = new {
+                    batch.put(OUT_NAMES, new.as_bytes(), row);
+                }
+            }
+            self.journal.submit(batch)?;
+            match rows.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// A name in the outbox is gone. `ino` had `visible_links` visible names left after that. What is queued stays
+    /// queued.
+    pub fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
+        if let Err(error) = self.try_outbox_removed(path, ino, visible_links) {
+            tracing::error!(%error, %path, "cannot record that a file was removed");
+        }
+    }
+
+    fn try_outbox_removed(
+        &self,
+        path: &RelPath,
+        ino: u64,
+        visible_links: u64,
+    ) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        let mut batch = Batch::default();
+        let row = self.journal.get::<OutName>(OUT_NAMES, path.as_bytes())?;
+        if row.as_ref().is_some_and(|row| row.stat.ino == ino) {
+            batch.delete(OUT_NAMES, path.as_bytes());
+        }
+        if visible_links == 0 {
+            batch.delete(MARKS, &ino.to_be_bytes());
+            self.gates.lock().remove(&ino);
+            if let Some(digest) = self.linked_digest(ino) {
+                self.journal.submit(batch)?;
+                return self.free_content(digest);
+            }
+            batch.delete(INODES, &ino.to_be_bytes());
+        }
+        self.journal.submit(batch)
+    }
+
+    /// `st_nlink` as the user should see it: without the link in `content/`.
+    pub fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
+        if st_nlink > 1 && self.linked_digest(ino).is_some() {
+            st_nlink - 1
+        } else {
+            st_nlink
+        }
+    }
+
+    /// Files that recovery found closed but not sealed, and incomplete ones: to be fed to `ready` at start. Once.
+    pub fn recovered(&self) -> Vec<RecoveredFile> {
+        std::mem::take(&mut *self.recovered.lock())
+    }
+
+    /// What is known of the file shown at `path` in the outbox.
+    pub fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState {
+        let row = self
+            .journal
+            .get::<OutName>(OUT_NAMES, path.as_bytes())
+            .ok()
+            .flatten();
+        let Some(row) = row.filter(|row| row.stat.ino == ino) else {
+            let mark = self
+                .journal
+                .get::<Mark>(MARKS, &ino.to_be_bytes())
+                .ok()
+                .flatten();
+            let state = match mark.map(|mark| mark.kind) {
+                Some(MarkKind::Open) => "open",
+                Some(MarkKind::Closed) => "settling",
+                Some(MarkKind::Torn) => "incomplete",
+                None => "not sent",
+            };
+            return FileState {
+                state: state.to_owned(),
+                ..FileState::default()
+            };
+        };
+        self.bundle_state(row.bundle, row.digest)
+    }
+
+    /// Counts a name that was not sent because it matches the ignore list.
+    pub fn count_ignored(&self) {
+        self.counters
+            .ignored
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}

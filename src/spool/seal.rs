@@ -1,0 +1,401 @@
+//! Sealing: a ready file gets its digest, its manifest and its journal rows; from then on it is a bundle.
+//!
+//! # Invariants
+//! 1. Hashing holds no lock. The result counts only if, under the inode's gate, there is no writer and the write
+//!    generation is the one from before; else it is thrown away.
+//! 2. The rows of a seal are readable, and safe from a crash of the daemon, before anybody is offered the bundle.
+//!    They become durable after the bytes, the name in the outbox and the content link.
+//!
+//! # Crash behaviour
+//! Killed before the rows are submitted: the `closed` mark has the file sealed at the next start. After: the bundle is
+//! there, with the same id.
+//!
+//! # Threads
+//! `sealer-N` take jobs from one bounded channel: whole files, and stretches behind a write head. A full channel fails
+//! the request, and `ready` asks again.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::{Receiver, TrySendError};
+
+use super::durable::{OnPath, Sync};
+use super::journal::Batch;
+use super::tables::{
+    BUNDLES, BundleRow, DELIVERIES, INODES, InodeRow, LATEST, MARKS, ORPHANS, OUT_NAMES, OUT_ORDER,
+    OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending, pending_key, user_key,
+};
+use super::{Event, Gate, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
+use crate::bundle::{
+    BundleId, DeliveryState, Entry, EntryKind, MANIFEST_VERSION, Manifest, RelPath, Scope,
+    VerifiedManifest,
+};
+use crate::digest::{Digest, Hashed, Hasher};
+use crate::peer::{self, PeerId};
+
+/// Jobs that may wait: a path and two pointers each, so some 20 MiB at the most. Beyond it `ready` keeps them.
+pub(super) const JOB_CAP: usize = 65_536;
+
+/// What a hasher reads at once; as large as the L2 cache of small machines.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Work for a sealer thread.
+pub(super) enum Job {
+    Seal(SealRequest),
+    Tail(Arc<Gate>, File),
+    /// Ends the thread that takes it.
+    Stop,
+}
+
+/// Carries out jobs until the channel is closed.
+pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
+    while let Ok(job) = jobs.recv() {
+        let Some(spool) = spool.upgrade() else { return };
+        match job {
+            Job::Stop => return,
+            Job::Tail(gate, file) => follow(&gate, &file),
+            Job::Seal(request) => {
+                spool.journal.make_room();
+                let SealRequest {
+                    gate,
+                    path,
+                    renamed_from,
+                    priority,
+                    done,
+                } = request;
+                let outcome = match spool.seal_now(&gate, &path, renamed_from, priority) {
+                    Ok(outcome) => outcome,
+                    Err(error) => {
+                        tracing::warn!(%path, %error, "cannot seal");
+                        SealOutcome::Failed(error)
+                    }
+                };
+                done(outcome);
+            }
+        }
+    }
+}
+
+/// Hashes what was written since the last time.
+fn follow(gate: &Gate, file: &File) {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let Some(mut work) = gate.lock().begin_tail() else {
+            return;
+        };
+        while work.hasher.len() < work.until {
+            let want = (work.until - work.hasher.len()).min(READ_BYTES as u64) as usize;
+            match file.read_at(&mut buffer[..want], work.hasher.len()) {
+                Ok(0) => break,
+                Ok(n) => work.hasher.update(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        if !gate.lock().end_tail(work) {
+            return;
+        }
+    }
+}
+
+fn hash_rest(file: &File, mut hasher: Hasher) -> io::Result<Hashed> {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match file.read_at(&mut buffer, hasher.len()) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(n) => hasher.update(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+impl Spool {
+    /// Queues a file for hashing and sealing. Never blocks on the hasher.
+    pub fn seal(&self, request: SealRequest) {
+        match self.jobs.try_send(Job::Seal(request)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(Job::Seal(r)) | TrySendError::Disconnected(Job::Seal(r))) => {
+                (r.done)(SealOutcome::Failed(SpoolError::Journal(
+                    "too many files wait for their seal".into(),
+                )));
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Lets the tail hasher follow a writer; see [`super::GateGuard::wrote`]. `file` must be open for reading too.
+    /// When no thread is free for it, the bytes are hashed at the last close instead.
+    pub fn tail(&self, gate: &Arc<Gate>, file: File) {
+        if self.jobs.len() < self.sealers
+            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+                self.jobs.try_send(Job::Tail(Arc::clone(gate), file))
+        {
+            tracing::trace!("no sealer for a tail");
+        }
+    }
+
+    fn seal_now(
+        &self,
+        gate: &Gate,
+        path: &RelPath,
+        renamed_from: Option<RelPath>,
+        priority: crate::bundle::Priority,
+    ) -> Result<SealOutcome, SpoolError> {
+        let at = self.layout.outbox().join(path.as_path());
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&at) {
+            Ok(file) => file,
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+                return Ok(SealOutcome::Gone);
+            }
+            Err(e) => return Err(e).on("open", &at),
+        };
+        let meta = file.metadata().on("stat", &at)?;
+        if meta.ino() != gate.ino() || !meta.is_file() {
+            return Ok(SealOutcome::Gone);
+        }
+
+        let (generation, sealed, tail) = {
+            let mut gate = gate.lock();
+            if gate.writers() > 0 {
+                return Ok(SealOutcome::Changed);
+            }
+            let tail = gate.take_tail();
+            (gate.state().generation, gate.state().sealed, tail)
+        };
+        // An inode that is still sealed needs no second hash: it was only renamed or linked.
+        let known = sealed.and_then(|digest| self.hashed_before(digest, meta.len()));
+        let hashed = match known {
+            Some(hashed) => hashed,
+            None => hash_rest(&file, tail).on("read", &at)?,
+        };
+
+        let mut guard = gate.lock();
+        let meta = file.metadata().on("stat", &at)?;
+        if guard.writers() > 0 || guard.state().generation != generation || meta.len() != hashed.len
+        {
+            return Ok(SealOutcome::Changed);
+        }
+        let stat = Stat::of(&meta);
+        let decide = self.decide.lock();
+        let mut batch = Batch::default();
+        let before: Option<OutName> = self.journal.get(OUT_NAMES, path.as_bytes())?;
+        if self.recheck.lock().remove(&gate.ino())
+            && let Some(before) = &before
+            && before.digest == hashed.digest
+        {
+            // Found at start with other times but the same bytes: nothing to send.
+            batch.put(
+                OUT_NAMES,
+                path.as_bytes(),
+                &OutName {
+                    stat,
+                    ..before.clone()
+                },
+            );
+            batch.put(
+                INODES,
+                &stat.ino.to_be_bytes(),
+                &InodeRow {
+                    digest: hashed.digest,
+                },
+            );
+            batch.delete(MARKS, &stat.ino.to_be_bytes());
+            self.hold_content(&file, hashed.digest, &mut batch)?;
+            self.journal.submit(batch)?;
+            guard.state().sealed = Some(hashed.digest);
+            gate.set_marked(false);
+            return Ok(SealOutcome::Sealed(before.bundle));
+        }
+        if !self.hold_content(&file, hashed.digest, &mut batch)? {
+            return Ok(SealOutcome::Gone);
+        }
+        let digest = hashed.digest;
+        // What had this path last, although renamed over or removed since, and what this file was before its rename.
+        let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
+        let superseded: std::collections::BTreeSet<BundleId> = latest
+            .into_iter()
+            .chain(before.map(|row| row.bundle))
+            .collect();
+        let manifest = self.manifest_for(path, &meta, hashed, renamed_from, priority, latest);
+        let bundle = manifest.id();
+        self.bundle_rows(&manifest, &mut batch)?;
+        for old in &superseded {
+            self.supersede(*old, &mut batch)?;
+        }
+        batch.put(LATEST, path.as_bytes(), &bundle);
+        batch.put(
+            OUT_NAMES,
+            path.as_bytes(),
+            &OutName {
+                stat,
+                digest,
+                bundle,
+            },
+        );
+        batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest });
+        batch.delete(MARKS, &stat.ino.to_be_bytes());
+        if let Some(directory) = at.parent() {
+            batch.sync(Sync::Directory(directory.to_path_buf()));
+        }
+        batch.sync(Sync::File(Arc::new(file)));
+        self.volatile.lock().insert(bundle);
+        let me = self.me.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                spool.volatile.lock().remove(&bundle);
+                spool.ring(&Event::StatusChanged);
+            }
+        });
+        self.journal.submit(batch)?;
+        guard.state().sealed = Some(digest);
+        gate.set_marked(false);
+        drop(decide);
+        drop(guard);
+        superseded
+            .into_iter()
+            .try_for_each(|old| self.settle_superseded(old))?;
+        self.counters.sealed.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%path, bundle = %bundle.short(), "sealed");
+        self.ring(&Event::Sealed(bundle));
+        Ok(SealOutcome::Sealed(bundle))
+    }
+
+    /// What an earlier bundle of ours says of content with this digest, so that it need not be hashed again.
+    fn hashed_before(&self, digest: Digest, len: u64) -> Option<Hashed> {
+        let bundle: BundleId = self.journal.get(SENT_AS, &digest.0).ok().flatten()?;
+        let manifest = self.manifest(bundle).ok().flatten()?;
+        manifest
+            .manifest()
+            .entries
+            .iter()
+            .find_map(|entry| match &entry.kind {
+                EntryKind::File {
+                    size,
+                    digest: found,
+                    chunks,
+                    ..
+                } if *found == digest && *size == len => Some(Hashed {
+                    digest,
+                    len,
+                    chunks: chunks.clone(),
+                }),
+                EntryKind::File { .. } | EntryKind::Directory => None,
+            })
+    }
+
+    fn manifest_for(
+        &self,
+        path: &RelPath,
+        meta: &std::fs::Metadata,
+        hashed: Hashed,
+        renamed_from: Option<RelPath>,
+        priority: crate::bundle::Priority,
+        supersedes: Option<BundleId>,
+    ) -> VerifiedManifest {
+        let entry = Entry {
+            path: path.clone(),
+            mtime: (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0)),
+            kind: EntryKind::File {
+                size: hashed.len,
+                executable: meta.mode() & 0o111 != 0,
+                digest: hashed.digest,
+                chunks: hashed.chunks,
+            },
+        };
+        let (epoch, incarnation) = self.epoch();
+        let manifest = Manifest {
+            version: MANIFEST_VERSION,
+            origin: self.identity.id(),
+            epoch,
+            incarnation,
+            seq: self.next_seq.fetch_add(1, Ordering::Relaxed),
+            lifetime_secs: self.lifetime.as_secs(),
+            scope: Scope::All { generation: 1 },
+            priority,
+            supersedes,
+            renamed_from,
+            entries: vec![entry],
+            salt: peer::random(),
+        };
+        manifest.sign(&self.identity)
+    }
+
+    /// The rows of a new bundle of ours: what it is, whom it is for. Call with the decision lock held.
+    fn bundle_rows(
+        &self,
+        manifest: &VerifiedManifest,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let bundle = manifest.id();
+        let order = self.next_out.fetch_add(1, Ordering::Relaxed);
+        let digests: Vec<Digest> = manifest
+            .manifest()
+            .entries
+            .iter()
+            .filter_map(Entry::digest)
+            .collect();
+        let same_content = match digests.first() {
+            Some(digest) => self.journal.get(SENT_AS, &digest.0)?,
+            None => None,
+        };
+        let row = BundleRow {
+            signed: manifest.signed().clone(),
+            order,
+            sealed_at: now_secs(),
+            same_content,
+        };
+        batch.put(BUNDLES, &bundle.0, &row);
+        batch.put(OUT_ORDER, &descending(order), &bundle);
+        let recipients: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
+        for peer in &recipients {
+            batch.put(
+                DELIVERIES,
+                &delivery_key(bundle, *peer),
+                &DeliveryState::Queued,
+            );
+            batch.put(PENDING, &pending_key(*peer, order), &bundle);
+        }
+        if recipients.is_empty() {
+            batch.put(ORPHANS, &order.to_be_bytes(), &bundle);
+        }
+        for digest in digests {
+            batch.put(USERS, &user_key(digest, bundle), &());
+            batch.put(SENT_AS, &digest.0, &bundle);
+        }
+        Ok(())
+    }
+
+    /// A newer version of the same path goes to everybody who still waits for `old`, unless its transfer has begun.
+    /// Call with the decision lock held.
+    fn supersede(&self, old: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
+        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &old.0)? else {
+            return Ok(());
+        };
+        batch.delete(ORPHANS, &row.order.to_be_bytes());
+        for (peer, state) in self.deliveries_of(old)? {
+            let begun = matches!(
+                self.progress.lock().get(&(old, peer)),
+                Some(DeliveryState::Sending(_))
+            );
+            if !state.is_final() && !begun {
+                batch.delete(PENDING, &pending_key(peer, row.order));
+                batch.put(
+                    DELIVERIES,
+                    &delivery_key(old, peer),
+                    &DeliveryState::Superseded,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_superseded(&self, old: BundleId) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        self.release_if_complete(old)
+    }
+}

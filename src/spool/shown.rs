@@ -1,0 +1,306 @@
+//! What status shows: rows of bundles, counters, and the bell for who waits for a change.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::tables::{
+    BUNDLES, BundleRow, IN_ORDER, InboundShown, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER,
+    OutName, PENDING, descending, order_of,
+};
+use super::{Counts, Event, FileState, InboundRow, OutboundRow, RecipientRow, Spool};
+use crate::bundle::{BundleId, DeliveryState, RelPath};
+use crate::digest::Digest;
+
+/// Rows looked at for a count; more is shown as this many.
+const COUNT_MAX: usize = 10_000;
+
+/// Counters since start.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) sealed: AtomicU64,
+    pub(super) published: AtomicU64,
+    pub(super) receipts: AtomicU64,
+    pub(super) bytes_sent: AtomicU64,
+    pub(super) bytes_received: AtomicU64,
+    pub(super) ignored: AtomicU64,
+    pub(super) quarantined: AtomicU64,
+    pub(super) refused: AtomicU64,
+}
+
+impl Spool {
+    /// Tells every listener.
+    pub(super) fn ring(&self, event: &Event) {
+        for bell in self.bells.read().iter() {
+            bell(event);
+        }
+        *self.changes.lock() += 1;
+        self.changed.notify_all();
+    }
+
+    /// Blocks until something that status shows has changed since `seen`, or the time is over; gives the new mark.
+    pub fn wait_change(&self, seen: u64, at_most: Duration) -> u64 {
+        let deadline = Instant::now() + at_most;
+        let mut changes = self.changes.lock();
+        while *changes == seen {
+            if self.changed.wait_until(&mut changes, deadline).timed_out() {
+                break;
+            }
+        }
+        *changes
+    }
+
+    /// Newest bundles of ours first; `before` is a cursor: the order of the last row of the page before.
+    pub fn outbound(&self, before: Option<u64>, limit: usize) -> Vec<OutboundRow> {
+        let after = before.map(descending);
+        let after = after.as_ref().map(<[u8; 8]>::as_slice);
+        let rows = self
+            .journal
+            .scan::<BundleId>(OUT_ORDER, &[], after, limit)
+            .unwrap_or_default();
+        rows.into_iter()
+            .filter_map(|(_, bundle)| self.outbound_row(bundle, None))
+            .collect()
+    }
+
+    /// The deliveries of the newest bundle that was sealed from `path`; `None` if there is none, or the file was
+    /// modified since.
+    pub fn outbound_of(&self, path: &RelPath) -> Option<OutboundRow> {
+        use std::os::unix::fs::MetadataExt;
+        let row: OutName = self
+            .journal
+            .get(OUT_NAMES, path.as_bytes())
+            .ok()
+            .flatten()?;
+        let meta = std::fs::symlink_metadata(self.layout.outbox().join(path.as_path())).ok()?;
+        let marked = self
+            .journal
+            .get::<Mark>(MARKS, &meta.ino().to_be_bytes())
+            .ok()
+            .flatten()
+            .is_some();
+        if meta.ino() != row.stat.ino || marked {
+            return None;
+        }
+        self.outbound_row(row.bundle, Some(path))
+    }
+
+    fn outbound_row(&self, bundle: BundleId, path: Option<&RelPath>) -> Option<OutboundRow> {
+        let manifest = self.manifest(bundle).ok().flatten()?;
+        let first = &manifest.manifest().entries[0];
+        let path = path.unwrap_or(&first.path);
+        let sealed_only = self.volatile.lock().contains(&bundle);
+        let deliveries = self.deliveries_of(bundle).unwrap_or_default();
+        let mut recipients = Vec::with_capacity(deliveries.len());
+        let mut states = Vec::with_capacity(deliveries.len());
+        for (peer, durable) in deliveries {
+            let state = self
+                .progress
+                .lock()
+                .get(&(bundle, peer))
+                .cloned()
+                .filter(|_| !durable.is_final())
+                .unwrap_or(durable);
+            let (bytes, error) = match &state {
+                DeliveryState::Sending(bytes) => (*bytes, None),
+                DeliveryState::Deferred(why) | DeliveryState::Refused(why) => {
+                    (0, Some(why.clone()))
+                }
+                DeliveryState::Delivered => (manifest.manifest().total_size(), None),
+                DeliveryState::Queued
+                | DeliveryState::Offered
+                | DeliveryState::Cancelled
+                | DeliveryState::Superseded
+                | DeliveryState::Expired => (0, None),
+            };
+            recipients.push(RecipientRow {
+                id: peer.to_string(),
+                name: self.name_of(peer),
+                state: state.word().to_owned(),
+                bytes,
+                error,
+            });
+            states.push(state);
+        }
+        let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
+        let state = if sealed_only && !settled {
+            "sealed"
+        } else {
+            least(&states)
+        };
+        Some(OutboundRow {
+            path: path.to_string(),
+            path_b64: base64_of(path),
+            bundle: bundle.to_string(),
+            sha256: first.digest().map(Digest::to_hex).unwrap_or_default(),
+            size: manifest.manifest().total_size(),
+            state: state.to_owned(),
+            recipients,
+        })
+    }
+
+    /// Newest received bundles first; what is arriving right now comes before the first page.
+    pub fn inbound(&self, before: Option<u64>, limit: usize) -> Vec<InboundRow> {
+        let mut found = Vec::new();
+        let arriving: Vec<InboundShown> =
+            self.arriving.lock().values().take(limit).cloned().collect();
+        if before.is_none() {
+            found.extend(arriving.iter().map(|row| self.inbound_row(row)));
+        }
+        let after = before.map(descending);
+        let after = after.as_ref().map(<[u8; 8]>::as_slice);
+        let rows = self
+            .journal
+            .scan::<InboundShown>(IN_ORDER, &[], after, limit)
+            .unwrap_or_default();
+        let settled = rows
+            .iter()
+            .filter(|(_, row)| !arriving.iter().any(|other| other.bundle == row.bundle));
+        found.extend(settled.map(|(_, row)| self.inbound_row(row)));
+        found.truncate(limit);
+        found
+    }
+
+    fn inbound_row(&self, row: &InboundShown) -> InboundRow {
+        let published = row.state == "received" && self.volatile.lock().contains(&row.bundle);
+        InboundRow {
+            path: row.path.to_string(),
+            path_b64: base64_of(&row.path),
+            bundle: row.bundle.to_string(),
+            sha256: row.digest.map(Digest::to_hex).unwrap_or_default(),
+            size: row.size,
+            from: self.name_of(row.origin),
+            state: if published {
+                "published".to_owned()
+            } else {
+                row.state.clone()
+            },
+            error: row.error.clone(),
+        }
+    }
+
+    /// `queued`, `delivered 3/4`, … of a bundle of ours, for the attributes of its file.
+    pub(super) fn bundle_state(&self, bundle: BundleId, digest: Digest) -> FileState {
+        let mut shown = FileState {
+            sha256: Some(digest.to_hex()),
+            bundle: Some(bundle.to_string()),
+            ..FileState::default()
+        };
+        let Some(row) = self.outbound_row(bundle, None) else {
+            shown.state = "delivered".into();
+            return shown;
+        };
+        let done = row
+            .recipients
+            .iter()
+            .filter(|recipient| recipient.state == "delivered")
+            .count();
+        let all = row.recipients.len();
+        let delivering = matches!(
+            row.state.as_str(),
+            "queued" | "offered" | "sending" | "delivered"
+        );
+        shown.state = if delivering && done > 0 {
+            format!("delivered {done}/{all}")
+        } else {
+            row.state.clone()
+        };
+        shown.error = row
+            .recipients
+            .iter()
+            .find_map(|r| Some(format!("{}: {}", r.name, r.error.as_ref()?)));
+        let slowest = row
+            .recipients
+            .iter()
+            .map(|recipient| recipient.bytes)
+            .min()
+            .unwrap_or(0);
+        shown.progress = Some(format!("{slowest}/{}", row.size));
+        shown
+    }
+
+    /// Counters.
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let marks = self
+            .journal
+            .scan::<Mark>(MARKS, &[], None, COUNT_MAX)
+            .unwrap_or_default();
+        let pending = self
+            .journal
+            .scan::<BundleId>(PENDING, &[], None, COUNT_MAX)
+            .unwrap_or_default();
+        let orphans = self
+            .journal
+            .scan::<BundleId>(super::tables::ORPHANS, &[], None, COUNT_MAX)
+            .unwrap_or_default();
+        let bundles: std::collections::BTreeSet<BundleId> =
+            pending.into_iter().map(|(_, bundle)| bundle).collect();
+        let quarantine = std::fs::read_dir(self.layout.quarantine());
+        let quarantined = quarantine.map_or(0, |entries| {
+            entries.flatten().filter(|e| !has_reason(&e.path())).count()
+        });
+        Counts {
+            outbound_pending: (bundles.len() + orphans.len()) as u64,
+            sealed: read(&self.counters.sealed),
+            published: read(&self.counters.published),
+            receipts: read(&self.counters.receipts),
+            bytes_sent: read(&self.counters.bytes_sent),
+            bytes_received: read(&self.counters.bytes_received),
+            incomplete: marks
+                .iter()
+                .filter(|(_, mark)| mark.kind == MarkKind::Torn)
+                .count() as u64,
+            ignored: read(&self.counters.ignored),
+            quarantined: quarantined as u64,
+            refused: read(&self.counters.refused),
+        }
+    }
+
+    /// The cursor of a bundle of ours for [`Self::outbound`].
+    pub fn outbound_cursor(&self, bundle: BundleId) -> Option<u64> {
+        self.journal
+            .get::<BundleRow>(BUNDLES, &bundle.0)
+            .ok()
+            .flatten()
+            .map(|row| row.order)
+    }
+
+    /// Where the next order numbers start: after the newest that are in use.
+    pub(super) fn next_order(newest: Option<&[u8]>) -> u64 {
+        newest
+            .and_then(order_of)
+            .map_or(1, |descending| u64::MAX - descending + 1)
+    }
+}
+
+fn has_reason(path: &std::path::Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "why" || extension == "new")
+}
+
+/// The state of a bundle: that of the recipient that is least far.
+fn least(states: &[DeliveryState]) -> &'static str {
+    const RANK: [&str; 9] = [
+        "deferred",
+        "queued",
+        "offered",
+        "sending",
+        "refused",
+        "cancelled",
+        "expired",
+        "superseded",
+        "delivered",
+    ];
+    let rank = |state: &DeliveryState| RANK.iter().position(|word| *word == state.word());
+    states
+        .iter()
+        .min_by_key(|state| rank(state))
+        .map_or("queued", DeliveryState::word)
+}
+
+fn base64_of(path: &RelPath) -> Option<String> {
+    let bytes = path.as_bytes();
+    std::str::from_utf8(bytes)
+        .is_err()
+        .then(|| data_encoding::BASE64.encode(bytes))
+}

@@ -1,0 +1,195 @@
+//! The rows of the journal: every table, its key and its value. A change here is a change of the state's format.
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::Table;
+use crate::bundle::{BundleId, RelPath, SignedManifest};
+use crate::digest::Digest;
+use crate::peer::PeerId;
+
+/// Inbox path → (origin, its path): whose name it is, also while nothing is there.
+pub(super) const OWNED: Table = Table(21);
+/// Outbox path → bundle id: the newest bundle of ours with this path, also when the name is gone, until it is complete.
+pub(super) const LATEST: Table = Table(22);
+/// Single facts by name: see the `META_` keys.
+pub(super) const META: Table = Table(1);
+/// Bundle id → [`BundleRow`]: bundles of ours.
+pub(super) const BUNDLES: Table = Table(2);
+/// Descending order → bundle id: bundles of ours, newest first.
+pub(super) const OUT_ORDER: Table = Table(3);
+/// Peer, ascending order → bundle id: what we owe the peer.
+pub(super) const PENDING: Table = Table(4);
+/// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours.
+pub(super) const DELIVERIES: Table = Table(5);
+/// Digest, bundle id → (): bundles for which the content must be kept.
+pub(super) const USERS: Table = Table(6);
+/// Outbox path → [`OutName`]: the version last sealed under each name that is still there.
+pub(super) const OUT_NAMES: Table = Table(7);
+/// Backing inode → [`InodeRow`]: inodes with sealed bytes.
+pub(super) const INODES: Table = Table(8);
+/// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.
+pub(super) const MARKS: Table = Table(9);
+/// Inbox path → [`InName`]: what each name in the inbox shows.
+pub(super) const IN_NAMES: Table = Table(10);
+/// Origin, its path → inbox path: the name chosen for it, once.
+pub(super) const CHOSEN: Table = Table(11);
+/// Origin, its path → [`Version`]: the newest version published here.
+pub(super) const VERSIONS: Table = Table(12);
+/// Bundle id → `Receipt`: bundles of others that are settled here.
+pub(super) const SETTLED: Table = Table(13);
+/// Bundle id → [`Intent`]: bundles whose names are being given right now.
+pub(super) const INTENTS: Table = Table(14);
+/// Descending order → [`InboundShown`]: bundles of others as status shows them, newest first.
+pub(super) const IN_ORDER: Table = Table(15);
+/// Bundle id → descending order in [`IN_ORDER`].
+pub(super) const IN_SHOWN: Table = Table(16);
+/// Digest, origin → (): content we got under a bundle of that origin, so a digest alone buys nothing.
+pub(super) const GOT_FROM: Table = Table(17);
+/// Digest → bundle id: the newest bundle of ours with that content.
+pub(super) const SENT_AS: Table = Table(18);
+/// Peer → `Member`.
+pub(super) const MEMBERS: Table = Table(19);
+/// Ascending order → bundle id: bundles of ours sealed when there was no other member.
+pub(super) const ORPHANS: Table = Table(20);
+
+/// Epoch of the last start: u64.
+pub(super) const META_EPOCH: &[u8] = b"epoch";
+
+/// A bundle of ours.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct BundleRow {
+    pub(super) signed: SignedManifest,
+    /// Place among all bundles of ours.
+    pub(super) order: u64,
+    /// Seconds since 1970.
+    pub(super) sealed_at: u64,
+    /// The bundle with the same content before it.
+    pub(super) same_content: Option<BundleId>,
+}
+
+/// What was last sealed under an outbox name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OutName {
+    pub(super) stat: Stat,
+    pub(super) digest: Digest,
+    pub(super) bundle: BundleId,
+}
+
+/// What tells whether a file is still the one that was sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stat {
+    pub(super) ino: u64,
+    pub(super) size: u64,
+    pub(super) mtime: (i64, i64),
+    pub(super) ctime: (i64, i64),
+}
+
+impl Stat {
+    pub(super) fn of(meta: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self {
+            ino: meta.ino(),
+            size: meta.len(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+
+    /// Same inode, size and modification time: the bytes are the same.
+    pub(super) fn same_bytes(&self, other: &Self) -> bool {
+        self.ino == other.ino && self.size == other.size && self.mtime == other.mtime
+    }
+}
+
+/// An inode whose present bytes have this digest.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct InodeRow {
+    pub(super) digest: Digest,
+}
+
+/// Where an outbox inode stands between its first modification and its seal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub(super) kind: MarkKind,
+    pub(super) path: RelPath,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum MarkKind {
+    Open,
+    Closed,
+    Torn,
+}
+
+/// What an inbox name shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct InName {
+    pub(super) origin: PeerId,
+    /// Its path at the origin.
+    pub(super) path: RelPath,
+    pub(super) bundle: BundleId,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) ino: u64,
+}
+
+/// The newest version of a path of an origin that was published here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Version {
+    pub(super) order: (u64, u64),
+    pub(super) bundle: BundleId,
+}
+
+/// A publish that has begun.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Intent {
+    pub(super) signed: SignedManifest,
+    /// For each entry that gets a name: its index, the name, and the inode that gets it (0 for a directory).
+    pub(super) names: Vec<(u32, RelPath, u64)>,
+}
+
+/// A bundle of another as status shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct InboundShown {
+    pub(super) bundle: BundleId,
+    pub(super) origin: PeerId,
+    pub(super) path: RelPath,
+    pub(super) digest: Option<Digest>,
+    pub(super) size: u64,
+    pub(super) state: String,
+    pub(super) error: Option<String>,
+}
+
+pub(super) fn pending_key(peer: PeerId, order: u64) -> Vec<u8> {
+    join(peer.as_bytes(), &order.to_be_bytes())
+}
+
+pub(super) fn delivery_key(bundle: BundleId, peer: PeerId) -> Vec<u8> {
+    join(&bundle.0, peer.as_bytes())
+}
+
+pub(super) fn user_key(digest: Digest, bundle: BundleId) -> Vec<u8> {
+    join(&digest.0, &bundle.0)
+}
+
+pub(super) fn got_key(digest: Digest, origin: PeerId) -> Vec<u8> {
+    join(&digest.0, origin.as_bytes())
+}
+
+pub(super) fn origin_key(origin: PeerId, path: &RelPath) -> Vec<u8> {
+    join(origin.as_bytes(), path.as_bytes())
+}
+
+/// Sorts the newest first.
+pub(super) fn descending(order: u64) -> [u8; 8] {
+    (u64::MAX - order).to_be_bytes()
+}
+
+/// Reads the number at the end of an order key; `None` if the key is too short.
+pub(super) fn order_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*key.last_chunk()?))
+}
+
+fn join(a: &[u8], b: &[u8]) -> Vec<u8> {
+    [a, b].concat()
+}

@@ -1,0 +1,550 @@
+//! The command contract other programs rely on: exit codes, output, errors that say what to do, ways to stop.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{
+    ARRIVES, BIN, COMMAND, Node, bytes, is_running, meshbox, mounted_type, processes_of, run,
+    sha256_file, signal, wait_child, wait_until,
+};
+use rustix::process::Signal;
+
+/// Exit codes, as README.md and `--help` list them.
+const USAGE: i32 = 2;
+const NO_DAEMON: i32 = 3;
+const TIMEOUT: i32 = 4;
+
+/// A refused `mount` leaves nothing behind.
+#[track_caller]
+fn nothing_left(node: &Node) {
+    assert_eq!(mounted_type(&node.mountpoint()), None);
+    assert_eq!(processes_of(node.root()), Vec::<i32>::new());
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn every_command_explains_itself() {
+    run(&mut meshbox(&["--help"]), COMMAND).ok();
+    run(&mut meshbox(&["--version"]), COMMAND).ok();
+    for command in [
+        "mount", "umount", "status", "peers", "ticket", "wait", "send", "config", "id",
+    ] {
+        let help = run(&mut meshbox(&[command, "--help"]), COMMAND).ok();
+        assert!(help.stdout.contains("--"), "{help:?}");
+    }
+}
+
+#[test]
+fn a_mistyped_flag_is_a_usage_error() {
+    for args in [
+        &["mount", "--nonsense", "/mnt"][..],
+        &["nonsense"],
+        &["mount"],
+    ] {
+        let ran = run(&mut meshbox(args), COMMAND);
+        assert_eq!(ran.code, Some(USAGE), "{args:?}: {ran:?}");
+        assert!(!ran.stderr.is_empty());
+    }
+}
+
+#[test]
+fn mount_says_who_we_are_and_keeps_the_secret() {
+    needs_mounts!();
+    let alder = Node::prepare("alder", &[]);
+    let ran = alder.mount(&[]).ok();
+    assert!(
+        ran.stdout.contains("ready:") && ran.stdout.contains("alder"),
+        "{ran:?}"
+    );
+    assert!(
+        !ran.stdout.contains("meshbox1"),
+        "a ticket is a secret: {ran:?}"
+    );
+    assert_eq!(
+        mounted_type(&alder.mountpoint()).as_deref(),
+        Some("fuse.meshbox")
+    );
+    for dir in ["outbox", "inbox", ".meshbox"] {
+        assert!(alder.mountpoint().join(dir).is_dir(), "{dir}");
+    }
+    for key in ["identity.key", "group.key"] {
+        let mode = fs::metadata(alder.state().join(key))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{key}");
+    }
+}
+
+#[test]
+fn ticket_prints_exactly_one_line() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let ran = alder.run("ticket", &[]).ok();
+    assert!(
+        ran.stdout.starts_with("meshbox1") && ran.stdout.ends_with('\n'),
+        "{ran:?}"
+    );
+    assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
+}
+
+#[test]
+fn status_has_the_promised_shape() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let sha = alder.put("a/b.txt", b"hello");
+    birch.wait_arrived("a/b.txt", &sha);
+    alder.wait_delivered("a/b.txt");
+    let status = alder.status();
+    for key in ["version", "id", "name", "group", "mountpoint"] {
+        assert!(
+            status[key].as_str().is_some_and(|s| !s.is_empty()),
+            "{key} in {status:#}"
+        );
+    }
+    assert_eq!(status["name"], "alder");
+    assert_eq!(status["mountpoint"], text(&alder.mountpoint()));
+    let listen = status["listen"].as_array().unwrap();
+    assert!(listen.iter().all(|a| {
+        a.as_str()
+            .is_some_and(|a| a.starts_with("127.0.0.1:") && !a.ends_with(":0"))
+    }));
+    let peer = &status["peers"][0];
+    assert_eq!(peer["name"], "birch");
+    assert_eq!(peer["connected"], true);
+    assert!(
+        peer["id"].is_string() && peer["pending"].is_u64() && peer["last_seen"].is_u64(),
+        "{status:#}"
+    );
+    let row = &status["outbound"][0];
+    assert_eq!(row["path"], "a/b.txt");
+    assert_eq!(row["sha256"], sha.as_str());
+    assert_eq!(row["size"], 5);
+    assert_eq!(row["state"], "delivered");
+    assert_eq!(row["recipients"][0]["name"], "birch");
+    assert_eq!(row["recipients"][0]["state"], "delivered");
+    assert!(status["counts"]["bytes_sent"].is_u64(), "{status:#}");
+    let row = &birch.status()["inbound"][0];
+    assert_eq!(
+        (&row["path"], &row["from"]),
+        (&"a/b.txt".into(), &"alder".into())
+    );
+
+    let file = fs::read(alder.mountpoint().join(".meshbox/status.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    assert_eq!(file["id"], status["id"]);
+    assert!(alder.run("peers", &[]).ok().stdout.contains("birch"));
+    assert!(alder.run("status", &[]).ok().stdout.contains("birch"));
+    serde_json::from_str::<serde_json::Value>(&alder.run("peers", &["--json"]).ok().stdout)
+        .unwrap();
+}
+
+#[test]
+fn wait_tells_delivered_from_timed_out() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    alder.put("now", b"at once");
+    alder
+        .run("wait", &[text(&alder.outbox("now")), "--timeout", "30s"])
+        .ok();
+    birch.stop();
+    alder.put("later", b"not yet");
+    let ran = alder.run(
+        "wait",
+        &[text(&alder.outbox("later")), "--timeout", "300ms"],
+    );
+    assert_eq!(ran.code, Some(TIMEOUT), "{ran:?}");
+    let ran = alder.run(
+        "wait",
+        &[text(&alder.outbox("never-written")), "--timeout", "300ms"],
+    );
+    assert!(!matches!(ran.code, None | Some(0 | TIMEOUT)), "{ran:?}");
+    birch.restart();
+    alder
+        .run(
+            "wait",
+            &[
+                text(&alder.outbox("later")),
+                "--for",
+                "birch",
+                "--timeout",
+                "30s",
+            ],
+        )
+        .ok();
+}
+
+#[test]
+fn a_ticket_can_come_from_a_file() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let birch = Node::prepare("birch", &[]);
+    let file = birch.root().join("ticket");
+    fs::write(&file, alder.ticket() + "\n").unwrap();
+    birch.mount(&["--join-file", text(&file)]).ok();
+    birch.wait_connected(&alder);
+    assert_eq!(alder.status()["group"], birch.status()["group"]);
+}
+
+#[test]
+fn a_damaged_ticket_is_refused_and_nothing_is_left() {
+    needs_mounts!();
+    let birch = Node::prepare("birch", &[]);
+    birch
+        .mount(&["--join", "meshbox1abc"])
+        .fails_saying(&["ticket"]);
+    birch
+        .mount(&["--join", "something"])
+        .fails_saying(&["ticket", "meshbox ticket"]);
+    nothing_left(&birch);
+}
+
+#[test]
+fn state_inside_the_mountpoint_and_the_other_way_round_are_refused() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    let inside = node.mountpoint().join("state");
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&inside),
+        "--no-mdns",
+    ]);
+    run(&mut command, COMMAND).fails_saying(&["inside"]);
+    let inside = node.state().join("mnt");
+    fs::create_dir_all(&inside).unwrap();
+    let mut command = meshbox(&[
+        "mount",
+        text(&inside),
+        "--state",
+        text(&node.state()),
+        "--no-mdns",
+    ]);
+    run(&mut command, COMMAND).fails_saying(&["inside"]);
+    assert_eq!(mounted_type(&inside), None);
+    nothing_left(&node);
+}
+
+#[test]
+fn a_mountpoint_that_is_not_empty_is_refused() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    fs::write(node.mountpoint().join("precious"), b"").unwrap();
+    node.mount(&[]).fails_saying(&["empty"]);
+    assert!(node.mountpoint().join("precious").exists());
+    nothing_left(&node);
+}
+
+#[test]
+fn a_missing_mountpoint_or_a_file_is_refused() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    let file = node.root().join("file");
+    fs::write(&file, b"").unwrap();
+    let mut command = meshbox(&[
+        "mount",
+        text(&file),
+        "--state",
+        text(&node.state()),
+        "--no-mdns",
+    ]);
+    run(&mut command, COMMAND).fails_saying(&["director"]);
+    nothing_left(&node);
+}
+
+#[test]
+fn state_in_use_by_another_daemon_is_refused_and_the_first_lives_on() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    let second = node.root().join("second");
+    fs::create_dir(&second).unwrap();
+    let mut command = meshbox(&[
+        "mount",
+        text(&second),
+        "--state",
+        text(&node.state()),
+        "--no-mdns",
+    ]);
+    run(&mut command, COMMAND).fails_saying(&["in use", "--state"]);
+    assert_eq!(mounted_type(&second), None);
+    assert!(node.mountpoint().join("outbox").is_dir());
+    assert_eq!(node.status()["name"], "alder");
+}
+
+#[test]
+fn a_mountpoint_in_use_is_refused_and_the_first_lives_on() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    let other = node.root().join("other-state");
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&other),
+        "--no-mdns",
+    ]);
+    run(&mut command, COMMAND).fails_saying(&["mounted"]);
+    assert_eq!(node.status()["name"], "alder");
+    assert!(node.mountpoint().join("outbox").is_dir());
+}
+
+/// Unmounts a foreign file system that a test mounted.
+struct Foreign<'a>(&'a Path);
+
+impl Drop for Foreign<'_> {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("-l").arg(self.0), COMMAND);
+    }
+}
+
+#[test]
+fn a_foreign_mount_is_refused_and_left_alone() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    run(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "foreign"])
+            .arg(node.mountpoint()),
+        COMMAND,
+    )
+    .ok();
+    let mountpoint = node.mountpoint();
+    let foreign = Foreign(&mountpoint);
+    node.mount(&[]).fails_saying(&["mount"]);
+    assert_eq!(mounted_type(&mountpoint).as_deref(), Some("tmpfs"));
+    drop(foreign);
+    nothing_left(&node);
+}
+
+#[test]
+fn keys_that_others_can_read_are_refused_with_the_remedy() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    node.stop();
+    for key in ["identity.key", "group.key"] {
+        let path = node.state().join(key);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        node.mount(&[]).fails_saying(&[key, "chmod 600"]);
+        nothing_left(&node);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    node.restart();
+}
+
+#[test]
+fn state_of_a_newer_format_is_refused() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    node.stop();
+    let format = node.state().join("format");
+    assert!(format.is_file(), "the state says its format");
+    fs::write(&format, "1000000\n").unwrap();
+    node.mount(&[]).fails_saying(&["format", "1000000"]);
+    nothing_left(&node);
+}
+
+#[test]
+fn a_mistyped_mount_option_is_refused() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    let ran = node
+        .mount(&["-o", "allow_othr"])
+        .fails_saying(&["allow_othr"]);
+    assert_eq!(ran.code, Some(USAGE), "{ran:?}");
+    nothing_left(&node);
+}
+
+#[test]
+fn a_bad_node_name_is_refused() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&node.state()),
+    ]);
+    run(command.args(["--no-mdns", "--name", "not a name"]), COMMAND).fails_saying(&["name"]);
+    nothing_left(&node);
+}
+
+#[test]
+fn an_address_that_cannot_be_bound_is_refused_and_nothing_is_left() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    // 192.0.2.0/24 is for documentation: no interface has it
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&node.state()),
+        "--no-mdns",
+    ]);
+    run(command.args(["--listen", "192.0.2.1:0"]), COMMAND).fails_saying(&["192.0.2.1"]);
+    nothing_left(&node);
+}
+
+#[test]
+fn every_way_of_unmounting_ends_the_daemon() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    let mountpoint = node.mountpoint();
+    let command = |program: &str, args: &[&str]| {
+        run(Command::new(program).args(args).arg(&mountpoint), COMMAND).ok();
+    };
+    type Way<'a> = (&'a str, Box<dyn Fn(i32) + 'a>);
+    let ways: [Way; 6] = [
+        ("meshbox umount", Box::new(|_| command(BIN, &["umount"]))),
+        ("umount", Box::new(|_| command("umount", &[]))),
+        ("umount -l", Box::new(|_| command("umount", &["-l"]))),
+        (
+            "fusermount3 -u",
+            Box::new(|_| command("fusermount3", &["-u"])),
+        ),
+        ("SIGTERM", Box::new(|pid| signal(pid, Signal::TERM))),
+        ("SIGINT", Box::new(|pid| signal(pid, Signal::INT))),
+    ];
+    for (name, unmount) in &ways {
+        eprintln!("by {name}");
+        let pid = node.pid().expect("the daemon holds its lock");
+        unmount(pid);
+        node.assert_gone(Some(pid));
+        node.restart();
+    }
+}
+
+/// A mount that lies over ours is not ours to remove.
+#[test]
+fn umount_of_something_else_is_refused() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    run(meshbox(&["umount"]).arg(node.mountpoint()), COMMAND).fails_saying(&["mount"]);
+}
+
+#[test]
+fn a_stale_mount_of_our_own_is_recovered_at_start() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    alder.kill9();
+    assert_eq!(
+        mounted_type(&alder.mountpoint()).as_deref(),
+        Some("fuse.meshbox"),
+        "the dead mount stays"
+    );
+    alder.restart();
+    birch.wait_connected(&alder);
+    alder.marker("again", &birch);
+}
+
+#[test]
+fn umount_with_a_stale_mount_cleans_up() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    node.kill9();
+    run(meshbox(&["umount"]).arg(node.mountpoint()), COMMAND).ok();
+    assert_eq!(mounted_type(&node.mountpoint()), None);
+}
+
+#[test]
+fn in_foreground_it_stays_and_ends_with_zero_at_ctrl_c() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    let log = fs::File::create(node.root().join("stderr")).unwrap();
+    let mut child = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&node.state()),
+        "--foreground",
+    ])
+    .args(["--listen", "127.0.0.1:0", "--no-mdns"])
+    .stdin(Stdio::null())
+    .stdout(Stdio::null())
+    .stderr(log)
+    .spawn()
+    .unwrap();
+    wait_until("it serves", COMMAND, || {
+        mounted_type(&node.mountpoint()).is_some()
+    });
+    wait_until("it answers", COMMAND, || node.status()["id"].is_string());
+    signal(child.id() as i32, Signal::INT);
+    assert_eq!(wait_child(&mut child, COMMAND), Some(0));
+    nothing_left(&node);
+}
+
+#[test]
+fn identity_and_group_survive_a_restart() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    let before = node.status();
+    node.stop();
+    node.restart();
+    let after = node.status();
+    assert_eq!(
+        (&before["id"], &before["group"]),
+        (&after["id"], &after["group"])
+    );
+}
+
+/// An empty variable counts as unset.
+#[test]
+fn settings_come_from_the_environment_and_flags_beat_it() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    let mut command = meshbox(&[
+        "mount",
+        text(&node.mountpoint()),
+        "--state",
+        text(&node.state()),
+    ]);
+    command
+        .args(["--listen", "127.0.0.1:0", "--no-mdns"])
+        .env("MESHBOX_NAME", "cedar")
+        .env("MESHBOX_SETTLE", "");
+    run(&mut command, COMMAND).ok();
+    assert_eq!(node.status()["name"], "cedar");
+    node.stop();
+    node.restart();
+    assert_eq!(node.status()["name"], "alder");
+}
+
+#[test]
+fn a_busy_mount_is_not_torn_from_under_its_reader_by_umount() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let sha = alder.put("open", &bytes(3, 100_000));
+    birch.wait_arrived("open", &sha);
+    let reader = fs::File::open(birch.inbox("open")).unwrap();
+    let ran = run(Command::new("umount").arg(birch.mountpoint()), COMMAND);
+    assert_ne!(ran.code, Some(0), "busy");
+    assert_eq!(sha256_file(&birch.inbox("open")).unwrap(), sha);
+    drop(reader);
+    let pid = birch.pid();
+    wait_until("umount succeeds when nobody uses it", ARRIVES, || {
+        run(Command::new("umount").arg(birch.mountpoint()), COMMAND).code == Some(0)
+    });
+    birch.assert_gone(pid);
+    assert!(alder.pid().is_some_and(is_running));
+}
+
+#[test]
+fn commands_without_a_daemon_say_so() {
+    let node = Node::prepare("alder", &[]);
+    for command in ["status", "ticket", "peers"] {
+        let ran = run(
+            meshbox(&[command]).arg("--state").arg(node.state()),
+            Duration::from_secs(10),
+        );
+        assert_eq!(ran.code, Some(NO_DAEMON), "{ran:?}");
+        ran.fails_saying(&["meshbox mount"]);
+    }
+}
