@@ -474,7 +474,12 @@ mod tests {
 
     fn receipt(bundle: BundleId) -> Box<Receipt> {
         let peer = PeerId::from_bytes([1; 32]);
-        Box::new(Receipt { bundle, origin: peer, recipient: peer, signature: Signature([0; 64]) })
+        Box::new(Receipt {
+            bundle,
+            origin: peer,
+            recipient: peer,
+            signature: Signature([0; 64]),
+        })
     }
 
     fn step(machine: &mut Delivery, now: Duration, event: Event) -> Vec<Action> {

@@ -274,7 +274,7 @@ impl Hub {
             Event::PendingChanged(peer) => self.ring(peer, Input::Rescan),
             Event::MembersChanged => {
                 let hub = self.clone();
-                let _ = tokio::task::spawn_blocking(move || hub.refresh()).await;
+                drop(tokio::task::spawn_blocking(move || hub.refresh()).await);
                 self.ring_all(|| Input::Members);
             }
             Event::StatusChanged => {}

@@ -35,7 +35,10 @@ const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
 const STREAMS: u32 = 64;
 
 /// Binds the endpoint.
-pub async fn bind(identity: &Identity, listen: &[SocketAddr]) -> Result<Endpoint, MeshError> {
+pub(super) async fn bind(
+    identity: &Identity,
+    listen: &[SocketAddr],
+) -> Result<Endpoint, MeshError> {
     let shown = || {
         listen
             .iter()
@@ -94,7 +97,7 @@ fn transport() -> QuicTransportConfig {
 }
 
 /// The addresses bound, as others can dial them.
-pub fn listen_addrs(endpoint: &Endpoint) -> Vec<SocketAddr> {
+pub(super) fn listen_addrs(endpoint: &Endpoint) -> Vec<SocketAddr> {
     let interfaces: Vec<SocketAddr> = endpoint.addr().ip_addrs().copied().collect();
     dialable(&endpoint.bound_sockets(), &interfaces)
 }
@@ -131,7 +134,7 @@ fn loopback(addr: &SocketAddr) -> SocketAddr {
 }
 
 /// Connects to `peer` at any of `addrs` (iroh races them), within [`DIAL_TIMEOUT`].
-pub async fn connect(
+pub(super) async fn connect(
     endpoint: &Endpoint,
     peer: PeerId,
     addrs: &[SocketAddr],
@@ -168,7 +171,7 @@ fn dial_error(error: &(dyn std::error::Error + 'static)) -> MemberError {
 }
 
 /// An error with its causes, in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

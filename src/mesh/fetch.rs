@@ -70,7 +70,7 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// For one peer. With [`PIPELINE`] below the limit of streams.
-    pub fn of_peer() -> Self {
+    pub(crate) fn of_peer() -> Self {
         Self::new(8, 3)
     }
 
@@ -115,7 +115,7 @@ impl Default for Fetches {
 
 impl Fetches {
     /// Whether the bundle is being fetched, or waits for it.
-    pub fn is_running(&self, bundle: BundleId) -> bool {
+    pub(crate) fn is_running(&self, bundle: BundleId) -> bool {
         self.running.lock().contains_key(&bundle)
     }
 
@@ -191,7 +191,7 @@ pub(crate) fn start(
 
 async fn tell(peer: &Peer, bundle: BundleId, verdict: Verdict) {
     if let Some(session) = peer.session() {
-        let _ = session.inputs.send(Input::Verdict(bundle, verdict)).await;
+        drop(session.inputs.send(Input::Verdict(bundle, verdict)).await);
     }
 }
 

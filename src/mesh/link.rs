@@ -223,7 +223,7 @@ async fn dial_bulk(hub: Arc<Hub>, peer: Arc<Peer>) {
         match result.await {
             // In a task of its own: ending the control session must not cut a transfer.
             Ok(conn) => {
-                let _ = tokio::spawn(run_bulk(hub.clone(), peer.clone(), conn)).await;
+                drop(tokio::spawn(run_bulk(hub.clone(), peer.clone(), conn)).await);
             }
             Err(error) => tracing::debug!("no bulk connection with {}: {error}", peer.label()),
         }

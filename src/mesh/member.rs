@@ -23,12 +23,12 @@ use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, PROTOCOL, WireError};
 use crate::peer::{GroupKey, PeerId};
 
 /// Time for each step of the proof.
-pub const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a connection was closed by its other end; on the wire as the QUIC application error code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum CloseCode {
+pub(super) enum CloseCode {
     /// The daemon ends.
     Stopping = 0,
     /// The group key is not ours.
@@ -43,14 +43,14 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// As QUIC wants it.
-    pub fn code(self) -> VarInt {
+    pub(super) fn code(self) -> VarInt {
         VarInt::from_u32(self as u32)
     }
 }
 
 /// Which end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
+pub(super) enum Role {
     /// Opened it.
     Dialer,
     /// Accepted it.
@@ -59,7 +59,7 @@ pub enum Role {
 
 /// Why there is no session with a peer.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum MemberError {
+pub(crate) enum MemberError {
     /// Its proof is wrong.
     #[error("wrong group key: it is not a member of this group")]
     WrongKey,
@@ -102,7 +102,7 @@ fn older(theirs: u16) -> &'static str {
 
 /// What is known of a connection before the proof.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends<'a> {
+pub(super) struct Ends<'a> {
     /// The protocol's name.
     pub alpn: &'a [u8],
     /// Who dialled.
@@ -133,7 +133,7 @@ fn mac(group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> Hmac<Sha25
 }
 
 /// The proof of `role`.
-pub fn proof(group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> [u8; 32] {
+pub(super) fn proof(group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> [u8; 32] {
     mac(group, role, version, ends)
         .finalize()
         .into_bytes()
@@ -141,7 +141,7 @@ pub fn proof(group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> [u8;
 }
 
 /// Whether `claimed` is the proof of `role`; takes the same time whatever differs.
-pub fn is_proof(
+pub(super) fn is_proof(
     claimed: &[u8; 32],
     group: &GroupKey,
     role: Role,
@@ -155,7 +155,7 @@ pub fn is_proof(
 
 /// The two directions of the first stream of a connection, and what was read ahead.
 #[derive(Debug)]
-pub struct Channel {
+pub(super) struct Channel {
     /// To the peer.
     pub send: SendStream,
     /// From the peer.
@@ -166,7 +166,7 @@ pub struct Channel {
 
 impl Channel {
     /// Sends one frame.
-    pub async fn send(&mut self, frame: &Frame) -> Result<(), MemberError> {
+    pub(super) async fn send(&mut self, frame: &Frame) -> Result<(), MemberError> {
         self.send
             .write_all(&frame.to_bytes())
             .await
@@ -174,7 +174,7 @@ impl Channel {
     }
 
     /// The next frame, within [`STEP_TIMEOUT`].
-    pub async fn frame(&mut self) -> Result<Frame, MemberError> {
+    pub(super) async fn frame(&mut self) -> Result<Frame, MemberError> {
         let read = async {
             loop {
                 if let Some((frame, _)) = self.decoder.next_frame()? {
@@ -194,12 +194,12 @@ impl Channel {
 }
 
 /// The peer's id as TLS proved it.
-pub fn remote(conn: &Connection) -> PeerId {
+pub(super) fn remote(conn: &Connection) -> PeerId {
     PeerId::from_bytes(*conn.remote_id().as_bytes())
 }
 
 /// Does the mutual proof on the first stream of `conn`. On failure the connection is closed with the reason.
-pub async fn prove(
+pub(super) async fn prove(
     conn: &Connection,
     group: &GroupKey,
     me: PeerId,
@@ -209,7 +209,7 @@ pub async fn prove(
 }
 
 /// [`prove`] for a node that speaks `version`.
-pub async fn prove_version(
+pub(super) async fn prove_version(
     conn: &Connection,
     group: &GroupKey,
     me: PeerId,
@@ -228,7 +228,7 @@ pub async fn prove_version(
                     conn.close(CloseCode::WrongKey.code(), b"wrong group key");
                 }
                 MemberError::Version(_) => {
-                    conn.close(CloseCode::Version.code(), version.to_string().as_bytes())
+                    conn.close(CloseCode::Version.code(), version.to_string().as_bytes());
                 }
                 MemberError::RefusedUs
                 | MemberError::Protocol
@@ -326,7 +326,7 @@ async fn verify(
 }
 
 /// What the other end said when it closed the connection, if it said something we know.
-pub fn closed_by_peer(reason: &ConnectionError) -> Option<MemberError> {
+pub(super) fn closed_by_peer(reason: &ConnectionError) -> Option<MemberError> {
     let ConnectionError::ApplicationClosed(close) = reason else {
         return None;
     };

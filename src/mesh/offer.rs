@@ -51,7 +51,7 @@ pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> 
                 .open_content(bundle, index, peer)
                 .and_then(|mut c| c.read(0, *size as usize));
             read.map_err(|error| {
-                tracing::warn!("{} of {bundle:?} cannot be read: {error}", entry.path)
+                tracing::warn!("{} of {bundle:?} cannot be read: {error}", entry.path);
             })
             .ok()
         } else {
@@ -102,9 +102,11 @@ pub(crate) fn receive(
         if let Some(verdict) = take_inline(&hub, &peer, manifest, &inline)
             && let Some(session) = peer.session()
         {
-            let _ = session
-                .inputs
-                .blocking_send(Input::Verdict(bundle, verdict));
+            drop(
+                session
+                    .inputs
+                    .blocking_send(Input::Verdict(bundle, verdict)),
+            );
         }
         drop(permit);
     });
@@ -326,7 +328,7 @@ pub(crate) struct Blames(
 
 impl Blames {
     /// Blames `peer`.
-    pub fn add(&self, bundle: BundleId, peer: PeerId, why: &str) {
+    pub(crate) fn add(&self, bundle: BundleId, peer: PeerId, why: &str) {
         let mut blames = self.0.lock();
         if blames.len() >= BLAMED_MAX {
             blames.retain(|_, (since, _)| since.elapsed() < BLAME_PAUSE);
@@ -337,7 +339,7 @@ impl Blames {
     }
 
     /// Why nothing is taken from `peer` for this bundle now.
-    pub fn active(&self, bundle: BundleId, peer: PeerId) -> Option<String> {
+    pub(crate) fn active(&self, bundle: BundleId, peer: PeerId) -> Option<String> {
         let blames = self.0.lock();
         let (since, why) = blames.get(&(bundle, peer))?;
         (since.elapsed() < BLAME_PAUSE).then(|| why.clone())

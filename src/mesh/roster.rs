@@ -74,7 +74,7 @@ pub(crate) struct SessionHandle {
 
 impl SessionHandle {
     /// Rings without waiting; a ring that does not fit makes the session look by itself.
-    pub fn ring(&self, input: Input) {
+    pub(crate) fn ring(&self, input: Input) {
         if self.inputs.try_send(input).is_err() {
             self.missed.store(true, Ordering::Relaxed);
         }
@@ -100,7 +100,7 @@ impl Peer {
     }
 
     /// Its name, or the beginning of its id.
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         self.facts
             .lock()
             .name
@@ -109,22 +109,22 @@ impl Peer {
     }
 
     /// Its name, if known.
-    pub fn name(&self) -> Option<PeerName> {
+    pub(crate) fn name(&self) -> Option<PeerName> {
         self.facts.lock().name.clone()
     }
 
     /// Why it is not connected, if known.
-    pub fn error(&self) -> Option<String> {
+    pub(crate) fn error(&self) -> Option<String> {
         self.facts.lock().error.clone()
     }
 
     /// When it was last heard, in seconds since 1970; 0 if never since start.
-    pub fn last_seen(&self) -> u64 {
+    pub(crate) fn last_seen(&self) -> u64 {
         self.facts.lock().last_seen
     }
 
     /// Where to dial it.
-    pub fn addrs(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
         let facts = self.facts.lock();
         let mut addrs = facts.configured.clone();
         addrs.extend(
@@ -137,7 +137,7 @@ impl Peer {
     }
 
     /// Adds a configured address and wakes the dialler.
-    pub fn configure(&self, addr: SocketAddr) {
+    pub(crate) fn configure(&self, addr: SocketAddr) {
         let mut facts = self.facts.lock();
         if !facts.configured.contains(&addr) {
             facts.configured.push(addr);
@@ -147,7 +147,7 @@ impl Peer {
     }
 
     /// What the journal knows of it; wakes the dialler when an address is new.
-    pub fn learn(&self, name: &PeerName, addrs: &[SocketAddr], last_seen: u64) {
+    pub(crate) fn learn(&self, name: &PeerName, addrs: &[SocketAddr], last_seen: u64) {
         let mut facts = self.facts.lock();
         facts.name = Some(name.clone());
         facts.last_seen = facts.last_seen.max(last_seen);
@@ -160,7 +160,7 @@ impl Peer {
     }
 
     /// Notes why there is no connection. What a person has to act on is a warning, once until it changes.
-    pub fn failed(&self, error: &MemberError, at: Option<SocketAddr>) {
+    pub(crate) fn failed(&self, error: &MemberError, at: Option<SocketAddr>) {
         let serious = match error {
             MemberError::WrongKey
             | MemberError::RefusedUs
@@ -192,12 +192,12 @@ impl Peer {
     }
 
     /// The session, if there is one.
-    pub fn session(&self) -> Option<SessionHandle> {
+    pub(crate) fn session(&self) -> Option<SessionHandle> {
         self.facts.lock().session.clone()
     }
 
     /// Makes `new` the session unless a better one exists; `me` is our own id. The other one is closed.
-    pub fn admit(&self, me: PeerId, new: SessionHandle) -> bool {
+    pub(crate) fn admit(&self, me: PeerId, new: SessionHandle) -> bool {
         let mut facts = self.facts.lock();
         if let Some(old) = &facts.session {
             let old_dialler_is_lower = old.dialled == (me < self.id);
@@ -223,7 +223,7 @@ impl Peer {
     }
 
     /// The session over `conn` ended.
-    pub fn ended(&self, conn: &Connection) {
+    pub(crate) fn ended(&self, conn: &Connection) {
         let mut facts = self.facts.lock();
         if facts
             .session
@@ -252,17 +252,17 @@ pub(crate) struct Roster(Mutex<HashMap<PeerId, Arc<Peer>>>);
 
 impl Roster {
     /// Everybody.
-    pub fn all(&self) -> Vec<Arc<Peer>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Peer>> {
         self.0.lock().values().cloned().collect()
     }
 
     /// The peer of that id.
-    pub fn get(&self, id: PeerId) -> Option<Arc<Peer>> {
+    pub(crate) fn get(&self, id: PeerId) -> Option<Arc<Peer>> {
         self.0.lock().get(&id).cloned()
     }
 
     /// The known peer of that id, and whether it is new: then the caller starts its dialler.
-    pub fn known(&self, id: PeerId) -> (Arc<Peer>, bool) {
+    pub(crate) fn known(&self, id: PeerId) -> (Arc<Peer>, bool) {
         let mut peers = self.0.lock();
         let peer = peers
             .entry(id)
@@ -273,7 +273,7 @@ impl Roster {
     }
 
     /// The peer of that id, made as a stranger when unknown; `None` when there are too many of those.
-    pub fn or_stranger(&self, id: PeerId) -> Option<Arc<Peer>> {
+    pub(crate) fn or_stranger(&self, id: PeerId) -> Option<Arc<Peer>> {
         let mut peers = self.0.lock();
         if let Some(peer) = peers.get(&id) {
             return Some(peer.clone());
@@ -287,7 +287,7 @@ impl Roster {
     }
 
     /// Every session.
-    pub fn sessions(&self) -> Vec<(Arc<Peer>, SessionHandle)> {
+    pub(crate) fn sessions(&self) -> Vec<(Arc<Peer>, SessionHandle)> {
         self.all()
             .into_iter()
             .filter_map(|p| p.session().map(|s| (p, s)))

@@ -75,7 +75,7 @@ pub(crate) struct Out(Arc<(Mutex<BytesMut>, Notify, Connection)>);
 
 impl Out {
     /// Queues a frame; the writer sends all that is queued at once.
-    pub fn push(&self, frame: &Frame) {
+    pub(super) fn push(&self, frame: &Frame) {
         let (buffer, bell, conn) = &*self.0;
         let mut buffer = buffer.lock();
         if buffer.len() > OUTBOUND_MAX {
@@ -318,10 +318,10 @@ impl Session {
     fn log_verdict(&self, bundle: BundleId, verdict: &Verdict) {
         match verdict {
             Verdict::Refused(why) => {
-                tracing::warn!("{} refused {bundle:?}: {why}", self.peer.label())
+                tracing::warn!("{} refused {bundle:?}: {why}", self.peer.label());
             }
             Verdict::Deferred(why) => {
-                tracing::info!("{} deferred {bundle:?}: {why}", self.peer.label())
+                tracing::info!("{} deferred {bundle:?}: {why}", self.peer.label());
             }
             Verdict::Want | Verdict::Working | Verdict::Taken | Verdict::Settled(_) => {}
         }
@@ -334,7 +334,7 @@ impl Session {
             Input::Rescan => self.event(Event::Rescan),
             Input::Members => self.tell_members(),
             Input::Verdict(bundle, verdict) => {
-                self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]))
+                self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Input::Event(event) => self.event(event),
         }
@@ -370,7 +370,7 @@ impl Session {
                             );
                         }
                         if receipt.recipient == peer.id {
-                            let _ = inputs.blocking_send(Input::Event(Event::Receipt(bundle)));
+                            drop(inputs.blocking_send(Input::Event(Event::Receipt(bundle))));
                         }
                     }
                     Ok(false) => {
@@ -405,11 +405,11 @@ impl Session {
                     let cursor = rows.last().map(|r| r.0).or(after);
                     let end = rows.len() < PAGE;
                     let bundles = rows.into_iter().map(|r| r.1).collect();
-                    let _ = inputs.blocking_send(Input::Event(Event::Page {
+                    drop(inputs.blocking_send(Input::Event(Event::Page {
                         cursor,
                         bundles,
                         end,
-                    }));
+                    })));
                 }),
                 Action::Ask(ids) => self.out.push(&Frame::Pending(ids)),
                 Action::Offer(bundle) => {
@@ -418,7 +418,7 @@ impl Session {
                         .push(move || match offer::build(&hub, bundle, peer.id) {
                             Some(frame) => out.push(&frame),
                             None => {
-                                let _ = inputs.blocking_send(Input::Event(Event::Gone(bundle)));
+                                drop(inputs.blocking_send(Input::Event(Event::Gone(bundle))));
                             }
                         });
                 }

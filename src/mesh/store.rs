@@ -14,10 +14,10 @@ use crate::spool::{self, Event, FinishError, IntakeError, Member, ServeError, Sp
 use std::net::SocketAddr;
 
 /// Called at every event of the spool; must not block.
-pub type Bell = Box<dyn Fn(&Event) + Send + Sync>;
+pub(crate) type Bell = Box<dyn Fn(&Event) + Send + Sync>;
 
 /// A bundle that is arriving.
-pub trait Arriving: Send {
+pub(crate) trait Arriving: Send {
     /// See [`spool::Incoming::missing`].
     fn missing(&self, entry: usize) -> Vec<Range<u64>>;
     /// See [`spool::Incoming::accept_chunk`].
@@ -29,7 +29,7 @@ pub trait Arriving: Send {
 }
 
 /// Content that is read for a peer.
-pub trait Content: Send {
+pub(crate) trait Content: Send {
     /// Length in bytes.
     fn len(&self) -> u64;
     /// Reads exactly `len` bytes.
@@ -37,7 +37,7 @@ pub trait Content: Send {
 }
 
 /// What became of an offer; see [`spool::Offered`].
-pub enum Offered {
+pub(crate) enum Offered {
     /// Settled before.
     Settled(Receipt),
     /// Published, not durable yet.
@@ -54,7 +54,7 @@ pub enum Offered {
 
 /// The spool as the mesh uses it; each call is the one of that name of [`Spool`].
 #[allow(missing_docs)]
-pub trait Store: Send + Sync + 'static {
+pub(crate) trait Store: Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     fn epoch(&self) -> (u64, [u8; 16]);
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;

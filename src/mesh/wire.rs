@@ -27,41 +27,41 @@ use crate::delivery::Verdict;
 use crate::peer::{PeerId, PeerName};
 
 /// Name of the control protocol in the TLS handshake.
-pub const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
+pub(super) const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
 
 /// Name of the bulk protocol in the TLS handshake.
-pub const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
+pub(super) const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
 
 /// Version of what follows the proof.
-pub const PROTOCOL: u16 = 1;
+pub(super) const PROTOCOL: u16 = 1;
 
 /// Longest frame of somebody who has not proved membership.
-pub const PREFACE_MAX: usize = 64;
+pub(super) const PREFACE_MAX: usize = 64;
 
 /// Longest hello.
-pub const HELLO_MAX: usize = 1024 * 1024;
+pub(super) const HELLO_MAX: usize = 1024 * 1024;
 
 /// Longest frame: a manifest of the greatest number of entries, and [`INLINE_TOTAL`] of content.
-pub const FRAME_MAX: usize = 24 * 1024 * 1024;
+pub(super) const FRAME_MAX: usize = 24 * 1024 * 1024;
 
 /// Most content bytes in one offer; what does not fit is fetched.
-pub const INLINE_TOTAL: usize = 1024 * 1024;
+pub(super) const INLINE_TOTAL: usize = 1024 * 1024;
 
 /// Most items of a list in a frame.
-pub const LIST_MAX: usize = 256;
+pub(super) const LIST_MAX: usize = 256;
 
-/// Most members told in one frame, and most addresses of one member taken from it.
-pub const MEMBERS_MAX: usize = 1024;
+/// Most members told in one frame.
+pub(super) const MEMBERS_MAX: usize = 1024;
 
 /// Most addresses of one member that are looked at.
-pub const ADDRS_MAX: usize = 16;
+pub(super) const ADDRS_MAX: usize = 16;
 
 /// Longest reason taken from a peer, in characters: it is shown in status and logs.
-pub const REASON_MAX: usize = 200;
+pub(super) const REASON_MAX: usize = 200;
 
 /// What both sides say once membership is proved.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Hello {
+pub(crate) struct Hello {
     /// What the sender calls itself.
     pub name: PeerName,
     /// The sender's epoch.
@@ -78,7 +78,7 @@ pub struct Hello {
 
 /// A member as another one tells of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct Told {
+pub(crate) struct Told {
     /// Its id.
     pub id: PeerId,
     /// Its name.
@@ -89,7 +89,7 @@ pub struct Told {
 
 /// A bundle with as much of its content as travels with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Offer {
+pub(super) struct Offer {
     /// The manifest, not yet verified.
     pub signed: SignedManifest,
     /// Content of each entry, where sent; may be shorter than the list of entries.
@@ -98,7 +98,7 @@ pub struct Offer {
 
 /// A request for bytes, alone on its stream of the bulk connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RangeRequest {
+pub(super) struct RangeRequest {
     /// Of which bundle.
     pub bundle: BundleId,
     /// Index of the entry in its manifest.
@@ -112,7 +112,7 @@ pub struct RangeRequest {
 /// First byte of the answer to a [`RangeRequest`]; only after `Ok` the bytes follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum RangeStatus {
+pub(super) enum RangeStatus {
     /// The bytes follow.
     Ok = 0,
     /// No such content for you.
@@ -125,14 +125,14 @@ pub enum RangeStatus {
 
 impl RangeStatus {
     /// Reads the status byte.
-    pub fn from_byte(byte: u8) -> Option<Self> {
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
         [Self::Ok, Self::NotHeld, Self::Range, Self::Disk]
             .into_iter()
             .find(|s| *s as u8 == byte)
     }
 
     /// Why there are no bytes, in words.
-    pub fn reason(self) -> &'static str {
+    pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::NotHeld => "the holder does not have the content any more",
@@ -144,7 +144,7 @@ impl RangeStatus {
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Frame {
+pub(super) enum Frame {
     /// The membership proof, with the sender's protocol version.
     Proof {
         /// What the sender speaks.
@@ -170,7 +170,7 @@ pub enum Frame {
 
 /// Why bytes are not a frame.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum WireError {
+pub(crate) enum WireError {
     /// A length over the limit.
     #[error("a frame of {len} bytes, the limit is {limit}")]
     TooLong {
@@ -200,14 +200,14 @@ pub enum WireError {
 
 /// Numbers on the wire, never reused.
 mod kind {
-    pub const PROOF: u8 = 1;
-    pub const HELLO: u8 = 2;
-    pub const PENDING: u8 = 3;
-    pub const VERDICTS: u8 = 4;
-    pub const OFFER: u8 = 5;
-    pub const RECEIPTS: u8 = 6;
-    pub const MEMBERS: u8 = 7;
-    pub const RANGE: u8 = 8;
+    pub(super) const PROOF: u8 = 1;
+    pub(super) const HELLO: u8 = 2;
+    pub(super) const PENDING: u8 = 3;
+    pub(super) const VERDICTS: u8 = 4;
+    pub(super) const OFFER: u8 = 5;
+    pub(super) const RECEIPTS: u8 = 6;
+    pub(super) const MEMBERS: u8 = 7;
+    pub(super) const RANGE: u8 = 8;
 }
 
 /// [`Verdict`] as it travels.
@@ -229,7 +229,7 @@ struct OfferHead {
 
 impl Frame {
     /// Appends the encoded frame to `out`.
-    pub fn encode(&self, out: &mut BytesMut) {
+    pub(super) fn encode(&self, out: &mut BytesMut) {
         let start = out.len();
         out.put_u32(0);
         match self {
@@ -272,14 +272,14 @@ impl Frame {
     }
 
     /// The frame as bytes of its own.
-    pub fn to_bytes(&self) -> Bytes {
+    pub(super) fn to_bytes(&self) -> Bytes {
         let mut out = BytesMut::new();
         self.encode(&mut out);
         out.freeze()
     }
 
     /// Reads kind and body; `None` for a kind this version does not know.
-    pub fn decode(mut bytes: Bytes) -> Result<Option<Self>, WireError> {
+    pub(super) fn decode(mut bytes: Bytes) -> Result<Option<Self>, WireError> {
         if bytes.is_empty() {
             return Err(WireError::Empty);
         }
@@ -400,7 +400,7 @@ impl From<WireVerdict> for Verdict {
 }
 
 /// A peer's words made fit for logs and status: short, no control characters.
-pub fn reason(text: &str) -> String {
+pub(super) fn reason(text: &str) -> String {
     text.chars()
         .take(REASON_MAX)
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -409,14 +409,14 @@ pub fn reason(text: &str) -> String {
 
 /// Cuts a stream of bytes into frames.
 #[derive(Debug)]
-pub struct Decoder {
+pub(super) struct Decoder {
     buffer: BytesMut,
     limit: usize,
 }
 
 impl Decoder {
     /// A decoder that refuses frames over `limit` bytes.
-    pub fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self {
             buffer: BytesMut::new(),
             limit,
@@ -424,17 +424,17 @@ impl Decoder {
     }
 
     /// Sets another limit for the frames to come.
-    pub fn set_limit(&mut self, limit: usize) {
+    pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
     /// Takes bytes that arrived.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next frame with its encoded length, skipping unknown kinds; `None` until more bytes arrive.
-    pub fn next_frame(&mut self) -> Result<Option<(Frame, usize)>, WireError> {
+    pub(super) fn next_frame(&mut self) -> Result<Option<(Frame, usize)>, WireError> {
         loop {
             let Some(prefix) = self.buffer.first_chunk::<4>() else {
                 return Ok(None);
