@@ -79,7 +79,7 @@ async fn answer(hub: &Arc<Hub>, peer: &Peer, send: SendStream, recv: RecvStream)
                     RangeStatus::Disk
                 }
             };
-            let _ = channel.send.write_all(&[status as u8]).await;
+            drop(channel.send.write_all(&[status as u8]).await);
         }
     }
     let _ = channel.send.finish();
