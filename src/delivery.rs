@@ -63,7 +63,7 @@ pub enum Verdict {
     /// It is published there; the receipt follows when it is durable.
     Taken,
     /// It was settled; here is the receipt (whose genuineness the caller has checked and recorded).
-    Settled(Receipt),
+    Settled(Box<Receipt>),
     /// It will never take it.
     Refused(String),
     /// Not now.
@@ -197,7 +197,11 @@ impl Delivery {
             Event::Disconnected => self.disconnected(out),
             Event::Sealed(bundle) => self.sealed(now, bundle),
             Event::Rescan => self.rescan(),
-            Event::Page { cursor, bundles, end } => self.page(now, cursor, bundles, end, out),
+            Event::Page {
+                cursor,
+                bundles,
+                end,
+            } => self.page(now, cursor, bundles, end, out),
             Event::Verdict(bundle, verdict) => self.verdict(now, bundle, verdict, out),
             Event::Receipt(bundle) | Event::Gone(bundle) => self.drop_track(bundle),
             Event::Serving(bundle, bytes) => self.serving(now, bundle, bytes, out),
@@ -247,11 +251,21 @@ impl Delivery {
         }
     }
 
-    fn page(&mut self, now: Duration, cursor: Option<u64>, bundles: Vec<BundleId>, end: bool, out: &mut Vec<Action>) {
+    fn page(
+        &mut self,
+        now: Duration,
+        cursor: Option<u64>,
+        bundles: Vec<BundleId>,
+        end: bool,
+        out: &mut Vec<Action>,
+    ) {
         if self.scan != Scan::Reading {
             return;
         }
-        let new: Vec<BundleId> = bundles.into_iter().filter(|b| !self.tracks.contains_key(b)).collect();
+        let new: Vec<BundleId> = bundles
+            .into_iter()
+            .filter(|b| !self.tracks.contains_key(b))
+            .collect();
         for bundle in &new {
             self.set(now, *bundle, Phase::Asked);
         }
@@ -268,12 +282,23 @@ impl Delivery {
         };
     }
 
-    fn verdict(&mut self, now: Duration, bundle: BundleId, verdict: Verdict, out: &mut Vec<Action>) {
-        let Some(phase) = self.tracks.get(&bundle).map(|t| t.phase.clone()) else { return };
+    fn verdict(
+        &mut self,
+        now: Duration,
+        bundle: BundleId,
+        verdict: Verdict,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(phase) = self.tracks.get(&bundle).map(|t| t.phase.clone()) else {
+            return;
+        };
         match (verdict, phase) {
             // A second "want" for what is on its way means that the offer was lost: only a new question gets here.
             (Verdict::Want, Phase::Asked) => self.set(now, bundle, Phase::Ready),
-            (Verdict::Want, Phase::Ready | Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting) => {}
+            (
+                Verdict::Want,
+                Phase::Ready | Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting,
+            ) => {}
             (Verdict::Working, Phase::Ready | Phase::Waiting) => {}
             (Verdict::Working, Phase::Asked | Phase::Offered | Phase::Fetching) => {
                 self.set(now, bundle, Phase::Fetching);
@@ -286,16 +311,29 @@ impl Delivery {
             }
             (
                 Verdict::Settled(_),
-                Phase::Asked | Phase::Ready | Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting,
+                Phase::Asked
+                | Phase::Ready
+                | Phase::Offered
+                | Phase::Fetching
+                | Phase::Taken
+                | Phase::Waiting,
             ) => self.drop_track(bundle),
             (
                 Verdict::Refused(why),
-                Phase::Asked | Phase::Ready | Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting,
+                Phase::Asked
+                | Phase::Ready
+                | Phase::Offered
+                | Phase::Fetching
+                | Phase::Taken
+                | Phase::Waiting,
             ) => {
                 self.drop_track(bundle);
                 out.push(Action::Show(bundle, DeliveryState::Refused(why)));
             }
-            (Verdict::Deferred(why), Phase::Asked | Phase::Offered | Phase::Fetching | Phase::Taken) => {
+            (
+                Verdict::Deferred(why),
+                Phase::Asked | Phase::Offered | Phase::Fetching | Phase::Taken,
+            ) => {
                 self.set(now, bundle, Phase::Waiting);
                 out.push(Action::Show(bundle, DeliveryState::Deferred(why)));
             }
@@ -315,7 +353,12 @@ impl Delivery {
 
     fn tick(&mut self, now: Duration, out: &mut Vec<Action>) {
         let overdue = |t: &Track| t.phase != Phase::Ready && t.until <= now;
-        let due: Vec<BundleId> = self.tracks.iter().filter(|(_, t)| overdue(t)).map(|(b, _)| *b).collect();
+        let due: Vec<BundleId> = self
+            .tracks
+            .iter()
+            .filter(|(_, t)| overdue(t))
+            .map(|(b, _)| *b)
+            .collect();
         for bundle in &due {
             self.set(now, *bundle, Phase::Asked);
         }
@@ -333,8 +376,14 @@ impl Delivery {
     /// Sends what the window admits, and reads on in the journal when there is room.
     fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
         while self.offered < WINDOW {
-            let Some(bundle) = self.ready.pop_front() else { break };
-            if self.tracks.get(&bundle).is_some_and(|t| t.phase == Phase::Ready) {
+            let Some(bundle) = self.ready.pop_front() else {
+                break;
+            };
+            if self
+                .tracks
+                .get(&bundle)
+                .is_some_and(|t| t.phase == Phase::Ready)
+            {
                 self.set(now, bundle, Phase::Offered);
                 out.push(Action::Offer(bundle));
             }
@@ -345,7 +394,8 @@ impl Delivery {
             self.again = false;
             self.scan = Scan::Due(None);
         }
-        let room = self.asked + self.ready.len() + PAGE <= AHEAD_MAX && self.tracks.len() + PAGE <= TRACKED_MAX;
+        let room = self.asked + self.ready.len() + PAGE <= AHEAD_MAX
+            && self.tracks.len() + PAGE <= TRACKED_MAX;
         if let Scan::Due(after) = self.scan
             && room
         {
@@ -367,7 +417,14 @@ impl Delivery {
         if phase == Phase::Ready {
             self.ready.push_back(bundle);
         }
-        self.tracks.insert(bundle, Track { phase, until: now.saturating_add(wait), deferrals });
+        self.tracks.insert(
+            bundle,
+            Track {
+                phase,
+                until: now.saturating_add(wait),
+                deferrals,
+            },
+        );
         self.count(&bundle, true);
     }
 
@@ -415,9 +472,14 @@ mod tests {
         BundleId(bytes)
     }
 
-    fn receipt(bundle: BundleId) -> Receipt {
+    fn receipt(bundle: BundleId) -> Box<Receipt> {
         let peer = PeerId::from_bytes([1; 32]);
-        Receipt { bundle, origin: peer, recipient: peer, signature: Signature([0; 64]) }
+        Box::new(Receipt {
+            bundle,
+            origin: peer,
+            recipient: peer,
+            signature: Signature([0; 64]),
+        })
     }
 
     fn step(machine: &mut Delivery, now: Duration, event: Event) -> Vec<Action> {
@@ -429,8 +491,22 @@ mod tests {
     /// A machine that is connected and has read an empty journal.
     fn idle() -> Delivery {
         let mut machine = Delivery::new(7);
-        assert_eq!(step(&mut machine, T0, Event::Connected), [Action::Page(None)]);
-        assert_eq!(step(&mut machine, T0, Event::Page { cursor: None, bundles: vec![], end: true }), []);
+        assert_eq!(
+            step(&mut machine, T0, Event::Connected),
+            [Action::Page(None)]
+        );
+        assert_eq!(
+            step(
+                &mut machine,
+                T0,
+                Event::Page {
+                    cursor: None,
+                    bundles: vec![],
+                    end: true
+                }
+            ),
+            []
+        );
         machine
     }
 
@@ -442,12 +518,21 @@ mod tests {
         let steps: Vec<Event> = match phase {
             None => vec![],
             Some(Phase::Asked) => {
-                vec![Event::Rescan, Event::Page { cursor: Some(1), bundles: vec![b], end: true }]
+                vec![
+                    Event::Rescan,
+                    Event::Page {
+                        cursor: Some(1),
+                        bundles: vec![b],
+                        end: true,
+                    },
+                ]
             }
             Some(Phase::Offered) => vec![Event::Sealed(b)],
             Some(Phase::Fetching) => vec![Event::Sealed(b), verdict(Verdict::Working)],
             Some(Phase::Taken) => vec![Event::Sealed(b), verdict(Verdict::Taken)],
-            Some(Phase::Waiting) => vec![Event::Sealed(b), verdict(Verdict::Deferred("full".into()))],
+            Some(Phase::Waiting) => {
+                vec![Event::Sealed(b), verdict(Verdict::Deferred("full".into()))]
+            }
             Some(Phase::Ready) => {
                 // Ready lasts only while the window is full of others.
                 machine.offered = WINDOW;
@@ -468,7 +553,15 @@ mod tests {
         let show = |state| Action::Show(b, state);
         let queued = || vec![show(DeliveryState::Queued)];
         let why = || "why".to_owned();
-        let all = [None, Some(Asked), Some(Ready), Some(Offered), Some(Fetching), Some(Taken), Some(Waiting)];
+        let all = [
+            None,
+            Some(Asked),
+            Some(Ready),
+            Some(Offered),
+            Some(Fetching),
+            Some(Taken),
+            Some(Waiting),
+        ];
         // For each event: the phase it leads to and the actions, per phase in the order of `all`.
         type Row = (Event, [(Option<Phase>, Vec<Action>); 7]);
         let page = || vec![Action::Page(None)];
@@ -500,7 +593,14 @@ mod tests {
             ),
             (Event::Rescan, all.clone().map(|p| (p, page()))),
             // No page was asked for: ignored.
-            (Event::Page { cursor: None, bundles: vec![b], end: true }, all.clone().map(|p| (p, vec![]))),
+            (
+                Event::Page {
+                    cursor: None,
+                    bundles: vec![b],
+                    end: true,
+                },
+                all.clone().map(|p| (p, vec![])),
+            ),
             (
                 Event::Verdict(b, Verdict::Want),
                 [
@@ -515,15 +615,34 @@ mod tests {
             ),
             (
                 Event::Verdict(b, Verdict::Working),
-                [None, Some(Fetching), Some(Ready), Some(Fetching), Some(Fetching), Some(Taken), Some(Waiting)]
-                    .map(|p| (p, vec![])),
+                [
+                    None,
+                    Some(Fetching),
+                    Some(Ready),
+                    Some(Fetching),
+                    Some(Fetching),
+                    Some(Taken),
+                    Some(Waiting),
+                ]
+                .map(|p| (p, vec![])),
             ),
             (
                 Event::Verdict(b, Verdict::Taken),
-                [None, Some(Taken), Some(Ready), Some(Taken), Some(Taken), Some(Taken), Some(Waiting)]
-                    .map(|p| (p, vec![])),
+                [
+                    None,
+                    Some(Taken),
+                    Some(Ready),
+                    Some(Taken),
+                    Some(Taken),
+                    Some(Taken),
+                    Some(Waiting),
+                ]
+                .map(|p| (p, vec![])),
             ),
-            (Event::Verdict(b, Verdict::Settled(receipt(b))), [0; 7].map(|_| (None, vec![]))),
+            (
+                Event::Verdict(b, Verdict::Settled(receipt(b))),
+                [0; 7].map(|_| (None, vec![])),
+            ),
             (Event::Verdict(b, Verdict::Refused(why())), {
                 let mut row = [0; 7].map(|_| (None, vec![show(DeliveryState::Refused(why()))]));
                 row[0].1.clear();
@@ -560,8 +679,16 @@ mod tests {
         for (event, expected) in rows {
             for (phase, (after, actions)) in all.iter().zip(expected) {
                 let mut machine = in_phase(phase.clone());
-                assert_eq!(step(&mut machine, T0, event.clone()), actions, "{phase:?} {event:?}");
-                assert_eq!(machine.tracks.get(&b).map(|t| t.phase.clone()), after, "{phase:?} {event:?}");
+                assert_eq!(
+                    step(&mut machine, T0, event.clone()),
+                    actions,
+                    "{phase:?} {event:?}"
+                );
+                assert_eq!(
+                    machine.tracks.get(&b).map(|t| t.phase.clone()),
+                    after,
+                    "{phase:?} {event:?}"
+                );
             }
         }
     }
@@ -578,8 +705,16 @@ mod tests {
         for (phase, after) in cases {
             let mut machine = in_phase(Some(phase.clone()));
             machine.scan = Scan::Idle(Duration::MAX);
-            assert_eq!(step(&mut machine, T0 + Duration::from_millis(1), Event::Tick), [], "{phase:?}");
-            assert_eq!(step(&mut machine, T0 + after, Event::Tick), [Action::Ask(vec![id(1)])], "{phase:?}");
+            assert_eq!(
+                step(&mut machine, T0 + Duration::from_millis(1), Event::Tick),
+                [],
+                "{phase:?}"
+            );
+            assert_eq!(
+                step(&mut machine, T0 + after, Event::Tick),
+                [Action::Ask(vec![id(1)])],
+                "{phase:?}"
+            );
         }
     }
 
@@ -587,7 +722,10 @@ mod tests {
     fn the_journal_is_read_again_after_the_rescan_interval() {
         let mut machine = idle();
         assert_eq!(step(&mut machine, T0 + RESCAN / 2, Event::Tick), []);
-        assert_eq!(step(&mut machine, T0 + RESCAN, Event::Tick), [Action::Page(None)]);
+        assert_eq!(
+            step(&mut machine, T0 + RESCAN, Event::Tick),
+            [Action::Page(None)]
+        );
     }
 
     #[test]
@@ -596,14 +734,21 @@ mod tests {
         let pauses: Vec<Duration> = (0..12).map(|n| machine.backoff(n)).collect();
         for (n, pause) in pauses.iter().enumerate() {
             let base = BACKOFF.0.saturating_mul(1 << n).min(BACKOFF.1);
-            assert!(*pause >= base * 3 / 4 && *pause <= base * 5 / 4, "{n}: {pause:?}");
+            assert!(
+                *pause >= base * 3 / 4 && *pause <= base * 5 / 4,
+                "{n}: {pause:?}"
+            );
         }
         assert_ne!(pauses[10], pauses[11], "jitter");
 
         let mut machine = in_phase(Some(Phase::Waiting));
         step(&mut machine, T0, Event::Disconnected);
         step(&mut machine, T0, Event::Connected);
-        let page = Event::Page { cursor: Some(1), bundles: vec![id(1)], end: true };
+        let page = Event::Page {
+            cursor: Some(1),
+            bundles: vec![id(1)],
+            end: true,
+        };
         assert_eq!(step(&mut machine, T0, page), [Action::Ask(vec![id(1)])]);
     }
 
@@ -611,7 +756,8 @@ mod tests {
     #[test]
     fn memory_stays_bounded_while_everything_is_delivered() {
         const ALL: u64 = 20_000;
-        let mut journal: std::collections::BTreeMap<u64, BundleId> = (0..ALL).map(|n| (n, id(n))).collect();
+        let mut journal: std::collections::BTreeMap<u64, BundleId> =
+            (0..ALL).map(|n| (n, id(n))).collect();
         let mut machine = Delivery::new(3);
         let mut queue: VecDeque<Event> = VecDeque::from([Event::Connected]);
         // Seals ring while the scan runs; most do not fit and must be found again.
@@ -627,8 +773,11 @@ mod tests {
                 match action {
                     Action::Page(after) => {
                         let from = after.map_or(0, |c| c + 1);
-                        let rows: Vec<(u64, BundleId)> =
-                            journal.range(from..).take(PAGE).map(|(n, b)| (*n, *b)).collect();
+                        let rows: Vec<(u64, BundleId)> = journal
+                            .range(from..)
+                            .take(PAGE)
+                            .map(|(n, b)| (*n, *b))
+                            .collect();
                         queue.push_back(Event::Page {
                             cursor: rows.last().map(|r| r.0).or(after),
                             end: rows.len() < PAGE,

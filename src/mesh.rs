@@ -149,7 +149,9 @@ impl Hub {
 
     /// What to call a peer in logs.
     pub(crate) fn label_of(&self, id: PeerId) -> String {
-        self.roster.get(id).map_or_else(|| id.short(), |p| p.label())
+        self.roster
+            .get(id)
+            .map_or_else(|| id.short(), |p| p.label())
     }
 
     /// Our side of the hello.
@@ -167,8 +169,17 @@ impl Hub {
 
     /// All members we know, as told to others.
     pub(crate) fn members_to_tell(&self) -> Vec<Told> {
-        let told = |m: Member| Told { id: m.id, name: m.name, addrs: m.addrs };
-        self.store.members().into_iter().take(MEMBERS_MAX).map(told).collect()
+        let told = |m: Member| Told {
+            id: m.id,
+            name: m.name,
+            addrs: m.addrs,
+        };
+        self.store
+            .members()
+            .into_iter()
+            .take(MEMBERS_MAX)
+            .map(told)
+            .collect()
     }
 
     /// Records what a member said of itself and of others. Blocks on disk.
@@ -178,7 +189,10 @@ impl Hub {
         {
             tracing::error!("the epoch cannot be raised: {error}");
         }
-        if let Err(error) = self.store.member_seen(id, &hello.name, &usable(&hello.addrs), true) {
+        if let Err(error) = self
+            .store
+            .member_seen(id, &hello.name, &usable(&hello.addrs), true)
+        {
             tracing::error!("member {} not recorded: {error}", hello.name);
         }
         self.told(&hello.members, id);
@@ -187,11 +201,19 @@ impl Hub {
 
     /// Records members that `from` told of. Blocks on disk.
     pub(crate) fn told(self: &Arc<Self>, told: &[Told], from: PeerId) {
-        let known: HashMap<PeerId, Vec<SocketAddr>> =
-            self.store.members().into_iter().map(|m| (m.id, m.addrs)).collect();
+        let known: HashMap<PeerId, Vec<SocketAddr>> = self
+            .store
+            .members()
+            .into_iter()
+            .map(|m| (m.id, m.addrs))
+            .collect();
         let mut changed = false;
         for member in told {
-            let connected = || self.roster.get(member.id).is_some_and(|p| p.session().is_some());
+            let connected = || {
+                self.roster
+                    .get(member.id)
+                    .is_some_and(|p| p.session().is_some())
+            };
             if member.id == self.me || member.id == from || connected() {
                 continue;
             }
@@ -203,7 +225,10 @@ impl Hub {
                     continue;
                 }
             }
-            match self.store.member_seen(member.id, &member.name, &addrs, false) {
+            match self
+                .store
+                .member_seen(member.id, &member.name, &addrs, false)
+            {
                 Ok(()) => changed = true,
                 Err(error) => tracing::error!("member {} not recorded: {error}", member.name),
             }
@@ -217,7 +242,8 @@ impl Hub {
     fn refresh(self: &Arc<Self>) {
         for member in self.store.members() {
             if member.id != self.me {
-                self.known(member.id).learn(&member.name, &member.addrs, member.last_seen);
+                self.known(member.id)
+                    .learn(&member.name, &member.addrs, member.last_seen);
             }
         }
     }
@@ -248,7 +274,7 @@ impl Hub {
             Event::PendingChanged(peer) => self.ring(peer, Input::Rescan),
             Event::MembersChanged => {
                 let hub = self.clone();
-                let _ = tokio::task::spawn_blocking(move || hub.refresh()).await;
+                drop(tokio::task::spawn_blocking(move || hub.refresh()).await);
                 self.ring_all(|| Input::Members);
             }
             Event::StatusChanged => {}
@@ -270,8 +296,14 @@ impl Hub {
 
 /// Addresses that can be dialled at all, and not too many.
 fn usable(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
-    let dialable = |a: &&SocketAddr| a.port() != 0 && !a.ip().is_unspecified() && !a.ip().is_multicast();
-    addrs.iter().filter(dialable).take(ADDRS_MAX).copied().collect()
+    let dialable =
+        |a: &&SocketAddr| a.port() != 0 && !a.ip().is_unspecified() && !a.ip().is_multicast();
+    addrs
+        .iter()
+        .filter(dialable)
+        .take(ADDRS_MAX)
+        .copied()
+        .collect()
 }
 
 /// The running mesh. Stopped by [`Mesh::stop`], or when dropped.
@@ -330,14 +362,20 @@ impl Mesh {
         if let Some(ticket) = config.ticket.filter(|t| t.inviter != hub.me) {
             let peer = hub.known(ticket.inviter);
             ticket.addrs.iter().for_each(|addr| peer.configure(*addr));
-            if let Err(error) = hub.store.member_seen(ticket.inviter, &ticket.name, &usable(&ticket.addrs), false) {
+            if let Err(error) =
+                hub.store
+                    .member_seen(ticket.inviter, &ticket.name, &usable(&ticket.addrs), false)
+            {
                 tracing::error!("member {} not recorded: {error}", ticket.name);
             }
         }
         hub.refresh();
         runtime.spawn(hub.clone().dispatch(rings, lost));
         runtime.spawn(link::accept(hub.clone()));
-        Ok(Self { hub, runtime: Some(runtime) })
+        Ok(Self {
+            hub,
+            runtime: Some(runtime),
+        })
     }
 
     /// The addresses really bound, as others can dial them: for an unspecified address those of the interfaces,
@@ -348,7 +386,13 @@ impl Mesh {
 
     /// Every known peer.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        let members: HashMap<PeerId, Member> = self.hub.store.members().into_iter().map(|m| (m.id, m)).collect();
+        let members: HashMap<PeerId, Member> = self
+            .hub
+            .store
+            .members()
+            .into_iter()
+            .map(|m| (m.id, m))
+            .collect();
         let status = |peer: Arc<Peer>| {
             let member = members.get(&peer.id);
             let connected = peer.session().is_some();
@@ -358,7 +402,11 @@ impl Mesh {
                 name: name.map(String::from).unwrap_or_default(),
                 connected,
                 pending: self.hub.store.pending_count(peer.id),
-                last_seen: if connected { roster::now() } else { peer.last_seen() },
+                last_seen: if connected {
+                    roster::now()
+                } else {
+                    peer.last_seen()
+                },
                 addrs: peer.addrs(),
                 error: if connected { None } else { peer.error() },
             }
@@ -374,7 +422,9 @@ impl Mesh {
     }
 
     fn end(&mut self) {
-        let Some(runtime) = self.runtime.take() else { return };
+        let Some(runtime) = self.runtime.take() else {
+            return;
+        };
         self.hub.stopping.store(true, Ordering::Relaxed);
         for (_, session) in self.hub.roster.sessions() {
             session.conn.close(CloseCode::Stopping.code(), b"stopping");

@@ -6,13 +6,16 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use iroh::endpoint::{BindOpts, Builder, Connection, IdleTimeout, PortmapperConfig, QuicTransportConfig, VarInt, presets};
+use iroh::endpoint::{
+    BindOpts, Builder, Connection, IdleTimeout, PortmapperConfig, QuicTransportConfig, VarInt,
+    presets,
+};
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr};
 use tokio::time::timeout;
 
+use crate::mesh::MeshError;
 use crate::mesh::member::{MemberError, closed_by_peer};
 use crate::mesh::wire::{ADDRS_MAX, BULK_ALPN, CTL_ALPN};
-use crate::mesh::MeshError;
 use crate::peer::{Identity, PeerId};
 
 /// Silence after which a connection is dead.
@@ -32,10 +35,23 @@ const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
 const STREAMS: u32 = 64;
 
 /// Binds the endpoint.
-pub async fn bind(identity: &Identity, listen: &[SocketAddr]) -> Result<Endpoint, MeshError> {
-    let shown = || listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+pub(super) async fn bind(
+    identity: &Identity,
+    listen: &[SocketAddr],
+) -> Result<Endpoint, MeshError> {
+    let shown = || {
+        listen
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let failed = |why: String| {
-        let what = if listen.is_empty() { "any address".to_owned() } else { shown() };
+        let what = if listen.is_empty() {
+            "any address".to_owned()
+        } else {
+            shown()
+        };
         MeshError::Bind(what, why)
     };
     let mut builder: Builder = Endpoint::builder(presets::Minimal)
@@ -49,11 +65,16 @@ pub async fn bind(identity: &Identity, listen: &[SocketAddr]) -> Result<Endpoint
         builder = builder.clear_ip_transports();
         for (index, addr) in listen.iter().enumerate() {
             // The first of a family is the way out for everything; the others serve their own network.
-            let first = !listen[..index].iter().any(|a| a.is_ipv4() == addr.is_ipv4());
+            let first = !listen[..index]
+                .iter()
+                .any(|a| a.is_ipv4() == addr.is_ipv4());
             let bound = if first {
                 builder.bind_addr(*addr)
             } else {
-                builder.bind_addr_with_opts(*addr, BindOpts::default().set_prefix_len(if addr.is_ipv4() { 24 } else { 64 }))
+                builder.bind_addr_with_opts(
+                    *addr,
+                    BindOpts::default().set_prefix_len(if addr.is_ipv4() { 24 } else { 64 }),
+                )
             };
             builder = bound.map_err(|e| failed(e.to_string()))?;
         }
@@ -76,17 +97,23 @@ fn transport() -> QuicTransportConfig {
 }
 
 /// The addresses bound, as others can dial them.
-pub fn listen_addrs(endpoint: &Endpoint) -> Vec<SocketAddr> {
+pub(super) fn listen_addrs(endpoint: &Endpoint) -> Vec<SocketAddr> {
     let interfaces: Vec<SocketAddr> = endpoint.addr().ip_addrs().copied().collect();
     dialable(&endpoint.bound_sockets(), &interfaces)
 }
 
 /// What to tell others for `bound` sockets on a machine with these interface addresses (as iroh lists them, with port).
 fn dialable(bound: &[SocketAddr], interfaces: &[SocketAddr]) -> Vec<SocketAddr> {
-    let mut addrs: Vec<SocketAddr> = bound.iter().copied().filter(|a| !a.ip().is_unspecified()).collect();
+    let mut addrs: Vec<SocketAddr> = bound
+        .iter()
+        .copied()
+        .filter(|a| !a.ip().is_unspecified())
+        .collect();
     let unspecified: Vec<&SocketAddr> = bound.iter().filter(|a| a.ip().is_unspecified()).collect();
     for addr in interfaces {
-        let ours = unspecified.iter().any(|u| u.is_ipv4() == addr.is_ipv4() && u.port() == addr.port());
+        let ours = unspecified
+            .iter()
+            .any(|u| u.is_ipv4() == addr.is_ipv4() && u.port() == addr.port());
         let link_local = matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
         if ours && !addr.ip().is_loopback() && !link_local && !addrs.contains(addr) {
             addrs.push(*addr);
@@ -107,13 +134,14 @@ fn loopback(addr: &SocketAddr) -> SocketAddr {
 }
 
 /// Connects to `peer` at any of `addrs` (iroh races them), within [`DIAL_TIMEOUT`].
-pub async fn connect(
+pub(super) async fn connect(
     endpoint: &Endpoint,
     peer: PeerId,
     addrs: &[SocketAddr],
     alpn: &[u8],
 ) -> Result<Connection, MemberError> {
-    let id = EndpointId::from_bytes(peer.as_bytes()).map_err(|_| MemberError::Lost("its id is no key".into()))?;
+    let id = EndpointId::from_bytes(peer.as_bytes())
+        .map_err(|_| MemberError::Lost("its id is no key".into()))?;
     let addrs = addrs.iter().take(ADDRS_MAX).map(|a| TransportAddr::Ip(*a));
     let attempt = endpoint.connect(EndpointAddr::from_parts(id, addrs), alpn);
     match timeout(DIAL_TIMEOUT, attempt).await {
@@ -135,7 +163,7 @@ fn dial_error(error: &(dyn std::error::Error + 'static)) -> MemberError {
         source = inner.source();
     }
     let text = chain(error);
-    if text.contains("application protocol") || text.contains("code 120") || text.contains("0x178") {
+    if text.contains("error 120") {
         MemberError::Protocol
     } else {
         MemberError::Lost(text)
@@ -143,7 +171,7 @@ fn dial_error(error: &(dyn std::error::Error + 'static)) -> MemberError {
 }
 
 /// An error with its causes, in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -167,15 +195,26 @@ mod tests {
     #[test]
     fn what_is_bound_is_told_and_loopback_only_when_there_is_nothing_else() {
         let interfaces = addrs(&["127.0.0.1:7", "10.0.0.2:7", "[fe80::1]:8", "[fd00::1]:8"]);
-        assert_eq!(dialable(&addrs(&["127.0.0.1:7"]), &interfaces), addrs(&["127.0.0.1:7"]));
+        assert_eq!(
+            dialable(&addrs(&["127.0.0.1:7"]), &interfaces),
+            addrs(&["127.0.0.1:7"])
+        );
         let any = addrs(&["0.0.0.0:7", "[::]:8"]);
-        assert_eq!(dialable(&any, &interfaces), addrs(&["10.0.0.2:7", "[fd00::1]:8"]));
-        assert_eq!(dialable(&any, &addrs(&["127.0.0.1:7"])), addrs(&["127.0.0.1:7", "[::1]:8"]));
+        assert_eq!(
+            dialable(&any, &interfaces),
+            addrs(&["10.0.0.2:7", "[fd00::1]:8"])
+        );
+        assert_eq!(
+            dialable(&any, &addrs(&["127.0.0.1:7"])),
+            addrs(&["127.0.0.1:7", "[::1]:8"])
+        );
     }
 
     #[tokio::test]
     async fn an_address_that_is_taken_is_an_error_that_names_it() {
-        let first = bind(&Identity::generate(), &addrs(&["127.0.0.1:0"])).await.unwrap();
+        let first = bind(&Identity::generate(), &addrs(&["127.0.0.1:0"]))
+            .await
+            .unwrap();
         let taken = listen_addrs(&first);
         assert_ne!(taken[0].port(), 0);
         let error = bind(&Identity::generate(), &taken).await.unwrap_err();

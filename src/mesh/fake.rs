@@ -12,8 +12,8 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, MANIFEST_VERSION, Manifest, Priority, Receipt, RelPath, Scope,
-    VerifiedManifest,
+    BundleId, DeliveryState, Entry, EntryKind, MANIFEST_VERSION, Manifest, Priority, Receipt,
+    RelPath, Scope, VerifiedManifest,
 };
 use crate::digest::{self, Digest};
 use crate::mesh::store::{Arriving, Bell, Content, Offered, Store};
@@ -80,9 +80,17 @@ impl Fake {
     /// A signed bundle of one file, held nowhere yet.
     pub fn bundle(&self, path: &str, content: &[u8]) -> VerifiedManifest {
         let hashed = digest::hash_reader(content).unwrap();
-        let kind =
-            EntryKind::File { size: hashed.len, executable: false, digest: hashed.digest, chunks: hashed.chunks };
-        let entry = Entry { path: RelPath::parse(path).unwrap(), mtime: (0, 0), kind };
+        let kind = EntryKind::File {
+            size: hashed.len,
+            executable: false,
+            digest: hashed.digest,
+            chunks: hashed.chunks,
+        };
+        let entry = Entry {
+            path: RelPath::parse(path).unwrap(),
+            mtime: (0, 0),
+            kind,
+        };
         let manifest = Manifest {
             version: MANIFEST_VERSION,
             origin: self.id(),
@@ -104,7 +112,10 @@ impl Fake {
     pub fn owe(&self, manifest: &VerifiedManifest, content: &[u8], to: &[PeerId]) {
         let id = manifest.id();
         let mut state = self.state.lock();
-        state.held.insert(id, (manifest.clone(), vec![Bytes::copy_from_slice(content)]));
+        state.held.insert(
+            id,
+            (manifest.clone(), vec![Bytes::copy_from_slice(content)]),
+        );
         for peer in to {
             state.seq += 1;
             let seq = state.seq;
@@ -128,7 +139,10 @@ impl Fake {
             if let Some(found) = test(&state) {
                 return found;
             }
-            assert!(!self.changed.wait_until(&mut state, deadline).timed_out(), "waited in vain for {what}");
+            assert!(
+                !self.changed.wait_until(&mut state, deadline).timed_out(),
+                "waited in vain for {what}"
+            );
         }
     }
 
@@ -148,18 +162,36 @@ impl Fake {
 
     /// Waits until nothing is owed to `peer`.
     pub fn wait_delivered(&self, peer: PeerId) {
-        self.wait("receipts", |s| s.pending.get(&peer).is_none_or(BTreeMap::is_empty).then_some(()));
+        self.wait("receipts", |s| {
+            s.pending
+                .get(&peer)
+                .is_none_or(BTreeMap::is_empty)
+                .then_some(())
+        });
     }
 
     /// Waits for a state that `wanted` accepts.
-    pub fn wait_delivery(&self, bundle: BundleId, peer: PeerId, wanted: impl Fn(&DeliveryState) -> bool) -> DeliveryState {
-        self.wait("delivery", |s| s.deliveries.get(&(bundle, peer)).filter(|d| wanted(d)).cloned())
+    pub fn wait_delivery(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        wanted: impl Fn(&DeliveryState) -> bool,
+    ) -> DeliveryState {
+        self.wait("delivery", |s| {
+            s.deliveries
+                .get(&(bundle, peer))
+                .filter(|d| wanted(d))
+                .cloned()
+        })
     }
 
     /// Waits for a note on an inbound bundle.
     pub fn wait_note(&self, bundle: BundleId, word: &str) -> String {
-        let found = |(b, w, e): &(BundleId, String, Option<String>)| (*b == bundle && w == word).then(|| e.clone());
-        self.wait("note", |s| s.notes.iter().find_map(found)).unwrap_or_default()
+        let found = |(b, w, e): &(BundleId, String, Option<String>)| {
+            (*b == bundle && w == word).then(|| e.clone())
+        };
+        self.wait("note", |s| s.notes.iter().find_map(found))
+            .unwrap_or_default()
     }
 }
 
@@ -169,7 +201,10 @@ impl Store for Arc<Fake> {
         &self.identity
     }
     fn epoch(&self) -> (u64, [u8; 16]) {
-        (self.epoch.load(Ordering::Relaxed), [self.epoch.load(Ordering::Relaxed) as u8; 16])
+        (
+            self.epoch.load(Ordering::Relaxed),
+            [self.epoch.load(Ordering::Relaxed) as u8; 16],
+        )
     }
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
         self.epoch.fetch_max(epoch + 1, Ordering::Relaxed);
@@ -181,9 +216,21 @@ impl Store for Arc<Fake> {
     fn members(&self) -> Vec<Member> {
         self.state.lock().members.values().cloned().collect()
     }
-    fn member_seen(&self, id: PeerId, name: &PeerName, addrs: &[SocketAddr], contact: bool) -> Result<(), SpoolError> {
+    fn member_seen(
+        &self,
+        id: PeerId,
+        name: &PeerName,
+        addrs: &[SocketAddr],
+        contact: bool,
+    ) -> Result<(), SpoolError> {
         let mut state = self.state.lock();
-        let new = Member { id, name: name.clone(), addrs: vec![], last_seen: 0, epoch: 0 };
+        let new = Member {
+            id,
+            name: name.clone(),
+            addrs: vec![],
+            last_seen: 0,
+            epoch: 0,
+        };
         let member = state.members.entry(id).or_insert(new);
         let before = member.clone();
         member.name = name.clone();
@@ -202,16 +249,35 @@ impl Store for Arc<Fake> {
     fn epoch_seen_of(&self, _: PeerId) -> u64 {
         0
     }
-    fn pending(&self, peer: PeerId, after: Option<u64>, limit: usize) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+    fn pending(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
         let state = self.state.lock();
-        let Some(rows) = state.pending.get(&peer) else { return Ok(vec![]) };
-        Ok(rows.range(after.map_or(0, |a| a + 1)..).take(limit).map(|(n, b)| (*n, *b)).collect())
+        let Some(rows) = state.pending.get(&peer) else {
+            return Ok(vec![]);
+        };
+        Ok(rows
+            .range(after.map_or(0, |a| a + 1)..)
+            .take(limit)
+            .map(|(n, b)| (*n, *b))
+            .collect())
     }
     fn pending_count(&self, peer: PeerId) -> u64 {
-        self.state.lock().pending.get(&peer).map_or(0, BTreeMap::len) as u64
+        self.state
+            .lock()
+            .pending
+            .get(&peer)
+            .map_or(0, BTreeMap::len) as u64
     }
     fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
-        self.state.lock().pending.get(&peer).is_some_and(|p| p.values().any(|b| *b == bundle))
+        self.state
+            .lock()
+            .pending
+            .get(&peer)
+            .is_some_and(|p| p.values().any(|b| *b == bundle))
     }
     fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         Ok(self.state.lock().held.get(&bundle).map(|h| h.0.clone()))
@@ -219,14 +285,22 @@ impl Store for Arc<Fake> {
     fn peer_has(&self, _: PeerId, _: Digest) -> bool {
         false
     }
-    fn open_content(&self, bundle: BundleId, entry: usize, peer: PeerId) -> Result<Box<dyn Content>, ServeError> {
+    fn open_content(
+        &self,
+        bundle: BundleId,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError> {
         let state = self.state.lock();
         let (manifest, content) = state.held.get(&bundle).ok_or(ServeError::NotHeld)?;
         if !manifest.manifest().is_for(peer) {
             return Err(ServeError::NotHeld);
         }
         let bytes = content.get(entry).cloned().ok_or(ServeError::NotHeld)?;
-        Ok(Box::new(FakeContent { bytes, corrupt: self.corrupt.load(Ordering::Relaxed) }))
+        Ok(Box::new(FakeContent {
+            bytes,
+            corrupt: self.corrupt.load(Ordering::Relaxed),
+        }))
     }
     fn offered(&self, manifest: VerifiedManifest, _: PeerId) -> Result<Offered, SpoolError> {
         let id = manifest.id();
@@ -241,8 +315,15 @@ impl Store for Arc<Fake> {
             return Ok(Offered::Busy);
         }
         let entries = manifest.manifest().entries.len();
-        let got = state.partial.remove(&id).unwrap_or_else(|| vec![BTreeMap::new(); entries]);
-        Ok(Offered::Wanted(Box::new(FakeArriving { store: self.clone(), manifest, got })))
+        let got = state
+            .partial
+            .remove(&id)
+            .unwrap_or_else(|| vec![BTreeMap::new(); entries]);
+        Ok(Offered::Wanted(Box::new(FakeArriving {
+            store: self.clone(),
+            manifest,
+            got,
+        })))
     }
     fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
         self.state.lock().receipts.get(&bundle).cloned()
@@ -255,11 +336,19 @@ impl Store for Arc<Fake> {
         if let Some(rows) = state.pending.get_mut(&receipt.recipient) {
             rows.retain(|_, b| *b != receipt.bundle);
         }
-        state.deliveries.insert((receipt.bundle, receipt.recipient), DeliveryState::Delivered);
+        state.deliveries.insert(
+            (receipt.bundle, receipt.recipient),
+            DeliveryState::Delivered,
+        );
         self.changed.notify_all();
         Ok(true)
     }
-    fn set_delivery(&self, bundle: BundleId, peer: PeerId, delivery: DeliveryState) -> Result<(), SpoolError> {
+    fn set_delivery(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        delivery: DeliveryState,
+    ) -> Result<(), SpoolError> {
         let mut state = self.state.lock();
         if delivery.is_final()
             && let Some(rows) = state.pending.get_mut(&peer)
@@ -271,7 +360,10 @@ impl Store for Arc<Fake> {
         Ok(())
     }
     fn note_inbound(&self, _: &Manifest, bundle: BundleId, word: &str, error: Option<String>) {
-        self.state.lock().notes.push((bundle, word.to_owned(), error));
+        self.state
+            .lock()
+            .notes
+            .push((bundle, word.to_owned(), error));
         self.changed.notify_all();
     }
     fn count_bytes(&self, sent: u64, received: u64) {
@@ -317,7 +409,12 @@ impl Drop for FakeArriving {
 impl FakeArriving {
     fn file(&self, entry: usize) -> (u64, Digest, digest::ChunkList) {
         match &self.manifest.manifest().entries[entry].kind {
-            EntryKind::File { size, digest, chunks, .. } => (*size, *digest, chunks.clone()),
+            EntryKind::File {
+                size,
+                digest,
+                chunks,
+                ..
+            } => (*size, *digest, chunks.clone()),
             EntryKind::Directory => panic!("these tests send files"),
         }
     }
@@ -328,11 +425,18 @@ impl Arriving for FakeArriving {
         let (size, _, chunks) = self.file(entry);
         let got = &self.got[entry];
         if chunks.0.is_empty() {
-            return if got.is_empty() { vec![0..size] } else { vec![] };
+            return if got.is_empty() {
+                vec![0..size]
+            } else {
+                vec![]
+            };
         }
         let step = digest::chunk_size(size);
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        for at in (0..size).step_by(step as usize).filter(|at| !got.contains_key(at)) {
+        for at in (0..size)
+            .step_by(step as usize)
+            .filter(|at| !got.contains_key(at))
+        {
             let end = size.min(at + step);
             match ranges.last_mut() {
                 Some(last) if last.end == at => last.end = end,
@@ -363,11 +467,20 @@ impl Arriving for FakeArriving {
             let (_, digest, chunks) = self.file(entry);
             if Digest::of(&bytes) != digest {
                 let manifest_contradicts_itself = !chunks.0.is_empty();
-                return Err(Quarantined { path, at: PathBuf::from("q"), manifest_contradicts_itself }.into());
+                return Err(Quarantined {
+                    path,
+                    at: PathBuf::from("q"),
+                    manifest_contradicts_itself,
+                }
+                .into());
             }
             files.push((path, Bytes::from(bytes)));
         }
-        let receipt = Receipt::sign(&self.store.identity, self.manifest.id(), self.manifest.manifest().origin);
+        let receipt = Receipt::sign(
+            &self.store.identity,
+            self.manifest.id(),
+            self.manifest.manifest().origin,
+        );
         let names = files.iter().map(|f| f.0.clone()).collect();
         let mut state = self.store.state.lock();
         state.inbox.extend(files);
@@ -377,6 +490,10 @@ impl Arriving for FakeArriving {
         Ok(names)
     }
     fn park(self: Box<Self>, _: String) {
-        self.store.state.lock().partial.insert(self.manifest.id(), self.got.clone());
+        self.store
+            .state
+            .lock()
+            .partial
+            .insert(self.manifest.id(), self.got.clone());
     }
 }

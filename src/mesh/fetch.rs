@@ -70,7 +70,7 @@ pub(crate) struct Slots {
 
 impl Slots {
     /// For one peer. With [`PIPELINE`] below the limit of streams.
-    pub fn of_peer() -> Self {
+    pub(crate) fn of_peer() -> Self {
         Self::new(8, 3)
     }
 
@@ -81,11 +81,20 @@ impl Slots {
 
     fn new(small: usize, large: usize) -> Self {
         let (small, large) = (Semaphore::new(small), Semaphore::new(large));
-        Self { small, large, queued: AtomicUsize::new(0), queued_bytes: AtomicUsize::new(0) }
+        Self {
+            small,
+            large,
+            queued: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
+        }
     }
 
     fn class(&self, size: u64) -> &Semaphore {
-        if size <= SMALL { &self.small } else { &self.large }
+        if size <= SMALL {
+            &self.small
+        } else {
+            &self.large
+        }
     }
 }
 
@@ -97,18 +106,25 @@ pub(crate) struct Fetches {
 
 impl Default for Fetches {
     fn default() -> Self {
-        Self { running: Mutex::default(), slots: Slots::of_all() }
+        Self {
+            running: Mutex::default(),
+            slots: Slots::of_all(),
+        }
     }
 }
 
 impl Fetches {
     /// Whether the bundle is being fetched, or waits for it.
-    pub fn is_running(&self, bundle: BundleId) -> bool {
+    pub(crate) fn is_running(&self, bundle: BundleId) -> bool {
         self.running.lock().contains_key(&bundle)
     }
 
     fn holders(&self, bundle: BundleId) -> Vec<PeerId> {
-        self.running.lock().get(&bundle).cloned().unwrap_or_default()
+        self.running
+            .lock()
+            .get(&bundle)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Whether this offer begins a fetch; else `peer` is noted as another holder.
@@ -130,9 +146,15 @@ impl Fetches {
 }
 
 /// Starts fetching what is missing of an offer, and tells the peer so. Call within the runtime.
-pub(crate) fn start(hub: Arc<Hub>, peer: Arc<Peer>, manifest: VerifiedManifest, inline: Vec<Option<Bytes>>) {
+pub(crate) fn start(
+    hub: Arc<Hub>,
+    peer: Arc<Peer>,
+    manifest: VerifiedManifest,
+    inline: Vec<Option<Bytes>>,
+) {
     let bundle = manifest.id();
-    let weight = manifest.signed().bytes.len() + inline.iter().flatten().map(Bytes::len).sum::<usize>();
+    let weight =
+        manifest.signed().bytes.len() + inline.iter().flatten().map(Bytes::len).sum::<usize>();
     let full = peer.slots.queued.load(Ordering::Relaxed) >= QUEUED_MAX.0
         || peer.slots.queued_bytes.load(Ordering::Relaxed) > QUEUED_MAX.1;
     let first = !full && hub.fetches.begin(bundle, peer.id);
@@ -141,7 +163,11 @@ pub(crate) fn start(hub: Arc<Hub>, peer: Arc<Peer>, manifest: VerifiedManifest, 
         peer.slots.queued_bytes.fetch_add(weight, Ordering::Relaxed);
     }
     tokio::spawn(async move {
-        let answer = if full { Verdict::Deferred("too many offers at once".into()) } else { Verdict::Working };
+        let answer = if full {
+            Verdict::Deferred("too many offers at once".into())
+        } else {
+            Verdict::Working
+        };
         tell(&peer, bundle, answer).await;
         if !first {
             return;
@@ -149,7 +175,12 @@ pub(crate) fn start(hub: Arc<Hub>, peer: Arc<Peer>, manifest: VerifiedManifest, 
         let verdict = fetch(&hub, &peer, &manifest, inline).await;
         peer.slots.queued.fetch_sub(1, Ordering::Relaxed);
         peer.slots.queued_bytes.fetch_sub(weight, Ordering::Relaxed);
-        let holders = hub.fetches.running.lock().remove(&bundle).unwrap_or_default();
+        let holders = hub
+            .fetches
+            .running
+            .lock()
+            .remove(&bundle)
+            .unwrap_or_default();
         for holder in holders {
             if let Some(holder) = hub.roster.get(holder) {
                 tell(&holder, bundle, verdict.clone()).await;
@@ -160,7 +191,7 @@ pub(crate) fn start(hub: Arc<Hub>, peer: Arc<Peer>, manifest: VerifiedManifest, 
 
 async fn tell(peer: &Peer, bundle: BundleId, verdict: Verdict) {
     if let Some(session) = peer.session() {
-        let _ = session.inputs.send(Input::Verdict(bundle, verdict)).await;
+        drop(session.inputs.send(Input::Verdict(bundle, verdict)).await);
     }
 }
 
@@ -174,10 +205,22 @@ enum Outcome {
     Lost(String),
 }
 
-async fn fetch(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: &VerifiedManifest, inline: Vec<Option<Bytes>>) -> Verdict {
-    let size = manifest.manifest().entries.iter().map(|e| e.size()).fold(0, u64::saturating_add);
-    let (Ok(_mine), Ok(_all)) = (peer.slots.class(size).acquire().await, hub.fetches.slots.class(size).acquire().await)
-    else {
+async fn fetch(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    manifest: &VerifiedManifest,
+    inline: Vec<Option<Bytes>>,
+) -> Verdict {
+    let size = manifest
+        .manifest()
+        .entries
+        .iter()
+        .map(|e| e.size())
+        .fold(0, u64::saturating_add);
+    let (Ok(_mine), Ok(_all)) = (
+        peer.slots.class(size).acquire().await,
+        hub.fetches.slots.class(size).acquire().await,
+    ) else {
         return Verdict::Deferred("stopping".into());
     };
     let opened = blocking({
@@ -186,7 +229,9 @@ async fn fetch(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: &VerifiedManifest, in
             let mut arriving = offer::open(&hub, &peer, &manifest)?;
             match offer::feed_inline(&hub, &manifest, arriving.as_mut(), &inline) {
                 Ok(()) => Ok(arriving),
-                Err(error) => Err(offer::wrong_or_disk(&hub, &peer, &manifest, arriving, &error)),
+                Err(error) => Err(offer::wrong_or_disk(
+                    &hub, &peer, &manifest, arriving, &error,
+                )),
             }
         }
     });
@@ -200,12 +245,19 @@ async fn fetch(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: &VerifiedManifest, in
     let mut why = "no holder is connected".to_owned();
     loop {
         let holders = hub.fetches.holders(manifest.id());
-        let usable = |id: &PeerId| !unusable.contains(id) && hub.roster.get(*id).is_some_and(|p| p.session().is_some());
-        let source = holders.into_iter().find(usable).and_then(|id| hub.roster.get(id));
+        let usable = |id: &PeerId| {
+            !unusable.contains(id) && hub.roster.get(*id).is_some_and(|p| p.session().is_some())
+        };
+        let source = holders
+            .into_iter()
+            .find(usable)
+            .and_then(|id| hub.roster.get(id));
         let Some(source) = source.filter(|_| losses < LOSSES_MAX && !hub.is_stopping()) else {
             let (hub, manifest) = (hub.clone(), manifest.clone());
             let parked = blocking(move || offer::defer(&hub, &manifest, arriving, why));
-            return parked.await.unwrap_or(Verdict::Deferred("the receiver failed".into()));
+            return parked
+                .await
+                .unwrap_or(Verdict::Deferred("the receiver failed".into()));
         };
         let Some((back, outcome)) = attempt(hub, &source, manifest, arriving).await else {
             return Verdict::Deferred("the receiver failed".into());
@@ -215,7 +267,9 @@ async fn fetch(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: &VerifiedManifest, in
             Outcome::Complete => {
                 let (hub, manifest) = (hub.clone(), manifest.clone());
                 let done = blocking(move || offer::publish(&hub, &source, &manifest, arriving));
-                return done.await.unwrap_or(Verdict::Deferred("the receiver failed".into()));
+                return done
+                    .await
+                    .unwrap_or(Verdict::Deferred("the receiver failed".into()));
             }
             Outcome::Intake(error @ IntakeError::WrongBytes { .. }) => {
                 why = format!("{} sent wrong bytes: {error}", source.label());
@@ -225,9 +279,12 @@ async fn fetch(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: &VerifiedManifest, in
             }
             Outcome::Intake(error @ IntakeError::Disk(_)) => {
                 let (hub, manifest) = (hub.clone(), manifest.clone());
-                let parked =
-                    blocking(move || offer::wrong_or_disk(&hub, &source, &manifest, arriving, &error));
-                return parked.await.unwrap_or(Verdict::Deferred("the receiver's disk failed".into()));
+                let parked = blocking(move || {
+                    offer::wrong_or_disk(&hub, &source, &manifest, arriving, &error)
+                });
+                return parked
+                    .await
+                    .unwrap_or(Verdict::Deferred("the receiver's disk failed".into()));
             }
             Outcome::Unserved(status) => {
                 why = format!("{}: {}", source.label(), status.reason());
@@ -243,7 +300,10 @@ async fn fetch(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: &VerifiedManifest, in
 }
 
 async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    spawn_blocking(job).await.map_err(|error| tracing::error!("a job of the mesh failed: {error}")).ok()
+    spawn_blocking(job)
+        .await
+        .map_err(|error| tracing::error!("a job of the mesh failed: {error}"))
+        .ok()
 }
 
 /// One range to ask for.
@@ -265,7 +325,12 @@ fn plan(arriving: &dyn Arriving, manifest: &VerifiedManifest) -> Vec<Piece> {
             let mut at = range.start;
             while at < range.end {
                 let len = step.min(range.end - at);
-                pieces.push(Piece { entry, offset: at, len, chunk });
+                pieces.push(Piece {
+                    entry,
+                    offset: at,
+                    len,
+                    chunk,
+                });
                 at += len;
             }
         }
@@ -321,7 +386,8 @@ fn drink(
 
 async fn bulk(source: &Peer) -> Option<Connection> {
     let mut bulk = source.bulk.subscribe();
-    let live = |conn: &Option<Connection>| conn.as_ref().is_some_and(|c| c.close_reason().is_none());
+    let live =
+        |conn: &Option<Connection>| conn.as_ref().is_some_and(|c| c.close_reason().is_none());
     let conn = timeout(BULK_WAIT, bulk.wait_for(live)).await.ok()?.ok()?;
     conn.clone()
 }
@@ -341,7 +407,9 @@ async fn pump(
         {
             ahead.push_back((piece, request(conn, bundle, piece).await?));
         }
-        let Some((piece, mut recv)) = ahead.pop_front() else { return Ok(()) };
+        let Some((piece, mut recv)) = ahead.pop_front() else {
+            return Ok(());
+        };
         let ended = read_piece(hub, &mut recv, piece, &chunks).await;
         if ended.is_err() || chunks.is_closed() {
             for (_, recv) in &mut ahead {
@@ -356,12 +424,22 @@ async fn request(conn: &Connection, bundle: BundleId, piece: Piece) -> Result<Re
     let ask = async {
         let (mut send, recv) = conn.open_bi().await.map_err(|e| e.to_string())?;
         let entry = piece.entry as u32;
-        let frame = Frame::Range(RangeRequest { bundle, entry, offset: piece.offset, len: piece.len });
-        send.write_all(&frame.to_bytes()).await.map_err(|e| e.to_string())?;
+        let frame = Frame::Range(RangeRequest {
+            bundle,
+            entry,
+            offset: piece.offset,
+            len: piece.len,
+        });
+        send.write_all(&frame.to_bytes())
+            .await
+            .map_err(|e| e.to_string())?;
         send.finish().map_err(|e| e.to_string())?;
         Ok(recv)
     };
-    timeout(STALL, ask).await.unwrap_or(Err("stalled".into())).map_err(Outcome::Lost)
+    timeout(STALL, ask)
+        .await
+        .unwrap_or(Err("stalled".into()))
+        .map_err(Outcome::Lost)
 }
 
 /// Reads one answer and passes its chunks on; stops quietly when nobody takes them.
@@ -396,7 +474,11 @@ async fn read_piece(
             }
         }
         hub.store.count_bytes(0, want as u64);
-        if chunks.send((piece.entry, at, chunk.freeze())).await.is_err() {
+        if chunks
+            .send((piece.entry, at, chunk.freeze()))
+            .await
+            .is_err()
+        {
             return Ok(());
         }
         at += want as u64;

@@ -11,7 +11,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A serial queue of blocking jobs. Clones share it.
 #[derive(Clone, Default)]
-pub struct Lane(Arc<Mutex<Queue>>);
+pub(crate) struct Lane(Arc<Mutex<Queue>>);
 
 #[derive(Default)]
 struct Queue {
@@ -21,7 +21,7 @@ struct Queue {
 
 impl Lane {
     /// Adds a job; it runs after all earlier ones. Call within the runtime.
-    pub fn push(&self, job: impl FnOnce() + Send + 'static) {
+    pub(crate) fn push(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.0.lock();
         queue.jobs.push_back(Box::new(job));
         if !queue.running {
@@ -32,7 +32,7 @@ impl Lane {
     }
 
     /// Forgets jobs that did not start.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.0.lock().jobs.clear();
     }
 

@@ -45,7 +45,9 @@ pub(crate) async fn accept(hub: Arc<Hub>) {
                 IncomingAddr::Ip(addr) => Some(addr),
                 _ => None,
             };
-            let Some(conn) = handshake(incoming).await else { return };
+            let Some(conn) = handshake(incoming).await else {
+                return;
+            };
             accepted(hub, conn, at, slot).await;
         });
     }
@@ -62,7 +64,12 @@ async fn handshake(incoming: Incoming) -> Option<Connection> {
     }
 }
 
-async fn accepted(hub: Arc<Hub>, conn: Connection, at: Option<SocketAddr>, slot: tokio::sync::OwnedSemaphorePermit) {
+async fn accepted(
+    hub: Arc<Hub>,
+    conn: Connection,
+    at: Option<SocketAddr>,
+    slot: tokio::sync::OwnedSemaphorePermit,
+) {
     let id = remote(&conn);
     let proved = prove(&conn, &hub.group, hub.me, Role::Acceptor).await;
     let channel = match proved {
@@ -91,6 +98,11 @@ async fn run_control(
     mut channel: Channel,
     dialled: bool,
 ) -> Result<MemberError, MemberError> {
+    let greeting = if dialled {
+        None
+    } else {
+        Some(peer.greeting.lock().await)
+    };
     let greeted = greet(hub, peer, &mut channel).await;
     let hello = match greeted {
         Ok(hello) => hello,
@@ -100,10 +112,23 @@ async fn run_control(
             return Err(error);
         }
     };
-    Ok(session::run(hub.clone(), peer.clone(), conn, channel, hello, dialled).await)
+    Ok(session::run(
+        hub.clone(),
+        peer.clone(),
+        conn,
+        channel,
+        hello,
+        dialled,
+        greeting,
+    )
+    .await)
 }
 
-async fn greet(hub: &Arc<Hub>, peer: &Arc<Peer>, channel: &mut Channel) -> Result<Hello, MemberError> {
+async fn greet(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    channel: &mut Channel,
+) -> Result<Hello, MemberError> {
     channel.decoder.set_limit(HELLO_MAX);
     let ours = hub.hello(peer.id);
     channel.send(&Frame::Hello(Box::new(ours))).await?;
@@ -121,7 +146,9 @@ async fn run_bulk(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
     peer.bulk.send_replace(Some(conn.clone()));
     serve::serve(hub, peer.clone(), conn.clone()).await;
     peer.bulk.send_if_modified(|bulk| {
-        let ours = bulk.as_ref().is_some_and(|b| b.stable_id() == conn.stable_id());
+        let ours = bulk
+            .as_ref()
+            .is_some_and(|b| b.stable_id() == conn.stable_id());
         if ours {
             *bulk = None;
         }
@@ -149,6 +176,10 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
             }
             continue;
         }
+        drop(peer.greeting.lock().await);
+        if *up.borrow() {
+            continue;
+        }
         let begun = Instant::now();
         if let Err(error) = dial_once(&hub, &peer, &addrs).await {
             peer.failed(&error, addrs.first().copied());
@@ -164,7 +195,11 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
     }
 }
 
-async fn dial_once(hub: &Arc<Hub>, peer: &Arc<Peer>, addrs: &[SocketAddr]) -> Result<(), MemberError> {
+async fn dial_once(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    addrs: &[SocketAddr],
+) -> Result<(), MemberError> {
     let conn = endpoint::connect(&hub.endpoint, peer.id, addrs, CTL_ALPN).await?;
     let channel = prove(&conn, &hub.group, hub.me, Role::Dialer).await?;
     let bulk = tokio::spawn(dial_bulk(hub.clone(), peer.clone()));
@@ -188,11 +223,15 @@ async fn dial_bulk(hub: Arc<Hub>, peer: Arc<Peer>) {
         match result.await {
             // In a task of its own: ending the control session must not cut a transfer.
             Ok(conn) => {
-                let _ = tokio::spawn(run_bulk(hub.clone(), peer.clone(), conn)).await;
+                drop(tokio::spawn(run_bulk(hub.clone(), peer.clone(), conn)).await);
             }
             Err(error) => tracing::debug!("no bulk connection with {}: {error}", peer.label()),
         }
-        pause = if begun.elapsed() > LASTED { PAUSE } else { (pause * 2).min(PAUSE_MAX / 3) };
+        pause = if begun.elapsed() > LASTED {
+            PAUSE
+        } else {
+            (pause * 2).min(PAUSE_MAX / 3)
+        };
         sleep(jittered(pause, &mut seed)).await;
     }
 }

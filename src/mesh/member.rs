@@ -23,12 +23,12 @@ use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, PROTOCOL, WireError};
 use crate::peer::{GroupKey, PeerId};
 
 /// Time for each step of the proof.
-pub const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a connection was closed by its other end; on the wire as the QUIC application error code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub enum CloseCode {
+pub(super) enum CloseCode {
     /// The daemon ends.
     Stopping = 0,
     /// The group key is not ours.
@@ -43,14 +43,14 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// As QUIC wants it.
-    pub fn code(self) -> VarInt {
+    pub(super) fn code(self) -> VarInt {
         VarInt::from_u32(self as u32)
     }
 }
 
 /// Which end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
+pub(super) enum Role {
     /// Opened it.
     Dialer,
     /// Accepted it.
@@ -59,7 +59,7 @@ pub enum Role {
 
 /// Why there is no session with a peer.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum MemberError {
+pub(crate) enum MemberError {
     /// Its proof is wrong.
     #[error("wrong group key: it is not a member of this group")]
     WrongKey,
@@ -93,12 +93,16 @@ pub enum MemberError {
 }
 
 fn older(theirs: u16) -> &'static str {
-    if theirs > PROTOCOL { "this node" } else { "that node" }
+    if theirs > PROTOCOL {
+        "this node"
+    } else {
+        "that node"
+    }
 }
 
 /// What is known of a connection before the proof.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends<'a> {
+pub(super) struct Ends<'a> {
     /// The protocol's name.
     pub alpn: &'a [u8],
     /// Who dialled.
@@ -112,7 +116,8 @@ pub struct Ends<'a> {
 fn mac(group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> Hmac<Sha256> {
     // HMAC takes keys of every length.
     #[allow(clippy::expect_used)]
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(group.as_bytes()).expect("any key length");
+    let mut mac =
+        <Hmac<Sha256> as KeyInit>::new_from_slice(group.as_bytes()).expect("any key length");
     mac.update(b"meshbox member 1\0");
     mac.update(match role {
         Role::Dialer => b"D",
@@ -128,18 +133,29 @@ fn mac(group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> Hmac<Sha25
 }
 
 /// The proof of `role`.
-pub fn proof(group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> [u8; 32] {
-    mac(group, role, version, ends).finalize().into_bytes().into()
+pub(super) fn proof(group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> [u8; 32] {
+    mac(group, role, version, ends)
+        .finalize()
+        .into_bytes()
+        .into()
 }
 
 /// Whether `claimed` is the proof of `role`; takes the same time whatever differs.
-pub fn is_proof(claimed: &[u8; 32], group: &GroupKey, role: Role, version: u16, ends: Ends<'_>) -> bool {
-    mac(group, role, version, ends).verify_slice(claimed).is_ok()
+pub(super) fn is_proof(
+    claimed: &[u8; 32],
+    group: &GroupKey,
+    role: Role,
+    version: u16,
+    ends: Ends<'_>,
+) -> bool {
+    mac(group, role, version, ends)
+        .verify_slice(claimed)
+        .is_ok()
 }
 
 /// The two directions of the first stream of a connection, and what was read ahead.
 #[derive(Debug)]
-pub struct Channel {
+pub(super) struct Channel {
     /// To the peer.
     pub send: SendStream,
     /// From the peer.
@@ -150,12 +166,15 @@ pub struct Channel {
 
 impl Channel {
     /// Sends one frame.
-    pub async fn send(&mut self, frame: &Frame) -> Result<(), MemberError> {
-        self.send.write_all(&frame.to_bytes()).await.map_err(|e| MemberError::Lost(e.to_string()))
+    pub(super) async fn send(&mut self, frame: &Frame) -> Result<(), MemberError> {
+        self.send
+            .write_all(&frame.to_bytes())
+            .await
+            .map_err(|e| MemberError::Lost(e.to_string()))
     }
 
     /// The next frame, within [`STEP_TIMEOUT`].
-    pub async fn frame(&mut self) -> Result<Frame, MemberError> {
+    pub(super) async fn frame(&mut self) -> Result<Frame, MemberError> {
         let read = async {
             loop {
                 if let Some((frame, _)) = self.decoder.next_frame()? {
@@ -168,22 +187,29 @@ impl Channel {
                 }
             }
         };
-        timeout(STEP_TIMEOUT, read).await.unwrap_or(Err(MemberError::Timeout))
+        timeout(STEP_TIMEOUT, read)
+            .await
+            .unwrap_or(Err(MemberError::Timeout))
     }
 }
 
 /// The peer's id as TLS proved it.
-pub fn remote(conn: &Connection) -> PeerId {
+pub(super) fn remote(conn: &Connection) -> PeerId {
     PeerId::from_bytes(*conn.remote_id().as_bytes())
 }
 
 /// Does the mutual proof on the first stream of `conn`. On failure the connection is closed with the reason.
-pub async fn prove(conn: &Connection, group: &GroupKey, me: PeerId, role: Role) -> Result<Channel, MemberError> {
+pub(super) async fn prove(
+    conn: &Connection,
+    group: &GroupKey,
+    me: PeerId,
+    role: Role,
+) -> Result<Channel, MemberError> {
     prove_version(conn, group, me, role, PROTOCOL).await
 }
 
 /// [`prove`] for a node that speaks `version`.
-pub async fn prove_version(
+pub(super) async fn prove_version(
     conn: &Connection,
     group: &GroupKey,
     me: PeerId,
@@ -194,12 +220,16 @@ pub async fn prove_version(
     match result {
         Ok(channel) => Ok(channel),
         Err(error) => {
-            let told = conn.close_reason().and_then(|reason| closed_by_peer(&reason));
+            let told = conn
+                .close_reason()
+                .and_then(|reason| closed_by_peer(&reason));
             match &error {
                 MemberError::WrongKey | MemberError::Myself => {
                     conn.close(CloseCode::WrongKey.code(), b"wrong group key");
                 }
-                MemberError::Version(_) => conn.close(CloseCode::Version.code(), version.to_string().as_bytes()),
+                MemberError::Version(_) => {
+                    conn.close(CloseCode::Version.code(), version.to_string().as_bytes());
+                }
                 MemberError::RefusedUs
                 | MemberError::Protocol
                 | MemberError::Wire(_)
@@ -231,8 +261,16 @@ async fn handshake(
         Role::Dialer => (me, peer),
         Role::Acceptor => (peer, me),
     };
-    let ends = Ends { alpn: conn.alpn(), dialer, acceptor, exporter: &exporter };
-    let ours = Frame::Proof { version, mac: proof(group, role, version, ends) };
+    let ends = Ends {
+        alpn: conn.alpn(),
+        dialer,
+        acceptor,
+        exporter: &exporter,
+    };
+    let ours = Frame::Proof {
+        version,
+        mac: proof(group, role, version, ends),
+    };
     let stream = async {
         match role {
             Role::Dialer => conn.open_bi().await,
@@ -243,7 +281,11 @@ async fn handshake(
         .await
         .map_err(|_| MemberError::Timeout)?
         .map_err(|e| closed_by_peer(&e).unwrap_or(MemberError::Lost(e.to_string())))?;
-    let mut channel = Channel { send, recv, decoder: Decoder::new(PREFACE_MAX) };
+    let mut channel = Channel {
+        send,
+        recv,
+        decoder: Decoder::new(PREFACE_MAX),
+    };
     let theirs = match role {
         Role::Dialer => {
             channel.send(&ours).await?;
@@ -257,10 +299,19 @@ async fn handshake(
             theirs
         }
     };
-    if theirs == version { Ok(channel) } else { Err(MemberError::Version(theirs)) }
+    if theirs == version {
+        Ok(channel)
+    } else {
+        Err(MemberError::Version(theirs))
+    }
 }
 
-async fn verify(channel: &mut Channel, group: &GroupKey, role: Role, ends: Ends<'_>) -> Result<u16, MemberError> {
+async fn verify(
+    channel: &mut Channel,
+    group: &GroupKey,
+    role: Role,
+    ends: Ends<'_>,
+) -> Result<u16, MemberError> {
     match channel.frame().await? {
         Frame::Proof { version, mac } if is_proof(&mac, group, role, version, ends) => Ok(version),
         Frame::Proof { .. } => Err(MemberError::WrongKey),
@@ -275,13 +326,17 @@ async fn verify(channel: &mut Channel, group: &GroupKey, role: Role, ends: Ends<
 }
 
 /// What the other end said when it closed the connection, if it said something we know.
-pub fn closed_by_peer(reason: &ConnectionError) -> Option<MemberError> {
-    let ConnectionError::ApplicationClosed(close) = reason else { return None };
+pub(super) fn closed_by_peer(reason: &ConnectionError) -> Option<MemberError> {
+    let ConnectionError::ApplicationClosed(close) = reason else {
+        return None;
+    };
     let is = |code: CloseCode| close.error_code == code.code();
     if is(CloseCode::WrongKey) {
         Some(MemberError::RefusedUs)
     } else if is(CloseCode::Version) {
-        let version = std::str::from_utf8(&close.reason).ok().and_then(|text| text.parse().ok());
+        let version = std::str::from_utf8(&close.reason)
+            .ok()
+            .and_then(|text| text.parse().ok());
         Some(version.map_or(MemberError::Protocol, MemberError::Version))
     } else if is(CloseCode::Duplicate) {
         Some(MemberError::Duplicate)
@@ -299,17 +354,44 @@ mod tests {
     fn a_proof_holds_for_its_role_protocol_version_ends_and_session_only() {
         let group = GroupKey::generate();
         let (a, b) = (PeerId::from_bytes([1; 32]), PeerId::from_bytes([2; 32]));
-        let ends = Ends { alpn: CTL_ALPN, dialer: a, acceptor: b, exporter: &[3; 32] };
+        let ends = Ends {
+            alpn: CTL_ALPN,
+            dialer: a,
+            acceptor: b,
+            exporter: &[3; 32],
+        };
         let good = proof(&group, Role::Dialer, 1, ends);
         assert!(is_proof(&good, &group, Role::Dialer, 1, ends));
-        assert!(!is_proof(&good, &group, Role::Acceptor, 1, ends), "reflected");
+        assert!(
+            !is_proof(&good, &group, Role::Acceptor, 1, ends),
+            "reflected"
+        );
         assert!(!is_proof(&good, &group, Role::Dialer, 2, ends));
-        assert!(!is_proof(&good, &GroupKey::generate(), Role::Dialer, 1, ends));
+        assert!(!is_proof(
+            &good,
+            &GroupKey::generate(),
+            Role::Dialer,
+            1,
+            ends
+        ));
         for other in [
-            Ends { alpn: BULK_ALPN, ..ends },
-            Ends { dialer: b, acceptor: a, ..ends },
-            Ends { acceptor: PeerId::from_bytes([9; 32]), ..ends },
-            Ends { exporter: &[4; 32], ..ends },
+            Ends {
+                alpn: BULK_ALPN,
+                ..ends
+            },
+            Ends {
+                dialer: b,
+                acceptor: a,
+                ..ends
+            },
+            Ends {
+                acceptor: PeerId::from_bytes([9; 32]),
+                ..ends
+            },
+            Ends {
+                exporter: &[4; 32],
+                ..ends
+            },
         ] {
             assert!(!is_proof(&good, &group, Role::Dialer, 1, other));
         }
@@ -321,6 +403,10 @@ mod tests {
             MemberError::Version(2).to_string(),
             "speaks protocol 2, this program 1: update meshbox on this node"
         );
-        assert!(MemberError::Version(0).to_string().ends_with("on that node"));
+        assert!(
+            MemberError::Version(0)
+                .to_string()
+                .ends_with("on that node")
+        );
     }
 }

@@ -46,8 +46,14 @@ pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> 
         };
         let fits = *size <= INLINE_MAX && total + *size as usize <= INLINE_TOTAL;
         let content = if fits && !hub.store.peer_has(peer, *digest) {
-            let read = hub.store.open_content(bundle, index, peer).and_then(|mut c| c.read(0, *size as usize));
-            read.map_err(|error| tracing::warn!("{} of {bundle:?} cannot be read: {error}", entry.path)).ok()
+            let read = hub
+                .store
+                .open_content(bundle, index, peer)
+                .and_then(|mut c| c.read(0, *size as usize));
+            read.map_err(|error| {
+                tracing::warn!("{} of {bundle:?} cannot be read: {error}", entry.path);
+            })
+            .ok()
         } else {
             None
         };
@@ -58,13 +64,16 @@ pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> 
         tracing::error!("state of {bundle:?} not recorded: {error}");
     }
     hub.store.count_bytes(total as u64, 0);
-    Some(Frame::Offer(Box::new(Offer { signed: manifest.signed().clone(), inline })))
+    Some(Frame::Offer(Box::new(Offer {
+        signed: manifest.signed().clone(),
+        inline,
+    })))
 }
 
 /// The answer to "I owe you this". Blocks on disk, briefly.
 pub(crate) fn answer(hub: &Hub, bundle: BundleId) -> Verdict {
     if let Some(receipt) = hub.store.receipt(bundle) {
-        Verdict::Settled(receipt)
+        Verdict::Settled(Box::new(receipt))
     } else if hub.fetches.is_running(bundle) {
         Verdict::Working
     } else {
@@ -93,14 +102,23 @@ pub(crate) fn receive(
         if let Some(verdict) = take_inline(&hub, &peer, manifest, &inline)
             && let Some(session) = peer.session()
         {
-            let _ = session.inputs.blocking_send(Input::Verdict(bundle, verdict));
+            drop(
+                session
+                    .inputs
+                    .blocking_send(Input::Verdict(bundle, verdict)),
+            );
         }
         drop(permit);
     });
 }
 
 /// `None` when a fetch has taken over.
-fn take_inline(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: VerifiedManifest, inline: &[Option<Bytes>]) -> Option<Verdict> {
+fn take_inline(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    manifest: VerifiedManifest,
+    inline: &[Option<Bytes>],
+) -> Option<Verdict> {
     let mut arriving = match open(hub, peer, &manifest) {
         Ok(arriving) => arriving,
         Err(verdict) => return Some(verdict),
@@ -118,22 +136,34 @@ fn take_inline(hub: &Arc<Hub>, peer: &Arc<Peer>, manifest: VerifiedManifest, inl
 }
 
 /// Asks the spool for a place to put the bundle; `Err` is what to answer instead.
-pub(crate) fn open(hub: &Hub, peer: &Peer, manifest: &VerifiedManifest) -> Result<Box<dyn Arriving>, Verdict> {
+pub(crate) fn open(
+    hub: &Hub,
+    peer: &Peer,
+    manifest: &VerifiedManifest,
+) -> Result<Box<dyn Arriving>, Verdict> {
     if let Some(why) = hub.blames.active(manifest.id(), peer.id) {
         return Err(Verdict::Deferred(why));
     }
     match hub.store.offered(manifest.clone(), peer.id) {
-        Ok(Offered::Settled(receipt)) => Err(Verdict::Settled(receipt)),
+        Ok(Offered::Settled(receipt)) => Err(Verdict::Settled(Box::new(receipt))),
         Ok(Offered::AwaitingDurable) => Err(Verdict::Taken),
         Ok(Offered::Busy) => Err(Verdict::Working),
         Ok(Offered::Refused(why)) => {
-            tracing::warn!("refused {} of {}: {why}", describe(manifest.manifest()), peer.label());
+            tracing::warn!(
+                "refused {} of {}: {why}",
+                describe(manifest.manifest()),
+                peer.label()
+            );
             Err(Verdict::Refused(why))
         }
         Ok(Offered::Deferred(why)) => Err(Verdict::Deferred(why)),
         Ok(Offered::Wanted(arriving)) => Ok(arriving),
         Err(error) => {
-            tracing::error!("{} of {} cannot be taken: {error}", describe(manifest.manifest()), peer.label());
+            tracing::error!(
+                "{} of {} cannot be taken: {error}",
+                describe(manifest.manifest()),
+                peer.label()
+            );
             Err(Verdict::Deferred("the receiver's disk failed".into()))
         }
     }
@@ -156,7 +186,10 @@ pub(crate) fn feed_inline(
             _ => continue,
         };
         if content.len() as u64 != entry.size() {
-            return Err(IntakeError::WrongBytes { path: entry.path.clone(), index: 0 });
+            return Err(IntakeError::WrongBytes {
+                path: entry.path.clone(),
+                index: 0,
+            });
         }
         hub.store.count_bytes(0, content.len() as u64);
         arriving.accept_chunk(index, 0, &content)?;
@@ -180,45 +213,79 @@ pub(crate) fn wrong_or_disk(
             defer(hub, manifest, arriving, why)
         }
         IntakeError::Disk(error) => {
-            tracing::error!("{} cannot be stored: {error}", describe(manifest.manifest()));
+            tracing::error!(
+                "{} cannot be stored: {error}",
+                describe(manifest.manifest())
+            );
             arriving.park(error.to_string());
-            hub.store.note_inbound(manifest.manifest(), manifest.id(), "deferred", Some(error.to_string()));
+            hub.store.note_inbound(
+                manifest.manifest(),
+                manifest.id(),
+                "deferred",
+                Some(error.to_string()),
+            );
             Verdict::Deferred("the receiver's disk failed".into())
         }
     }
 }
 
 /// Parks what arrived, with the reason in status.
-pub(crate) fn defer(hub: &Hub, manifest: &VerifiedManifest, arriving: Box<dyn Arriving>, why: String) -> Verdict {
+pub(crate) fn defer(
+    hub: &Hub,
+    manifest: &VerifiedManifest,
+    arriving: Box<dyn Arriving>,
+    why: String,
+) -> Verdict {
     arriving.park(why.clone());
-    hub.store.note_inbound(manifest.manifest(), manifest.id(), "deferred", Some(why.clone()));
+    hub.store.note_inbound(
+        manifest.manifest(),
+        manifest.id(),
+        "deferred",
+        Some(why.clone()),
+    );
     Verdict::Deferred(why)
 }
 
 /// Everything is here: check and show it. Blocks on disk.
-pub(crate) fn publish(hub: &Hub, peer: &Peer, manifest: &VerifiedManifest, arriving: Box<dyn Arriving>) -> Verdict {
+pub(crate) fn publish(
+    hub: &Hub,
+    peer: &Peer,
+    manifest: &VerifiedManifest,
+    arriving: Box<dyn Arriving>,
+) -> Verdict {
     let (says, bundle) = (manifest.manifest(), manifest.id());
     match arriving.publish() {
         Ok(_) => {
-            tracing::info!("received {} from {}", describe(says), hub.label_of(says.origin));
+            tracing::info!(
+                "received {} from {}",
+                describe(says),
+                hub.label_of(says.origin)
+            );
             Verdict::Taken
         }
         Err(FinishError::Quarantined(bad)) if bad.manifest_contradicts_itself => {
             let why = "manifest contradicts itself".to_owned();
-            tracing::warn!("refused {} of {}: {why}: {bad}", describe(says), hub.label_of(says.origin));
-            hub.store.note_inbound(says, bundle, "refused", Some(why.clone()));
+            tracing::warn!(
+                "refused {} of {}: {why}: {bad}",
+                describe(says),
+                hub.label_of(says.origin)
+            );
+            hub.store
+                .note_inbound(says, bundle, "refused", Some(why.clone()));
             Verdict::Refused(why)
         }
         Err(FinishError::Quarantined(bad)) => {
             let why = format!("{} sent wrong bytes: {bad}", peer.label());
             tracing::warn!("{why}");
             hub.blames.add(bundle, peer.id, &why);
-            hub.store.note_inbound(says, bundle, "quarantined", Some(why.clone()));
+            hub.store
+                .note_inbound(says, bundle, "quarantined", Some(why.clone()));
             Verdict::Deferred(why)
         }
         Err(error @ (FinishError::Incomplete(_) | FinishError::Disk(_))) => {
             tracing::error!("{} cannot be published: {error}", describe(says));
-            hub.store.note_inbound(says, bundle, "deferred", Some(error.to_string()));
+            hub.store
+                .note_inbound(says, bundle, "deferred", Some(error.to_string()));
             Verdict::Deferred("the receiver's disk failed".into())
         }
     }
@@ -227,10 +294,25 @@ pub(crate) fn publish(hub: &Hub, peer: &Peer, manifest: &VerifiedManifest, arriv
 /// "a/b.pdf (4096 bytes)", for logs.
 pub(crate) fn describe(manifest: &Manifest) -> String {
     let more = manifest.entries.len().saturating_sub(1);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let first = manifest.entries.first().map(|e| format!("{:?}", e.path)).unwrap_or_default();
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    let first = manifest
+        .entries
+        .first()
+        .map(|e| format!("{:?}", e.path))
+        .unwrap_or_default();
     let first = first.trim_matches('"');
-    format!("{first}{more} ({} bytes)", manifest.entries.iter().map(|e| u128::from(e.size())).sum::<u128>())
+    format!(
+        "{first}{more} ({} bytes)",
+        manifest
+            .entries
+            .iter()
+            .map(|e| u128::from(e.size()))
+            .sum::<u128>()
+    )
 }
 
 /// [`describe`] of a bundle we hold. Blocks on disk, briefly.
@@ -240,11 +322,13 @@ pub(crate) fn describe_held(hub: &Hub, bundle: BundleId) -> Option<String> {
 
 /// Who served wrong bytes for what, for a while.
 #[derive(Default)]
-pub(crate) struct Blames(parking_lot::Mutex<std::collections::HashMap<(BundleId, PeerId), (Instant, String)>>);
+pub(crate) struct Blames(
+    parking_lot::Mutex<std::collections::HashMap<(BundleId, PeerId), (Instant, String)>>,
+);
 
 impl Blames {
     /// Blames `peer`.
-    pub fn add(&self, bundle: BundleId, peer: PeerId, why: &str) {
+    pub(crate) fn add(&self, bundle: BundleId, peer: PeerId, why: &str) {
         let mut blames = self.0.lock();
         if blames.len() >= BLAMED_MAX {
             blames.retain(|_, (since, _)| since.elapsed() < BLAME_PAUSE);
@@ -255,7 +339,7 @@ impl Blames {
     }
 
     /// Why nothing is taken from `peer` for this bundle now.
-    pub fn active(&self, bundle: BundleId, peer: PeerId) -> Option<String> {
+    pub(crate) fn active(&self, bundle: BundleId, peer: PeerId) -> Option<String> {
         let blames = self.0.lock();
         let (since, why) = blames.get(&(bundle, peer))?;
         (since.elapsed() < BLAME_PAUSE).then(|| why.clone())

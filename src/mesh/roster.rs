@@ -41,6 +41,8 @@ pub(crate) struct Peer {
     pub slots: Slots,
     /// Bytes it asked for on this session, by bundle.
     pub served: Mutex<HashMap<BundleId, u64>>,
+    /// Held from an accepted proof until the session is admitted, so that we do not dial meanwhile.
+    pub greeting: tokio::sync::Mutex<()>,
     facts: Mutex<Facts>,
 }
 
@@ -72,7 +74,7 @@ pub(crate) struct SessionHandle {
 
 impl SessionHandle {
     /// Rings without waiting; a ring that does not fit makes the session look by itself.
-    pub fn ring(&self, input: Input) {
+    pub(crate) fn ring(&self, input: Input) {
         if self.inputs.try_send(input).is_err() {
             self.missed.store(true, Ordering::Relaxed);
         }
@@ -89,48 +91,63 @@ impl Peer {
             intake: Lane::default(),
             slots: Slots::of_peer(),
             served: Mutex::new(HashMap::new()),
-            facts: Mutex::new(Facts { stranger, ..Facts::default() }),
+            greeting: tokio::sync::Mutex::new(()),
+            facts: Mutex::new(Facts {
+                stranger,
+                ..Facts::default()
+            }),
         })
     }
 
     /// Its name, or the beginning of its id.
-    pub fn label(&self) -> String {
-        self.facts.lock().name.as_ref().map_or_else(|| self.id.short(), ToString::to_string)
+    pub(crate) fn label(&self) -> String {
+        self.facts
+            .lock()
+            .name
+            .as_ref()
+            .map_or_else(|| self.id.short(), ToString::to_string)
     }
 
     /// Its name, if known.
-    pub fn name(&self) -> Option<PeerName> {
+    pub(crate) fn name(&self) -> Option<PeerName> {
         self.facts.lock().name.clone()
     }
 
     /// Why it is not connected, if known.
-    pub fn error(&self) -> Option<String> {
+    pub(crate) fn error(&self) -> Option<String> {
         self.facts.lock().error.clone()
     }
 
     /// When it was last heard, in seconds since 1970; 0 if never since start.
-    pub fn last_seen(&self) -> u64 {
+    pub(crate) fn last_seen(&self) -> u64 {
         self.facts.lock().last_seen
     }
 
     /// Where to dial it.
-    pub fn addrs(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
         let facts = self.facts.lock();
         let mut addrs = facts.configured.clone();
-        addrs.extend(facts.learned.iter().filter(|a| !facts.configured.contains(a)));
+        addrs.extend(
+            facts
+                .learned
+                .iter()
+                .filter(|a| !facts.configured.contains(a)),
+        );
         addrs
     }
 
-    /// Adds a configured address.
-    pub fn configure(&self, addr: SocketAddr) {
+    /// Adds a configured address and wakes the dialler.
+    pub(crate) fn configure(&self, addr: SocketAddr) {
         let mut facts = self.facts.lock();
         if !facts.configured.contains(&addr) {
             facts.configured.push(addr);
         }
+        drop(facts);
+        self.wake.notify_one();
     }
 
     /// What the journal knows of it; wakes the dialler when an address is new.
-    pub fn learn(&self, name: &PeerName, addrs: &[SocketAddr], last_seen: u64) {
+    pub(crate) fn learn(&self, name: &PeerName, addrs: &[SocketAddr], last_seen: u64) {
         let mut facts = self.facts.lock();
         facts.name = Some(name.clone());
         facts.last_seen = facts.last_seen.max(last_seen);
@@ -143,7 +160,7 @@ impl Peer {
     }
 
     /// Notes why there is no connection. What a person has to act on is a warning, once until it changes.
-    pub fn failed(&self, error: &MemberError, at: Option<SocketAddr>) {
+    pub(crate) fn failed(&self, error: &MemberError, at: Option<SocketAddr>) {
         let serious = match error {
             MemberError::WrongKey
             | MemberError::RefusedUs
@@ -164,19 +181,23 @@ impl Peer {
         drop(facts);
         let at = at.map_or_else(|| "unknown address".to_owned(), |a| a.to_string());
         if serious && changed {
-            tracing::warn!("no connection with {} ({}) at {at}: {text}", self.label(), self.id.short());
+            tracing::warn!(
+                "no connection with {} ({}) at {at}: {text}",
+                self.label(),
+                self.id.short()
+            );
         } else if changed {
             tracing::debug!("no connection with {} at {at}: {text}", self.label());
         }
     }
 
     /// The session, if there is one.
-    pub fn session(&self) -> Option<SessionHandle> {
+    pub(crate) fn session(&self) -> Option<SessionHandle> {
         self.facts.lock().session.clone()
     }
 
     /// Makes `new` the session unless a better one exists; `me` is our own id. The other one is closed.
-    pub fn admit(&self, me: PeerId, new: SessionHandle) -> bool {
+    pub(crate) fn admit(&self, me: PeerId, new: SessionHandle) -> bool {
         let mut facts = self.facts.lock();
         if let Some(old) = &facts.session {
             let old_dialler_is_lower = old.dialled == (me < self.id);
@@ -186,10 +207,12 @@ impl Peer {
                 && old_dialler_is_lower;
             if keep_old {
                 drop(facts);
-                new.conn.close(CloseCode::Duplicate.code(), b"another connection is in use");
+                new.conn
+                    .close(CloseCode::Duplicate.code(), b"another connection is in use");
                 return false;
             }
-            old.conn.close(CloseCode::Duplicate.code(), b"another connection is in use");
+            old.conn
+                .close(CloseCode::Duplicate.code(), b"another connection is in use");
         }
         facts.session = Some(new);
         facts.error = None;
@@ -200,9 +223,13 @@ impl Peer {
     }
 
     /// The session over `conn` ended.
-    pub fn ended(&self, conn: &Connection) {
+    pub(crate) fn ended(&self, conn: &Connection) {
         let mut facts = self.facts.lock();
-        if facts.session.as_ref().is_some_and(|s| s.conn.stable_id() == conn.stable_id()) {
+        if facts
+            .session
+            .as_ref()
+            .is_some_and(|s| s.conn.stable_id() == conn.stable_id())
+        {
             facts.session = None;
             facts.last_seen = now();
             drop(facts);
@@ -214,7 +241,9 @@ impl Peer {
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 /// All peers.
@@ -223,25 +252,28 @@ pub(crate) struct Roster(Mutex<HashMap<PeerId, Arc<Peer>>>);
 
 impl Roster {
     /// Everybody.
-    pub fn all(&self) -> Vec<Arc<Peer>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Peer>> {
         self.0.lock().values().cloned().collect()
     }
 
     /// The peer of that id.
-    pub fn get(&self, id: PeerId) -> Option<Arc<Peer>> {
+    pub(crate) fn get(&self, id: PeerId) -> Option<Arc<Peer>> {
         self.0.lock().get(&id).cloned()
     }
 
     /// The known peer of that id, and whether it is new: then the caller starts its dialler.
-    pub fn known(&self, id: PeerId) -> (Arc<Peer>, bool) {
+    pub(crate) fn known(&self, id: PeerId) -> (Arc<Peer>, bool) {
         let mut peers = self.0.lock();
-        let peer = peers.entry(id).or_insert_with(|| Peer::new(id, true)).clone();
+        let peer = peers
+            .entry(id)
+            .or_insert_with(|| Peer::new(id, true))
+            .clone();
         let new = std::mem::take(&mut peer.facts.lock().stranger);
         (peer, new)
     }
 
     /// The peer of that id, made as a stranger when unknown; `None` when there are too many of those.
-    pub fn or_stranger(&self, id: PeerId) -> Option<Arc<Peer>> {
+    pub(crate) fn or_stranger(&self, id: PeerId) -> Option<Arc<Peer>> {
         let mut peers = self.0.lock();
         if let Some(peer) = peers.get(&id) {
             return Some(peer.clone());
@@ -255,7 +287,10 @@ impl Roster {
     }
 
     /// Every session.
-    pub fn sessions(&self) -> Vec<(Arc<Peer>, SessionHandle)> {
-        self.all().into_iter().filter_map(|p| p.session().map(|s| (p, s))).collect()
+    pub(crate) fn sessions(&self) -> Vec<(Arc<Peer>, SessionHandle)> {
+        self.all()
+            .into_iter()
+            .filter_map(|p| p.session().map(|s| (p, s)))
+            .collect()
     }
 }

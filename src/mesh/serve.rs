@@ -41,14 +41,20 @@ pub(crate) async fn serve(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
     while let Ok((send, recv)) = conn.accept_bi().await {
         let (hub, peer, slots) = (hub.clone(), peer.clone(), slots.clone());
         tokio::spawn(async move {
-            let Ok(_slot) = slots.acquire().await else { return };
+            let Ok(_slot) = slots.acquire().await else {
+                return;
+            };
             answer(&hub, &peer, send, recv).await;
         });
     }
 }
 
 async fn answer(hub: &Arc<Hub>, peer: &Peer, send: SendStream, recv: RecvStream) {
-    let mut channel = Channel { send, recv, decoder: Decoder::new(PREFACE_MAX) };
+    let mut channel = Channel {
+        send,
+        recv,
+        decoder: Decoder::new(PREFACE_MAX),
+    };
     let Ok(Frame::Range(request)) = channel.frame().await else {
         let _ = channel.send.reset(CloseCode::Protocol.code());
         return;
@@ -56,7 +62,10 @@ async fn answer(hub: &Arc<Hub>, peer: &Peer, send: SendStream, recv: RecvStream)
     match open(hub, peer, request).await {
         Ok(content) => {
             note(peer, request.bundle, request.len);
-            if stream(hub, &mut channel.send, content, request).await.is_none() {
+            if stream(hub, &mut channel.send, content, request)
+                .await
+                .is_none()
+            {
                 let _ = channel.send.reset(CloseCode::Stopping.code());
                 return;
             }
@@ -70,25 +79,40 @@ async fn answer(hub: &Arc<Hub>, peer: &Peer, send: SendStream, recv: RecvStream)
                     RangeStatus::Disk
                 }
             };
-            let _ = channel.send.write_all(&[status as u8]).await;
+            drop(channel.send.write_all(&[status as u8]).await);
         }
     }
     let _ = channel.send.finish();
 }
 
-async fn open(hub: &Arc<Hub>, peer: &Peer, request: RangeRequest) -> Result<Box<dyn Content>, ServeError> {
+async fn open(
+    hub: &Arc<Hub>,
+    peer: &Peer,
+    request: RangeRequest,
+) -> Result<Box<dyn Content>, ServeError> {
     let (hub, peer) = (hub.clone(), peer.id);
     let opened = tokio::task::spawn_blocking(move || {
-        let content = hub.store.open_content(request.bundle, request.entry as usize, peer)?;
+        let content = hub
+            .store
+            .open_content(request.bundle, request.entry as usize, peer)?;
         let end = request.offset.checked_add(request.len);
         let inside = end.is_some_and(|end| end <= content.len()) && request.len <= RANGE_MAX;
-        if inside { Ok(content) } else { Err(ServeError::Range) }
+        if inside {
+            Ok(content)
+        } else {
+            Err(ServeError::Range)
+        }
     });
     opened.await.unwrap_or(Err(ServeError::NotHeld))
 }
 
 /// Sends the range, reading ahead by one piece; `None` when disk or stream failed.
-async fn stream(hub: &Arc<Hub>, send: &mut SendStream, content: Box<dyn Content>, request: RangeRequest) -> Option<()> {
+async fn stream(
+    hub: &Arc<Hub>,
+    send: &mut SendStream,
+    content: Box<dyn Content>,
+    request: RangeRequest,
+) -> Option<()> {
     let (mut at, end) = (request.offset, request.offset + request.len);
     let read = |mut content: Box<dyn Content>, at: u64| {
         let len = PIECE.min(end - at) as usize;
@@ -97,11 +121,19 @@ async fn stream(hub: &Arc<Hub>, send: &mut SendStream, content: Box<dyn Content>
             (content, bytes)
         })
     };
-    timeout(STALL, send.write_chunk(Bytes::from_static(&[RangeStatus::Ok as u8]))).await.ok()?.ok()?;
+    timeout(
+        STALL,
+        send.write_chunk(Bytes::from_static(&[RangeStatus::Ok as u8])),
+    )
+    .await
+    .ok()?
+    .ok()?;
     let mut next = (at < end).then(|| read(content, at));
     while let Some(reading) = next.take() {
         let (content, bytes) = reading.await.ok()?;
-        let bytes = bytes.map_err(|e| tracing::error!("content of {:?} cannot be read: {e}", request.bundle)).ok()?;
+        let bytes = bytes
+            .map_err(|e| tracing::error!("content of {:?} cannot be read: {e}", request.bundle))
+            .ok()?;
         at += bytes.len() as u64;
         if at < end {
             next = Some(read(content, at));
@@ -114,7 +146,9 @@ async fn stream(hub: &Arc<Hub>, send: &mut SendStream, content: Box<dyn Content>
 
 /// Counts what the peer asked for, for status.
 fn note(peer: &Peer, bundle: BundleId, bytes: u64) {
-    let Some(session) = peer.session() else { return };
+    let Some(session) = peer.session() else {
+        return;
+    };
     let mut served = peer.served.lock();
     if served.len() >= COUNTED_MAX {
         served.clear();

@@ -65,7 +65,7 @@ pub(crate) enum Input {
 /// What the reader hands to the session.
 enum Heard {
     Frame(Frame),
-    Offer(VerifiedManifest, Vec<Option<Bytes>>),
+    Offer(Box<VerifiedManifest>, Vec<Option<Bytes>>),
     BadOffer(BundleId, String),
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct Out(Arc<(Mutex<BytesMut>, Notify, Connection)>);
 
 impl Out {
     /// Queues a frame; the writer sends all that is queued at once.
-    pub fn push(&self, frame: &Frame) {
+    pub(super) fn push(&self, frame: &Frame) {
         let (buffer, bell, conn) = &*self.0;
         let mut buffer = buffer.lock();
         if buffer.len() > OUTBOUND_MAX {
@@ -122,19 +122,34 @@ pub(crate) async fn run(
     channel: Channel,
     hello: Hello,
     dialled: bool,
+    greeting: Option<tokio::sync::MutexGuard<'_, ()>>,
 ) -> MemberError {
     let (inputs, mut input) = mpsc::channel(INPUTS);
     let missed = Arc::new(AtomicBool::new(false));
     let incarnation = hello.incarnation;
-    let handle =
-        SessionHandle { conn: conn.clone(), dialled, incarnation, inputs: inputs.clone(), missed: missed.clone() };
+    let handle = SessionHandle {
+        conn: conn.clone(),
+        dialled,
+        incarnation,
+        inputs: inputs.clone(),
+        missed: missed.clone(),
+    };
     if !peer.admit(hub.me, handle) {
         return MemberError::Duplicate;
     }
+    drop(greeting);
     tracing::info!("connected with {} ({})", peer.label(), peer.id.short());
-    let out = Out(Arc::new((Mutex::new(BytesMut::new()), Notify::new(), conn.clone())));
+    let out = Out(Arc::new((
+        Mutex::new(BytesMut::new()),
+        Notify::new(),
+        conn.clone(),
+    )));
     let (heard_tx, mut heard) = mpsc::channel(HEARD);
-    let Channel { send, recv, decoder } = channel;
+    let Channel {
+        send,
+        recv,
+        decoder,
+    } = channel;
     let writer = tokio::spawn(out.clone().write(send));
     let reader = tokio::spawn(read(recv, decoder, heard_tx));
     let seed = u64::from_le_bytes(crate::peer::random());
@@ -171,13 +186,20 @@ pub(crate) async fn run(
     writer.abort();
     let ended = reader.await.unwrap_or(None);
     if let Some(error) = &ended {
-        conn.close(CloseCode::Protocol.code(), reason(&error.to_string()).as_bytes());
+        conn.close(
+            CloseCode::Protocol.code(),
+            reason(&error.to_string()).as_bytes(),
+        );
     }
     session.peer.ended(&conn);
     session.desk.clear();
     session.event(Event::Disconnected);
-    let told = conn.close_reason().map(|r| closed_by_peer(&r).unwrap_or(MemberError::Lost(r.to_string())));
-    let why = ended.or(told).unwrap_or(MemberError::Lost("the stream ended".into()));
+    let told = conn
+        .close_reason()
+        .map(|r| closed_by_peer(&r).unwrap_or(MemberError::Lost(r.to_string())));
+    let why = ended
+        .or(told)
+        .unwrap_or(MemberError::Lost("the stream ended".into()));
     tracing::info!("disconnected from {}: {why}", session.peer.label());
     conn.close(CloseCode::Stopping.code(), b"session ended");
     why
@@ -204,16 +226,17 @@ async fn read(
                 Frame::Offer(offer) => {
                     let id = offer.signed.id();
                     match offer.signed.verify() {
-                        Ok(manifest) => Heard::Offer(manifest, offer.inline),
+                        Ok(manifest) => Heard::Offer(Box::new(manifest), offer.inline),
                         Err(error) => Heard::BadOffer(id, error.to_string()),
                     }
                 }
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Range(_) => {
                     return Some(MemberError::Unexpected("control frame"));
                 }
-                frame @ (Frame::Pending(_) | Frame::Verdicts(_) | Frame::Receipts(_) | Frame::Members(_)) => {
-                    Heard::Frame(frame)
-                }
+                frame @ (Frame::Pending(_)
+                | Frame::Verdicts(_)
+                | Frame::Receipts(_)
+                | Frame::Members(_)) => Heard::Frame(frame),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -231,11 +254,12 @@ impl Session {
         match heard {
             Heard::Offer(manifest, inline) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
-                offer::receive(hub, peer, manifest, inline, permit);
+                offer::receive(hub, peer, *manifest, inline, permit);
             }
             Heard::BadOffer(bundle, why) => {
                 tracing::warn!("refused offer {bundle:?} of {}: {why}", self.peer.label());
-                self.out.push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
+                self.out
+                    .push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
             }
             Heard::Frame(Frame::Pending(ids)) => {
                 let (hub, out) = (self.hub.clone(), self.out.clone());
@@ -255,7 +279,9 @@ impl Session {
                 });
             }
             // The reader lets nothing else through.
-            Heard::Frame(Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_)) => {}
+            Heard::Frame(
+                Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
+            ) => {}
         }
     }
 
@@ -263,13 +289,22 @@ impl Session {
         let mut settled = Vec::new();
         for (bundle, verdict) in list {
             match verdict {
-                Verdict::Settled(receipt) if receipt.bundle == bundle && receipt.recipient == self.peer.id => {
-                    settled.push(receipt);
+                Verdict::Settled(receipt)
+                    if receipt.bundle == bundle && receipt.recipient == self.peer.id =>
+                {
+                    settled.push(*receipt);
                 }
                 Verdict::Settled(_) => {
-                    tracing::warn!("{} sent a receipt for {bundle:?} that is not its own", self.peer.label());
+                    tracing::warn!(
+                        "{} sent a receipt for {bundle:?} that is not its own",
+                        self.peer.label()
+                    );
                 }
-                Verdict::Want | Verdict::Working | Verdict::Taken | Verdict::Refused(_) | Verdict::Deferred(_) => {
+                Verdict::Want
+                | Verdict::Working
+                | Verdict::Taken
+                | Verdict::Refused(_)
+                | Verdict::Deferred(_) => {
                     self.log_verdict(bundle, &verdict);
                     self.event(Event::Verdict(bundle, verdict));
                 }
@@ -282,8 +317,12 @@ impl Session {
 
     fn log_verdict(&self, bundle: BundleId, verdict: &Verdict) {
         match verdict {
-            Verdict::Refused(why) => tracing::warn!("{} refused {bundle:?}: {why}", self.peer.label()),
-            Verdict::Deferred(why) => tracing::info!("{} deferred {bundle:?}: {why}", self.peer.label()),
+            Verdict::Refused(why) => {
+                tracing::warn!("{} refused {bundle:?}: {why}", self.peer.label());
+            }
+            Verdict::Deferred(why) => {
+                tracing::info!("{} deferred {bundle:?}: {why}", self.peer.label());
+            }
             Verdict::Want | Verdict::Working | Verdict::Taken | Verdict::Settled(_) => {}
         }
     }
@@ -294,7 +333,9 @@ impl Session {
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
             Input::Rescan => self.event(Event::Rescan),
             Input::Members => self.tell_members(),
-            Input::Verdict(bundle, verdict) => self.out.push(&Frame::Verdicts(vec![(bundle, verdict)])),
+            Input::Verdict(bundle, verdict) => {
+                self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
+            }
             Input::Event(event) => self.event(event),
         }
     }
@@ -315,18 +356,28 @@ impl Session {
             for receipt in receipts {
                 let bundle = receipt.bundle;
                 let owed = hub.store.is_pending(bundle, receipt.recipient);
-                let what = if owed { offer::describe_held(&hub, bundle) } else { None };
+                let what = if owed {
+                    offer::describe_held(&hub, bundle)
+                } else {
+                    None
+                };
                 match hub.store.take_receipt(&receipt) {
                     Ok(true) => {
                         if let Some(what) = what {
-                            tracing::info!("delivered {what} to {}", hub.label_of(receipt.recipient));
+                            tracing::info!(
+                                "delivered {what} to {}",
+                                hub.label_of(receipt.recipient)
+                            );
                         }
                         if receipt.recipient == peer.id {
-                            let _ = inputs.blocking_send(Input::Event(Event::Receipt(bundle)));
+                            drop(inputs.blocking_send(Input::Event(Event::Receipt(bundle))));
                         }
                     }
                     Ok(false) => {
-                        tracing::warn!("{} sent a receipt for {bundle:?} that is not genuine", peer.label());
+                        tracing::warn!(
+                            "{} sent a receipt for {bundle:?} that is not genuine",
+                            peer.label()
+                        );
                     }
                     Err(error) => tracing::error!("receipt of {bundle:?} not recorded: {error}"),
                 }
@@ -338,29 +389,38 @@ impl Session {
     /// Feeds the machine and carries out what it answers.
     fn event(&mut self, event: Event) {
         let mut actions = Vec::new();
-        self.delivery.handle(self.started.elapsed(), event, &mut actions);
+        self.delivery
+            .handle(self.started.elapsed(), event, &mut actions);
         for action in actions {
             let (hub, peer, inputs) = (self.hub.clone(), self.peer.clone(), self.inputs.clone());
             match action {
                 Action::Page(after) => self.desk.push(move || {
-                    let rows = hub.store.pending(peer.id, after, PAGE).unwrap_or_else(|error| {
-                        tracing::error!("the journal cannot be read: {error}");
-                        Vec::new()
-                    });
+                    let rows = hub
+                        .store
+                        .pending(peer.id, after, PAGE)
+                        .unwrap_or_else(|error| {
+                            tracing::error!("the journal cannot be read: {error}");
+                            Vec::new()
+                        });
                     let cursor = rows.last().map(|r| r.0).or(after);
                     let end = rows.len() < PAGE;
                     let bundles = rows.into_iter().map(|r| r.1).collect();
-                    let _ = inputs.blocking_send(Input::Event(Event::Page { cursor, bundles, end }));
+                    drop(inputs.blocking_send(Input::Event(Event::Page {
+                        cursor,
+                        bundles,
+                        end,
+                    })));
                 }),
                 Action::Ask(ids) => self.out.push(&Frame::Pending(ids)),
                 Action::Offer(bundle) => {
                     let out = self.out.clone();
-                    self.desk.push(move || match offer::build(&hub, bundle, peer.id) {
-                        Some(frame) => out.push(&frame),
-                        None => {
-                            let _ = inputs.blocking_send(Input::Event(Event::Gone(bundle)));
-                        }
-                    });
+                    self.desk
+                        .push(move || match offer::build(&hub, bundle, peer.id) {
+                            Some(frame) => out.push(&frame),
+                            None => {
+                                drop(inputs.blocking_send(Input::Event(Event::Gone(bundle))));
+                            }
+                        });
                 }
                 Action::Show(bundle, state) => self.desk.push(move || {
                     if let Err(error) = hub.store.set_delivery(bundle, peer.id, state) {

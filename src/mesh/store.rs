@@ -14,10 +14,10 @@ use crate::spool::{self, Event, FinishError, IntakeError, Member, ServeError, Sp
 use std::net::SocketAddr;
 
 /// Called at every event of the spool; must not block.
-pub type Bell = Box<dyn Fn(&Event) + Send + Sync>;
+pub(crate) type Bell = Box<dyn Fn(&Event) + Send + Sync>;
 
 /// A bundle that is arriving.
-pub trait Arriving: Send {
+pub(crate) trait Arriving: Send {
     /// See [`spool::Incoming::missing`].
     fn missing(&self, entry: usize) -> Vec<Range<u64>>;
     /// See [`spool::Incoming::accept_chunk`].
@@ -29,7 +29,7 @@ pub trait Arriving: Send {
 }
 
 /// Content that is read for a peer.
-pub trait Content: Send {
+pub(crate) trait Content: Send {
     /// Length in bytes.
     fn len(&self) -> u64;
     /// Reads exactly `len` bytes.
@@ -37,7 +37,7 @@ pub trait Content: Send {
 }
 
 /// What became of an offer; see [`spool::Offered`].
-pub enum Offered {
+pub(crate) enum Offered {
     /// Settled before.
     Settled(Receipt),
     /// Published, not durable yet.
@@ -54,25 +54,52 @@ pub enum Offered {
 
 /// The spool as the mesh uses it; each call is the one of that name of [`Spool`].
 #[allow(missing_docs)]
-pub trait Store: Send + Sync + 'static {
+pub(crate) trait Store: Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     fn epoch(&self) -> (u64, [u8; 16]);
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;
     fn subscribe(&self, bell: Bell);
     fn members(&self) -> Vec<Member>;
-    fn member_seen(&self, id: PeerId, name: &PeerName, addrs: &[SocketAddr], contact: bool) -> Result<(), SpoolError>;
+    fn member_seen(
+        &self,
+        id: PeerId,
+        name: &PeerName,
+        addrs: &[SocketAddr],
+        contact: bool,
+    ) -> Result<(), SpoolError>;
     fn epoch_seen_of(&self, peer: PeerId) -> u64;
-    fn pending(&self, peer: PeerId, after: Option<u64>, limit: usize) -> Result<Vec<(u64, BundleId)>, SpoolError>;
+    fn pending(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError>;
     fn pending_count(&self, peer: PeerId) -> u64;
     fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool;
     fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError>;
     fn peer_has(&self, peer: PeerId, digest: Digest) -> bool;
-    fn open_content(&self, bundle: BundleId, entry: usize, peer: PeerId) -> Result<Box<dyn Content>, ServeError>;
+    fn open_content(
+        &self,
+        bundle: BundleId,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError>;
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError>;
     fn receipt(&self, bundle: BundleId) -> Option<Receipt>;
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError>;
-    fn set_delivery(&self, bundle: BundleId, peer: PeerId, state: DeliveryState) -> Result<(), SpoolError>;
-    fn note_inbound(&self, manifest: &Manifest, bundle: BundleId, state: &str, error: Option<String>);
+    fn set_delivery(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        state: DeliveryState,
+    ) -> Result<(), SpoolError>;
+    fn note_inbound(
+        &self,
+        manifest: &Manifest,
+        bundle: BundleId,
+        state: &str,
+        error: Option<String>,
+    );
     fn count_bytes(&self, sent: u64, received: u64);
 }
 
@@ -92,13 +119,24 @@ impl Store for Arc<Spool> {
     fn members(&self) -> Vec<Member> {
         Spool::members(self)
     }
-    fn member_seen(&self, id: PeerId, name: &PeerName, addrs: &[SocketAddr], contact: bool) -> Result<(), SpoolError> {
+    fn member_seen(
+        &self,
+        id: PeerId,
+        name: &PeerName,
+        addrs: &[SocketAddr],
+        contact: bool,
+    ) -> Result<(), SpoolError> {
         Spool::member_seen(self, id, name, addrs, contact)
     }
     fn epoch_seen_of(&self, peer: PeerId) -> u64 {
         Spool::epoch_seen_of(self, peer)
     }
-    fn pending(&self, peer: PeerId, after: Option<u64>, limit: usize) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+    fn pending(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
         Spool::pending(self, peer, after, limit)
     }
     fn pending_count(&self, peer: PeerId) -> u64 {
@@ -113,7 +151,12 @@ impl Store for Arc<Spool> {
     fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
         Spool::peer_has(self, peer, digest)
     }
-    fn open_content(&self, bundle: BundleId, entry: usize, peer: PeerId) -> Result<Box<dyn Content>, ServeError> {
+    fn open_content(
+        &self,
+        bundle: BundleId,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError> {
         Ok(Box::new(Spool::open_content(self, bundle, entry, peer)?))
     }
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError> {
@@ -132,10 +175,21 @@ impl Store for Arc<Spool> {
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
         Spool::take_receipt(self, receipt)
     }
-    fn set_delivery(&self, bundle: BundleId, peer: PeerId, state: DeliveryState) -> Result<(), SpoolError> {
+    fn set_delivery(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        state: DeliveryState,
+    ) -> Result<(), SpoolError> {
         Spool::set_delivery(self, bundle, peer, state)
     }
-    fn note_inbound(&self, manifest: &Manifest, bundle: BundleId, state: &str, error: Option<String>) {
+    fn note_inbound(
+        &self,
+        manifest: &Manifest,
+        bundle: BundleId,
+        state: &str,
+        error: Option<String>,
+    ) {
         Spool::note_inbound(self, manifest, bundle, state, error);
     }
     fn count_bytes(&self, sent: u64, received: u64) {

@@ -36,7 +36,12 @@ fn start(store: &Arc<Fake>, config: MeshConfig) -> Mesh {
 }
 
 fn ticket(store: &Fake, called: &str, mesh: &Mesh, group: &GroupKey) -> Ticket {
-    Ticket { group: group.clone(), inviter: store.id(), name: name(called), addrs: mesh.listen_addrs() }
+    Ticket {
+        group: group.clone(),
+        inviter: store.id(),
+        name: name(called),
+        addrs: mesh.listen_addrs(),
+    }
 }
 
 /// Waits for what nothing announces; for states that come of themselves, so the interval decides nothing.
@@ -49,11 +54,16 @@ fn eventually(what: &str, test: impl Fn() -> bool) {
 }
 
 fn connected(mesh: &Mesh, peer: PeerId) -> bool {
-    mesh.peers().iter().any(|p| p.id == peer.to_string() && p.connected)
+    mesh.peers()
+        .iter()
+        .any(|p| p.id == peer.to_string() && p.connected)
 }
 
 fn error_of(mesh: &Mesh, peer: PeerId) -> Option<String> {
-    mesh.peers().into_iter().find(|p| p.id == peer.to_string())?.error
+    mesh.peers()
+        .into_iter()
+        .find(|p| p.id == peer.to_string())?
+        .error
 }
 
 /// Two members that know each other, connected.
@@ -61,27 +71,49 @@ fn pair() -> (GroupKey, (Arc<Fake>, Mesh), (Arc<Fake>, Mesh)) {
     let group = GroupKey::generate();
     let (alder, birch) = (Fake::new(), Fake::new());
     let a = start(&alder, config("alder", &group));
-    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("birch", &group) };
+    let invited = MeshConfig {
+        ticket: Some(ticket(&alder, "alder", &a, &group)),
+        ..config("birch", &group)
+    };
     let b = start(&birch, invited);
-    eventually("connected", || connected(&a, birch.id()) && connected(&b, alder.id()));
+    eventually("connected", || {
+        connected(&a, birch.id()) && connected(&b, alder.id())
+    });
     (group, (alder, a), (birch, b))
 }
 
 fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * 31 % 251) as u8 ^ (i >> 16) as u8).collect()
+    (0..len)
+        .map(|i| (i * 31 % 251) as u8 ^ (i >> 16) as u8)
+        .collect()
 }
 
 #[test]
 fn bundles_of_every_size_arrive_in_both_directions_with_receipts() {
     let (_, (alder, _a), (birch, _b)) = pair();
-    let sizes = [0, 1, 65_535, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 20 << 20];
+    let sizes = [
+        0,
+        1,
+        65_535,
+        65_536,
+        65_537,
+        1 << 20,
+        (1 << 20) + 1,
+        20 << 20,
+    ];
     for size in sizes {
         alder.send(&format!("a/{size}"), &pattern(size), &[birch.id()]);
         birch.send(&format!("b/{size}"), &pattern(size), &[alder.id()]);
     }
     for size in sizes {
-        assert!(birch.wait_inbox(&format!("a/{size}")) == pattern(size), "{size}");
-        assert!(alder.wait_inbox(&format!("b/{size}")) == pattern(size), "{size}");
+        assert!(
+            birch.wait_inbox(&format!("a/{size}")) == pattern(size),
+            "{size}"
+        );
+        assert!(
+            alder.wait_inbox(&format!("b/{size}")) == pattern(size),
+            "{size}"
+        );
     }
     alder.wait_delivered(birch.id());
     birch.wait_delivered(alder.id());
@@ -99,7 +131,10 @@ fn what_was_sent_while_the_peer_was_away_arrives_when_it_starts() {
         alder.send(&format!("n{n}"), &pattern(n), &[birch.id()]);
     }
     alder.send("large", &pattern(3 << 20), &[birch.id()]);
-    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("birch", &group) };
+    let invited = MeshConfig {
+        ticket: Some(ticket(&alder, "alder", &a, &group)),
+        ..config("birch", &group)
+    };
     let _b = start(&birch, invited);
     birch.wait_inbox_len(601);
     alder.wait_delivered(birch.id());
@@ -117,9 +152,14 @@ fn a_lost_ring_costs_a_rescan_and_no_bundle() {
 fn a_third_member_learns_addresses_from_the_first_and_speaks_to_the_second() {
     let (group, (alder, a), (birch, b)) = pair();
     let cedar = Fake::new();
-    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("cedar", &group) };
+    let invited = MeshConfig {
+        ticket: Some(ticket(&alder, "alder", &a, &group)),
+        ..config("cedar", &group)
+    };
     let c = start(&cedar, invited);
-    eventually("birch and cedar", || connected(&b, cedar.id()) && connected(&c, birch.id()));
+    eventually("birch and cedar", || {
+        connected(&b, cedar.id()) && connected(&c, birch.id())
+    });
     birch.send("from/birch", b"hello", &[cedar.id()]);
     assert_eq!(cedar.wait_inbox("from/birch"), "hello");
 }
@@ -132,7 +172,10 @@ fn a_peer_that_went_away_and_came_back_gets_the_rest() {
     b.stop();
     eventually("disconnected", || !connected(&a, birch.id()));
     alder.send("two", b"2", &[birch.id()]);
-    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("birch", &group) };
+    let invited = MeshConfig {
+        ticket: Some(ticket(&alder, "alder", &a, &group)),
+        ..config("birch", &group)
+    };
     let _b = start(&birch, invited);
     birch.wait_inbox("two");
     alder.wait_delivered(birch.id());
@@ -141,12 +184,31 @@ fn a_peer_that_went_away_and_came_back_gets_the_rest() {
 #[test]
 fn losing_the_bulk_connection_takes_nothing_else_down() {
     let (_, (alder, a), (birch, b)) = pair();
-    let session = |mesh: &Mesh, id| mesh.hub.roster.get(id).unwrap().session().unwrap().conn.stable_id();
+    let session = |mesh: &Mesh, id| {
+        mesh.hub
+            .roster
+            .get(id)
+            .unwrap()
+            .session()
+            .unwrap()
+            .conn
+            .stable_id()
+    };
     let before = session(&b, alder.id());
     let content = pattern(64 << 20);
     let bundle = alder.send("large", &content, &[birch.id()]);
-    alder.wait_delivery(bundle, birch.id(), |d| matches!(d, DeliveryState::Sending(_)));
-    let bulk = a.hub.roster.get(birch.id()).unwrap().bulk.borrow().clone().unwrap();
+    alder.wait_delivery(bundle, birch.id(), |d| {
+        matches!(d, DeliveryState::Sending(_))
+    });
+    let bulk = a
+        .hub
+        .roster
+        .get(birch.id())
+        .unwrap()
+        .bulk
+        .borrow()
+        .clone()
+        .unwrap();
     bulk.close(99u32.into(), b"killed by a test");
     assert!(birch.wait_inbox("large") == content);
     alder.wait_delivered(birch.id());
@@ -160,17 +222,30 @@ fn a_holder_of_wrong_bytes_is_deferred_with_the_reason_and_another_one_used() {
     alder.corrupt.store(true, Ordering::Relaxed);
     let manifest = alder.bundle("f", &content);
     alder.owe(&manifest, &content, &[birch.id()]);
-    let state = alder.wait_delivery(manifest.id(), birch.id(), |d| matches!(d, DeliveryState::Deferred(_)));
-    let DeliveryState::Deferred(why) = state else { unreachable!() };
+    let state = alder.wait_delivery(manifest.id(), birch.id(), |d| {
+        matches!(d, DeliveryState::Deferred(_))
+    });
+    let DeliveryState::Deferred(why) = state else {
+        unreachable!()
+    };
     assert!(why.contains("alder sent wrong bytes"), "{why}");
-    assert!(birch.wait_note(manifest.id(), "deferred").contains("alder sent wrong bytes"));
+    assert!(
+        birch
+            .wait_note(manifest.id(), "deferred")
+            .contains("alder sent wrong bytes")
+    );
     assert_eq!(birch.inbox_len(), 0);
     // A good bundle of somebody else passes meanwhile.
     let cedar = Fake::new();
     cedar.owe(&manifest, &content, &[birch.id()]);
-    let invited = MeshConfig { ticket: Some(ticket(&alder, "alder", &a, &group)), ..config("cedar", &group) };
+    let invited = MeshConfig {
+        ticket: Some(ticket(&alder, "alder", &a, &group)),
+        ..config("cedar", &group)
+    };
     let c = start(&cedar, invited);
-    eventually("birch and cedar", || connected(&b, cedar.id()) && connected(&c, birch.id()));
+    eventually("birch and cedar", || {
+        connected(&b, cedar.id()) && connected(&c, birch.id())
+    });
     assert!(birch.wait_inbox("f") == content);
 }
 
@@ -179,7 +254,9 @@ fn wrong_inline_bytes_are_deferred_too() {
     let (_, (alder, _a), (birch, _b)) = pair();
     alder.corrupt.store(true, Ordering::Relaxed);
     let bundle = alder.send("small", b"hello", &[birch.id()]);
-    alder.wait_delivery(bundle, birch.id(), |d| matches!(d, DeliveryState::Deferred(_)));
+    alder.wait_delivery(bundle, birch.id(), |d| {
+        matches!(d, DeliveryState::Deferred(_))
+    });
     assert_eq!(birch.inbox_len(), 0);
     alder.corrupt.store(false, Ordering::Relaxed);
     assert_eq!(birch.wait_inbox("small"), "hello");
@@ -191,9 +268,19 @@ fn another_group_is_refused_and_shown_on_both_sides() {
     let other = GroupKey::generate();
     let mallory = Fake::new();
     let peers = vec![(alder.id(), a.listen_addrs()[0])];
-    let m = start(&mallory, MeshConfig { peers, ..config("mallory", &other) });
-    eventually("refused", || error_of(&m, alder.id()).is_some_and(|e| e.contains("refused our group key")));
-    eventually("shown", || error_of(&a, mallory.id()).is_some_and(|e| e.contains("wrong group key")));
+    let m = start(
+        &mallory,
+        MeshConfig {
+            peers,
+            ..config("mallory", &other)
+        },
+    );
+    eventually("refused", || {
+        error_of(&m, alder.id()).is_some_and(|e| e.contains("refused our group key"))
+    });
+    eventually("shown", || {
+        error_of(&a, mallory.id()).is_some_and(|e| e.contains("wrong group key"))
+    });
     assert!(!connected(&a, mallory.id()) && !connected(&m, alder.id()));
     alder.send("still", b"fine", &[birch.id()]);
     birch.wait_inbox("still");
@@ -211,8 +298,14 @@ impl Scripted {
         let runtime = Runtime::new().unwrap();
         let identity = Identity::generate();
         let listen = ["127.0.0.1:0".parse().unwrap()];
-        let endpoint = runtime.block_on(endpoint::bind(&identity, &listen)).unwrap();
-        Self { runtime, endpoint, identity }
+        let endpoint = runtime
+            .block_on(endpoint::bind(&identity, &listen))
+            .unwrap();
+        Self {
+            runtime,
+            endpoint,
+            identity,
+        }
     }
 
     fn id(&self) -> PeerId {
@@ -221,7 +314,9 @@ impl Scripted {
 
     fn connect(&self, to: &Mesh, alpn: &[u8]) -> Connection {
         let (id, addrs) = (to.hub.me, to.listen_addrs());
-        self.runtime.block_on(endpoint::connect(&self.endpoint, id, &addrs, alpn)).unwrap()
+        self.runtime
+            .block_on(endpoint::connect(&self.endpoint, id, &addrs, alpn))
+            .unwrap()
     }
 
     /// Connected to `to` as a member, hello exchanged.
@@ -276,7 +371,11 @@ fn a_stranger_gets_no_proof_back_on_either_protocol() {
     let conn = stranger.connect(&a, CTL_ALPN);
     stranger.runtime.block_on(async {
         let (send, recv) = conn.open_bi().await.unwrap();
-        let mut channel = Channel { send, recv, decoder: Decoder::new(FRAME_MAX) };
+        let mut channel = Channel {
+            send,
+            recv,
+            decoder: Decoder::new(FRAME_MAX),
+        };
         channel.send(&stranger.hello()).await.unwrap();
         assert!(matches!(channel.frame().await, Err(MemberError::Lost(_))));
     });
@@ -291,7 +390,13 @@ fn a_reflected_proof_fails() {
     let mirror = Scripted::new();
     let addr = endpoint::listen_addrs(&mirror.endpoint)[0];
     let alder = Fake::new();
-    let a = start(&alder, MeshConfig { peers: vec![(mirror.id(), addr)], ..config("alder", &group) });
+    let a = start(
+        &alder,
+        MeshConfig {
+            peers: vec![(mirror.id(), addr)],
+            ..config("alder", &group)
+        },
+    );
     mirror.runtime.block_on(async {
         let conn = mirror.endpoint.accept().await.unwrap().await.unwrap();
         let (mut send, mut recv) = conn.accept_bi().await.unwrap();
@@ -299,7 +404,9 @@ fn a_reflected_proof_fails() {
         send.write_chunk(proof).await.unwrap();
         assert!(conn.closed().await.to_string().contains("wrong group key"));
     });
-    eventually("shown", || error_of(&a, mirror.id()).is_some_and(|e| e.contains("wrong group key")));
+    eventually("shown", || {
+        error_of(&a, mirror.id()).is_some_and(|e| e.contains("wrong group key"))
+    });
     assert!(!connected(&a, mirror.id()));
 }
 
@@ -309,19 +416,32 @@ fn another_protocol_version_is_told_clearly_on_both_sides() {
     let newer = Scripted::new();
     let addr = endpoint::listen_addrs(&newer.endpoint)[0];
     let alder = Fake::new();
-    let a = start(&alder, MeshConfig { peers: vec![(newer.id(), addr)], ..config("alder", &group) });
+    let a = start(
+        &alder,
+        MeshConfig {
+            peers: vec![(newer.id(), addr)],
+            ..config("alder", &group)
+        },
+    );
     // Dialled by us: the newer side accepts.
     let told = newer.runtime.block_on(async {
         let conn = newer.endpoint.accept().await.unwrap().await.unwrap();
-        prove_version(&conn, &group, newer.id(), Role::Acceptor, PROTOCOL + 1).await.map(|_| ()).unwrap_err()
+        prove_version(&conn, &group, newer.id(), Role::Acceptor, PROTOCOL + 1)
+            .await
+            .map(|_| ())
+            .unwrap_err()
     });
     assert_eq!(told, MemberError::Version(PROTOCOL));
-    let clear = |e: String| e.contains("speaks protocol 2, this program 1: update meshbox on this node");
+    let clear =
+        |e: String| e.contains("speaks protocol 2, this program 1: update meshbox on this node");
     eventually("shown", || error_of(&a, newer.id()).is_some_and(clear));
     // And the other way round.
     let conn = newer.connect(&a, CTL_ALPN);
     let proof = prove_version(&conn, &group, newer.id(), Role::Dialer, PROTOCOL + 1);
-    assert_eq!(newer.runtime.block_on(proof).map(|_| ()).unwrap_err(), MemberError::Version(PROTOCOL));
+    assert_eq!(
+        newer.runtime.block_on(proof).map(|_| ()).unwrap_err(),
+        MemberError::Version(PROTOCOL)
+    );
 }
 
 #[test]
@@ -330,7 +450,10 @@ fn a_protocol_name_nobody_knows_is_a_clear_error() {
     let newer = Scripted::new();
     let (id, addrs) = (alder.id(), a.listen_addrs());
     let dial = endpoint::connect(&newer.endpoint, id, &addrs, b"meshbox/ctl/2");
-    assert_eq!(newer.runtime.block_on(dial).map(|_| ()).unwrap_err(), MemberError::Protocol);
+    assert_eq!(
+        newer.runtime.block_on(dial).map(|_| ()).unwrap_err(),
+        MemberError::Protocol
+    );
 }
 
 #[test]
@@ -338,12 +461,24 @@ fn an_unknown_frame_is_skipped_and_a_frame_too_long_ends_the_session() {
     let (group, (alder, a), (birch, _b)) = pair();
     let odd = Scripted::new();
     let (conn, mut channel) = odd.join(&a, &group);
-    odd.runtime.block_on(channel.send.write_all(&[0, 0, 0, 3, 200, 1, 2])).unwrap();
+    odd.runtime
+        .block_on(channel.send.write_all(&[0, 0, 0, 3, 200, 1, 2]))
+        .unwrap();
     let id = BundleId([5; 32]);
-    assert_eq!(odd.ask(&mut channel, &Frame::Pending(vec![id])), [(id, Verdict::Want)]);
+    assert_eq!(
+        odd.ask(&mut channel, &Frame::Pending(vec![id])),
+        [(id, Verdict::Want)]
+    );
     odd.runtime.block_on(async {
-        channel.send.write_all(&u32::MAX.to_be_bytes()).await.unwrap();
-        assert!(conn.closed().await.to_string().contains("the limit is"), "told why");
+        channel
+            .send
+            .write_all(&u32::MAX.to_be_bytes())
+            .await
+            .unwrap();
+        assert!(
+            conn.closed().await.to_string().contains("the limit is"),
+            "told why"
+        );
     });
     eventually("disconnected", || !connected(&a, odd.id()));
     alder.send("still", b"fine", &[birch.id()]);
@@ -357,14 +492,26 @@ fn forged_manifests_and_receipts_change_nothing() {
     let (_conn, mut channel) = forger.join(&a, &group);
     let mut signed = birch.bundle("f", b"x").signed().clone();
     signed.signature.0[3] ^= 1;
-    let offer = Offer { signed, inline: vec![Some(Bytes::from_static(b"x"))] };
+    let offer = Offer {
+        signed,
+        inline: vec![Some(Bytes::from_static(b"x"))],
+    };
     let verdicts = forger.ask(&mut channel, &Frame::Offer(Box::new(offer)));
-    assert!(matches!(&verdicts[..], [(_, Verdict::Refused(why))] if why.contains("signature")), "{verdicts:?}");
+    assert!(
+        matches!(&verdicts[..], [(_, Verdict::Refused(why))] if why.contains("signature")),
+        "{verdicts:?}"
+    );
     // Somebody else's bundle, correctly signed but with other bytes.
     let signed = birch.bundle("g", b"x").signed().clone();
-    let offer = Offer { signed, inline: vec![Some(Bytes::from_static(b"y"))] };
+    let offer = Offer {
+        signed,
+        inline: vec![Some(Bytes::from_static(b"y"))],
+    };
     let verdicts = forger.ask(&mut channel, &Frame::Offer(Box::new(offer)));
-    assert!(matches!(&verdicts[..], [(_, Verdict::Deferred(_))]), "{verdicts:?}");
+    assert!(
+        matches!(&verdicts[..], [(_, Verdict::Deferred(_))]),
+        "{verdicts:?}"
+    );
     assert_eq!(alder.inbox_len(), 0);
     // A receipt in birch's name does not settle what is owed to birch.
     birch.corrupt.store(true, Ordering::Relaxed);
@@ -372,7 +519,10 @@ fn forged_manifests_and_receipts_change_nothing() {
     let bundle = alder.send("owed", b"x", &[absent]);
     let mut receipt = crate::bundle::Receipt::sign(&forger.identity, bundle, alder.id());
     receipt.recipient = absent;
-    forger.runtime.block_on(channel.send(&Frame::Receipts(vec![receipt]))).unwrap();
+    forger
+        .runtime
+        .block_on(channel.send(&Frame::Receipts(vec![receipt])))
+        .unwrap();
     // An answer after it shows that it was looked at.
     let id = BundleId([5; 32]);
     forger.ask(&mut channel, &Frame::Pending(vec![id]));
@@ -391,10 +541,21 @@ fn content_is_served_to_recipients_only() {
     let (_conn, _channel) = curious.join(&a, &group);
     let conn = curious.connect(&a, BULK_ALPN);
     let status = curious.runtime.block_on(async {
-        prove(&conn, &group, curious.id(), Role::Dialer).await.unwrap();
+        prove(&conn, &group, curious.id(), Role::Dialer)
+            .await
+            .unwrap();
         let (send, recv) = conn.open_bi().await.unwrap();
-        let mut channel = Channel { send, recv, decoder: Decoder::new(100) };
-        let request = super::wire::RangeRequest { bundle: manifest.id(), entry: 0, offset: 0, len: 6 };
+        let mut channel = Channel {
+            send,
+            recv,
+            decoder: Decoder::new(100),
+        };
+        let request = super::wire::RangeRequest {
+            bundle: manifest.id(),
+            entry: 0,
+            offset: 0,
+            len: 6,
+        };
         channel.send(&Frame::Range(request)).await.unwrap();
         channel.recv.read_to_end(100).await.unwrap()
     });
@@ -407,7 +568,9 @@ fn content_is_served_to_recipients_only() {
 fn measure() {
     let (_, (alder, _a), (birch, _b)) = pair();
     let content = pattern(4096);
-    let bundles: Vec<_> = (0..10_000).map(|n| alder.bundle(&format!("n{n}"), &content)).collect();
+    let bundles: Vec<_> = (0..10_000)
+        .map(|n| alder.bundle(&format!("n{n}"), &content))
+        .collect();
     let begun = Instant::now();
     for bundle in &bundles {
         alder.owe(bundle, &content, &[birch.id()]);

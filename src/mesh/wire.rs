@@ -27,41 +27,41 @@ use crate::delivery::Verdict;
 use crate::peer::{PeerId, PeerName};
 
 /// Name of the control protocol in the TLS handshake.
-pub const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
+pub(super) const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
 
 /// Name of the bulk protocol in the TLS handshake.
-pub const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
+pub(super) const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
 
 /// Version of what follows the proof.
-pub const PROTOCOL: u16 = 1;
+pub(super) const PROTOCOL: u16 = 1;
 
 /// Longest frame of somebody who has not proved membership.
-pub const PREFACE_MAX: usize = 64;
+pub(super) const PREFACE_MAX: usize = 64;
 
 /// Longest hello.
-pub const HELLO_MAX: usize = 1024 * 1024;
+pub(super) const HELLO_MAX: usize = 1024 * 1024;
 
 /// Longest frame: a manifest of the greatest number of entries, and [`INLINE_TOTAL`] of content.
-pub const FRAME_MAX: usize = 24 * 1024 * 1024;
+pub(super) const FRAME_MAX: usize = 24 * 1024 * 1024;
 
 /// Most content bytes in one offer; what does not fit is fetched.
-pub const INLINE_TOTAL: usize = 1024 * 1024;
+pub(super) const INLINE_TOTAL: usize = 1024 * 1024;
 
 /// Most items of a list in a frame.
-pub const LIST_MAX: usize = 256;
+pub(super) const LIST_MAX: usize = 256;
 
-/// Most members told in one frame, and most addresses of one member taken from it.
-pub const MEMBERS_MAX: usize = 1024;
+/// Most members told in one frame.
+pub(super) const MEMBERS_MAX: usize = 1024;
 
 /// Most addresses of one member that are looked at.
-pub const ADDRS_MAX: usize = 16;
+pub(super) const ADDRS_MAX: usize = 16;
 
 /// Longest reason taken from a peer, in characters: it is shown in status and logs.
-pub const REASON_MAX: usize = 200;
+pub(super) const REASON_MAX: usize = 200;
 
 /// What both sides say once membership is proved.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Hello {
+pub(crate) struct Hello {
     /// What the sender calls itself.
     pub name: PeerName,
     /// The sender's epoch.
@@ -78,7 +78,7 @@ pub struct Hello {
 
 /// A member as another one tells of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct Told {
+pub(crate) struct Told {
     /// Its id.
     pub id: PeerId,
     /// Its name.
@@ -89,7 +89,7 @@ pub struct Told {
 
 /// A bundle with as much of its content as travels with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Offer {
+pub(super) struct Offer {
     /// The manifest, not yet verified.
     pub signed: SignedManifest,
     /// Content of each entry, where sent; may be shorter than the list of entries.
@@ -98,7 +98,7 @@ pub struct Offer {
 
 /// A request for bytes, alone on its stream of the bulk connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RangeRequest {
+pub(super) struct RangeRequest {
     /// Of which bundle.
     pub bundle: BundleId,
     /// Index of the entry in its manifest.
@@ -112,7 +112,7 @@ pub struct RangeRequest {
 /// First byte of the answer to a [`RangeRequest`]; only after `Ok` the bytes follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum RangeStatus {
+pub(super) enum RangeStatus {
     /// The bytes follow.
     Ok = 0,
     /// No such content for you.
@@ -125,12 +125,14 @@ pub enum RangeStatus {
 
 impl RangeStatus {
     /// Reads the status byte.
-    pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Ok, Self::NotHeld, Self::Range, Self::Disk].into_iter().find(|s| *s as u8 == byte)
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Ok, Self::NotHeld, Self::Range, Self::Disk]
+            .into_iter()
+            .find(|s| *s as u8 == byte)
     }
 
     /// Why there are no bytes, in words.
-    pub fn reason(self) -> &'static str {
+    pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::NotHeld => "the holder does not have the content any more",
@@ -142,7 +144,7 @@ impl RangeStatus {
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Frame {
+pub(super) enum Frame {
     /// The membership proof, with the sender's protocol version.
     Proof {
         /// What the sender speaks.
@@ -168,7 +170,7 @@ pub enum Frame {
 
 /// Why bytes are not a frame.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum WireError {
+pub(crate) enum WireError {
     /// A length over the limit.
     #[error("a frame of {len} bytes, the limit is {limit}")]
     TooLong {
@@ -198,14 +200,14 @@ pub enum WireError {
 
 /// Numbers on the wire, never reused.
 mod kind {
-    pub const PROOF: u8 = 1;
-    pub const HELLO: u8 = 2;
-    pub const PENDING: u8 = 3;
-    pub const VERDICTS: u8 = 4;
-    pub const OFFER: u8 = 5;
-    pub const RECEIPTS: u8 = 6;
-    pub const MEMBERS: u8 = 7;
-    pub const RANGE: u8 = 8;
+    pub(super) const PROOF: u8 = 1;
+    pub(super) const HELLO: u8 = 2;
+    pub(super) const PENDING: u8 = 3;
+    pub(super) const VERDICTS: u8 = 4;
+    pub(super) const OFFER: u8 = 5;
+    pub(super) const RECEIPTS: u8 = 6;
+    pub(super) const MEMBERS: u8 = 7;
+    pub(super) const RANGE: u8 = 8;
 }
 
 /// [`Verdict`] as it travels.
@@ -227,7 +229,7 @@ struct OfferHead {
 
 impl Frame {
     /// Appends the encoded frame to `out`.
-    pub fn encode(&self, out: &mut BytesMut) {
+    pub(super) fn encode(&self, out: &mut BytesMut) {
         let start = out.len();
         out.put_u32(0);
         match self {
@@ -239,12 +241,24 @@ impl Frame {
             Self::Hello(hello) => put(out, kind::HELLO, hello),
             Self::Pending(ids) => put(out, kind::PENDING, ids),
             Self::Verdicts(list) => {
-                let list: Vec<(BundleId, WireVerdict)> = list.iter().map(|(b, v)| (*b, v.clone().into())).collect();
+                let list: Vec<(BundleId, WireVerdict)> =
+                    list.iter().map(|(b, v)| (*b, v.clone().into())).collect();
                 put(out, kind::VERDICTS, &list);
             }
             Self::Offer(offer) => {
-                let lengths = offer.inline.iter().map(|i| i.as_ref().map(|b| b.len() as u32)).collect();
-                put(out, kind::OFFER, &OfferHead { signed: offer.signed.clone(), lengths });
+                let lengths = offer
+                    .inline
+                    .iter()
+                    .map(|i| i.as_ref().map(|b| b.len() as u32))
+                    .collect();
+                put(
+                    out,
+                    kind::OFFER,
+                    &OfferHead {
+                        signed: offer.signed.clone(),
+                        lengths,
+                    },
+                );
                 for bytes in offer.inline.iter().flatten() {
                     out.put_slice(bytes);
                 }
@@ -258,14 +272,14 @@ impl Frame {
     }
 
     /// The frame as bytes of its own.
-    pub fn to_bytes(&self) -> Bytes {
+    pub(super) fn to_bytes(&self) -> Bytes {
         let mut out = BytesMut::new();
         self.encode(&mut out);
         out.freeze()
     }
 
     /// Reads kind and body; `None` for a kind this version does not know.
-    pub fn decode(mut bytes: Bytes) -> Result<Option<Self>, WireError> {
+    pub(super) fn decode(mut bytes: Bytes) -> Result<Option<Self>, WireError> {
         if bytes.is_empty() {
             return Err(WireError::Empty);
         }
@@ -312,21 +326,38 @@ fn put(out: &mut BytesMut, kind: u8, body: &impl Serialize) {
 
 fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError> {
     // What follows the fields we know belongs to a newer version.
-    postcard::take_from_bytes(body).map(|(value, _)| value).map_err(|_| WireError::Body { kind })
+    postcard::take_from_bytes(body)
+        .map(|(value, _)| value)
+        .map_err(|_| WireError::Body { kind })
 }
 
 fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, WireError> {
     let items: Vec<T> = take(kind, body)?;
-    if items.len() > LIST_MAX { Err(WireError::TooMany { kind, count: items.len() }) } else { Ok(items) }
+    if items.len() > LIST_MAX {
+        Err(WireError::TooMany {
+            kind,
+            count: items.len(),
+        })
+    } else {
+        Ok(items)
+    }
 }
 
 fn check_members(kind: u8, members: &[Told]) -> Result<(), WireError> {
-    if members.len() > MEMBERS_MAX { Err(WireError::TooMany { kind, count: members.len() }) } else { Ok(()) }
+    if members.len() > MEMBERS_MAX {
+        Err(WireError::TooMany {
+            kind,
+            count: members.len(),
+        })
+    } else {
+        Ok(())
+    }
 }
 
 fn offer(bytes: Bytes) -> Result<Offer, WireError> {
     let bad = WireError::Body { kind: kind::OFFER };
-    let (head, rest): (OfferHead, &[u8]) = postcard::take_from_bytes(&bytes).map_err(|_| bad.clone())?;
+    let (head, rest): (OfferHead, &[u8]) =
+        postcard::take_from_bytes(&bytes).map_err(|_| bad.clone())?;
     let mut rest = bytes.slice_ref(rest);
     let mut inline = Vec::with_capacity(head.lengths.len());
     for length in head.lengths {
@@ -336,7 +367,10 @@ fn offer(bytes: Bytes) -> Result<Offer, WireError> {
             None => None,
         });
     }
-    Ok(Offer { signed: head.signed, inline })
+    Ok(Offer {
+        signed: head.signed,
+        inline,
+    })
 }
 
 impl From<Verdict> for WireVerdict {
@@ -345,7 +379,7 @@ impl From<Verdict> for WireVerdict {
             Verdict::Want => Self::Want,
             Verdict::Working => Self::Working,
             Verdict::Taken => Self::Taken,
-            Verdict::Settled(receipt) => Self::Settled(receipt),
+            Verdict::Settled(receipt) => Self::Settled(*receipt),
             Verdict::Refused(why) => Self::Refused(why),
             Verdict::Deferred(why) => Self::Deferred(why),
         }
@@ -358,7 +392,7 @@ impl From<WireVerdict> for Verdict {
             WireVerdict::Want => Self::Want,
             WireVerdict::Working => Self::Working,
             WireVerdict::Taken => Self::Taken,
-            WireVerdict::Settled(receipt) => Self::Settled(receipt),
+            WireVerdict::Settled(receipt) => Self::Settled(Box::new(receipt)),
             WireVerdict::Refused(why) => Self::Refused(reason(&why)),
             WireVerdict::Deferred(why) => Self::Deferred(reason(&why)),
         }
@@ -366,40 +400,51 @@ impl From<WireVerdict> for Verdict {
 }
 
 /// A peer's words made fit for logs and status: short, no control characters.
-pub fn reason(text: &str) -> String {
-    text.chars().take(REASON_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+pub(super) fn reason(text: &str) -> String {
+    text.chars()
+        .take(REASON_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// Cuts a stream of bytes into frames.
 #[derive(Debug)]
-pub struct Decoder {
+pub(super) struct Decoder {
     buffer: BytesMut,
     limit: usize,
 }
 
 impl Decoder {
     /// A decoder that refuses frames over `limit` bytes.
-    pub fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), limit }
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            limit,
+        }
     }
 
     /// Sets another limit for the frames to come.
-    pub fn set_limit(&mut self, limit: usize) {
+    pub(super) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
     }
 
     /// Takes bytes that arrived.
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next frame with its encoded length, skipping unknown kinds; `None` until more bytes arrive.
-    pub fn next_frame(&mut self) -> Result<Option<(Frame, usize)>, WireError> {
+    pub(super) fn next_frame(&mut self) -> Result<Option<(Frame, usize)>, WireError> {
         loop {
-            let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+            let Some(prefix) = self.buffer.first_chunk::<4>() else {
+                return Ok(None);
+            };
             let len = u32::from_be_bytes(*prefix) as usize;
             if len > self.limit {
-                return Err(WireError::TooLong { len, limit: self.limit });
+                return Err(WireError::TooLong {
+                    len,
+                    limit: self.limit,
+                });
             }
             if self.buffer.len() < 4 + len {
                 return Ok(None);
@@ -449,15 +494,36 @@ mod tests {
             addrs: vec!["[::1]:7".parse().unwrap()],
             members: vec![told()],
         };
-        let hello_hex = format!("05616c64657205{}ac020101{}0107", "09".repeat(16), "00".repeat(15));
+        let hello_hex = format!(
+            "05616c64657205{}ac020101{}0107",
+            "09".repeat(16),
+            "00".repeat(15)
+        );
         let offer = Offer {
-            signed: SignedManifest { bytes: vec![0xaa; 3], signature: Signature([4; 64]) },
+            signed: SignedManifest {
+                bytes: vec![0xaa; 3],
+                signature: Signature([4; 64]),
+            },
             inline: vec![Some(Bytes::from_static(b"hi")), None],
         };
-        let range = RangeRequest { bundle: b, entry: 2, offset: 1 << 20, len: 8 };
+        let range = RangeRequest {
+            bundle: b,
+            entry: 2,
+            offset: 1 << 20,
+            len: 8,
+        };
         vec![
-            (Frame::Proof { version: 1, mac: [1; 32] }, format!("00000023010001{ones}")),
-            (Frame::Hello(Box::new(hello)), format!("0000005a02{hello_hex}01{told_hex}")),
+            (
+                Frame::Proof {
+                    version: 1,
+                    mac: [1; 32],
+                },
+                format!("00000023010001{ones}"),
+            ),
+            (
+                Frame::Hello(Box::new(hello)),
+                format!("0000005b02{hello_hex}01{told_hex}"),
+            ),
             (Frame::Pending(vec![b]), format!("000000220301{ones}")),
             (
                 Frame::Verdicts(vec![
@@ -469,14 +535,26 @@ mod tests {
                 ]),
                 format!("000000b00405{ones}00{ones}01{ones}02{ones}04026e6f{ones}05056c61746572"),
             ),
-            (Frame::Verdicts(vec![(b, Verdict::Settled(receipt()))]), format!("000000c30401{ones}03{receipt_hex}")),
+            (
+                Frame::Verdicts(vec![(b, Verdict::Settled(Box::new(receipt())))]),
+                format!("000000c30401{ones}03{receipt_hex}"),
+            ),
             (
                 Frame::Offer(Box::new(offer)),
                 format!("0000004b0503aaaaaa{}0201020068{}", "04".repeat(64), "69"),
             ),
-            (Frame::Receipts(vec![receipt()]), format!("000000a20601{receipt_hex}")),
-            (Frame::Members(vec![told()]), format!("000000310701{told_hex}")),
-            (Frame::Range(range), format!("0000002608{ones}02{}08", "808040")),
+            (
+                Frame::Receipts(vec![receipt()]),
+                format!("000000a20601{receipt_hex}"),
+            ),
+            (
+                Frame::Members(vec![told()]),
+                format!("0000002f0701{told_hex}"),
+            ),
+            (
+                Frame::Range(range),
+                format!("0000002608{ones}02{}08", "808040"),
+            ),
         ]
     }
 
@@ -496,7 +574,10 @@ mod tests {
     fn a_length_over_the_limit_is_refused_before_anything_is_allocated() {
         let mut decoder = Decoder::new(PREFACE_MAX);
         decoder.push(&u32::MAX.to_be_bytes());
-        let error = WireError::TooLong { len: u32::MAX as usize, limit: PREFACE_MAX };
+        let error = WireError::TooLong {
+            len: u32::MAX as usize,
+            limit: PREFACE_MAX,
+        };
         assert_eq!(decoder.next_frame(), Err(error));
         assert!(decoder.buffer.capacity() < 1024);
     }
@@ -517,7 +598,10 @@ mod tests {
     #[test]
     fn lists_are_limited_and_an_empty_frame_is_an_error() {
         let frame = Frame::Pending(vec![BundleId([1; 32]); LIST_MAX + 1]);
-        let error = WireError::TooMany { kind: kind::PENDING, count: LIST_MAX + 1 };
+        let error = WireError::TooMany {
+            kind: kind::PENDING,
+            count: LIST_MAX + 1,
+        };
         assert_eq!(Frame::decode(frame.to_bytes().slice(4..)), Err(error));
         assert_eq!(Frame::decode(Bytes::new()), Err(WireError::Empty));
     }
@@ -525,12 +609,18 @@ mod tests {
     #[test]
     fn an_offer_that_claims_more_content_than_it_has_is_refused() {
         let offer = Offer {
-            signed: SignedManifest { bytes: vec![1], signature: Signature([4; 64]) },
+            signed: SignedManifest {
+                bytes: vec![1],
+                signature: Signature([4; 64]),
+            },
             inline: vec![Some(Bytes::from_static(b"hello"))],
         };
         let bytes = Frame::Offer(Box::new(offer)).to_bytes();
         let cut = bytes.slice(4..bytes.len() - 1);
-        assert_eq!(Frame::decode(cut), Err(WireError::Body { kind: kind::OFFER }));
+        assert_eq!(
+            Frame::decode(cut),
+            Err(WireError::Body { kind: kind::OFFER })
+        );
     }
 
     #[test]
