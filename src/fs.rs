@@ -36,7 +36,7 @@ mod readiness;
 mod sending;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod torn;
 mod xattr;
 
