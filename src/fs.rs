@@ -36,7 +36,7 @@ mod readiness;
 mod sending;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod torn;
 mod xattr;
 
@@ -58,7 +58,7 @@ pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
 
-use self::attr::{INBOX_TTL, OUTBOX_TTL, attr_of, backing_of, kind_of};
+use self::attr::{INBOX_TTL, OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
 use self::inbox::Notices;
 use self::inode::{Area, Nodes, Place};
@@ -251,7 +251,7 @@ impl Fs {
     }
 
     fn attr(&self, id: NodeId, stat: &Stat) -> Attr {
-        let nlink = u64::from(stat.st_nlink);
+        let nlink = links(stat);
         let visible = match kind_of(stat) {
             Some(Kind::File) if nlink > 1 => self.spool.visible_links(stat.st_ino, nlink),
             Some(Kind::File | Kind::Directory) | None => nlink,

@@ -182,6 +182,12 @@ pub(crate) fn kind_of(stat: &Stat) -> Option<Kind> {
     }
 }
 
+/// `st_nlink`, whose type differs between architectures.
+#[allow(clippy::useless_conversion)]
+pub(crate) fn links(stat: &Stat) -> u64 {
+    u64::from(stat.st_nlink)
+}
+
 /// What the node table needs of a backing inode.
 pub(crate) fn backing_of(area: Area, stat: &Stat) -> Backing {
     let directory = kind_of(stat) == Some(Kind::Directory);

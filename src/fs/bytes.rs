@@ -92,18 +92,20 @@ impl Fs {
         if backing.area == Area::Inbox && (access.writes || access.truncates) {
             return Err(FsError::ReadOnly);
         }
-        let fd = match &place {
-            Ok(place) => open_at(self.root(backing.area), place, access)?,
+        let (fd, opened_as) = match &place {
+            Ok(place) => (
+                open_at(self.root(backing.area), place, access)?,
+                place.rel().ok(),
+            ),
             Err(_nameless) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
-                reopen(&open.file, access)?
+                (reopen(&open.file, access)?, open.opened_as.clone())
             }
         };
         // Inbox names change without us: the kernel asked for the file it knows, not for its successor.
         if backing.area == Area::Inbox && fstat(&fd)?.st_ino != backing.ino {
             return Err(FsError::Stale);
         }
-        let opened_as = place.ok().and_then(|place| place.rel().ok());
         let gate = (backing.area == Area::Outbox && (access.writes || access.truncates))
             .then(|| self.spool.gate(backing.ino));
         let fh = self.handles.number();
@@ -184,13 +186,15 @@ impl Fs {
         caller: Caller,
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
     ) {
+        // A file without a name is never sent, so `ready` need not hear of it.
+        let named = self.nodes.lock().place(file.node).is_ok();
         let event = match (&file.gate, &file.opened_as) {
-            (Some(_), Some(path)) => Some(Event::Opened {
+            (Some(_), Some(path)) if named => Some(Event::Opened {
                 ino: file.ino,
                 path: path.clone(),
                 fh: file.fh,
             }),
-            (Some(_), None) | (None, _) => None,
+            (Some(_), Some(_) | None) | (None, _) => None,
         };
         self.opened_with(file, event, access.truncates.then_some(caller), done);
     }

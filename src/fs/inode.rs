@@ -621,7 +621,7 @@ mod tests {
         for _ in 0..15 {
             deep = deep.child(&[b'x'; 255]).unwrap();
         }
-        assert!(matches!(deep.child(&[b'x'; 255]), Ok(_)));
+        assert!(deep.child(&[b'x'; 255]).is_ok());
         assert!(matches!(
             deep.child(&[b'x'; 255]).unwrap().child(b"y"),
             Err(FsError::NameTooLong)

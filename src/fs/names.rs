@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::{Attr, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, kind_of};
+use super::attr::{Attr, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, kind_of, links};
 use super::error::FsError;
 use super::handle::OpenFile;
 use super::inode::{Area, NodeId, Place};
@@ -275,7 +275,7 @@ impl Fs {
 
     /// Visible names of an inode that just lost one of those in `stat`.
     pub(crate) fn names_left(&self, stat: &Stat) -> u64 {
-        let left = u64::from(stat.st_nlink).saturating_sub(1);
+        let left = links(stat).saturating_sub(1);
         if left == 0 {
             0
         } else {

@@ -1,1 +1,163 @@
+//! One real mount: what ordinary programs do, and what the spool then sees.
 
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+use super::*;
+use crate::fs::tests::{Saw, TestFs, test_fs};
+
+/// A mount that goes away with the test, however that ends.
+struct Mounted {
+    at: TempDir,
+    serving: Option<Serving>,
+    // Dropped last: it ends the threads of the file system.
+    t: TestFs,
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = unmount(self.at.path(), UnmountFlags::DETACH);
+        if let Some(serving) = self.serving.take() {
+            let _ = serving.join();
+        }
+    }
+}
+
+impl Mounted {
+    /// A mount, or `None` with the reason printed.
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: mounting needs root");
+            return None;
+        }
+        let fd: OwnedFd =
+            match rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(fd) => fd,
+                Err(error) => {
+                    eprintln!("skipped: /dev/fuse: {error}");
+                    return None;
+                }
+            };
+        let at = tempfile::tempdir().unwrap();
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+            fd.as_raw_fd()
+        );
+        let options = CString::new(options).unwrap();
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        if let Err(error) = mount(
+            "meshbox-test",
+            at.path(),
+            "fuse.meshbox",
+            flags,
+            options.as_c_str(),
+        ) {
+            eprintln!("skipped: mount: {error}");
+            return None;
+        }
+        let t = test_fs();
+        let mut mounted = Self {
+            at,
+            serving: None,
+            t,
+        };
+        mounted.serving = Some(serve(mounted.t.fs.clone(), fd, 2, true).unwrap());
+        Some(mounted)
+    }
+
+    fn outbox(&self) -> PathBuf {
+        self.at.path().join("outbox")
+    }
+
+    /// Runs a shell script in the outbox; fails with what it printed.
+    fn sh(&self, script: &str) {
+        let output = Command::new("timeout")
+            .args(["-k", "1", "30", "sh", "-euc", script])
+            .current_dir(self.outbox())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{script}\n{:?}: {printed}",
+            output.status
+        );
+    }
+}
+
+#[test]
+fn ordinary_programs_find_an_ordinary_file_system() {
+    let Some(m) = Mounted::new() else { return };
+    m.sh("test \"$(ls -A ..)\" = \"$(printf '.meshbox\\ninbox\\noutbox')\"; cat ../.meshbox/status.json; cat ../.meshbox/metrics");
+    m.sh("head -c 3000000 /dev/urandom > /tmp/meshbox-test-$$; cp /tmp/meshbox-test-$$ big; cmp /tmp/meshbox-test-$$ big; rm /tmp/meshbox-test-$$");
+    assert_eq!(m.t.wait_seal(), Saw::Seal("big".into(), None));
+    m.sh("mkdir -p d/e; mv big d/e/big; test ! -e big; cp -a d copy; cmp d/e/big copy/e/big; rm -r copy");
+    m.sh("printf a > a; printf bb > b; mv -n a b; test -e a; ln a c; test \"$(stat -c %i a)\" = \"$(stat -c %i c)\"; test \"$(stat -c %h a)\" = 2");
+    m.sh("exec 3<>u; rm u; echo gone >&3; test \"$(stat -L -c %h /proc/self/fd/3)\" = 0; cat /proc/self/fd/3 | grep -q gone");
+    m.sh("dd if=/dev/zero of=z bs=4k count=10 2>/dev/null; truncate -s 5 z; test \"$(stat -c %s z)\" = 5; printf x | dd of=z bs=1 seek=4 conv=notrunc 2>/dev/null; test \"$(stat -c %s z)\" = 5");
+    m.sh("echo 1 > log; echo 2 >> log; test \"$(cat log)\" = \"$(printf '1\\n2')\"; fallocate -l 8192 log || true");
+    m.sh("! ln -s a link 2>/dev/null; ! mkfifo pipe 2>/dev/null; ! touch ../x 2>/dev/null; ! touch ../inbox/x 2>/dev/null");
+    m.sh("for i in $(seq 300); do echo $i > many$i; done; test \"$(ls | grep -c many)\" = 300; rm many*; test \"$(ls | grep -c many || true)\" = 0");
+    m.sh("df . > /dev/null; sync -d a; sync d; touch -d 2001-01-01 a; test \"$(stat -c %Y a)\" = \"$(date -d 2001-01-01 +%s)\"; chmod 640 a; test \"$(stat -c %a a)\" = 640");
+    let exchanged = rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        m.outbox().join("a"),
+        rustix::fs::CWD,
+        m.outbox().join("b"),
+        rustix::fs::RenameFlags::EXCHANGE,
+    );
+    exchanged.unwrap();
+    assert_eq!(fs::read(m.t.outbox("a")).unwrap(), b"bb");
+    assert_eq!(fs::read(m.outbox().join("a")).unwrap(), b"bb");
+}
+
+#[test]
+fn a_file_is_sealed_when_the_last_copy_of_its_descriptor_is_closed() {
+    let Some(m) = Mounted::new() else { return };
+    m.sh("exec 3>f; (sleep 0.3; echo child >&3) & echo parent >&3; exec 3>&-; test -s f; wait");
+    assert_eq!(m.t.wait_seal(), Saw::Seal("f".into(), None));
+    assert_eq!(fs::read(m.t.outbox("f")).unwrap(), b"parent\nchild\n");
+}
+
+#[test]
+fn a_mapping_that_outlives_its_descriptor_is_still_a_writer() {
+    let Some(m) = Mounted::new() else { return };
+    if !Command::new("python3")
+        .arg("-V")
+        .output()
+        .is_ok_and(|python| python.status.success())
+    {
+        eprintln!("skipped: no python3 to make a mapping with");
+        return;
+    }
+    m.sh("python3 -c \"
+import mmap,os
+fd=os.open('m',os.O_RDWR|os.O_CREAT,0o644); os.ftruncate(fd,4096)
+p=mmap.mmap(fd,4096); os.close(fd); p[0:5]=b'later'; p.close()\"");
+    assert_eq!(m.t.wait_seal(), Saw::Seal("m".into(), None));
+    assert_eq!(&fs::read(m.t.outbox("m")).unwrap()[..5], b"later");
+}
+
+#[test]
+fn a_file_whose_writer_was_killed_is_held_back() {
+    let Some(m) = Mounted::new() else { return };
+    m.sh("yes > torn & p=$!; while [ ! -s torn ]; do sleep 0.02; done; sleep 0.05; kill -9 $p; wait $p || true");
+    assert_eq!(
+        m.t.wait_for(|saw| matches!(saw, Saw::Torn(_) | Saw::Seal(..))),
+        Saw::Torn("torn".into())
+    );
+    let state = m.t.fs.lookup(NodeId::OUTBOX, b"torn").unwrap();
+    assert_eq!(
+        m.t.fs
+            .getxattr(state.attr.node, b"user.meshbox.state")
+            .unwrap(),
+        b"incomplete"
+    );
+}
