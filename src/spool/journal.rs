@@ -23,7 +23,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use redb::{Database, ReadableDatabase, TableDefinition};
@@ -42,6 +42,13 @@ const CACHE_BYTES: usize = 8 << 20;
 
 /// How long the writer lets batches gather, so that a burst shares its syncs and the first file's way is not disturbed.
 const GATHER: Duration = Duration::from_millis(8);
+
+/// In a burst the writer gathers this many times as long as its last commit took: while the disk commits, every create
+/// and rename on that file system waits for it, so a commit after each few files slows all of them down.
+const GATHER_PER_COMMIT: u32 = 3;
+
+/// The longest the writer gathers: state shows `queued` this much later, at most, than the disk could.
+const GATHER_MAX: Duration = Duration::from_millis(300);
 
 /// Pause before a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -124,6 +131,13 @@ struct Shared {
     room: Condvar,
     database: RwLock<Arc<Database>>,
     trouble: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn is_in_a_hurry(&self) -> bool {
+        let fresh = self.fresh.read();
+        fresh.hurry || fresh.stopping || fresh.queued_bytes >= BACKLOG_BYTES / 2
+    }
 }
 
 /// The journal.
@@ -419,6 +433,7 @@ fn replay_log(database: &Database, directory: &Path) -> Result<(), SpoolError> {
 }
 
 fn write_loop(shared: &Shared) {
+    let mut gather = GATHER;
     loop {
         let stopping = {
             let mut held = shared.bell_lock.lock();
@@ -433,9 +448,11 @@ fn write_loop(shared: &Shared) {
                 shared.bell.wait(&mut held);
             }
         };
-        if !stopping && !shared.fresh.read().hurry {
+        if !stopping {
+            let until = Instant::now() + gather;
             let mut held = shared.bell_lock.lock();
-            shared.bell.wait_for(&mut held, GATHER);
+            while !shared.is_in_a_hurry() && !shared.bell.wait_until(&mut held, until).timed_out() {
+            }
         }
         let (queue, number, ended) = {
             let mut fresh = shared.fresh.write();
@@ -454,9 +471,14 @@ fn write_loop(shared: &Shared) {
             let _held = shared.bell_lock.lock();
             shared.room.notify_all();
         }
+        let started = Instant::now();
         if !commit_until_it_holds(shared, &queue) {
             return;
         }
+        gather = match shared.fresh.read().queue.is_empty() {
+            true => GATHER,
+            false => (started.elapsed() * GATHER_PER_COMMIT).clamp(GATHER, GATHER_MAX),
+        };
         {
             let mut fresh = shared.fresh.write();
             for waiting in &queue {
@@ -691,7 +713,7 @@ mod tests {
         let (pipe, _other_end) = rustix::pipe::pipe().unwrap();
         batch.sync(Sync::File(Arc::new(std::fs::File::from(pipe))));
         journal.submit(batch).unwrap();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while journal.trouble().is_none() {
             assert!(
                 std::time::Instant::now() < deadline,
