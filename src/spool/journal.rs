@@ -207,6 +207,7 @@ impl Journal {
         // Encoding a vector of bytes has no error to give either.
         let body = postcard::to_stdvec(&LogRecord(&rows))
             .map_err(|e| SpoolError::Journal(e.to_string()))?;
+        let first;
         {
             let mut fresh = self.shared.fresh.write();
             fresh.wal.append(&body)?;
@@ -217,6 +218,7 @@ impl Journal {
             }
             fresh.queued_bytes += body.len();
             // A burst is synced as a whole anyway; its descriptors need not stay open until then.
+            first = fresh.queue.is_empty() || fresh.queued_bytes >= BACKLOG_BYTES / 2;
             let whole = fresh.queue.len() > durable::SYNC_EACH_MAX && !syncs.is_empty();
             let syncs = if whole { vec![Sync::Everything] } else { syncs };
             fresh.queue.push(Waiting {
@@ -225,7 +227,10 @@ impl Journal {
                 on_durable,
             });
         }
-        self.ring();
+        // While it gathers, the writer need not be woken for each batch.
+        if first {
+            self.ring();
+        }
         Ok(())
     }
 
