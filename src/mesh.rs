@@ -333,7 +333,12 @@ impl Mesh {
             .enable_all()
             .build()
             .map_err(MeshError::Runtime)?;
-        let endpoint = runtime.block_on(endpoint::bind(store.identity(), &config.listen))?;
+        let remembered = store.remembered_listen();
+        let bound = endpoint::bind_again(store.identity(), &config.listen, &remembered);
+        let endpoint = runtime.block_on(bound)?;
+        if let Err(error) = store.remember_listen(&endpoint.bound_sockets()) {
+            tracing::warn!("the ports cannot be remembered: {error}");
+        }
         let hub = Arc::new(Hub {
             me: store.identity().id(),
             store,

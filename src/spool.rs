@@ -11,6 +11,7 @@ mod inbox;
 mod intake;
 mod journal;
 mod layout;
+mod listen;
 mod outbox;
 mod recover;
 mod seal;

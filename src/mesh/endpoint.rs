@@ -3,7 +3,7 @@
 //! A peer is dialled at addresses we know, or not at all. Times are chosen so that a dead connection is noticed within
 //! about ten seconds: keep-alive every [`KEEP_ALIVE`], given up after [`IDLE`] without a packet.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use iroh::endpoint::{
@@ -33,6 +33,57 @@ const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
 
 /// Streams a peer may have open at once.
 const STREAMS: u32 = 64;
+
+/// What is bound when no address is given. Where there is no IPv6, IPv4 alone will do.
+const EVERYWHERE: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+];
+
+/// Binds the endpoint to `listen`; empty: to all interfaces. An address with port 0 takes the port in `remembered` for
+/// it, so that members that know us find us again after a restart; when that is in use, any free one.
+pub(super) async fn bind_again(
+    identity: &Identity,
+    listen: &[SocketAddr],
+    remembered: &[SocketAddr],
+) -> Result<Endpoint, MeshError> {
+    let again = with_ports(listen, remembered, |addr| UdpSocket::bind(addr).is_ok());
+    if again.as_slice() != listen {
+        // Somebody can still take a port between the look and the binding.
+        match bind(identity, &again).await {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(error) => tracing::info!("not on the ports of the last start: {error}"),
+        }
+    }
+    bind(identity, listen).await
+}
+
+/// `listen` with ports from `remembered` where it leaves them open and `is_free` says so.
+fn with_ports(
+    listen: &[SocketAddr],
+    remembered: &[SocketAddr],
+    is_free: impl Fn(SocketAddr) -> bool,
+) -> Vec<SocketAddr> {
+    let wanted = if listen.is_empty() {
+        EVERYWHERE.as_slice()
+    } else {
+        listen
+    };
+    let mut unused = remembered.to_vec();
+    let mut ports = Vec::with_capacity(wanted.len());
+    for addr in wanted {
+        let port = unused
+            .iter()
+            .position(|known| addr.port() == 0 && known.ip() == addr.ip())
+            .map(|at| unused.swap_remove(at))
+            .filter(|known| is_free(*known));
+        ports.push(port.unwrap_or(*addr));
+    }
+    if ports.as_slice() == EVERYWHERE {
+        return listen.to_vec();
+    }
+    ports
+}
 
 /// Binds the endpoint.
 pub(super) async fn bind(
@@ -68,7 +119,9 @@ pub(super) async fn bind(
             let first = !listen[..index]
                 .iter()
                 .any(|a| a.is_ipv4() == addr.is_ipv4());
-            let bound = if first {
+            let bound = if first && addr.ip() == EVERYWHERE[1].ip() && index > 0 {
+                builder.bind_addr_with_opts(*addr, BindOpts::default().set_is_required(false))
+            } else if first {
                 builder.bind_addr(*addr)
             } else {
                 builder.bind_addr_with_opts(
@@ -208,6 +261,42 @@ mod tests {
             dialable(&any, &addrs(&["127.0.0.1:7"])),
             addrs(&["127.0.0.1:7", "[::1]:8"])
         );
+    }
+
+    #[test]
+    fn open_ports_are_those_of_the_last_start_where_they_are_free() {
+        let free = |_| true;
+        let any = addrs(&["0.0.0.0:7", "[::]:8"]);
+        assert_eq!(with_ports(&[], &any, free), any);
+        assert_eq!(with_ports(&[], &any, |_| false), addrs(&[]));
+        assert_eq!(with_ports(&[], &[], free), addrs(&[]));
+        let v6_taken = with_ports(&[], &any, |addr| addr.is_ipv4());
+        assert_eq!(v6_taken, addrs(&["0.0.0.0:7", "[::]:0"]));
+        let loopback = addrs(&["127.0.0.1:0"]);
+        assert_eq!(with_ports(&loopback, &any, free), loopback);
+        let before = addrs(&["127.0.0.1:5", "127.0.0.1:6"]);
+        let fixed = addrs(&["127.0.0.1:9"]);
+        assert_eq!(with_ports(&fixed, &before, free), fixed);
+        let two = addrs(&["127.0.0.1:0", "127.0.0.1:0"]);
+        let ports = with_ports(&two, &before, free);
+        assert!(ports.len() == 2 && ports.iter().all(|addr| before.contains(addr)));
+        assert_ne!(ports[0], ports[1]);
+    }
+
+    #[tokio::test]
+    async fn the_next_start_has_the_same_port_unless_it_is_in_use() {
+        let listen = addrs(&["127.0.0.1:0"]);
+        let identity = Identity::generate();
+        let first = bind_again(&identity, &listen, &[]).await.unwrap();
+        let bound = first.bound_sockets();
+        let second = bind_again(&identity, &listen, &bound).await.unwrap();
+        assert_ne!(second.bound_sockets(), bound, "in use");
+        first.close().await;
+        drop(first);
+        let third = bind_again(&identity, &listen, &bound).await.unwrap();
+        assert_eq!(third.bound_sockets(), bound);
+        second.close().await;
+        third.close().await;
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ struct State {
     busy: HashSet<BundleId>,
     notes: Vec<(BundleId, String, Option<String>)>,
     seq: u64,
+    listen: Vec<SocketAddr>,
 }
 
 pub struct Fake {
@@ -208,6 +209,13 @@ impl Store for Arc<Fake> {
     }
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
         self.epoch.fetch_max(epoch + 1, Ordering::Relaxed);
+        Ok(())
+    }
+    fn remembered_listen(&self) -> Vec<SocketAddr> {
+        self.state.lock().listen.clone()
+    }
+    fn remember_listen(&self, bound: &[SocketAddr]) -> Result<(), SpoolError> {
+        self.state.lock().listen = bound.to_vec();
         Ok(())
     }
     fn subscribe(&self, bell: Bell) {

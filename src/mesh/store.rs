@@ -58,6 +58,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     fn epoch(&self) -> (u64, [u8; 16]);
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;
+    fn remembered_listen(&self) -> Vec<SocketAddr>;
+    fn remember_listen(&self, bound: &[SocketAddr]) -> Result<(), SpoolError>;
     fn subscribe(&self, bell: Bell);
     fn members(&self) -> Vec<Member>;
     fn member_seen(
@@ -112,6 +114,12 @@ impl Store for Arc<Spool> {
     }
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
         Spool::raise_epoch(self, epoch)
+    }
+    fn remembered_listen(&self) -> Vec<SocketAddr> {
+        Spool::remembered_listen(self)
+    }
+    fn remember_listen(&self, bound: &[SocketAddr]) -> Result<(), SpoolError> {
+        Spool::remember_listen(self, bound)
     }
     fn subscribe(&self, bell: Bell) {
         Spool::subscribe(self, bell);
