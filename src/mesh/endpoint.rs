@@ -1,7 +1,8 @@
 //! The iroh endpoint: bound to the addresses asked for, without relay, port mapping, DNS or any look-up service.
 //!
 //! A peer is dialled at addresses we know, or not at all. Times are chosen so that a dead connection is noticed within
-//! about ten seconds: keep-alive every [`KEEP_ALIVE`], given up after [`IDLE`] without a packet.
+//! ten seconds: [`IDLE`] counts from the first packet sent after the last one received, which [`KEEP_ALIVE`] makes at
+//! most two seconds later, so nine seconds in all.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -19,10 +20,10 @@ use crate::mesh::wire::{ADDRS_MAX, BULK_ALPN, CTL_ALPN};
 use crate::peer::{Identity, PeerId};
 
 /// Silence after which a connection is dead.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(7);
 
 /// How often a packet is sent on a quiet connection: three may be lost before it is given up.
-const KEEP_ALIVE: Duration = Duration::from_millis(2500);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Time for one attempt to connect; QUIC's own would be 30 s.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -297,6 +298,33 @@ mod tests {
         assert_eq!(third.bound_sockets(), bound);
         second.close().await;
         third.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_costs_less_than_five_seconds_and_nothing_beside_a_good_one() {
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let dead = silent.local_addr().unwrap();
+        let listen = addrs(&["127.0.0.1:0"]);
+        let identities = [Identity::generate(), Identity::generate()];
+        let here = bind(&identities[0], &listen).await.unwrap();
+        let there = bind(&identities[1], &listen).await.unwrap();
+        let accepting = tokio::spawn({
+            let there = there.clone();
+            async move { there.accept().await.unwrap().await.unwrap() }
+        });
+        let peer = identities[1].id();
+        let both = [dead, there.bound_sockets()[0]];
+        let begun = std::time::Instant::now();
+        let conn = connect(&here, peer, &both, CTL_ALPN).await.unwrap();
+        let good = begun.elapsed();
+        drop((conn, accepting.await.unwrap()));
+        there.close().await;
+        let nobody = Identity::generate().id();
+        let begun = std::time::Instant::now();
+        let failed = connect(&here, nobody, &[dead], CTL_ALPN).await;
+        let bad = begun.elapsed();
+        assert!(failed.is_err() && bad < Duration::from_secs(5), "{bad:?}");
+        assert!(good < DIAL_TIMEOUT, "{good:?}");
     }
 
     #[tokio::test]
