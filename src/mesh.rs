@@ -185,11 +185,12 @@ impl Hub {
             .collect()
     }
 
-    /// Records what a member said of itself and of others. Blocks on disk.
-    pub(crate) fn greeted(self: &Arc<Self>, id: PeerId, hello: &Hello) {
-        if hello.seen > self.store.epoch().0
-            && let Err(error) = self.store.raise_epoch(hello.seen)
-        {
+    /// Records what a member said of itself and of others; `told` is the highest epoch we had told it before. Blocks
+    /// on disk.
+    pub(crate) fn greeted(self: &Arc<Self>, id: PeerId, hello: &Hello, told: u64) {
+        // It saw an epoch that this start never told it: our state is an old copy, and another start had that epoch.
+        let taken = hello.seen >= self.store.epoch().0 && hello.seen > told;
+        if taken && let Err(error) = self.store.raise_epoch(hello.seen) {
             tracing::error!("the epoch cannot be raised: {error}");
         }
         if let Err(error) = self
@@ -198,8 +199,18 @@ impl Hub {
         {
             tracing::error!("member {} not recorded: {error}", hello.name);
         }
+        self.saw_epoch(&self.known(id), hello.epoch);
         self.told(&hello.members, id);
         self.refresh();
+    }
+
+    /// Remembers the epoch of `peer`, to tell it should it ever fall behind. Blocks on disk when it is new.
+    pub(crate) fn saw_epoch(&self, peer: &Peer, epoch: u64) {
+        if peer.epoch_seen.fetch_max(epoch, Ordering::Relaxed) < epoch
+            && let Err(error) = self.store.note_epoch(peer.id, epoch)
+        {
+            tracing::error!("the epoch of {} not recorded: {error}", peer.label());
+        }
     }
 
     /// Records members that `from` told of. Blocks on disk.

@@ -1,5 +1,8 @@
 //! Whole meshes over real iroh on loopback, on a store in memory; and peers that break the rules, on the real wire.
 
+mod faults;
+mod restored;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
