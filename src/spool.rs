@@ -11,6 +11,7 @@ mod inbox;
 mod intake;
 mod journal;
 mod layout;
+mod listen;
 mod outbox;
 mod recover;
 mod seal;
@@ -19,6 +20,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod wal;
+mod withdrawn;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -350,7 +352,7 @@ pub struct InboundRow {
     pub size: u64,
     /// Name of the origin.
     pub from: String,
-    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`.
+    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`, `withdrawn`.
     pub state: String,
     /// Why it does not go on.
     pub error: Option<String>,

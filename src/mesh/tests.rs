@@ -1,5 +1,8 @@
 //! Whole meshes over real iroh on loopback, on a store in memory; and peers that break the rules, on the real wire.
 
+mod faults;
+mod restored;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -169,8 +172,10 @@ fn a_peer_that_went_away_and_came_back_gets_the_rest() {
     let (group, (alder, a), (birch, b)) = pair();
     alder.send("one", b"1", &[birch.id()]);
     birch.wait_inbox("one");
+    let begun = Instant::now();
     b.stop();
     eventually("disconnected", || !connected(&a, birch.id()));
+    assert!(begun.elapsed() < super::STOP, "told, not timed out");
     alder.send("two", b"2", &[birch.id()]);
     let invited = MeshConfig {
         ticket: Some(ticket(&alder, "alder", &a, &group)),
