@@ -53,7 +53,11 @@ fn has_given_up_its_files(tid: u32) -> bool {
 }
 
 fn status_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    Some(text.lines().find_map(|line| line.strip_prefix(name))?.trim())
+    Some(
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))?
+            .trim(),
+    )
 }
 
 /// The process (thread group) a task belongs to; the task itself when that cannot be read.
