@@ -171,7 +171,7 @@ fn tell(pipe: Option<ReadyPipe>, failure: Failure) -> Result<(), Failure> {
 
 /// Starts this program again in the background and waits until it serves.
 fn in_background() -> Result<(), Failure> {
-    match background::spawn(READY_LIMIT)? {
+    match background::spawn(("--join", "MESHBOX_JOIN"), READY_LIMIT)? {
         Outcome::Ready { text } => print(&format!("{text}\n")),
         Outcome::Failed { code, message } => {
             let code = ExitCode::ALL
