@@ -1,6 +1,8 @@
 //! Whole meshes over real iroh on loopback, on a store in memory; and peers that break the rules, on the real wire.
 
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
 mod restored;
 
 use std::sync::Arc;
@@ -184,6 +186,18 @@ fn a_peer_that_went_away_and_came_back_gets_the_rest() {
     let _b = start(&birch, invited);
     birch.wait_inbox("two");
     alder.wait_delivered(birch.id());
+}
+
+#[test]
+fn two_members_that_both_restart_find_each_other_again() {
+    let (group, (alder, a), (birch, b)) = pair();
+    a.stop();
+    b.stop();
+    let a = start(&alder, config("alder", &group));
+    let b = start(&birch, config("birch", &group));
+    eventually("connected", || {
+        connected(&a, birch.id()) && connected(&b, alder.id())
+    });
 }
 
 #[test]
