@@ -450,9 +450,9 @@ impl Spool {
         durable::make_directory(&state)?;
         let lock = take_lock(&layout)?;
         check_format(&state)?;
+        durable::make_shown_root(&layout.outbox(), &state)?;
+        durable::make_shown_root(&layout.inbox(), &state)?;
         let rooms = [
-            layout.outbox(),
-            layout.inbox(),
             layout.partial(),
             layout.quarantine(),
             layout.content_root(),
