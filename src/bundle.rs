@@ -323,9 +323,12 @@ impl Manifest {
         (self.epoch, self.seq)
     }
 
-    /// Sum of the sizes of all entries in bytes.
+    /// Sum of the sizes of all entries in bytes; a peer may claim more than the number holds.
     pub fn total_size(&self) -> u64 {
-        self.entries.iter().map(Entry::size).sum()
+        self.entries
+            .iter()
+            .map(Entry::size)
+            .fold(0, u64::saturating_add)
     }
 
     /// Whether `peer` may receive it: in scope and not the origin itself.

@@ -52,6 +52,13 @@ use crate::peer::{self, Identity, PeerId, PeerName};
 /// Version of the state directory's format written here.
 const FORMAT: u32 = 1;
 
+/// How far one peer may push our epoch at once: more starts than a restored backup can have missed. The number is 64
+/// bits wide, so that no series of lies reaches its end.
+const EPOCH_LEAP: u64 = 1 << 32;
+
+/// What `boot` says after a clean stop: everything is on the disk, whatever happens to the machine.
+const CLEAN: &str = "clean\n";
+
 /// What the spool is opened with.
 #[derive(Clone, Debug)]
 pub struct SpoolConfig {
@@ -165,6 +172,17 @@ pub struct SealRequest {
     pub priority: Priority,
     /// Called once, on a sealer thread, with what came of it.
     pub done: Box<dyn FnOnce(SealOutcome) + Send>,
+}
+
+impl std::fmt::Debug for SealRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealRequest")
+            .field("ino", &self.gate.ino())
+            .field("path", &self.path)
+            .field("renamed_from", &self.renamed_from)
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What came of a [`SealRequest`].
@@ -394,6 +412,15 @@ pub struct RecoveredFile {
     pub incomplete: bool,
 }
 
+/// What to do with a file that was sealed before, if its digest is another one now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recheck {
+    /// Send it.
+    SendIfChanged,
+    /// Keep it back as incomplete: a power loss may have torn it.
+    KeepIfChanged,
+}
+
 /// Bell for every event.
 type Bell = Box<dyn Fn(&Event) + Send + Sync>;
 
@@ -419,8 +446,8 @@ pub struct Spool {
     /// Sealed or published, and not durable yet.
     volatile: Mutex<HashSet<BundleId>>,
     arriving: Mutex<HashMap<BundleId, InboundShown>>,
-    /// Inodes to be sent only if their digest is not the recorded one.
-    recheck: Mutex<HashSet<u64>>,
+    /// Inodes whose digest is to be compared with the recorded one.
+    recheck: Mutex<HashMap<u64, Recheck>>,
     recovered: Mutex<Vec<RecoveredFile>>,
     bells: RwLock<Vec<Bell>>,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
@@ -452,11 +479,7 @@ impl Spool {
         check_format(&state)?;
         durable::make_shown_root(&layout.outbox(), &state)?;
         durable::make_shown_root(&layout.inbox(), &state)?;
-        let rooms = [
-            layout.partial(),
-            layout.quarantine(),
-            layout.content_root(),
-        ];
+        let rooms = [layout.partial(), layout.quarantine(), layout.content_root()];
         rooms
             .iter()
             .try_for_each(|room| durable::make_directory(room))?;
@@ -467,7 +490,10 @@ impl Spool {
         let same_boot = same_boot(&state)?;
         let journal = Journal::open(&state, same_boot)?;
 
-        let epoch = journal.get::<u64>(META, META_EPOCH)?.unwrap_or(0) + 1;
+        let epoch = journal
+            .get::<u64>(META, META_EPOCH)?
+            .unwrap_or(0)
+            .saturating_add(1);
         let out = journal.scan::<BundleId>(OUT_ORDER, &[], None, 1)?;
         let inbound = journal.scan::<InboundShown>(IN_ORDER, &[], None, 1)?;
         let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
@@ -505,6 +531,7 @@ impl Spool {
             lock: Mutex::new(Some(lock)),
         });
         spool.recover(same_boot)?;
+        spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
         for number in 0..sealers {
@@ -533,7 +560,14 @@ impl Spool {
             }
         }
         self.journal.close();
-        drop(self.lock.lock().take());
+        if let Some(lock) = self.lock.lock().take() {
+            if self.journal.trouble().is_none()
+                && let Err(error) = save_clean(self.layout.state())
+            {
+                tracing::warn!(%error, "the next start takes this stop for a crash");
+            }
+            drop(lock);
+        }
     }
 
     /// Where things are.
@@ -551,14 +585,27 @@ impl Spool {
         (self.epoch.load(Ordering::Acquire), self.incarnation)
     }
 
-    /// A peer has seen `epoch` of us: go above it, durably, before the next seal.
+    /// A peer has seen `epoch` of us: seals go above it from when this returns, durably.
     pub fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
-        let _decide = self.decide.lock();
-        if epoch < self.epoch.load(Ordering::Acquire) {
+        let ours = self.epoch.load(Ordering::Acquire);
+        if epoch < ours {
             return Ok(());
         }
-        self.epoch.store(epoch + 1, Ordering::Release);
-        self.write_epoch(epoch + 1)
+        if epoch - ours >= EPOCH_LEAP {
+            tracing::warn!(epoch, "a peer names an epoch that we cannot have reached");
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        {
+            let _decide = self.decide.lock();
+            let written = self.journal.get::<u64>(META, META_EPOCH)?.unwrap_or(0);
+            batch.put(META, META_EPOCH, &written.max(epoch + 1));
+            self.journal.submit(batch)?;
+        }
+        // Not under the lock: whoever decides must not wait for the disk.
+        self.journal.flush()?;
+        self.epoch.fetch_max(epoch + 1, Ordering::AcqRel);
+        Ok(())
     }
 
     fn write_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
@@ -646,14 +693,21 @@ fn boot_id() -> Result<String, SpoolError> {
     std::fs::read_to_string(path).on("read", path)
 }
 
-/// Whether the kernel has been up since the state was last in use; also for fresh state.
+/// Whether what the page cache had when the state was last in use is there: the kernel has been up since, or the stop
+/// was clean. Also for fresh state.
 fn same_boot(state: &Path) -> Result<bool, SpoolError> {
     let path = state.join("boot");
     match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text == boot_id()?),
+        Ok(text) => Ok(text == CLEAN || text == boot_id()?),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(e) => Err(e).on("read", &path),
     }
+}
+
+/// Everything becomes durable, then the word for it.
+fn save_clean(state: &Path) -> Result<(), SpoolError> {
+    durable::sync_all(state, &[durable::Sync::Everything])?;
+    durable::write_file(&state.join("boot"), CLEAN.as_bytes())
 }
 
 fn save_boot(state: &Path) -> Result<(), SpoolError> {

@@ -17,9 +17,9 @@ use bytes::Bytes;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{INODES, InodeRow, USERS, user_key};
+use super::tables::{INODES, InodeRow, USERS};
 use super::{GateGuard, ServeError, Spool, SpoolError};
-use crate::bundle::{BundleId, RelPath};
+use crate::bundle::RelPath;
 use crate::digest::Digest;
 
 /// Inode of what `path` shows, or `None`.
@@ -77,20 +77,15 @@ impl Spool {
         }
     }
 
-    /// The bundle no longer needs its content. Call with the decision lock held.
-    pub(super) fn release_bundle(
-        &self,
-        bundle: BundleId,
-        digests: &[Digest],
-    ) -> Result<(), SpoolError> {
-        let mut batch = Batch::default();
-        for digest in digests {
-            batch.delete(USERS, &user_key(*digest, bundle));
+    /// The inode turned out not to have these bytes: it does not stand for them. Call with the decision lock held.
+    pub(super) fn disown_content(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
+        let link = self.layout.content(digest);
+        if inode_at(&link) == Some(ino) {
+            durable::remove(&link)?;
         }
-        self.journal.submit(batch)?;
-        digests
-            .iter()
-            .try_for_each(|digest| self.free_content(*digest))
+        let mut batch = Batch::default();
+        batch.delete(INODES, &ino.to_be_bytes());
+        self.journal.submit(batch)
     }
 
     /// The digest of the inode's bytes, if they are sealed and this inode is the one that `content/` shows.
@@ -110,9 +105,22 @@ impl Spool {
         file: &File,
         path: &RelPath,
     ) -> Result<(), SpoolError> {
-        let Some(digest) = gate.state().sealed else {
-            return Ok(());
-        };
+        // Between the copy and the modification somebody may begin to need the bytes: then once more.
+        while let Some(digest) = gate.state().sealed {
+            self.copy_sealed(gate, file, digest)?;
+            if self.before_modify(gate, path)? {
+                return Ok(());
+            }
+        }
+        self.before_modify(gate, path).map(drop)
+    }
+
+    fn copy_sealed(
+        &self,
+        gate: &GateGuard<'_>,
+        file: &File,
+        digest: Digest,
+    ) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
         let temp = self
             .layout
@@ -120,20 +128,22 @@ impl Spool {
             .join(format!("copy-out.{}", gate.gate().ino()));
         // The gate keeps the bytes as they are; the decision lock is not held while copying.
         let readable = reopen(file)?;
-        let copy = durable::copy(&readable, &temp)?;
-        copy.sync_all().on("sync", &temp)?;
+        let copied =
+            durable::copy(&readable, &temp).and_then(|copy| copy.sync_all().on("sync", &temp));
+        if let Err(error) = copied {
+            durable::remove(&temp)?;
+            return Err(error);
+        }
         let decide = self.decide.lock();
         if inode_at(&link) == Some(gate.gate().ino()) && self.content_needed(digest)? {
             durable::rename(&temp, &link)?;
+            drop(decide);
             if let Some(directory) = link.parent() {
                 durable::sync_directory(directory)?;
             }
         } else {
             durable::remove(&temp)?;
         }
-        drop(decide);
-        let unneeded_now = self.before_modify(gate, path)?;
-        debug_assert!(unneeded_now, "the link shows the copy by now");
         Ok(())
     }
 }
@@ -189,13 +199,10 @@ impl ContentReader {
                 Some(open) => open,
                 None => {
                     let file = match File::open(&self.path) {
-                        Ok(file) => file,
                         Err(e) if e.kind() == io::ErrorKind::NotFound => {
                             return Err(ServeError::NotHeld);
                         }
-                        Err(e) => {
-                            return Err(Err::<(), _>(e).on("open", &self.path).unwrap_err().into());
-                        }
+                        opened => opened.on("open", &self.path)?,
                     };
                     let ino = file.metadata().on("stat", &self.path)?.ino();
                     (file, ino)

@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering;
 use super::content::{ContentReader, inode_at};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, LATEST, MEMBERS, ORPHANS,
-    OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending, order_of, pending_key,
-    user_key,
+    BUNDLES, BundleRow, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST, MEMBERS,
+    ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending, order_of,
+    pending_key, user_key,
 };
 use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, Manifest, Receipt, Scope, VerifiedManifest,
+    BundleId, DeliveryState, Entry, EntryKind, Manifest, Receipt, RelPath, Scope, VerifiedManifest,
 };
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
@@ -85,13 +85,19 @@ impl Spool {
         if told || contact {
             let mut batch = Batch::default();
             batch.put(MEMBERS, id.as_bytes(), &member);
+            if known.is_none() {
+                batch.put(JOINING, id.as_bytes(), &());
+            }
             self.journal.submit(batch)?;
         }
         if known.is_none() {
+            // From here on each new seal is for it too.
             self.member_ids.write().insert(id);
-            self.give_current(id)?;
         }
         drop(decide);
+        if known.is_none() {
+            self.give_current(id)?;
+        }
         if told {
             self.ring(&Event::MembersChanged);
         }
@@ -102,33 +108,55 @@ impl Spool {
         Ok(())
     }
 
-    /// Bundles that the outbox still shows, and those sealed when there was nobody, go to a new member too.
+    /// Goes on with members that had joined when the daemon was killed.
+    pub(super) fn resume_joins(&self) -> Result<(), SpoolError> {
+        let joining = self.journal.scan::<()>(JOINING, &[], None, usize::MAX)?;
+        let peer = |key: Vec<u8>| key.last_chunk::<32>().map(|id| PeerId::from_bytes(*id));
+        joining
+            .into_iter()
+            .filter_map(|(key, ())| peer(key))
+            .try_for_each(|peer| self.give_current(peer))
+    }
+
+    /// Bundles that the outbox still shows, and those sealed when there was nobody, go to a new member too. Page by page:
+    /// nobody waits for all of it.
     fn give_current(&self, peer: PeerId) -> Result<(), SpoolError> {
         let mut after: Option<Vec<u8>> = None;
         loop {
+            let decide = self.decide.lock();
             let page = self
                 .journal
                 .scan::<OutName>(OUT_NAMES, &[], after.as_deref(), JOIN_PAGE)?;
             let mut batch = Batch::default();
-            for (_, name) in &page {
+            let mut unlinked = Vec::new();
+            for (key, name) in &page {
                 if inode_at(&self.layout.content(name.digest)).is_some() {
                     self.owe(peer, name.bundle, &mut batch)?;
+                } else if let Ok(path) = RelPath::parse(key.clone()) {
+                    // Another file with equal bytes had the link, and is gone.
+                    unlinked.push((path, name.stat.ino));
                 }
             }
             self.journal.submit(batch)?;
+            drop(decide);
+            for (path, ino) in unlinked {
+                self.look_again(path, ino);
+            }
             match page.into_iter().next_back() {
                 Some((key, _)) => after = Some(key),
                 None => break,
             }
         }
         loop {
+            let _decide = self.decide.lock();
             let page = self
                 .journal
                 .scan::<BundleId>(ORPHANS, &[], None, JOIN_PAGE)?;
-            if page.is_empty() {
-                return Ok(());
-            }
             let mut batch = Batch::default();
+            if page.is_empty() {
+                batch.delete(JOINING, peer.as_bytes());
+                return self.journal.submit(batch);
+            }
             for (key, bundle) in &page {
                 self.owe(peer, *bundle, &mut batch)?;
                 batch.delete(ORPHANS, key);
@@ -137,22 +165,39 @@ impl Spool {
         }
     }
 
-    fn owe(&self, peer: PeerId, bundle: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
+    /// Owes the bundle to every member that it was not promised to yet; gives those. Call with the decision lock held.
+    pub(super) fn owe_everybody(
+        &self,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<Vec<PeerId>, SpoolError> {
+        let members: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
+        let mut owed = Vec::new();
+        for peer in members {
+            if self.owe(peer, bundle, batch)? {
+                owed.push(peer);
+            }
+        }
+        Ok(owed)
+    }
+
+    /// `false`: it was promised before, or is not for everybody.
+    fn owe(&self, peer: PeerId, bundle: BundleId, batch: &mut Batch) -> Result<bool, SpoolError> {
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
-            return Ok(());
+            return Ok(false);
         };
         if self
             .journal
             .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?
             .is_some()
         {
-            return Ok(());
+            return Ok(false);
         }
         let Some(manifest) = self.manifest(bundle)? else {
-            return Ok(());
+            return Ok(false);
         };
         if !matches!(manifest.manifest().scope, Scope::All { .. }) {
-            return Ok(());
+            return Ok(false);
         }
         batch.put(
             DELIVERIES,
@@ -163,7 +208,7 @@ impl Spool {
         for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
             batch.put(USERS, &user_key(digest, bundle), &());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The highest epoch we have seen of `peer`; 0 if none.
@@ -316,6 +361,10 @@ impl Spool {
             progress.insert((bundle, peer), state)
         };
         drop(progress);
+        // It may have come to its end meanwhile; that is recorded before the entry is taken away.
+        if !self.is_pending(bundle, peer) {
+            self.progress.lock().remove(&(bundle, peer));
+        }
         self.ring(&Event::StatusChanged);
         Ok(())
     }
@@ -327,7 +376,6 @@ impl Spool {
         state: DeliveryState,
     ) -> Result<bool, SpoolError> {
         let decide = self.decide.lock();
-        self.progress.lock().remove(&(bundle, peer));
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
             return Ok(false);
         };
@@ -340,9 +388,22 @@ impl Spool {
             let mut batch = Batch::default();
             batch.delete(PENDING, &pending_key(peer, row.order));
             batch.put(DELIVERIES, &key, &state);
+            let others = self.deliveries_of(bundle)?;
+            let complete = others
+                .iter()
+                .all(|(other, state)| *other == peer || state.is_final());
+            // In one batch: a kill in between would keep the content for ever.
+            let freed = if complete {
+                self.release_rows(bundle, &mut batch)?
+            } else {
+                Vec::new()
+            };
             self.journal.submit(batch)?;
-            self.release_if_complete(bundle)?;
+            freed
+                .into_iter()
+                .try_for_each(|digest| self.free_content(digest))?;
         }
+        self.progress.lock().remove(&(bundle, peer));
         drop(decide);
         self.ring(&Event::StatusChanged);
         Ok(true)
@@ -363,47 +424,30 @@ impl Spool {
             .collect())
     }
 
-    /// Call with the decision lock held.
-    pub(super) fn release_if_complete(&self, bundle: BundleId) -> Result<(), SpoolError> {
-        let deliveries = self.deliveries_of(bundle)?;
-        if deliveries.iter().any(|(_, state)| !state.is_final()) {
-            return Ok(());
-        }
+    /// The rows that say that a bundle, all of whose deliveries are final, needs its content no longer. Gives that
+    /// content. Call with the decision lock held.
+    pub(super) fn release_rows(
+        &self,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<Vec<Digest>, SpoolError> {
         let Some(manifest) = self.manifest(bundle)? else {
-            return Ok(());
+            return Ok(Vec::new());
         };
-        let orphan = deliveries.is_empty() && self.is_orphan(bundle)?;
-        if orphan {
-            return Ok(());
-        }
-        let mut batch = Batch::default();
+        let mut digests = Vec::new();
         for entry in &manifest.manifest().entries {
-            if self
+            let latest = self
                 .journal
-                .get::<BundleId>(LATEST, entry.path.as_bytes())?
-                == Some(bundle)
-            {
+                .get::<BundleId>(LATEST, entry.path.as_bytes())?;
+            if latest == Some(bundle) {
                 batch.delete(LATEST, entry.path.as_bytes());
             }
+            if let Some(digest) = entry.digest() {
+                batch.delete(USERS, &user_key(digest, bundle));
+                digests.push(digest);
+            }
         }
-        self.journal.submit(batch)?;
-        let digests: Vec<Digest> = manifest
-            .manifest()
-            .entries
-            .iter()
-            .filter_map(Entry::digest)
-            .collect();
-        self.release_bundle(bundle, &digests)
-    }
-
-    fn is_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
-            return Ok(false);
-        };
-        Ok(self
-            .journal
-            .get::<BundleId>(ORPHANS, &row.order.to_be_bytes())?
-            .is_some())
+        Ok(digests)
     }
 
     /// Shows in status that an offer was refused, deferred or quarantined.
@@ -426,6 +470,9 @@ impl Spool {
             state: state.to_owned(),
             error,
         };
+        if self.settled(bundle).is_ok_and(|receipt| receipt.is_some()) {
+            return;
+        }
         let mut batch = Batch::default();
         if let Err(error) = self
             .show_inbound(&row, &mut batch)

@@ -50,7 +50,7 @@ pub(super) enum Sync {
 /// Past this many, one syncfs(2) is cheaper than the single calls; 200 small files were 3 to 5 times as fast with it.
 pub(super) const SYNC_EACH_MAX: usize = 24;
 
-/// Makes all of `syncs` durable. A directory that is gone by now needs no sync.
+/// Makes all of `syncs` durable. A directory that is gone by now, or a file instead, needs no sync.
 pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
     let mut directories: Vec<&Path> = Vec::new();
     let mut files = Vec::new();
@@ -73,7 +73,11 @@ pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
     }
     for directory in directories {
         match sync_directory(directory) {
-            Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(SpoolError::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) => {}
             other => other?,
         }
     }

@@ -32,6 +32,8 @@ pub struct Gate {
     tail_back: Condvar,
     /// Whether the journal has the `open` mark.
     marked: AtomicBool,
+    /// The inode has no name any more: its number may soon be another file's, with another gate.
+    retired: AtomicBool,
 }
 
 /// What the gate guards.
@@ -83,6 +85,7 @@ impl Gate {
             state,
             tail_back: Condvar::new(),
             marked: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -113,9 +116,23 @@ impl Gate {
             .map(|state| GateGuard { gate: self, state })
     }
 
-    /// Sets whether the `open` mark is in the journal; returns what it was.
-    pub(super) fn set_marked(&self, marked: bool) -> bool {
-        self.marked.swap(marked, Ordering::AcqRel)
+    /// Nothing is sealed through this gate from now on.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Whether the `open` mark is in the journal.
+    pub(super) fn is_marked(&self) -> bool {
+        self.marked.load(Ordering::Acquire)
+    }
+
+    /// Sets whether the `open` mark is in the journal.
+    pub(super) fn set_marked(&self, marked: bool) {
+        self.marked.store(marked, Ordering::Release);
     }
 }
 

@@ -398,10 +398,18 @@ impl Spool {
             batch.put(super::tables::MARKS, &row.ino.to_be_bytes(), &mark);
             self.journal.submit(batch)?;
         }
-        if no_replace {
-            durable::rename_no_replace(&old, &new)?
+        let renamed = if no_replace {
+            durable::rename_no_replace(&old, &new)
         } else {
-            durable::rename(&old, &new)?
+            durable::rename(&old, &new)
+        };
+        if let Err(error) = renamed {
+            if let Some(row) = &row {
+                let mut batch = Batch::default();
+                batch.delete(super::tables::MARKS, &row.ino.to_be_bytes());
+                self.journal.submit(batch)?;
+            }
+            return Err(error);
         }
         let mut batch = Batch::default();
         batch.delete(IN_NAMES, from.as_bytes());

@@ -28,12 +28,15 @@ use sha2::{Digest as _, Sha256};
 use super::durable::{self, OnPath};
 use super::tables::{GOT_FROM, InboundShown, got_key};
 use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError};
-use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, RelPath, VerifiedManifest};
 use crate::digest::{self, ChunkList, Digest, INLINE_MAX};
 use crate::peer::PeerId;
 
 /// What a hasher reads back at once.
 const READ_BYTES: usize = 256 * 1024;
+
+/// Bytes kept for `~name-9999`.
+const CONFLICT_ROOM: usize = 80;
 
 /// A bundle that is arriving. One fetch owns it. All calls block on local disk; call from a blocking thread.
 #[derive(Debug)]
@@ -81,7 +84,7 @@ struct PartFile {
 impl PartFile {
     fn chunk_range(&self, index: usize) -> Range<u64> {
         let from = index as u64 * self.chunk;
-        from..(from + self.chunk).min(self.size)
+        from..from.saturating_add(self.chunk).min(self.size)
     }
 
     fn matches(&self, index: usize, bytes: &[u8]) -> bool {
@@ -299,6 +302,18 @@ impl Spool {
                 "this node is not among its recipients".into(),
             ));
         }
+        if let Some(entry) = manifest
+            .manifest()
+            .entries
+            .iter()
+            .find(|entry| !self.fits_inbox(&entry.path))
+        {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return Ok(Offered::Refused(format!(
+                "a path of {} bytes is too long here",
+                entry.path.as_bytes().len()
+            )));
+        }
         {
             let mut arriving = self.arriving.lock();
             if arriving.contains_key(&bundle) {
@@ -341,6 +356,13 @@ impl Spool {
             manifest,
             parts,
         })))
+    }
+
+    /// Whether the system takes such a path below our inbox, with room for the suffix of a conflict.
+    fn fits_inbox(&self, path: &RelPath) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        let root = self.layout.inbox().as_os_str().as_bytes().len();
+        root + 1 + path.as_bytes().len() + CONFLICT_ROOM <= PATH_MAX
     }
 
     fn part_file(
@@ -428,9 +450,14 @@ impl Spool {
         from: &std::path::Path,
         why: &str,
     ) -> Result<PathBuf, SpoolError> {
-        let number = self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", super::now_secs());
-        let at = self.layout.quarantine().join(&name);
+        let (name, at) = loop {
+            let number = self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{}-{number}", super::now_secs());
+            let at = self.layout.quarantine().join(&name);
+            if !at.exists() {
+                break (name, at);
+            }
+        };
         durable::write_file(
             &self.layout.quarantine().join(format!("{name}.why")),
             why.as_bytes(),

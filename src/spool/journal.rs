@@ -129,7 +129,8 @@ struct Shared {
     bell_lock: Mutex<()>,
     bell: Condvar,
     room: Condvar,
-    database: RwLock<Arc<Database>>,
+    /// `None` between an I/O error and the next successful opening.
+    database: RwLock<Option<Arc<Database>>>,
     trouble: Mutex<Option<String>>,
 }
 
@@ -137,6 +138,11 @@ impl Shared {
     fn is_in_a_hurry(&self) -> bool {
         let fresh = self.fresh.read();
         fresh.hurry || fresh.stopping || fresh.queued_bytes >= BACKLOG_BYTES / 2
+    }
+
+    fn database(&self) -> Result<Arc<Database>, SpoolError> {
+        let open = self.database.read().clone();
+        open.ok_or_else(|| SpoolError::Journal("the database is not open after an error".into()))
     }
 }
 
@@ -160,7 +166,7 @@ impl Journal {
         let database = open_database(&database_path(state))?;
         let directory = state.join("wal");
         if replay {
-            replay_log(&database, &directory)?;
+            replay_log(&database, state, &directory)?;
         }
         Wal::release(&directory, u64::MAX)?;
         let wal = Wal::open(&directory)?;
@@ -178,7 +184,7 @@ impl Journal {
             bell_lock: Mutex::new(()),
             bell: Condvar::new(),
             room: Condvar::new(),
-            database: RwLock::new(Arc::new(database)),
+            database: RwLock::new(Some(Arc::new(database))),
             trouble: Mutex::new(None),
         });
         let writer = {
@@ -290,7 +296,7 @@ impl Journal {
                 .map(|bytes| decode(table, bytes))
                 .transpose();
         }
-        let database = Arc::clone(&self.shared.database.read());
+        let database = self.shared.database()?;
         let rows = database
             .begin_read()
             .map_err(journal)?
@@ -326,7 +332,7 @@ impl Journal {
                 fresh.insert(key.clone(), value.clone());
             }
         }
-        let database = Arc::clone(&self.shared.database.read());
+        let database = self.shared.database()?;
         let rows = database
             .begin_read()
             .map_err(journal)?
@@ -408,7 +414,8 @@ fn open_database(path: &Path) -> Result<Database, SpoolError> {
     Ok(database)
 }
 
-fn replay_log(database: &Database, directory: &Path) -> Result<(), SpoolError> {
+/// What the log's rows speak of is in the page cache only; it becomes durable before they do.
+fn replay_log(database: &Database, state: &Path, directory: &Path) -> Result<(), SpoolError> {
     let records = wal::read(directory)?;
     if records.is_empty() {
         return Ok(());
@@ -417,6 +424,7 @@ fn replay_log(database: &Database, directory: &Path) -> Result<(), SpoolError> {
         batches = records.len(),
         "replaying the journal's log after a crash"
     );
+    durable::sync_all(state, &[Sync::Everything])?;
     let write = database.begin_write().map_err(journal)?;
     {
         let mut rows = write.open_table(ROWS).map_err(journal)?;
@@ -559,7 +567,7 @@ fn commit(shared: &Shared, queue: &[Waiting]) -> Result<(), SpoolError> {
     }
     let mut sorted: Vec<_> = last.into_iter().collect();
     sorted.sort_unstable_by_key(|(key, _)| *key);
-    let database = Arc::clone(&shared.database.read());
+    let database = shared.database()?;
     let write = database.begin_write().map_err(journal)?;
     {
         let mut rows = write.open_table(ROWS).map_err(journal)?;
@@ -573,25 +581,15 @@ fn commit(shared: &Shared, queue: &[Waiting]) -> Result<(), SpoolError> {
     write.commit().map_err(journal)
 }
 
-/// redb latches after an I/O error; a new handle starts from the last commit.
+/// redb latches after an I/O error; a new handle starts from the last commit. Not possible while a reader still holds
+/// the old one, since redb locks its file: then there is no database until the next attempt.
 fn reopen(shared: &Shared) {
-    // The old handle must be closed first: redb locks its file.
-    let path = database_path(&shared.state);
     let mut held = shared.database.write();
-    let Some(placeholder) = in_memory() else {
-        return;
-    };
-    *held = Arc::new(placeholder);
-    match open_database(&path) {
-        Ok(database) => *held = Arc::new(database),
+    drop(held.take());
+    match open_database(&database_path(&shared.state)) {
+        Ok(database) => *held = Some(Arc::new(database)),
         Err(error) => tracing::error!(%error, "the journal's database cannot be opened again"),
     }
-}
-
-fn in_memory() -> Option<Database> {
-    Database::builder()
-        .create_with_backend(redb::backends::InMemoryBackend::new())
-        .ok()
 }
 
 #[cfg(test)]
@@ -732,5 +730,45 @@ mod tests {
         let again = Journal::open(&state, true).unwrap();
         assert_eq!(again.get(T, b"a").unwrap(), Some(1_u32), "the log kept it");
         again.close();
+    }
+
+    /// Waits until the writer has taken what was submitted, or has failed to.
+    fn settled(journal: &Journal) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while journal.trouble().is_none() && !journal.shared.fresh.read().overlay.is_empty() {
+            assert!(std::time::Instant::now() < deadline, "the writer is stuck");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_opened_again_at_once_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path(), true).unwrap();
+        let reader = journal.shared.database.read().clone();
+        reopen(&journal.shared);
+        put(&journal, T, "a", 1);
+        settled(&journal);
+        drop(reader);
+        journal.flush().unwrap();
+        journal.close();
+        drop(journal);
+        let again = Journal::open(dir.path(), true).unwrap();
+        assert_eq!(again.get(T, b"a").unwrap(), Some(1_u32));
+        again.close();
+    }
+
+    #[test]
+    fn a_directory_that_became_a_file_does_not_hold_up_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path(), true).unwrap();
+        std::fs::write(dir.path().join("was-directory"), b"").unwrap();
+        let mut batch = Batch::default();
+        batch.put(T, b"a", &1_u32);
+        batch.sync(Sync::Directory(dir.path().join("was-directory/below")));
+        journal.submit(batch).unwrap();
+        settled(&journal);
+        assert_eq!(journal.trouble(), None);
+        journal.close();
     }
 }

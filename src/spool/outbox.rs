@@ -60,8 +60,10 @@ impl Spool {
     ) -> Result<bool, SpoolError> {
         let ino = gate.gate().ino();
         let mut batch = Batch::default();
+        // Held until the rows are in: whoever decides sees an inode either sealed, or without a digest.
+        let mut decide = None;
         if let Some(digest) = gate.state().sealed {
-            let _decide = self.decide.lock();
+            decide = Some(self.decide.lock());
             let link = self.layout.content(digest);
             if inode_at(&link) == Some(ino) {
                 if self.content_needed(digest)? {
@@ -72,7 +74,10 @@ impl Spool {
             gate.state().sealed = None;
             batch.delete(INODES, &ino.to_be_bytes());
         }
-        if !gate.gate().set_marked(true) {
+        let marked = gate.gate().is_marked();
+        if !marked {
+            // What is written from here on is to be sent, whatever was to be found out of the bytes before.
+            self.recheck.lock().remove(&ino);
             batch.put(
                 MARKS,
                 &ino.to_be_bytes(),
@@ -83,6 +88,10 @@ impl Spool {
             );
         }
         self.journal.submit(batch)?;
+        drop(decide);
+        if !marked {
+            gate.gate().set_marked(true);
+        }
         Ok(true)
     }
 
@@ -143,7 +152,8 @@ impl Spool {
         let _decide = self.decide.lock();
         let mut batch = Batch::default();
         match self.journal.get::<OutName>(OUT_NAMES, from.as_bytes())? {
-            Some(row) => {
+            Some(mut row) => {
+                row.moved = true;
                 batch.delete(OUT_NAMES, from.as_bytes());
                 batch.put(OUT_NAMES, to.as_bytes(), &row);
             }
@@ -162,12 +172,16 @@ impl Spool {
                     .scan::<OutName>(OUT_NAMES, &prefix, after.as_deref(), RENAME_PAGE)?;
             let mut batch = Batch::default();
             for (key, row) in &rows {
+                let row = OutName {
+                    moved: true,
+                    ..row.clone()
+                };
                 batch.delete(OUT_NAMES, key);
                 let new = RelPath::parse(key.clone())
                     .ok()
                     .and_then(|path| path.rebase(from, to));
                 if let Some(new) = new {
-                    batch.put(OUT_NAMES, new.as_bytes(), row);
+                    batch.put(OUT_NAMES, new.as_bytes(), &row);
                 }
             }
             self.journal.submit(batch)?;
@@ -200,7 +214,10 @@ impl Spool {
         }
         if visible_links == 0 {
             batch.delete(MARKS, &ino.to_be_bytes());
-            self.gates.lock().remove(&ino);
+            let gate = self.gates.lock().remove(&ino);
+            if let Some(gate) = gate.and_then(|gate| gate.upgrade()) {
+                gate.retire();
+            }
             if let Some(digest) = self.linked_digest(ino) {
                 self.journal.submit(batch)?;
                 return self.free_content(digest);

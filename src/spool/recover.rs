@@ -18,10 +18,11 @@ use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
 use super::tables::{
     IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, MARKS, Mark, MarkKind, OUT_NAMES, OutName,
-    SETTLED, Stat,
+    SETTLED, Stat, VERSIONS, Version, origin_key,
 };
-use super::{RecoveredFile, Spool, SpoolError};
-use crate::bundle::{BundleId, Receipt, RelPath};
+use super::{Recheck, RecoveredFile, Spool, SpoolError, now_secs};
+use crate::bundle::{BundleId, Receipt, RelPath, VerifiedManifest};
+use crate::digest::{Digest, Hasher};
 
 /// Rows looked at per step.
 const PAGE: usize = 1000;
@@ -46,7 +47,7 @@ impl Spool {
             );
         }
         *self.recovered.lock() = recovered;
-        self.sweep()
+        self.sweep(same_boot)
     }
 
     fn recover_intents(&self, same_boot: bool) -> Result<(), SpoolError> {
@@ -56,30 +57,24 @@ impl Spool {
         {
             let manifest = intent
                 .signed
+                .clone()
                 .verify_own()
                 .map_err(|e| SpoolError::Corrupted(e.to_string()));
             let mut batch = Batch::default();
             match manifest {
-                Ok(manifest) if same_boot => {
-                    let mut shown = Vec::new();
-                    for (index, name, ino) in &intent.names {
-                        if self.roll_forward(manifest.id(), *index, name, *ino, &mut batch)? {
-                            shown.push((*index, name.clone(), *ino));
-                        }
+                Ok(manifest) if same_boot => match self.complete_publish(&manifest, &intent) {
+                    Ok(rows) => batch = rows,
+                    // Something else took the place meanwhile: the bundle is not settled, and will be offered again.
+                    Err(SpoolError::Io {
+                        source,
+                        path,
+                        action,
+                    }) if is_in_the_way(&source) => {
+                        tracing::warn!(path = %path.display(), %source, "cannot {action}: a publish that had begun is given up");
+                        batch.delete(INTENTS, &key);
                     }
-                    for (index, _, ino) in &shown {
-                        if let Some(digest) = manifest
-                            .manifest()
-                            .entries
-                            .get(*index as usize)
-                            .and_then(|e| e.digest())
-                        {
-                            batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest });
-                        }
-                    }
-                    self.settle(&manifest, &shown, &mut batch)?;
-                    tracing::info!(bundle = %manifest.id().short(), "a publish that had begun is complete");
-                }
+                    Err(error) => return Err(error),
+                },
                 Ok(_) => batch.delete(INTENTS, &key),
                 Err(error) => {
                     tracing::error!(%error, "a publish that had begun cannot be read");
@@ -89,6 +84,36 @@ impl Spool {
             self.journal.submit(batch)?;
         }
         Ok(())
+    }
+
+    fn complete_publish(
+        &self,
+        manifest: &VerifiedManifest,
+        intent: &Intent,
+    ) -> Result<Batch, SpoolError> {
+        let mut batch = Batch::default();
+        let of = manifest.manifest();
+        let mut shown = Vec::new();
+        for (index, name, ino) in &intent.names {
+            let Some(entry) = of.entries.get(*index as usize) else {
+                continue;
+            };
+            let newest: Option<Version> = self
+                .journal
+                .get(VERSIONS, &origin_key(of.origin, &entry.path))?;
+            if newest.is_some_and(|newest| newest.order >= of.order()) {
+                continue;
+            }
+            if self.roll_forward(manifest.id(), *index, name, *ino, &mut batch)? {
+                shown.push((*index, name.clone(), *ino));
+                if let Some(digest) = entry.digest() {
+                    batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest });
+                }
+            }
+        }
+        self.settle(manifest, &shown, &mut batch)?;
+        tracing::info!(bundle = %manifest.id().short(), "a publish that had begun is complete");
+        Ok(batch)
     }
 
     /// `true`: the name shows the inode now. `false`: the user has removed it since.
@@ -142,7 +167,10 @@ impl Spool {
             }
             let mut batch = Batch::default();
             batch.delete(IN_NAMES, key);
-            batch.delete(INODES, &row.ino.to_be_bytes());
+            // Moved to the outbox, the inode may still be the one behind its digest.
+            if spool.linked_digest(row.ino).is_none() {
+                batch.delete(INODES, &row.ino.to_be_bytes());
+            }
             spool.show_consumed(row.bundle, &mut batch)?;
             spool.journal.submit(batch)
         })
@@ -171,12 +199,22 @@ impl Spool {
             let unchanged = row
                 .as_ref()
                 .is_some_and(|row| row.stat.same_bytes(&found.stat));
-            if unchanged && mark.is_none() {
-                // The change time alone says chmod, link or unlink of another name: look again, send only if changed.
-                if row.is_some_and(|row| row.stat.ctime == found.stat.ctime) {
+            // Only its times differ: chmod, link, touch. What changes bytes through the mount leaves a mark; without one
+            // the file is looked at again in the background, and its content link stays meanwhile.
+            let same_size = row
+                .as_ref()
+                .is_some_and(|row| row.stat.ino == ino && row.stat.size == found.stat.size);
+            if same_size && mark.is_none() {
+                let known = |row: &OutName| row.stat.ctime == found.stat.ctime && !row.moved;
+                if unchanged && row.as_ref().is_some_and(known) {
                     return Ok(());
                 }
-                self.recheck.lock().insert(ino);
+                let recheck = if same_boot || unchanged {
+                    Recheck::SendIfChanged
+                } else {
+                    Recheck::KeepIfChanged
+                };
+                self.recheck.lock().insert(ino, recheck);
                 recovered.push(RecoveredFile {
                     ino,
                     path: found.path,
@@ -189,10 +227,7 @@ impl Spool {
                 && super::content::inode_at(&self.layout.content(row.digest)) == Some(ino)
             {
                 // Changed behind our back: the link no longer shows what its name says.
-                durable::remove(&self.layout.content(row.digest))?;
-                let mut batch = Batch::default();
-                batch.delete(INODES, &ino.to_be_bytes());
-                self.journal.submit(batch)?;
+                self.disown_content(row.digest, ino)?;
             }
             let incomplete = match mark.map(|mark| mark.kind) {
                 Some(MarkKind::Open | MarkKind::Torn) => true,
@@ -211,7 +246,7 @@ impl Spool {
                 self.journal.submit(batch)?;
                 live_marks.insert(ino);
             } else if row.is_some() {
-                self.recheck.lock().insert(ino);
+                self.recheck.lock().insert(ino, Recheck::SendIfChanged);
             }
             recovered.push(RecoveredFile {
                 ino,
@@ -251,15 +286,18 @@ impl Spool {
     }
 
     /// Removes content that nobody needs, and arriving bytes nobody will ask for again.
-    fn sweep(&self) -> Result<(), SpoolError> {
+    fn sweep(&self, same_boot: bool) -> Result<(), SpoolError> {
         let root = self.layout.content_root();
         for first in fs::read_dir(&root).on("read", &root)? {
             let directory = first.on("read", &root)?.path();
             for entry in fs::read_dir(&directory).on("read", &directory)? {
                 let entry = entry.on("read", &directory)?;
                 let name = format!("{}{}", text(&directory), text(&entry.path()));
-                match crate::digest::Digest::from_hex(&name) {
-                    Some(digest) => self.free_content(digest)?,
+                match Digest::from_hex(&name) {
+                    Some(digest) => {
+                        self.vouch(digest, &entry.path(), same_boot)?;
+                        self.free_content(digest)?;
+                    }
                     None => {
                         tracing::warn!(path = %entry.path().display(), "a foreign file under content/")
                     }
@@ -272,13 +310,10 @@ impl Spool {
             let name = text(&path);
             let bundle = name.split('.').next().and_then(BundleId::from_hex);
             let old = || {
-                let age = fs::symlink_metadata(&path)
-                    .ok()?
-                    .modified()
-                    .ok()?
-                    .elapsed()
-                    .ok()?;
-                Some(age > self.lifetime)
+                // Not the modification time: a file that is complete has that of its origin.
+                let changed = fs::symlink_metadata(&path).ok()?.ctime();
+                let age = now_secs().saturating_sub(u64::try_from(changed).ok()?);
+                Some(age > self.lifetime.as_secs())
             };
             let wanted = match bundle {
                 Some(bundle) => {
@@ -293,6 +328,44 @@ impl Spool {
         }
         Ok(())
     }
+
+    /// A link is made before the rows that say so. One whose inode has no row, and another name through which it may be
+    /// or has been changed, or that a power loss may have torn, does not stand for the digest unless it hashes to it.
+    fn vouch(&self, digest: Digest, link: &Path, same_boot: bool) -> Result<(), SpoolError> {
+        let meta = fs::symlink_metadata(link).on("stat", link)?;
+        let row: Option<InodeRow> = self.journal.get(INODES, &meta.ino().to_be_bytes())?;
+        let vouched = row.is_some_and(|row| row.digest == digest);
+        // A copy made for who still waits has no row; it was synced before it got its only name.
+        if vouched || (same_boot && meta.nlink() == 1) {
+            return Ok(());
+        }
+        if self.content_needed(digest)? {
+            let file = File::open(link).on("open", link)?;
+            if super::seal::hash_rest(
+                &file,
+                Hasher::default(),
+                &mut vec![0; super::seal::READ_BYTES],
+            )
+            .on("read", link)?
+            .digest
+                == digest
+            {
+                let mut batch = Batch::default();
+                batch.put(INODES, &meta.ino().to_be_bytes(), &InodeRow { digest });
+                return self.journal.submit(batch);
+            }
+            tracing::error!(digest = %digest, "content that is still waited for is damaged");
+        }
+        durable::remove(link).map(drop)
+    }
+}
+
+/// What says that another kind of file is where a directory or a file should go.
+fn is_in_the_way(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTDIR | libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY)
+    )
 }
 
 fn text(path: &Path) -> String {
@@ -306,6 +379,14 @@ fn path_of(key: &[u8]) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(key))
 }
 
+/// Made through the mount, where calls are relative, a path may be longer than an absolute call takes.
+fn is_out_of_reach(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENAMETOOLONG | libc::EACCES)
+    )
+}
+
 /// Shows every regular file below `root`. Anything else but directories is left alone.
 fn walk(
     root: &Path,
@@ -314,11 +395,23 @@ fn walk(
     use std::os::unix::ffi::OsStrExt;
     let mut open: Vec<PathBuf> = vec![root.to_path_buf()];
     while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(&directory).on("read", &directory)? {
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(e) if is_out_of_reach(&e) && directory != root => {
+                tracing::error!(at = %directory.display(), error = %e, "passed over");
+                continue;
+            }
+            Err(e) => return Err(e).on("read", &directory),
+        };
+        for entry in entries {
             let at = entry.on("read", &directory)?.path();
             let meta = match fs::symlink_metadata(&at) {
                 Ok(meta) => meta,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) if is_out_of_reach(&e) => {
+                    tracing::error!(at = %at.display(), error = %e, "passed over");
+                    continue;
+                }
                 Err(e) => return Err(e).on("stat", &at),
             };
             if meta.is_dir() {

@@ -22,13 +22,15 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, TrySendError};
 
+use super::content::inode_at;
 use super::durable::{OnPath, Sync};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, INODES, InodeRow, LATEST, MARKS, ORPHANS, OUT_NAMES, OUT_ORDER,
-    OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending, pending_key, user_key,
+    BUNDLES, BundleRow, DELIVERIES, INODES, InodeRow, LATEST, MARKS, Mark, MarkKind, ORPHANS,
+    OUT_NAMES, OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending,
+    pending_key, user_key,
 };
-use super::{Event, Gate, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
+use super::{Event, Gate, Recheck, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, MANIFEST_VERSION, Manifest, RelPath, Scope,
     VerifiedManifest,
@@ -40,12 +42,14 @@ use crate::peer::{self, PeerId};
 pub(super) const JOB_CAP: usize = 65_536;
 
 /// What a hasher reads at once; as large as the L2 cache of small machines.
-const READ_BYTES: usize = 256 * 1024;
+pub(super) const READ_BYTES: usize = 256 * 1024;
 
 /// Work for a sealer thread.
 pub(super) enum Job {
     Seal(SealRequest),
     Tail(Arc<Gate>, File),
+    /// Content that some bundles no longer need, now that it is durable that they do not.
+    Free(Vec<Digest>),
     /// Ends the thread that takes it.
     Stop,
 }
@@ -58,6 +62,7 @@ pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
         match job {
             Job::Stop => return,
             Job::Tail(gate, file) => follow(&gate, &file, &mut buffer),
+            Job::Free(digests) => spool.free_all(&digests),
             Job::Seal(request) => {
                 spool.journal.make_room();
                 let SealRequest {
@@ -102,7 +107,7 @@ fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
     }
 }
 
-fn hash_rest(file: &File, mut hasher: Hasher, buffer: &mut [u8]) -> io::Result<Hashed> {
+pub(super) fn hash_rest(file: &File, mut hasher: Hasher, buffer: &mut [u8]) -> io::Result<Hashed> {
     loop {
         match file.read_at(buffer, hasher.len()) {
             Ok(0) => return Ok(hasher.finish()),
@@ -169,7 +174,10 @@ impl Spool {
             (gate.state().generation, gate.state().sealed, tail)
         };
         // An inode that is still sealed needs no second hash: it was only renamed or linked.
-        let known = sealed.and_then(|digest| self.hashed_before(digest, meta.len()));
+        let doubted = self.recheck.lock().contains_key(&gate.ino());
+        let known = sealed
+            .filter(|_| !doubted)
+            .and_then(|digest| self.hashed_before(digest, meta.len()));
         let hashed = match known {
             Some(hashed) => hashed,
             None => hash_rest(&file, tail, buffer).on("read", &at)?,
@@ -181,15 +189,38 @@ impl Spool {
         {
             return Ok(SealOutcome::Changed);
         }
-        let stat = Stat::of(&meta);
         let decide = self.decide.lock();
+        // The name may have gone or moved while the bytes were hashed, and the inode's number to another file with it.
+        if gate.is_retired() || inode_at(&at) != Some(gate.ino()) {
+            return Ok(SealOutcome::Gone);
+        }
         let mut batch = Batch::default();
         let before: Option<OutName> = self.journal.get(OUT_NAMES, path.as_bytes())?;
-        if self.recheck.lock().remove(&gate.ino())
+        let recheck = self.recheck.lock().remove(&gate.ino());
+        if let Some(recheck) = recheck
+            && let Some(before) = &before
+            && before.digest != hashed.digest
+        {
+            self.disown_content(before.digest, gate.ino())?;
+            if recheck == Recheck::KeepIfChanged {
+                let mark = Mark {
+                    kind: MarkKind::Torn,
+                    path: path.clone(),
+                };
+                batch.put(MARKS, &gate.ino().to_be_bytes(), &mark);
+                self.journal.submit(batch)?;
+                tracing::warn!(%path, "its bytes are not those that were sealed: held back as incomplete");
+                return Ok(SealOutcome::Changed);
+            }
+        }
+        if recheck.is_some()
             && let Some(before) = &before
             && before.digest == hashed.digest
+            && !before.moved
         {
             // Found at start with other times but the same bytes: nothing to send.
+            self.hold_content(&file, hashed.digest, &mut batch)?;
+            let stat = Stat::of(&file.metadata().on("stat", &at)?);
             batch.put(
                 OUT_NAMES,
                 path.as_bytes(),
@@ -206,15 +237,21 @@ impl Spool {
                 },
             );
             batch.delete(MARKS, &stat.ino.to_be_bytes());
-            self.hold_content(&file, hashed.digest, &mut batch)?;
+            let owed = self.owe_everybody(before.bundle, &mut batch)?;
             self.journal.submit(batch)?;
             guard.state().sealed = Some(hashed.digest);
             gate.set_marked(false);
+            drop(decide);
+            for peer in owed {
+                self.ring(&Event::PendingChanged(peer));
+            }
             return Ok(SealOutcome::Sealed(before.bundle));
         }
         if !self.hold_content(&file, hashed.digest, &mut batch)? {
             return Ok(SealOutcome::Gone);
         }
+        // After the link, which changes the change time.
+        let stat = Stat::of(&file.metadata().on("stat", &at)?);
         let digest = hashed.digest;
         // What had this path last, although renamed over or removed since, and what this file was before its rename.
         let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
@@ -225,8 +262,9 @@ impl Spool {
         let manifest = self.manifest_for(path, &meta, hashed, renamed_from, priority, latest);
         let bundle = manifest.id();
         self.bundle_rows(&manifest, &mut batch)?;
+        let mut freed = Vec::new();
         for old in &superseded {
-            self.supersede(*old, &mut batch)?;
+            freed.extend(self.supersede(*old, &mut batch)?);
         }
         batch.put(LATEST, path.as_bytes(), &bundle);
         batch.put(
@@ -236,6 +274,7 @@ impl Spool {
                 stat,
                 digest,
                 bundle,
+                moved: false,
             },
         );
         batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest });
@@ -249,6 +288,10 @@ impl Spool {
         batch.on_durable(move || {
             if let Some(spool) = me.upgrade() {
                 spool.volatile.lock().remove(&bundle);
+                // Until now a power loss would have undone the new version, and the old one would be needed again.
+                if !freed.is_empty() && spool.jobs.try_send(Job::Free(freed)).is_err() {
+                    tracing::debug!("content that nobody needs stays until the next start");
+                }
                 spool.ring(&Event::StatusChanged);
             }
         });
@@ -257,9 +300,6 @@ impl Spool {
         gate.set_marked(false);
         drop(decide);
         drop(guard);
-        superseded
-            .into_iter()
-            .try_for_each(|old| self.settle_superseded(old))?;
         self.counters.sealed.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%path, bundle = %bundle.short(), "sealed");
         self.ring(&Event::Sealed(bundle));
@@ -372,17 +412,20 @@ impl Spool {
     }
 
     /// A newer version of the same path goes to everybody who still waits for `old`, unless its transfer has begun.
-    /// Call with the decision lock held.
-    fn supersede(&self, old: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
+    /// Call with the decision lock held, before the new version's own rows of the path are in `batch`. Gives the content
+    /// that `old` no longer needs.
+    fn supersede(&self, old: BundleId, batch: &mut Batch) -> Result<Vec<Digest>, SpoolError> {
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &old.0)? else {
-            return Ok(());
+            return Ok(Vec::new());
         };
+        let mut complete = true;
         batch.delete(ORPHANS, &row.order.to_be_bytes());
         for (peer, state) in self.deliveries_of(old)? {
             let begun = matches!(
                 self.progress.lock().get(&(old, peer)),
                 Some(DeliveryState::Sending(_))
             );
+            complete &= state.is_final() || !begun;
             if !state.is_final() && !begun {
                 batch.delete(PENDING, &pending_key(peer, row.order));
                 batch.put(
@@ -392,11 +435,32 @@ impl Spool {
                 );
             }
         }
-        Ok(())
+        if complete {
+            self.release_rows(old, batch)
+        } else {
+            Ok(Vec::new())
+        }
     }
 
-    fn settle_superseded(&self, old: BundleId) -> Result<(), SpoolError> {
-        let _decide = self.decide.lock();
-        self.release_if_complete(old)
+    fn free_all(&self, digests: &[Digest]) {
+        for digest in digests {
+            let _decide = self.decide.lock();
+            if let Err(error) = self.free_content(*digest) {
+                tracing::warn!(%error, "content that nobody needs stays until the next start");
+            }
+        }
+    }
+
+    /// Queues a look at a file that was sealed before: its content link is made again, and who has not been promised its
+    /// bundle yet is.
+    pub(super) fn look_again(&self, path: RelPath, ino: u64) {
+        self.recheck.lock().insert(ino, Recheck::SendIfChanged);
+        self.seal(SealRequest {
+            gate: self.gate(ino),
+            path,
+            renamed_from: None,
+            priority: crate::bundle::Priority::default(),
+            done: Box::new(|outcome| tracing::debug!(?outcome, "looked again")),
+        });
     }
 }

@@ -51,6 +51,8 @@ pub(super) const SENT_AS: Table = Table(18);
 pub(super) const MEMBERS: Table = Table(19);
 /// Ascending order → bundle id: bundles of ours sealed when there was no other member.
 pub(super) const ORPHANS: Table = Table(20);
+/// Peer → (): a new member that has not been given all yet of what is current.
+pub(super) const JOINING: Table = Table(23);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";
@@ -73,6 +75,8 @@ pub(super) struct OutName {
     pub(super) stat: Stat,
     pub(super) digest: Digest,
     pub(super) bundle: BundleId,
+    /// The file was renamed since, so the bundle announces it under another name.
+    pub(super) moved: bool,
 }
 
 /// What tells whether a file is still the one that was sealed.

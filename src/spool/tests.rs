@@ -1,5 +1,8 @@
 //! Two spools in one process, joined by function calls instead of a mesh.
 
+mod crash;
+mod races;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -110,6 +113,10 @@ impl Node {
     }
 
     fn seal(&self, path: &str) -> SealOutcome {
+        self.ask_seal(path).recv().unwrap()
+    }
+
+    fn ask_seal(&self, path: &str) -> crossbeam_channel::Receiver<SealOutcome> {
         let gate = self
             .spool()
             .gate(fs::metadata(self.outbox(path)).unwrap().ino());
@@ -121,7 +128,18 @@ impl Node {
             priority: Priority::Routine,
             done: Box::new(move |outcome| done.send(outcome).unwrap()),
         });
-        outcome.recv().unwrap()
+        outcome
+    }
+
+    fn ino(&self, path: &str) -> u64 {
+        fs::metadata(self.outbox(path)).unwrap().ino()
+    }
+
+    /// The machine lost its power: started again under another boot id.
+    fn power_loss(&mut self) {
+        self.stop();
+        fs::write(self.state().join("boot"), "another boot").unwrap();
+        self.start();
     }
 
     fn manifest(&self, bundle: BundleId) -> VerifiedManifest {
@@ -172,6 +190,10 @@ fn pair() -> (Node, Node) {
     alder.knows(&birch, "birch");
     birch.knows(&alder, "alder");
     (alder, birch)
+}
+
+fn rel(text: &str) -> RelPath {
+    RelPath::parse(text).unwrap()
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -392,7 +414,6 @@ fn a_newer_version_replaces_and_an_older_one_that_comes_late_does_not() {
 #[test]
 fn a_version_that_was_renamed_over_or_removed_is_superseded_by_the_next_of_its_path() {
     let (alder, birch) = pair();
-    let rel = |text: &str| RelPath::parse(text).unwrap();
     let first = alder.drop_file("a", b"one");
     alder.drop_file("temp", b"two");
     let ino = fs::metadata(alder.outbox("a")).unwrap().ino();

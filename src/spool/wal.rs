@@ -8,8 +8,8 @@
 //! A record that was cut short ends its segment: it was never acted on, since [`Wal::append`] had not returned.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::SpoolError;
@@ -23,6 +23,8 @@ pub(super) struct Wal {
     directory: PathBuf,
     segment: u64,
     file: File,
+    /// Where the next record goes. A record that could not be written whole is overwritten by the next one.
+    end: u64,
 }
 
 impl Wal {
@@ -35,6 +37,7 @@ impl Wal {
             directory: directory.to_path_buf(),
             segment,
             file,
+            end: 0,
         })
     }
 
@@ -44,9 +47,13 @@ impl Wal {
         record.extend_from_slice(&(body.len() as u32).to_le_bytes());
         record.extend_from_slice(&checksum(body));
         record.extend_from_slice(body);
-        self.file
-            .write_all(&record)
-            .on("append to", &self.directory)
+        if let Err(error) = self.file.write_all_at(&record, self.end) {
+            // Best effort: what is left of it fails its checksum.
+            let _cut = self.file.set_len(self.end);
+            return Err(error).on("append to", &self.directory);
+        }
+        self.end += record.len() as u64;
+        Ok(())
     }
 
     /// Goes on in a new segment; returns the number of the one it ends.
@@ -54,6 +61,7 @@ impl Wal {
         let ended = self.segment;
         self.file = create(&self.directory, ended + 1)?;
         self.segment = ended + 1;
+        self.end = 0;
         Ok(ended)
     }
 
@@ -105,7 +113,7 @@ fn name(directory: &Path, segment: u64) -> PathBuf {
 fn create(directory: &Path, segment: u64) -> Result<File, SpoolError> {
     let path = name(directory, segment);
     OpenOptions::new()
-        .append(true)
+        .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&path)
@@ -179,6 +187,21 @@ mod tests {
         assert_eq!(
             read(dir.path()).unwrap(),
             [b"whole".to_vec(), b"next".to_vec()]
+        );
+    }
+
+    #[test]
+    fn what_a_full_disk_left_of_a_record_does_not_hide_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut wal = Wal::open(dir.path()).unwrap();
+        wal.append(b"one").unwrap();
+        let end = wal.file.metadata().unwrap().len();
+        wal.file.write_all_at(b"half of a record", end).unwrap();
+        wal.append(b"two").unwrap();
+        wal.append(b"three").unwrap();
+        assert_eq!(
+            read(dir.path()).unwrap(),
+            [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]
         );
     }
 }

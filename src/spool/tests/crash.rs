@@ -1,0 +1,305 @@
+//! What a kill, a reboot or a power loss leaves, put on the disk by hand, and what the next start makes of it.
+
+use std::time::SystemTime;
+
+use super::super::journal::Batch;
+use super::super::tables::{INTENTS, Intent, MARKS, MEMBERS, Mark, MarkKind};
+use super::*;
+
+/// Feeds what recovery found to the sealer, as `ready` does.
+fn seal_recovered(node: &Node) -> Vec<SealOutcome> {
+    let found = node.spool().recovered();
+    found
+        .iter()
+        .filter(|file| !file.incomplete)
+        .map(|file| node.seal(&file.path.to_string()))
+        .collect()
+}
+
+fn touch(path: &Path, secs: u64) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(secs))
+        .unwrap();
+}
+
+fn submit(node: &Node, fill: impl FnOnce(&mut Batch)) {
+    let mut batch = Batch::default();
+    fill(&mut batch);
+    node.spool().journal.submit(batch).unwrap();
+}
+
+#[test]
+fn a_queued_file_that_was_touched_is_delivered_after_a_reboot() {
+    let (mut alder, birch) = pair();
+    let bytes = pattern(100_000);
+    let bundle = alder.drop_file("a", &bytes);
+    touch(&alder.outbox("a"), 1_000_000_000);
+    alder.power_loss();
+    assert!(alder.spool().layout().content(Digest::of(&bytes)).exists());
+    let sealed = seal_recovered(&alder);
+    assert!(
+        matches!(&sealed[..], [SealOutcome::Sealed(same)] if *same == bundle),
+        "{sealed:?}"
+    );
+    assert_eq!(alder.spool().counts().incomplete, 0);
+    birch.fetch(&alder, bundle);
+    assert_eq!(fs::read(birch.inbox("a")).unwrap(), bytes);
+}
+
+#[test]
+fn a_file_that_nobody_touched_is_not_hashed_again_at_the_next_start() {
+    let (mut alder, birch) = pair();
+    let bundle = alder.drop_file("a", b"x");
+    for _ in 0..2 {
+        alder.stop();
+        alder.start();
+        assert!(alder.spool().recovered().is_empty());
+    }
+    birch.fetch(&alder, bundle);
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    alder.stop();
+    alder.start();
+    assert!(alder.spool().recovered().is_empty());
+}
+
+#[test]
+fn a_sealed_file_whose_bytes_a_power_loss_changed_is_incomplete_and_not_served() {
+    let (mut alder, birch) = pair();
+    let bytes = pattern(100_000);
+    let bundle = alder.drop_file("a", &bytes);
+    let file = File::options().write(true).open(alder.outbox("a")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xFF; 4096], 0).unwrap();
+    touch(&alder.outbox("a"), 1_000_000_000);
+    alder.power_loss();
+    let sealed = seal_recovered(&alder);
+    assert!(
+        !sealed.iter().any(|o| matches!(o, SealOutcome::Sealed(_))),
+        "{sealed:?}"
+    );
+    assert_eq!(alder.spool().counts().incomplete, 1);
+    let served = alder.spool().open_content(bundle, 0, birch.id());
+    let read = served.and_then(|mut content| content.read(0, 10));
+    assert!(matches!(read, Err(ServeError::NotHeld)), "{read:?}");
+}
+
+#[test]
+fn a_content_link_without_its_rows_never_stands_for_later_bytes() {
+    let (mut alder, birch) = pair();
+    let bytes = pattern(100_000);
+    fs::write(alder.outbox("a"), &bytes).unwrap();
+    alder.spool().mark_closed(alder.ino("a"), &rel("a"));
+    // Killed between the link and the rows of the seal.
+    let content = alder.spool().layout().content(Digest::of(&bytes));
+    fs::hard_link(alder.outbox("a"), &content).unwrap();
+    alder.stop();
+    alder.start();
+    alder.drop_file("a", b"written again before the seal");
+    let bundle = alder.drop_file("b", &bytes);
+    birch.fetch(&alder, bundle);
+    assert_eq!(fs::read(birch.inbox("b")).unwrap(), bytes);
+}
+
+#[test]
+fn a_content_link_to_bytes_that_a_power_loss_tore_is_not_believed() {
+    let (mut alder, birch) = pair();
+    let bytes = pattern(100_000);
+    fs::write(birch.inbox("torn"), &bytes[..5000]).unwrap();
+    let content = birch.spool().layout().content(Digest::of(&bytes));
+    fs::hard_link(birch.inbox("torn"), content).unwrap();
+    let mut birch = birch;
+    birch.power_loss();
+    let bundle = birch.drop_file("b", &bytes);
+    alder.fetch(&birch, bundle);
+    assert_eq!(fs::read(alder.inbox("b")).unwrap(), bytes);
+    alder.stop();
+}
+
+#[test]
+fn a_move_out_of_the_inbox_cut_off_by_a_kill_keeps_content_honest() {
+    let (alder, mut birch) = pair();
+    let bytes = pattern(100_000);
+    let bundle = alder.drop_file("a", &bytes);
+    birch.fetch(&alder, bundle);
+    let ino = fs::metadata(birch.inbox("a")).unwrap().ino();
+    // Killed right after the rename.
+    submit(&birch, |batch| {
+        let mark = Mark {
+            kind: MarkKind::Closed,
+            path: rel("b"),
+        };
+        batch.put(MARKS, &ino.to_be_bytes(), &mark);
+    });
+    fs::rename(birch.inbox("a"), birch.outbox("b")).unwrap();
+    birch.stop();
+    birch.start();
+    birch.drop_file("b", b"written before it was sealed");
+    let again = birch.drop_file("c", &bytes);
+    alder.fetch(&birch, again);
+    assert_eq!(fs::read(alder.inbox("c")).unwrap(), bytes);
+}
+
+#[test]
+fn a_publish_that_had_failed_is_not_rolled_forward_over_a_newer_version() {
+    let (alder, mut birch) = pair();
+    let first = alder.drop_file("a", b"one");
+    let old = alder.manifest(first);
+    let second = alder.drop_file("a", b"two");
+    let staged = birch.state().join("partial").join(format!("{first}.0"));
+    fs::write(&staged, b"one").unwrap();
+    let ino = fs::metadata(&staged).unwrap().ino();
+    submit(&birch, |batch| {
+        let intent = Intent {
+            signed: old.signed().clone(),
+            names: vec![(0, rel("a"), ino)],
+        };
+        batch.put(INTENTS, &first.0, &intent);
+    });
+    birch.fetch(&alder, second);
+    birch.stop();
+    birch.start();
+    assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"two");
+    birch.stop();
+    birch.start();
+    assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"two");
+}
+
+#[test]
+fn a_publish_that_cannot_be_rolled_forward_does_not_keep_the_daemon_from_starting() {
+    let (alder, mut birch) = pair();
+    birch.fetch(&alder, alder.drop_file("d", b"a file"));
+    fs::remove_file(alder.outbox("d")).unwrap();
+    let bundle = alder.drop_file("d/x", b"x");
+    let staged = birch.state().join("partial").join(format!("{bundle}.0"));
+    fs::write(&staged, b"x").unwrap();
+    let ino = fs::metadata(&staged).unwrap().ino();
+    submit(&birch, |batch| {
+        let intent = Intent {
+            signed: alder.manifest(bundle).signed().clone(),
+            names: vec![(0, rel("d/x"), ino)],
+        };
+        batch.put(INTENTS, &bundle.0, &intent);
+    });
+    birch.stop();
+    birch.start();
+    assert_eq!(fs::read(birch.inbox("d")).unwrap(), b"a file");
+    birch.fetch(&alder, bundle);
+    assert_eq!(fs::read(birch.inbox("d/x")).unwrap(), b"x");
+}
+
+#[test]
+fn a_join_cut_off_by_a_kill_is_completed_at_the_next_start() {
+    let (mut alder, birch) = (Node::new(), Node::new());
+    alder.drop_file("a", b"x");
+    submit(&alder, |batch| {
+        let member = Member {
+            id: birch.id(),
+            name: PeerName::parse("birch").unwrap(),
+            addrs: Vec::new(),
+            last_seen: 1,
+            epoch: 0,
+        };
+        batch.put(MEMBERS, birch.id().as_bytes(), &member);
+        batch.put(tables::JOINING, birch.id().as_bytes(), &());
+    });
+    alder.stop();
+    alder.start();
+    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap().len(), 1);
+}
+
+#[test]
+fn a_path_that_only_relative_calls_reach_does_not_keep_the_daemon_from_starting() {
+    let mut alder = Node::new();
+    alder.drop_file("a", b"x");
+    let name = "n".repeat(250);
+    let mut directory = File::open(alder.outbox("")).unwrap();
+    for _ in 0..16 {
+        use rustix::fs::{Mode, OFlags, mkdirat, openat};
+        mkdirat(&directory, &*name, Mode::RWXU).unwrap();
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+        directory = File::from(openat(&directory, &*name, flags, Mode::empty()).unwrap());
+    }
+    alder.stop();
+    alder.start();
+    assert!(alder.spool().recovered().is_empty());
+}
+
+#[test]
+fn after_a_clean_stop_and_a_reboot_a_closed_file_is_sealed() {
+    let mut alder = Node::new();
+    fs::write(alder.outbox("a"), b"x").unwrap();
+    alder.spool().mark_closed(alder.ino("a"), &rel("a"));
+    alder.stop();
+    assert!(
+        same_boot(&alder.state()).unwrap()
+            && !fs::read_to_string(alder.state().join("boot"))
+                .unwrap()
+                .contains(boot_id().unwrap().trim()),
+        "nothing that only this boot knows"
+    );
+    alder.start();
+    let outcomes = seal_recovered(&alder);
+    assert!(
+        matches!(&outcomes[..], [SealOutcome::Sealed(_)]),
+        "{outcomes:?}"
+    );
+}
+
+#[test]
+fn a_directory_renamed_right_before_a_kill_is_sent_under_its_new_name() {
+    let (mut alder, birch) = pair();
+    let old = alder.drop_file("d/f", b"x");
+    birch.fetch(&alder, old);
+    fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
+    alder.spool().outbox_renamed(&rel("d"), &rel("e"), true);
+    alder.stop();
+    alder.start();
+    let outcomes = seal_recovered(&alder);
+    let [SealOutcome::Sealed(new)] = outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
+    assert_ne!(new, old);
+    birch.fetch(&alder, new);
+    assert_eq!(fs::read(birch.inbox("e/f")).unwrap(), b"x");
+    alder.stop();
+    alder.start();
+    assert!(alder.spool().recovered().is_empty(), "once is enough");
+}
+
+#[test]
+fn what_is_put_aside_never_overwrites_what_was_put_aside_before() {
+    let mut alder = Node::new();
+    for _ in 0..3 {
+        fs::write(alder.inbox("unrecorded"), b"x").unwrap();
+        alder.stop();
+        alder.start();
+    }
+    assert_eq!(alder.spool().counts().quarantined, 3);
+}
+
+#[test]
+fn a_file_that_arrived_whole_is_not_fetched_again_because_its_own_time_is_old() {
+    let (alder, mut birch) = pair();
+    let bytes = pattern(3 * LEAF as usize);
+    let bundle = alder.drop_file("a", &bytes);
+    let Offered::Wanted(mut incoming) = birch
+        .spool()
+        .offered(alder.manifest(bundle), alder.id())
+        .unwrap()
+    else {
+        panic!("not wanted")
+    };
+    for (index, chunk) in bytes.chunks(LEAF as usize).enumerate() {
+        incoming
+            .accept_chunk(0, index as u64 * LEAF, chunk)
+            .unwrap();
+    }
+    // Killed after the check, which gives the file its time, and before the publish.
+    drop(incoming.finish().unwrap());
+    touch(
+        &birch.state().join("partial").join(format!("{bundle}.0")),
+        1_000_000_000,
+    );
+    birch.stop();
+    birch.start();
+    assert_eq!(birch.fetch(&alder, bundle), 0);
+}
