@@ -33,7 +33,7 @@ use thiserror::Error;
 pub use self::client::Client;
 pub use self::server::Server;
 use crate::bundle::{PathError, RelPath};
-use crate::spool::{Counts, InboundRow, OutboundRow};
+pub use crate::spool::{Counts, InboundRow, Layout, OutboundRow, RecipientRow};
 use wait::{Delivery, WaitFor};
 
 /// Longest request line. A `wait` for some thousand paths fits; a client that sends more is cut off.
@@ -284,7 +284,6 @@ fn address_of(socket: &Path) -> std::io::Result<(Option<rustix::fd::OwnedFd>, Pa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::RecipientRow;
 
     #[test]
     fn status_has_the_shape_others_rely_on() {

@@ -311,7 +311,8 @@ impl Fs {
 
     /// How long the attributes of a node may be believed.
     pub fn ttl(&self, id: NodeId) -> Duration {
-        if status::is_generated(id) {
+        // Root never changes, and the kernel asks for it on the way to every name.
+        if status::is_generated(id) && id != NodeId::ROOT {
             attr::STATUS_TTL
         } else {
             OUTBOX_TTL

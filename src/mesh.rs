@@ -70,8 +70,11 @@ const RINGS: usize = 4096;
 /// How often a lost ring is looked for.
 const LOST_RING: Duration = Duration::from_secs(1);
 
-/// How long a graceful end may take before connections are cut.
-const STOP: Duration = Duration::from_secs(2);
+/// How long peers may take to hear that we end: milliseconds when they live, more only where one is silent.
+const STOP: Duration = Duration::from_secs(1);
+
+/// The same when no peer is connected: only attempts to dial are given up, and nobody waits to hear of it.
+const STOP_ALONE: Duration = Duration::from_millis(100);
 
 /// What the mesh is told at start.
 #[derive(Clone, Debug)]
@@ -182,11 +185,12 @@ impl Hub {
             .collect()
     }
 
-    /// Records what a member said of itself and of others. Blocks on disk.
-    pub(crate) fn greeted(self: &Arc<Self>, id: PeerId, hello: &Hello) {
-        if hello.seen > self.store.epoch().0
-            && let Err(error) = self.store.raise_epoch(hello.seen)
-        {
+    /// Records what a member said of itself and of others; `told` is the highest epoch we had told it before. Blocks
+    /// on disk.
+    pub(crate) fn greeted(self: &Arc<Self>, id: PeerId, hello: &Hello, told: u64) {
+        // It saw an epoch that this start never told it: our state is an old copy, and another start had that epoch.
+        let taken = hello.seen >= self.store.epoch().0 && hello.seen > told;
+        if taken && let Err(error) = self.store.raise_epoch(hello.seen) {
             tracing::error!("the epoch cannot be raised: {error}");
         }
         if let Err(error) = self
@@ -195,8 +199,18 @@ impl Hub {
         {
             tracing::error!("member {} not recorded: {error}", hello.name);
         }
+        self.saw_epoch(&self.known(id), hello.epoch);
         self.told(&hello.members, id);
         self.refresh();
+    }
+
+    /// Remembers the epoch of `peer`, to tell it should it ever fall behind. Blocks on disk when it is new.
+    pub(crate) fn saw_epoch(&self, peer: &Peer, epoch: u64) {
+        if peer.epoch_seen.fetch_max(epoch, Ordering::Relaxed) < epoch
+            && let Err(error) = self.store.note_epoch(peer.id, epoch)
+        {
+            tracing::error!("the epoch of {} not recorded: {error}", peer.label());
+        }
     }
 
     /// Records members that `from` told of. Blocks on disk.
@@ -333,7 +347,12 @@ impl Mesh {
             .enable_all()
             .build()
             .map_err(MeshError::Runtime)?;
-        let endpoint = runtime.block_on(endpoint::bind(store.identity(), &config.listen))?;
+        let remembered = store.remembered_listen();
+        let bound = endpoint::bind_again(store.identity(), &config.listen, &remembered);
+        let endpoint = runtime.block_on(bound)?;
+        if let Err(error) = store.remember_listen(&endpoint.bound_sockets()) {
+            tracing::warn!("the ports cannot be remembered: {error}");
+        }
         let hub = Arc::new(Hub {
             me: store.identity().id(),
             store,
@@ -426,11 +445,25 @@ impl Mesh {
             return;
         };
         self.hub.stopping.store(true, Ordering::Relaxed);
-        for (_, session) in self.hub.roster.sessions() {
+        let sessions = self.hub.roster.sessions();
+        for (peer, session) in &sessions {
             session.conn.close(CloseCode::Stopping.code(), b"stopping");
+            if let Some(bulk) = peer.bulk.borrow().as_ref() {
+                bulk.close(CloseCode::Stopping.code(), b"stopping");
+            }
         }
+        let patience = if sessions.is_empty() {
+            STOP_ALONE
+        } else {
+            STOP
+        };
         let endpoint = self.hub.endpoint.clone();
-        let _ = runtime.block_on(async move { timeout(STOP, endpoint.close()).await });
+        let closed = runtime.block_on(async { timeout(patience, endpoint.close()).await });
+        if closed.is_err() {
+            // All was sent that can be; what is waited for is the answer of somebody who is gone. An endpoint dropped
+            // in this state logs an error, so it is left to the end of the process.
+            std::mem::forget(endpoint);
+        }
         runtime.shutdown_timeout(STOP);
     }
 }

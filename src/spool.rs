@@ -11,6 +11,7 @@ mod inbox;
 mod intake;
 mod journal;
 mod layout;
+mod listen;
 mod outbox;
 mod recover;
 mod seal;
@@ -19,6 +20,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod wal;
+mod withdrawn;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -368,7 +370,7 @@ pub struct InboundRow {
     pub size: u64,
     /// Name of the origin.
     pub from: String,
-    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`.
+    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`, `withdrawn`.
     pub state: String,
     /// Why it does not go on.
     pub error: Option<String>,
@@ -475,13 +477,9 @@ impl Spool {
         durable::make_directory(&state)?;
         let lock = take_lock(&layout)?;
         check_format(&state)?;
-        let rooms = [
-            layout.outbox(),
-            layout.inbox(),
-            layout.partial(),
-            layout.quarantine(),
-            layout.content_root(),
-        ];
+        durable::make_shown_root(&layout.outbox(), &state)?;
+        durable::make_shown_root(&layout.inbox(), &state)?;
+        let rooms = [layout.partial(), layout.quarantine(), layout.content_root()];
         rooms
             .iter()
             .try_for_each(|room| durable::make_directory(room))?;

@@ -238,8 +238,8 @@ fn a_file_removed_from_the_outbox_while_queued_still_arrives() {
 fn sealed_bytes_arrive_also_when_the_file_changes_before_they_are_fetched() {
     needs_mounts!();
     let (alder, birch) = Node::pair();
-    let watcher = Watcher::over(&birch);
     birch.stop();
+    let watcher = Watcher::over(&birch);
     let first = bytes(13, 2 << 20);
     watcher.allow("doc", &first);
     alder.put("doc", &first);

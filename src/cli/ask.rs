@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::exit::{ExitCode, Failure};
 use super::which::{Daemon, below_outbox, find};
 use super::{DaemonArgs, print, show};
+use crate::control::Layout;
 use crate::control::wait::{Outcome, WaitFor};
 use crate::control::{Client, ControlError, Reply, Request, Status, WirePath};
 use crate::daemon::keys;
-use crate::spool::Layout;
 
 /// An answer to another question than the one asked.
 fn unexpected() -> Failure {

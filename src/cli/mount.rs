@@ -171,7 +171,7 @@ fn tell(pipe: Option<ReadyPipe>, failure: Failure) -> Result<(), Failure> {
 
 /// Starts this program again in the background and waits until it serves.
 fn in_background() -> Result<(), Failure> {
-    match background::spawn(READY_LIMIT)? {
+    match background::spawn(("--join", "MESHBOX_JOIN"), READY_LIMIT)? {
         Outcome::Ready { text } => print(&format!("{text}\n")),
         Outcome::Failed { code, message } => {
             let code = ExitCode::ALL
@@ -200,7 +200,7 @@ pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
         return Ok(());
     };
     let begun = Instant::now();
-    while rustix::process::test_kill_process(pid).is_ok() {
+    while runs(pid) {
         if begun.elapsed() > END_LIMIT {
             return Err(Failure::failed(format!(
                 "unmounted, but the daemon (process {}) has not ended yet",
@@ -210,6 +210,19 @@ pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
         std::thread::sleep(END_INTERVAL);
     }
     Ok(())
+}
+
+/// Whether the process is still at work. One that has ended holds nothing any more, also when nobody has reaped it yet;
+/// where process 1 is no real init that can take seconds.
+fn runs(pid: rustix::process::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let state = stat.as_deref().map(|text| text.rsplit(") ").next());
+    match state {
+        Ok(Some(rest)) => !rest.starts_with(['Z', 'X']),
+        Ok(None) => false,
+        // Not to be read, for instance under hidepid.
+        Err(_) => rustix::process::test_kill_process(pid).is_ok(),
+    }
 }
 
 /// `meshbox config`.

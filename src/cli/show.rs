@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::control::{InboundRow, OutboundRow};
 use crate::control::{PeerRow, Status, WirePath};
-use crate::spool::{InboundRow, OutboundRow};
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
@@ -185,7 +185,7 @@ pub(super) fn status(status: &Status, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::{Counts, RecipientRow};
+    use crate::control::{Counts, RecipientRow};
 
     fn example() -> Status {
         Status {

@@ -13,8 +13,8 @@ use super::exit::{ExitCode, Failure};
 use super::variable;
 use crate::bundle::RelPath;
 use crate::control::Client;
+use crate::control::Layout;
 use crate::mount::info::{MountEntry, MountTable};
-use crate::spool::Layout;
 
 /// How long a mount may take to say where its state is. A healthy one answers from memory.
 const ANSWER: Duration = Duration::from_secs(3);

@@ -51,7 +51,13 @@ impl Readiness {
         let before = state.ready.next_deadline();
         let now = self.now();
         let actions = state.ready.handle(event, now);
-        let ring = !actions.is_empty() || state.ready.next_deadline() != before;
+        // Who waits for an earlier deadline finds a later one by itself.
+        let sooner = match (state.ready.next_deadline(), before) {
+            (Some(now), Some(before)) => now < before,
+            (Some(_), None) => true,
+            (None, Some(_) | None) => false,
+        };
+        let ring = !actions.is_empty() || sooner;
         state.actions.extend(actions);
         drop(state);
         if ring {

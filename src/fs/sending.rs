@@ -1,6 +1,7 @@
 //! Carries out what the state machine decided, through the spool.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -11,6 +12,9 @@ use super::inode::{Area, Place};
 use crate::bundle::{Priority, RelPath};
 use crate::ready::{Action, Event, SealResult};
 use crate::spool::{SealOutcome, SealRequest};
+
+/// A RELEASE feeds the state machine with its gate locked and opens it microseconds later: not worth another thread.
+const GATE_PATIENCE: Duration = Duration::from_micros(200);
 
 impl Fs {
     /// `meshbox send`: sends a path below `outbox/` now, whatever `ready` says (incomplete, ignored).
@@ -56,10 +60,10 @@ impl Fs {
     }
 
     /// A late mark must not hide that the file is open again, so it is made under the gate; in the pool if somebody
-    /// holds that.
+    /// holds that for longer than the RELEASE that brought us here.
     fn mark_closed(self: &Arc<Self>, ino: u64, path: RelPath) {
         let gate = self.spool.gate(ino);
-        if let Some(guard) = gate.try_lock() {
+        if let Some(guard) = gate.lock_for(GATE_PATIENCE) {
             if guard.writers() == 0 {
                 self.spool.mark_closed(ino, &path);
             }

@@ -7,8 +7,12 @@
 //!
 //! `stat` is read only of a task that has given up its descriptor table. A task in execve(2) closes its close-on-exec
 //! files while it holds the lock that `stat` waits for: reading it then would have that task wait for our answer and us
-//! for that task, for ever, and every `ps` on the machine with us. `status` takes no such lock, and an exiting task
-//! shows `FDSize: 0` there before its files are closed.
+//! for that task, for ever, and every `ps` on the machine with us. The link `exe`, `io`, `maps` and `wchan` wait for the
+//! same lock; `status` and the directory `fd` do not (measured on Linux 6.18). An exiting task shows `FDSize: 0` in
+//! `status` before its files are closed. The size of `fd` gives the usual answer, "has files", at a tenth of the cost.
+//!
+//! A program that catches the signal, closes its file and only then ends (dd on SIGINT) cannot be told from one that
+//! has finished.
 
 use std::fs;
 
@@ -38,7 +42,7 @@ fn parse_stat(text: &str) -> Option<Ending> {
 
 /// Whether the task `tid` is being ended by a signal.
 pub(crate) fn is_being_killed(tid: u32) -> bool {
-    if tid == 0 || !has_given_up_its_files(tid) {
+    if tid == 0 || has_open_files(tid) || !has_given_up_its_files(tid) {
         return false;
     }
     fs::read_to_string(format!("/proc/{tid}/stat"))
@@ -47,13 +51,22 @@ pub(crate) fn is_being_killed(tid: u32) -> bool {
         .is_some_and(|ending| ending.exiting && ending.signal != 0)
 }
 
+/// Whether the task is known to have descriptors; since Linux 6.2 the size of this directory is their number.
+fn has_open_files(tid: u32) -> bool {
+    rustix::fs::stat(format!("/proc/{tid}/fd")).is_ok_and(|stat| stat.st_size > 0)
+}
+
 fn has_given_up_its_files(tid: u32) -> bool {
     fs::read_to_string(format!("/proc/{tid}/status"))
         .is_ok_and(|text| status_field(&text, "FDSize:") == Some("0"))
 }
 
 fn status_field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    Some(text.lines().find_map(|line| line.strip_prefix(name))?.trim())
+    Some(
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))?
+            .trim(),
+    )
 }
 
 /// The process (thread group) a task belongs to; the task itself when that cannot be read.

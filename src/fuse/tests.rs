@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::io::Write as _;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,7 +24,13 @@ struct Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = unmount(self.at.path(), UnmountFlags::DETACH);
+        // Of a failed test a loop may be stuck: FORCE answers everything that waits, so that the loops end.
+        let flags = if std::thread::panicking() {
+            UnmountFlags::DETACH | UnmountFlags::FORCE
+        } else {
+            UnmountFlags::DETACH
+        };
+        let _ = unmount(self.at.path(), flags);
         if let Some(serving) = self.serving.take() {
             let _ = serving.join();
         }
@@ -143,6 +150,60 @@ fd=os.open('m',os.O_RDWR|os.O_CREAT,0o644); os.ftruncate(fd,4096)
 p=mmap.mmap(fd,4096); os.close(fd); p[0:5]=b'later'; p.close()\"");
     assert_eq!(m.t.wait_seal(), Saw::Seal("m".into(), None));
     assert_eq!(&fs::read(m.t.outbox("m")).unwrap()[..5], b"later");
+}
+
+/// How long a program may take that takes milliseconds where nothing hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// execve(2) closes the file while it holds the lock that `/proc/<pid>/stat` waits for. A FLUSH that read it had the
+/// loop, the program and every `ps` wait for ever.
+#[test]
+fn a_written_file_may_be_closed_by_execve() {
+    let Some(m) = Mounted::new() else { return };
+    let path = m.outbox().join("f");
+    let (sender, done) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        // Rust opens with O_CLOEXEC: each program started here closes the file in its execve.
+        let mut file = fs::File::create(path).unwrap();
+        for _ in 0..5 {
+            file.write_all(b"more\n").unwrap();
+            assert!(Command::new("true").status().unwrap().success());
+        }
+        drop(file);
+        let _ = sender.send(());
+    });
+    done.recv_timeout(PATIENCE)
+        .expect("a close by execve hangs");
+    writer.join().unwrap();
+    assert_eq!(
+        m.t.wait_for(|saw| matches!(saw, Saw::Torn(_) | Saw::Seal(..))),
+        Saw::Seal("f".into(), None)
+    );
+}
+
+/// However a writer is killed, its FLUSH shows it. (SIGINT is left out for dd, which closes its file before it lets
+/// itself be killed.)
+#[test]
+fn every_killed_writer_is_seen() {
+    let Some(m) = Mounted::new() else { return };
+    let writers = [
+        ("yes > $f", &["KILL", "TERM", "INT"][..]),
+        ("cp /dev/zero $f", &["KILL", "TERM", "INT"][..]),
+        ("dd if=/dev/zero of=$f bs=64k", &["KILL", "TERM"][..]),
+    ];
+    for (n, (program, signals)) in writers.iter().enumerate() {
+        for signal in *signals {
+            let f = format!("{signal}{n}");
+            m.sh(&format!(
+                "timeout --preserve-status -s {signal} 0.1 sh -c 'f={f}; exec {program}' 2>/dev/null || true"
+            ));
+            assert_eq!(
+                m.t.wait_for(|saw| matches!(saw, Saw::Torn(_) | Saw::Seal(..))),
+                Saw::Torn(f),
+                "{program}"
+            );
+        }
+    }
 }
 
 #[test]

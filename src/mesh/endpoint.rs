@@ -1,9 +1,10 @@
 //! The iroh endpoint: bound to the addresses asked for, without relay, port mapping, DNS or any look-up service.
 //!
 //! A peer is dialled at addresses we know, or not at all. Times are chosen so that a dead connection is noticed within
-//! about ten seconds: keep-alive every [`KEEP_ALIVE`], given up after [`IDLE`] without a packet.
+//! ten seconds: [`IDLE`] counts from the first packet sent after the last one received, which [`KEEP_ALIVE`] makes at
+//! most two seconds later, so nine seconds in all.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use iroh::endpoint::{
@@ -19,10 +20,10 @@ use crate::mesh::wire::{ADDRS_MAX, BULK_ALPN, CTL_ALPN};
 use crate::peer::{Identity, PeerId};
 
 /// Silence after which a connection is dead.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(7);
 
 /// How often a packet is sent on a quiet connection: three may be lost before it is given up.
-const KEEP_ALIVE: Duration = Duration::from_millis(2500);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Time for one attempt to connect; QUIC's own would be 30 s.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
@@ -33,6 +34,57 @@ const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
 
 /// Streams a peer may have open at once.
 const STREAMS: u32 = 64;
+
+/// What is bound when no address is given. Where there is no IPv6, IPv4 alone will do.
+const EVERYWHERE: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
+];
+
+/// Binds the endpoint to `listen`; empty: to all interfaces. An address with port 0 takes the port in `remembered` for
+/// it, so that members that know us find us again after a restart; when that is in use, any free one.
+pub(super) async fn bind_again(
+    identity: &Identity,
+    listen: &[SocketAddr],
+    remembered: &[SocketAddr],
+) -> Result<Endpoint, MeshError> {
+    let again = with_ports(listen, remembered, |addr| UdpSocket::bind(addr).is_ok());
+    if again.as_slice() != listen {
+        // Somebody can still take a port between the look and the binding.
+        match bind(identity, &again).await {
+            Ok(endpoint) => return Ok(endpoint),
+            Err(error) => tracing::info!("not on the ports of the last start: {error}"),
+        }
+    }
+    bind(identity, listen).await
+}
+
+/// `listen` with ports from `remembered` where it leaves them open and `is_free` says so.
+fn with_ports(
+    listen: &[SocketAddr],
+    remembered: &[SocketAddr],
+    is_free: impl Fn(SocketAddr) -> bool,
+) -> Vec<SocketAddr> {
+    let wanted = if listen.is_empty() {
+        EVERYWHERE.as_slice()
+    } else {
+        listen
+    };
+    let mut unused = remembered.to_vec();
+    let mut ports = Vec::with_capacity(wanted.len());
+    for addr in wanted {
+        let port = unused
+            .iter()
+            .position(|known| addr.port() == 0 && known.ip() == addr.ip())
+            .map(|at| unused.swap_remove(at))
+            .filter(|known| is_free(*known));
+        ports.push(port.unwrap_or(*addr));
+    }
+    if ports.as_slice() == EVERYWHERE {
+        return listen.to_vec();
+    }
+    ports
+}
 
 /// Binds the endpoint.
 pub(super) async fn bind(
@@ -68,7 +120,9 @@ pub(super) async fn bind(
             let first = !listen[..index]
                 .iter()
                 .any(|a| a.is_ipv4() == addr.is_ipv4());
-            let bound = if first {
+            let bound = if first && addr.ip() == EVERYWHERE[1].ip() && index > 0 {
+                builder.bind_addr_with_opts(*addr, BindOpts::default().set_is_required(false))
+            } else if first {
                 builder.bind_addr(*addr)
             } else {
                 builder.bind_addr_with_opts(
@@ -208,6 +262,69 @@ mod tests {
             dialable(&any, &addrs(&["127.0.0.1:7"])),
             addrs(&["127.0.0.1:7", "[::1]:8"])
         );
+    }
+
+    #[test]
+    fn open_ports_are_those_of_the_last_start_where_they_are_free() {
+        let free = |_| true;
+        let any = addrs(&["0.0.0.0:7", "[::]:8"]);
+        assert_eq!(with_ports(&[], &any, free), any);
+        assert_eq!(with_ports(&[], &any, |_| false), addrs(&[]));
+        assert_eq!(with_ports(&[], &[], free), addrs(&[]));
+        let v6_taken = with_ports(&[], &any, |addr| addr.is_ipv4());
+        assert_eq!(v6_taken, addrs(&["0.0.0.0:7", "[::]:0"]));
+        let loopback = addrs(&["127.0.0.1:0"]);
+        assert_eq!(with_ports(&loopback, &any, free), loopback);
+        let before = addrs(&["127.0.0.1:5", "127.0.0.1:6"]);
+        let fixed = addrs(&["127.0.0.1:9"]);
+        assert_eq!(with_ports(&fixed, &before, free), fixed);
+        let two = addrs(&["127.0.0.1:0", "127.0.0.1:0"]);
+        let ports = with_ports(&two, &before, free);
+        assert!(ports.len() == 2 && ports.iter().all(|addr| before.contains(addr)));
+        assert_ne!(ports[0], ports[1]);
+    }
+
+    #[tokio::test]
+    async fn the_next_start_has_the_same_port_unless_it_is_in_use() {
+        let listen = addrs(&["127.0.0.1:0"]);
+        let identity = Identity::generate();
+        let first = bind_again(&identity, &listen, &[]).await.unwrap();
+        let bound = first.bound_sockets();
+        let second = bind_again(&identity, &listen, &bound).await.unwrap();
+        assert_ne!(second.bound_sockets(), bound, "in use");
+        first.close().await;
+        drop(first);
+        let third = bind_again(&identity, &listen, &bound).await.unwrap();
+        assert_eq!(third.bound_sockets(), bound);
+        second.close().await;
+        third.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_costs_less_than_five_seconds_and_nothing_beside_a_good_one() {
+        let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let dead = silent.local_addr().unwrap();
+        let listen = addrs(&["127.0.0.1:0"]);
+        let identities = [Identity::generate(), Identity::generate()];
+        let here = bind(&identities[0], &listen).await.unwrap();
+        let there = bind(&identities[1], &listen).await.unwrap();
+        let accepting = tokio::spawn({
+            let there = there.clone();
+            async move { there.accept().await.unwrap().await.unwrap() }
+        });
+        let peer = identities[1].id();
+        let both = [dead, there.bound_sockets()[0]];
+        let begun = std::time::Instant::now();
+        let conn = connect(&here, peer, &both, CTL_ALPN).await.unwrap();
+        let good = begun.elapsed();
+        drop((conn, accepting.await.unwrap()));
+        there.close().await;
+        let nobody = Identity::generate().id();
+        let begun = std::time::Instant::now();
+        let failed = connect(&here, nobody, &[dead], CTL_ALPN).await;
+        let bad = begun.elapsed();
+        assert!(failed.is_err() && bad < Duration::from_secs(5), "{bad:?}");
+        assert!(good < DIAL_TIMEOUT, "{good:?}");
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ struct State {
     busy: HashSet<BundleId>,
     notes: Vec<(BundleId, String, Option<String>)>,
     seq: u64,
+    listen: Vec<SocketAddr>,
 }
 
 pub struct Fake {
@@ -79,33 +80,7 @@ impl Fake {
 
     /// A signed bundle of one file, held nowhere yet.
     pub fn bundle(&self, path: &str, content: &[u8]) -> VerifiedManifest {
-        let hashed = digest::hash_reader(content).unwrap();
-        let kind = EntryKind::File {
-            size: hashed.len,
-            executable: false,
-            digest: hashed.digest,
-            chunks: hashed.chunks,
-        };
-        let entry = Entry {
-            path: RelPath::parse(path).unwrap(),
-            mtime: (0, 0),
-            kind,
-        };
-        let manifest = Manifest {
-            version: MANIFEST_VERSION,
-            origin: self.id(),
-            epoch: 1,
-            incarnation: [1; 16],
-            seq: 1,
-            lifetime_secs: 60,
-            scope: Scope::All { generation: 1 },
-            priority: Priority::Routine,
-            supersedes: None,
-            renamed_from: None,
-            entries: vec![entry],
-            salt: crate::peer::random(),
-        };
-        manifest.sign(&self.identity)
+        manifest_of(self.id(), path, content).sign(&self.identity)
     }
 
     /// Holds `manifest` with its content and owes it to `to`.
@@ -195,6 +170,36 @@ impl Fake {
     }
 }
 
+/// What `origin` would say of a bundle of one file, for everybody.
+pub fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifest {
+    let hashed = digest::hash_reader(content).unwrap();
+    let kind = EntryKind::File {
+        size: hashed.len,
+        executable: false,
+        digest: hashed.digest,
+        chunks: hashed.chunks,
+    };
+    let entry = Entry {
+        path: RelPath::parse(path).unwrap(),
+        mtime: (0, 0),
+        kind,
+    };
+    Manifest {
+        version: MANIFEST_VERSION,
+        origin,
+        epoch: 1,
+        incarnation: [1; 16],
+        seq: 1,
+        lifetime_secs: 60,
+        scope: Scope::All { generation: 1 },
+        priority: Priority::Routine,
+        supersedes: None,
+        renamed_from: None,
+        entries: vec![entry],
+        salt: crate::peer::random(),
+    }
+}
+
 /// `Arc<Fake>` is what the mesh gets.
 impl Store for Arc<Fake> {
     fn identity(&self) -> &Identity {
@@ -208,6 +213,13 @@ impl Store for Arc<Fake> {
     }
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
         self.epoch.fetch_max(epoch + 1, Ordering::Relaxed);
+        Ok(())
+    }
+    fn remembered_listen(&self) -> Vec<SocketAddr> {
+        self.state.lock().listen.clone()
+    }
+    fn remember_listen(&self, bound: &[SocketAddr]) -> Result<(), SpoolError> {
+        self.state.lock().listen = bound.to_vec();
         Ok(())
     }
     fn subscribe(&self, bell: Bell) {
@@ -246,8 +258,14 @@ impl Store for Arc<Fake> {
         }
         Ok(())
     }
-    fn epoch_seen_of(&self, _: PeerId) -> u64 {
-        0
+    fn epoch_seen_of(&self, peer: PeerId) -> u64 {
+        self.state.lock().members.get(&peer).map_or(0, |m| m.epoch)
+    }
+    fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
+        if let Some(member) = self.state.lock().members.get_mut(&peer) {
+            member.epoch = member.epoch.max(epoch);
+        }
+        Ok(())
     }
     fn pending(
         &self,
@@ -358,6 +376,12 @@ impl Store for Arc<Fake> {
         state.deliveries.insert((bundle, peer), delivery);
         self.changed.notify_all();
         Ok(())
+    }
+    fn withdrawn(&self, bundle: BundleId, _: PeerId) -> Result<bool, SpoolError> {
+        Ok(self.state.lock().partial.remove(&bundle).is_some())
+    }
+    fn unfinished(&self, _: PeerId) -> Vec<BundleId> {
+        vec![]
     }
     fn note_inbound(&self, _: &Manifest, bundle: BundleId, word: &str, error: Option<String>) {
         self.state

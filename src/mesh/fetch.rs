@@ -3,7 +3,8 @@
 //! A bundle is fetched by one task, from one holder at a time. Requests are pipelined but read strictly in order, so
 //! that the spool's running SHA-256 sees the bytes in order; the next range is already in flight when one ends.
 //! A holder that sends wrong bytes is not used again for that bundle; when no other is known, the bundle is deferred
-//! with the reason. When the connection is lost, what arrived stays parked.
+//! with the reason, and its origin asked whether it still owes it. When the connection is lost, what arrived stays
+//! parked.
 //!
 //! # Limits
 //! Per peer and in all, a few large fetches and more small ones run at once ([`Slots`]), so that a small bundle never
@@ -253,11 +254,14 @@ async fn fetch(
             .find(usable)
             .and_then(|id| hub.roster.get(id));
         let Some(source) = source.filter(|_| losses < LOSSES_MAX && !hub.is_stopping()) else {
+            let (bundle, origin) = (manifest.id(), hub.roster.get(manifest.manifest().origin));
             let (hub, manifest) = (hub.clone(), manifest.clone());
-            let parked = blocking(move || offer::defer(&hub, &manifest, arriving, why));
-            return parked
-                .await
-                .unwrap_or(Verdict::Deferred("the receiver failed".into()));
+            let parked = blocking(move || offer::defer(&hub, &manifest, arriving, why)).await;
+            // The origin may have replaced it meanwhile: then nobody waits for it any more.
+            if let Some(session) = origin.and_then(|origin| origin.session()) {
+                session.ring(Input::Owed(vec![bundle]));
+            }
+            return parked.unwrap_or(Verdict::Deferred("the receiver failed".into()));
         };
         let Some((back, outcome)) = attempt(hub, &source, manifest, arriving).await else {
             return Verdict::Deferred("the receiver failed".into());

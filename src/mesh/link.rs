@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iroh::endpoint::{Connection, Incoming, IncomingAddr};
@@ -131,12 +132,13 @@ async fn greet(
 ) -> Result<Hello, MemberError> {
     channel.decoder.set_limit(HELLO_MAX);
     let ours = hub.hello(peer.id);
+    let told = peer.epoch_told.fetch_max(ours.epoch, Ordering::Relaxed);
     channel.send(&Frame::Hello(Box::new(ours))).await?;
     let Frame::Hello(hello) = channel.frame().await? else {
         return Err(MemberError::Unexpected("hello"));
     };
     let (hub, id, said) = (hub.clone(), peer.id, hello.clone());
-    let noted = tokio::task::spawn_blocking(move || hub.greeted(id, &said)).await;
+    let noted = tokio::task::spawn_blocking(move || hub.greeted(id, &said, told)).await;
     noted.map_err(|_| MemberError::Lost("the hello could not be recorded".into()))?;
     Ok(*hello)
 }

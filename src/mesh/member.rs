@@ -321,7 +321,9 @@ async fn verify(
         | Frame::Offer(_)
         | Frame::Receipts(_)
         | Frame::Members(_)
-        | Frame::Range(_) => Err(MemberError::Unexpected("membership proof")),
+        | Frame::Range(_)
+        | Frame::Owed(_)
+        | Frame::Withdrawn(_) => Err(MemberError::Unexpected("membership proof")),
     }
 }
 

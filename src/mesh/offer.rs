@@ -256,6 +256,9 @@ pub(crate) fn publish(
     let (says, bundle) = (manifest.manifest(), manifest.id());
     match arriving.publish() {
         Ok(_) => {
+            if let Some(origin) = hub.roster.get(says.origin) {
+                hub.saw_epoch(&origin, says.epoch);
+            }
             tracing::info!(
                 "received {} from {}",
                 describe(says),

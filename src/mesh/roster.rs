@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use iroh::endpoint::Connection;
@@ -41,6 +41,10 @@ pub(crate) struct Peer {
     pub slots: Slots,
     /// Bytes it asked for on this session, by bundle.
     pub served: Mutex<HashMap<BundleId, u64>>,
+    /// The highest epoch we told it since we started.
+    pub epoch_told: AtomicU64,
+    /// The highest epoch it told us, or that we saw in a bundle of its own, since we started.
+    pub epoch_seen: AtomicU64,
     /// Held from an accepted proof until the session is admitted, so that we do not dial meanwhile.
     pub greeting: tokio::sync::Mutex<()>,
     facts: Mutex<Facts>,
@@ -91,6 +95,8 @@ impl Peer {
             intake: Lane::default(),
             slots: Slots::of_peer(),
             served: Mutex::new(HashMap::new()),
+            epoch_told: AtomicU64::new(0),
+            epoch_seen: AtomicU64::new(0),
             greeting: tokio::sync::Mutex::new(()),
             facts: Mutex::new(Facts {
                 stranger,

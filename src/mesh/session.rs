@@ -24,7 +24,7 @@ use crate::delivery::{Action, Delivery, Event, PAGE, Verdict};
 use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::roster::{Peer, SessionHandle};
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, reason};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
 use crate::mesh::{Hub, offer};
 
 /// Bytes of frames read and not yet dealt with.
@@ -56,6 +56,8 @@ pub(crate) enum Input {
     Rescan,
     /// Members changed: tell the peer.
     Members,
+    /// Ask whether the peer still owes us these.
+    Owed(Vec<BundleId>),
     /// What became of the peer's offer.
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
@@ -164,6 +166,7 @@ pub(crate) async fn run(
         members_told: hello.members,
     };
     session.event(Event::Connected);
+    session.ask_about_unfinished();
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -236,7 +239,9 @@ async fn read(
                 frame @ (Frame::Pending(_)
                 | Frame::Verdicts(_)
                 | Frame::Receipts(_)
-                | Frame::Members(_)) => Heard::Frame(frame),
+                | Frame::Members(_)
+                | Frame::Owed(_)
+                | Frame::Withdrawn(_)) => Heard::Frame(frame),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -278,11 +283,49 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Owed(ids)) => self.answer_owed(ids, permit),
+            Heard::Frame(Frame::Withdrawn(ids)) => {
+                let (hub, peer) = (self.hub.clone(), self.peer.id);
+                self.desk.push(move || {
+                    for bundle in ids {
+                        if let Err(error) = hub.store.withdrawn(bundle, peer) {
+                            tracing::error!("{bundle:?} cannot be given up: {error}");
+                        }
+                    }
+                    drop(permit);
+                });
+            }
             // The reader lets nothing else through.
             Heard::Frame(
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
             ) => {}
         }
+    }
+
+    /// Says which of `ids` the peer need not wait for.
+    fn answer_owed(&self, mut ids: Vec<BundleId>, permit: OwnedSemaphorePermit) {
+        let (hub, peer, out) = (self.hub.clone(), self.peer.id, self.out.clone());
+        let inputs = self.inputs.clone();
+        self.desk.push(move || {
+            ids.retain(|bundle| !hub.store.is_pending(*bundle, peer));
+            for bundle in &ids {
+                drop(inputs.blocking_send(Input::Event(Event::Gone(*bundle))));
+            }
+            if !ids.is_empty() {
+                out.push(&Frame::Withdrawn(ids));
+            }
+            drop(permit);
+        });
+    }
+
+    /// Asks the peer about bundles of its own that began to arrive in an earlier session.
+    fn ask_about_unfinished(&self) {
+        let (hub, peer, out) = (self.hub.clone(), self.peer.id, self.out.clone());
+        self.desk.push(move || {
+            for page in hub.store.unfinished(peer).chunks(LIST_MAX) {
+                out.push(&Frame::Owed(page.to_vec()));
+            }
+        });
     }
 
     fn verdicts(&mut self, list: Vec<(BundleId, Verdict)>, permit: OwnedSemaphorePermit) {
@@ -333,6 +376,7 @@ impl Session {
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
             Input::Rescan => self.event(Event::Rescan),
             Input::Members => self.tell_members(),
+            Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
             Input::Verdict(bundle, verdict) => {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }

@@ -58,6 +58,8 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     fn epoch(&self) -> (u64, [u8; 16]);
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;
+    fn remembered_listen(&self) -> Vec<SocketAddr>;
+    fn remember_listen(&self, bound: &[SocketAddr]) -> Result<(), SpoolError>;
     fn subscribe(&self, bell: Bell);
     fn members(&self) -> Vec<Member>;
     fn member_seen(
@@ -68,6 +70,7 @@ pub(crate) trait Store: Send + Sync + 'static {
         contact: bool,
     ) -> Result<(), SpoolError>;
     fn epoch_seen_of(&self, peer: PeerId) -> u64;
+    fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError>;
     fn pending(
         &self,
         peer: PeerId,
@@ -93,6 +96,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         peer: PeerId,
         state: DeliveryState,
     ) -> Result<(), SpoolError>;
+    fn withdrawn(&self, bundle: BundleId, origin: PeerId) -> Result<bool, SpoolError>;
+    fn unfinished(&self, origin: PeerId) -> Vec<BundleId>;
     fn note_inbound(
         &self,
         manifest: &Manifest,
@@ -113,6 +118,12 @@ impl Store for Arc<Spool> {
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
         Spool::raise_epoch(self, epoch)
     }
+    fn remembered_listen(&self) -> Vec<SocketAddr> {
+        Spool::remembered_listen(self)
+    }
+    fn remember_listen(&self, bound: &[SocketAddr]) -> Result<(), SpoolError> {
+        Spool::remember_listen(self, bound)
+    }
     fn subscribe(&self, bell: Bell) {
         Spool::subscribe(self, bell);
     }
@@ -130,6 +141,9 @@ impl Store for Arc<Spool> {
     }
     fn epoch_seen_of(&self, peer: PeerId) -> u64 {
         Spool::epoch_seen_of(self, peer)
+    }
+    fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
+        Spool::note_epoch(self, peer, epoch)
     }
     fn pending(
         &self,
@@ -182,6 +196,12 @@ impl Store for Arc<Spool> {
         state: DeliveryState,
     ) -> Result<(), SpoolError> {
         Spool::set_delivery(self, bundle, peer, state)
+    }
+    fn withdrawn(&self, bundle: BundleId, origin: PeerId) -> Result<bool, SpoolError> {
+        Spool::withdrawn(self, bundle, origin)
+    }
+    fn unfinished(&self, origin: PeerId) -> Vec<BundleId> {
+        Spool::unfinished(self, origin)
     }
     fn note_inbound(
         &self,

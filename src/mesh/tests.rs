@@ -1,5 +1,10 @@
 //! Whole meshes over real iroh on loopback, on a store in memory; and peers that break the rules, on the real wire.
 
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod restored;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -169,8 +174,10 @@ fn a_peer_that_went_away_and_came_back_gets_the_rest() {
     let (group, (alder, a), (birch, b)) = pair();
     alder.send("one", b"1", &[birch.id()]);
     birch.wait_inbox("one");
+    let begun = Instant::now();
     b.stop();
     eventually("disconnected", || !connected(&a, birch.id()));
+    assert!(begun.elapsed() < super::STOP, "told, not timed out");
     alder.send("two", b"2", &[birch.id()]);
     let invited = MeshConfig {
         ticket: Some(ticket(&alder, "alder", &a, &group)),
@@ -179,6 +186,18 @@ fn a_peer_that_went_away_and_came_back_gets_the_rest() {
     let _b = start(&birch, invited);
     birch.wait_inbox("two");
     alder.wait_delivered(birch.id());
+}
+
+#[test]
+fn two_members_that_both_restart_find_each_other_again() {
+    let (group, (alder, a), (birch, b)) = pair();
+    a.stop();
+    b.stop();
+    let a = start(&alder, config("alder", &group));
+    let b = start(&birch, config("birch", &group));
+    eventually("connected", || {
+        connected(&a, birch.id()) && connected(&b, alder.id())
+    });
 }
 
 #[test]

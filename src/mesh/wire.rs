@@ -166,6 +166,10 @@ pub(super) enum Frame {
     Members(Vec<Told>),
     /// On a stream of the bulk connection.
     Range(RangeRequest),
+    /// "I have parts of these bundles of yours: do you still owe them to me?" Answered by [`Frame::Withdrawn`].
+    Owed(Vec<BundleId>),
+    /// "I do not owe you these, and you need not wait for them."
+    Withdrawn(Vec<BundleId>),
 }
 
 /// Why bytes are not a frame.
@@ -208,6 +212,8 @@ mod kind {
     pub(super) const RECEIPTS: u8 = 6;
     pub(super) const MEMBERS: u8 = 7;
     pub(super) const RANGE: u8 = 8;
+    pub(super) const OWED: u8 = 9;
+    pub(super) const WITHDRAWN: u8 = 10;
 }
 
 /// [`Verdict`] as it travels.
@@ -266,6 +272,8 @@ impl Frame {
             Self::Receipts(list) => put(out, kind::RECEIPTS, list),
             Self::Members(list) => put(out, kind::MEMBERS, list),
             Self::Range(request) => put(out, kind::RANGE, request),
+            Self::Owed(ids) => put(out, kind::OWED, ids),
+            Self::Withdrawn(ids) => put(out, kind::WITHDRAWN, ids),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -312,6 +320,8 @@ impl Frame {
                 Self::Members(members)
             }
             kind::RANGE => Self::Range(take(kind, &bytes)?),
+            kind::OWED => Self::Owed(list(kind, &bytes)?),
+            kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
             _ => return Ok(None),
         };
         Ok(Some(frame))
@@ -554,6 +564,14 @@ mod tests {
             (
                 Frame::Range(range),
                 format!("0000002608{ones}02{}08", "808040"),
+            ),
+            (
+                Frame::Owed(vec![BundleId([1; 32])]),
+                format!("000000220901{ones}"),
+            ),
+            (
+                Frame::Withdrawn(vec![BundleId([1; 32])]),
+                format!("000000220a01{ones}"),
             ),
         ]
     }

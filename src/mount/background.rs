@@ -14,9 +14,11 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -74,13 +76,41 @@ pub enum Outcome {
 }
 
 /// Starts this program again with the same arguments, and waits until it serves, fails, dies or takes longer than `limit`.
-pub fn spawn(limit: Duration) -> io::Result<Outcome> {
+///
+/// The value of the flag `secret.0` goes by the environment variable `secret.1` instead: a daemon lives long, and its
+/// arguments can be read by every user of the machine.
+pub fn spawn(secret: (&str, &str), limit: Duration) -> io::Result<Outcome> {
     let mut args = env::args_os();
     let name = args.next().unwrap_or_else(|| "meshbox".into());
     let mut command = Command::new(own_program());
     // The name decides how the arguments are read: `mount.meshbox`.
-    command.arg0(name).args(args);
+    command.arg0(name);
+    let (args, value) = without_flag(args, secret.0);
+    command.args(args);
+    if let Some(value) = value {
+        command.env(secret.1, value);
+    }
     start(command, limit)
+}
+
+/// Takes `--flag VALUE` and `--flag=VALUE` out; the last value wins, as it does when they are read.
+fn without_flag(
+    args: impl Iterator<Item = OsString>,
+    flag: &str,
+) -> (Vec<OsString>, Option<OsString>) {
+    let joined = format!("{flag}=");
+    let (mut rest, mut value) = (Vec::new(), None);
+    let mut args = args;
+    while let Some(arg) = args.next() {
+        if arg == flag {
+            value = args.next();
+        } else if let Some(given) = arg.as_bytes().strip_prefix(joined.as_bytes()) {
+            value = Some(OsString::from_vec(given.to_vec()));
+        } else {
+            rest.push(arg);
+        }
+    }
+    (rest, value)
 }
 
 /// The path makes a better process name than `exe`, but is gone when the program was replaced meanwhile.
@@ -259,6 +289,28 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
         command
+    }
+
+    #[test]
+    fn a_secret_flag_does_not_stay_among_the_arguments() {
+        let split = |args: &[&str]| {
+            let (rest, value) = without_flag(args.iter().map(OsString::from), "--join");
+            (rest.join(" ".as_ref()), value)
+        };
+        let plain = |text: &str| OsString::from(text);
+        assert_eq!(split(&["mount", "m"]), (plain("mount m"), None));
+        assert_eq!(
+            split(&["mount", "--join", "t", "m"]),
+            (plain("mount m"), Some(plain("t")))
+        );
+        assert_eq!(
+            split(&["mount", "m", "--join=t"]),
+            (plain("mount m"), Some(plain("t")))
+        );
+        assert_eq!(
+            split(&["mount", "--join-file", "f", "m"]),
+            (plain("mount --join-file f m"), None)
+        );
     }
 
     #[test]

@@ -17,7 +17,8 @@ use super::info::{MountEntry, MountTable};
 use super::resolve::{Kind, ResolveError, resolve};
 use super::sys::{self, UnmountError};
 
-/// How long a Meshbox mount has to answer a stat. A healthy one answers from memory, in microseconds.
+/// How long a Meshbox mount has to answer a statfs, which no cache answers for a daemon that is gone. A healthy one
+/// answers at once.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// So many dead mounts stacked on one path are taken away. More than one is rare: an older start that did not look.
@@ -268,7 +269,7 @@ pub(super) fn probe(at: &Path, limit: Duration) -> Life {
         .name("mount-probe".to_owned())
         .spawn(move || {
             // The main thread may have given up, then nobody wants to know.
-            let _ = answer.send(rustix::fs::stat(&path).map(drop));
+            let _ = answer.send(rustix::fs::statfs(&path).map(drop));
         });
     if asker.is_err() {
         // No thread, no answer: leave the mount alone.

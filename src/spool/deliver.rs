@@ -502,6 +502,17 @@ impl Spool {
         Ok(())
     }
 
+    /// The row that status shows of a bundle of another.
+    pub(super) fn inbound_shown(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<InboundShown>, SpoolError> {
+        match self.journal.get::<u64>(IN_SHOWN, &bundle.0)? {
+            Some(order) => self.journal.get(IN_ORDER, &descending(order)),
+            None => Ok(None),
+        }
+    }
+
     /// The user removed what this bundle showed.
     pub(super) fn show_consumed(
         &self,

@@ -7,7 +7,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, RenameFlags};
@@ -99,6 +99,17 @@ pub(super) fn make_directory(path: &Path) -> Result<(), SpoolError> {
         .mode(0o700)
         .create(path)
         .on("create directory", path)
+}
+
+/// Makes the root of a tree that the mount shows, unless it is there: open to all like any new directory, so that
+/// `allow_other` means something. On disk its parent keeps others out; where that does not, it is made for us alone.
+pub(super) fn make_shown_root(path: &Path, parent: &Path) -> Result<(), SpoolError> {
+    let others = parent.metadata().on("look at", parent)?.mode() & 0o077;
+    if others != 0 || path.exists() {
+        return make_directory(path);
+    }
+    make_directory(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).on("set the mode of", path)
 }
 
 /// Replaces a small file: either the old or the new bytes survive any crash, never a mixture.

@@ -11,6 +11,7 @@
 //! Lock order: gate, then the spool's decisions, then the journal.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -105,6 +106,13 @@ impl Gate {
     pub fn try_lock(&self) -> Option<GateGuard<'_>> {
         self.state
             .try_lock()
+            .map(|state| GateGuard { gate: self, state })
+    }
+
+    /// [`Self::try_lock`], waiting a moment for a holder that is about to let go.
+    pub fn lock_for(&self, patience: Duration) -> Option<GateGuard<'_>> {
+        self.state
+            .try_lock_for(patience)
             .map(|state| GateGuard { gate: self, state })
     }
 

@@ -327,6 +327,14 @@ impl Spool {
                     Offered::AwaitingDurable
                 });
             }
+            // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and
+            // room in quarantine.
+            if let Some(row) = self.inbound_shown(bundle)?
+                && row.state == "refused"
+            {
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                return Ok(Offered::Refused(row.error.unwrap_or_default()));
+            }
             arriving.insert(bundle, shown(&manifest));
         }
         let arrival = Arrival {

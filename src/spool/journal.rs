@@ -23,7 +23,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use redb::{Database, ReadableDatabase, TableDefinition};
@@ -42,6 +42,13 @@ const CACHE_BYTES: usize = 8 << 20;
 
 /// How long the writer lets batches gather, so that a burst shares its syncs and the first file's way is not disturbed.
 const GATHER: Duration = Duration::from_millis(8);
+
+/// In a burst the writer gathers this many times as long as its last commit took: while the disk commits, every create
+/// and rename on that file system waits for it, so a commit after each few files slows all of them down.
+const GATHER_PER_COMMIT: u32 = 3;
+
+/// The longest the writer gathers: state shows `queued` this much later, at most, than the disk could.
+const GATHER_MAX: Duration = Duration::from_millis(300);
 
 /// Pause before a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -128,6 +135,11 @@ struct Shared {
 }
 
 impl Shared {
+    fn is_in_a_hurry(&self) -> bool {
+        let fresh = self.fresh.read();
+        fresh.hurry || fresh.stopping || fresh.queued_bytes >= BACKLOG_BYTES / 2
+    }
+
     fn database(&self) -> Result<Arc<Database>, SpoolError> {
         let open = self.database.read().clone();
         open.ok_or_else(|| SpoolError::Journal("the database is not open after an error".into()))
@@ -201,6 +213,7 @@ impl Journal {
         // Encoding a vector of bytes has no error to give either.
         let body = postcard::to_stdvec(&LogRecord(&rows))
             .map_err(|e| SpoolError::Journal(e.to_string()))?;
+        let first;
         {
             let mut fresh = self.shared.fresh.write();
             fresh.wal.append(&body)?;
@@ -211,6 +224,7 @@ impl Journal {
             }
             fresh.queued_bytes += body.len();
             // A burst is synced as a whole anyway; its descriptors need not stay open until then.
+            first = fresh.queue.is_empty() || fresh.queued_bytes >= BACKLOG_BYTES / 2;
             let whole = fresh.queue.len() > durable::SYNC_EACH_MAX && !syncs.is_empty();
             let syncs = if whole { vec![Sync::Everything] } else { syncs };
             fresh.queue.push(Waiting {
@@ -219,7 +233,10 @@ impl Journal {
                 on_durable,
             });
         }
-        self.ring();
+        // While it gathers, the writer need not be woken for each batch.
+        if first {
+            self.ring();
+        }
         Ok(())
     }
 
@@ -429,6 +446,7 @@ fn replay_log(database: &Database, state: &Path, directory: &Path) -> Result<(),
 }
 
 fn write_loop(shared: &Shared) {
+    let mut gather = GATHER;
     loop {
         let stopping = {
             let mut held = shared.bell_lock.lock();
@@ -443,9 +461,11 @@ fn write_loop(shared: &Shared) {
                 shared.bell.wait(&mut held);
             }
         };
-        if !stopping && !shared.fresh.read().hurry {
+        if !stopping {
+            let until = Instant::now() + gather;
             let mut held = shared.bell_lock.lock();
-            shared.bell.wait_for(&mut held, GATHER);
+            while !shared.is_in_a_hurry() && !shared.bell.wait_until(&mut held, until).timed_out() {
+            }
         }
         let (queue, number, ended) = {
             let mut fresh = shared.fresh.write();
@@ -464,9 +484,14 @@ fn write_loop(shared: &Shared) {
             let _held = shared.bell_lock.lock();
             shared.room.notify_all();
         }
+        let started = Instant::now();
         if !commit_until_it_holds(shared, &queue) {
             return;
         }
+        gather = match shared.fresh.read().queue.is_empty() {
+            true => GATHER,
+            false => (started.elapsed() * GATHER_PER_COMMIT).clamp(GATHER, GATHER_MAX),
+        };
         {
             let mut fresh = shared.fresh.write();
             for waiting in &queue {
@@ -691,7 +716,7 @@ mod tests {
         let (pipe, _other_end) = rustix::pipe::pipe().unwrap();
         batch.sync(Sync::File(Arc::new(std::fs::File::from(pipe))));
         journal.submit(batch).unwrap();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while journal.trouble().is_none() {
             assert!(
                 std::time::Instant::now() < deadline,

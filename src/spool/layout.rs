@@ -67,6 +67,11 @@ impl Layout {
         self.state.join("config.toml")
     }
 
+    /// The addresses that were last listened on, one a line.
+    pub fn listen(&self) -> PathBuf {
+        self.state.join("listen")
+    }
+
     /// Held with flock(2) by the daemon.
     pub fn lock(&self) -> PathBuf {
         self.state.join("lock")

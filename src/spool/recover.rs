@@ -341,9 +341,13 @@ impl Spool {
         }
         if self.content_needed(digest)? {
             let file = File::open(link).on("open", link)?;
-            if super::seal::hash_rest(&file, Hasher::default())
-                .on("read", link)?
-                .digest
+            if super::seal::hash_rest(
+                &file,
+                Hasher::default(),
+                &mut vec![0; super::seal::READ_BYTES],
+            )
+            .on("read", link)?
+            .digest
                 == digest
             {
                 let mut batch = Batch::default();

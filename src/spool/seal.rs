@@ -42,7 +42,7 @@ use crate::peer::{self, PeerId};
 pub(super) const JOB_CAP: usize = 65_536;
 
 /// What a hasher reads at once; as large as the L2 cache of small machines.
-const READ_BYTES: usize = 256 * 1024;
+pub(super) const READ_BYTES: usize = 256 * 1024;
 
 /// Work for a sealer thread.
 pub(super) enum Job {
@@ -56,11 +56,12 @@ pub(super) enum Job {
 
 /// Carries out jobs until the channel is closed.
 pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
+    let mut buffer = vec![0; READ_BYTES];
     while let Ok(job) = jobs.recv() {
         let Some(spool) = spool.upgrade() else { return };
         match job {
             Job::Stop => return,
-            Job::Tail(gate, file) => follow(&gate, &file),
+            Job::Tail(gate, file) => follow(&gate, &file, &mut buffer),
             Job::Free(digests) => spool.free_all(&digests),
             Job::Seal(request) => {
                 spool.journal.make_room();
@@ -71,13 +72,14 @@ pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
                     priority,
                     done,
                 } = request;
-                let outcome = match spool.seal_now(&gate, &path, renamed_from, priority) {
-                    Ok(outcome) => outcome,
-                    Err(error) => {
-                        tracing::warn!(%path, %error, "cannot seal");
-                        SealOutcome::Failed(error)
-                    }
-                };
+                let outcome =
+                    match spool.seal_now(&gate, &path, renamed_from, priority, &mut buffer) {
+                        Ok(outcome) => outcome,
+                        Err(error) => {
+                            tracing::warn!(%path, %error, "cannot seal");
+                            SealOutcome::Failed(error)
+                        }
+                    };
                 done(outcome);
             }
         }
@@ -85,14 +87,13 @@ pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
 }
 
 /// Hashes what was written since the last time.
-fn follow(gate: &Gate, file: &File) {
-    let mut buffer = vec![0; READ_BYTES];
+fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
     loop {
         let Some(mut work) = gate.lock().begin_tail() else {
             return;
         };
         while work.hasher.len() < work.until {
-            let want = (work.until - work.hasher.len()).min(READ_BYTES as u64) as usize;
+            let want = (work.until - work.hasher.len()).min(buffer.len() as u64) as usize;
             match file.read_at(&mut buffer[..want], work.hasher.len()) {
                 Ok(0) => break,
                 Ok(n) => work.hasher.update(&buffer[..n]),
@@ -106,10 +107,9 @@ fn follow(gate: &Gate, file: &File) {
     }
 }
 
-pub(super) fn hash_rest(file: &File, mut hasher: Hasher) -> io::Result<Hashed> {
-    let mut buffer = vec![0; READ_BYTES];
+pub(super) fn hash_rest(file: &File, mut hasher: Hasher, buffer: &mut [u8]) -> io::Result<Hashed> {
     loop {
-        match file.read_at(&mut buffer, hasher.len()) {
+        match file.read_at(buffer, hasher.len()) {
             Ok(0) => return Ok(hasher.finish()),
             Ok(n) => hasher.update(&buffer[..n]),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -149,6 +149,7 @@ impl Spool {
         path: &RelPath,
         renamed_from: Option<RelPath>,
         priority: crate::bundle::Priority,
+        buffer: &mut [u8],
     ) -> Result<SealOutcome, SpoolError> {
         let at = self.layout.outbox().join(path.as_path());
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
@@ -179,7 +180,7 @@ impl Spool {
             .and_then(|digest| self.hashed_before(digest, meta.len()));
         let hashed = match known {
             Some(hashed) => hashed,
-            None => hash_rest(&file, tail).on("read", &at)?,
+            None => hash_rest(&file, tail, buffer).on("read", &at)?,
         };
 
         let mut guard = gate.lock();

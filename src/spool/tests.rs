@@ -520,6 +520,20 @@ fn who_joins_later_gets_what_the_outbox_still_shows() {
 }
 
 #[test]
+fn the_shown_trees_are_for_others_too_unless_they_could_reach_them_on_disk() {
+    let mode = |path: PathBuf| path.metadata().unwrap().mode() & 0o777;
+    let node = Node::new();
+    assert_eq!(mode(node.state()), 0o700);
+    assert_eq!(mode(node.outbox("")), 0o755);
+    assert_eq!(mode(node.inbox("")), 0o755);
+    let open = tempfile::tempdir().unwrap();
+    fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let root = open.path().join("outbox");
+    super::durable::make_shown_root(&root, open.path()).unwrap();
+    assert_eq!(mode(root), 0o700);
+}
+
+#[test]
 fn after_a_restart_unchanged_files_are_not_sent_again_also_after_chmod_and_link() {
     let (mut alder, birch) = pair();
     for name in ["plain", "chmodded", "linked"] {

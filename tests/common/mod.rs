@@ -18,6 +18,7 @@ use std::io::{Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -390,6 +391,9 @@ impl Drop for Deadline {
 pub struct Node {
     name: String,
     options: Vec<String>,
+    /// Where it listened at its first start: a later start takes the same address, as a real node's does, so that two
+    /// nodes that both restart find each other.
+    listen: OnceLock<String>,
     root: Option<TempDir>,
     deadline: Option<Deadline>,
 }
@@ -408,6 +412,7 @@ impl Node {
         Self {
             name: name.to_owned(),
             options,
+            listen: OnceLock::new(),
             root: Some(root),
             deadline: Some(deadline),
         }
@@ -472,6 +477,7 @@ impl Node {
     /// Runs `meshbox mount` for this node with `more` arguments.
     pub fn mount(&self, more: &[&str]) -> Ran {
         let (state, mountpoint) = (self.state(), self.mountpoint());
+        let listen = self.listen.get().map_or("127.0.0.1:0", String::as_str);
         let mut command = meshbox(&["mount"]);
         command
             .arg(mountpoint)
@@ -479,10 +485,19 @@ impl Node {
             .arg(state)
             .args(["--name", &self.name]);
         command
-            .args(["--listen", "127.0.0.1:0", "--no-mdns"])
+            .args(["--listen", listen, "--no-mdns"])
             .args(&self.options)
             .args(more);
-        run(&mut command, COMMAND)
+        let ran = run(&mut command, COMMAND);
+        if ran.code == Some(0) {
+            self.listen.get_or_init(|| {
+                self.status()["listen"][0]
+                    .as_str()
+                    .unwrap_or("127.0.0.1:0")
+                    .to_owned()
+            });
+        }
+        ran
     }
 
     /// Runs `meshbox COMMAND --state … MORE`.
