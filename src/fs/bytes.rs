@@ -148,6 +148,12 @@ impl Fs {
         let fs = self.clone();
         self.gated(&gate, move |guard| {
             guard.add_writer();
+            if let Some(Event::Created { path, .. }) = &event
+                && let Err(error) = fs.spool.before_modify(guard, path)
+            {
+                // Without its mark a file that is made when the daemon is killed would be taken for an empty one.
+                tracing::warn!(%path, %error, "a new file could not be marked as open");
+            }
             if let Some(event) = event {
                 fs.readiness.feed(event);
             }
@@ -502,7 +508,11 @@ impl Fs {
         };
         let op = move |fs: &Fs, modify: &Modify, guard: &mut GateGuard<'_>| {
             let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-            rustix::fs::fallocate(&modify.file.file, flags, offset, length)?;
+            if let Err(error) = rustix::fs::fallocate(&modify.file.file, flags, offset, length) {
+                // It may have changed a part before it failed: what was hashed so far is not to be believed.
+                guard.reshaped();
+                return Err(error.into());
+            }
             fs.reshaped(modify, guard, Some(fh), caller)
         };
         self.modify(&file, op, done);

@@ -158,7 +158,8 @@ impl Spool {
                 return self.journal.submit(batch);
             }
             for (key, bundle) in &page {
-                self.owe(peer, *bundle, &mut batch)?;
+                // To all: another first member may be joining at the same time.
+                self.owe_everybody(*bundle, &mut batch)?;
                 batch.delete(ORPHANS, key);
             }
             self.journal.submit(batch)?;

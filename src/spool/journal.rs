@@ -366,7 +366,7 @@ impl Journal {
             match decode(table, &value) {
                 Ok(value) => found.push((key[1..].to_vec(), value)),
                 Err(error) => {
-                    tracing::error!(table = table.0, %error, "a journal row is passed over")
+                    tracing::error!(table = table.0, %error, "a journal row is passed over");
                 }
             }
         }

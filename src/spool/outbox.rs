@@ -227,9 +227,9 @@ impl Spool {
         self.journal.submit(batch)
     }
 
-    /// `st_nlink` as the user should see it: without the link in `content/`.
+    /// `st_nlink` as the user should see it: without the link in `content/`, which may be the last one left.
     pub fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
-        if st_nlink > 1 && self.linked_digest(ino).is_some() {
+        if st_nlink > 0 && self.linked_digest(ino).is_some() {
             st_nlink - 1
         } else {
             st_nlink

@@ -299,7 +299,7 @@ impl Spool {
                         self.free_content(digest)?;
                     }
                     None => {
-                        tracing::warn!(path = %entry.path().display(), "a foreign file under content/")
+                        tracing::warn!(path = %entry.path().display(), "a foreign file under content/");
                     }
                 }
             }
