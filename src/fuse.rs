@@ -344,7 +344,7 @@ impl Filesystem for Adapter {
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded("unlink", parent, || {
             self.fs.unlink(at(parent, name), move |gone| {
-                reply_empty("unlink", parent, gone, reply)
+                reply_empty("unlink", parent, gone, reply);
             });
         });
     }
@@ -352,7 +352,7 @@ impl Filesystem for Adapter {
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         guarded("rmdir", parent, || {
             self.fs.rmdir(at(parent, name), move |gone| {
-                reply_empty("rmdir", parent, gone, reply)
+                reply_empty("rmdir", parent, gone, reply);
             });
         });
     }
@@ -507,7 +507,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded("flush", ino, || {
-            reply_empty("flush", ino, self.fs.flush(fh.0, caller(req)), reply)
+            reply_empty("flush", ino, self.fs.flush(fh.0, caller(req)), reply);
         });
     }
 
@@ -537,7 +537,7 @@ impl Filesystem for Adapter {
     ) {
         guarded("fsync", ino, || {
             self.fs.fsync(fh.0, datasync, move |synced| {
-                reply_empty("fsync", ino, synced, reply)
+                reply_empty("fsync", ino, synced, reply);
             });
         });
     }
@@ -617,7 +617,7 @@ impl Filesystem for Adapter {
     ) {
         guarded("fsyncdir", ino, || {
             self.fs.fsyncdir(id(ino), move |synced| {
-                reply_empty("fsyncdir", ino, synced, reply)
+                reply_empty("fsyncdir", ino, synced, reply);
             });
         });
     }
@@ -672,7 +672,7 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         guarded("listxattr", ino, || {
-            reply_xattr("listxattr", ino, self.fs.listxattr(id(ino)), size, reply)
+            reply_xattr("listxattr", ino, self.fs.listxattr(id(ino)), size, reply);
         });
     }
 

@@ -214,7 +214,7 @@ impl Ready {
                 names_left,
             } => self.unlinked(Gone { ino, names_left }, &path, &mut out),
             Event::SealDone { ino, path, result } => {
-                self.seal_done(ino, &path, result, now, &mut out)
+                self.seal_done(ino, &path, result, now, &mut out);
             }
             Event::Recovered {
                 ino,

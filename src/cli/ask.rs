@@ -116,13 +116,13 @@ pub(super) fn wait(
         .collect();
     let paths = below?.iter().map(WirePath::from).collect();
     let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-    let waited = match client.call(&Request::Wait {
+    let request = Request::Wait {
         paths,
         to,
         timeout_ms,
-    })? {
-        Reply::Waited(waited) => waited,
-        _ => return Err(unexpected()),
+    };
+    let Reply::Waited(waited) = client.call(&request)? else {
+        return Err(unexpected());
     };
     if as_json {
         json(&waited)?;

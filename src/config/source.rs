@@ -118,7 +118,7 @@ impl Layer {
                     }
                 }
                 (Kind::List | Kind::Text | Kind::Path | Kind::Switch, _) => {
-                    layer.push(setting, value)
+                    layer.push(setting, value);
                 }
             }
         }

@@ -58,10 +58,10 @@ impl Notices {
             match sender.try_send(notice) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => {
-                    tracing::debug!("too many replaced inbox names at once for the kernel")
+                    tracing::debug!("too many replaced inbox names at once for the kernel");
                 }
                 Err(TrySendError::Disconnected(_)) => {
-                    tracing::error!("the fs-notifier thread is gone")
+                    tracing::error!("the fs-notifier thread is gone");
                 }
             }
         }

@@ -189,7 +189,7 @@ impl Fs {
         };
         match opened {
             Ok(fd) => self.pool.submit(Box::new(move || {
-                done(rustix::fs::fsync(&fd).map_err(FsError::from))
+                done(rustix::fs::fsync(&fd).map_err(FsError::from));
             })),
             Err(error) => done(Err(error)),
         }

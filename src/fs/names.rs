@@ -62,7 +62,7 @@ impl Fs {
                     mode: mode & 0o7777,
                 };
                 self.opened_with(file, Some(event), None, move |opened| {
-                    done(opened.map(|opened| (entry, opened)))
+                    done(opened.map(|opened| (entry, opened)));
                 });
             }
             Err(FsError::Os(Errno::EXIST)) if flags & libc::O_EXCL == 0 => {
@@ -494,7 +494,7 @@ impl Fs {
         match (open, place) {
             (Some(open), _) => self.apply(&Target::File(&open.file), backing.directory, set)?,
             (None, Ok(place)) => {
-                self.apply(&Target::Name(&self.outbox, &place), backing.directory, set)?
+                self.apply(&Target::Name(&self.outbox, &place), backing.directory, set)?;
             }
             (None, Err(_nameless)) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;

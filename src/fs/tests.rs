@@ -47,7 +47,7 @@ pub(crate) struct FakeSpool {
 
 impl FakeSpool {
     fn say(&self, saw: Saw) {
-        let _ = self.saw.lock().send(saw);
+        self.saw.lock().send(saw).ok();
     }
 }
 
@@ -124,7 +124,7 @@ impl SpoolPort for FakeSpool {
         self.say(Saw::Ignored);
     }
     fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
-        let _ = disk::remove_file(self.inbox_root().join(path.as_path()));
+        disk::remove_file(self.inbox_root().join(path.as_path())).ok();
         self.say(Saw::Consumed(path.to_string()));
         Ok(())
     }
@@ -224,7 +224,7 @@ fn answer<T: Send + 'static>(
 ) -> Result<T, FsError> {
     let (sender, receiver) = channel();
     op(Box::new(move |result| {
-        let _ = sender.send(result);
+        sender.send(result).ok();
     }));
     receiver
         .recv_timeout(PATIENCE)
@@ -622,7 +622,8 @@ fn a_listing_goes_on_where_it_stopped_while_names_go_away() {
         }
         for name in &seen {
             if let name @ [b'f', ..] = name.as_slice() {
-                let _ = t.unlink(NodeId::OUTBOX, std::str::from_utf8(name).unwrap());
+                t.unlink(NodeId::OUTBOX, std::str::from_utf8(name).unwrap())
+                    .ok();
             }
         }
     }

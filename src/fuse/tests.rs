@@ -32,7 +32,7 @@ impl Drop for Mounted {
         };
         let _ = unmount(self.at.path(), flags);
         if let Some(serving) = self.serving.take() {
-            let _ = serving.join();
+            serving.join().ok();
         }
     }
 }

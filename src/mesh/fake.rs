@@ -21,7 +21,7 @@ use crate::peer::{Identity, PeerId, PeerName};
 use crate::spool::{Event, FinishError, IntakeError, Member, Quarantined, ServeError, SpoolError};
 
 /// Longest wait for anything in these tests; they fail then.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct State {
@@ -38,7 +38,7 @@ struct State {
     listen: Vec<SocketAddr>,
 }
 
-pub struct Fake {
+pub(crate) struct Fake {
     identity: Identity,
     state: Mutex<State>,
     changed: Condvar,
@@ -53,7 +53,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             identity: Identity::generate(),
             state: Mutex::default(),
@@ -67,7 +67,7 @@ impl Fake {
         })
     }
 
-    pub fn id(&self) -> PeerId {
+    pub(crate) fn id(&self) -> PeerId {
         self.identity.id()
     }
 
@@ -79,12 +79,12 @@ impl Fake {
     }
 
     /// A signed bundle of one file, held nowhere yet.
-    pub fn bundle(&self, path: &str, content: &[u8]) -> VerifiedManifest {
+    pub(crate) fn bundle(&self, path: &str, content: &[u8]) -> VerifiedManifest {
         manifest_of(self.id(), path, content).sign(&self.identity)
     }
 
     /// Holds `manifest` with its content and owes it to `to`.
-    pub fn owe(&self, manifest: &VerifiedManifest, content: &[u8], to: &[PeerId]) {
+    pub(crate) fn owe(&self, manifest: &VerifiedManifest, content: &[u8], to: &[PeerId]) {
         let id = manifest.id();
         let mut state = self.state.lock();
         state.held.insert(
@@ -101,7 +101,7 @@ impl Fake {
     }
 
     /// Seals a file for `to`.
-    pub fn send(&self, path: &str, content: &[u8], to: &[PeerId]) -> BundleId {
+    pub(crate) fn send(&self, path: &str, content: &[u8], to: &[PeerId]) -> BundleId {
         let manifest = self.bundle(path, content);
         self.owe(&manifest, content, to);
         manifest.id()
@@ -122,21 +122,21 @@ impl Fake {
     }
 
     /// Waits for a file in the inbox.
-    pub fn wait_inbox(&self, path: &str) -> Bytes {
+    pub(crate) fn wait_inbox(&self, path: &str) -> Bytes {
         let path = RelPath::parse(path).unwrap();
         self.wait("inbox", |s| s.inbox.get(&path).cloned())
     }
 
-    pub fn inbox_len(&self) -> usize {
+    pub(crate) fn inbox_len(&self) -> usize {
         self.state.lock().inbox.len()
     }
 
-    pub fn wait_inbox_len(&self, len: usize) {
+    pub(crate) fn wait_inbox_len(&self, len: usize) {
         self.wait("inbox", |s| (s.inbox.len() >= len).then_some(()));
     }
 
     /// Waits until nothing is owed to `peer`.
-    pub fn wait_delivered(&self, peer: PeerId) {
+    pub(crate) fn wait_delivered(&self, peer: PeerId) {
         self.wait("receipts", |s| {
             s.pending
                 .get(&peer)
@@ -146,7 +146,7 @@ impl Fake {
     }
 
     /// Waits for a state that `wanted` accepts.
-    pub fn wait_delivery(
+    pub(crate) fn wait_delivery(
         &self,
         bundle: BundleId,
         peer: PeerId,
@@ -161,7 +161,7 @@ impl Fake {
     }
 
     /// Waits for a note on an inbound bundle.
-    pub fn wait_note(&self, bundle: BundleId, word: &str) -> String {
+    pub(crate) fn wait_note(&self, bundle: BundleId, word: &str) -> String {
         let found = |(b, w, e): &(BundleId, String, Option<String>)| {
             (*b == bundle && w == word).then(|| e.clone())
         };
@@ -171,7 +171,7 @@ impl Fake {
 }
 
 /// What `origin` would say of a bundle of one file, for everybody.
-pub fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifest {
+pub(super) fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifest {
     let hashed = digest::hash_reader(content).unwrap();
     let kind = EntryKind::File {
         size: hashed.len,
@@ -450,7 +450,7 @@ impl Arriving for FakeArriving {
         let got = &self.got[entry];
         if chunks.0.is_empty() {
             return if got.is_empty() {
-                vec![0..size]
+                std::iter::once(0..size).collect()
             } else {
                 vec![]
             };

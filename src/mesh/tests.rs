@@ -71,8 +71,11 @@ fn error_of(mesh: &Mesh, peer: PeerId) -> Option<String> {
         .error
 }
 
+/// A store and the mesh over it.
+type Member = (Arc<Fake>, Mesh);
+
 /// Two members that know each other, connected.
-fn pair() -> (GroupKey, (Arc<Fake>, Mesh), (Arc<Fake>, Mesh)) {
+fn pair() -> (GroupKey, Member, Member) {
     let group = GroupKey::generate();
     let (alder, birch) = (Fake::new(), Fake::new());
     let a = start(&alder, config("alder", &group));

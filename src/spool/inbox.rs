@@ -314,7 +314,7 @@ impl Spool {
                 return Ok(false);
             }
             return match meta {
-                Some(meta) if meta.is_dir() => Ok(fs::remove_dir(&at).is_ok()),
+                Some(meta) if meta.is_dir() => Ok(durable::remove_directory(&at).is_ok()),
                 Some(_) => {
                     let row: Option<InName> = self.journal.get(IN_NAMES, candidate.as_bytes())?;
                     Ok(row.is_some_and(|row| row.origin == origin && row.path == *path))
@@ -338,7 +338,10 @@ impl Spool {
     /// Takes a file's name out of the inbox. Call with the decision lock held.
     fn remove_name(&self, path: &RelPath) -> Result<(), SpoolError> {
         let at = self.layout.inbox().join(path.as_path());
-        fs::remove_file(&at).on("remove", &at)?;
+        if !durable::remove(&at)? {
+            let gone = io::Error::from_raw_os_error(libc::ENOENT);
+            return Err(gone).on("remove", &at);
+        }
         self.drop_name(path, &at)
     }
 
