@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -638,6 +638,12 @@ fn now_secs() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// A daemon that was killed holds its lock until its last system call is done: a sync on a slow disk.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often the lock is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+
 fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
     let path = layout.lock();
     let file = File::options()
@@ -646,10 +652,18 @@ fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
         .truncate(false)
         .open(&path)
         .on("open", &path)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(SpoolError::InUse(layout.state().to_path_buf())),
-        Err(e) => Err(e).on("lock", &path),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(SpoolError::InUse(layout.state().to_path_buf()));
+            }
+            Err(e) => return Err(e).on("lock", &path),
+        }
     }
 }
 
