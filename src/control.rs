@@ -186,6 +186,9 @@ pub struct Status {
     pub inbound: Vec<InboundRow>,
     /// Counters.
     pub counts: Counts,
+    /// What our own disk fails with at present; absent when all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// One peer as `status` and `peers` show it.
@@ -321,6 +324,7 @@ mod tests {
                 }],
             }],
             inbound: vec![],
+            trouble: None,
             counts: Counts {
                 sealed: 1,
                 ..Counts::default()

@@ -139,6 +139,9 @@ pub(super) fn status(status: &Status, now: u64) -> String {
         },
         peers(&status.peers, now),
     );
+    if let Some(trouble) = &status.trouble {
+        let _fits = write!(out, "\nTROUBLE: {}; it is tried again\n", plain(trouble));
+    }
     let lists = [
         (
             "Outbox, newest first",
@@ -222,6 +225,7 @@ mod tests {
                 }],
             }],
             inbound: vec![],
+            trouble: Some("journal: no space".into()),
             counts: Counts {
                 ignored: 3,
                 ..Counts::default()
@@ -247,6 +251,7 @@ mod tests {
             "deferred     0/1",
             "1.5 KiB",
             "disk full",
+            "TROUBLE: journal: no space; it is tried again",
             "3 names not sent",
         ] {
             assert!(text.contains(part), "{part}: {text}");

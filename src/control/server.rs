@@ -345,6 +345,7 @@ mod tests {
                 peers: vec![],
                 outbound: vec![],
                 inbound: vec![],
+                trouble: None,
                 counts: Counts {
                     sealed: limit as u64,
                     ..Counts::default()

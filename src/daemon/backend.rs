@@ -107,6 +107,7 @@ impl ControlBackend for Backend {
             outbound: facts.spool.outbound(before, limit),
             inbound: facts.spool.inbound(before, limit),
             counts: facts.spool.counts(),
+            trouble: facts.spool.trouble(),
         }
     }
 
@@ -310,6 +311,7 @@ mod tests {
             outbound: vec![],
             inbound: vec![],
             counts,
+            trouble: None,
         };
         let text = metrics(&status);
         assert!(text.contains("\nmeshbox_ignored_total 3\n"));

@@ -270,11 +270,6 @@ pub fn notify_stopping() {
     notify(&[sd_notify::NotifyState::Stopping]);
 }
 
-/// Changes the line that `systemctl status` shows.
-pub fn notify_status(status: &str) {
-    notify(&[sd_notify::NotifyState::Status(status)]);
-}
-
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot notify the service manager");

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::tables::{
-    BUNDLES, BundleRow, IN_ORDER, InboundShown, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER,
-    OutName, PENDING, descending, order_of,
+    IN_ORDER, InboundShown, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER, OutName, PENDING,
+    descending, order_of,
 };
 use super::{Counts, Event, FileState, InboundRow, OutboundRow, RecipientRow, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath};
@@ -254,15 +254,6 @@ impl Spool {
             quarantined: quarantined as u64,
             refused: read(&self.counters.refused),
         }
-    }
-
-    /// The cursor of a bundle of ours for [`Self::outbound`].
-    pub fn outbound_cursor(&self, bundle: BundleId) -> Option<u64> {
-        self.journal
-            .get::<BundleRow>(BUNDLES, &bundle.0)
-            .ok()
-            .flatten()
-            .map(|row| row.order)
     }
 
     /// Where the next order numbers start: after the newest that are in use.
