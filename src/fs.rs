@@ -65,7 +65,7 @@ use self::inode::{Area, Nodes, Place};
 use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
-use crate::ready::{Event, IgnoreList, Settings};
+use crate::ready::{Event, IgnoreList, Overview, Settings};
 use crate::spool::{FileState, Spool};
 
 /// What the file system is told at start.
@@ -188,6 +188,11 @@ impl Fs {
             })?;
         *fs.timer.lock() = Some(timer);
         Ok(fs)
+    }
+
+    /// What of the outbox is not sealed, with at most `most` names.
+    pub fn overview(&self, most: usize) -> Overview {
+        self.readiness.overview(most)
     }
 
     /// Ends its threads; files that are only settling are left to their `closed` mark.

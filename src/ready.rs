@@ -33,6 +33,7 @@
 mod event;
 mod ignore;
 mod inode;
+mod overview;
 mod recent;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use crate::bundle::RelPath;
 pub use event::{Action, Event, Gone, SealResult, Shown};
 pub use ignore::{BadPattern, IgnoreList};
 use inode::{Inode, Name, Sealing, Torn};
+pub use overview::Overview;
 use recent::RecentNames;
 
 /// A backing inode.

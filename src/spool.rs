@@ -393,6 +393,9 @@ pub struct Counts {
     pub bytes_received: u64,
     /// Files held back because their writer was killed.
     pub incomplete: u64,
+    /// Files open for writing, settling or being sealed. Not known to the spool: the daemon fills it in.
+    #[serde(default)]
+    pub unsealed: u64,
     /// Names not sent because they match the ignore list, since start.
     pub ignored: u64,
     /// Entries in quarantine.

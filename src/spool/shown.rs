@@ -250,6 +250,7 @@ impl Spool {
                 .iter()
                 .filter(|(_, mark)| mark.kind == MarkKind::Torn)
                 .count() as u64,
+            unsealed: 0,
             ignored: read(&self.counters.ignored),
             quarantined: quarantined as u64,
             refused: read(&self.counters.refused),
