@@ -1,0 +1,1 @@
+//! Room, modes and long paths.
