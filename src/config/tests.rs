@@ -315,10 +315,7 @@ fn what_is_shown_can_be_read_back() {
 #[test]
 fn limits_may_stand_in_a_table_of_their_own_and_not_twice() {
     let dir = tempfile::tempdir().unwrap();
-    let path = file(
-        &dir,
-        "[spool]\nmax_bytes = \"10GiB\"\nmin_free = 1048576\n",
-    );
+    let path = file(&dir, "[spool]\nmax_bytes = \"10GiB\"\nmin_free = 1048576\n");
     let limits = with(flags(&[("max_file_bytes", "2GiB")]), env(&[]), Some(&path))
         .unwrap()
         .config

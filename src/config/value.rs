@@ -140,9 +140,7 @@ pub(super) fn parse_id(text: &str) -> Result<u32, String> {
     text.parse()
         .ok()
         .filter(|id| *id != u32::MAX)
-        .ok_or_else(|| {
-            format!("{text:?} is not a number; `id NAME` prints those of a user")
-        })
+        .ok_or_else(|| format!("{text:?} is not a number; `id NAME` prints those of a user"))
 }
 
 pub(super) fn parse_switch(text: &str) -> Result<bool, String> {

@@ -65,10 +65,7 @@ impl Fs {
     /// Tells the state machine if a modification failed for want of space, or on the disk.
     pub(crate) fn note_failed(&self, ino: u64, fh: Option<u64>, error: &FsError) {
         let errno = error.errno();
-        if matches!(
-            errno,
-            libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EIO
-        ) {
+        if matches!(errno, libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EIO) {
             tracing::warn!(ino, %error, "a file could not be written");
             self.readiness.feed(Event::WriteFailed { ino, fh, errno });
         }

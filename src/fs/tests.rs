@@ -1,5 +1,8 @@
 //! The rules of the file system, without a mount, over a spool whose decisions the test controls.
 
+#[cfg(test)]
+mod limits;
+
 use std::collections::HashSet;
 use std::fs::{self as disk, File};
 use std::os::unix::fs::MetadataExt;

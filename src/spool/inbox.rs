@@ -78,7 +78,8 @@ impl Spool {
             match &verified.files[naming.entry] {
                 None => self.make_inbox_directory(&at).on("create directory", &at)?,
                 Some((staged, file)) => {
-                    self.make_inbox_directory(parent).on("create directory", parent)?;
+                    self.make_inbox_directory(parent)
+                        .on("create directory", parent)?;
                     replaced.push(
                         self.journal
                             .get::<InName>(IN_NAMES, naming.name.as_bytes())?
@@ -390,10 +391,7 @@ impl Spool {
         no_replace: bool,
     ) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        let (old, new) = (
-            self.at_inbox(from.as_path()),
-            self.at_outbox(to.as_path()),
-        );
+        let (old, new) = (self.at_inbox(from.as_path()), self.at_outbox(to.as_path()));
         let row: Option<InName> = self.journal.get(IN_NAMES, from.as_bytes())?;
         if let Some(row) = &row {
             // Killed right after the rename, the file is sealed at the next start.

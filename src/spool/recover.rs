@@ -134,7 +134,8 @@ impl Spool {
         }
         let staged = self.layout.partial().join(format!("{bundle}.{index}"));
         if fs::symlink_metadata(&staged).is_ok_and(|meta| meta.ino() == ino) {
-            self.make_inbox_directory(&parent).on("create directory", &parent)?;
+            self.make_inbox_directory(&parent)
+                .on("create directory", &parent)?;
             durable::rename(&staged, &at)?;
         }
         if !fs::symlink_metadata(&at).is_ok_and(|meta| meta.ino() == ino) {

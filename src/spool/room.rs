@@ -307,4 +307,3 @@ fn bytes_in(directory: &Path, wanted: impl Fn(&str) -> bool) -> u64 {
         .map(|meta| meta.blocks().saturating_mul(512))
         .sum()
 }
-
