@@ -28,6 +28,7 @@ mod error;
 mod handle;
 mod inbox;
 mod inode;
+mod limits;
 mod listing;
 mod names;
 mod pool;
@@ -66,7 +67,7 @@ use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
 use crate::ready::{Event, IgnoreList, Overview, Settings};
-use crate::spool::{FileState, Spool};
+use crate::spool::{Dress, FileState, Spool};
 
 /// What the file system is told at start.
 #[derive(Clone, Debug)]
@@ -79,6 +80,10 @@ pub struct FsConfig {
     pub ignore_extra: Vec<String>,
     /// Patterns to take off the default ignore list.
     pub ignore_except: Vec<String>,
+    /// Modes and owner of what is shown.
+    pub dress: Dress,
+    /// Most bytes of one file.
+    pub max_file_bytes: Option<u64>,
 }
 
 /// Makes the generated files under `.meshbox/`.
@@ -324,14 +329,16 @@ impl Fs {
         }
     }
 
-    /// Free space: that of the spool's file system.
+    /// Free space: that of the spool's file system, less what is kept free. What is kept for others is used, so no quota
+    /// makes it less for a program that writes.
     pub fn statfs(&self) -> Result<Space, FsError> {
         let stat = rustix::fs::fstatvfs(&self.outbox)?;
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let kept = self.spool.min_free().div_ceil(stat.f_frsize.max(1));
         Ok(Space {
             blocks: stat.f_blocks,
             free: stat.f_bfree,
-            available: stat.f_bavail,
+            available: stat.f_bavail.saturating_sub(kept),
             files: stat.f_files,
             files_free: stat.f_ffree,
             block_size: small(stat.f_bsize),
@@ -358,6 +365,7 @@ impl Fs {
             Area::Outbox => match self.readiness.shown(backing.ino, &path) {
                 Some(shown) => FileState {
                     state: shown.to_string(),
+                    error: self.readiness.failure(backing.ino),
                     ..FileState::default()
                 },
                 None => self.spool.outbox_state(&path, backing.ino),

@@ -153,7 +153,7 @@ impl ControlBackend for Backend {
             return Delivery::Sealed(row);
         }
         // The plain tree behind the mount, never the mount itself.
-        let shown = std::fs::symlink_metadata(spool.layout().outbox().join(path.as_path()));
+        let shown = std::fs::symlink_metadata(spool.at_outbox(path.as_path()));
         match shown {
             Err(_) => Delivery::Unknown,
             Ok(shown) if shown.is_dir() => {
@@ -283,6 +283,12 @@ fn metrics(status: &Status) -> String {
             "gauge",
             "Entries in quarantine",
             counts.quarantined,
+        ),
+        (
+            "meshbox_held_bytes",
+            "gauge",
+            "Bytes kept for recipients that no name shows any more",
+            counts.held_bytes,
         ),
         (
             "meshbox_peers",

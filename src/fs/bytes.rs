@@ -354,6 +354,7 @@ impl Fs {
             Ok(found) => found,
             Err(error) => return done(Err(error)),
         };
+        let done = self.noting(&modify.file, Some(fh), done);
         if caller.tid != 0 {
             modify.file.note_writer(caller.tid);
         }
@@ -385,6 +386,12 @@ impl Fs {
         kill_privileges: bool,
     ) -> Result<Written, FsError> {
         let file = &modify.file;
+        let admitted = self.admit_write(offset, data.len())?;
+        if admitted < data.len() {
+            // The rest gets its error when the program tries it; one that does not try has not written what it meant.
+            self.note_failed(file.ino, Some(file.fh), &FsError::TooLarge);
+        }
+        let data = &data[..admitted];
         let mut written = 0;
         let mut tail = false;
         let mut failed = None;
@@ -414,7 +421,10 @@ impl Fs {
         }
         match failed {
             Some(error) if written == 0 => Err(error),
-            Some(_) | None => {
+            failed => {
+                if let Some(error) = failed {
+                    self.note_failed(file.ino, Some(file.fh), &error);
+                }
                 let bytes = u32::try_from(written).map_err(|_too_many| FsError::Invalid)?;
                 Ok(Written { bytes, tail })
             }
@@ -479,14 +489,17 @@ impl Fs {
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,
     ) {
         match self.handles.any(fh) {
-            Ok(Handle::File(file)) => self.pool.submit(Box::new(move || {
-                let synced = if data_only {
-                    file.file.sync_data()
-                } else {
-                    file.file.sync_all()
-                };
-                done(synced.map_err(FsError::from));
-            })),
+            Ok(Handle::File(file)) => {
+                let done = self.noting(&file, Some(fh), done);
+                self.pool.submit(Box::new(move || {
+                    let synced = if data_only {
+                        file.file.sync_data()
+                    } else {
+                        file.file.sync_all()
+                    };
+                    done(synced.map_err(FsError::from));
+                }));
+            }
             Ok(Handle::Generated(_) | Handle::Directory(_)) => done(Ok(())),
             Err(error) => done(Err(error)),
         }
@@ -508,6 +521,8 @@ impl Fs {
         };
         let op = move |fs: &Fs, modify: &Modify, guard: &mut GateGuard<'_>| {
             let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+            let size = size_of(&modify.file)?;
+            fs.admit_range(flags, offset, length, size)?;
             if let Err(error) = rustix::fs::fallocate(&modify.file.file, flags, offset, length) {
                 // It may have changed a part before it failed: what was hashed so far is not to be believed.
                 guard.reshaped();
@@ -515,6 +530,7 @@ impl Fs {
             }
             fs.reshaped(modify, guard, Some(fh), caller)
         };
+        let done = self.noting(&file, Some(fh), done);
         self.modify(&file, op, done);
     }
 
@@ -541,7 +557,7 @@ impl Fs {
     ) -> Result<(), FsError> {
         guard.reshaped();
         let file = &modify.file;
-        let size = u64::try_from(fstat(&file.file)?.st_size).unwrap_or(0);
+        let size = size_of(file)?;
         self.readiness.feed(Event::Truncated {
             ino: file.ino,
             path: modify.path.clone(),
@@ -572,11 +588,13 @@ impl Fs {
         };
         let through = set.fh.filter(|fh| *fh == file.fh);
         let op = move |fs: &Fs, modify: &Modify, guard: &mut GateGuard<'_>| {
+            fs.admit_size(size, size_of(&modify.file)?)?;
             rustix::fs::ftruncate(&modify.file.file, size)?;
             fs.reshaped(modify, guard, through, caller)?;
             fs.apply(&Target::File(&modify.file.file), false, &set)?;
             Ok(fs.attr(id, &fstat(&modify.file.file)?))
         };
+        let done = self.noting(&file, through, done);
         self.modify(&file, op, done);
     }
 
@@ -597,6 +615,10 @@ impl Fs {
         };
         self.open_backing(id, access)?.ok_or(FsError::ReadOnly)
     }
+}
+
+fn size_of(file: &OpenFile) -> Result<u64, FsError> {
+    Ok(u64::try_from(fstat(&file.file)?.st_size).unwrap_or(0))
 }
 
 /// Changes the length of an open file.

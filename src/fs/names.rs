@@ -116,6 +116,7 @@ impl Fs {
         mode: u32,
         caller: Caller,
     ) -> Result<(File, Stat), FsError> {
+        self.admit_name()?;
         let mode = self.kept_mode(mode & 0o7777, false);
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -220,6 +221,7 @@ impl Fs {
         let place = self.outbox_place(at.parent, at.name)?;
         // mkdir(2) takes the sticky bit; a setgid bit only comes from the parent.
         let mode = self.kept_mode(mode & 0o1777, true);
+        self.admit_name()?;
         mkdirat(&self.outbox, place.at(), Mode::from_raw_mode(mode))?;
         let stat = self.stat_at(&place)?;
         let dressed = self.dress(
@@ -259,6 +261,10 @@ impl Fs {
         let stat = self.stat_at(&place)?;
         if kind_of(&stat) == Some(Kind::Directory) {
             return Err(FsError::IsDirectory);
+        }
+        if self.names_left(&stat) == 0 {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            self.spool.may_remove(stat.st_ino, size)?;
         }
         unlinkat(&self.outbox, place.at(), AtFlags::empty())?;
         self.nodes.lock().unname(at.parent, at.name);

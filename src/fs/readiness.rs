@@ -75,6 +75,13 @@ impl Readiness {
         self.state.lock().ready.overview(most)
     }
 
+    /// Why a file is held back, if a write to it failed.
+    pub(crate) fn failure(&self, ino: u64) -> Option<String> {
+        let errno = self.state.lock().ready.failure(ino)?;
+        let what = std::io::Error::from_raw_os_error(errno);
+        Some(format!("a write failed: {what}"))
+    }
+
     /// Waits for actions and hands them to `carry_out` until [`Self::stop`].
     pub(crate) fn run(&self, carry_out: impl Fn(Action)) {
         let mut state = self.state.lock();

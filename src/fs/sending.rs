@@ -48,7 +48,7 @@ impl Fs {
             } => self.seal(ino, path, renamed_from),
             Action::MarkClosed { ino, path } => self.mark_closed(ino, path),
             Action::MarkTorn { ino, path } => {
-                tracing::info!(%path, "its writer was killed: held back as incomplete");
+                tracing::info!(%path, "its writer was killed, or a write failed: held back as incomplete");
                 self.spool.mark_torn(ino, &path);
             }
             Action::Unmark { ino } => self.spool.unmark(ino),

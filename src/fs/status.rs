@@ -89,6 +89,7 @@ impl Fs {
         };
         let Time { secs, nanos } = self.started;
         let time = Time { secs, nanos };
+        let (uid, gid) = self.shown_owner();
         Ok(Attr {
             node: id,
             size,
@@ -99,8 +100,8 @@ impl Fs {
             kind,
             perm,
             nlink,
-            uid: self.owner.0,
-            gid: self.owner.1,
+            uid,
+            gid,
             blksize: 4096,
         })
     }

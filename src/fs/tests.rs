@@ -1,5 +1,8 @@
 //! The rules of the file system, without a mount, over a spool whose decisions the test controls.
 
+#[cfg(test)]
+mod limits;
+
 use std::collections::HashSet;
 use std::fs::{self as disk, File};
 use std::os::unix::fs::MetadataExt;
@@ -43,6 +46,10 @@ pub(crate) struct FakeSpool {
     /// When set, a copy-out waits until the test sends.
     hold: Mutex<Option<Receiver<()>>>,
     observer: Mutex<Option<Arc<dyn InboxObserver>>>,
+    /// Bytes left on the disk.
+    free: Mutex<Option<u64>>,
+    /// Inodes that may not be removed.
+    stuck: Mutex<HashSet<u64>>,
 }
 
 impl FakeSpool {
@@ -139,6 +146,25 @@ impl SpoolPort for FakeSpool {
     ) -> Result<(), SpoolError> {
         self.real.inbox_to_outbox(from, to, no_replace)
     }
+    fn room_for(&self, len: u64) -> Result<(), SpoolError> {
+        match *self.free.lock() {
+            Some(free) if free < len => Err(SpoolError::NoRoom { free, min_free: 0 }),
+            Some(_) | None => Ok(()),
+        }
+    }
+    fn min_free(&self) -> u64 {
+        0
+    }
+    fn may_remove(&self, ino: u64, _len: u64) -> Result<(), SpoolError> {
+        if self.stuck.lock().contains(&ino) {
+            return Err(SpoolError::Quota {
+                used: 1,
+                max: 1,
+                waiting: "birch".into(),
+            });
+        }
+        Ok(())
+    }
     fn inbox_state(&self, _path: &RelPath) -> FileState {
         FileState {
             state: "received".into(),
@@ -183,6 +209,9 @@ const ME: Caller = Caller {
     tid: 0,
 };
 
+/// No test but those of limits writes so much.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
 pub(crate) fn test_fs() -> TestFs {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
@@ -191,6 +220,8 @@ pub(crate) fn test_fs() -> TestFs {
         state,
         lifetime: Duration::from_secs(3600),
         sealers: 1,
+        limits: crate::spool::Limits::default(),
+        dress: Dress::default(),
         identity,
     })
     .unwrap();
@@ -202,12 +233,16 @@ pub(crate) fn test_fs() -> TestFs {
         saw: Mutex::new(sender),
         hold: Mutex::new(None),
         observer: Mutex::new(None),
+        free: Mutex::new(None),
+        stuck: Mutex::default(),
     });
     let config = FsConfig {
         settle: Duration::ZERO,
         chown_to_writer: rustix::process::geteuid().is_root(),
         ignore_extra: Vec::new(),
         ignore_except: Vec::new(),
+        dress: Dress::default(),
+        max_file_bytes: Some(MAX_FILE_BYTES),
     };
     let fs = Fs::over(spool.clone(), config, Arc::new(NoStatus)).unwrap();
     TestFs {

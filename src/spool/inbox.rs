@@ -73,12 +73,13 @@ impl Spool {
         let mut batch = Batch::default();
         let mut replaced = Vec::new();
         for naming in &namings {
-            let at = self.layout.inbox().join(naming.name.as_path());
+            let at = self.at_inbox(naming.name.as_path());
             let parent = at.parent().unwrap_or(&at);
             match &verified.files[naming.entry] {
-                None => fs::create_dir_all(&at).on("create directory", &at)?,
+                None => self.make_inbox_directory(&at).on("create directory", &at)?,
                 Some((staged, file)) => {
-                    fs::create_dir_all(parent).on("create directory", parent)?;
+                    self.make_inbox_directory(parent)
+                        .on("create directory", parent)?;
                     replaced.push(
                         self.journal
                             .get::<InName>(IN_NAMES, naming.name.as_bytes())?
@@ -186,7 +187,11 @@ impl Spool {
     /// An inode that the inbox no longer shows.
     fn forget_inode(&self, ino: u64) -> Result<(), SpoolError> {
         match self.linked_digest(ino) {
-            Some(digest) => self.free_content(digest),
+            Some(digest) => {
+                self.free_content(digest)?;
+                self.note_held(digest);
+                Ok(())
+            }
             None => {
                 let mut batch = Batch::default();
                 batch.delete(INODES, &ino.to_be_bytes());
@@ -303,7 +308,7 @@ impl Spool {
         as_file: bool,
     ) -> Result<bool, SpoolError> {
         let owner: Option<(PeerId, RelPath)> = self.journal.get(OWNED, candidate.as_bytes())?;
-        let at = self.layout.inbox().join(candidate.as_path());
+        let at = self.at_inbox(candidate.as_path());
         let meta = match fs::symlink_metadata(&at) {
             Ok(meta) => Some(meta),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => None,
@@ -337,7 +342,7 @@ impl Spool {
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.
     fn remove_name(&self, path: &RelPath) -> Result<(), SpoolError> {
-        let at = self.layout.inbox().join(path.as_path());
+        let at = self.at_inbox(path.as_path());
         if !durable::remove(&at)? {
             let gone = io::Error::from_raw_os_error(libc::ENOENT);
             return Err(gone).on("remove", &at);
@@ -374,7 +379,7 @@ impl Spool {
     /// Removes an empty directory from the inbox.
     pub fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        durable::remove_directory(&self.layout.inbox().join(path.as_path()))
+        durable::remove_directory(&self.at_inbox(path.as_path()))
     }
 
     /// Moves a file from the inbox to the outbox: consumed there, a new file here. The caller then tells `ready`.
@@ -386,10 +391,7 @@ impl Spool {
         no_replace: bool,
     ) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        let (old, new) = (
-            self.layout.inbox().join(from.as_path()),
-            self.layout.outbox().join(to.as_path()),
-        );
+        let (old, new) = (self.at_inbox(from.as_path()), self.at_outbox(to.as_path()));
         let row: Option<InName> = self.journal.get(IN_NAMES, from.as_bytes())?;
         if let Some(row) = &row {
             // Killed right after the rename, the file is sealed at the next start.

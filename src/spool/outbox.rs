@@ -7,9 +7,9 @@
 //! After a crash of the daemon `closed` files are sealed, `open` ones are incomplete; after a power loss both are.
 
 use std::collections::hash_map::Entry as MapEntry;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
 
-use super::content::inode_at;
 use super::durable;
 use super::journal::Batch;
 use super::tables::{INODES, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
@@ -65,11 +65,14 @@ impl Spool {
         if let Some(digest) = gate.state().sealed {
             decide = Some(self.decide.lock());
             let link = self.layout.content(digest);
-            if inode_at(&link) == Some(ino) {
+            if let Ok(meta) = std::fs::symlink_metadata(&link)
+                && meta.ino() == ino
+            {
                 if self.content_needed(digest)? {
                     return Ok(false);
                 }
                 durable::remove(&link)?;
+                self.room.uncount(digest, meta.len());
             }
             gate.state().sealed = None;
             batch.delete(INODES, &ino.to_be_bytes());
@@ -220,7 +223,9 @@ impl Spool {
             }
             if let Some(digest) = self.linked_digest(ino) {
                 self.journal.submit(batch)?;
-                return self.free_content(digest);
+                self.free_content(digest)?;
+                self.note_held(digest);
+                return Ok(());
             }
             batch.delete(INODES, &ino.to_be_bytes());
         }

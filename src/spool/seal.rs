@@ -151,7 +151,7 @@ impl Spool {
         priority: crate::bundle::Priority,
         buffer: &mut [u8],
     ) -> Result<SealOutcome, SpoolError> {
-        let at = self.layout.outbox().join(path.as_path());
+        let at = self.at_outbox(path.as_path());
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(&at) {
             Ok(file) => file,

@@ -71,7 +71,7 @@ impl Spool {
             .get(OUT_NAMES, path.as_bytes())
             .ok()
             .flatten()?;
-        let meta = std::fs::symlink_metadata(self.layout.outbox().join(path.as_path())).ok()?;
+        let meta = std::fs::symlink_metadata(self.at_outbox(path.as_path())).ok()?;
         let marked = self
             .journal
             .get::<Mark>(MARKS, &meta.ino().to_be_bytes())
@@ -207,7 +207,8 @@ impl Spool {
         shown.error = row
             .recipients
             .iter()
-            .find_map(|r| Some(format!("{}: {}", r.name, r.error.as_ref()?)));
+            .find_map(|r| Some(format!("{}: {}", r.name, r.error.as_ref()?)))
+            .or_else(|| self.why_stuck(digest, row.size));
         let slowest = row
             .recipients
             .iter()
@@ -254,6 +255,7 @@ impl Spool {
             ignored: read(&self.counters.ignored),
             quarantined: quarantined as u64,
             refused: read(&self.counters.refused),
+            held_bytes: self.held_bytes(),
         }
     }
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod races;
 
 use std::fs;
@@ -18,6 +20,8 @@ use crate::digest::{Digest, INLINE_MAX, LEAF};
 struct Node {
     dir: TempDir,
     identity: Identity,
+    limits: Limits,
+    dress: Dress,
     spool: Option<Arc<Spool>>,
     receipts: crossbeam_channel::Receiver<Receipt>,
 }
@@ -28,6 +32,8 @@ impl Node {
         let mut node = Self {
             dir: tempfile::tempdir().unwrap(),
             identity: Identity::generate(),
+            limits: Limits::default(),
+            dress: Dress::default(),
             spool: None,
             receipts,
         };
@@ -40,6 +46,8 @@ impl Node {
             state: self.dir.path().join("state"),
             lifetime: Duration::from_secs(3600),
             sealers: 2,
+            limits: self.limits,
+            dress: self.dress,
             identity: self.identity.clone(),
         };
         let spool = Spool::open(config).unwrap();
@@ -734,6 +742,8 @@ fn the_state_is_locked_and_a_newer_format_is_refused() {
         state: alder.state(),
         lifetime: Duration::from_secs(1),
         sealers: 1,
+        limits: crate::spool::Limits::default(),
+        dress: crate::spool::Dress::default(),
         identity: Identity::generate(),
     };
     assert!(matches!(Spool::open(config()), Err(SpoolError::InUse(_))));
