@@ -113,6 +113,7 @@ impl Fs {
         Ok(Opened {
             fh,
             caching: Caching::None,
+            reads_only: true,
         })
     }
 

@@ -1,5 +1,7 @@
 //! The rules of the file system, without a mount, over a spool whose decisions the test controls.
 
+mod reading;
+
 use std::collections::HashSet;
 use std::fs::{self as disk, File};
 use std::os::unix::fs::MetadataExt;
@@ -279,6 +281,19 @@ impl TestFs {
     fn put_inbox(&self, name: &str, data: &[u8]) -> Entry {
         disk::write(self.spool.inbox_root().join(name), data).unwrap();
         self.fs.lookup(NodeId::INBOX, name.as_bytes()).unwrap()
+    }
+    /// Shows `data` under a name of the inbox as the spool does: renamed into place, then told.
+    pub(crate) fn publish(&self, name: &str, data: &[u8]) {
+        let (staged, shown) = (self._dir.path().join("staged"), self.inbox_file(name));
+        disk::write(&staged, data).unwrap();
+        let replaced = disk::metadata(&shown).ok().map(|meta| meta.ino());
+        disk::rename(&staged, &shown).unwrap();
+        let observer = self.spool.observer.lock().clone().unwrap();
+        observer.published(&RelPath::parse(name).unwrap(), replaced);
+    }
+    /// The backing file of a name in the inbox.
+    pub(crate) fn inbox_file(&self, name: &str) -> PathBuf {
+        self.spool.inbox_root().join(name)
     }
     /// The backing file of a name in the outbox.
     pub(crate) fn outbox(&self, name: &str) -> PathBuf {
