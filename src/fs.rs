@@ -34,6 +34,7 @@ mod names;
 mod pool;
 mod port;
 mod readiness;
+mod reading;
 mod sending;
 mod status;
 #[cfg(test)]
@@ -58,6 +59,7 @@ pub use self::error::FsError;
 pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
+pub use self::reading::Registration;
 
 use self::attr::{INBOX_TTL, OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
@@ -244,13 +246,13 @@ impl Fs {
 
     /// The present state of a node: by its name, or by an open handle when the name is gone or shows another file.
     fn stat_node(&self, id: NodeId) -> Result<Stat, FsError> {
-        let (backing, place) = {
+        let (ino, place) = {
             let nodes = self.nodes.lock();
-            (nodes.backing(id)?, nodes.place(id))
+            (nodes.backing_ino(id)?, nodes.place(id))
         };
         let by_name = place.and_then(|place| self.stat_at(&place));
         match by_name {
-            Ok(stat) if stat.st_ino == backing.ino => Ok(stat),
+            Ok(stat) if stat.st_ino == ino => Ok(stat),
             Ok(_) | Err(_) => {
                 let open = self.nodes.lock().any_open(id);
                 open.map_or(Err(FsError::Stale), |open| {

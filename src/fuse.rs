@@ -8,6 +8,8 @@
 //! # Threads
 //! fuser's event loops call in parallel. Replies of operations that may block are sent from the pool of [`Fs`].
 
+mod backing;
+
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
@@ -25,6 +27,7 @@ use fuser::{
     Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
+use self::backing::{Backings, backing_id};
 use crate::fs::{
     Attr, Caching, Caller, Entry, Fs, FsError, Kind, Named, NodeId, Opened, SetAttr, SetTime, Time,
 };
@@ -52,6 +55,8 @@ const GENERATION: Generation = Generation(0);
 #[derive(Debug)]
 pub struct Serving {
     session: BackgroundSession,
+    #[cfg(test)]
+    backings: Arc<Backings>,
 }
 
 impl Serving {
@@ -72,7 +77,12 @@ pub fn serve(fs: Arc<Fs>, fd: OwnedFd, threads: usize, all_users: bool) -> io::R
     };
     config.n_threads = Some(threads.max(MIN_THREADS));
     let acl = config.acl;
-    let session = Session::from_fd(Adapter { fs: fs.clone() }, fd, acl, config)?;
+    let backings = Arc::new(Backings::default());
+    let adapter = Adapter {
+        fs: fs.clone(),
+        backings: backings.clone(),
+    };
+    let session = Session::from_fd(adapter, fd, acl, config)?;
     let notifier = session.notifier();
     fs.set_invalidator(Box::new(move |parent, name| {
         if let Err(error) = notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name)) {
@@ -81,6 +91,8 @@ pub fn serve(fs: Arc<Fs>, fd: OwnedFd, threads: usize, all_users: bool) -> io::R
     }))?;
     Ok(Serving {
         session: session.spawn()?,
+        #[cfg(test)]
+        backings,
     })
 }
 
@@ -91,6 +103,7 @@ thread_local! {
 
 struct Adapter {
     fs: Arc<Fs>,
+    backings: Arc<Backings>,
 }
 
 /// Runs one operation. If it panics, its reply is dropped on the way, which answers EIO.
@@ -197,10 +210,42 @@ fn file_attr(attr: &Attr) -> FileAttr {
 }
 
 fn open_flags(opened: &Opened) -> FopenFlags {
-    match opened.caching {
+    let caching = match opened.caching {
         Caching::Ordinary => FopenFlags::empty(),
         Caching::Keep => FopenFlags::FOPEN_KEEP_CACHE,
         Caching::None => FopenFlags::FOPEN_DIRECT_IO,
+    };
+    caching | flush_flag(opened)
+}
+
+/// Saves the round trip of a FLUSH where there is nothing to flush.
+fn flush_flag(opened: &Opened) -> FopenFlags {
+    if opened.reads_only {
+        FopenFlags::FOPEN_NOFLUSH
+    } else {
+        FopenFlags::empty()
+    }
+}
+
+/// Answers an open, by which the kernel learns whether to read the file by itself.
+fn reply_open(fs: &Arc<Fs>, backings: &Backings, node: INodeNo, opened: &Opened, reply: ReplyOpen) {
+    let fh = FileHandle(opened.fh);
+    let settled = backings
+        .offered()
+        .then(|| fs.settle_reading(opened.fh, |file| backings.register(&reply, file)))
+        .flatten();
+    match settled.as_ref().map(backing_id) {
+        None => reply.opened(fh, open_flags(opened)),
+        // With any other flag than these the kernel would answer EIO.
+        Some(Some(id)) => reply.opened_passthrough(fh, flush_flag(opened), id),
+        Some(None) => {
+            fs.release(opened.fh);
+            tracing::error!(
+                node = node.0,
+                "a backing file was registered by somebody else"
+            );
+            reply.error(Errno::EIO);
+        }
     }
 }
 
@@ -249,6 +294,7 @@ impl Filesystem for Adapter {
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             tracing::debug!(nearest, "the largest write was not accepted");
         }
+        self.backings.negotiate(config);
         Ok(())
     }
 
@@ -407,9 +453,10 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         guarded("open", ino, || {
+            let (fs, backings) = (self.fs.clone(), self.backings.clone());
             self.fs
                 .open(id(ino), flags.0, caller(req), move |opened| match opened {
-                    Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
+                    Ok(opened) => reply_open(&fs, &backings, ino, &opened, reply),
                     Err(error) => reply.error(failed("open", ino, &error)),
                 });
         });

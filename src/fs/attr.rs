@@ -132,6 +132,8 @@ pub struct Opened {
     pub fh: u64,
     /// How the kernel may cache it.
     pub caching: Caching,
+    /// Nothing can be written through it, so that nobody need hear of its closing.
+    pub reads_only: bool,
 }
 
 /// One line of a directory listing.

@@ -5,7 +5,7 @@
 //! out, and is answered from there. Either way `ready` is told before the gate opens.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -33,6 +33,7 @@ const GROUP_EXEC: u32 = 0o010;
 struct Access {
     writes: bool,
     truncates: bool,
+    direct: bool,
 }
 
 impl Access {
@@ -41,6 +42,7 @@ impl Access {
         Self {
             writes,
             truncates: flags & libc::O_TRUNC != 0,
+            direct: flags & libc::O_DIRECT != 0,
         }
     }
 }
@@ -68,7 +70,7 @@ impl Fs {
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
     ) {
         let access = Access::of(flags);
-        match self.open_backing(id, access) {
+        match self.open_backing(id, access, caller.tid) {
             Ok(None) => done(self.status_open(id)),
             Ok(Some(file)) => self.opened(file, access, caller, done),
             Err(error) => done(Err(error)),
@@ -76,7 +78,12 @@ impl Fs {
     }
 
     /// Opens the backing file of a node; `None` for a generated file.
-    fn open_backing(&self, id: NodeId, access: Access) -> Result<Option<Arc<OpenFile>>, FsError> {
+    fn open_backing(
+        &self,
+        id: NodeId,
+        access: Access,
+        tid: u32,
+    ) -> Result<Option<Arc<OpenFile>>, FsError> {
         if status::is_generated(id) {
             return if access.writes || access.truncates {
                 Err(FsError::ReadOnly)
@@ -86,8 +93,8 @@ impl Fs {
         }
         let _tree = self.tree.read();
         let (backing, place) = {
-            let nodes = self.nodes.lock();
-            (nodes.backing(id)?, nodes.place(id))
+            let mut nodes = self.nodes.lock();
+            (nodes.backing_to_open(id, tid)?, nodes.place(id))
         };
         if backing.area == Area::Inbox && (access.writes || access.truncates) {
             return Err(FsError::ReadOnly);
@@ -105,6 +112,11 @@ impl Fs {
         // Inbox names change without us: the kernel asked for the file it knows, not for its successor.
         if backing.area == Area::Inbox && fstat(&fd)?.st_ino != backing.ino {
             return Err(FsError::Stale);
+        }
+        if backing.area == Area::Inbox && access.direct {
+            // The kernel may read the backing file with the flags of the user, and would answer EIO if that cannot do it.
+            let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+            rustix::fs::open(by_descriptor(&fd), flags, Mode::empty())?;
         }
         let gate = (backing.area == Area::Outbox && (access.writes || access.truncates))
             .then(|| self.spool.gate(backing.ino));
@@ -143,6 +155,7 @@ impl Fs {
             return done(Ok(Opened {
                 fh: file.fh,
                 caching,
+                reads_only: true,
             }));
         };
         let fs = self.clone();
@@ -161,6 +174,7 @@ impl Fs {
             let opened = Ok(Opened {
                 fh: file.fh,
                 caching,
+                reads_only: false,
             });
             match truncate {
                 Some(caller) if fstat(&file.file).is_ok_and(|stat| stat.st_size > 0) => {
@@ -469,14 +483,16 @@ impl Fs {
             return;
         };
         let Some(gate) = file.gate.clone() else {
-            self.nodes.lock().released(file.node, &file);
+            let unneeded = self.nodes.lock().released(file.node, &file);
+            drop(unneeded);
             return;
         };
         let fs = self.clone();
         self.gated(&gate, move |guard| {
             guard.remove_writer();
             fs.readiness.feed(Event::Released { ino: file.ino, fh });
-            fs.nodes.lock().released(file.node, &file);
+            let unneeded = fs.nodes.lock().released(file.node, &file);
+            drop(unneeded);
             None
         });
     }
@@ -582,7 +598,7 @@ impl Fs {
         let Some(size) = set.size else {
             return done(self.set_others(id, &set));
         };
-        let file = match self.file_to_resize(id, &set) {
+        let file = match self.file_to_resize(id, &set, caller.tid) {
             Ok(file) => file,
             Err(error) => return done(Err(error)),
         };
@@ -599,7 +615,12 @@ impl Fs {
     }
 
     /// The open handle to truncate through, or a short-lived one that no user holds.
-    fn file_to_resize(&self, id: NodeId, set: &SetAttr) -> Result<Arc<OpenFile>, FsError> {
+    fn file_to_resize(
+        &self,
+        id: NodeId,
+        set: &SetAttr,
+        tid: u32,
+    ) -> Result<Arc<OpenFile>, FsError> {
         if let Some(fh) = set.fh
             && let Ok(file) = self.handles.file(fh)
             && file.writes()
@@ -612,8 +633,9 @@ impl Fs {
         let access = Access {
             writes: true,
             truncates: false,
+            direct: false,
         };
-        self.open_backing(id, access)?.ok_or(FsError::ReadOnly)
+        self.open_backing(id, access, tid)?.ok_or(FsError::ReadOnly)
     }
 }
 
@@ -647,18 +669,20 @@ fn open_at(root: &OwnedFd, place: &Place, access: Access) -> Result<OwnedFd, FsE
 
 /// Opens a file again that has no name any more.
 fn reopen(file: &File, access: Access) -> Result<OwnedFd, FsError> {
-    use std::os::fd::AsRawFd;
     let flags = if access.writes || access.truncates {
         OFlags::RDWR
     } else {
         OFlags::RDONLY
     };
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(rustix::fs::open(
-        path,
+        by_descriptor(file),
         flags | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
+}
+
+fn by_descriptor(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Takes suid away, and sgid from what the group may execute, as a write by an ordinary user does everywhere.

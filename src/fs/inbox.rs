@@ -118,7 +118,7 @@ impl Fs {
             let mut nodes = self.nodes.lock();
             let known = nodes.known_at(Area::Inbox, path);
             if let Some((parent, _)) = known {
-                nodes.unname(parent, path.file_name());
+                nodes.replaced(parent, path.file_name());
             }
             known
         };

@@ -10,6 +10,8 @@
 //! 3. `by_ino` names a node only while the backing inode cannot have been reused: the node has a name or a handle.
 //! 4. The number of a node is its backing inode number where that is free, so that `st_ino` survives a remount; it
 //!    stays when the backing inode is swapped.
+//! 5. A node that the kernel reads by itself never shows a file of the outbox: such a file leaves it behind, nameless,
+//!    and gets another node.
 //!
 //! # Threads
 //! One short mutex. Whoever changes names on disk holds the tree lock of [`super::Fs`] for writing around both.
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 use super::error::FsError;
 use super::handle::OpenFile;
+use super::reading::{Reading, Registration};
 use crate::bundle::RelPath;
 
 /// The number by which the kernel and `fs` name an inode.
@@ -117,7 +120,23 @@ struct Node {
     names: HashMap<Name, NodeId>,
     open: Vec<Arc<OpenFile>>,
     fixed: bool,
+    reading: Reading,
+    /// Its file was moved to the outbox without it.
+    left_behind: bool,
+    outdated: Option<Outdated>,
 }
+
+/// The kernel may still believe that a name shows this node, although it shows another one. Who opens it by that name is
+/// told ESTALE, and comes back with the other one. Who comes back with the same one did not come by a name (but by
+/// `/proc/self/fd`) and may have it.
+#[derive(Default)]
+struct Outdated {
+    /// Threads that were told.
+    told: Vec<u32>,
+}
+
+/// More threads than this that reopen a replaced file by its descriptor at the same moment may get ESTALE.
+const TOLD_CAP: usize = 64;
 
 /// All nodes below the two area roots.
 pub(crate) struct Nodes {
@@ -150,6 +169,9 @@ impl Nodes {
                     names: HashMap::new(),
                     open: vec![],
                     fixed: true,
+                    reading: Reading::default(),
+                    left_behind: false,
+                    outdated: None,
                 },
             );
             by_ino.insert(ino, id);
@@ -165,9 +187,55 @@ impl Nodes {
         self.nodes.get(&id).ok_or(FsError::Stale)
     }
 
-    /// What backs the node.
+    /// What backs the node. Of one that was left behind nothing more is to be had than its open handles give: the
+    /// kernel came by a name that is another node's, and looks it up again when it is told so.
     pub(crate) fn backing(&self, id: NodeId) -> Result<Backing, FsError> {
-        self.node(id).map(|node| node.backing)
+        match self.node(id)? {
+            node if node.left_behind => Err(FsError::Stale),
+            node => Ok(node.backing),
+        }
+    }
+
+    /// [`Self::backing`] for an open by the thread `tid`.
+    pub(crate) fn backing_to_open(&mut self, id: NodeId, tid: u32) -> Result<Backing, FsError> {
+        let node = self.nodes.get_mut(&id).ok_or(FsError::Stale)?;
+        let Some(outdated) = &mut node.outdated else {
+            return Ok(node.backing);
+        };
+        if let Some(at) = outdated.told.iter().position(|told| *told == tid) {
+            outdated.told.remove(at);
+            return Ok(node.backing);
+        }
+        if outdated.told.len() == TOLD_CAP {
+            outdated.told.remove(0);
+        }
+        outdated.told.push(tid);
+        Err(FsError::Stale)
+    }
+
+    /// A name of the inbox shows another file, without the kernel's doing. Says whether the name was known.
+    pub(crate) fn replaced(&mut self, parent: NodeId, name: &[u8]) -> bool {
+        let Some(id) = self.known(parent, name) else {
+            return false;
+        };
+        if let Some(node) = self.nodes.get_mut(&id)
+            && !node.backing.directory
+        {
+            node.outdated = Some(Outdated::default());
+        }
+        self.unname(parent, name);
+        true
+    }
+
+    /// The backing inode of the node, also of one that was left behind.
+    pub(crate) fn backing_ino(&self, id: NodeId) -> Result<u64, FsError> {
+        self.node(id).map(|node| node.backing.ino)
+    }
+
+    /// How the node is read, and the tree it is in.
+    pub(crate) fn reading(&mut self, id: NodeId) -> Option<(Area, &mut Reading)> {
+        let node = self.nodes.get_mut(&id)?;
+        Some((node.backing.area, &mut node.reading))
     }
 
     /// The node's area and its path by its first name.
@@ -242,6 +310,9 @@ impl Nodes {
                         names: HashMap::new(),
                         open: vec![],
                         fixed: false,
+                        reading: Reading::default(),
+                        left_behind: false,
+                        outdated: None,
                     },
                 );
                 id
@@ -250,11 +321,19 @@ impl Nodes {
         if let Some(before) = self.known(parent, name)
             && before != id
         {
-            self.unname(parent, name);
+            match backing.area {
+                Area::Inbox => {
+                    self.replaced(parent, name);
+                }
+                Area::Outbox => {
+                    self.unname(parent, name);
+                }
+            }
         }
         self.name(parent, name, id);
         if let Some(node) = self.nodes.get_mut(&id) {
             node.lookups += 1;
+            node.outdated = None;
         }
         Ok(id)
     }
@@ -358,13 +437,24 @@ impl Nodes {
         let Some(id) = self.known(from.0, from.1) else {
             return;
         };
+        let mut left_behind = false;
         if let Some(node) = self.nodes.get_mut(&id) {
             if self.by_ino.get(&node.backing.ino) == Some(&id) {
                 self.by_ino.remove(&node.backing.ino);
             }
-            node.backing = backing;
+            left_behind = node.reading.by_kernel();
+            if left_behind {
+                node.left_behind = true;
+                node.outdated = Some(Outdated::default());
+            } else {
+                node.backing = backing;
+            }
         }
-        self.move_name(from.0, from.1, to.0, to.1);
+        if left_behind {
+            self.unname(from.0, from.1);
+        } else {
+            self.move_name(from.0, from.1, to.0, to.1);
+        }
     }
 
     /// The kernel forgets `count` lookups.
@@ -382,12 +472,19 @@ impl Nodes {
         }
     }
 
-    /// A handle was released; the caller still holds it, so that its inode cannot be reused before this returns.
-    pub(crate) fn released(&mut self, id: NodeId, file: &Arc<OpenFile>) {
+    /// A handle was released; the caller still holds it, so that its inode cannot be reused before this returns. What
+    /// is returned is to be dropped after unlocking: that calls the kernel.
+    #[must_use]
+    pub(crate) fn released(&mut self, id: NodeId, file: &Arc<OpenFile>) -> Option<Registration> {
+        let mut unneeded = None;
         if let Some(node) = self.nodes.get_mut(&id) {
             node.open.retain(|open| !Arc::ptr_eq(open, file));
+            if file.is_settled() {
+                unneeded = node.reading.leave();
+            }
         }
         self.settle(id);
+        unneeded
     }
 
     /// A handle that is open on the node, preferably one that may write.

@@ -24,6 +24,7 @@ impl Fs {
         Ok(Opened {
             fh,
             caching: Caching::Ordinary,
+            reads_only: true,
         })
     }
 

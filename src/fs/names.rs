@@ -463,7 +463,11 @@ impl Fs {
         if status::is_generated(id) {
             return Err(FsError::CrossDevice);
         }
-        let from = self.place(id).map_err(|_nameless| FsError::NotFound)?;
+        let from = {
+            let nodes = self.nodes.lock();
+            nodes.backing(id)?;
+            nodes.place(id).map_err(|_nameless| FsError::NotFound)?
+        };
         if from.area == Area::Inbox {
             return Err(FsError::CrossDevice);
         }

@@ -114,6 +114,7 @@ impl Fs {
         Ok(Opened {
             fh,
             caching: Caching::None,
+            reads_only: true,
         })
     }
 

@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod reading;
 
 use std::collections::HashSet;
 use std::fs::{self as disk, File};
@@ -314,6 +316,19 @@ impl TestFs {
     fn put_inbox(&self, name: &str, data: &[u8]) -> Entry {
         disk::write(self.spool.inbox_root().join(name), data).unwrap();
         self.fs.lookup(NodeId::INBOX, name.as_bytes()).unwrap()
+    }
+    /// Shows `data` under a name of the inbox as the spool does: renamed into place, then told.
+    pub(crate) fn publish(&self, name: &str, data: &[u8]) {
+        let (staged, shown) = (self._dir.path().join("staged"), self.inbox_file(name));
+        disk::write(&staged, data).unwrap();
+        let replaced = disk::metadata(&shown).ok().map(|meta| meta.ino());
+        disk::rename(&staged, &shown).unwrap();
+        let observer = self.spool.observer.lock().clone().unwrap();
+        observer.published(&RelPath::parse(name).unwrap(), replaced);
+    }
+    /// The backing file of a name in the inbox.
+    pub(crate) fn inbox_file(&self, name: &str) -> PathBuf {
+        self.spool.inbox_root().join(name)
     }
     /// The backing file of a name in the outbox.
     pub(crate) fn outbox(&self, name: &str) -> PathBuf {

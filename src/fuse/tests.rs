@@ -1,5 +1,7 @@
 //! One real mount: what ordinary programs do, and what the spool then sees.
 
+mod reading;
+
 use std::ffi::CString;
 use std::fs;
 use std::io::Write as _;
