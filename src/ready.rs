@@ -364,13 +364,7 @@ impl Ready {
         self.tree_touched(ino, now);
     }
 
-    fn decide_alone(
-        &mut self,
-        ino: Ino,
-        now: Duration,
-        at_least: Duration,
-        out: &mut Vec<Action>,
-    ) {
+    fn decide_alone(&mut self, ino: Ino, now: Duration, at_least: Duration, out: &mut Vec<Action>) {
         let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| inode.writers == 0) else {
             return;
         };

@@ -99,7 +99,9 @@ impl Notices {
         let told = sender.send_timeout(Notice::Names(names, done), FORGET_PATIENCE);
         drop(sender);
         if told.is_err() || forgotten.recv_timeout(FORGET_PATIENCE).is_err() {
-            tracing::warn!("the kernel does not forget replaced inbox names; some may be seen for a second more");
+            tracing::warn!(
+                "the kernel does not forget replaced inbox names; some may be seen for a second more"
+            );
         }
     }
 
@@ -214,7 +216,10 @@ impl Fs {
             let known = nodes.known_at(Area::Inbox, path);
             if let Some((parent, node)) = known {
                 // Who looked since found the new file, whose node has the name by now.
-                if nodes.backing(node).is_ok_and(|backing| backing.ino == before) {
+                if nodes
+                    .backing(node)
+                    .is_ok_and(|backing| backing.ino == before)
+                {
                     nodes.unname(parent, path.file_name());
                 }
             }

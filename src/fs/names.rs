@@ -58,13 +58,7 @@ struct Moving {
 
 impl Moving {
     /// Call with the tree lock held for writing: what is in the directory stays as it is.
-    fn begin(
-        &mut self,
-        fs: &Fs,
-        stat: &Stat,
-        from: &RelPath,
-        to: &RelPath,
-    ) -> Result<(), FsError> {
+    fn begin(&mut self, fs: &Fs, stat: &Stat, from: &RelPath, to: &RelPath) -> Result<(), FsError> {
         if kind_of(stat) != Some(Kind::Directory) {
             return Ok(());
         }
@@ -483,7 +477,10 @@ impl Fs {
         trees: &mut Moving,
     ) {
         if kind_of(stat) == Some(Kind::Directory) {
-            let begun = trees.begun.iter().position(|begun| begun.ino == stat.st_ino);
+            let begun = trees
+                .begun
+                .iter()
+                .position(|begun| begun.ino == stat.st_ino);
             if let Some(at) = begun {
                 let begun = trees.begun.swap_remove(at);
                 self.readiness.feed(Event::TreeRenamed {

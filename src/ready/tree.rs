@@ -87,7 +87,10 @@ impl Ready {
         }
         let tree = Tree {
             root: root.clone(),
-            files: files.iter().map(|(ino, path)| (path.clone(), *ino)).collect(),
+            files: files
+                .iter()
+                .map(|(ino, path)| (path.clone(), *ino))
+                .collect(),
             directories: directories.into_iter().collect(),
             blockers: BTreeMap::new(),
             not_before: now + self.settings.settle,
@@ -232,7 +235,9 @@ impl Ready {
             SealResult::Changed => tree.not_before = now + CHANGED_RETRY,
             SealResult::Failed => {
                 let (first, longest) = FAILED_RETRY;
-                let pause = first.saturating_mul(1 << tree.failures.min(16)).min(longest);
+                let pause = first
+                    .saturating_mul(1 << tree.failures.min(16))
+                    .min(longest);
                 tree.failures += 1;
                 tree.not_before = now + pause;
             }
@@ -297,7 +302,11 @@ impl Ready {
 
     /// Seals the trees that are due.
     pub(super) fn fire_trees(&mut self, now: Duration, out: &mut Vec<Action>) {
-        while let Some((_, number)) = self.tree_timers.first().copied().filter(|(at, _)| *at <= now)
+        while let Some((_, number)) = self
+            .tree_timers
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= now)
         {
             self.tree_timers.pop_first();
             let Some(tree) = self.trees.get_mut(&number) else {
@@ -308,7 +317,11 @@ impl Ready {
             out.push(Action::SealTree {
                 tree: number,
                 root: tree.root.clone(),
-                files: tree.files.iter().map(|(path, ino)| (*ino, path.clone())).collect(),
+                files: tree
+                    .files
+                    .iter()
+                    .map(|(path, ino)| (*ino, path.clone()))
+                    .collect(),
                 directories: tree.directories.iter().cloned().collect(),
             });
         }

@@ -217,7 +217,10 @@ impl Spool {
             let digest = entry.digest();
             digest.is_some_and(|digest| inode_at(&self.layout.content(digest)).is_some())
         };
-        let wanted = of.entries.iter().filter(|entry| shown.contains(&entry.path));
+        let wanted = of
+            .entries
+            .iter()
+            .filter(|entry| shown.contains(&entry.path));
         let entries: Vec<Entry> = wanted.filter(held).cloned().collect();
         if entries.is_empty() {
             return Ok(());

@@ -180,7 +180,8 @@ impl Spool {
 
     fn fresh_root(&self, namings: &[Naming]) -> Option<RelPath> {
         let first = &namings.first()?.name;
-        let mut above: Vec<RelPath> = std::iter::successors(Some(first.clone()), RelPath::parent).collect();
+        let mut above: Vec<RelPath> =
+            std::iter::successors(Some(first.clone()), RelPath::parent).collect();
         above.reverse();
         let missing = above.into_iter().find(|path| {
             let at = self.layout.inbox().join(path.as_path());
@@ -297,10 +298,9 @@ impl Spool {
         made: &mut Vec<NewName>,
     ) -> Result<(), SpoolError> {
         let inbox = self.layout.inbox();
-        let mut missing: Vec<RelPath> =
-            std::iter::successors(Some(path.clone()), RelPath::parent)
-                .take_while(|path| !inbox.join(path.as_path()).is_dir())
-                .collect();
+        let mut missing: Vec<RelPath> = std::iter::successors(Some(path.clone()), RelPath::parent)
+            .take_while(|path| !inbox.join(path.as_path()).is_dir())
+            .collect();
         while let Some(directory) = missing.pop() {
             let at = inbox.join(directory.as_path());
             std::fs::create_dir(&at).on("create directory", &at)?;
@@ -376,7 +376,8 @@ impl Spool {
         let title = manifest.manifest().title()?;
         let (index, name, _) = names.first()?;
         let said = &manifest.manifest().entries.get(*index as usize)?.path;
-        let deeper = said.components().count() - title.components().count().min(said.components().count());
+        let deeper =
+            said.components().count() - title.components().count().min(said.components().count());
         std::iter::successors(Some(name.clone()), RelPath::parent).nth(deeper)
     }
 }

@@ -507,10 +507,7 @@ impl Spool {
             .collect();
         // From the end: who changes file after file most likely goes through them in order.
         for entry in entries.iter().rev() {
-            let latest = || {
-                self.journal
-                    .get::<BundleId>(LATEST, entry.path.as_bytes())
-            };
+            let latest = || self.journal.get::<BundleId>(LATEST, entry.path.as_bytes());
             if !newer.contains(&entry.path) && latest()? == Some(old) {
                 return Ok(false);
             }

@@ -36,9 +36,7 @@ use super::durable::{OnPath, SYNC_EACH_MAX, Sync};
 use super::gate::{Gate, GateGuard};
 use super::journal::Batch;
 use super::seal::{Job, file_entry, hash_rest, mtime_of};
-use super::tables::{
-    INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow,
-};
+use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
 use super::{Event, SealOutcome, Spool, SpoolError, TreeRequest};
 use crate::bundle::{
     BundleId, Entry, EntryKind, MANIFEST_MAX, MAX_ENTRIES, RelPath, VerifiedManifest,
@@ -159,8 +157,10 @@ impl Spool {
                 .map(|member| (member.gate.ino(), Arc::clone(&member.gate)))
                 .collect();
             // In the order of the inodes, so that two trees never wait for each other.
-            let mut guards: HashMap<u64, GateGuard<'_>> =
-                gates.iter().map(|(ino, gate)| (*ino, gate.lock())).collect();
+            let mut guards: HashMap<u64, GateGuard<'_>> = gates
+                .iter()
+                .map(|(ino, gate)| (*ino, gate.lock()))
+                .collect();
             if guards.values().any(|guard| guard.writers() > 0) {
                 return Ok(SealOutcome::Changed);
             }
@@ -408,7 +408,12 @@ fn open_member(at: &Path, ino: u64) -> Result<Option<File>, SpoolError> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(at) {
         Ok(file) => file,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+            ) =>
+        {
             return Ok(None);
         }
         Err(e) => return Err(e).on("open", at),
@@ -418,11 +423,7 @@ fn open_member(at: &Path, ino: u64) -> Result<Option<File>, SpoolError> {
 }
 
 /// The files, and the directories that none of them implies.
-fn entries_of(
-    outbox: &Path,
-    sealed: &[(&Member, Stat)],
-    directories: &[RelPath],
-) -> Vec<Entry> {
+fn entries_of(outbox: &Path, sealed: &[(&Member, Stat)], directories: &[RelPath]) -> Vec<Entry> {
     let mut implied: BTreeSet<RelPath> = BTreeSet::new();
     let mut imply = |path: &RelPath| {
         let mut above = path.parent();
@@ -436,7 +437,11 @@ fn entries_of(
     let mut entries: Vec<Entry> = Vec::with_capacity(sealed.len());
     for (member, _) in sealed {
         imply(&member.path);
-        entries.push(file_entry(&member.path, &member.meta, member.hashed.clone()));
+        entries.push(file_entry(
+            &member.path,
+            &member.meta,
+            member.hashed.clone(),
+        ));
     }
     let mut there: Vec<(&RelPath, Metadata)> = Vec::new();
     for directory in directories {
@@ -498,10 +503,7 @@ mod tests {
                 size: 1,
                 executable: false,
                 digest: Digest([0; 32]),
-                chunks: crate::digest::ChunkList(vec![
-                    crate::digest::ChunkHash([0; 32]);
-                    chunks
-                ]),
+                chunks: crate::digest::ChunkList(vec![crate::digest::ChunkHash([0; 32]); chunks]),
             },
         }
     }
@@ -510,9 +512,14 @@ mod tests {
     fn what_does_not_fit_one_manifest_is_split_and_nothing_is_lost() {
         let small: Vec<Entry> = (0..10_000).map(|n| file(format!("d/{n}"), 0)).collect();
         assert_eq!(split(small).len(), 1);
-        let many: Vec<Entry> = (0..=MAX_ENTRIES).map(|n| file(format!("d/{n}"), 0)).collect();
+        let many: Vec<Entry> = (0..=MAX_ENTRIES)
+            .map(|n| file(format!("d/{n}"), 0))
+            .collect();
         let groups = split(many);
-        assert_eq!(groups.iter().map(Vec::len).collect::<Vec<_>>(), [MAX_ENTRIES, 1]);
+        assert_eq!(
+            groups.iter().map(Vec::len).collect::<Vec<_>>(),
+            [MAX_ENTRIES, 1]
+        );
         let long: Vec<Entry> = (0..300).map(|n| file(format!("d/{n}"), 4096)).collect();
         let groups = split(long);
         assert!(groups.len() > 1 && groups.iter().map(Vec::len).sum::<usize>() == 300);

@@ -19,7 +19,10 @@ fn a_directory_that_gets_an_ordinary_name_is_told_before_the_rename_and_sealed_w
     assert_eq!(told, Saw::TreeRenaming(".d".into(), "d".into(), 2));
     let sealed = t.wait_for(|saw| matches!(saw, Saw::SealTree(..) | Saw::Seal(..)));
     let files = vec!["d/f".to_owned(), "d/sub/.hidden".to_owned()];
-    assert_eq!(sealed, Saw::SealTree(files, vec!["d".into(), "d/sub".into()]));
+    assert_eq!(
+        sealed,
+        Saw::SealTree(files, vec!["d".into(), "d/sub".into()])
+    );
 }
 
 #[test]
@@ -29,7 +32,10 @@ fn a_rename_that_fails_leaves_no_tree() {
     let full = t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME).unwrap();
     t.put(full.attr.node, "f", b"x");
     let (from, to) = (at(NodeId::OUTBOX, ".d"), at(NodeId::OUTBOX, "d"));
-    assert_eq!(errno(t.rename(from, to, RenameFlags::empty())), libc::ENOTEMPTY);
+    assert_eq!(
+        errno(t.rename(from, to, RenameFlags::empty())),
+        libc::ENOTEMPTY
+    );
     t.wait_for(|saw| *saw == Saw::TreeDropped);
 }
 
@@ -84,7 +90,10 @@ fn while_names_are_about_to_change_together_the_kernel_is_told_to_remember_none(
     assert_eq!(told.try_recv().unwrap(), (NodeId::INBOX, b"known".to_vec()));
     assert!(told.try_recv().is_err(), "the kernel never knew the other");
     let ttl = |name: &[u8]| t.fs.lookup(NodeId::INBOX, name).unwrap().ttl;
-    assert_eq!((ttl(b"known"), ttl(b"unknown")), (Duration::ZERO, Duration::ZERO));
+    assert_eq!(
+        (ttl(b"known"), ttl(b"unknown")),
+        (Duration::ZERO, Duration::ZERO)
+    );
     let opened = t.fs.opendir(NodeId::INBOX).unwrap();
     t.fs.readdirplus(opened.fh, 0, |_, entry| {
         assert_eq!(entry.ttl, Duration::ZERO);
@@ -104,7 +113,10 @@ fn nobody_looks_at_the_inbox_in_the_middle_of_a_switch() {
     let observer = t.spool.observer.lock().clone().unwrap();
     let fs = t.fs.clone();
     let stop = AtomicBool::new(false);
-    let (root, state) = (t.spool.inbox_root(), t.spool.real.layout().state().to_path_buf());
+    let (root, state) = (
+        t.spool.inbox_root(),
+        t.spool.real.layout().state().to_path_buf(),
+    );
     let rounds = thread::scope(|scope| {
         let looker = scope.spawn(|| {
             let mut rounds = 0_u64;
@@ -112,7 +124,10 @@ fn nobody_looks_at_the_inbox_in_the_middle_of_a_switch() {
             let size = |name: &[u8]| fs.lookup(NodeId::INBOX, name).unwrap().attr.size;
             while !stop.load(Ordering::SeqCst) {
                 let (first, second) = (size(b"a"), size(b"b"));
-                assert!(first <= second, "a of round {first}, then b of round {second}");
+                assert!(
+                    first <= second,
+                    "a of round {first}, then b of round {second}"
+                );
                 rounds += 1;
             }
             rounds

@@ -84,7 +84,9 @@ fn a_directory_that_gets_an_ordinary_name_is_sealed_at_once_and_once() {
 fn a_member_that_changes_while_the_tree_is_sealed_is_sent_afterwards_and_not_before() {
     let mut player = Player::new(5);
     player.tree_results = vec![None];
-    player.play("0 commit 9 .d d 1=d/a 2=d/b; 10 open 1 d/a; 11 write 1; 12 release 1; 900 done 9 sealed");
+    player.play(
+        "0 commit 9 .d d 1=d/a 2=d/b; 10 open 1 d/a; 11 write 1; 12 release 1; 900 done 9 sealed",
+    );
     assert_eq!(player.sealed(), "d[d/a,d/b]@5 d/a@905");
     assert!(player.is_empty(), "{:?}", player.ready);
 }
@@ -93,7 +95,9 @@ fn a_member_that_changes_while_the_tree_is_sealed_is_sent_afterwards_and_not_bef
 fn a_seal_that_met_a_writer_is_tried_again_with_all_members() {
     let mut player = Player::new(5);
     player.tree_results = vec![None];
-    player.play("0 commit 9 .d d 1=d/a 2=d/b; 10 open 1 d/a; 11 write 1; 20 done 9 changed; 700 release 1");
+    player.play(
+        "0 commit 9 .d d 1=d/a 2=d/b; 10 open 1 d/a; 11 write 1; 20 done 9 changed; 700 release 1",
+    );
     assert_eq!(player.sealed(), "d[d/a,d/b]@5 d[d/a,d/b]@705");
     assert!(player.is_empty(), "{:?}", player.ready);
 }
@@ -152,7 +156,10 @@ fn a_recovered_tree_waits_for_what_is_incomplete() {
 fn a_tree_renamed_back_is_dropped() {
     let mut player = Player::new(5);
     player.play("0 commit 9 .d d 1=d/a; 2 mvdir 0 d .d 1=.d/a");
-    assert_eq!(player.count(|action| *action == Action::DropTree { tree: 9 }), 1);
+    assert_eq!(
+        player.count(|action| *action == Action::DropTree { tree: 9 }),
+        1
+    );
     assert!(player.ready.is_commit(&path(".d"), &path("d")));
     assert!(player.ready.is_commit(&path(".tmp/d"), &path("d")));
     assert!(!player.ready.is_commit(&path("d"), &path("e")));

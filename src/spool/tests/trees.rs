@@ -142,7 +142,9 @@ impl InboxObserver for Watched {
     fn prepare(&self, replaced: &[RelPath]) {
         let mut names: Vec<String> = replaced.iter().map(ToString::to_string).collect();
         names.sort();
-        self.said.lock().push(format!("prepare {}", names.join(" ")));
+        self.said
+            .lock()
+            .push(format!("prepare {}", names.join(" ")));
     }
     fn unprepare(&self) {
         self.said.lock().push("unprepare".into());
@@ -160,7 +162,9 @@ impl InboxObserver for Watched {
             (false, Some(_)) => format!("{}!", new.path),
         };
         let names: Vec<String> = names.iter().map(name).collect();
-        self.said.lock().push(format!("published {}", names.join(" ")));
+        self.said
+            .lock()
+            .push(format!("published {}", names.join(" ")));
     }
 }
 
@@ -177,17 +181,30 @@ fn watch(node: &Node, look: &[&str]) -> Arc<Watched> {
 #[test]
 fn a_directory_is_one_bundle_of_everything_in_it() {
     let (alder, birch) = pair();
-    alder.fill(".d", &[("a", b"a"), (".hidden", b"h"), ("sub/b.part", &pattern(100_000))]);
+    alder.fill(
+        ".d",
+        &[
+            ("a", b"a"),
+            (".hidden", b"h"),
+            ("sub/b.part", &pattern(100_000)),
+        ],
+    );
     fs::create_dir_all(alder.outbox(".d/sub/empty")).unwrap();
     let bundle = alder.commit(".d", "d");
-    assert_eq!(alder.names(bundle), ["d/.hidden", "d/a", "d/sub/b.part", "d/sub/empty/"]);
+    assert_eq!(
+        alder.names(bundle),
+        ["d/.hidden", "d/a", "d/sub/b.part", "d/sub/empty/"]
+    );
     assert_eq!(alder.trees(), 0);
     assert_eq!(alder.spool().outbound(None, 9).len(), 1);
     assert_eq!(alder.spool().outbound(None, 9)[0].path, "d");
     let watched = watch(&birch, &[]);
     assert_eq!(birch.fetch(&alder, bundle), 100_002);
     assert_eq!(birch.read("d/.hidden"), "h");
-    assert_eq!(fs::read(birch.inbox("d/sub/b.part")).unwrap(), pattern(100_000));
+    assert_eq!(
+        fs::read(birch.inbox("d/sub/b.part")).unwrap(),
+        pattern(100_000)
+    );
     assert!(birch.inbox("d/sub/empty").is_dir());
     assert_eq!(
         *watched.said.lock(),
@@ -197,7 +214,9 @@ fn a_directory_is_one_bundle_of_everything_in_it() {
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     assert_eq!(alder.spool().outbound(None, 9)[0].state, "delivered");
     assert_eq!(birch.spool().inbound(None, 9)[0].path, "d");
-    let left: Vec<_> = fs::read_dir(birch.state().join("partial")).unwrap().collect();
+    let left: Vec<_> = fs::read_dir(birch.state().join("partial"))
+        .unwrap()
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -241,7 +260,10 @@ fn a_file_in_the_way_of_a_newer_directory_is_forgotten_before_the_switch() {
     let watched = watch(&birch, &["d/a", "d/x/y"]);
     birch.fetch(&alder, bundle);
     let said = watched.said.lock().clone();
-    assert_eq!(said[..2], ["prepare d/a d/x", "switch from a1 - to a2 below"]);
+    assert_eq!(
+        said[..2],
+        ["prepare d/a d/x", "switch from a1 - to a2 below"]
+    );
 }
 
 #[test]
@@ -254,7 +276,10 @@ fn a_directory_that_meets_another_origins_file_is_kept_together_beside_it() {
     alder.fill(".d", &[("a", b"a"), ("sub/b", b"b")]);
     birch.fetch(&alder, alder.commit(".d", "d"));
     assert_eq!(birch.read("d"), "a file of cedar's");
-    assert_eq!((birch.read("d~alder/a"), birch.read("d~alder/sub/b")), ("a".into(), "b".into()));
+    assert_eq!(
+        (birch.read("d~alder/a"), birch.read("d~alder/sub/b")),
+        ("a".into(), "b".into())
+    );
     // And what changes later goes where the first version went.
     birch.fetch(&alder, alder.drop_file("d/a", b"a2"));
     assert_eq!(birch.read("d~alder/a"), "a2");
@@ -279,11 +304,17 @@ fn an_older_bundle_that_comes_late_gives_only_what_is_still_newest() {
 fn of_a_hundred_files_of_which_one_changed_the_others_are_still_delivered() {
     let (alder, birch) = pair();
     let names: Vec<String> = (0..100).map(|n| format!("f{n}")).collect();
-    let files: Vec<(&str, &[u8])> = names.iter().map(|n| (n.as_str(), b"one".as_slice())).collect();
+    let files: Vec<(&str, &[u8])> = names
+        .iter()
+        .map(|n| (n.as_str(), b"one".as_slice()))
+        .collect();
     alder.fill(".d", &files);
     let bundle = alder.commit(".d", "d");
     let newer = alder.drop_file("d/f7", b"two");
-    assert!(alder.spool().is_pending(bundle, birch.id()), "99 are still wanted");
+    assert!(
+        alder.spool().is_pending(bundle, birch.id()),
+        "99 are still wanted"
+    );
     for bundle in [bundle, newer] {
         birch.fetch(&alder, bundle);
         alder.spool().take_receipt(&birch.receipt()).unwrap();
@@ -301,7 +332,10 @@ fn a_bundle_of_many_is_superseded_when_all_of_its_files_are() {
     alder.fill(".d", &[("a", b"a1"), ("b", b"b1"), ("c", b"c1")]);
     let bundle = alder.commit(".d", "d");
     for (at, path) in ["d/a", "d/c", "d/b"].iter().enumerate() {
-        assert!(alder.spool().is_pending(bundle, birch.id()), "after {at} changes");
+        assert!(
+            alder.spool().is_pending(bundle, birch.id()),
+            "after {at} changes"
+        );
         alder.drop_file(path, b"changed");
     }
     assert!(!alder.spool().is_pending(bundle, birch.id()));
@@ -372,7 +406,11 @@ fn killed_before_the_rename_nothing_is_sent_and_killed_after_it_all_is() {
             fs::rename(alder.outbox(".d"), alder.outbox("d")).unwrap();
         }
         // Made in it after the rename: no member.
-        fs::write(alder.outbox(if renamed { "d" } else { ".d" }).join("later"), b"l").unwrap();
+        fs::write(
+            alder.outbox(if renamed { "d" } else { ".d" }).join("later"),
+            b"l",
+        )
+        .unwrap();
         alder.stop();
         alder.start();
         let sealed = seal_recovered_trees(&alder);
@@ -385,7 +423,10 @@ fn killed_before_the_rename_nothing_is_sent_and_killed_after_it_all_is() {
             panic!("{sealed:?}")
         };
         assert_eq!(root, "d");
-        assert_eq!(alder.names(*bundle), ["d/.hidden", "d/a", "d/empty/", "d/sub/b"]);
+        assert_eq!(
+            alder.names(*bundle),
+            ["d/.hidden", "d/a", "d/empty/", "d/sub/b"]
+        );
         let alone: Vec<String> = alder
             .spool()
             .recovered()
@@ -405,7 +446,10 @@ fn killed_at_a_later_rename_the_tree_is_found_on_either_side_of_it() {
         alder.fill(".d", &[("a", b"a"), ("b", b"b")]);
         let tree = alder.announce_tree(".d", "d");
         alder.rename_directory(".d", "d");
-        alder.spool().tree_moving(tree, &rel("d"), &rel("e")).unwrap();
+        alder
+            .spool()
+            .tree_moving(tree, &rel("d"), &rel("e"))
+            .unwrap();
         if renamed {
             fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
         }
@@ -452,7 +496,10 @@ fn crash_in_publish(over_existing: bool, given: usize, in_tree: usize) {
     if over_existing {
         birch.fetch(&alder, alder.drop_file("d/a", b"old"));
     }
-    alder.fill(".d", &[("a", b"new a"), ("b", b"new b"), ("sub/c", b"new c")]);
+    alder.fill(
+        ".d",
+        &[("a", b"new a"), ("b", b"new b"), ("sub/c", b"new c")],
+    );
     if over_existing {
         fs::rename(alder.outbox("d"), alder.outbox("aside")).unwrap();
     }
@@ -491,9 +538,14 @@ fn crash_in_publish(over_existing: bool, given: usize, in_tree: usize) {
     birch.stop();
     birch.start();
     let read = ["d/a", "d/b", "d/sub/c"].map(|path| birch.read(path));
-    assert_eq!(read, ["new a", "new b", "new c"], "{given} given, {in_tree} in the tree");
+    assert_eq!(
+        read,
+        ["new a", "new b", "new c"],
+        "{given} given, {in_tree} in the tree"
+    );
     assert!(birch.inbox("d/empty").is_dir());
-    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    birch.spool().journal.flush().unwrap();
+    assert!(birch.spool().receipt(bundle).is_some());
     let left: Vec<_> = fs::read_dir(&partial).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -512,7 +564,10 @@ fn a_publish_cut_off_anywhere_is_completed_at_the_next_start() {
 #[test]
 fn names_given_before_our_disk_failed_keep_their_rows_and_the_others_come_later() {
     let (alder, birch) = pair();
-    birch.fetch(&alder, alder.drop_file("d/old", b"so that the directory is there"));
+    birch.fetch(
+        &alder,
+        alder.drop_file("d/old", b"so that the directory is there"),
+    );
     alder.fill(".d", &[("a", b"a"), ("b", b"b"), ("c", b"c")]);
     alder.rename_directory("d", "aside");
     let bundle = alder.commit(".d", "d");
@@ -529,13 +584,19 @@ fn names_given_before_our_disk_failed_keep_their_rows_and_the_others_come_later(
     let partial = birch.state().join("partial");
     fs::remove_file(partial.join(format!("{bundle}.1"))).unwrap();
     verified.publish().unwrap_err();
-    assert_eq!(birch.spool().inbox_state(&rel("d/a")).from.as_deref(), Some("alder"));
+    assert_eq!(
+        birch.spool().inbox_state(&rel("d/a")).from.as_deref(),
+        Some("alder")
+    );
     assert!(!birch.inbox("d/b").exists());
     assert!(birch.spool().receipt(bundle).is_none());
     // What was shown already may be consumed before the rest comes: then it stays away.
     birch.spool().inbox_unlink(&rel("d/a")).unwrap();
     birch.fetch(&alder, bundle);
-    assert_eq!((birch.read("d/b"), birch.read("d/c")), ("b".into(), "c".into()));
+    assert_eq!(
+        (birch.read("d/b"), birch.read("d/c")),
+        ("b".into(), "c".into())
+    );
     assert!(!birch.inbox("d/a").exists());
     alder.spool().take_receipt(&birch.receipt()).unwrap();
 }
@@ -560,8 +621,15 @@ fn a_tree_that_cannot_be_built_is_invisible_and_comes_later() {
     fs::remove_file(partial.join(format!("{bundle}.1"))).unwrap();
     verified.publish().unwrap_err();
     assert!(!birch.inbox("d").exists());
-    assert_eq!(birch.fetch(&alder, bundle), 1, "what was whole is not fetched again");
-    assert_eq!((birch.read("d/a"), birch.read("d/b")), ("a".into(), "b".into()));
+    assert_eq!(
+        birch.fetch(&alder, bundle),
+        1,
+        "what was whole is not fetched again"
+    );
+    assert_eq!(
+        (birch.read("d/a"), birch.read("d/b")),
+        ("a".into(), "b".into())
+    );
 }
 
 #[test]
@@ -580,9 +648,14 @@ fn a_thousand_files_need_no_thousand_descriptors() {
     };
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     for entry in 0..1000 {
-        let mut reader = alder.spool().open_content(bundle, entry, birch.id()).unwrap();
+        let mut reader = alder
+            .spool()
+            .open_content(bundle, entry, birch.id())
+            .unwrap();
         let len = reader.len() as usize;
-        incoming.accept_chunk(entry, 0, &reader.read(0, len).unwrap()).unwrap();
+        incoming
+            .accept_chunk(entry, 0, &reader.read(0, len).unwrap())
+            .unwrap();
     }
     assert!(open() < 500, "{} descriptors", open());
     incoming.finish().unwrap().publish().unwrap();
@@ -601,8 +674,15 @@ fn marks_of_members_go_with_the_seal() {
     alder.spool().mark_torn(alder.ino("d/a"), &rel("d/a"));
     assert_eq!(alder.spool().counts().incomplete, 1);
     assert!(matches!(alder.seal_tree(tree, "d"), SealOutcome::Sealed(_)));
-    let marks = alder.spool().journal.scan::<Mark>(MARKS, &[], None, 9).unwrap();
-    assert!(marks.iter().all(|(_, mark)| mark.kind != MarkKind::Torn), "{marks:?}");
+    let marks = alder
+        .spool()
+        .journal
+        .scan::<Mark>(MARKS, &[], None, 9)
+        .unwrap();
+    assert!(
+        marks.iter().all(|(_, mark)| mark.kind != MarkKind::Torn),
+        "{marks:?}"
+    );
     let state = alder.spool().outbox_state(&rel("d/a"), alder.ino("d/a"));
     assert!(state.bundle.is_some(), "{state:?}");
 }
