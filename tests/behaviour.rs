@@ -60,7 +60,7 @@ impl Place<'_> {
 type Check = fn(&Place) -> io::Result<()>;
 
 /// Every operation the README's table names.
-const CHECKS: [(&str, Check); 26] = [
+const CHECKS: [(&str, Check); 27] = [
     ("list a directory", |p| fs::read_dir(p.here).map(drop)),
     ("read a file", |p| fs::read(p.here.join("file")).map(drop)),
     ("lock a file (flock)", |p| {
@@ -105,6 +105,10 @@ const CHECKS: [(&str, Check); 26] = [
     }),
     ("rename a directory", |p| {
         p.rename("sub", "sub2", RenameFlags::empty())
+    }),
+    ("rename a directory from an ignored name", |p| {
+        p.rename("sub", ".sub", RenameFlags::empty())?;
+        p.rename(".sub", "sub2", RenameFlags::empty())
     }),
     ("move a file to the other side", |p| {
         fs::rename(p.here.join("file"), p.there.join("moved"))

@@ -165,6 +165,10 @@ impl Node {
         match self.spool().offered(manifest, origin.id()).unwrap() {
             Offered::Wanted(mut incoming) => {
                 for entry in 0..incoming.manifest().manifest().entries.len() {
+                    // A directory, or a file that is here already, is not asked for.
+                    if incoming.missing(entry).is_empty() {
+                        continue;
+                    }
                     let mut reader = origin
                         .spool()
                         .open_content(bundle, entry, self.id())
