@@ -20,6 +20,7 @@
 //! (`mesh`), the control socket's threads, and one for signals. Every one is joined by its owner.
 
 mod backend;
+mod herald;
 pub mod keys;
 pub mod logging;
 
@@ -32,6 +33,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use self::backend::Backend;
+use self::herald::MountHerald;
 use self::logging::Sink;
 use crate::config::Config;
 use crate::control::Server;
@@ -178,12 +180,15 @@ impl House {
             ..MountRequest::new(prepared.mountpoint.clone(), start.fs_name)
         };
         let (mounted, fuse) = sys::mount(&request)?;
+        let herald = MountHerald::new(mounted.place(), config.allow_other);
         self.mounted = Some(mounted);
         let loops = std::thread::available_parallelism()
             .map_or(1, usize::from)
             .clamp(2, MOST_LOOPS);
-        let serving = crate::fuse::serve(fs, fuse, loops, config.allow_other)
+        let serving = crate::fuse::serve(Arc::clone(&fs), fuse, loops, config.allow_other)
             .context("cannot serve the mount")?;
+        fs.set_herald(Box::new(herald))
+            .context("cannot start announcing arrivals")?;
         let gone = end.clone();
         self.serving = Some(
             std::thread::Builder::new()
@@ -224,6 +229,7 @@ impl House {
             // The senders live as long as the house, so the channel is never closed here.
             Ok(End::Asked) | Err(_) => {}
         }
+        self.stop_announcing();
         self.unmount();
         loop {
             match ended.recv_timeout(LAST_USERS) {
@@ -237,6 +243,12 @@ impl House {
         }
     }
 
+    fn stop_announcing(&self) {
+        if let Some(fs) = &self.fs {
+            fs.stop_announcing();
+        }
+    }
+
     fn unmount(&self) {
         if let Some(Err(err)) = self.mounted.as_ref().map(Mounted::unmount) {
             tracing::error!("{err}");
@@ -247,6 +259,7 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         drop(self.control.take());
+        self.stop_announcing();
         self.unmount();
         drop(self.mounted.take());
         if let Some(fs) = self.fs.take() {

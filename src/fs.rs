@@ -20,8 +20,9 @@
 //!
 //! # Threads
 //! FUSE loops call in. `fs-blocking-N` run deferred operations, `ready-timer` carries out what the state machine
-//! decides, `fs-notifier` tells the kernel of replaced inbox names. [`Fs::stop`] joins them all.
+//! decides, `fs-notifier` tells the kernel of replaced inbox names, `fs-announcer` has arrivals announced. [`Fs::stop`] joins them all.
 
+mod announce;
 mod attr;
 mod bytes;
 mod error;
@@ -50,6 +51,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
 
+pub use self::announce::{Herald, Step};
 pub use self::attr::{
     Attr, Caching, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, Space, Time,
 };
@@ -58,6 +60,7 @@ pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
 
+use self::announce::Announcements;
 use self::attr::{INBOX_TTL, OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
 use self::inbox::Notices;
@@ -105,6 +108,7 @@ pub struct Fs {
     pool: Pool,
     readiness: Arc<Readiness>,
     notices: Notices,
+    announcements: Announcements,
     timer: Mutex<Option<JoinHandle<()>>>,
     owner: (u32, u32),
     started: Time,
@@ -157,6 +161,7 @@ impl Fs {
             pool: Pool::start()?,
             readiness: readiness.clone(),
             notices: Notices::new(),
+            announcements: Announcements::new(),
             timer: Mutex::new(None),
             owner: (
                 rustix::process::geteuid().as_raw(),
@@ -192,6 +197,7 @@ impl Fs {
 
     /// Ends its threads; files that are only settling are left to their `closed` mark.
     pub fn stop(&self) {
+        self.announcements.stop();
         self.pool.stop();
         self.readiness.stop();
         if let Some(timer) = self.timer.lock().take()
@@ -289,7 +295,11 @@ impl Fs {
         let _tree = self.tree.read();
         let place = self.place(parent)?.child(name)?;
         let stat = self.stat_at(&place)?;
-        self.entry(parent, name, place.area, &stat)
+        let mut entry = self.entry(parent, name, place.area, &stat)?;
+        if place.area == Area::Inbox && self.announcements.covers(&place.path) {
+            entry.ttl = Duration::ZERO;
+        }
+        Ok(entry)
     }
 
     /// The kernel drops `count` lookups of a node.

@@ -220,6 +220,8 @@ pub struct FileState {
 pub trait InboxObserver: Send + Sync {
     /// `path` now shows another inode, or is new. `replaced` is the inode it showed before.
     fn published(&self, path: &RelPath, replaced: Option<u64>);
+    /// `directory` is new. Told parents first, and before [`Self::published`] of what lies in it.
+    fn made(&self, directory: &RelPath);
 }
 
 /// What became of an offer from a peer.

@@ -29,6 +29,14 @@ struct Wish {
     source: Option<OsString>,
 }
 
+/// `MAJOR:MINOR`.
+pub(super) fn parse_device(text: &str) -> Result<(u32, u32), String> {
+    let numbers = text.split_once(':');
+    numbers
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or_else(|| "not MAJOR:MINOR".to_owned())
+}
+
 /// Which words after `-o` are flags of `meshbox mount`.
 fn is_flag(name: &str) -> bool {
     name == "config" || config::setting(name).is_some()

@@ -22,7 +22,7 @@ use crate::spool::InboxObserver;
 const NOTICES_CAP: usize = 1024;
 
 /// Tells the kernel to forget the entry `name` of a directory.
-pub type Invalidator = Box<dyn Fn(NodeId, &[u8]) + Send>;
+pub type Invalidator = Arc<dyn Fn(NodeId, &[u8]) + Send + Sync>;
 
 type Notice = (NodeId, Vec<u8>);
 
@@ -30,16 +30,24 @@ type Notice = (NodeId, Vec<u8>);
 /// takes a notice, so neither the spool nor a FUSE loop may do it.
 pub(crate) struct Notices {
     running: Mutex<Option<(Sender<Notice>, JoinHandle<()>)>>,
+    invalidate: Mutex<Option<Invalidator>>,
 }
 
 impl Notices {
     pub(crate) fn new() -> Self {
         Self {
             running: Mutex::new(None),
+            invalidate: Mutex::new(None),
         }
     }
 
+    /// How the kernel is told at once, by a thread that may wait for it.
+    pub(crate) fn invalidator(&self) -> Option<Invalidator> {
+        self.invalidate.lock().clone()
+    }
+
     fn start(&self, invalidate: Invalidator) -> std::io::Result<()> {
+        *self.invalidate.lock() = Some(Arc::clone(&invalidate));
         let (sender, receiver) = bounded::<Notice>(NOTICES_CAP);
         let thread = thread::Builder::new()
             .name("fs-notifier".into())
@@ -87,8 +95,14 @@ struct Observer(Weak<Fs>);
 
 impl InboxObserver for Observer {
     fn published(&self, path: &RelPath, replaced: Option<u64>) {
-        if let (Some(fs), Some(_)) = (self.0.upgrade(), replaced) {
-            fs.inbox_replaced(path);
+        if let Some(fs) = self.0.upgrade() {
+            fs.published(path, replaced);
+        }
+    }
+
+    fn made(&self, directory: &RelPath) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.made(directory);
         }
     }
 }
@@ -102,6 +116,11 @@ impl InboxObserver for Fs {
         if replaced.is_some() {
             self.inbox_replaced(path);
         }
+        self.announcements.push(path, false);
+    }
+
+    fn made(&self, directory: &RelPath) {
+        self.announcements.push(directory, true);
     }
 }
 

@@ -754,7 +754,7 @@ fn a_file_moved_out_of_the_inbox_is_sent() {
 fn a_replaced_inbox_name_leaves_open_readers_theirs_and_is_told_to_the_kernel() {
     let t = test_fs();
     let (sender, told) = channel();
-    let tell = Box::new(move |parent, name: &[u8]| sender.send((parent, name.to_vec())).unwrap());
+    let tell = Arc::new(move |parent, name: &[u8]| sender.send((parent, name.to_vec())).unwrap());
     t.fs.set_invalidator(tell).unwrap();
     let old = t.put_inbox("f", b"old").attr;
     let opened = t.open(old.node, libc::O_RDONLY).unwrap();

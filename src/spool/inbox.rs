@@ -72,13 +72,14 @@ impl Spool {
 
         let mut batch = Batch::default();
         let mut replaced = Vec::new();
+        let mut made = Vec::new();
         for naming in &namings {
             let at = self.layout.inbox().join(naming.name.as_path());
             let parent = at.parent().unwrap_or(&at);
             match &verified.files[naming.entry] {
-                None => fs::create_dir_all(&at).on("create directory", &at)?,
+                None => self.make_directories(Some(naming.name.clone()), &mut made)?,
                 Some((staged, file)) => {
-                    fs::create_dir_all(parent).on("create directory", parent)?;
+                    self.make_directories(naming.name.parent(), &mut made)?;
                     replaced.push(
                         self.journal
                             .get::<InName>(IN_NAMES, naming.name.as_bytes())?
@@ -114,6 +115,9 @@ impl Spool {
         drop(decide);
 
         if let Some(observer) = self.observer.read().clone() {
+            for directory in &made {
+                observer.made(directory);
+            }
             let files = namings
                 .iter()
                 .filter(|naming| verified.files[naming.entry].is_some());
@@ -126,6 +130,37 @@ impl Spool {
             bundle,
             names: namings.into_iter().map(|naming| naming.name).collect(),
         })
+    }
+
+    /// Makes a directory of the inbox and those above it; adds to `made` what is new, parents first.
+    fn make_directories(
+        &self,
+        directory: Option<RelPath>,
+        made: &mut Vec<RelPath>,
+    ) -> Result<(), SpoolError> {
+        let mut missing = Vec::new();
+        let mut next = directory;
+        while let Some(directory) = next {
+            let at = self.layout.inbox().join(directory.as_path());
+            match fs::create_dir(&at) {
+                Ok(()) => {
+                    made.push(directory);
+                    break;
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && at.is_dir() => break,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    next = directory.parent();
+                    missing.push(directory);
+                }
+                Err(e) => return Err(e).on("create directory", &at),
+            }
+        }
+        for directory in missing.into_iter().rev() {
+            let at = self.layout.inbox().join(directory.as_path());
+            fs::create_dir(&at).on("create directory", &at)?;
+            made.push(directory);
+        }
+        Ok(())
     }
 
     /// The rows that make a published bundle settled; its receipt is announced when they are durable.
