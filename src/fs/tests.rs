@@ -20,6 +20,9 @@ use crate::spool::{
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The fake panics when it is asked for the state of this name in the outbox, or to remove it from the inbox.
+pub(crate) const PANICS: &[u8] = b"panics";
+
 /// What the fake saw.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Saw {
@@ -113,7 +116,8 @@ impl SpoolPort for FakeSpool {
     fn recovered(&self) -> Vec<RecoveredFile> {
         Vec::new()
     }
-    fn outbox_state(&self, _path: &RelPath, _ino: u64) -> FileState {
+    fn outbox_state(&self, path: &RelPath, _ino: u64) -> FileState {
+        assert_ne!(path.as_bytes(), PANICS, "injected");
         FileState {
             state: "queued".into(),
             sha256: Some("ab".into()),
@@ -124,6 +128,7 @@ impl SpoolPort for FakeSpool {
         self.say(Saw::Ignored);
     }
     fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
+        assert_ne!(path.as_bytes(), PANICS, "injected");
         disk::remove_file(self.inbox_root().join(path.as_path())).ok();
         self.say(Saw::Consumed(path.to_string()));
         Ok(())
@@ -279,6 +284,10 @@ impl TestFs {
     fn put_inbox(&self, name: &str, data: &[u8]) -> Entry {
         disk::write(self.spool.inbox_root().join(name), data).unwrap();
         self.fs.lookup(NodeId::INBOX, name.as_bytes()).unwrap()
+    }
+    /// Where inbox names lie on disk.
+    pub(crate) fn fs_inbox_root(&self) -> PathBuf {
+        self.spool.inbox_root()
     }
     /// The backing file of a name in the outbox.
     pub(crate) fn outbox(&self, name: &str) -> PathBuf {

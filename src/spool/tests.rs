@@ -4,6 +4,8 @@
 mod crash;
 #[cfg(test)]
 mod races;
+#[cfg(test)]
+mod waits;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
