@@ -20,8 +20,9 @@
 //!
 //! # Threads
 //! FUSE loops call in. `fs-blocking-N` run deferred operations, `ready-timer` carries out what the state machine
-//! decides, `fs-notifier` tells the kernel of replaced inbox names. [`Fs::stop`] joins them all.
+//! decides, `fs-notifier` tells the kernel of replaced inbox names, `fs-announcer` has arrivals announced. [`Fs::stop`] joins them all.
 
+mod announce;
 mod attr;
 mod bytes;
 mod error;
@@ -52,6 +53,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
 
+pub use self::announce::{Herald, Step};
 pub use self::attr::{
     Attr, Caching, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, Space, Time,
 };
@@ -61,6 +63,7 @@ pub use self::inode::NodeId;
 pub use self::names::Named;
 pub use self::reading::Registration;
 
+use self::announce::Announcements;
 use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
 use self::inbox::{Notices, Switch};
@@ -113,6 +116,7 @@ pub struct Fs {
     readiness: Arc<Readiness>,
     notices: Notices,
     switch: Switch,
+    announcements: Announcements,
     timer: Mutex<Option<JoinHandle<()>>>,
     owner: (u32, u32),
     started: Time,
@@ -166,6 +170,7 @@ impl Fs {
             readiness: readiness.clone(),
             notices: Notices::new(),
             switch: Switch::default(),
+            announcements: Announcements::new(),
             timer: Mutex::new(None),
             owner: (
                 rustix::process::geteuid().as_raw(),
@@ -215,6 +220,7 @@ impl Fs {
 
     /// Ends its threads; files that are only settling are left to their `closed` mark.
     pub fn stop(&self) {
+        self.announcements.stop();
         self.pool.stop();
         self.readiness.stop();
         if let Some(timer) = self.timer.lock().take()
@@ -313,7 +319,11 @@ impl Fs {
         let place = self.place(parent)?.child(name)?;
         let _look = (place.area == Area::Inbox).then(|| self.switch.look());
         let stat = self.stat_at(&place)?;
-        self.entry(parent, name, place.area, &stat)
+        let mut entry = self.entry(parent, name, place.area, &stat)?;
+        if place.area == Area::Inbox && self.announcements.covers(&place.path) {
+            entry.ttl = Duration::ZERO;
+        }
+        Ok(entry)
     }
 
     /// The kernel drops `count` lookups of a node.

@@ -84,7 +84,7 @@ pub fn serve(fs: Arc<Fs>, fd: OwnedFd, threads: usize, all_users: bool) -> io::R
     };
     let session = Session::from_fd(adapter, fd, acl, config)?;
     let notifier = session.notifier();
-    fs.set_invalidator(Box::new(move |parent, name| {
+    fs.set_invalidator(Arc::new(move |parent, name| {
         if let Err(error) = notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name)) {
             tracing::debug!(%error, "the kernel did not take a notice of a replaced name");
         }
@@ -298,9 +298,9 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guarded("lookup", parent, || {
-            let found = self.fs.lookup(id(parent), name.as_bytes());
+            let found = self.fs.lookup_for(caller(req), id(parent), name.as_bytes());
             reply_entry("lookup", parent, found, reply);
         });
     }
@@ -382,7 +382,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         guarded("mkdir", parent, || {
-            let made = self.fs.mkdir(at(parent, name), mode & !umask, caller(req));
+            let made = self
+                .fs
+                .mkdir_for(caller(req), at(parent, name), mode & !umask);
             reply_entry("mkdir", parent, made, reply);
         });
     }
@@ -422,7 +424,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -432,8 +434,9 @@ impl Filesystem for Adapter {
     ) {
         guarded("rename", parent, || {
             let done = move |moved| reply_empty("rename", parent, moved, reply);
+            let (from, to) = (at(parent, name), at(newparent, newname));
             self.fs
-                .rename(at(parent, name), at(newparent, newname), flags.bits(), done);
+                .rename_for(caller(req), from, to, flags.bits(), done);
         });
     }
 

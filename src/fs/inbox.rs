@@ -28,7 +28,7 @@ const NOTICES_CAP: usize = 1024;
 const FORGET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tells the kernel to forget the entry `name` of a directory.
-pub type Invalidator = Box<dyn Fn(NodeId, &[u8]) + Send>;
+pub type Invalidator = Arc<dyn Fn(NodeId, &[u8]) + Send + Sync>;
 
 enum Notice {
     /// One name shows another file.
@@ -41,16 +41,24 @@ enum Notice {
 /// takes a notice, so neither the spool nor a FUSE loop may do it.
 pub(crate) struct Notices {
     running: Mutex<Option<(Sender<Notice>, JoinHandle<()>)>>,
+    invalidate: Mutex<Option<Invalidator>>,
 }
 
 impl Notices {
     pub(crate) fn new() -> Self {
         Self {
             running: Mutex::new(None),
+            invalidate: Mutex::new(None),
         }
     }
 
+    /// How the kernel is told at once, by a thread that may wait for it.
+    pub(crate) fn invalidator(&self) -> Option<Invalidator> {
+        self.invalidate.lock().clone()
+    }
+
     fn start(&self, invalidate: Invalidator) -> std::io::Result<()> {
+        *self.invalidate.lock() = Some(Arc::clone(&invalidate));
         let (sender, receiver) = bounded::<Notice>(NOTICES_CAP);
         let thread = thread::Builder::new()
             .name("fs-notifier".into())
@@ -200,11 +208,12 @@ impl Fs {
     }
 
     /// These names, files and new directories, were given and are visible.
-    fn inbox_published(&self, names: &[NewName]) {
+    pub(super) fn inbox_published(&self, names: &[NewName]) {
         for name in names {
             if let Some(before) = name.replaced {
                 self.inbox_replaced(&name.path, before);
             }
+            self.announcements.push(&name.path, name.directory);
         }
     }
 

@@ -40,6 +40,8 @@ impl NodeId {
     pub const INBOX: Self = Self(OWN_NUMBERS + 1);
     /// `.meshbox/`.
     pub const STATUS_DIR: Self = Self(OWN_NUMBERS + 2);
+    /// Where the herald finds what it announces; see [`super::announce`].
+    pub const STAGE: Self = Self(OWN_NUMBERS + 3);
     /// The first of the generated files.
     pub const STATUS_FILES: Self = Self(OWN_NUMBERS + 16);
     /// The first number given to nodes whose inode number is taken.

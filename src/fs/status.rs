@@ -33,9 +33,9 @@ const OUTBOX: &[u8] = b"outbox";
 const INBOX: &[u8] = b"inbox";
 const STATUS_DIR: &[u8] = b".meshbox";
 
-/// Whether the node is one of ours: the root, `.meshbox/` or a generated file.
+/// Whether the node is one of ours: the root, `.meshbox/`, the herald's stage or a generated file.
 pub(crate) fn is_generated(id: NodeId) -> bool {
-    id == NodeId::ROOT || id == NodeId::STATUS_DIR || generated(id).is_some()
+    matches!(id, NodeId::ROOT | NodeId::STATUS_DIR | NodeId::STAGE) || generated(id).is_some()
 }
 
 fn generated(id: NodeId) -> Option<&'static Generated> {
@@ -85,6 +85,8 @@ impl Fs {
                 (file.make)(&*self.status).len() as u64,
             ),
             None if id == NodeId::ROOT => (Kind::Directory, 0o755, 5, 0),
+            // The herald of a plain user moves out of it.
+            None if id == NodeId::STAGE => (Kind::Directory, 0o700, 2, 0),
             None => (Kind::Directory, 0o555, 2, 0),
         };
         let Time { secs, nanos } = self.started;
@@ -118,8 +120,12 @@ impl Fs {
         })
     }
 
-    /// The names in the root or in `.meshbox/`; offsets are filled in by the caller.
+    /// The names in the root or in `.meshbox/`; offsets are filled in by the caller. The stage is not among them, and
+    /// shows nothing.
     pub(crate) fn status_items(id: NodeId) -> Vec<Item> {
+        if id == NodeId::STAGE {
+            return vec![];
+        }
         let item = |name: &[u8], id: NodeId, kind| Item {
             name: name.to_vec(),
             number: id.0,

@@ -27,6 +27,9 @@ use crate::spool::{
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The fake panics when it is asked for the state of this name in the outbox, or to remove it from the inbox.
+pub(crate) const PANICS: &[u8] = b"panics";
+
 /// What the fake saw.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Saw {
@@ -158,7 +161,8 @@ impl SpoolPort for FakeSpool {
     fn recovered(&self) -> Vec<RecoveredFile> {
         Vec::new()
     }
-    fn outbox_state(&self, _path: &RelPath, _ino: u64) -> FileState {
+    fn outbox_state(&self, path: &RelPath, _ino: u64) -> FileState {
+        assert_ne!(path.as_bytes(), PANICS, "injected");
         FileState {
             state: "queued".into(),
             sha256: Some("ab".into()),
@@ -169,6 +173,7 @@ impl SpoolPort for FakeSpool {
         self.say(Saw::Ignored);
     }
     fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
+        assert_ne!(path.as_bytes(), PANICS, "injected");
         disk::remove_file(self.inbox_root().join(path.as_path())).ok();
         self.say(Saw::Consumed(path.to_string()));
         Ok(())
@@ -369,6 +374,10 @@ impl TestFs {
     /// The backing file of a name in the inbox.
     pub(crate) fn inbox_file(&self, name: &str) -> PathBuf {
         self.spool.inbox_root().join(name)
+    }
+    /// Where inbox names lie on disk.
+    pub(crate) fn fs_inbox_root(&self) -> PathBuf {
+        self.spool.inbox_root()
     }
     /// The backing file of a name in the outbox.
     pub(crate) fn outbox(&self, name: &str) -> PathBuf {
@@ -845,7 +854,7 @@ fn a_file_moved_out_of_the_inbox_is_sent() {
 fn a_replaced_inbox_name_leaves_open_readers_theirs_and_is_told_to_the_kernel() {
     let t = test_fs();
     let (sender, told) = channel();
-    let tell = Box::new(move |parent, name: &[u8]| sender.send((parent, name.to_vec())).unwrap());
+    let tell = Arc::new(move |parent, name: &[u8]| sender.send((parent, name.to_vec())).unwrap());
     t.fs.set_invalidator(tell).unwrap();
     let old = t.put_inbox("f", b"old").attr;
     let opened = t.open(old.node, libc::O_RDONLY).unwrap();

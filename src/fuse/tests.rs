@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
 use super::*;
-use crate::fs::tests::{Saw, TestFs, test_fs};
+use crate::fs::tests::{PANICS, Saw, TestFs, test_fs};
 
 /// A mount that goes away with the test, however that ends.
 struct Mounted {
@@ -223,4 +223,56 @@ fn a_file_whose_writer_was_killed_is_held_back() {
             .unwrap(),
         b"incomplete"
     );
+}
+
+/// In a loop and in the pool, more often than there are threads of either.
+#[test]
+fn a_panic_ends_one_operation_with_an_error_and_not_the_mount() {
+    let Some(m) = Mounted::new() else { return };
+    let name = OsStr::from_bytes(PANICS);
+    fs::write(m.outbox().join(name), "x").unwrap();
+    let inbox = m.at.path().join("inbox");
+    for n in 0..8 {
+        let state = rustix::fs::getxattr(
+            m.outbox().join(name),
+            "user.meshbox.state",
+            &mut [0_u8; 99][..],
+        );
+        assert_eq!(state, Err(rustix::io::Errno::IO), "in a loop");
+        m.sh(&format!("echo {n} > after; test \"$(cat after)\" = {n}"));
+
+        let behind = m.t.fs_inbox_root().join(name);
+        fs::write(&behind, "x").unwrap();
+        let removed = fs::remove_file(inbox.join(name)).unwrap_err();
+        assert_eq!(removed.raw_os_error(), Some(libc::EIO), "in the pool");
+        fs::write(m.t.fs_inbox_root().join("other"), "x").unwrap();
+        fs::remove_file(inbox.join("other")).unwrap();
+    }
+}
+
+/// What the log says of it.
+#[test]
+fn a_panic_is_logged_with_the_operation() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        guarded("getxattr", INodeNo(7), || panic!("injected"));
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for word in ["ERROR", "getxattr", "node=7", "its caller got EIO"] {
+        assert!(text.contains(word), "{text}");
+    }
 }

@@ -8,6 +8,8 @@ mod limits;
 mod races;
 #[cfg(test)]
 mod trees;
+#[cfg(test)]
+mod waits;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
