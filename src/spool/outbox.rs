@@ -7,7 +7,10 @@
 //! After a crash of the daemon `closed` files are sealed, `open` ones are incomplete; after a power loss both are.
 
 use std::collections::hash_map::Entry as MapEntry;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 use super::content::inode_at;
 use super::durable;
@@ -44,6 +47,24 @@ impl Spool {
                 gate
             }
         }
+    }
+
+    /// Opens what is at a path of the outbox, without following a symbolic link anywhere on the way: below ignored
+    /// names users may make them, and a name may be another thing by the time its file is sealed.
+    pub(super) fn open_outbox(&self, path: &RelPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let root = openat(
+            CWD,
+            self.layout.outbox(),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        openat2(
+            &root,
+            path.as_path(),
+            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )
     }
 
     fn live_gate(&self, ino: u64) -> Option<Arc<Gate>> {

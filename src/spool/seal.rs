@@ -14,13 +14,15 @@
 //! `sealer-N` take jobs from one bounded channel: whole files, and stretches behind a write head. A full channel fails
 //! the request, and `ready` asks again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::{Receiver, TrySendError};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::content::inode_at;
 use super::durable::{OnPath, Sync};
@@ -152,12 +154,9 @@ impl Spool {
         buffer: &mut [u8],
     ) -> Result<SealOutcome, SpoolError> {
         let at = self.layout.outbox().join(path.as_path());
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&at) {
-            Ok(file) => file,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-                return Ok(SealOutcome::Gone);
-            }
+        let file = match self.open_outbox(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(SealOutcome::Gone),
             Err(e) => return Err(e).on("open", &at),
         };
         let meta = file.metadata().on("stat", &at)?;

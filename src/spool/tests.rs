@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod races;
 
 use std::fs;
