@@ -37,6 +37,7 @@ mod port;
 mod readiness;
 mod reading;
 mod sending;
+mod special;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -62,6 +63,7 @@ pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
 pub use self::reading::Registration;
+pub use self::special::Device;
 
 use self::announce::Announcements;
 use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
@@ -114,6 +116,7 @@ pub struct Fs {
     handles: Handles,
     pool: Pool,
     readiness: Arc<Readiness>,
+    ignore: IgnoreList,
     notices: Notices,
     switch: Switch,
     announcements: Announcements,
@@ -148,7 +151,7 @@ impl Fs {
     ) -> std::io::Result<Arc<Self>> {
         let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
-        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore)));
+        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore.clone())));
         let outbox = open_root(&spool.outbox_root())?;
         let inbox = open_root(&spool.inbox_root())?;
         let nodes = Nodes::new(
@@ -168,6 +171,7 @@ impl Fs {
             handles: Handles::new(),
             pool: Pool::start()?,
             readiness: readiness.clone(),
+            ignore,
             notices: Notices::new(),
             switch: Switch::default(),
             announcements: Announcements::new(),
@@ -255,10 +259,13 @@ impl Fs {
         }
     }
 
-    /// What is at a place; symbolic links and special files put there behind our back are not shown.
+    /// What is at a place; what cannot travel has no business in the inbox, and is not shown there.
     fn stat_at(&self, place: &Place) -> Result<Stat, FsError> {
         let stat = statat(self.root(place.area), place.at(), AtFlags::SYMLINK_NOFOLLOW)?;
-        kind_of(&stat).map(|_kind| stat).ok_or(FsError::NotFound)
+        match kind_of(&stat) {
+            Some(kind) if kind.travels() || place.area == Area::Outbox => Ok(stat),
+            Some(_) | None => Err(FsError::NotFound),
+        }
     }
 
     /// The present state of a node: by its name, or by an open handle when the name is gone or shows another file.
@@ -271,10 +278,14 @@ impl Fs {
         match by_name {
             Ok(stat) if stat.st_ino == ino => Ok(stat),
             Ok(_) | Err(_) => {
-                let open = self.nodes.lock().any_open(id);
-                open.map_or(Err(FsError::Stale), |open| {
-                    Ok(rustix::fs::fstat(&open.file)?)
-                })
+                let nodes = self.nodes.lock();
+                let (open, remains) = (nodes.any_open(id), nodes.remains(id));
+                drop(nodes);
+                match (open, remains) {
+                    (Some(open), _) => Ok(rustix::fs::fstat(&open.file)?),
+                    (None, Some(fd)) => Ok(rustix::fs::fstat(&fd)?),
+                    (None, None) => Err(FsError::Stale),
+                }
             }
         }
     }
@@ -283,7 +294,16 @@ impl Fs {
         let nlink = links(stat);
         let visible = match kind_of(stat) {
             Some(Kind::File) if nlink > 1 => self.spool.visible_links(stat.st_ino, nlink),
-            Some(Kind::File | Kind::Directory) | None => nlink,
+            Some(
+                Kind::File
+                | Kind::Directory
+                | Kind::Symlink
+                | Kind::Fifo
+                | Kind::Socket
+                | Kind::CharDevice
+                | Kind::BlockDevice,
+            )
+            | None => nlink,
         };
         attr_of(id, stat, visible)
     }
@@ -380,7 +400,10 @@ impl Fs {
             let nodes = self.nodes.lock();
             (nodes.backing(id)?, nodes.place(id)?)
         };
-        if backing.directory && (place.area == Area::Inbox || place.path.is_empty()) {
+        if !matches!(backing.kind, Kind::File | Kind::Directory)
+            || (backing.kind == Kind::Directory
+                && (place.area == Area::Inbox || place.path.is_empty()))
+        {
             return Ok(FileState::default());
         }
         let path = place.rel()?;
@@ -388,7 +411,7 @@ impl Fs {
             state: shown.to_string(),
             ..FileState::default()
         };
-        if backing.directory {
+        if backing.kind == Kind::Directory {
             // Only one that is about to be sent as one bundle has a state of its own.
             let shown = self.readiness.shown_directory(&path);
             return Ok(shown.map_or_else(FileState::default, of));

@@ -29,7 +29,8 @@ use fuser::{
 
 use self::backing::{Backings, backing_id};
 use crate::fs::{
-    Attr, Caching, Caller, Entry, Fs, FsError, Kind, Named, NodeId, Opened, SetAttr, SetTime, Time,
+    Attr, Caching, Caller, Device, Entry, Fs, FsError, Kind, Named, NodeId, Opened, SetAttr,
+    SetTime, Time,
 };
 
 /// What we ask of the kernel, each only if it offers it. Nothing that fuser 0.18 cannot honour.
@@ -186,6 +187,23 @@ fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// A device number as the protocol has it: the kernel's `new_encode_dev`, 12 bits of major and 20 of minor.
+fn rdev(device: Device) -> u32 {
+    (device.minor & 0xff) | (device.major << 8) | ((device.minor & !0xff) << 12)
+}
+
+fn device(rdev: u32) -> Device {
+    Device {
+        major: (rdev & 0x000f_ff00) >> 8,
+        minor: (rdev & 0xff) | ((rdev >> 12) & 0x000f_ff00),
     }
 }
 
@@ -203,7 +221,7 @@ fn file_attr(attr: &Attr) -> FileAttr {
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: rdev(attr.device),
         blksize: attr.blksize,
         flags: 0,
     }
@@ -363,11 +381,12 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
         guarded("mknod", parent, || {
-            let made = self.fs.mknod(at(parent, name), mode & !umask, caller(req));
+            let (mode, device) = (mode & !umask, device(rdev));
+            let made = self.fs.mknod(at(parent, name), mode, device, caller(req));
             reply_entry("mknod", parent, made, reply);
         });
     }
@@ -407,18 +426,23 @@ impl Filesystem for Adapter {
 
     fn symlink(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         link_name: &OsStr,
-        _target: &std::path::Path,
+        target: &std::path::Path,
         reply: ReplyEntry,
     ) {
         guarded("symlink", parent, || {
-            reply.error(failed(
-                "symlink",
-                parent,
-                &self.fs.symlink(at(parent, link_name)),
-            ));
+            let target = target.as_os_str().as_bytes();
+            let made = self.fs.symlink(at(parent, link_name), target, caller(req));
+            reply_entry("symlink", parent, made, reply);
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        guarded("readlink", ino, || match self.fs.readlink(id(ino)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(failed("readlink", ino, &error)),
         });
     }
 

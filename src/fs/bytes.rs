@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fchmod, fstat, openat};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fchmod, fstat};
 use rustix::io::Errno;
 
 use super::Fs;
@@ -18,6 +18,7 @@ use super::error::FsError;
 use super::handle::{Handle, OpenFile};
 use super::inode::{Area, NodeId, Place};
 use super::names::Target;
+use super::special::beneath;
 use super::status;
 use crate::bundle::RelPath;
 use crate::ready::Event;
@@ -98,6 +99,10 @@ impl Fs {
         };
         if backing.area == Area::Inbox && (access.writes || access.truncates) {
             return Err(FsError::ReadOnly);
+        }
+        // The kernel opens these itself; it comes here only for a name that shows another file meanwhile.
+        if !backing.kind.travels() {
+            return Err(FsError::Stale);
         }
         let (fd, opened_as) = match &place {
             Ok(place) => (
@@ -656,14 +661,13 @@ fn resize(
 
 /// Opens for reading and writing even where the user only writes: the sealer and the tail hasher read what is written.
 fn open_at(root: &OwnedFd, place: &Place, access: Access) -> Result<OwnedFd, FsError> {
-    let common = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let open = |flags| openat(root, place.at(), flags | common, Mode::empty());
+    let open = |flags| beneath(root, place, flags | OFlags::NONBLOCK);
     if !access.writes && !access.truncates {
-        return Ok(open(OFlags::RDONLY)?);
+        return open(OFlags::RDONLY);
     }
     match open(OFlags::RDWR) {
-        Err(Errno::ACCESS) => Ok(open(OFlags::WRONLY)?),
-        other => Ok(other?),
+        Err(FsError::Os(Errno::ACCESS)) => open(OFlags::WRONLY),
+        other => other,
     }
 }
 

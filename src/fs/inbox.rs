@@ -247,13 +247,13 @@ impl Fs {
         directory: bool,
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,
     ) {
-        let checked = self
-            .inbox_target(at)
-            .and_then(|(path, kind)| match (kind, directory) {
-                (Kind::File, false) | (Kind::Directory, true) => Ok(path),
-                (Kind::File, true) => Err(FsError::NotDirectory),
-                (Kind::Directory, false) => Err(FsError::IsDirectory),
-            });
+        let checked = self.inbox_target(at).and_then(|(path, kind)| {
+            match (kind == Kind::Directory, directory) {
+                (false, false) | (true, true) => Ok(path),
+                (false, true) => Err(FsError::NotDirectory),
+                (true, false) => Err(FsError::IsDirectory),
+            }
+        });
         let path = match checked {
             Ok(path) => path,
             Err(error) => return done(Err(error)),
@@ -298,7 +298,15 @@ impl Fs {
             let replaced = self.stat_at(&target).ok();
             match replaced.as_ref().and_then(kind_of) {
                 Some(Kind::Directory) => Err(FsError::IsDirectory),
-                Some(Kind::File) | None => Ok((path, target, replaced)),
+                Some(Kind::File) => Ok((path, target, replaced)),
+                Some(
+                    Kind::Symlink
+                    | Kind::Fifo
+                    | Kind::Socket
+                    | Kind::CharDevice
+                    | Kind::BlockDevice,
+                )
+                | None => Ok((path, target, None)),
             }
         });
         let (path, target, replaced) = match checked {

@@ -2,7 +2,8 @@
 //!
 //! A node is one file or directory of the backing trees. It knows its names (parent and component each), how often
 //! the kernel looked it up, and which handles are open on it; paths are joined from names at the moment of use. A
-//! node holds no descriptor, so a hundred thousand known files cost memory only.
+//! node holds no descriptor, so a hundred thousand known files cost memory only; but what was removed while the kernel
+//! still knows it, and cannot be held open by a handle of ours, keeps one until the kernel forgets it.
 //!
 //! # Invariants
 //! 1. `node.names` of a directory and `node.links` of its children mirror each other.
@@ -17,8 +18,10 @@
 //! One short mutex. Whoever changes names on disk holds the tree lock of [`super::Fs`] for writing around both.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::attr::Kind;
 use super::error::FsError;
 use super::handle::OpenFile;
 use super::reading::{Reading, Registration};
@@ -68,7 +71,7 @@ pub(crate) struct Stamp {
 pub(crate) struct Backing {
     pub(crate) area: Area,
     pub(crate) ino: u64,
-    pub(crate) directory: bool,
+    pub(crate) kind: Kind,
     /// Zero outside the inbox and for directories.
     pub(crate) stamp: Stamp,
 }
@@ -121,6 +124,8 @@ struct Node {
     lookups: u64,
     names: HashMap<Name, NodeId>,
     open: Vec<Arc<OpenFile>>,
+    /// What it was, once its last name is gone, where the kernel opens without asking us.
+    remains: Option<Arc<OwnedFd>>,
     fixed: bool,
     reading: Reading,
     /// Its file was moved to the outbox without it.
@@ -159,7 +164,7 @@ impl Nodes {
             let backing = Backing {
                 area,
                 ino,
-                directory: true,
+                kind: Kind::Directory,
                 stamp: Stamp::default(),
             };
             nodes.insert(
@@ -170,6 +175,7 @@ impl Nodes {
                     lookups: 0,
                     names: HashMap::new(),
                     open: vec![],
+                    remains: None,
                     fixed: true,
                     reading: Reading::default(),
                     left_behind: false,
@@ -221,7 +227,7 @@ impl Nodes {
             return false;
         };
         if let Some(node) = self.nodes.get_mut(&id)
-            && !node.backing.directory
+            && node.backing.kind != Kind::Directory
         {
             node.outdated = Some(Outdated::default());
         }
@@ -311,6 +317,7 @@ impl Nodes {
                         lookups: 0,
                         names: HashMap::new(),
                         open: vec![],
+                        remains: None,
                         fixed: false,
                         reading: Reading::default(),
                         left_behind: false,
@@ -498,6 +505,20 @@ impl Nodes {
             .cloned()
     }
 
+    /// The node is about to lose a name; `fd` refers to its inode. Dropped with the node, so with the kernel's last
+    /// lookup.
+    pub(crate) fn keep_remains(&mut self, id: NodeId, fd: OwnedFd) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.remains = Some(Arc::new(fd));
+        }
+    }
+
+    /// What [`Self::keep_remains`] kept, once the node has no name.
+    pub(crate) fn remains(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
+        let node = self.nodes.get(&id)?;
+        node.remains.clone().filter(|_| node.links.is_empty())
+    }
+
     /// Keeps invariants 2 and 3 after a node lost something, and drops ancestors that lived only for it.
     fn settle(&mut self, id: NodeId) {
         let mut at = Some(id);
@@ -551,14 +572,14 @@ mod tests {
         Backing {
             area: Area::Outbox,
             ino,
-            directory: false,
+            kind: Kind::File,
             stamp: Stamp::default(),
         }
     }
 
     fn dir(ino: u64) -> Backing {
         Backing {
-            directory: true,
+            kind: Kind::Directory,
             ..file(ino)
         }
     }

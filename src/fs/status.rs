@@ -6,6 +6,7 @@ use super::attr::{Attr, Caching, Entry, Item, Kind, Opened, STATUS_TTL, Time};
 use super::error::FsError;
 use super::handle::Handle;
 use super::inode::NodeId;
+use super::special::Device;
 use super::{Fs, StatusFiles};
 
 /// One generated file.
@@ -100,6 +101,7 @@ impl Fs {
             mtime: time,
             ctime: time,
             kind,
+            device: Device::default(),
             perm,
             nlink,
             uid,

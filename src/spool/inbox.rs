@@ -13,8 +13,13 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use rustix::fs::OFlags;
 
 use super::durable::{self, OnPath, Sync};
 use super::intake::{Verified, shown};
@@ -458,6 +463,20 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         let (old, new) = (self.at_inbox(from.as_path()), self.at_outbox(to.as_path()));
+        // The directory as it is now, not what may be put in its place: users may make symbolic links in the outbox.
+        let directory = match to.parent() {
+            Some(parent) => Some(
+                self.open_outbox(&parent, OFlags::PATH | OFlags::DIRECTORY)
+                    .on("open", &new)?,
+            ),
+            None => None,
+        };
+        let target = match &directory {
+            Some(fd) => Path::new("/proc/self/fd")
+                .join(fd.as_raw_fd().to_string())
+                .join(std::ffi::OsStr::from_bytes(to.file_name())),
+            None => new.clone(),
+        };
         let row: Option<InName> = self.journal.get(IN_NAMES, from.as_bytes())?;
         if let Some(row) = &row {
             // Killed right after the rename, the file is sealed at the next start.
@@ -470,9 +489,9 @@ impl Spool {
             self.journal.submit(batch)?;
         }
         let renamed = if no_replace {
-            durable::rename_no_replace(&old, &new)
+            durable::rename_no_replace(&old, &target)
         } else {
-            durable::rename(&old, &new)
+            durable::rename(&old, &target)
         };
         if let Err(error) = renamed {
             if let Some(row) = &row {

@@ -5,6 +5,8 @@ mod crash;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod trees;

@@ -24,8 +24,8 @@
 //! file, so a writer that comes back then waits in the blocking pool.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -200,7 +200,7 @@ impl Spool {
         buffer: &mut [u8],
     ) -> Result<Looked, SpoolError> {
         let at = self.at_outbox(path.as_path());
-        let Some(file) = open_member(&at, ino)? else {
+        let Some(file) = self.open_member(path, ino)? else {
             return Ok(Looked::Gone);
         };
         let gate = self.gate(ino);
@@ -246,8 +246,7 @@ impl Spool {
         for page in members.chunks(LINK_PAGE) {
             let _decide = self.decide.lock();
             for member in page {
-                let at = self.at_outbox(member.path.as_path());
-                let Some(file) = open_member(&at, member.gate.ino())? else {
+                let Some(file) = self.open_member(&member.path, member.gate.ino())? else {
                     continue;
                 };
                 self.hold_content(&file, member.hashed.digest, &mut batch)?;
@@ -275,7 +274,7 @@ impl Spool {
             // Its link may have been another member's that is gone since.
             let digest = member.hashed.digest;
             if super::content::inode_at(&self.layout.content(digest)).is_none() {
-                let Some(file) = open_member(&at, ino)? else {
+                let Some(file) = self.open_member(&member.path, ino)? else {
                     continue;
                 };
                 self.hold_content(&file, digest, &mut batch)?;
@@ -400,25 +399,6 @@ impl Spool {
         }
         Ok(freed)
     }
-}
-
-/// Opens a member; `None` when the name shows another file by now, or nothing.
-fn open_member(at: &Path, ino: u64) -> Result<Option<File>, SpoolError> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(at) {
-        Ok(file) => file,
-        Err(e)
-            if matches!(
-                e.raw_os_error(),
-                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(e) => return Err(e).on("open", at),
-    };
-    let meta = file.metadata().on("stat", at)?;
-    Ok((meta.ino() == ino && meta.is_file()).then_some(file))
 }
 
 /// The files, and the directories that none of them implies.
