@@ -308,6 +308,11 @@ pub fn processes_of(root: &Path) -> Vec<i32> {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
             continue;
         };
+        // Its name first: to look at more of a process that hangs in a dead mount is to hang too.
+        let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if comm.trim_end() != "meshbox" {
+            continue;
+        }
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
         if !exe.to_string_lossy().starts_with(BIN) {
             continue;
