@@ -81,8 +81,7 @@ const ENDS: usize = 4;
 const MOST_LOOPS: usize = 4;
 
 /// What is said when the kernel has ended the connection though nobody unmounted.
-const ABORTED: &str =
-    "the mount's connection was aborted, by /sys/fs/fuse/connections or `umount -f`; start it again";
+const ABORTED: &str = "the mount's connection was aborted, by /sys/fs/fuse/connections or `umount -f`; start it again";
 
 /// How long programs may keep files open in a mount that is being stopped. After that they see errors, as after a kill.
 const LAST_USERS: Duration = Duration::from_secs(8);
@@ -237,6 +236,7 @@ impl House {
                     return true;
                 }
                 tracing::info!("stopping: unmounted");
+                self.release_all();
                 return false;
             }
             // The senders live as long as the house, so the channel is never closed here.
@@ -246,13 +246,23 @@ impl House {
         self.unmount();
         loop {
             match ended.recv_timeout(LAST_USERS) {
-                Ok(End::Unmounted) => return false,
+                Ok(End::Unmounted) => {
+                    self.release_all();
+                    return false;
+                }
                 Ok(End::Asked) => {}
                 Err(_) => {
                     tracing::warn!("files are still open in the mount; ending all the same");
                     return false;
                 }
             }
+        }
+    }
+
+    /// Only when the kernel has ended the mount of its own accord: then nobody has a file open.
+    fn release_all(&self) {
+        if let Some(fs) = &self.fs {
+            fs.release_all();
         }
     }
 

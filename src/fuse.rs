@@ -254,9 +254,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guarded("lookup", parent, || {
-            let found = self
-                .fs
-                .lookup_for(caller(req), id(parent), name.as_bytes());
+            let found = self.fs.lookup_for(caller(req), id(parent), name.as_bytes());
             reply_entry("lookup", parent, found, reply);
         });
     }

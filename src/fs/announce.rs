@@ -472,11 +472,7 @@ impl Fs {
 
 /// Takes files, or directories of one depth, off the front: those do not depend on each other.
 fn next_batch(arrivals: &mut VecDeque<Arrival>) -> Vec<Arrival> {
-    let rank = |arrival: &Arrival| {
-        arrival
-            .directory
-            .then(|| arrival.path.components().count())
-    };
+    let rank = |arrival: &Arrival| arrival.directory.then(|| arrival.path.components().count());
     let mut batch: Vec<Arrival> = Vec::new();
     while let Some(next) = arrivals.front() {
         let fits = batch.first().is_none_or(|first| rank(first) == rank(next));

@@ -210,7 +210,10 @@ fn start(place: &MountPlace) -> io::Result<Running> {
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .stderr(Stdio::null())
         .spawn()?;
-    tracing::debug!(pid = child.id(), "started the process that announces arrivals");
+    tracing::debug!(
+        pid = child.id(),
+        "started the process that announces arrivals"
+    );
     Ok(Running {
         child,
         socket: ours,
@@ -288,9 +291,7 @@ fn carry_out(place: &MountPlace, jobs: &[Job]) -> Vec<i32> {
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         let done = match job {
-            Job::MakeDirectory(path) => {
-                mkdirat(&root, path.as_slice(), Mode::from_raw_mode(0o755))
-            }
+            Job::MakeDirectory(path) => mkdirat(&root, path.as_slice(), Mode::from_raw_mode(0o755)),
             Job::Move(from, to) => announce(&root, &mut stage, from, to),
         };
         answers.push(done.err().map_or(0, Errno::raw_os_error));

@@ -111,12 +111,7 @@ fn errno<T: std::fmt::Debug>(result: Result<T, FsError>) -> i32 {
     result.unwrap_err().errno()
 }
 
-fn rename(
-    fs: &Arc<Fs>,
-    caller: Caller,
-    from: Named<'_>,
-    to: Named<'_>,
-) -> Result<(), FsError> {
+fn rename(fs: &Arc<Fs>, caller: Caller, from: Named<'_>, to: Named<'_>) -> Result<(), FsError> {
     let (answer, answered) = channel();
     fs.rename_for(caller, from, to, 0, move |done| answer.send(done).unwrap());
     answered.recv_timeout(PATIENCE).unwrap()
