@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! 1. A [`RelPath`] never leaves the directory it is joined to: no absolute path, no empty, `.` or `..` component, no
-//!    NUL, no component over 255 bytes, no path over 4,095 bytes. Names are bytes, not text.
+//!    NUL, no component over 255 bytes, no path over 4,075 bytes. Names are bytes, not text.
 //! 2. A `VerifiedManifest` has a good signature by its origin, at least one entry, entries with distinct paths none of
 //!    which lies under a file of the same bundle, and chunk lists that fit the sizes.
 
@@ -29,11 +29,15 @@ pub const MANIFEST_VERSION: u8 = 1;
 /// Most entries one bundle may hold.
 pub const MAX_ENTRIES: usize = 100_000;
 
+/// Most bytes of one encoded manifest, so that an offer of it fits a frame.
+pub const MANIFEST_MAX: usize = 16 * 1024 * 1024;
+
 /// Longest name of one path component in bytes (`NAME_MAX`).
 pub const NAME_MAX: usize = 255;
 
-/// Longest path in bytes (`PATH_MAX` less the NUL).
-pub const PATH_MAX: usize = 4095;
+/// Longest path in bytes: what the system takes (4,095) less `/proc/self/fd/99999/`, by which a node reaches it however
+/// deep its state lies.
+pub const PATH_MAX: usize = 4095 - 20;
 
 /// SHA-256 of an encoded manifest: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,8 +85,8 @@ pub enum PathError {
     /// A component has more than 255 bytes.
     #[error("a name in the path is longer than 255 bytes")]
     NameTooLong,
-    /// The whole has more than 4,095 bytes.
-    #[error("the path is longer than 4095 bytes")]
+    /// The whole has more than 4,075 bytes.
+    #[error("the path is longer than 4075 bytes")]
     TooLong,
 }
 
@@ -329,6 +333,35 @@ impl Manifest {
             .iter()
             .map(Entry::size)
             .fold(0, u64::saturating_add)
+    }
+
+    /// What to call it: the path of its one entry, or the deepest directory that holds all of them. A bundle of files
+    /// without a common directory goes by its first one.
+    pub fn title(&self) -> Option<RelPath> {
+        let first = self.entries.first()?;
+        if self.entries.len() == 1 {
+            return Some(first.path.clone());
+        }
+        let mut common = match first.kind {
+            EntryKind::Directory => Some(first.path.clone()),
+            EntryKind::File { .. } => first.path.parent(),
+        };
+        for entry in &self.entries {
+            while let Some(directory) = &common
+                && !entry.path.starts_with(directory)
+            {
+                common = directory.parent();
+            }
+        }
+        Some(common.unwrap_or_else(|| first.path.clone()))
+    }
+
+    /// The digest of its one file; a bundle of many has none.
+    pub fn single_digest(&self) -> Option<Digest> {
+        match self.entries.as_slice() {
+            [only] => only.digest(),
+            _ => None,
+        }
     }
 
     /// Whether `peer` may receive it: in scope and not the origin itself.

@@ -189,6 +189,27 @@ struct Settings {
     /// Send names although this usual pattern matches them (repeatable)
     #[arg(long, value_name = "PATTERN")]
     ignore_except: Vec<OsString>,
+    /// Keep at most so many bytes of removed files for those who wait for them, arriving ones included
+    #[arg(long, value_name = "SIZE")]
+    max_bytes: Option<OsString>,
+    /// Leave so much of the disk free [default: 64MiB, at most a twentieth of it]
+    #[arg(long, value_name = "SIZE")]
+    min_free: Option<OsString>,
+    /// Take no larger file, neither from programs nor from peers
+    #[arg(long, value_name = "SIZE")]
+    max_file_bytes: Option<OsString>,
+    /// Give files in the inbox these permission bits [default: 0644]
+    #[arg(long, value_name = "MODE")]
+    inbox_mode: Option<OsString>,
+    /// Let the inbox and the three top directories belong to this user (root only)
+    #[arg(long, value_name = "UID")]
+    uid: Option<OsString>,
+    /// Let the inbox and the three top directories belong to this group (root only)
+    #[arg(long, value_name = "GID")]
+    gid: Option<OsString>,
+    /// Take these permission bits off in the inbox and the top directories
+    #[arg(long, value_name = "MASK")]
+    umask: Option<OsString>,
 }
 
 impl Settings {
@@ -211,6 +232,13 @@ impl Settings {
             ("log", one(self.log)),
             ("ignore", self.ignore),
             ("ignore_except", self.ignore_except),
+            ("max_bytes", one(self.max_bytes)),
+            ("min_free", one(self.min_free)),
+            ("max_file_bytes", one(self.max_file_bytes)),
+            ("inbox_mode", one(self.inbox_mode)),
+            ("uid", one(self.uid)),
+            ("gid", one(self.gid)),
+            ("umask", one(self.umask)),
         ];
         for (name, values) in typed {
             let Some(setting) = setting(name) else {

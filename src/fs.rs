@@ -13,7 +13,7 @@
 //!    bytes were copied out. `ready` hears of it before the gate opens again.
 //! 3. A FUSE loop never waits for a gate, the hasher or the journal: such operations go to the blocking pool with
 //!    their reply.
-//! 4. Lock order: tree, gate, readiness; node table and handle table are innermost and never held around a call.
+//! 4. Lock order: tree, switch of the inbox, gate, readiness; node table and handle table are innermost and never held around a call.
 //!
 //! # Crash behaviour
 //! The spool's markers say what was open or closed; [`Fs::new`] feeds what recovery found to the state machine.
@@ -29,12 +29,15 @@ mod error;
 mod handle;
 mod inbox;
 mod inode;
+mod limits;
 mod listing;
 mod names;
 mod pool;
 mod port;
 mod readiness;
+mod reading;
 mod sending;
+mod special;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -59,17 +62,19 @@ pub use self::error::FsError;
 pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
+pub use self::reading::Registration;
+pub use self::special::Device;
 
 use self::announce::Announcements;
-use self::attr::{INBOX_TTL, OUTBOX_TTL, attr_of, backing_of, kind_of, links};
+use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
-use self::inbox::Notices;
+use self::inbox::{Notices, Switch};
 use self::inode::{Area, Nodes, Place};
 use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
-use crate::ready::{Event, IgnoreList, Settings};
-use crate::spool::{FileState, Spool};
+use crate::ready::{Event, IgnoreList, Overview, Settings, Shown};
+use crate::spool::{Dress, FileState, RecoveredFile, Spool};
 
 /// What the file system is told at start.
 #[derive(Clone, Debug)]
@@ -82,6 +87,10 @@ pub struct FsConfig {
     pub ignore_extra: Vec<String>,
     /// Patterns to take off the default ignore list.
     pub ignore_except: Vec<String>,
+    /// Modes and owner of what is shown.
+    pub dress: Dress,
+    /// Most bytes of one file.
+    pub max_file_bytes: Option<u64>,
 }
 
 /// Makes the generated files under `.meshbox/`.
@@ -107,7 +116,9 @@ pub struct Fs {
     handles: Handles,
     pool: Pool,
     readiness: Arc<Readiness>,
+    ignore: IgnoreList,
     notices: Notices,
+    switch: Switch,
     announcements: Announcements,
     timer: Mutex<Option<JoinHandle<()>>>,
     owner: (u32, u32),
@@ -140,7 +151,7 @@ impl Fs {
     ) -> std::io::Result<Arc<Self>> {
         let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
-        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore)));
+        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore.clone())));
         let outbox = open_root(&spool.outbox_root())?;
         let inbox = open_root(&spool.inbox_root())?;
         let nodes = Nodes::new(
@@ -160,7 +171,9 @@ impl Fs {
             handles: Handles::new(),
             pool: Pool::start()?,
             readiness: readiness.clone(),
+            ignore,
             notices: Notices::new(),
+            switch: Switch::default(),
             announcements: Announcements::new(),
             timer: Mutex::new(None),
             owner: (
@@ -178,6 +191,15 @@ impl Fs {
                 ino: file.ino,
                 path: file.path,
                 incomplete: file.incomplete,
+            });
+        }
+        for tree in fs.spool.recovered_trees() {
+            let file = |file: RecoveredFile| (file.ino, file.path, file.incomplete);
+            readiness.feed(Event::TreeRecovered {
+                tree: tree.tree,
+                root: tree.root,
+                files: tree.files.into_iter().map(file).collect(),
+                directories: tree.directories,
             });
         }
         fs.spool.observe_inbox(inbox::observer(&fs));
@@ -201,6 +223,11 @@ impl Fs {
         for fh in self.handles.numbers() {
             self.release(fh);
         }
+    }
+
+    /// What of the outbox is not sealed, with at most `most` names.
+    pub fn overview(&self, most: usize) -> Overview {
+        self.readiness.overview(most)
     }
 
     /// Ends its threads; files that are only settling are left to their `closed` mark.
@@ -240,26 +267,33 @@ impl Fs {
         }
     }
 
-    /// What is at a place; symbolic links and special files put there behind our back are not shown.
+    /// What is at a place; what cannot travel has no business in the inbox, and is not shown there.
     fn stat_at(&self, place: &Place) -> Result<Stat, FsError> {
         let stat = statat(self.root(place.area), place.at(), AtFlags::SYMLINK_NOFOLLOW)?;
-        kind_of(&stat).map(|_kind| stat).ok_or(FsError::NotFound)
+        match kind_of(&stat) {
+            Some(kind) if kind.travels() || place.area == Area::Outbox => Ok(stat),
+            Some(_) | None => Err(FsError::NotFound),
+        }
     }
 
     /// The present state of a node: by its name, or by an open handle when the name is gone or shows another file.
     fn stat_node(&self, id: NodeId) -> Result<Stat, FsError> {
-        let (backing, place) = {
+        let (ino, place) = {
             let nodes = self.nodes.lock();
-            (nodes.backing(id)?, nodes.place(id))
+            (nodes.backing_ino(id)?, nodes.place(id))
         };
         let by_name = place.and_then(|place| self.stat_at(&place));
         match by_name {
-            Ok(stat) if stat.st_ino == backing.ino => Ok(stat),
+            Ok(stat) if stat.st_ino == ino => Ok(stat),
             Ok(_) | Err(_) => {
-                let open = self.nodes.lock().any_open(id);
-                open.map_or(Err(FsError::Stale), |open| {
-                    Ok(rustix::fs::fstat(&open.file)?)
-                })
+                let nodes = self.nodes.lock();
+                let (open, remains) = (nodes.any_open(id), nodes.remains(id));
+                drop(nodes);
+                match (open, remains) {
+                    (Some(open), _) => Ok(rustix::fs::fstat(&open.file)?),
+                    (None, Some(fd)) => Ok(rustix::fs::fstat(&fd)?),
+                    (None, None) => Err(FsError::Stale),
+                }
             }
         }
     }
@@ -268,7 +302,16 @@ impl Fs {
         let nlink = links(stat);
         let visible = match kind_of(stat) {
             Some(Kind::File) if nlink > 1 => self.spool.visible_links(stat.st_ino, nlink),
-            Some(Kind::File | Kind::Directory) | None => nlink,
+            Some(
+                Kind::File
+                | Kind::Directory
+                | Kind::Symlink
+                | Kind::Fifo
+                | Kind::Socket
+                | Kind::CharDevice
+                | Kind::BlockDevice,
+            )
+            | None => nlink,
         };
         attr_of(id, stat, visible)
     }
@@ -287,7 +330,7 @@ impl Fs {
             .found(parent, name, backing_of(area, stat))?;
         let ttl = match area {
             Area::Outbox => OUTBOX_TTL,
-            Area::Inbox => INBOX_TTL,
+            Area::Inbox => self.switch.ttl(),
         };
         Ok(Entry {
             attr: self.attr(id, stat),
@@ -302,6 +345,7 @@ impl Fs {
         }
         let _tree = self.tree.read();
         let place = self.place(parent)?.child(name)?;
+        let _look = (place.area == Area::Inbox).then(|| self.switch.look());
         let stat = self.stat_at(&place)?;
         let mut entry = self.entry(parent, name, place.area, &stat)?;
         if place.area == Area::Inbox && self.announcements.covers(&place.path) {
@@ -337,14 +381,16 @@ impl Fs {
         }
     }
 
-    /// Free space: that of the spool's file system.
+    /// Free space: that of the spool's file system, less what is kept free. What is kept for others is used, so no quota
+    /// makes it less for a program that writes.
     pub fn statfs(&self) -> Result<Space, FsError> {
         let stat = rustix::fs::fstatvfs(&self.outbox)?;
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let kept = self.spool.min_free().div_ceil(stat.f_frsize.max(1));
         Ok(Space {
             blocks: stat.f_blocks,
             free: stat.f_bfree,
-            available: stat.f_bavail,
+            available: stat.f_bavail.saturating_sub(kept),
             files: stat.f_files,
             files_free: stat.f_ffree,
             block_size: small(stat.f_bsize),
@@ -362,19 +408,39 @@ impl Fs {
             let nodes = self.nodes.lock();
             (nodes.backing(id)?, nodes.place(id)?)
         };
-        if backing.directory {
+        if !matches!(backing.kind, Kind::File | Kind::Directory)
+            || (backing.kind == Kind::Directory
+                && (place.area == Area::Inbox || place.path.is_empty()))
+        {
             return Ok(FileState::default());
         }
         let path = place.rel()?;
-        Ok(match place.area {
-            Area::Inbox => self.spool.inbox_state(&path),
-            Area::Outbox => match self.readiness.shown(backing.ino, &path) {
-                Some(shown) => FileState {
-                    state: shown.to_string(),
-                    ..FileState::default()
-                },
-                None => self.spool.outbox_state(&path, backing.ino),
+        let of = |shown: Shown| FileState {
+            state: shown.to_string(),
+            ..FileState::default()
+        };
+        if backing.kind == Kind::Directory {
+            // Only one that is about to be sent as one bundle has a state of its own.
+            let shown = self.readiness.shown_directory(&path);
+            return Ok(shown.map_or_else(FileState::default, of));
+        }
+        if place.area == Area::Inbox {
+            return Ok(self.spool.inbox_state(&path));
+        }
+        Ok(match self.readiness.shown(backing.ino, &path) {
+            Some(Shown::Ignored(pattern)) => {
+                // Sent nevertheless, if it was in a directory that was sent as one bundle.
+                let sent = self.spool.outbox_state(&path, backing.ino);
+                match sent.bundle {
+                    Some(_) => sent,
+                    None => of(Shown::Ignored(pattern)),
+                }
+            }
+            Some(shown) => FileState {
+                error: self.readiness.failure(backing.ino),
+                ..of(shown)
             },
+            None => self.spool.outbox_state(&path, backing.ino),
         })
     }
 }

@@ -6,6 +6,7 @@ use super::attr::{Attr, Caching, Entry, Item, Kind, Opened, STATUS_TTL, Time};
 use super::error::FsError;
 use super::handle::Handle;
 use super::inode::NodeId;
+use super::special::Device;
 use super::{Fs, StatusFiles};
 
 /// One generated file.
@@ -91,6 +92,7 @@ impl Fs {
         };
         let Time { secs, nanos } = self.started;
         let time = Time { secs, nanos };
+        let (uid, gid) = self.shown_owner();
         Ok(Attr {
             node: id,
             size,
@@ -99,10 +101,11 @@ impl Fs {
             mtime: time,
             ctime: time,
             kind,
+            device: Device::default(),
             perm,
             nlink,
-            uid: self.owner.0,
-            gid: self.owner.1,
+            uid,
+            gid,
             blksize: 4096,
         })
     }
@@ -115,6 +118,7 @@ impl Fs {
         Ok(Opened {
             fh,
             caching: Caching::None,
+            reads_only: true,
         })
     }
 

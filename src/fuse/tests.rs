@@ -1,5 +1,7 @@
 //! One real mount: what ordinary programs do, and what the spool then sees.
 
+mod reading;
+
 use std::ffi::CString;
 use std::fs;
 use std::io::Write as _;
@@ -123,6 +125,39 @@ fn ordinary_programs_find_an_ordinary_file_system() {
     exchanged.unwrap();
     assert_eq!(fs::read(m.t.outbox("a")).unwrap(), b"bb");
     assert_eq!(fs::read(m.outbox().join("a")).unwrap(), b"bb");
+}
+
+#[test]
+fn what_cannot_travel_works_below_an_ignored_name_and_stays_there() {
+    let Some(m) = Mounted::new() else { return };
+    m.sh("mkdir .d; echo text > .d/f; ln -s f .d/l; test \"$(readlink .d/l)\" = f; test \"$(cat .d/l)\" = text; ln .d/l .d/l2; mv .d/l2 .d/l3; test -L .d/l3; rm .d/l3");
+    m.sh("mkfifo -m 640 .d/p; test \"$(stat -c %F:%a .d/p)\" = fifo:640; (echo through > .d/p) & test \"$(cat .d/p)\" = through; wait");
+    m.sh("exec 3<>.d/p; rm .d/p; echo still >&3; read -r line <&3; test \"$line\" = still; test \"$(stat -L -c %F:%h /proc/self/fd/3)\" = fifo:0");
+    m.sh("mknod .d/null c 1 3; mknod .d/far b 259 70000; test \"$(stat -c %F:%t:%T .d/null .d/far)\" = \"$(printf 'character special file:1:3\\nblock special file:103:11170')\"");
+    m.sh("chown -h 1:2 .d/l; touch -h -d 2001-01-01 .d/l; test \"$(stat -c %u:%g .d/l .d/f)\" = \"$(printf '1:2\\n0:0')\"; chmod 600 .d/null; test \"$(stat -c %a .d/null)\" = 600");
+    let socket = std::os::unix::net::UnixListener::bind(m.outbox().join(".d/s")).unwrap();
+    std::os::unix::net::UnixStream::connect(m.outbox().join(".d/s")).unwrap();
+    drop(socket);
+    m.sh("test \"$(cd .d; find . -type s; find . -type l; find . -type c)\" = \"$(printf './s\\n./l\\n./null')\"");
+    m.sh("! mv .d d 2>/dev/null; ! mv .d/l l 2>/dev/null; ! ln -P .d/l l 2>/dev/null; test -L .d/l; test \"$(ls)\" = ''; mv .d .e; cp -a .e .copy; test -L .copy/l; rm -r .copy");
+    m.sh("cd .e; rm l s null far; cd ..; mv .e e");
+    assert_eq!(m.t.wait_seal(), Saw::Seal("e/f".into(), None));
+}
+
+#[test]
+fn device_numbers_survive_the_protocol() {
+    for (major, minor) in [
+        (0, 0),
+        (1, 3),
+        (8, 255),
+        (8, 256),
+        (259, 70_000),
+        (4095, 0xf_ffff),
+    ] {
+        let one = Device { major, minor };
+        assert_eq!(device(rdev(one)), one);
+    }
+    assert_eq!(rdev(Device { major: 8, minor: 1 }), 0x801);
 }
 
 #[test]

@@ -3,7 +3,13 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod links;
+#[cfg(test)]
 mod races;
+#[cfg(test)]
+mod trees;
 #[cfg(test)]
 mod waits;
 
@@ -20,6 +26,8 @@ use crate::digest::{Digest, INLINE_MAX, LEAF};
 struct Node {
     dir: TempDir,
     identity: Identity,
+    limits: Limits,
+    dress: Dress,
     spool: Option<Arc<Spool>>,
     receipts: crossbeam_channel::Receiver<Receipt>,
 }
@@ -30,6 +38,8 @@ impl Node {
         let mut node = Self {
             dir: tempfile::tempdir().unwrap(),
             identity: Identity::generate(),
+            limits: Limits::default(),
+            dress: Dress::default(),
             spool: None,
             receipts,
         };
@@ -42,6 +52,8 @@ impl Node {
             state: self.dir.path().join("state"),
             lifetime: Duration::from_secs(3600),
             sealers: 2,
+            limits: self.limits,
+            dress: self.dress,
             identity: self.identity.clone(),
         };
         let spool = Spool::open(config).unwrap();
@@ -157,6 +169,10 @@ impl Node {
         match self.spool().offered(manifest, origin.id()).unwrap() {
             Offered::Wanted(mut incoming) => {
                 for entry in 0..incoming.manifest().manifest().entries.len() {
+                    // A directory, or a file that is here already, is not asked for.
+                    if incoming.missing(entry).is_empty() {
+                        continue;
+                    }
                     let mut reader = origin
                         .spool()
                         .open_content(bundle, entry, self.id())
@@ -736,6 +752,8 @@ fn the_state_is_locked_and_a_newer_format_is_refused() {
         state: alder.state(),
         lifetime: Duration::from_secs(1),
         sealers: 1,
+        limits: crate::spool::Limits::default(),
+        dress: crate::spool::Dress::default(),
         identity: Identity::generate(),
     };
     assert!(matches!(Spool::open(config()), Err(SpoolError::InUse(_))));

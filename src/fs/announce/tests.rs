@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::*;
 use crate::fs::tests::{TestFs, test_fs};
-use crate::spool::InboxObserver;
+use crate::spool::NewName;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -20,6 +20,14 @@ const OTHER: Caller = Caller {
     gid: 0,
     tid: 43,
 };
+
+fn new_name(path: &str, directory: bool) -> NewName {
+    NewName {
+        path: rel(path),
+        directory,
+        replaced: None,
+    }
+}
 
 /// A herald whose calls the test makes.
 struct Fake<F> {
@@ -80,12 +88,12 @@ impl Setting {
     fn arrives(&self, path: &str, content: &str) {
         let at = self.t.fs.spool.inbox_root().join(path);
         disk::write(at, content).unwrap();
-        self.t.fs.published(&rel(path), None);
+        self.t.fs.inbox_published(&[new_name(path, false)]);
     }
 
     fn made(&self, path: &str) {
         disk::create_dir(self.t.fs.spool.inbox_root().join(path)).unwrap();
-        self.t.fs.made(&rel(path));
+        self.t.fs.inbox_published(&[new_name(path, true)]);
     }
 
     fn next(&self) -> Vec<Step> {
