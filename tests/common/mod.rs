@@ -308,9 +308,9 @@ pub fn processes_of(root: &Path) -> Vec<i32> {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
             continue;
         };
-        // Its name first: to look at more of a process that hangs in a dead mount is to hang too.
+        // First by what never blocks: `exe` waits for a process that is stuck in a file system, whoever's it is.
         let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if comm.trim_end() != "meshbox" {
+        if !comm.starts_with("meshbox") {
             continue;
         }
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
