@@ -1,5 +1,6 @@
 //! The rules of the file system, without a mount, over a spool whose decisions the test controls.
 
+#[cfg(test)]
 mod reading;
 
 use std::collections::HashSet;

@@ -690,8 +690,7 @@ mod tests {
                 full_key(T, b"a"),
                 Some(Arc::from(postcard::to_stdvec(&2_u32).unwrap())),
             )];
-            wal.append(&LogRecord(&rows).to_record().unwrap())
-                .unwrap();
+            wal.append(&LogRecord(&rows).to_record().unwrap()).unwrap();
             drop(wal);
             let journal = Journal::open(saved.path(), replay).unwrap();
             assert_eq!(journal.get(T, b"a").unwrap(), expected);
