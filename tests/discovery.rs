@@ -19,9 +19,16 @@ struct Lan {
     hosts: Vec<String>,
 }
 
+/// A name for namespaces that nothing else has.
+fn fresh_tag() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("mbx-disc-{}-{count}", std::process::id())
+}
+
 /// Why there can be no network namespaces here, if so.
 fn cannot_make_networks() -> Option<String> {
-    let probe = format!("mbx-disc-{}-probe", std::process::id());
+    let probe = fresh_tag();
     let made = Command::new("ip").args(["netns", "add", &probe]).output();
     match made {
         Ok(made) if made.status.success() => {
@@ -55,9 +62,7 @@ fn ip(args: &[&str]) -> Ran {
 impl Lan {
     /// `hosts` machines named 0, 1, …, each with one interface `eth` that is down and has no address.
     fn new(hosts: usize) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let tag = format!("mbx-disc-{}-{count}", std::process::id());
+        let tag = fresh_tag();
         let names = (0..hosts).map(|n| format!("{tag}-{n}")).collect();
         let lan = Self { tag, hosts: names };
         let switch = lan.switch();

@@ -3,6 +3,7 @@
 //! Every node announces one service of the type [`SERVICE`] on each interface over IPv4 and IPv6, with or without a
 //! default route, and listens for others. Where a member listens is in the closed part of its announcement ([`seal`]);
 //! `book` decides which announcement of a member counts. What is found goes to the peer's dial loop, which is woken.
+//! Link-local IPv6 carries announcements, but iroh cannot dial it, so a member needs some other address.
 //!
 //! # Who learns what
 //! An outsider on the network sees that there is a Meshbox at this address and port, no name, no group, no id; labels
