@@ -20,6 +20,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use self::exit::{ExitCode, Failure};
 use crate::config::{Layer, Source, parse_duration, setting};
 use crate::control::wait::WaitFor;
+use crate::mount::announcer::{self, MountPlace, SUBCOMMAND};
 use crate::mount::background::ReadyPipe;
 use crate::mount::options::helper_args;
 
@@ -109,6 +110,15 @@ enum Command {
     Id {
         #[command(flatten)]
         daemon: DaemonArgs,
+    },
+    /// The process that a daemon starts to enter its mount; of no use by hand
+    #[command(name = SUBCOMMAND, hide = true)]
+    Announce {
+        #[arg(long)]
+        id: u64,
+        #[arg(long, value_parser = mount::parse_device)]
+        device: (u32, u32),
+        mountpoint: PathBuf,
     },
 }
 
@@ -309,6 +319,15 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             json,
         } => mount::show_config(mountpoint, settings, json),
         Command::Id { daemon } => ask::id(daemon),
+        Command::Announce {
+            id,
+            device,
+            mountpoint,
+        } => Ok(announcer::serve(&MountPlace {
+            mountpoint,
+            id,
+            device,
+        })?),
     }
 }
 

@@ -13,15 +13,16 @@
 //!    bytes were copied out. `ready` hears of it before the gate opens again.
 //! 3. A FUSE loop never waits for a gate, the hasher or the journal: such operations go to the blocking pool with
 //!    their reply.
-//! 4. Lock order: tree, gate, readiness; node table and handle table are innermost and never held around a call.
+//! 4. Lock order: tree, switch of the inbox, gate, readiness; node table and handle table are innermost and never held around a call.
 //!
 //! # Crash behaviour
 //! The spool's markers say what was open or closed; [`Fs::new`] feeds what recovery found to the state machine.
 //!
 //! # Threads
 //! FUSE loops call in. `fs-blocking-N` run deferred operations, `ready-timer` carries out what the state machine
-//! decides, `fs-notifier` tells the kernel of replaced inbox names. [`Fs::stop`] joins them all.
+//! decides, `fs-notifier` tells the kernel of replaced inbox names, `fs-announcer` has arrivals announced. [`Fs::stop`] joins them all.
 
+mod announce;
 mod attr;
 mod bytes;
 mod error;
@@ -34,7 +35,9 @@ mod names;
 mod pool;
 mod port;
 mod readiness;
+mod reading;
 mod sending;
+mod special;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -51,6 +54,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
 
+pub use self::announce::{Herald, Step};
 pub use self::attr::{
     Attr, Caching, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, Space, Time,
 };
@@ -58,16 +62,19 @@ pub use self::error::FsError;
 pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
+pub use self::reading::Registration;
+pub use self::special::Device;
 
-use self::attr::{INBOX_TTL, OUTBOX_TTL, attr_of, backing_of, kind_of, links};
+use self::announce::Announcements;
+use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
-use self::inbox::Notices;
+use self::inbox::{Notices, Switch};
 use self::inode::{Area, Nodes, Place};
 use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
-use crate::ready::{Event, IgnoreList, Settings};
-use crate::spool::{Dress, FileState, Spool};
+use crate::ready::{Event, IgnoreList, Overview, Settings, Shown};
+use crate::spool::{Dress, FileState, RecoveredFile, Spool};
 
 /// What the file system is told at start.
 #[derive(Clone, Debug)]
@@ -109,7 +116,10 @@ pub struct Fs {
     handles: Handles,
     pool: Pool,
     readiness: Arc<Readiness>,
+    ignore: IgnoreList,
     notices: Notices,
+    switch: Switch,
+    announcements: Announcements,
     timer: Mutex<Option<JoinHandle<()>>>,
     owner: (u32, u32),
     started: Time,
@@ -141,7 +151,7 @@ impl Fs {
     ) -> std::io::Result<Arc<Self>> {
         let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
-        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore)));
+        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore.clone())));
         let outbox = open_root(&spool.outbox_root())?;
         let inbox = open_root(&spool.inbox_root())?;
         let nodes = Nodes::new(
@@ -161,7 +171,10 @@ impl Fs {
             handles: Handles::new(),
             pool: Pool::start()?,
             readiness: readiness.clone(),
+            ignore,
             notices: Notices::new(),
+            switch: Switch::default(),
+            announcements: Announcements::new(),
             timer: Mutex::new(None),
             owner: (
                 rustix::process::geteuid().as_raw(),
@@ -180,6 +193,15 @@ impl Fs {
                 incomplete: file.incomplete,
             });
         }
+        for tree in fs.spool.recovered_trees() {
+            let file = |file: RecoveredFile| (file.ino, file.path, file.incomplete);
+            readiness.feed(Event::TreeRecovered {
+                tree: tree.tree,
+                root: tree.root,
+                files: tree.files.into_iter().map(file).collect(),
+                directories: tree.directories,
+            });
+        }
         fs.spool.observe_inbox(inbox::observer(&fs));
         let weak = Arc::downgrade(&fs);
         let timer = thread::Builder::new()
@@ -195,8 +217,14 @@ impl Fs {
         Ok(fs)
     }
 
+    /// What of the outbox is not sealed, with at most `most` names.
+    pub fn overview(&self, most: usize) -> Overview {
+        self.readiness.overview(most)
+    }
+
     /// Ends its threads; files that are only settling are left to their `closed` mark.
     pub fn stop(&self) {
+        self.announcements.stop();
         self.pool.stop();
         self.readiness.stop();
         if let Some(timer) = self.timer.lock().take()
@@ -231,26 +259,33 @@ impl Fs {
         }
     }
 
-    /// What is at a place; symbolic links and special files put there behind our back are not shown.
+    /// What is at a place; what cannot travel has no business in the inbox, and is not shown there.
     fn stat_at(&self, place: &Place) -> Result<Stat, FsError> {
         let stat = statat(self.root(place.area), place.at(), AtFlags::SYMLINK_NOFOLLOW)?;
-        kind_of(&stat).map(|_kind| stat).ok_or(FsError::NotFound)
+        match kind_of(&stat) {
+            Some(kind) if kind.travels() || place.area == Area::Outbox => Ok(stat),
+            Some(_) | None => Err(FsError::NotFound),
+        }
     }
 
     /// The present state of a node: by its name, or by an open handle when the name is gone or shows another file.
     fn stat_node(&self, id: NodeId) -> Result<Stat, FsError> {
-        let (backing, place) = {
+        let (ino, place) = {
             let nodes = self.nodes.lock();
-            (nodes.backing(id)?, nodes.place(id))
+            (nodes.backing_ino(id)?, nodes.place(id))
         };
         let by_name = place.and_then(|place| self.stat_at(&place));
         match by_name {
-            Ok(stat) if stat.st_ino == backing.ino => Ok(stat),
+            Ok(stat) if stat.st_ino == ino => Ok(stat),
             Ok(_) | Err(_) => {
-                let open = self.nodes.lock().any_open(id);
-                open.map_or(Err(FsError::Stale), |open| {
-                    Ok(rustix::fs::fstat(&open.file)?)
-                })
+                let nodes = self.nodes.lock();
+                let (open, remains) = (nodes.any_open(id), nodes.remains(id));
+                drop(nodes);
+                match (open, remains) {
+                    (Some(open), _) => Ok(rustix::fs::fstat(&open.file)?),
+                    (None, Some(fd)) => Ok(rustix::fs::fstat(&fd)?),
+                    (None, None) => Err(FsError::Stale),
+                }
             }
         }
     }
@@ -259,7 +294,16 @@ impl Fs {
         let nlink = links(stat);
         let visible = match kind_of(stat) {
             Some(Kind::File) if nlink > 1 => self.spool.visible_links(stat.st_ino, nlink),
-            Some(Kind::File | Kind::Directory) | None => nlink,
+            Some(
+                Kind::File
+                | Kind::Directory
+                | Kind::Symlink
+                | Kind::Fifo
+                | Kind::Socket
+                | Kind::CharDevice
+                | Kind::BlockDevice,
+            )
+            | None => nlink,
         };
         attr_of(id, stat, visible)
     }
@@ -278,7 +322,7 @@ impl Fs {
             .found(parent, name, backing_of(area, stat))?;
         let ttl = match area {
             Area::Outbox => OUTBOX_TTL,
-            Area::Inbox => INBOX_TTL,
+            Area::Inbox => self.switch.ttl(),
         };
         Ok(Entry {
             attr: self.attr(id, stat),
@@ -293,8 +337,13 @@ impl Fs {
         }
         let _tree = self.tree.read();
         let place = self.place(parent)?.child(name)?;
+        let _look = (place.area == Area::Inbox).then(|| self.switch.look());
         let stat = self.stat_at(&place)?;
-        self.entry(parent, name, place.area, &stat)
+        let mut entry = self.entry(parent, name, place.area, &stat)?;
+        if place.area == Area::Inbox && self.announcements.covers(&place.path) {
+            entry.ttl = Duration::ZERO;
+        }
+        Ok(entry)
     }
 
     /// The kernel drops `count` lookups of a node.
@@ -351,20 +400,39 @@ impl Fs {
             let nodes = self.nodes.lock();
             (nodes.backing(id)?, nodes.place(id)?)
         };
-        if backing.directory {
+        if !matches!(backing.kind, Kind::File | Kind::Directory)
+            || (backing.kind == Kind::Directory
+                && (place.area == Area::Inbox || place.path.is_empty()))
+        {
             return Ok(FileState::default());
         }
         let path = place.rel()?;
-        Ok(match place.area {
-            Area::Inbox => self.spool.inbox_state(&path),
-            Area::Outbox => match self.readiness.shown(backing.ino, &path) {
-                Some(shown) => FileState {
-                    state: shown.to_string(),
-                    error: self.readiness.failure(backing.ino),
-                    ..FileState::default()
-                },
-                None => self.spool.outbox_state(&path, backing.ino),
+        let of = |shown: Shown| FileState {
+            state: shown.to_string(),
+            ..FileState::default()
+        };
+        if backing.kind == Kind::Directory {
+            // Only one that is about to be sent as one bundle has a state of its own.
+            let shown = self.readiness.shown_directory(&path);
+            return Ok(shown.map_or_else(FileState::default, of));
+        }
+        if place.area == Area::Inbox {
+            return Ok(self.spool.inbox_state(&path));
+        }
+        Ok(match self.readiness.shown(backing.ino, &path) {
+            Some(Shown::Ignored(pattern)) => {
+                // Sent nevertheless, if it was in a directory that was sent as one bundle.
+                let sent = self.spool.outbox_state(&path, backing.ino);
+                match sent.bundle {
+                    Some(_) => sent,
+                    None => of(Shown::Ignored(pattern)),
+                }
+            }
+            Some(shown) => FileState {
+                error: self.readiness.failure(backing.ino),
+                ..of(shown)
             },
+            None => self.spool.outbox_state(&path, backing.ino),
         })
     }
 }

@@ -14,13 +14,16 @@ mod journal;
 mod layout;
 mod listen;
 mod outbox;
+mod publish;
 mod recover;
 mod room;
 mod seal;
 mod shown;
 mod tables;
+mod tail;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod wal;
 mod withdrawn;
 
@@ -52,7 +55,8 @@ pub use self::room::{DEFAULT_MIN_FREE, Limits};
 use self::seal::Job;
 use self::shown::Counters;
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
-use crate::bundle::{BundleId, DeliveryState, Priority, Receipt, RelPath};
+use self::tail::TailHasher;
+use crate::bundle::{BundleId, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest};
 use crate::peer::{self, Identity, PeerId, PeerName};
 
 /// Version of the state directory's format written here.
@@ -230,6 +234,32 @@ pub enum SealOutcome {
     Failed(SpoolError),
 }
 
+/// A directory to be sealed as one bundle: what `ready` found complete.
+pub struct TreeRequest {
+    /// The number from [`Spool::tree_renaming`].
+    pub tree: u64,
+    /// The directory.
+    pub root: RelPath,
+    /// Its members with their present names.
+    pub files: Vec<(u64, RelPath)>,
+    /// The directory itself and those below it; the ones with nothing in them travel as such.
+    pub directories: Vec<RelPath>,
+    /// Urgency.
+    pub priority: Priority,
+    /// Called once, on a sealer thread, with what came of it.
+    pub done: Box<dyn FnOnce(SealOutcome) + Send>,
+}
+
+impl std::fmt::Debug for TreeRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TreeRequest")
+            .field("tree", &self.tree)
+            .field("root", &self.root)
+            .field("files", &self.files.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the attributes of a file say (`user.meshbox.*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FileState {
@@ -247,11 +277,31 @@ pub struct FileState {
     pub progress: Option<String>,
 }
 
-/// Told by the spool when names in `inbox/` change other than through the mount. Implemented by `fs`; must not block
-/// and must not call back into the spool.
+/// A name that a publish gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewName {
+    /// Path below `inbox/`.
+    pub path: RelPath,
+    /// A directory that was not there before; else a file.
+    pub directory: bool,
+    /// The inode the name showed before.
+    pub replaced: Option<u64>,
+}
+
+/// Told by the spool when names in `inbox/` change other than through the mount. Implemented by `fs`; must not call back
+/// into the spool.
 pub trait InboxObserver: Send + Sync {
-    /// `path` now shows another inode, or is new. `replaced` is the inode it showed before.
-    fn published(&self, path: &RelPath, replaced: Option<u64>);
+    /// The names of `replaced` will soon show something else, together with other names: from here to
+    /// [`Self::unprepare`] the kernel must not remember any name of the inbox, and it must have forgotten these when
+    /// this returns. Called with no lock held; waits for the kernel.
+    fn prepare(&self, replaced: &[RelPath]);
+    /// Ends what [`Self::prepare`] began; called once for each.
+    fn unprepare(&self);
+    /// Runs `give`, which gives names by renames on the local disk: nobody who looks at the inbox through the mount sees
+    /// a part of what it does.
+    fn switch(&self, give: &mut dyn FnMut());
+    /// These names were given; directories before what is in them. Must not block.
+    fn published(&self, names: &[NewName]);
 }
 
 /// What became of an offer from a peer.
@@ -425,6 +475,9 @@ pub struct Counts {
     pub bytes_received: u64,
     /// Files held back because their writer was killed.
     pub incomplete: u64,
+    /// Files open for writing, settling or being sealed. Not known to the spool: the daemon fills it in.
+    #[serde(default)]
+    pub unsealed: u64,
     /// Names not sent because they match the ignore list, since start.
     pub ignored: u64,
     /// Entries in quarantine.
@@ -445,6 +498,19 @@ pub struct RecoveredFile {
     pub path: RelPath,
     /// Whether its writer had not closed it: shown as incomplete, not sent.
     pub incomplete: bool,
+}
+
+/// A directory of the outbox that was to be sent as one bundle when the daemon last ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredTree {
+    /// Its number.
+    pub tree: u64,
+    /// Where it is.
+    pub root: RelPath,
+    /// Its members that are still below it.
+    pub files: Vec<RecoveredFile>,
+    /// The directory itself and its directories.
+    pub directories: Vec<RelPath>,
 }
 
 /// What to do with a file that was sealed before, if its digest is another one now.
@@ -468,7 +534,6 @@ pub struct Spool {
     dress: Dress,
     identity: Identity,
     lifetime: Duration,
-    sealers: usize,
     journal: Journal,
     /// Held while deciding and recording; short, local disk only. Lock order: gate, this, journal.
     decide: Mutex<()>,
@@ -487,12 +552,17 @@ pub struct Spool {
     /// Inodes whose digest is to be compared with the recorded one.
     recheck: Mutex<HashMap<u64, Recheck>>,
     recovered: Mutex<Vec<RecoveredFile>>,
+    recovered_trees: Mutex<Vec<RecoveredTree>>,
+    next_tree: AtomicU64,
+    /// The bundles of many files that were used last; a few, so that it is bounded.
+    large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
     bells: RwLock<Vec<Bell>>,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
     changes: Mutex<u64>,
     changed: Condvar,
     counters: Counters,
     jobs: Sender<Job>,
+    tails: TailHasher,
     workers: Mutex<Vec<JoinHandle<()>>>,
     /// Closing it releases the lock on the state directory.
     lock: Mutex<Option<File>>,
@@ -539,6 +609,7 @@ impl Spool {
         let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
         let (jobs, queue) = crossbeam_channel::bounded(seal::JOB_CAP);
         let sealers = config.sealers.max(1);
+        let tails = TailHasher::start().on("start a thread for", &state)?;
         let spool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             layout,
@@ -547,7 +618,6 @@ impl Spool {
             dress: config.dress,
             identity: config.identity,
             lifetime: config.lifetime,
-            sealers,
             journal,
             decide: Mutex::new(()),
             epoch: AtomicU64::new(epoch),
@@ -564,12 +634,16 @@ impl Spool {
             arriving: Mutex::default(),
             recheck: Mutex::default(),
             recovered: Mutex::default(),
+            recovered_trees: Mutex::default(),
+            next_tree: AtomicU64::new(1),
+            large_manifests: Mutex::default(),
             bells: RwLock::default(),
             observer: RwLock::default(),
             changes: Mutex::new(1),
             changed: Condvar::new(),
             counters: Counters::default(),
             jobs,
+            tails,
             workers: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         });
@@ -590,6 +664,7 @@ impl Spool {
 
     /// Finishes the seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
+        self.tails.stop();
         let workers = std::mem::take(&mut *self.workers.lock());
         for _ in &workers {
             // One for each worker; they take what is queued before it first.

@@ -9,10 +9,11 @@ use parking_lot::RwLock;
 
 use crate::bundle::RelPath;
 use crate::control::wait::Delivery;
-use crate::control::{ControlBackend, DEFAULT_ROWS, PeerRow, Status};
+use crate::control::{ControlBackend, Counts, DEFAULT_ROWS, PeerRow, Status, WirePath};
 use crate::fs::{Fs, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
 use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
+use crate::ready::Overview;
 use crate::spool::Spool;
 
 /// What does not change while the daemon runs.
@@ -90,6 +91,11 @@ fn row(peer: PeerStatus) -> PeerRow {
 impl ControlBackend for Backend {
     fn status(&self, before: Option<u64>, limit: usize) -> Status {
         let facts = &self.facts;
+        // First: what is not counted here as unsealed is in the rows below.
+        let waiting = match self.fs.get().and_then(Weak::upgrade) {
+            Some(fs) => fs.overview(limit),
+            None => Overview::default(),
+        };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: facts.id.to_string(),
@@ -106,7 +112,11 @@ impl ControlBackend for Backend {
             peers: ControlBackend::peers(self),
             outbound: facts.spool.outbound(before, limit),
             inbound: facts.spool.inbound(before, limit),
-            counts: facts.spool.counts(),
+            incomplete: waiting.incomplete.iter().map(WirePath::from).collect(),
+            counts: Counts {
+                unsealed: waiting.unsealed,
+                ..facts.spool.counts()
+            },
             trouble: facts.spool.trouble(),
         }
     }
@@ -257,6 +267,12 @@ fn metrics(status: &Status) -> String {
             counts.outbound_pending,
         ),
         (
+            "meshbox_unsealed",
+            "gauge",
+            "Files open for writing, settling or being sealed",
+            counts.unsealed,
+        ),
+        (
             "meshbox_incomplete",
             "gauge",
             "Files held back because their writer was killed",
@@ -296,7 +312,6 @@ fn metrics(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::Counts;
 
     #[test]
     fn metrics_are_one_value_a_line_with_a_type() {
@@ -316,6 +331,7 @@ mod tests {
             peers: vec![],
             outbound: vec![],
             inbound: vec![],
+            incomplete: vec![],
             counts,
             trouble: None,
         };

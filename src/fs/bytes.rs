@@ -3,13 +3,17 @@
 //! A modifying operation tries its gate. If the gate is free and the bytes are not sealed, the operation runs at once
 //! on the FUSE loop; otherwise it goes to the blocking pool, where the gate is waited for and sealed bytes are copied
 //! out, and is answered from there. Either way `ready` is told before the gate opens.
+//!
+//! A handle that may only write is written past the kernel's cache ([`Caching::Past`]): its bytes are copied twice less,
+//! and the page cache holds them once, as pages of the backing file. Whoever reads or maps the file goes through
+//! the cache, of which the kernel drops what such a write changed.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fchmod, fstat, openat};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fchmod, fstat};
 use rustix::io::Errno;
 
 use super::Fs;
@@ -18,6 +22,7 @@ use super::error::FsError;
 use super::handle::{Handle, OpenFile};
 use super::inode::{Area, NodeId, Place};
 use super::names::Target;
+use super::special::beneath;
 use super::status;
 use crate::bundle::RelPath;
 use crate::ready::Event;
@@ -32,15 +37,19 @@ const GROUP_EXEC: u32 = 0o010;
 #[derive(Clone, Copy)]
 struct Access {
     writes: bool,
+    reads: bool,
     truncates: bool,
+    direct: bool,
 }
 
 impl Access {
     fn of(flags: i32) -> Self {
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let mode = flags & libc::O_ACCMODE;
         Self {
-            writes,
+            writes: mode != libc::O_RDONLY,
+            reads: mode != libc::O_WRONLY,
             truncates: flags & libc::O_TRUNC != 0,
+            direct: flags & libc::O_DIRECT != 0,
         }
     }
 }
@@ -68,15 +77,20 @@ impl Fs {
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
     ) {
         let access = Access::of(flags);
-        match self.open_backing(id, access) {
+        match self.open_backing(id, access, caller.tid) {
             Ok(None) => done(self.status_open(id)),
-            Ok(Some(file)) => self.opened(file, access, caller, done),
+            Ok(Some(file)) => self.opened(file, flags, caller, done),
             Err(error) => done(Err(error)),
         }
     }
 
     /// Opens the backing file of a node; `None` for a generated file.
-    fn open_backing(&self, id: NodeId, access: Access) -> Result<Option<Arc<OpenFile>>, FsError> {
+    fn open_backing(
+        &self,
+        id: NodeId,
+        access: Access,
+        tid: u32,
+    ) -> Result<Option<Arc<OpenFile>>, FsError> {
         if status::is_generated(id) {
             return if access.writes || access.truncates {
                 Err(FsError::ReadOnly)
@@ -86,11 +100,15 @@ impl Fs {
         }
         let _tree = self.tree.read();
         let (backing, place) = {
-            let nodes = self.nodes.lock();
-            (nodes.backing(id)?, nodes.place(id))
+            let mut nodes = self.nodes.lock();
+            (nodes.backing_to_open(id, tid)?, nodes.place(id))
         };
         if backing.area == Area::Inbox && (access.writes || access.truncates) {
             return Err(FsError::ReadOnly);
+        }
+        // The kernel opens these itself; it comes here only for a name that shows another file meanwhile.
+        if !backing.kind.travels() {
+            return Err(FsError::Stale);
         }
         let (fd, opened_as) = match &place {
             Ok(place) => (
@@ -105,6 +123,11 @@ impl Fs {
         // Inbox names change without us: the kernel asked for the file it knows, not for its successor.
         if backing.area == Area::Inbox && fstat(&fd)?.st_ino != backing.ino {
             return Err(FsError::Stale);
+        }
+        if backing.area == Area::Inbox && access.direct {
+            // The kernel may read the backing file with the flags of the user, and would answer EIO if that cannot do it.
+            let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+            rustix::fs::open(by_descriptor(&fd), flags, Mode::empty())?;
         }
         let gate = (backing.area == Area::Outbox && (access.writes || access.truncates))
             .then(|| self.spool.gate(backing.ino));
@@ -123,6 +146,7 @@ impl Fs {
     pub(crate) fn opened_with(
         self: &Arc<Self>,
         file: Arc<OpenFile>,
+        flags: i32,
         event: Option<Event>,
         truncate: Option<Caller>,
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
@@ -134,6 +158,7 @@ impl Fs {
             .map(|backing| backing.area)
         {
             Ok(Area::Inbox) => Caching::Keep,
+            Ok(Area::Outbox) | Err(_) if !Access::of(flags).reads => Caching::Past,
             Ok(Area::Outbox) | Err(_) => Caching::Ordinary,
         };
         // Known to the node first: from here on the inode number cannot be reused.
@@ -143,6 +168,7 @@ impl Fs {
             return done(Ok(Opened {
                 fh: file.fh,
                 caching,
+                reads_only: true,
             }));
         };
         let fs = self.clone();
@@ -161,6 +187,7 @@ impl Fs {
             let opened = Ok(Opened {
                 fh: file.fh,
                 caching,
+                reads_only: false,
             });
             match truncate {
                 Some(caller) if fstat(&file.file).is_ok_and(|stat| stat.st_size > 0) => {
@@ -188,7 +215,7 @@ impl Fs {
     fn opened(
         self: &Arc<Self>,
         file: Arc<OpenFile>,
-        access: Access,
+        flags: i32,
         caller: Caller,
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
     ) {
@@ -202,7 +229,8 @@ impl Fs {
             }),
             (Some(_), Some(_) | None) | (None, _) => None,
         };
-        self.opened_with(file, event, access.truncates.then_some(caller), done);
+        let truncate = Access::of(flags).truncates.then_some(caller);
+        self.opened_with(file, flags, event, truncate, done);
     }
 
     /// Runs `op` with the gate locked: at once, or in the pool when the gate is busy. What `op` returns runs after
@@ -469,14 +497,16 @@ impl Fs {
             return;
         };
         let Some(gate) = file.gate.clone() else {
-            self.nodes.lock().released(file.node, &file);
+            let unneeded = self.nodes.lock().released(file.node, &file);
+            drop(unneeded);
             return;
         };
         let fs = self.clone();
         self.gated(&gate, move |guard| {
             guard.remove_writer();
             fs.readiness.feed(Event::Released { ino: file.ino, fh });
-            fs.nodes.lock().released(file.node, &file);
+            let unneeded = fs.nodes.lock().released(file.node, &file);
+            drop(unneeded);
             None
         });
     }
@@ -582,7 +612,7 @@ impl Fs {
         let Some(size) = set.size else {
             return done(self.set_others(id, &set));
         };
-        let file = match self.file_to_resize(id, &set) {
+        let file = match self.file_to_resize(id, &set, caller.tid) {
             Ok(file) => file,
             Err(error) => return done(Err(error)),
         };
@@ -599,7 +629,12 @@ impl Fs {
     }
 
     /// The open handle to truncate through, or a short-lived one that no user holds.
-    fn file_to_resize(&self, id: NodeId, set: &SetAttr) -> Result<Arc<OpenFile>, FsError> {
+    fn file_to_resize(
+        &self,
+        id: NodeId,
+        set: &SetAttr,
+        tid: u32,
+    ) -> Result<Arc<OpenFile>, FsError> {
         if let Some(fh) = set.fh
             && let Ok(file) = self.handles.file(fh)
             && file.writes()
@@ -611,9 +646,11 @@ impl Fs {
         }
         let access = Access {
             writes: true,
+            reads: true,
             truncates: false,
+            direct: false,
         };
-        self.open_backing(id, access)?.ok_or(FsError::ReadOnly)
+        self.open_backing(id, access, tid)?.ok_or(FsError::ReadOnly)
     }
 }
 
@@ -634,31 +671,32 @@ fn resize(
 
 /// Opens for reading and writing even where the user only writes: the sealer and the tail hasher read what is written.
 fn open_at(root: &OwnedFd, place: &Place, access: Access) -> Result<OwnedFd, FsError> {
-    let common = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let open = |flags| openat(root, place.at(), flags | common, Mode::empty());
+    let open = |flags| beneath(root, place, flags | OFlags::NONBLOCK);
     if !access.writes && !access.truncates {
-        return Ok(open(OFlags::RDONLY)?);
+        return open(OFlags::RDONLY);
     }
     match open(OFlags::RDWR) {
-        Err(Errno::ACCESS) => Ok(open(OFlags::WRONLY)?),
-        other => Ok(other?),
+        Err(FsError::Os(Errno::ACCESS)) => open(OFlags::WRONLY),
+        other => other,
     }
 }
 
 /// Opens a file again that has no name any more.
 fn reopen(file: &File, access: Access) -> Result<OwnedFd, FsError> {
-    use std::os::fd::AsRawFd;
     let flags = if access.writes || access.truncates {
         OFlags::RDWR
     } else {
         OFlags::RDONLY
     };
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(rustix::fs::open(
-        path,
+        by_descriptor(file),
         flags | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
+}
+
+fn by_descriptor(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Takes suid away, and sgid from what the group may execute, as a write by an ordinary user does everywhere.

@@ -16,6 +16,7 @@ use super::attr::{Attr, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, kin
 use super::error::FsError;
 use super::handle::OpenFile;
 use super::inode::{Area, NodeId, Place};
+use super::special::Device;
 use super::status;
 use crate::bundle::RelPath;
 use crate::ready::{Event, Gone};
@@ -41,6 +42,71 @@ pub struct Named<'a> {
     pub name: &'a [u8],
 }
 
+/// A directory that a rename makes one bundle, with what is in it under the names it is about to have.
+struct Begun {
+    ino: u64,
+    tree: u64,
+    files: Vec<(u64, RelPath)>,
+    directories: Vec<RelPath>,
+}
+
+/// What the spool was told of directories that are one bundle, before the rename that may be cut off by a crash.
+#[derive(Default)]
+struct Moving {
+    begun: Vec<Begun>,
+    moved: Vec<(u64, RelPath, RelPath)>,
+}
+
+impl Moving {
+    /// Call with the tree lock held for writing: what is in the directory stays as it is.
+    fn begin(&mut self, fs: &Fs, stat: &Stat, from: &RelPath, to: &RelPath) -> Result<(), FsError> {
+        if kind_of(stat) != Some(Kind::Directory) {
+            return Ok(());
+        }
+        for (tree, old, new) in fs.readiness.trees_below(from, to) {
+            fs.spool.tree_moving(tree, &old, &new)?;
+            self.moved.push((tree, old, new));
+        }
+        if !fs.readiness.is_commit(from, to) {
+            return Ok(());
+        }
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
+        fs.files_below(from, &mut files, &mut directories);
+        let inodes = files.iter().map(|(ino, _)| *ino).collect();
+        let relative = |path: &RelPath| {
+            let below = path.as_bytes().get(from.as_bytes().len() + 1..)?;
+            RelPath::parse(below).ok()
+        };
+        let below = directories.iter().filter_map(relative).collect();
+        let tree = fs
+            .spool
+            .tree_renaming(from, to, stat.st_ino, inodes, below)?;
+        let moved = |path: RelPath| path.rebase(from, to);
+        let file = |(ino, path): (u64, RelPath)| Some((ino, path.rebase(from, to)?));
+        self.begun.push(Begun {
+            ino: stat.st_ino,
+            tree,
+            files: files.into_iter().filter_map(file).collect(),
+            directories: std::iter::once(to.clone())
+                .chain(directories.into_iter().filter_map(moved))
+                .collect(),
+        });
+        Ok(())
+    }
+
+    /// The rename did not happen.
+    fn undo(&mut self, fs: &Fs) {
+        for begun in self.begun.drain(..) {
+            fs.spool.tree_dropped(begun.tree);
+        }
+        for (tree, old, new) in self.moved.drain(..) {
+            if let Err(error) = fs.spool.tree_moving(tree, &new, &old) {
+                tracing::warn!(%error, path = %old, "cannot record where a directory is");
+            }
+        }
+    }
+}
+
 impl Fs {
     /// Makes a file and opens it.
     pub fn create(
@@ -61,7 +127,7 @@ impl Fs {
                     excl: flags & libc::O_EXCL != 0,
                     mode: mode & 0o7777,
                 };
-                self.opened_with(file, Some(event), None, move |opened| {
+                self.opened_with(file, flags, Some(event), None, move |opened| {
                     done(opened.map(|opened| (entry, opened)));
                 });
             }
@@ -142,7 +208,7 @@ impl Fs {
     }
 
     /// Gives a new file or directory to its maker, and undoes our own umask. Says whether anything changed.
-    fn dress(
+    pub(crate) fn dress(
         &self,
         target: &Target<'_>,
         parent: NodeId,
@@ -184,14 +250,19 @@ impl Fs {
         }
     }
 
-    /// Makes a regular file without opening it; other kinds do not travel.
-    pub fn mknod(&self, at: Named<'_>, mode: u32, caller: Caller) -> Result<Entry, FsError> {
+    /// Makes a regular file without opening it, or what only an ignored name may show.
+    pub fn mknod(
+        &self,
+        at: Named<'_>,
+        mode: u32,
+        device: Device,
+        caller: Caller,
+    ) -> Result<Entry, FsError> {
         let _tree = self.tree.read();
-        let place = self.outbox_place(at.parent, at.name)?;
-        let kind = FileType::from_raw_mode(mode);
-        if !kind.is_file() && mode & libc::S_IFMT != 0 {
-            return Err(FsError::NotPermitted);
+        if !FileType::from_raw_mode(mode).is_file() && mode & libc::S_IFMT != 0 {
+            return self.make_special(at, mode, device, caller);
         }
+        let place = self.outbox_place(at.parent, at.name)?;
         let (_file, stat) = self.make_file(at.parent, &place, mode, caller)?;
         let entry = self.entry(at.parent, at.name, Area::Outbox, &stat)?;
         let (ino, fh) = (stat.st_ino, self.handles.number());
@@ -206,13 +277,6 @@ impl Fs {
         });
         self.readiness.feed(Event::Released { ino, fh });
         Ok(entry)
-    }
-
-    /// Symbolic links do not travel: always an error, the one that fits the place.
-    pub fn symlink(&self, at: Named<'_>) -> FsError {
-        let _tree = self.tree.read();
-        self.outbox_place(at.parent, at.name)
-            .map_or_else(|error| error, |_place| FsError::NotPermitted)
     }
 
     /// Makes a directory.
@@ -266,8 +330,12 @@ impl Fs {
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             self.spool.may_remove(stat.st_ino, size)?;
         }
+        self.keep_remains(at.parent, at.name, &place, &stat);
         unlinkat(&self.outbox, place.at(), AtFlags::empty())?;
         self.nodes.lock().unname(at.parent, at.name);
+        if kind_of(&stat) != Some(Kind::File) {
+            return Ok(());
+        }
         let path = place.rel()?;
         let names_left = self.names_left(&stat);
         self.spool.outbox_removed(&path, stat.st_ino, names_left);
@@ -305,6 +373,7 @@ impl Fs {
     fn outbox_rmdir(&self, at: Named<'_>) -> Result<(), FsError> {
         let _tree = self.tree.write();
         let place = self.outbox_place(at.parent, at.name)?;
+        self.keep_remains(at.parent, at.name, &place, &self.stat_at(&place)?);
         unlinkat(&self.outbox, place.at(), AtFlags::REMOVEDIR)?;
         self.nodes.lock().unname(at.parent, at.name);
         Ok(())
@@ -356,21 +425,36 @@ impl Fs {
             Err(FsError::Os(Errno::NOENT)) => None,
             Err(error) => return Err(error),
         };
-        renameat_with(
-            &self.outbox,
-            from_place.at(),
-            &self.outbox,
-            to_place.at(),
-            flags,
-        )?;
+        let exchanges = flags.contains(RenameFlags::EXCHANGE);
+        self.may_be_named(&source, &from_place, &to_place)?;
+        if let Some(target) = &target {
+            if exchanges {
+                self.may_be_named(target, &to_place, &from_place)?;
+            } else {
+                self.keep_remains(to.parent, to.name, &to_place, target);
+            }
+        }
+        let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
+        let mut trees = Moving::default();
+        let back = target.as_ref().filter(|_target| exchanges);
+        let renamed = trees
+            .begin(self, &source, &from_path, &to_path)
+            .and_then(|()| back.map_or(Ok(()), |b| trees.begin(self, b, &to_path, &from_path)))
+            .and_then(|()| {
+                let (from, to) = (from_place.at(), to_place.at());
+                Ok(renameat_with(&self.outbox, from, &self.outbox, to, flags)?)
+            });
+        if let Err(error) = renamed {
+            trees.undo(self);
+            return Err(error);
+        }
         if target
             .as_ref()
             .is_some_and(|target| target.st_ino == source.st_ino)
         {
+            trees.undo(self);
             return Ok(());
         }
-        let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
-        let source_is_dir = kind_of(&source) == Some(Kind::Directory);
         let exchanged = target
             .as_ref()
             .filter(|_target| flags.contains(RenameFlags::EXCHANGE));
@@ -378,7 +462,7 @@ impl Fs {
             self.nodes
                 .lock()
                 .exchanged(from.parent, from.name, to.parent, to.name);
-            self.tell_exchanged((&source, from_path), (target, to_path));
+            self.tell_exchanged((&source, from_path), (target, to_path), &mut trees);
             return Ok(());
         }
         self.nodes
@@ -395,45 +479,89 @@ impl Fs {
                     names_left,
                 }
             });
-        self.spool
-            .outbox_renamed(&from_path, &to_path, source_is_dir);
-        self.tell_renamed(&source, from_path, to_path, gone);
+        self.tell_renamed(&source, from_path, to_path, gone, &mut trees);
         Ok(())
     }
 
-    fn tell_renamed(&self, stat: &Stat, from: RelPath, to: RelPath, replaced: Option<Gone>) {
-        if kind_of(stat) == Some(Kind::Directory) {
-            let mut files = Vec::new();
-            self.files_below(&to, &mut files);
-            self.readiness.feed(Event::DirRenamed { from, to, files });
-        } else {
-            self.readiness.feed(Event::Renamed {
-                ino: stat.st_ino,
-                from,
-                to,
-                replaced,
-            });
+    fn tell_renamed(
+        &self,
+        stat: &Stat,
+        from: RelPath,
+        to: RelPath,
+        replaced: Option<Gone>,
+        trees: &mut Moving,
+    ) {
+        match kind_of(stat) {
+            Some(Kind::Directory) => {
+                self.spool.outbox_renamed(&from, &to, true);
+                let begun = trees
+                    .begun
+                    .iter()
+                    .position(|begun| begun.ino == stat.st_ino);
+                if let Some(at) = begun {
+                    let begun = trees.begun.swap_remove(at);
+                    self.readiness.feed(Event::TreeRenamed {
+                        tree: begun.tree,
+                        from,
+                        to,
+                        files: begun.files,
+                        directories: begun.directories,
+                    });
+                    return;
+                }
+                let mut files = Vec::new();
+                self.files_below(&to, &mut files, &mut Vec::new());
+                self.readiness.feed(Event::DirRenamed { from, to, files });
+            }
+            Some(Kind::File) => {
+                self.spool.outbox_renamed(&from, &to, false);
+                self.readiness.feed(Event::Renamed {
+                    ino: stat.st_ino,
+                    from,
+                    to,
+                    replaced,
+                });
+            }
+            // Nobody but us knows of these; of the file that had the new name they do.
+            Some(
+                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
+            )
+            | None => {
+                if let Some(Gone { ino, names_left }) = replaced {
+                    let path = to;
+                    self.readiness.feed(Event::Unlinked {
+                        ino,
+                        path,
+                        names_left,
+                    });
+                }
+            }
         }
     }
 
-    fn tell_exchanged(&self, a: (&Stat, RelPath), b: (&Stat, RelPath)) {
-        let directory = |stat: &Stat| kind_of(stat) == Some(Kind::Directory);
-        self.spool.outbox_renamed(&a.1, &b.1, directory(a.0));
-        self.spool.outbox_renamed(&b.1, &a.1, directory(b.0));
-        if directory(a.0) || directory(b.0) {
-            self.tell_renamed(a.0, a.1.clone(), b.1.clone(), None);
-            self.tell_renamed(b.0, b.1, a.1, None);
-        } else {
+    fn tell_exchanged(&self, a: (&Stat, RelPath), b: (&Stat, RelPath), trees: &mut Moving) {
+        let file = |stat: &Stat| kind_of(stat) == Some(Kind::File);
+        if file(a.0) && file(b.0) {
+            self.spool.outbox_renamed(&a.1, &b.1, false);
+            self.spool.outbox_renamed(&b.1, &a.1, false);
             self.readiness.feed(Event::Exchanged {
                 a: (a.0.st_ino, a.1),
                 b: (b.0.st_ino, b.1),
             });
+        } else {
+            self.tell_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
+            self.tell_renamed(b.0, b.1, a.1, None, trees);
         }
     }
 
-    /// Every regular file below a directory of the outbox, by its backing inode. What cannot be listed is left out and
-    /// logged: the rename itself is done.
-    fn files_below(&self, directory: &RelPath, files: &mut Vec<(u64, RelPath)>) {
+    /// Every regular file below a directory of the outbox, by its backing inode, and every directory. What cannot be
+    /// listed is left out and logged: the rename itself is done.
+    fn files_below(
+        &self,
+        directory: &RelPath,
+        files: &mut Vec<(u64, RelPath)>,
+        directories: &mut Vec<RelPath>,
+    ) {
         let mut pending = vec![directory.clone()];
         while let Some(directory) = pending.pop() {
             let place = Place {
@@ -449,8 +577,16 @@ impl Fs {
                     continue;
                 };
                 match item.kind {
-                    Kind::Directory => pending.push(path),
+                    Kind::Directory => {
+                        directories.push(path.clone());
+                        pending.push(path);
+                    }
                     Kind::File => files.push((item.backing, path)),
+                    Kind::Symlink
+                    | Kind::Fifo
+                    | Kind::Socket
+                    | Kind::CharDevice
+                    | Kind::BlockDevice => {}
                 }
             }
         }
@@ -463,10 +599,15 @@ impl Fs {
         if status::is_generated(id) {
             return Err(FsError::CrossDevice);
         }
-        let from = self.place(id).map_err(|_nameless| FsError::NotFound)?;
+        let from = {
+            let nodes = self.nodes.lock();
+            nodes.backing(id)?;
+            nodes.place(id).map_err(|_nameless| FsError::NotFound)?
+        };
         if from.area == Area::Inbox {
             return Err(FsError::CrossDevice);
         }
+        self.may_be_named(&self.stat_at(&from)?, &from, &to_place)?;
         linkat(
             &self.outbox,
             from.at(),
@@ -476,10 +617,12 @@ impl Fs {
         )?;
         let stat = self.stat_at(&to_place)?;
         let entry = self.entry(to.parent, to.name, Area::Outbox, &stat)?;
-        self.readiness.feed(Event::Linked {
-            ino: stat.st_ino,
-            path: to_place.rel()?,
-        });
+        if kind_of(&stat) == Some(Kind::File) {
+            self.readiness.feed(Event::Linked {
+                ino: stat.st_ino,
+                path: to_place.rel()?,
+            });
+        }
         Ok(entry)
     }
 
@@ -496,15 +639,20 @@ impl Fs {
         if backing.area == Area::Inbox {
             return Err(FsError::ReadOnly);
         }
+        // As everywhere on Linux.
+        if backing.kind == Kind::Symlink && set.mode.is_some() {
+            return Err(FsError::NotSupported);
+        }
+        let directory = backing.kind == Kind::Directory;
         let open = set.fh.and_then(|fh| self.handles.file(fh).ok());
         match (open, place) {
-            (Some(open), _) => self.apply(&Target::File(&open.file), backing.directory, set)?,
+            (Some(open), _) => self.apply(&Target::File(&open.file), directory, set)?,
             (None, Ok(place)) => {
-                self.apply(&Target::Name(&self.outbox, &place), backing.directory, set)?;
+                self.apply(&Target::Name(&self.outbox, &place), directory, set)?;
             }
             (None, Err(_nameless)) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
-                self.apply(&Target::File(&open.file), backing.directory, set)?;
+                self.apply(&Target::File(&open.file), directory, set)?;
             }
         }
         Ok(self.attr(id, &self.stat_node(id)?))
@@ -548,7 +696,7 @@ impl Target<'_> {
         let mode = Mode::from_raw_mode(mode);
         match self {
             Self::File(file) => fchmod(file, mode),
-            // Symbolic links cannot be made here, and older kernels know no chmod that does not follow them.
+            // Older kernels know no chmod that does not follow links; nobody asks for a link's mode to be changed.
             Self::Name(root, place) => chmodat(root, place.at(), mode, AtFlags::empty()),
         }
     }

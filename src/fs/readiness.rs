@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::bundle::RelPath;
-use crate::ready::{Action, Event, Ready, Settings, Shown};
+use crate::ready::{Action, Event, Overview, Ready, Settings, Shown};
 
 /// The state machine with its clock.
 pub(crate) struct Readiness {
@@ -70,11 +70,31 @@ impl Readiness {
         self.state.lock().ready.shown(ino, path)
     }
 
+    /// What is not sealed.
+    pub(crate) fn overview(&self, most: usize) -> Overview {
+        self.state.lock().ready.overview(most)
+    }
+
     /// Why a file is held back, if a write to it failed.
     pub(crate) fn failure(&self, ino: u64) -> Option<String> {
         let errno = self.state.lock().ready.failure(ino)?;
         let what = std::io::Error::from_raw_os_error(errno);
         Some(format!("a write failed: {what}"))
+    }
+
+    /// What to show of a directory that is to be sent as one bundle.
+    pub(crate) fn shown_directory(&self, path: &RelPath) -> Option<Shown> {
+        self.state.lock().ready.shown_directory(path)
+    }
+
+    /// Whether renaming a directory like this commits it as one bundle.
+    pub(crate) fn is_commit(&self, from: &RelPath, to: &RelPath) -> bool {
+        self.state.lock().ready.is_commit(from, to)
+    }
+
+    /// The directories waiting to be sent as one bundle that move when `from` becomes `to`.
+    pub(crate) fn trees_below(&self, from: &RelPath, to: &RelPath) -> Vec<(u64, RelPath, RelPath)> {
+        self.state.lock().ready.trees_below(from, to)
     }
 
     /// Waits for actions and hands them to `carry_out` until [`Self::stop`].

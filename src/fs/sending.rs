@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Fs;
 use super::attr::{Kind, kind_of};
 use super::error::FsError;
 use super::inode::{Area, Place};
+use super::special::beneath;
 use crate::bundle::{Priority, RelPath};
 use crate::ready::{Action, Event, SealResult};
-use crate::spool::{SealOutcome, SealRequest};
+use crate::spool::{SealOutcome, SealRequest, TreeRequest};
 
 /// A RELEASE feeds the state machine with its gate locked and opens it microseconds later: not worth another thread.
 const GATE_PATIENCE: Duration = Duration::from_micros(200);
@@ -24,13 +26,21 @@ impl Fs {
             area: Area::Outbox,
             path: path.as_bytes().to_vec(),
         };
-        let stat = self
-            .stat_at(&place)
+        // The path is the user's own: a link on the way must not lead out of the outbox.
+        let stat = beneath(&self.outbox, &place, OFlags::PATH)
+            .and_then(|fd| Ok(rustix::fs::fstat(&fd)?))
             .map_err(|error| format!("outbox/{path}: {error}"))?;
-        if kind_of(&stat) != Some(Kind::File) {
-            return Err(format!(
-                "outbox/{path}: is a directory; name the files in it"
-            ));
+        match kind_of(&stat) {
+            Some(Kind::File) => {}
+            Some(Kind::Directory) => {
+                return Err(format!(
+                    "outbox/{path}: is a directory; name the files in it"
+                ));
+            }
+            Some(
+                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
+            )
+            | None => return Err(format!("outbox/{path}: is not a file; it cannot be sent")),
         }
         self.readiness.feed(Event::SendNow {
             ino: stat.st_ino,
@@ -46,6 +56,13 @@ impl Fs {
                 path,
                 renamed_from,
             } => self.seal(ino, path, renamed_from),
+            Action::SealTree {
+                tree,
+                root,
+                files,
+                directories,
+            } => self.seal_tree(tree, root, files, directories),
+            Action::DropTree { tree } => self.spool.tree_dropped(tree),
             Action::MarkClosed { ino, path } => self.mark_closed(ino, path),
             Action::MarkTorn { ino, path } => {
                 tracing::info!(%path, "its writer was killed, or a write failed: held back as incomplete");
@@ -113,6 +130,33 @@ impl Fs {
             gate,
             path,
             renamed_from,
+            priority: Priority::Routine,
+            done,
+        });
+    }
+
+    fn seal_tree(
+        self: &Arc<Self>,
+        tree: u64,
+        root: RelPath,
+        files: Vec<(u64, RelPath)>,
+        directories: Vec<RelPath>,
+    ) {
+        let readiness = self.readiness.clone();
+        let done = Box::new(move |outcome| {
+            let result = match outcome {
+                SealOutcome::Sealed(_) => SealResult::Sealed,
+                SealOutcome::Changed => SealResult::Changed,
+                SealOutcome::Gone => SealResult::Gone,
+                SealOutcome::Failed(_) => SealResult::Failed,
+            };
+            readiness.feed(Event::TreeDone { tree, result });
+        });
+        self.spool.seal_tree(TreeRequest {
+            tree,
+            root,
+            files,
+            directories,
             priority: Priority::Routine,
             done,
         });

@@ -113,6 +113,11 @@ impl Roots {
             inbox: open(layout.inbox())?,
         })
     }
+
+    /// The root of the outbox.
+    pub(super) fn outbox(&self) -> &OwnedFd {
+        &self.outbox.1
+    }
 }
 
 fn below((root, open): &(PathBuf, OwnedFd), path: &Path) -> PathBuf {

@@ -86,7 +86,11 @@ pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), SpoolError> {
-    File::open(path)
+    // What a user put in the place of a directory of the outbox meanwhile must be neither followed nor waited for.
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)
         .on("open", path)?
         .sync_all()
         .on("sync", path)
@@ -145,6 +149,24 @@ pub(super) fn remove(path: &Path) -> Result<bool, SpoolError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e).on("remove", path),
     }
+}
+
+/// Removes a file, or a directory with all that is in it; it may be gone already.
+pub(super) fn remove_all(path: &Path) -> Result<(), SpoolError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.on("remove", path),
+    }
+}
+
+/// Gives a file one more name, without following a link.
+pub(super) fn link(from: &Path, to: &Path) -> Result<(), SpoolError> {
+    rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty()).on("link", to)
 }
 
 /// Removes an empty directory.

@@ -1,4 +1,4 @@
-//! The inbox: names are given here, once everything behind them is verified, and taken away when the user consumes.
+//! The inbox: names are given here (those of a bundle of many in `publish.rs`), once everything behind them is verified, and taken away when the user consumes.
 //!
 //! # Invariants
 //! 1. A name appears by rename of a whole, verified file; [`Verified::publish`] is the only way.
@@ -10,11 +10,16 @@
 //! staged file that is gone was published, and a published name that is gone was consumed. After a power loss a name
 //! without a durable row goes to quarantine before anything is mounted, and the bundle is fetched again.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use rustix::fs::OFlags;
 
 use super::durable::{self, OnPath, Sync};
 use super::intake::{Verified, shown};
@@ -23,7 +28,7 @@ use super::tables::{
     CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, OWNED, SETTLED,
     VERSIONS, Version, got_key, origin_key,
 };
-use super::{Event, FileState, Published, Spool, SpoolError};
+use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
 use crate::peer::PeerId;
 
@@ -39,25 +44,46 @@ impl Verified {
 }
 
 /// One name about to be given.
-struct Naming {
-    entry: usize,
-    name: RelPath,
+pub(super) struct Naming {
+    pub(super) entry: usize,
+    pub(super) name: RelPath,
+}
+
+/// What is known while the names of one bundle are chosen.
+pub(super) struct Choosing {
+    origin: PeerId,
+    order: (u64, u64),
+    /// Directories that it may use, found before.
+    directories: HashSet<RelPath>,
+    /// Names that were taken away because they were in the way.
+    pub(super) cleared: Vec<RelPath>,
+}
+
+impl Choosing {
+    pub(super) fn of(manifest: &VerifiedManifest) -> Self {
+        Self {
+            origin: manifest.manifest().origin,
+            order: manifest.manifest().order(),
+            directories: HashSet::new(),
+            cleared: Vec::new(),
+        }
+    }
 }
 
 impl Spool {
     fn publish(&self, verified: &Verified) -> Result<Published, SpoolError> {
         let manifest = &verified.manifest;
+        if manifest.manifest().entries.len() > 1 {
+            return self.publish_many(verified);
+        }
         let bundle = manifest.id();
         let decide = self.decide.lock();
-        let namings = self.choose_names(manifest)?;
+        let namings = self.choose_names(manifest, &mut Choosing::of(manifest))?;
 
         let mut intent = Batch::default();
         let mut names = Vec::with_capacity(namings.len());
         for naming in &namings {
-            let ino = match &verified.files[naming.entry] {
-                Some((path, file)) => file.metadata().on("stat", path)?.ino(),
-                None => 0,
-            };
+            let ino = verified.files[naming.entry].as_ref().map_or(0, |f| f.ino);
             names.push((naming.entry as u32, naming.name.clone(), ino));
         }
         intent.put(
@@ -72,35 +98,44 @@ impl Spool {
 
         let mut batch = Batch::default();
         let mut replaced = Vec::new();
+        let mut given = Vec::new();
         for naming in &namings {
             let at = self.at_inbox(naming.name.as_path());
             let parent = at.parent().unwrap_or(&at);
             match &verified.files[naming.entry] {
-                None => self.make_inbox_directory(&at).on("create directory", &at)?,
-                Some((staged, file)) => {
-                    self.make_inbox_directory(parent)
-                        .on("create directory", parent)?;
-                    replaced.push(
-                        self.journal
-                            .get::<InName>(IN_NAMES, naming.name.as_bytes())?
-                            .map(|row| row.ino),
-                    );
-                    durable::rename(staged, &at)?;
-                    batch.sync(Sync::File(Arc::clone(file)));
+                None => self.make_directories(&naming.name, &mut given)?,
+                Some(staged) => {
+                    if let Some(directory) = naming.name.parent() {
+                        self.make_directories(&directory, &mut given)?;
+                    }
+                    let before = self
+                        .journal
+                        .get::<InName>(IN_NAMES, naming.name.as_bytes())?
+                        .map(|row| row.ino);
+                    durable::rename(&staged.at, &at)?;
+                    given.push(NewName {
+                        path: naming.name.clone(),
+                        directory: false,
+                        replaced: before,
+                    });
+                    replaced.push(before);
+                    if let Some(file) = &staged.kept {
+                        batch.sync(Sync::File(Arc::clone(file)));
+                    }
                 }
             }
             batch.sync(Sync::Directory(parent.to_path_buf()));
         }
         for (index, file) in verified.files.iter().enumerate() {
             // A newer version was published meanwhile: these bytes are not shown.
-            if let Some((staged, _)) = file
+            if let Some(staged) = file
                 && !namings.iter().any(|naming| naming.entry == index)
             {
-                durable::remove(staged)?;
+                durable::remove(&staged.at)?;
             }
         }
         for (naming, (_, _, ino)) in namings.iter().zip(&names) {
-            if let Some((_, file)) = &verified.files[naming.entry]
+            if let Some(Some(file)) = verified.files[naming.entry].as_ref().map(|f| &f.kept)
                 && let Some(digest) = manifest.manifest().entries[naming.entry].digest()
             {
                 self.hold_content(file, digest, &mut batch)?;
@@ -115,12 +150,7 @@ impl Spool {
         drop(decide);
 
         if let Some(observer) = self.observer.read().clone() {
-            let files = namings
-                .iter()
-                .filter(|naming| verified.files[naming.entry].is_some());
-            for (naming, replaced) in files.zip(replaced) {
-                observer.published(&naming.name, replaced);
-            }
+            observer.published(&given);
         }
         self.counters.published.fetch_add(1, Ordering::Relaxed);
         Ok(Published {
@@ -136,6 +166,40 @@ impl Spool {
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        self.name_rows(manifest, names, batch);
+        let bundle = manifest.id();
+        let of = manifest.manifest();
+        let receipt = Receipt::sign(&self.identity, bundle, of.origin);
+        batch.put(SETTLED, &bundle.0, &receipt);
+        batch.delete(INTENTS, &bundle.0);
+        let mut row = shown(manifest);
+        row.state = "received".into();
+        if let [(_, name, _)] = names
+            && of.entries.len() == 1
+        {
+            row.path = name.clone();
+        } else if let Some(root) = self.shown_root(manifest, names) {
+            row.path = root;
+        }
+        self.show_inbound(&row, batch)?;
+        self.volatile.lock().insert(bundle);
+        let me = self.me.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                spool.volatile.lock().remove(&bundle);
+                spool.ring(&Event::ReceiptReady(receipt));
+            }
+        });
+        Ok(())
+    }
+
+    /// The rows of names that were given.
+    pub(super) fn name_rows(
+        &self,
+        manifest: &VerifiedManifest,
+        names: &[(u32, RelPath, u64)],
+        batch: &mut Batch,
+    ) {
         let bundle = manifest.id();
         let of = manifest.manifest();
         for (index, name, ino) in names {
@@ -164,28 +228,10 @@ impl Spool {
             );
             batch.put(GOT_FROM, &got_key(*digest, of.origin), &());
         }
-        let receipt = Receipt::sign(&self.identity, bundle, of.origin);
-        batch.put(SETTLED, &bundle.0, &receipt);
-        batch.delete(INTENTS, &bundle.0);
-        let mut row = shown(manifest);
-        row.state = "received".into();
-        if let Some((_, name, _)) = names.first() {
-            row.path = name.clone();
-        }
-        self.show_inbound(&row, batch)?;
-        self.volatile.lock().insert(bundle);
-        let me = self.me.clone();
-        batch.on_durable(move || {
-            if let Some(spool) = me.upgrade() {
-                spool.volatile.lock().remove(&bundle);
-                spool.ring(&Event::ReceiptReady(receipt));
-            }
-        });
-        Ok(())
     }
 
     /// An inode that the inbox no longer shows.
-    fn forget_inode(&self, ino: u64) -> Result<(), SpoolError> {
+    pub(super) fn forget_inode(&self, ino: u64) -> Result<(), SpoolError> {
         match self.linked_digest(ino) {
             Some(digest) => {
                 self.free_content(digest)?;
@@ -205,7 +251,11 @@ impl Spool {
     }
 
     /// Names for all entries but those of which something newer was published. Call with the decision lock held.
-    fn choose_names(&self, manifest: &VerifiedManifest) -> Result<Vec<Naming>, SpoolError> {
+    pub(super) fn choose_names(
+        &self,
+        manifest: &VerifiedManifest,
+        choosing: &mut Choosing,
+    ) -> Result<Vec<Naming>, SpoolError> {
         let of = manifest.manifest();
         let mut namings = Vec::with_capacity(of.entries.len());
         for (entry, said) in of.entries.iter().enumerate() {
@@ -218,7 +268,7 @@ impl Spool {
             let is_file = matches!(said.kind, EntryKind::File { .. });
             namings.push(Naming {
                 entry,
-                name: self.choose_name(of.origin, &said.path, is_file)?,
+                name: self.choose_name(&said.path, is_file, choosing)?,
             });
         }
         Ok(namings)
@@ -226,21 +276,22 @@ impl Spool {
 
     fn choose_name(
         &self,
-        origin: PeerId,
         path: &RelPath,
         is_file: bool,
+        choosing: &mut Choosing,
     ) -> Result<RelPath, SpoolError> {
+        let origin = choosing.origin;
         let key = origin_key(origin, path);
         if let Some(chosen) = self.journal.get::<RelPath>(CHOSEN, &key)?
             && self
-                .build_name(origin, path, chosen.components(), is_file, 1)?
+                .build_name(path, chosen.components(), is_file, 1, choosing)?
                 .as_ref()
                 == Some(&chosen)
         {
             return Ok(chosen);
         }
         let chosen = self
-            .build_name(origin, path, path.components(), is_file, NAME_ATTEMPTS)?
+            .build_name(path, path.components(), is_file, NAME_ATTEMPTS, choosing)?
             .ok_or_else(|| {
                 let source = io::Error::from_raw_os_error(libc::EEXIST);
                 SpoolError::Io {
@@ -260,13 +311,13 @@ impl Spool {
 
     fn build_name<'a>(
         &self,
-        origin: PeerId,
         path: &RelPath,
         components: impl Iterator<Item = &'a [u8]>,
         is_file: bool,
         attempts: u32,
+        choosing: &mut Choosing,
     ) -> Result<Option<RelPath>, SpoolError> {
-        let who = self.name_of(origin);
+        let who = self.name_of(choosing.origin);
         let components: Vec<&[u8]> = components.collect();
         let mut built: Option<RelPath> = None;
         for (at, component) in components.iter().enumerate() {
@@ -285,7 +336,7 @@ impl Spool {
                 let Ok(candidate) = candidate else {
                     return Ok(None);
                 };
-                if self.may_take(origin, path, &candidate, as_file)? {
+                if self.may_take(path, &candidate, as_file, choosing)? {
                     found = Some(candidate);
                     break;
                 }
@@ -302,11 +353,15 @@ impl Spool {
     /// origin the newer kind wins: a file gives way to a directory, an empty directory to a file.
     fn may_take(
         &self,
-        origin: PeerId,
         path: &RelPath,
         candidate: &RelPath,
         as_file: bool,
+        choosing: &mut Choosing,
     ) -> Result<bool, SpoolError> {
+        if !as_file && choosing.directories.contains(candidate) {
+            return Ok(true);
+        }
+        let origin = choosing.origin;
         let owner: Option<(PeerId, RelPath)> = self.journal.get(OWNED, candidate.as_bytes())?;
         let at = self.at_inbox(candidate.as_path());
         let meta = match fs::symlink_metadata(&at) {
@@ -319,7 +374,13 @@ impl Spool {
                 return Ok(false);
             }
             return match meta {
-                Some(meta) if meta.is_dir() => Ok(durable::remove_directory(&at).is_ok()),
+                Some(meta) if meta.is_dir() => {
+                    let gone = durable::remove_directory(&at).is_ok();
+                    if gone {
+                        choosing.cleared.push(candidate.clone());
+                    }
+                    Ok(gone)
+                }
                 Some(_) => {
                     let row: Option<InName> = self.journal.get(IN_NAMES, candidate.as_bytes())?;
                     Ok(row.is_some_and(|row| row.origin == origin && row.path == *path))
@@ -327,17 +388,27 @@ impl Spool {
                 None => Ok(true),
             };
         }
-        match meta {
-            Some(meta) if meta.is_dir() => Ok(true),
+        let may = match meta {
+            Some(meta) if meta.is_dir() => true,
             Some(_) => match owner {
-                Some((owner, _)) if owner == origin => {
-                    self.remove_name(candidate)?;
-                    Ok(true)
+                Some((owner, its_path)) if owner == origin => {
+                    let key = origin_key(origin, &its_path);
+                    let newest: Option<Version> = self.journal.get(VERSIONS, &key)?;
+                    let older = newest.is_none_or(|newest| newest.order < choosing.order);
+                    if older {
+                        self.remove_name(candidate)?;
+                        choosing.cleared.push(candidate.clone());
+                    }
+                    older
                 }
-                Some(_) | None => Ok(false),
+                Some(_) | None => false,
             },
-            None => Ok(owner.is_none_or(|(owner, _)| owner == origin)),
+            None => owner.is_none_or(|(owner, _)| owner == origin),
+        };
+        if may {
+            choosing.directories.insert(candidate.clone());
         }
+        Ok(may)
     }
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.
@@ -392,6 +463,20 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         let (old, new) = (self.at_inbox(from.as_path()), self.at_outbox(to.as_path()));
+        // The directory as it is now, not what may be put in its place: users may make symbolic links in the outbox.
+        let directory = match to.parent() {
+            Some(parent) => Some(
+                self.open_outbox(&parent, OFlags::PATH | OFlags::DIRECTORY)
+                    .on("open", &new)?,
+            ),
+            None => None,
+        };
+        let target = match &directory {
+            Some(fd) => Path::new("/proc/self/fd")
+                .join(fd.as_raw_fd().to_string())
+                .join(std::ffi::OsStr::from_bytes(to.file_name())),
+            None => new.clone(),
+        };
         let row: Option<InName> = self.journal.get(IN_NAMES, from.as_bytes())?;
         if let Some(row) = &row {
             // Killed right after the rename, the file is sealed at the next start.
@@ -404,9 +489,9 @@ impl Spool {
             self.journal.submit(batch)?;
         }
         let renamed = if no_replace {
-            durable::rename_no_replace(&old, &new)
+            durable::rename_no_replace(&old, &target)
         } else {
-            durable::rename(&old, &new)
+            durable::rename(&old, &target)
         };
         if let Err(error) = renamed {
             if let Some(row) = &row {

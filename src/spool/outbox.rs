@@ -7,13 +7,18 @@
 //! After a crash of the daemon `closed` files are sealed, `open` ones are incomplete; after a power loss both are.
 
 use std::collections::hash_map::Entry as MapEntry;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
 
-use super::durable;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::tables::{INODES, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
-use super::{FileState, Gate, GateGuard, RecoveredFile, Spool, SpoolError};
+use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
 use crate::bundle::RelPath;
 
 /// Gates are looked through for dead ones each time their number has doubled past this.
@@ -44,6 +49,30 @@ impl Spool {
                 gate
             }
         }
+    }
+
+    /// Opens what is at a path of the outbox, without following a symbolic link anywhere on the way: below ignored
+    /// names users may make them, and a name may be another thing by the time its file is sealed.
+    pub(super) fn open_outbox(&self, path: &RelPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        openat2(
+            self.roots.outbox(),
+            path.as_path(),
+            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )
+    }
+
+    /// Opens a file of the outbox to hash it; `None` when the name shows another inode by now, or nothing.
+    pub(super) fn open_member(&self, path: &RelPath, ino: u64) -> Result<Option<File>, SpoolError> {
+        let at = self.at_outbox(path.as_path());
+        let file = match self.open_outbox(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(e) => return Err(e).on("open", &at),
+        };
+        let meta = file.metadata().on("stat", &at)?;
+        Ok((meta.ino() == ino && meta.is_file()).then_some(file))
     }
 
     fn live_gate(&self, ino: u64) -> Option<Arc<Gate>> {
@@ -244,6 +273,11 @@ impl Spool {
     /// Files that recovery found closed but not sealed, and incomplete ones: to be fed to `ready` at start. Once.
     pub fn recovered(&self) -> Vec<RecoveredFile> {
         std::mem::take(&mut *self.recovered.lock())
+    }
+
+    /// Directories that recovery found committed as one bundle and not sealed. Once.
+    pub fn recovered_trees(&self) -> Vec<RecoveredTree> {
+        std::mem::take(&mut *self.recovered_trees.lock())
     }
 
     /// What is known of the file shown at `path` in the outbox.

@@ -11,12 +11,11 @@
 //! there, with the same id.
 //!
 //! # Threads
-//! `sealer-N` take jobs from one bounded channel: whole files, and stretches behind a write head. A full channel fails
-//! the request, and `ready` asks again.
+//! `sealer-N` take jobs from one bounded channel. A full channel fails the request, and `ready` asks again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,7 +29,9 @@ use super::tables::{
     OUT_NAMES, OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending,
     pending_key, user_key,
 };
-use super::{Event, Gate, Recheck, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
+use super::{
+    Event, Gate, Recheck, SealOutcome, SealRequest, Spool, SpoolError, TreeRequest, now_secs,
+};
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, MANIFEST_VERSION, Manifest, RelPath, Scope,
     VerifiedManifest,
@@ -47,7 +48,7 @@ pub(super) const READ_BYTES: usize = 256 * 1024;
 /// Work for a sealer thread.
 pub(super) enum Job {
     Seal(SealRequest),
-    Tail(Arc<Gate>, File),
+    Tree(TreeRequest),
     /// Content that some bundles no longer need, now that it is durable that they do not.
     Free(Vec<Digest>),
     /// Ends the thread that takes it.
@@ -61,8 +62,11 @@ pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
         let Some(spool) = spool.upgrade() else { return };
         match job {
             Job::Stop => return,
-            Job::Tail(gate, file) => follow(&gate, &file, &mut buffer),
             Job::Free(digests) => spool.free_all(&digests),
+            Job::Tree(request) => {
+                spool.journal.make_room();
+                spool.seal_tree_job(request, &mut buffer);
+            }
             Job::Seal(request) => {
                 spool.journal.make_room();
                 let SealRequest {
@@ -86,27 +90,6 @@ pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
     }
 }
 
-/// Hashes what was written since the last time.
-fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
-    loop {
-        let Some(mut work) = gate.lock().begin_tail() else {
-            return;
-        };
-        while work.hasher.len() < work.until {
-            let want = (work.until - work.hasher.len()).min(buffer.len() as u64) as usize;
-            match file.read_at(&mut buffer[..want], work.hasher.len()) {
-                Ok(0) => break,
-                Ok(n) => work.hasher.update(&buffer[..n]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        if !gate.lock().end_tail(work) {
-            return;
-        }
-    }
-}
-
 pub(super) fn hash_rest(file: &File, mut hasher: Hasher, buffer: &mut [u8]) -> io::Result<Hashed> {
     loop {
         match file.read_at(buffer, hasher.len()) {
@@ -116,6 +99,24 @@ pub(super) fn hash_rest(file: &File, mut hasher: Hasher, buffer: &mut [u8]) -> i
             Err(e) => return Err(e),
         }
     }
+}
+
+/// What a manifest says of a file.
+pub(super) fn file_entry(path: &RelPath, meta: &std::fs::Metadata, hashed: Hashed) -> Entry {
+    Entry {
+        path: path.clone(),
+        mtime: mtime_of(meta),
+        kind: EntryKind::File {
+            size: hashed.len,
+            executable: meta.mode() & 0o111 != 0,
+            digest: hashed.digest,
+            chunks: hashed.chunks,
+        },
+    }
+}
+
+pub(super) fn mtime_of(meta: &std::fs::Metadata) -> (i64, u32) {
+    (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
 }
 
 impl Spool {
@@ -132,17 +133,6 @@ impl Spool {
         }
     }
 
-    /// Lets the tail hasher follow a writer; see [`super::GateGuard::wrote`]. `file` must be open for reading too.
-    /// When no thread is free for it, the bytes are hashed at the last close instead.
-    pub fn tail(&self, gate: &Arc<Gate>, file: File) {
-        if self.jobs.len() < self.sealers
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-                self.jobs.try_send(Job::Tail(Arc::clone(gate), file))
-        {
-            tracing::trace!("no sealer for a tail");
-        }
-    }
-
     fn seal_now(
         &self,
         gate: &Gate,
@@ -152,18 +142,10 @@ impl Spool {
         buffer: &mut [u8],
     ) -> Result<SealOutcome, SpoolError> {
         let at = self.at_outbox(path.as_path());
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&at) {
-            Ok(file) => file,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-                return Ok(SealOutcome::Gone);
-            }
-            Err(e) => return Err(e).on("open", &at),
-        };
-        let meta = file.metadata().on("stat", &at)?;
-        if meta.ino() != gate.ino() || !meta.is_file() {
+        let Some(file) = self.open_member(path, gate.ino())? else {
             return Ok(SealOutcome::Gone);
-        }
+        };
+        let len = file.metadata().on("stat", &at)?.len();
 
         let (generation, sealed, tail) = {
             let mut gate = gate.lock();
@@ -177,7 +159,7 @@ impl Spool {
         let doubted = self.recheck.lock().contains_key(&gate.ino());
         let known = sealed
             .filter(|_| !doubted)
-            .and_then(|digest| self.hashed_before(digest, meta.len()));
+            .and_then(|digest| self.hashed_before(digest, len));
         let hashed = match known {
             Some(hashed) => hashed,
             None => hash_rest(&file, tail, buffer).on("read", &at)?,
@@ -259,12 +241,13 @@ impl Spool {
             .into_iter()
             .chain(before.map(|row| row.bundle))
             .collect();
-        let manifest = self.manifest_for(path, &meta, hashed, renamed_from, priority, latest);
+        let entry = file_entry(path, &meta, hashed);
+        let manifest = self.manifest_for(vec![entry], renamed_from, priority, latest);
         let bundle = manifest.id();
         self.bundle_rows(&manifest, &mut batch)?;
         let mut freed = Vec::new();
         for old in &superseded {
-            freed.extend(self.supersede(*old, &mut batch)?);
+            freed.extend(self.supersede(*old, &manifest, &mut batch)?);
         }
         batch.put(LATEST, path.as_bytes(), &bundle);
         batch.put(
@@ -307,9 +290,9 @@ impl Spool {
     }
 
     /// What an earlier bundle of ours says of content with this digest, so that it need not be hashed again.
-    fn hashed_before(&self, digest: Digest, len: u64) -> Option<Hashed> {
+    pub(super) fn hashed_before(&self, digest: Digest, len: u64) -> Option<Hashed> {
         let bundle: BundleId = self.journal.get(SENT_AS, &digest.0).ok().flatten()?;
-        let manifest = self.manifest(bundle).ok().flatten()?;
+        let manifest = self.shared_manifest(bundle).ok().flatten()?;
         manifest
             .manifest()
             .entries
@@ -329,25 +312,25 @@ impl Spool {
             })
     }
 
-    fn manifest_for(
+    pub(super) fn manifest_for(
         &self,
-        path: &RelPath,
-        meta: &std::fs::Metadata,
-        hashed: Hashed,
+        entries: Vec<Entry>,
         renamed_from: Option<RelPath>,
         priority: crate::bundle::Priority,
         supersedes: Option<BundleId>,
     ) -> VerifiedManifest {
-        let entry = Entry {
-            path: path.clone(),
-            mtime: (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0)),
-            kind: EntryKind::File {
-                size: hashed.len,
-                executable: meta.mode() & 0o111 != 0,
-                digest: hashed.digest,
-                chunks: hashed.chunks,
-            },
-        };
+        let scope = Scope::All { generation: 1 };
+        self.scoped_manifest(entries, renamed_from, priority, supersedes, scope)
+    }
+
+    pub(super) fn scoped_manifest(
+        &self,
+        entries: Vec<Entry>,
+        renamed_from: Option<RelPath>,
+        priority: crate::bundle::Priority,
+        supersedes: Option<BundleId>,
+        scope: Scope,
+    ) -> VerifiedManifest {
         let (epoch, incarnation) = self.epoch();
         let manifest = Manifest {
             version: MANIFEST_VERSION,
@@ -356,20 +339,31 @@ impl Spool {
             incarnation,
             seq: self.next_seq.fetch_add(1, Ordering::Relaxed),
             lifetime_secs: self.lifetime.as_secs(),
-            scope: Scope::All { generation: 1 },
+            scope,
             priority,
             supersedes,
             renamed_from,
-            entries: vec![entry],
+            entries,
             salt: peer::random(),
         };
         manifest.sign(&self.identity)
     }
 
     /// The rows of a new bundle of ours: what it is, whom it is for. Call with the decision lock held.
-    fn bundle_rows(
+    pub(super) fn bundle_rows(
         &self,
         manifest: &VerifiedManifest,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let recipients: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
+        self.bundle_rows_for(manifest, &recipients, batch)
+    }
+
+    /// [`Self::bundle_rows`] for these recipients.
+    pub(super) fn bundle_rows_for(
+        &self,
+        manifest: &VerifiedManifest,
+        recipients: &[PeerId],
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
@@ -380,7 +374,7 @@ impl Spool {
             .iter()
             .filter_map(Entry::digest)
             .collect();
-        let same_content = match digests.first() {
+        let same_content = match manifest.manifest().single_digest() {
             Some(digest) => self.journal.get(SENT_AS, &digest.0)?,
             None => None,
         };
@@ -392,8 +386,7 @@ impl Spool {
         };
         batch.put(BUNDLES, &bundle.0, &row);
         batch.put(OUT_ORDER, &descending(order), &bundle);
-        let recipients: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
-        for peer in &recipients {
+        for peer in recipients {
             batch.put(
                 DELIVERIES,
                 &delivery_key(bundle, *peer),
@@ -411,10 +404,19 @@ impl Spool {
         Ok(())
     }
 
-    /// A newer version of the same path goes to everybody who still waits for `old`, unless its transfer has begun.
-    /// Call with the decision lock held, before the new version's own rows of the path are in `batch`. Gives the content
-    /// that `old` no longer needs.
-    fn supersede(&self, old: BundleId, batch: &mut Batch) -> Result<Vec<Digest>, SpoolError> {
+    /// A newer version of the same path goes to everybody who still waits for `old`, unless its transfer has begun or
+    /// `old` has another path whose newest version it still is: then it is delivered, and the receiver shows the newer
+    /// of each. Call with the decision lock held, before the new version's own rows of the path are in `batch`. Gives
+    /// the content that `old` no longer needs.
+    pub(super) fn supersede(
+        &self,
+        old: BundleId,
+        newer: &VerifiedManifest,
+        batch: &mut Batch,
+    ) -> Result<Vec<Digest>, SpoolError> {
+        if !self.is_superseded(old, newer)? {
+            return Ok(Vec::new());
+        }
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &old.0)? else {
             return Ok(Vec::new());
         };
@@ -440,6 +442,42 @@ impl Spool {
         } else {
             Ok(Vec::new())
         }
+    }
+
+    /// Whether every path of `old` has a newer version, counting those of `newer`.
+    fn is_superseded(&self, old: BundleId, newer: &VerifiedManifest) -> Result<bool, SpoolError> {
+        let Some(manifest) = self.shared_manifest(old)? else {
+            return Ok(true);
+        };
+        let entries = &manifest.manifest().entries;
+        if entries.len() == 1 {
+            return Ok(true);
+        }
+        if self.deliveries_of(old)?.iter().all(|(_, s)| s.is_final()) && self.is_not_orphan(old)? {
+            return Ok(false);
+        }
+        let newer: std::collections::HashSet<&RelPath> = newer
+            .manifest()
+            .entries
+            .iter()
+            .map(|entry| &entry.path)
+            .collect();
+        // From the end: who changes file after file most likely goes through them in order.
+        for entry in entries.iter().rev() {
+            let latest = || self.journal.get::<BundleId>(LATEST, entry.path.as_bytes());
+            if !newer.contains(&entry.path) && latest()? == Some(old) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_not_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+            return Ok(true);
+        };
+        let orphan: Option<BundleId> = self.journal.get(ORPHANS, &row.order.to_be_bytes())?;
+        Ok(orphan.is_none())
     }
 
     fn free_all(&self, digests: &[Digest]) {

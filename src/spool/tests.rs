@@ -5,7 +5,13 @@ mod crash;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod races;
+#[cfg(test)]
+mod trees;
+#[cfg(test)]
+mod waits;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -163,6 +169,10 @@ impl Node {
         match self.spool().offered(manifest, origin.id()).unwrap() {
             Offered::Wanted(mut incoming) => {
                 for entry in 0..incoming.manifest().manifest().entries.len() {
+                    // A directory, or a file that is here already, is not asked for.
+                    if incoming.missing(entry).is_empty() {
+                        continue;
+                    }
                     let mut reader = origin
                         .spool()
                         .open_content(bundle, entry, self.id())
