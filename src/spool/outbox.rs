@@ -68,7 +68,10 @@ impl Spool {
         let at = self.at_outbox(path.as_path());
         let file = match self.open_outbox(path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            // The last two: it was moved during the walk.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::AGAIN) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e).on("open", &at),
         };
         let meta = file.metadata().on("stat", &at)?;
