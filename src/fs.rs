@@ -29,6 +29,7 @@ mod handle;
 mod inbox;
 mod inode;
 mod listing;
+mod modes;
 mod names;
 mod pool;
 mod port;
@@ -125,14 +126,19 @@ impl Fs {
         config: FsConfig,
         status: Arc<dyn StatusFiles>,
     ) -> std::io::Result<Arc<Self>> {
-        Self::over(spool, config, status)
+        let owner = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        Self::over(spool, config, status, owner)
     }
 
-    /// [`Self::new`] over anything that can stand for the spool.
+    /// [`Self::new`] over anything that can stand for the spool, as the daemon of `owner` (user and group).
     fn over(
         spool: Arc<dyn SpoolPort>,
         config: FsConfig,
         status: Arc<dyn StatusFiles>,
+        owner: (u32, u32),
     ) -> std::io::Result<Arc<Self>> {
         let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
@@ -158,10 +164,7 @@ impl Fs {
             readiness: readiness.clone(),
             notices: Notices::new(),
             timer: Mutex::new(None),
-            owner: (
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            ),
+            owner,
             started: Time {
                 secs: since_1970.as_secs() as i64,
                 nanos: since_1970.subsec_nanos(),
@@ -256,7 +259,10 @@ impl Fs {
             Some(Kind::File) if nlink > 1 => self.spool.visible_links(stat.st_ino, nlink),
             Some(Kind::File | Kind::Directory) | None => nlink,
         };
-        attr_of(id, stat, visible)
+        let not_given = self.bits_not_given(id, stat);
+        let mut attr = attr_of(id, stat, visible);
+        attr.perm &= !(not_given as u16);
+        attr
     }
 
     /// Makes known to the kernel what was found at a name.

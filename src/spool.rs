@@ -14,6 +14,7 @@ mod layout;
 mod listen;
 mod outbox;
 mod recover;
+mod renamed;
 mod seal;
 mod shown;
 mod tables;
@@ -166,7 +167,8 @@ pub struct SealRequest {
     pub gate: Arc<Gate>,
     /// Its name at this moment, below `outbox/`.
     pub path: RelPath,
-    /// The name it had when it was last announced, if it was only renamed since.
+    /// The name it had when it was last announced, if it was only renamed since; for the log. What the manifest says
+    /// comes from the spool's own rows, which survive a restart.
     pub renamed_from: Option<RelPath>,
     /// Urgency.
     pub priority: Priority,
@@ -220,6 +222,12 @@ pub struct FileState {
 pub trait InboxObserver: Send + Sync {
     /// `path` now shows another inode, or is new. `replaced` is the inode it showed before.
     fn published(&self, path: &RelPath, replaced: Option<u64>);
+
+    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was.
+    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>);
+
+    /// `path`, a file or a directory, is gone.
+    fn removed(&self, path: &RelPath);
 }
 
 /// What became of an offer from a peer.

@@ -10,7 +10,7 @@ use rustix::fs::RenameFlags;
 use super::Fs;
 use super::attr::{Kind, backing_of, kind_of};
 use super::error::FsError;
-use super::inode::{Area, NodeId};
+use super::inode::{Area, Backing, NodeId, Place};
 use super::names::Named;
 use super::status;
 use crate::bundle::RelPath;
@@ -91,6 +91,18 @@ impl InboxObserver for Observer {
             fs.inbox_replaced(path);
         }
     }
+
+    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.inbox_renamed(from, to, replaced);
+        }
+    }
+
+    fn removed(&self, path: &RelPath) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.inbox_replaced(path);
+        }
+    }
 }
 
 pub(crate) fn observer(fs: &Arc<Fs>) -> Arc<dyn InboxObserver> {
@@ -103,12 +115,73 @@ impl InboxObserver for Fs {
             self.inbox_replaced(path);
         }
     }
+
+    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
+        self.inbox_renamed(from, to, replaced);
+    }
+
+    fn removed(&self, path: &RelPath) {
+        self.inbox_replaced(path);
+    }
 }
 
 impl Fs {
     /// Sets how the kernel is told of names that show another file now.
     pub fn set_invalidator(&self, invalidate: Invalidator) -> std::io::Result<()> {
         self.notices.start(invalidate)
+    }
+
+    /// A file of the inbox has another name: its node goes along, with its number and its open handles.
+    fn inbox_renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
+        if replaced.is_some() {
+            self.inbox_replaced(to);
+        }
+        let known = self.nodes.lock().known_at(Area::Inbox, from);
+        let Some((parent, _)) = known else {
+            return;
+        };
+        match self.new_place(to) {
+            Ok((to_parent, backing)) => self.nodes.lock().moved_out(
+                (parent, from.file_name()),
+                (to_parent, to.file_name()),
+                backing,
+            ),
+            Err(error) => {
+                // Gone again: the node lives on for its handles.
+                tracing::debug!(%to, %error, "a renamed file of the inbox was not found");
+                self.nodes.lock().unname(parent, from.file_name());
+            }
+        }
+        self.notices.send((parent, from.file_name().to_vec()));
+    }
+
+    /// The directory of a path in the inbox, made known if it is not, and what backs the path.
+    fn new_place(&self, path: &RelPath) -> Result<(NodeId, Backing), FsError> {
+        let root = Place {
+            area: Area::Inbox,
+            path: Vec::new(),
+        };
+        let stat = self.stat_at(&Place {
+            path: path.as_bytes().to_vec(),
+            ..root
+        })?;
+        let (mut parent, mut place) = (NodeId::INBOX, root);
+        for name in path.parent().iter().flat_map(RelPath::components) {
+            place = place.child(name)?;
+            let known = self.nodes.lock().known(parent, name);
+            parent = match known {
+                Some(id) => id,
+                None => {
+                    let backing = backing_of(Area::Inbox, &self.stat_at(&place)?);
+                    let mut nodes = self.nodes.lock();
+                    let id = nodes.found(parent, name, backing)?;
+                    // Not the kernel's lookup: it lives for what is below it.
+                    nodes.unheld(id);
+                    id
+                }
+            };
+        }
+        Ok((parent, backing_of(Area::Inbox, &stat)))
     }
 
     /// The name of an inbox file shows another one: the node that had it lives on only for its open handles. A new

@@ -338,6 +338,14 @@ impl Nodes {
         }
     }
 
+    /// Takes back the lookup that [`Self::found`] counted: the kernel does not know of it. The node stays until the next
+    /// change below it.
+    pub(crate) fn unheld(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(1);
+        }
+    }
+
     /// Undoes [`Self::hold`], and finds the node by its inode again.
     fn restore(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id) {

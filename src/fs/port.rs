@@ -22,12 +22,14 @@ pub(crate) trait SpoolPort: Send + Sync {
         file: &File,
         path: &RelPath,
     ) -> Result<(), SpoolError>;
+    fn not_modified(&self, gate: &mut GateGuard<'_>);
     fn tail(&self, gate: &Arc<Gate>, file: File);
     fn mark_closed(&self, ino: u64, path: &RelPath);
     fn mark_torn(&self, ino: u64, path: &RelPath);
     fn unmark(&self, ino: u64);
     fn seal(&self, request: SealRequest);
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool);
+    fn outbox_exchanged(&self, a: &RelPath, b: &RelPath);
     fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64);
     fn visible_links(&self, ino: u64, st_nlink: u64) -> u64;
     fn recovered(&self) -> Vec<RecoveredFile>;
@@ -68,6 +70,9 @@ impl SpoolPort for Spool {
     ) -> Result<(), SpoolError> {
         self.copy_out(gate, file, path)
     }
+    fn not_modified(&self, gate: &mut GateGuard<'_>) {
+        self.not_modified(gate);
+    }
     fn tail(&self, gate: &Arc<Gate>, file: File) {
         self.tail(gate, file);
     }
@@ -85,6 +90,9 @@ impl SpoolPort for Spool {
     }
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
         self.outbox_renamed(from, to, directory);
+    }
+    fn outbox_exchanged(&self, a: &RelPath, b: &RelPath) {
+        self.outbox_exchanged(a, b);
     }
     fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
         self.outbox_removed(path, ino, visible_links);

@@ -10,7 +10,7 @@ use super::attr::{Kind, kind_of};
 use super::error::FsError;
 use super::inode::{Area, Place};
 use crate::bundle::{Priority, RelPath};
-use crate::ready::{Action, Event, SealResult};
+use crate::ready::{Action, Event, SealResult, Shown};
 use crate::spool::{SealOutcome, SealRequest};
 
 /// A RELEASE feeds the state machine with its gate locked and opens it microseconds later: not worth another thread.
@@ -37,6 +37,21 @@ impl Fs {
             path: path.clone(),
         });
         Ok(())
+    }
+
+    /// The pattern for which a file of the outbox is not sent; `None` if it is, or was asked for with `meshbox send`.
+    pub fn ignored_by(&self, path: &RelPath, ino: u64) -> Option<String> {
+        match self.readiness.shown(ino, path) {
+            Some(Shown::Ignored(pattern)) => Some(pattern),
+            Some(
+                Shown::Open
+                | Shown::Settling
+                | Shown::Sealing
+                | Shown::Retrying
+                | Shown::Incomplete,
+            )
+            | None => None,
+        }
     }
 
     pub(crate) fn carry_out(self: &Arc<Self>, action: Action) {

@@ -49,6 +49,12 @@ impl Spool {
         let manifest = &verified.manifest;
         let bundle = manifest.id();
         let decide = self.decide.lock();
+        if let Some(names) = self.follow_rename(manifest)? {
+            for (staged, _) in verified.files.iter().flatten() {
+                durable::remove(staged)?;
+            }
+            return Ok(Published { bundle, names });
+        }
         let namings = self.choose_names(manifest)?;
 
         let mut intent = Batch::default();
@@ -137,6 +143,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let of = manifest.manifest();
+        self.outdate_formers(of, bundle, batch)?;
         for (index, name, ino) in names {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
@@ -184,7 +191,7 @@ impl Spool {
     }
 
     /// An inode that the inbox no longer shows.
-    fn forget_inode(&self, ino: u64) -> Result<(), SpoolError> {
+    pub(super) fn forget_inode(&self, ino: u64) -> Result<(), SpoolError> {
         match self.linked_digest(ino) {
             Some(digest) => self.free_content(digest),
             None => {
@@ -219,7 +226,7 @@ impl Spool {
         Ok(namings)
     }
 
-    fn choose_name(
+    pub(super) fn choose_name(
         &self,
         origin: PeerId,
         path: &RelPath,
@@ -314,7 +321,13 @@ impl Spool {
                 return Ok(false);
             }
             return match meta {
-                Some(meta) if meta.is_dir() => Ok(durable::remove_directory(&at).is_ok()),
+                Some(meta) if meta.is_dir() => {
+                    let removed = durable::remove_directory(&at).is_ok();
+                    if removed {
+                        self.tell_removed(candidate);
+                    }
+                    Ok(removed)
+                }
                 Some(_) => {
                     let row: Option<InName> = self.journal.get(IN_NAMES, candidate.as_bytes())?;
                     Ok(row.is_some_and(|row| row.origin == origin && row.path == *path))
@@ -325,13 +338,22 @@ impl Spool {
         match meta {
             Some(meta) if meta.is_dir() => Ok(true),
             Some(_) => match owner {
-                Some((owner, _)) if owner == origin => {
+                Some((owner, path)) if owner == origin => {
                     self.remove_name(candidate)?;
+                    self.note_gave_way(owner, &path)?;
+                    self.tell_removed(candidate);
                     Ok(true)
                 }
                 Some(_) | None => Ok(false),
             },
             None => Ok(owner.is_none_or(|(owner, _)| owner == origin)),
+        }
+    }
+
+    /// What gave way to another kind of file is not to be found under its name any more.
+    fn tell_removed(&self, path: &RelPath) {
+        if let Some(observer) = self.observer.read().clone() {
+            observer.removed(path);
         }
     }
 

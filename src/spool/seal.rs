@@ -32,7 +32,7 @@ use super::tables::{
 };
 use super::{Event, Gate, Recheck, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, MANIFEST_VERSION, Manifest, RelPath, Scope,
+    BundleId, DeliveryState, Entry, EntryKind, Former, MANIFEST_VERSION, Manifest, RelPath, Scope,
     VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed, Hasher};
@@ -216,7 +216,7 @@ impl Spool {
         if recheck.is_some()
             && let Some(before) = &before
             && before.digest == hashed.digest
-            && !before.moved
+            && before.formerly.is_none()
         {
             // Found at start with other times but the same bytes: nothing to send.
             self.hold_content(&file, hashed.digest, &mut batch)?;
@@ -255,11 +255,13 @@ impl Spool {
         let digest = hashed.digest;
         // What had this path last, although renamed over or removed since, and what this file was before its rename.
         let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
+        let formers = self.formers(before.as_ref(), digest)?;
         let superseded: std::collections::BTreeSet<BundleId> = latest
             .into_iter()
             .chain(before.map(|row| row.bundle))
             .collect();
-        let manifest = self.manifest_for(path, &meta, hashed, renamed_from, priority, latest);
+        tracing::trace!(%path, ?renamed_from, ?formers, "sealing");
+        let manifest = self.manifest_for(path, &meta, hashed, formers, priority, latest);
         let bundle = manifest.id();
         self.bundle_rows(&manifest, &mut batch)?;
         let mut freed = Vec::new();
@@ -274,7 +276,7 @@ impl Spool {
                 stat,
                 digest,
                 bundle,
-                moved: false,
+                formerly: None,
             },
         );
         batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest });
@@ -334,7 +336,7 @@ impl Spool {
         path: &RelPath,
         meta: &std::fs::Metadata,
         hashed: Hashed,
-        renamed_from: Option<RelPath>,
+        renamed_from: Vec<Former>,
         priority: crate::bundle::Priority,
         supersedes: Option<BundleId>,
     ) -> VerifiedManifest {

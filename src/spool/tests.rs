@@ -4,6 +4,8 @@
 mod crash;
 #[cfg(test)]
 mod races;
+#[cfg(test)]
+mod renames;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -170,6 +172,8 @@ impl Node {
                 }
                 incoming.finish().unwrap().publish().unwrap();
             }
+            // Only its name was new.
+            Offered::AwaitingDurable => {}
             other => panic!("{other:?}"),
         }
         asked
