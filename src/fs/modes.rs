@@ -86,7 +86,9 @@ impl Fs {
         }
         let known = {
             let nodes = self.nodes.lock();
-            nodes.backing(id).map(|backing| (backing.area, nodes.place(id)))
+            nodes
+                .backing(id)
+                .map(|backing| (backing.area, nodes.place(id)))
         };
         match (kind_of(stat), known) {
             (Some(Kind::File | Kind::Directory), Ok((Area::Outbox, Ok(place)))) => {

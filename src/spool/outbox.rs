@@ -77,7 +77,10 @@ impl Spool {
         }
         let marked = gate.gate().is_marked();
         if !marked {
-            gate.state().untouched = self.journal.get::<Mark>(MARKS, &ino.to_be_bytes())?.is_none();
+            gate.state().untouched = self
+                .journal
+                .get::<Mark>(MARKS, &ino.to_be_bytes())?
+                .is_none();
             // What is written from here on is to be sent, whatever was to be found out of the bytes before.
             self.recheck.lock().remove(&ino);
             batch.put(
@@ -271,12 +274,7 @@ impl Spool {
         Ok(tails)
     }
 
-    fn exchange_rows(
-        &self,
-        a: &RelPath,
-        b: &RelPath,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
+    fn exchange_rows(&self, a: &RelPath, b: &RelPath, batch: &mut Batch) -> Result<(), SpoolError> {
         let row = |name: &RelPath| self.journal.get::<OutName>(OUT_NAMES, name.as_bytes());
         for (row, from, to) in [(row(a)?, a, b), (row(b)?, b, a)] {
             match row {

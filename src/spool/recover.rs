@@ -212,7 +212,8 @@ impl Spool {
                 .as_ref()
                 .is_some_and(|row| row.stat.ino == ino && row.stat.size == found.stat.size);
             if same_size && mark.is_none() {
-                let known = |row: &OutName| row.stat.ctime == found.stat.ctime && row.formerly.is_none();
+                let known =
+                    |row: &OutName| row.stat.ctime == found.stat.ctime && row.formerly.is_none();
                 if unchanged && row.as_ref().is_some_and(known) {
                     return Ok(());
                 }

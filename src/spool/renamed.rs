@@ -295,22 +295,23 @@ impl Spool {
         let mut intent = Batch::default();
         intent.put(RENAMES, &bundle.0, &renaming);
         self.journal.submit(intent)?;
-        let done = self
+        let moved = self
             .dress(&renaming.from, announced)
-            .and_then(|()| self.give_new_name(&renaming))
-            .and_then(|()| self.record_rename(manifest, &renaming));
-        if let Err(error) = done {
+            .and_then(|()| self.give_new_name(&renaming));
+        if let Err(error) = moved {
             let mut batch = Batch::default();
             batch.delete(RENAMES, &bundle.0);
             self.journal.submit(batch)?;
             return Err(error);
         }
+        // If this fails, the row has the next start complete it.
+        self.record_rename(manifest, &renaming)?;
         if let Some(ino) = replaced {
             self.forget_inode(ino)?;
         }
         let observer = self.observer.read().clone();
         // Under the lock, so that whoever looks hears of two renames of one file in their order.
-        if let Some(observer) = &observer {
+        if let Some(observer) = observer.as_ref().filter(|_| renaming.from != renaming.to) {
             observer.renamed(&renaming.from, &renaming.to, replaced);
         }
         for gone in self.remove_emptied(&renaming) {

@@ -94,7 +94,9 @@ impl Spool {
         if let Some(bundle) = waiting {
             return self.outbound_row(bundle, Some(path));
         }
-        let newest = self.journal.scan::<BundleId>(OUT_ORDER, &[], None, LAST_LOOK);
+        let newest = self
+            .journal
+            .scan::<BundleId>(OUT_ORDER, &[], None, LAST_LOOK);
         let newest = newest.unwrap_or_default().into_iter();
         newest.map(|(_, bundle)| bundle).find_map(|bundle| {
             let manifest = self.manifest(bundle).ok().flatten()?;

@@ -74,7 +74,10 @@ fn an_inbox_file_renamed_over_another_is_told_for_both_names() {
         .collect();
     names.sort();
     assert_eq!(names, [b"a", b"b"]);
-    assert_eq!(t.fs.lookup(NodeId::INBOX, b"b").unwrap().attr.node, new.node);
+    assert_eq!(
+        t.fs.lookup(NodeId::INBOX, b"b").unwrap().attr.node,
+        new.node
+    );
     assert_eq!(t.read(reader.fh), b"old");
 }
 
