@@ -32,6 +32,9 @@ pub const MAX_ENTRIES: usize = 100_000;
 /// Most former names of a file that a manifest may list. Who missed more renames than that keeps an older name too.
 pub const FORMERS_MAX: usize = 16;
 
+/// Most bytes of one encoded manifest, so that an offer of it fits a frame.
+pub const MANIFEST_MAX: usize = 16 * 1024 * 1024;
+
 /// Longest name of one path component in bytes (`NAME_MAX`).
 pub const NAME_MAX: usize = 255;
 
@@ -355,6 +358,35 @@ impl Manifest {
             .iter()
             .map(Entry::size)
             .fold(0, u64::saturating_add)
+    }
+
+    /// What to call it: the path of its one entry, or the deepest directory that holds all of them. A bundle of files
+    /// without a common directory goes by its first one.
+    pub fn title(&self) -> Option<RelPath> {
+        let first = self.entries.first()?;
+        if self.entries.len() == 1 {
+            return Some(first.path.clone());
+        }
+        let mut common = match first.kind {
+            EntryKind::Directory => Some(first.path.clone()),
+            EntryKind::File { .. } => first.path.parent(),
+        };
+        for entry in &self.entries {
+            while let Some(directory) = &common
+                && !entry.path.starts_with(directory)
+            {
+                common = directory.parent();
+            }
+        }
+        Some(common.unwrap_or_else(|| first.path.clone()))
+    }
+
+    /// The digest of its one file; a bundle of many has none.
+    pub fn single_digest(&self) -> Option<Digest> {
+        match self.entries.as_slice() {
+            [only] => only.digest(),
+            _ => None,
+        }
     }
 
     /// Whether `peer` may receive it: in scope and not the origin itself.

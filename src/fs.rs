@@ -13,7 +13,7 @@
 //!    bytes were copied out. `ready` hears of it before the gate opens again.
 //! 3. A FUSE loop never waits for a gate, the hasher or the journal: such operations go to the blocking pool with
 //!    their reply.
-//! 4. Lock order: tree, gate, readiness; node table and handle table are innermost and never held around a call.
+//! 4. Lock order: tree, switch of the inbox, gate, readiness; node table and handle table are innermost and never held around a call.
 //!
 //! # Crash behaviour
 //! The spool's markers say what was open or closed; [`Fs::new`] feeds what recovery found to the state machine.
@@ -59,15 +59,15 @@ pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
 
-use self::attr::{INBOX_TTL, OUTBOX_TTL, attr_of, backing_of, kind_of, links};
+use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
-use self::inbox::Notices;
+use self::inbox::{Notices, Switch};
 use self::inode::{Area, Nodes, Place};
 use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
-use crate::ready::{Event, IgnoreList, Settings};
-use crate::spool::{FileState, Spool};
+use crate::ready::{Event, IgnoreList, Settings, Shown};
+use crate::spool::{FileState, RecoveredFile, Spool};
 
 /// What the file system is told at start.
 #[derive(Clone, Debug)]
@@ -106,6 +106,7 @@ pub struct Fs {
     pool: Pool,
     readiness: Arc<Readiness>,
     notices: Notices,
+    switch: Switch,
     timer: Mutex<Option<JoinHandle<()>>>,
     owner: (u32, u32),
     started: Time,
@@ -163,6 +164,7 @@ impl Fs {
             pool: Pool::start()?,
             readiness: readiness.clone(),
             notices: Notices::new(),
+            switch: Switch::default(),
             timer: Mutex::new(None),
             owner,
             started: Time {
@@ -176,6 +178,15 @@ impl Fs {
                 ino: file.ino,
                 path: file.path,
                 incomplete: file.incomplete,
+            });
+        }
+        for tree in fs.spool.recovered_trees() {
+            let file = |file: RecoveredFile| (file.ino, file.path, file.incomplete);
+            readiness.feed(Event::TreeRecovered {
+                tree: tree.tree,
+                root: tree.root,
+                files: tree.files.into_iter().map(file).collect(),
+                directories: tree.directories,
             });
         }
         fs.spool.observe_inbox(inbox::observer(&fs));
@@ -279,7 +290,7 @@ impl Fs {
             .found(parent, name, backing_of(area, stat))?;
         let ttl = match area {
             Area::Outbox => OUTBOX_TTL,
-            Area::Inbox => INBOX_TTL,
+            Area::Inbox => self.switch.ttl(),
         };
         Ok(Entry {
             attr: self.attr(id, stat),
@@ -294,6 +305,7 @@ impl Fs {
         }
         let _tree = self.tree.read();
         let place = self.place(parent)?.child(name)?;
+        let _look = (place.area == Area::Inbox).then(|| self.switch.look());
         let stat = self.stat_at(&place)?;
         self.entry(parent, name, place.area, &stat)
     }
@@ -350,19 +362,33 @@ impl Fs {
             let nodes = self.nodes.lock();
             (nodes.backing(id)?, nodes.place(id)?)
         };
-        if backing.directory {
+        if backing.directory && (place.area == Area::Inbox || place.path.is_empty()) {
             return Ok(FileState::default());
         }
         let path = place.rel()?;
-        Ok(match place.area {
-            Area::Inbox => self.spool.inbox_state(&path),
-            Area::Outbox => match self.readiness.shown(backing.ino, &path) {
-                Some(shown) => FileState {
-                    state: shown.to_string(),
-                    ..FileState::default()
-                },
-                None => self.spool.outbox_state(&path, backing.ino),
-            },
+        let of = |shown: Shown| FileState {
+            state: shown.to_string(),
+            ..FileState::default()
+        };
+        if backing.directory {
+            // Only one that is about to be sent as one bundle has a state of its own.
+            let shown = self.readiness.shown_directory(&path);
+            return Ok(shown.map_or_else(FileState::default, of));
+        }
+        if place.area == Area::Inbox {
+            return Ok(self.spool.inbox_state(&path));
+        }
+        Ok(match self.readiness.shown(backing.ino, &path) {
+            Some(Shown::Ignored(pattern)) => {
+                // Sent nevertheless, if it was in a directory that was sent as one bundle.
+                let sent = self.spool.outbox_state(&path, backing.ino);
+                match sent.bundle {
+                    Some(_) => sent,
+                    None => of(Shown::Ignored(pattern)),
+                }
+            }
+            Some(shown) => of(shown),
+            None => self.spool.outbox_state(&path, backing.ino),
         })
     }
 }

@@ -12,6 +12,9 @@
 //! and never does. The settle time is longer where the name is likely to vanish again: see [`SLOW_SETTLE`] and
 //! `recent.rs`.
 //!
+//! A directory renamed from an ignored name to an ordinary one is a tree: what was in it is sealed together, and waits
+//! until none of it is open or incomplete; see `tree.rs`.
+//!
 //! # Invariants
 //! 1. No [`Action::Seal`] while a writable handle is open, and none for an ignored name unless the user asked for it.
 //! 2. At most one seal is under way per inode, and at most one per path, so versions of a path are sealed in order.
@@ -36,8 +39,9 @@ mod inode;
 mod recent;
 #[cfg(test)]
 mod tests;
+mod tree;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::bundle::RelPath;
@@ -45,6 +49,7 @@ pub use event::{Action, Event, Gone, SealResult, Shown};
 pub use ignore::{BadPattern, IgnoreList};
 use inode::{Inode, Name, Sealing, Torn};
 use recent::RecentNames;
+use tree::Tree;
 
 /// A backing inode.
 pub type Ino = u64;
@@ -94,6 +99,12 @@ pub struct Ready {
     /// Paths being sealed, and the inode that waits for the path.
     in_flight: HashMap<RelPath, Option<Ino>>,
     recent: RecentNames,
+    /// Trees that wait or are being sealed, by the number the spool gave them.
+    trees: BTreeMap<u64, Tree>,
+    /// Which tree an inode belongs to.
+    tree_of: HashMap<Ino, u64>,
+    /// When each waiting tree is due; mirrors `Tree::due`.
+    tree_timers: BTreeSet<(Duration, u64)>,
 }
 
 impl Ready {
@@ -105,6 +116,9 @@ impl Ready {
             timers: BTreeSet::new(),
             in_flight: HashMap::new(),
             recent: RecentNames::default(),
+            trees: BTreeMap::new(),
+            tree_of: HashMap::new(),
+            tree_timers: BTreeSet::new(),
         }
     }
 
@@ -132,9 +146,10 @@ impl Ready {
                 mode,
             } => {
                 let temporary = is_temporary(&path, rdwr, excl, mode);
+                self.leave_tree(ino, now);
                 let name = Name {
                     temporary,
-                    ..self.name(path)
+                    ..self.name(ino, path)
                 };
                 // A number comes back only when the old inode is gone, its handles included.
                 let inode = self.inodes.entry(ino).or_default();
@@ -147,6 +162,7 @@ impl Ready {
             Event::Opened { ino, path, fh: _ } => {
                 self.named(ino, path).writers += 1;
                 self.rearm(ino, &mut out);
+                self.tree_touched(ino, now);
             }
             Event::Truncated {
                 ino,
@@ -190,7 +206,7 @@ impl Ready {
                     return out;
                 }
                 if let Some(gone) = replaced {
-                    self.unlinked(gone, &to, &mut out);
+                    self.unlinked(gone, &to, now, &mut out);
                 }
                 self.renamed(ino, &from, to, true, now, &mut out);
             }
@@ -202,17 +218,47 @@ impl Ready {
                 }
             }
             Event::DirRenamed { from, to, files } => {
+                self.trees_moved(&from, &to, now, &mut out);
                 for (ino, path) in files {
                     if let Some(old) = path.rebase(&to, &from) {
                         self.renamed(ino, &old, path, true, now, &mut out);
                     }
                 }
             }
+            Event::TreeRenamed {
+                tree,
+                from,
+                to,
+                files,
+                directories,
+            } => {
+                self.trees_moved(&from, &to, now, &mut out);
+                self.begin_tree(tree, Some(&from), to, files, directories, now, &mut out);
+            }
+            Event::TreeRecovered {
+                tree,
+                root,
+                files,
+                directories,
+            } => {
+                let known = files.iter().map(|(ino, path, _)| (*ino, path.clone()));
+                let known = known.collect();
+                self.begin_tree(tree, None, root, known, directories, now, &mut out);
+                for (ino, path, incomplete) in files {
+                    if incomplete {
+                        let inode = self.named(ino, path);
+                        inode.modified(None);
+                        inode.torn = Torn::Past;
+                        self.decide(ino, now, Duration::ZERO, &mut out);
+                    }
+                }
+            }
+            Event::TreeDone { tree, result } => self.tree_done(tree, result, now, &mut out),
             Event::Unlinked {
                 ino,
                 path,
                 names_left,
-            } => self.unlinked(Gone { ino, names_left }, &path, &mut out),
+            } => self.unlinked(Gone { ino, names_left }, &path, now, &mut out),
             Event::SealDone { ino, path, result } => {
                 self.seal_done(ino, &path, result, now, &mut out);
             }
@@ -253,12 +299,22 @@ impl Ready {
     /// When [`Self::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Duration> {
         let due = self.timers.first().map(|(at, _)| *at);
-        due.into_iter().chain(self.recent.deadline()).min()
+        let tree = self.tree_timers.first().map(|(at, _)| *at);
+        let recent = self.recent.deadline();
+        due.into_iter().chain(tree).chain(recent).min()
     }
 
     /// What to show of `path`; `None` if this is for the spool to say.
     pub fn shown(&self, ino: Ino, path: &RelPath) -> Option<Shown> {
         let inode = self.inodes.get(&ino);
+        if let Some(tree) = self.tree_with(ino, path) {
+            let own = inode.filter(|inode| inode.writers > 0 || inode.torn != Torn::No);
+            match own {
+                Some(inode) if inode.writers > 0 => return Some(Shown::Open),
+                Some(_) => return Some(Shown::Incomplete),
+                None => return self.trees.get(&tree).map(Tree::shown),
+            }
+        }
         let forced = inode.is_some_and(|i| i.names.iter().any(|n| n.forced && n.path == *path));
         if let Some(pattern) = self.settings.ignore.matches(path).filter(|_| !forced) {
             return Some(Shown::Ignored(pattern.to_owned()));
@@ -277,8 +333,9 @@ impl Ready {
         })
     }
 
-    fn name(&self, path: RelPath) -> Name {
+    fn name(&self, ino: Ino, path: RelPath) -> Name {
         let ignored = self.settings.ignore.matches(&path).is_some();
+        let tree = self.tree_with(ino, &path);
         Name {
             path,
             ignored,
@@ -286,12 +343,14 @@ impl Ready {
             forced: false,
             due: None,
             renamed_from: None,
+            tree,
+            late: false,
         }
     }
 
     /// The inode, which has this name from now on at the latest.
     fn named(&mut self, ino: Ino, path: RelPath) -> &mut Inode {
-        let name = self.name(path);
+        let name = self.name(ino, path);
         let inode = self.inodes.entry(ino).or_default();
         if inode.name_mut(&name.path).is_none() {
             inode.names.push(name);
@@ -301,6 +360,11 @@ impl Ready {
 
     /// Something was modified, named or closed: decides what is due when, unless a writer is open, whose close will.
     fn decide(&mut self, ino: Ino, now: Duration, at_least: Duration, out: &mut Vec<Action>) {
+        self.decide_alone(ino, now, at_least, out);
+        self.tree_touched(ino, now);
+    }
+
+    fn decide_alone(&mut self, ino: Ino, now: Duration, at_least: Duration, out: &mut Vec<Action>) {
         let Some(inode) = self.inodes.get_mut(&ino).filter(|inode| inode.writers == 0) else {
             return;
         };
@@ -318,7 +382,12 @@ impl Ready {
         };
         let settle = self.settings.settle.max(at_least).max(slow);
         for name in &mut inode.names {
-            if name.is_ignored() {
+            if let Some(tree) = name.tree {
+                // Its tree sends it; what changes while that is under way is the next version.
+                let sealing = self.trees.get(&tree).is_some_and(|tree| tree.sealing);
+                name.late |= inode.dirty && sealing;
+                name.due = None;
+            } else if name.is_ignored() {
                 name.due = None;
             } else if name.forced {
                 name.due = Some(now);
@@ -337,7 +406,7 @@ impl Ready {
         if let Some(path) = inode
             .names
             .iter()
-            .find(|name| name.due.is_some())
+            .find(|name| name.due.is_some() || (pending && name.tree.is_some()))
             .map(|name| name.path.clone())
         {
             inode.marked = true;
@@ -363,8 +432,10 @@ impl Ready {
         now: Duration,
         out: &mut Vec<Action>,
     ) {
-        let mut name = self.name(to);
-        if name.ignored && !self.inodes.contains_key(&ino) {
+        self.member_moved(ino, from, &to, now);
+        let mut name = self.name(ino, to);
+        let silent = name.tree.is_some() || name.ignored;
+        if silent && !self.inodes.contains_key(&ino) {
             return;
         }
         let from_ignored = self.settings.ignore.matches(from).is_some();
@@ -377,10 +448,10 @@ impl Ready {
                 Some(_) | None => (!from_ignored).then(|| from.clone()),
             };
         }
-        if !name.ignored {
+        if !name.is_ignored() {
             inode.torn = Torn::No;
         }
-        if !name.ignored || waited {
+        if !name.is_ignored() || waited {
             name.due = Some(now);
         }
         inode.names.retain(|other| other.path != name.path);
@@ -388,7 +459,16 @@ impl Ready {
         self.decide(ino, now, Duration::ZERO, out);
     }
 
-    fn unlinked(&mut self, gone: Gone, path: &RelPath, out: &mut Vec<Action>) {
+    fn unlinked(&mut self, gone: Gone, path: &RelPath, now: Duration, out: &mut Vec<Action>) {
+        self.unlinked_alone(gone, path, out);
+        if gone.names_left == 0 {
+            self.leave_tree(gone.ino, now);
+        } else {
+            self.tree_touched(gone.ino, now);
+        }
+    }
+
+    fn unlinked_alone(&mut self, gone: Gone, path: &RelPath, out: &mut Vec<Action>) {
         let Some(inode) = self.inodes.get_mut(&gone.ino) else {
             return;
         };
@@ -480,10 +560,13 @@ impl Ready {
             self.timers.insert((due, ino));
         }
         let incomplete = inode.dirty && !inode.names.is_empty();
-        if !idle || due.is_some() || incomplete {
+        let late = inode.names.iter().any(|name| name.late);
+        if !idle || due.is_some() || incomplete || late {
             return;
         }
-        if inode.marked {
+        // The seal of its tree takes the mark away.
+        let in_tree = inode.names.iter().any(|name| name.tree.is_some());
+        if inode.marked && !in_tree {
             out.push(Action::Unmark { ino });
         }
         self.inodes.remove(&ino);
@@ -494,6 +577,7 @@ impl Ready {
 
     /// Seals what is due.
     fn fire(&mut self, now: Duration, out: &mut Vec<Action>) {
+        self.fire_trees(now, out);
         while let Some((at, ino)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, ino));
             let Some(inode) = self.inodes.get_mut(&ino) else {

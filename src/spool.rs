@@ -13,6 +13,7 @@ mod journal;
 mod layout;
 mod listen;
 mod outbox;
+mod publish;
 mod recover;
 mod renamed;
 mod seal;
@@ -20,6 +21,7 @@ mod shown;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod wal;
 mod withdrawn;
 
@@ -47,7 +49,7 @@ pub use self::layout::Layout;
 use self::seal::Job;
 use self::shown::Counters;
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
-use crate::bundle::{BundleId, DeliveryState, Priority, Receipt, RelPath};
+use crate::bundle::{BundleId, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest};
 use crate::peer::{self, Identity, PeerId, PeerName};
 
 /// Version of the state directory's format written here.
@@ -200,6 +202,32 @@ pub enum SealOutcome {
     Failed(SpoolError),
 }
 
+/// A directory to be sealed as one bundle: what `ready` found complete.
+pub struct TreeRequest {
+    /// The number from [`Spool::tree_renaming`].
+    pub tree: u64,
+    /// The directory.
+    pub root: RelPath,
+    /// Its members with their present names.
+    pub files: Vec<(u64, RelPath)>,
+    /// The directory itself and those below it; the ones with nothing in them travel as such.
+    pub directories: Vec<RelPath>,
+    /// Urgency.
+    pub priority: Priority,
+    /// Called once, on a sealer thread, with what came of it.
+    pub done: Box<dyn FnOnce(SealOutcome) + Send>,
+}
+
+impl std::fmt::Debug for TreeRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TreeRequest")
+            .field("tree", &self.tree)
+            .field("root", &self.root)
+            .field("files", &self.files.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What the attributes of a file say (`user.meshbox.*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FileState {
@@ -217,16 +245,36 @@ pub struct FileState {
     pub progress: Option<String>,
 }
 
-/// Told by the spool when names in `inbox/` change other than through the mount. Implemented by `fs`; must not block
-/// and must not call back into the spool.
-pub trait InboxObserver: Send + Sync {
-    /// `path` now shows another inode, or is new. `replaced` is the inode it showed before.
-    fn published(&self, path: &RelPath, replaced: Option<u64>);
+/// A name that a publish gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewName {
+    /// Path below `inbox/`.
+    pub path: RelPath,
+    /// A directory that was not there before; else a file.
+    pub directory: bool,
+    /// The inode the name showed before.
+    pub replaced: Option<u64>,
+}
 
-    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was.
+/// Told by the spool when names in `inbox/` change other than through the mount. Implemented by `fs`; must not call back
+/// into the spool.
+pub trait InboxObserver: Send + Sync {
+    /// The names of `replaced` will soon show something else, together with other names: from here to
+    /// [`Self::unprepare`] the kernel must not remember any name of the inbox, and it must have forgotten these when
+    /// this returns. Called with no lock held; waits for the kernel.
+    fn prepare(&self, replaced: &[RelPath]);
+    /// Ends what [`Self::prepare`] began; called once for each.
+    fn unprepare(&self);
+    /// Runs `give`, which gives names by renames on the local disk: nobody who looks at the inbox through the mount sees
+    /// a part of what it does.
+    fn switch(&self, give: &mut dyn FnMut());
+    /// These names were given; directories before what is in them. Must not block.
+    fn published(&self, names: &[NewName]);
+
+    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. Must not block.
     fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>);
 
-    /// `path`, a file or a directory, is gone.
+    /// `path`, a file or a directory, is gone. Must not block.
     fn removed(&self, path: &RelPath);
 }
 
@@ -420,6 +468,19 @@ pub struct RecoveredFile {
     pub incomplete: bool,
 }
 
+/// A directory of the outbox that was to be sent as one bundle when the daemon last ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredTree {
+    /// Its number.
+    pub tree: u64,
+    /// Where it is.
+    pub root: RelPath,
+    /// Its members that are still below it.
+    pub files: Vec<RecoveredFile>,
+    /// The directory itself and its directories.
+    pub directories: Vec<RelPath>,
+}
+
 /// What to do with a file that was sealed before, if its digest is another one now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recheck {
@@ -457,6 +518,10 @@ pub struct Spool {
     /// Inodes whose digest is to be compared with the recorded one.
     recheck: Mutex<HashMap<u64, Recheck>>,
     recovered: Mutex<Vec<RecoveredFile>>,
+    recovered_trees: Mutex<Vec<RecoveredTree>>,
+    next_tree: AtomicU64,
+    /// The bundles of many files that were used last; a few, so that it is bounded.
+    large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
     bells: RwLock<Vec<Bell>>,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
     changes: Mutex<u64>,
@@ -529,6 +594,9 @@ impl Spool {
             arriving: Mutex::default(),
             recheck: Mutex::default(),
             recovered: Mutex::default(),
+            recovered_trees: Mutex::default(),
+            next_tree: AtomicU64::new(1),
+            large_manifests: Mutex::default(),
             bells: RwLock::default(),
             observer: RwLock::default(),
             changes: Mutex::new(1),

@@ -1,30 +1,41 @@
 //! What may be done to the inbox: removing, moving out, and hearing from the spool that a name shows another file.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::RenameFlags;
 
 use super::Fs;
-use super::attr::{Kind, backing_of, kind_of};
+use super::attr::{INBOX_TTL, Kind, backing_of, kind_of};
 use super::error::FsError;
 use super::inode::{Area, Backing, NodeId, Place};
 use super::names::Named;
 use super::status;
 use crate::bundle::RelPath;
 use crate::ready::Event;
-use crate::spool::InboxObserver;
+use crate::spool::{InboxObserver, NewName};
 
 /// Notices of replaced names on their way to the kernel. When more are waiting, the rest is dropped: the kernel
 /// believes an inbox name for one second only.
 const NOTICES_CAP: usize = 1024;
 
+/// How long a publish of many names waits until the kernel has forgotten the old ones. It waits for file operations that
+/// are under way in their directories; one that never ends must not keep the inbox from going on.
+const FORGET_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Tells the kernel to forget the entry `name` of a directory.
 pub type Invalidator = Box<dyn Fn(NodeId, &[u8]) + Send>;
 
-type Notice = (NodeId, Vec<u8>);
+enum Notice {
+    /// One name shows another file.
+    Name(NodeId, Vec<u8>),
+    /// Many will; somebody waits until the kernel has forgotten them.
+    Names(Vec<(NodeId, Vec<u8>)>, Sender<()>),
+}
 
 /// The thread that talks to the kernel on the spool's behalf: the kernel may be waiting for a reply of ours while it
 /// takes a notice, so neither the spool nor a FUSE loop may do it.
@@ -44,8 +55,17 @@ impl Notices {
         let thread = thread::Builder::new()
             .name("fs-notifier".into())
             .spawn(move || {
-                for (parent, name) in receiver {
-                    invalidate(parent, &name);
+                for notice in receiver {
+                    match notice {
+                        Notice::Name(parent, name) => invalidate(parent, &name),
+                        Notice::Names(names, done) => {
+                            for (parent, name) in names {
+                                invalidate(parent, &name);
+                            }
+                            // Who waited may have lost patience.
+                            done.try_send(()).ok();
+                        }
+                    }
                 }
             })?;
         let before = self.running.lock().replace((sender, thread));
@@ -67,6 +87,24 @@ impl Notices {
         }
     }
 
+    /// Has the kernel forget all of these names, and waits until it has.
+    fn forget(&self, names: Vec<(NodeId, Vec<u8>)>) {
+        let running = self.running.lock();
+        // Before anything is mounted, and after, the kernel knows no name.
+        let Some(sender) = running.as_ref().map(|(sender, _)| sender.clone()) else {
+            return;
+        };
+        drop(running);
+        let (done, forgotten) = bounded(1);
+        let told = sender.send_timeout(Notice::Names(names, done), FORGET_PATIENCE);
+        drop(sender);
+        if told.is_err() || forgotten.recv_timeout(FORGET_PATIENCE).is_err() {
+            tracing::warn!(
+                "the kernel does not forget replaced inbox names; some may be seen for a second more"
+            );
+        }
+    }
+
     pub(crate) fn stop(&self) {
         let running = self.running.lock().take();
         Self::end(running);
@@ -82,13 +120,56 @@ impl Notices {
     }
 }
 
+/// Many names at one instant. A look at the inbox takes `lock` for reading, a publish for writing while it renames; both
+/// use the local disk only. While a publish is prepared, what the kernel is told is valid for no time, so that it asks
+/// again and meets the lock.
+#[derive(Default)]
+pub(crate) struct Switch {
+    lock: RwLock<()>,
+    prepared: AtomicUsize,
+}
+
+impl Switch {
+    /// Held around every look at inbox names.
+    pub(crate) fn look(&self) -> RwLockReadGuard<'_, ()> {
+        self.lock.read()
+    }
+
+    /// How long the kernel may believe an inbox name. To be asked after the node table knows the name: either the publish
+    /// finds it there and has the kernel forget it, or this sees the publish.
+    pub(crate) fn ttl(&self) -> Duration {
+        match self.prepared.load(Ordering::SeqCst) {
+            0 => INBOX_TTL,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 /// What the spool holds of the file system; weak, since the file system holds the spool.
 struct Observer(Weak<Fs>);
 
 impl InboxObserver for Observer {
-    fn published(&self, path: &RelPath, replaced: Option<u64>) {
-        if let (Some(fs), Some(_)) = (self.0.upgrade(), replaced) {
-            fs.inbox_replaced(path);
+    fn prepare(&self, replaced: &[RelPath]) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.prepare_inbox(replaced);
+        }
+    }
+
+    fn unprepare(&self) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.switch.prepared.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn switch(&self, give: &mut dyn FnMut()) {
+        let fs = self.0.upgrade();
+        let _nobody_looks = fs.as_ref().map(|fs| fs.switch.lock.write());
+        give();
+    }
+
+    fn published(&self, names: &[NewName]) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.inbox_published(names);
         }
     }
 
@@ -100,29 +181,13 @@ impl InboxObserver for Observer {
 
     fn removed(&self, path: &RelPath) {
         if let Some(fs) = self.0.upgrade() {
-            fs.inbox_replaced(path);
+            fs.inbox_gone(path);
         }
     }
 }
 
 pub(crate) fn observer(fs: &Arc<Fs>) -> Arc<dyn InboxObserver> {
     Arc::new(Observer(Arc::downgrade(fs)))
-}
-
-impl InboxObserver for Fs {
-    fn published(&self, path: &RelPath, replaced: Option<u64>) {
-        if replaced.is_some() {
-            self.inbox_replaced(path);
-        }
-    }
-
-    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
-        self.inbox_renamed(from, to, replaced);
-    }
-
-    fn removed(&self, path: &RelPath) {
-        self.inbox_replaced(path);
-    }
 }
 
 impl Fs {
@@ -133,8 +198,8 @@ impl Fs {
 
     /// A file of the inbox has another name: its node goes along, with its number and its open handles.
     fn inbox_renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
-        if replaced.is_some() {
-            self.inbox_replaced(to);
+        if let Some(before) = replaced {
+            self.inbox_replaced(to, before);
         }
         let known = self.nodes.lock().known_at(Area::Inbox, from);
         let Some((parent, _)) = known else {
@@ -152,7 +217,8 @@ impl Fs {
                 self.nodes.lock().unname(parent, from.file_name());
             }
         }
-        self.notices.send((parent, from.file_name().to_vec()));
+        self.notices
+            .send(Notice::Name(parent, from.file_name().to_vec()));
     }
 
     /// The directory of a path in the inbox, made known if it is not, and what backs the path.
@@ -184,19 +250,60 @@ impl Fs {
         Ok((parent, backing_of(Area::Inbox, &stat)))
     }
 
+    /// A name of the inbox is gone, or shows another kind of file.
+    fn inbox_gone(&self, path: &RelPath) {
+        let known = self.nodes.lock().known_at(Area::Inbox, path);
+        if let Some((parent, _)) = known {
+            self.nodes.lock().unname(parent, path.file_name());
+            self.notices
+                .send(Notice::Name(parent, path.file_name().to_vec()));
+        }
+    }
+
+    fn prepare_inbox(&self, replaced: &[RelPath]) {
+        self.switch.prepared.fetch_add(1, Ordering::SeqCst);
+        let known: Vec<(NodeId, Vec<u8>)> = {
+            let nodes = self.nodes.lock();
+            let known = |path: &RelPath| {
+                let (parent, _) = nodes.known_at(Area::Inbox, path)?;
+                Some((parent, path.file_name().to_vec()))
+            };
+            replaced.iter().filter_map(known).collect()
+        };
+        if !known.is_empty() {
+            self.notices.forget(known);
+        }
+    }
+
+    /// These names, files and new directories, were given and are visible.
+    fn inbox_published(&self, names: &[NewName]) {
+        for name in names {
+            if let Some(before) = name.replaced {
+                self.inbox_replaced(&name.path, before);
+            }
+        }
+    }
+
     /// The name of an inbox file shows another one: the node that had it lives on only for its open handles. A new
     /// name needs nothing, since the kernel does not remember that a name was missing.
-    fn inbox_replaced(&self, path: &RelPath) {
+    fn inbox_replaced(&self, path: &RelPath, before: u64) {
         let known = {
             let mut nodes = self.nodes.lock();
             let known = nodes.known_at(Area::Inbox, path);
-            if let Some((parent, _)) = known {
-                nodes.unname(parent, path.file_name());
+            if let Some((parent, node)) = known {
+                // Who looked since found the new file, whose node has the name by now.
+                if nodes
+                    .backing(node)
+                    .is_ok_and(|backing| backing.ino == before)
+                {
+                    nodes.unname(parent, path.file_name());
+                }
             }
             known
         };
         if let Some((parent, _)) = known {
-            self.notices.send((parent, path.file_name().to_vec()));
+            self.notices
+                .send(Notice::Name(parent, path.file_name().to_vec()));
         }
     }
 

@@ -9,7 +9,7 @@ use super::Fs;
 use super::attr::{Caching, Entry, Item, Kind, Opened, kind_of};
 use super::error::FsError;
 use super::handle::{DirStream, Handle};
-use super::inode::{NodeId, Place};
+use super::inode::{Area, NodeId, Place};
 use super::status;
 
 impl Fs {
@@ -111,7 +111,10 @@ impl Fs {
         } else {
             let _tree = self.tree.read();
             match self.place(id) {
-                Ok(place) => self.read_names(&place, &mut items)?,
+                Ok(place) => {
+                    let _look = (place.area == Area::Inbox).then(|| self.switch.look());
+                    self.read_names(&place, &mut items)?;
+                }
                 // Removed while it was open: nothing is in it.
                 Err(FsError::Stale) => {}
                 Err(error) => return Err(error),

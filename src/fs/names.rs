@@ -37,6 +37,71 @@ pub struct Named<'a> {
     pub name: &'a [u8],
 }
 
+/// A directory that a rename makes one bundle, with what is in it under the names it is about to have.
+struct Begun {
+    ino: u64,
+    tree: u64,
+    files: Vec<(u64, RelPath)>,
+    directories: Vec<RelPath>,
+}
+
+/// What the spool was told of directories that are one bundle, before the rename that may be cut off by a crash.
+#[derive(Default)]
+struct Moving {
+    begun: Vec<Begun>,
+    moved: Vec<(u64, RelPath, RelPath)>,
+}
+
+impl Moving {
+    /// Call with the tree lock held for writing: what is in the directory stays as it is.
+    fn begin(&mut self, fs: &Fs, stat: &Stat, from: &RelPath, to: &RelPath) -> Result<(), FsError> {
+        if kind_of(stat) != Some(Kind::Directory) {
+            return Ok(());
+        }
+        for (tree, old, new) in fs.readiness.trees_below(from, to) {
+            fs.spool.tree_moving(tree, &old, &new)?;
+            self.moved.push((tree, old, new));
+        }
+        if !fs.readiness.is_commit(from, to) {
+            return Ok(());
+        }
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
+        fs.files_below(from, &mut files, &mut directories);
+        let inodes = files.iter().map(|(ino, _)| *ino).collect();
+        let relative = |path: &RelPath| {
+            let below = path.as_bytes().get(from.as_bytes().len() + 1..)?;
+            RelPath::parse(below).ok()
+        };
+        let below = directories.iter().filter_map(relative).collect();
+        let tree = fs
+            .spool
+            .tree_renaming(from, to, stat.st_ino, inodes, below)?;
+        let moved = |path: RelPath| path.rebase(from, to);
+        let file = |(ino, path): (u64, RelPath)| Some((ino, path.rebase(from, to)?));
+        self.begun.push(Begun {
+            ino: stat.st_ino,
+            tree,
+            files: files.into_iter().filter_map(file).collect(),
+            directories: std::iter::once(to.clone())
+                .chain(directories.into_iter().filter_map(moved))
+                .collect(),
+        });
+        Ok(())
+    }
+
+    /// The rename did not happen.
+    fn undo(&mut self, fs: &Fs) {
+        for begun in self.begun.drain(..) {
+            fs.spool.tree_dropped(begun.tree);
+        }
+        for (tree, old, new) in self.moved.drain(..) {
+            if let Err(error) = fs.spool.tree_moving(tree, &new, &old) {
+                tracing::warn!(%error, path = %old, "cannot record where a directory is");
+            }
+        }
+    }
+}
+
 impl Fs {
     /// Makes a file and opens it.
     pub fn create(
@@ -343,20 +408,28 @@ impl Fs {
             Err(FsError::Os(Errno::NOENT)) => None,
             Err(error) => return Err(error),
         };
-        renameat_with(
-            &self.outbox,
-            from_place.at(),
-            &self.outbox,
-            to_place.at(),
-            flags,
-        )?;
+        let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
+        let mut trees = Moving::default();
+        let exchanges = flags.contains(RenameFlags::EXCHANGE);
+        let back = target.as_ref().filter(|_target| exchanges);
+        let renamed = trees
+            .begin(self, &source, &from_path, &to_path)
+            .and_then(|()| back.map_or(Ok(()), |b| trees.begin(self, b, &to_path, &from_path)))
+            .and_then(|()| {
+                let (from, to) = (from_place.at(), to_place.at());
+                Ok(renameat_with(&self.outbox, from, &self.outbox, to, flags)?)
+            });
+        if let Err(error) = renamed {
+            trees.undo(self);
+            return Err(error);
+        }
         if target
             .as_ref()
             .is_some_and(|target| target.st_ino == source.st_ino)
         {
+            trees.undo(self);
             return Ok(());
         }
-        let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
         let source_is_dir = kind_of(&source) == Some(Kind::Directory);
         let exchanged = target
             .as_ref()
@@ -365,7 +438,7 @@ impl Fs {
             self.nodes
                 .lock()
                 .exchanged(from.parent, from.name, to.parent, to.name);
-            self.tell_exchanged((&source, from_path), (target, to_path));
+            self.tell_exchanged((&source, from_path), (target, to_path), &mut trees);
             return Ok(());
         }
         self.nodes
@@ -384,14 +457,36 @@ impl Fs {
             });
         self.spool
             .outbox_renamed(&from_path, &to_path, source_is_dir);
-        self.tell_renamed(&source, from_path, to_path, gone);
+        self.tell_renamed(&source, from_path, to_path, gone, &mut trees);
         Ok(())
     }
 
-    fn tell_renamed(&self, stat: &Stat, from: RelPath, to: RelPath, replaced: Option<Gone>) {
+    fn tell_renamed(
+        &self,
+        stat: &Stat,
+        from: RelPath,
+        to: RelPath,
+        replaced: Option<Gone>,
+        trees: &mut Moving,
+    ) {
         if kind_of(stat) == Some(Kind::Directory) {
+            let begun = trees
+                .begun
+                .iter()
+                .position(|begun| begun.ino == stat.st_ino);
+            if let Some(at) = begun {
+                let begun = trees.begun.swap_remove(at);
+                self.readiness.feed(Event::TreeRenamed {
+                    tree: begun.tree,
+                    from,
+                    to,
+                    files: begun.files,
+                    directories: begun.directories,
+                });
+                return;
+            }
             let mut files = Vec::new();
-            self.files_below(&to, &mut files);
+            self.files_below(&to, &mut files, &mut Vec::new());
             self.readiness.feed(Event::DirRenamed { from, to, files });
         } else {
             self.readiness.feed(Event::Renamed {
@@ -403,12 +498,12 @@ impl Fs {
         }
     }
 
-    fn tell_exchanged(&self, a: (&Stat, RelPath), b: (&Stat, RelPath)) {
+    fn tell_exchanged(&self, a: (&Stat, RelPath), b: (&Stat, RelPath), trees: &mut Moving) {
         let directory = |stat: &Stat| kind_of(stat) == Some(Kind::Directory);
         self.spool.outbox_exchanged(&a.1, &b.1);
         if directory(a.0) || directory(b.0) {
-            self.tell_renamed(a.0, a.1.clone(), b.1.clone(), None);
-            self.tell_renamed(b.0, b.1, a.1, None);
+            self.tell_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
+            self.tell_renamed(b.0, b.1, a.1, None, trees);
         } else {
             self.readiness.feed(Event::Exchanged {
                 a: (a.0.st_ino, a.1),
@@ -417,9 +512,14 @@ impl Fs {
         }
     }
 
-    /// Every regular file below a directory of the outbox, by its backing inode. What cannot be listed is left out and
-    /// logged: the rename itself is done.
-    fn files_below(&self, directory: &RelPath, files: &mut Vec<(u64, RelPath)>) {
+    /// Every regular file below a directory of the outbox, by its backing inode, and every directory. What cannot be
+    /// listed is left out and logged: the rename itself is done.
+    fn files_below(
+        &self,
+        directory: &RelPath,
+        files: &mut Vec<(u64, RelPath)>,
+        directories: &mut Vec<RelPath>,
+    ) {
         let mut pending = vec![directory.clone()];
         while let Some(directory) = pending.pop() {
             let place = Place {
@@ -435,7 +535,10 @@ impl Fs {
                     continue;
                 };
                 match item.kind {
-                    Kind::Directory => pending.push(path),
+                    Kind::Directory => {
+                        directories.push(path.clone());
+                        pending.push(path);
+                    }
                     Kind::File => files.push((item.backing, path)),
                 }
             }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::bundle::RelPath;
 use crate::spool::{
-    FileState, Gate, GateGuard, InboxObserver, RecoveredFile, SealRequest, Spool, SpoolError,
+    FileState, Gate, GateGuard, InboxObserver, RecoveredFile, RecoveredTree, SealRequest, Spool,
+    SpoolError, TreeRequest,
 };
 
 /// The part of [`Spool`] that `fs` uses; each method means what its namesake there means.
@@ -28,6 +29,18 @@ pub(crate) trait SpoolPort: Send + Sync {
     fn mark_torn(&self, ino: u64, path: &RelPath);
     fn unmark(&self, ino: u64);
     fn seal(&self, request: SealRequest);
+    fn tree_renaming(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        ino: u64,
+        files: Vec<u64>,
+        directories: Vec<RelPath>,
+    ) -> Result<u64, SpoolError>;
+    fn tree_moving(&self, tree: u64, from: &RelPath, to: &RelPath) -> Result<(), SpoolError>;
+    fn tree_dropped(&self, tree: u64);
+    fn seal_tree(&self, request: TreeRequest);
+    fn recovered_trees(&self) -> Vec<RecoveredTree>;
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool);
     fn outbox_exchanged(&self, a: &RelPath, b: &RelPath);
     fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64);
@@ -87,6 +100,28 @@ impl SpoolPort for Spool {
     }
     fn seal(&self, request: SealRequest) {
         self.seal(request);
+    }
+    fn tree_renaming(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        ino: u64,
+        files: Vec<u64>,
+        directories: Vec<RelPath>,
+    ) -> Result<u64, SpoolError> {
+        self.tree_renaming(from, to, ino, files, directories)
+    }
+    fn tree_moving(&self, tree: u64, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
+        self.tree_moving(tree, from, to)
+    }
+    fn tree_dropped(&self, tree: u64) {
+        self.tree_dropped(tree);
+    }
+    fn seal_tree(&self, request: TreeRequest) {
+        self.seal_tree(request);
+    }
+    fn recovered_trees(&self) -> Vec<RecoveredTree> {
+        self.recovered_trees()
     }
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
         self.outbox_renamed(from, to, directory);

@@ -70,6 +70,21 @@ impl Readiness {
         self.state.lock().ready.shown(ino, path)
     }
 
+    /// What to show of a directory that is to be sent as one bundle.
+    pub(crate) fn shown_directory(&self, path: &RelPath) -> Option<Shown> {
+        self.state.lock().ready.shown_directory(path)
+    }
+
+    /// Whether renaming a directory like this commits it as one bundle.
+    pub(crate) fn is_commit(&self, from: &RelPath, to: &RelPath) -> bool {
+        self.state.lock().ready.is_commit(from, to)
+    }
+
+    /// The directories waiting to be sent as one bundle that move when `from` becomes `to`.
+    pub(crate) fn trees_below(&self, from: &RelPath, to: &RelPath) -> Vec<(u64, RelPath, RelPath)> {
+        self.state.lock().ready.trees_below(from, to)
+    }
+
     /// Waits for actions and hands them to `carry_out` until [`Self::stop`].
     pub(crate) fn run(&self, carry_out: impl Fn(Action)) {
         let mut state = self.state.lock();

@@ -11,7 +11,7 @@ use super::error::FsError;
 use super::inode::{Area, Place};
 use crate::bundle::{Priority, RelPath};
 use crate::ready::{Action, Event, SealResult, Shown};
-use crate::spool::{SealOutcome, SealRequest};
+use crate::spool::{SealOutcome, SealRequest, TreeRequest};
 
 /// A RELEASE feeds the state machine with its gate locked and opens it microseconds later: not worth another thread.
 const GATE_PATIENCE: Duration = Duration::from_micros(200);
@@ -48,6 +48,7 @@ impl Fs {
                 | Shown::Settling
                 | Shown::Sealing
                 | Shown::Retrying
+                | Shown::Waiting(_)
                 | Shown::Incomplete,
             )
             | None => None,
@@ -61,6 +62,13 @@ impl Fs {
                 path,
                 renamed_from,
             } => self.seal(ino, path, renamed_from),
+            Action::SealTree {
+                tree,
+                root,
+                files,
+                directories,
+            } => self.seal_tree(tree, root, files, directories),
+            Action::DropTree { tree } => self.spool.tree_dropped(tree),
             Action::MarkClosed { ino, path } => self.mark_closed(ino, path),
             Action::MarkTorn { ino, path } => {
                 tracing::info!(%path, "its writer was killed: held back as incomplete");
@@ -128,6 +136,33 @@ impl Fs {
             gate,
             path,
             renamed_from,
+            priority: Priority::Routine,
+            done,
+        });
+    }
+
+    fn seal_tree(
+        self: &Arc<Self>,
+        tree: u64,
+        root: RelPath,
+        files: Vec<(u64, RelPath)>,
+        directories: Vec<RelPath>,
+    ) {
+        let readiness = self.readiness.clone();
+        let done = Box::new(move |outcome| {
+            let result = match outcome {
+                SealOutcome::Sealed(_) => SealResult::Sealed,
+                SealOutcome::Changed => SealResult::Changed,
+                SealOutcome::Gone => SealResult::Gone,
+                SealOutcome::Failed(_) => SealResult::Failed,
+            };
+            readiness.feed(Event::TreeDone { tree, result });
+        });
+        self.spool.seal_tree(TreeRequest {
+            tree,
+            root,
+            files,
+            directories,
             priority: Priority::Routine,
             done,
         });

@@ -1,6 +1,8 @@
 //! The rules of the file system, without a mount, over a spool whose decisions the test controls.
 
 #[cfg(test)]
+mod bundles;
+#[cfg(test)]
 mod renames;
 
 use std::collections::HashSet;
@@ -16,8 +18,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::bundle::RelPath;
 use crate::spool::{
-    Gate, GateGuard, InboxObserver, RecoveredFile, SealOutcome, SealRequest, SpoolConfig,
-    SpoolError,
+    Gate, GateGuard, InboxObserver, NewName, RecoveredFile, RecoveredTree, SealOutcome,
+    SealRequest, SpoolConfig, SpoolError, TreeRequest,
 };
 
 /// How long a test waits for what must come.
@@ -37,6 +39,10 @@ pub(crate) enum Saw {
     Removed(String, u64),
     Ignored,
     Consumed(String),
+    TreeRenaming(String, String, usize),
+    TreeMoving(String, String),
+    TreeDropped,
+    SealTree(Vec<String>, Vec<String>),
 }
 
 /// A spool that records. Gates and directories are a real one's.
@@ -108,6 +114,36 @@ impl SpoolPort for FakeSpool {
             request.renamed_from.map(|from| from.to_string()),
         ));
         (request.done)(SealOutcome::Sealed(crate::bundle::BundleId([7; 32])));
+    }
+    fn tree_renaming(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        _ino: u64,
+        files: Vec<u64>,
+        _directories: Vec<RelPath>,
+    ) -> Result<u64, SpoolError> {
+        let (from, to) = (from.to_string(), to.to_string());
+        self.say(Saw::TreeRenaming(from, to, files.len()));
+        Ok(1)
+    }
+    fn tree_moving(&self, _tree: u64, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
+        self.say(Saw::TreeMoving(from.to_string(), to.to_string()));
+        Ok(())
+    }
+    fn tree_dropped(&self, _tree: u64) {
+        self.say(Saw::TreeDropped);
+    }
+    fn seal_tree(&self, request: TreeRequest) {
+        let names = |path: &RelPath| path.to_string();
+        self.say(Saw::SealTree(
+            request.files.iter().map(|(_, path)| names(path)).collect(),
+            request.directories.iter().map(names).collect(),
+        ));
+        (request.done)(SealOutcome::Sealed(crate::bundle::BundleId([7; 32])));
+    }
+    fn recovered_trees(&self) -> Vec<RecoveredTree> {
+        Vec::new()
     }
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
         self.say(Saw::Renamed(from.to_string(), to.to_string(), directory));
@@ -421,7 +457,8 @@ fn an_ignored_name_is_counted_and_sent_when_its_directory_gets_a_normal_name() {
         RenameFlags::empty(),
     )
     .unwrap();
-    assert_eq!(t.wait_seal(), Saw::Seal("d/f".into(), None));
+    let sealed = t.wait_for(|saw| matches!(saw, Saw::SealTree(..) | Saw::Seal(..)));
+    assert_eq!(sealed, Saw::SealTree(vec!["d/f".into()], vec!["d".into()]));
 }
 
 #[test]
@@ -783,7 +820,11 @@ fn a_replaced_inbox_name_leaves_open_readers_theirs_and_is_told_to_the_kernel() 
     disk::rename(staged, t.spool.inbox_root().join("f")).unwrap();
     let path = RelPath::parse(*b"f").unwrap();
     let observer = t.spool.observer.lock().clone().unwrap();
-    observer.published(&path, Some(ino));
+    observer.published(&[NewName {
+        path,
+        directory: false,
+        replaced: Some(ino),
+    }]);
     assert_eq!(
         told.recv_timeout(PATIENCE).unwrap(),
         (NodeId::INBOX, b"f".to_vec())

@@ -296,16 +296,13 @@ pub(crate) fn publish(
 
 /// "a/b.pdf (4096 bytes)", for logs.
 pub(crate) fn describe(manifest: &Manifest) -> String {
-    let more = manifest.entries.len().saturating_sub(1);
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
+    let more = match manifest.entries.len() {
+        0 | 1 => String::new(),
+        many => format!("/ with {many} entries"),
     };
     let first = manifest
-        .entries
-        .first()
-        .map(|e| format!("{:?}", e.path))
+        .title()
+        .map(|path| format!("{path:?}"))
         .unwrap_or_default();
     let first = first.trim_matches('"');
     format!(

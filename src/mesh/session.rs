@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream, SendStream};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -35,6 +35,12 @@ const FRAME_WEIGHT_MIN: usize = 512;
 
 /// Bytes waiting to be sent, beyond which the peer is not reading: twice all offers of a full window.
 const OUTBOUND_MAX: usize = 48 * 1024 * 1024;
+
+/// With more than this unsent no further offer is built: a bundle of many files may be large.
+const OUTBOUND_ROOM: usize = 8 * 1024 * 1024;
+
+/// How long an offer waits for that. A peer that reads nothing for so long is found out by other means.
+const ROOM_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Rings and results waiting for the session; a ring that does not fit leads to a rescan.
 const INPUTS: usize = 1024;
@@ -73,12 +79,12 @@ enum Heard {
 
 /// Bytes on their way to the writer.
 #[derive(Clone)]
-pub(crate) struct Out(Arc<(Mutex<BytesMut>, Notify, Connection)>);
+pub(crate) struct Out(Arc<(Mutex<BytesMut>, Notify, Connection, Condvar)>);
 
 impl Out {
     /// Queues a frame; the writer sends all that is queued at once.
     pub(super) fn push(&self, frame: &Frame) {
-        let (buffer, bell, conn) = &*self.0;
+        let (buffer, bell, conn, _) = &*self.0;
         let mut buffer = buffer.lock();
         if buffer.len() > OUTBOUND_MAX {
             buffer.clear();
@@ -90,10 +96,23 @@ impl Out {
         bell.notify_one();
     }
 
+    /// Waits until little is unsent. Blocks.
+    fn wait_room(&self) {
+        let (buffer, _, conn, room) = &*self.0;
+        let until = std::time::Instant::now() + ROOM_PATIENCE;
+        let mut buffer = buffer.lock();
+        while buffer.len() > OUTBOUND_ROOM && conn.close_reason().is_none() {
+            if room.wait_until(&mut buffer, until).timed_out() {
+                break;
+            }
+        }
+    }
+
     async fn write(self, mut send: SendStream) {
-        let (buffer, bell, _) = &*self.0;
+        let (buffer, bell, _, room) = &*self.0;
         loop {
             let bytes = buffer.lock().split().freeze();
+            room.notify_all();
             if bytes.is_empty() {
                 bell.notified().await;
             } else if send.write_chunk(bytes).await.is_err() {
@@ -145,6 +164,7 @@ pub(crate) async fn run(
         Mutex::new(BytesMut::new()),
         Notify::new(),
         conn.clone(),
+        Condvar::new(),
     )));
     let (heard_tx, mut heard) = mpsc::channel(HEARD);
     let Channel {
@@ -458,13 +478,15 @@ impl Session {
                 Action::Ask(ids) => self.out.push(&Frame::Pending(ids)),
                 Action::Offer(bundle) => {
                     let out = self.out.clone();
-                    self.desk
-                        .push(move || match offer::build(&hub, bundle, peer.id) {
+                    self.desk.push(move || {
+                        out.wait_room();
+                        match offer::build(&hub, bundle, peer.id) {
                             Some(frame) => out.push(&frame),
                             None => {
                                 drop(inputs.blocking_send(Input::Event(Event::Gone(bundle))));
                             }
-                        });
+                        }
+                    });
                 }
                 Action::Show(bundle, state) => self.desk.push(move || {
                     if let Err(error) = hub.store.set_delivery(bundle, peer.id, state) {

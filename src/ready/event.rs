@@ -100,6 +100,37 @@ pub enum Event {
         /// All regular files below, with their new names.
         files: Vec<(Ino, RelPath)>,
     },
+    /// A directory moved from an ignored name to an ordinary one: what is in it is sent together.
+    TreeRenamed {
+        /// The number the spool has it under.
+        tree: u64,
+        /// Its old name.
+        from: RelPath,
+        /// Its new name.
+        to: RelPath,
+        /// All regular files below, with their new names.
+        files: Vec<(Ino, RelPath)>,
+        /// The directory itself and all directories below, with their new names.
+        directories: Vec<RelPath>,
+    },
+    /// Recovery found a tree that was not sealed when the daemon last ended.
+    TreeRecovered {
+        /// The number the spool has it under.
+        tree: u64,
+        /// The directory.
+        root: RelPath,
+        /// What it had at its rename and is still below it; whether its writer had not closed it.
+        files: Vec<(Ino, RelPath, bool)>,
+        /// The directory itself and all directories below.
+        directories: Vec<RelPath>,
+    },
+    /// What came of an [`Action::SealTree`]; exactly one for each.
+    TreeDone {
+        /// The tree of the action.
+        tree: u64,
+        /// What came of it.
+        result: SealResult,
+    },
     /// A name is gone.
     Unlinked {
         /// The inode.
@@ -171,6 +202,22 @@ pub enum Action {
         /// name by now.
         renamed_from: Option<RelPath>,
     },
+    /// The tree is ready: seal all of it as one bundle.
+    SealTree {
+        /// The number the spool has it under.
+        tree: u64,
+        /// The directory.
+        root: RelPath,
+        /// Its files.
+        files: Vec<(Ino, RelPath)>,
+        /// The directory itself and the directories below it.
+        directories: Vec<RelPath>,
+    },
+    /// The tree went back to an ignored name: nothing is to be sent of it.
+    DropTree {
+        /// The number the spool has it under.
+        tree: u64,
+    },
     /// The writers are done: from here on recovery seals it.
     MarkClosed {
         /// The inode.
@@ -212,6 +259,8 @@ pub enum Shown {
     Incomplete,
     /// Its name matches this pattern.
     Ignored(String),
+    /// It is sent with the rest of its directory, which waits for this file.
+    Waiting(RelPath),
 }
 
 impl Shown {
@@ -224,6 +273,7 @@ impl Shown {
             Shown::Retrying => "retrying",
             Shown::Incomplete => "incomplete",
             Shown::Ignored(_) => "ignored",
+            Shown::Waiting(_) => "waiting",
         }
     }
 }
@@ -232,6 +282,7 @@ impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Shown::Ignored(pattern) => write!(f, "ignored: matches {pattern}"),
+            Shown::Waiting(path) => write!(f, "waiting: {path}"),
             Shown::Open
             | Shown::Settling
             | Shown::Sealing

@@ -35,11 +35,15 @@ pub(super) struct Name {
     pub(super) due: Option<Duration>,
     /// Where it was announced before, if only the name is new.
     pub(super) renamed_from: Option<RelPath>,
+    /// The tree that sends it, until that is sealed.
+    pub(super) tree: Option<u64>,
+    /// Changed while its tree was being sealed: sent once more afterwards.
+    pub(super) late: bool,
 }
 
 impl Name {
     pub(super) fn is_ignored(&self) -> bool {
-        self.ignored && !self.forced
+        self.ignored && !self.forced && self.tree.is_none()
     }
 }
 

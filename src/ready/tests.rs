@@ -1,5 +1,8 @@
 //! Traces of real programs, the rules one by one, and random sequences against a model of the file system.
 
+#[cfg(test)]
+mod trees;
+
 use std::collections::{BTreeMap, HashSet};
 
 use proptest::prelude::*;
@@ -22,6 +25,8 @@ struct Player {
     /// What the next seals come to; `Sealed` when empty. `None`: no answer until `answer`.
     results: Vec<Option<SealResult>>,
     waiting: Vec<(Ino, RelPath)>,
+    /// The same for trees, the last first.
+    tree_results: Vec<Option<SealResult>>,
     other: Vec<Action>,
 }
 
@@ -34,6 +39,7 @@ impl Player {
             seals: vec![],
             results: vec![],
             waiting: vec![],
+            tree_results: vec![],
             other: vec![],
         }
     }
@@ -45,6 +51,25 @@ impl Player {
 
     fn take(&mut self, actions: Vec<Action>) {
         for action in actions {
+            if let Action::SealTree {
+                tree, root, files, ..
+            } = &action
+            {
+                let names: Vec<String> = files.iter().map(|(_, path)| path.to_string()).collect();
+                self.seals
+                    .push(format!("{root}[{}]@{}", names.join(","), self.now));
+                match self.tree_results.pop() {
+                    Some(None) => {}
+                    result => {
+                        let result = result.flatten().unwrap_or(SealResult::Sealed);
+                        self.event(Event::TreeDone {
+                            tree: *tree,
+                            result,
+                        });
+                    }
+                }
+                continue;
+            }
             let Action::Seal {
                 ino,
                 path,
@@ -154,6 +179,28 @@ impl Player {
                     path: name(3),
                     names_left: number(4),
                 },
+                // `commit TREE FROM TO INO=PATH…`: the directory and what is in it under its new name.
+                "commit" => Event::TreeRenamed {
+                    tree: ino,
+                    from: name(3),
+                    to: name(4),
+                    files: members(&words[5..]),
+                    directories: vec![name(4)],
+                },
+                "mvdir" => Event::DirRenamed {
+                    from: name(3),
+                    to: name(4),
+                    files: members(&words[5..]),
+                },
+                "done" => Event::TreeDone {
+                    tree: ino,
+                    result: match words[3] {
+                        "sealed" => SealResult::Sealed,
+                        "changed" => SealResult::Changed,
+                        "failed" => SealResult::Failed,
+                        unknown => panic!("{unknown}"),
+                    },
+                },
                 "send" => Event::SendNow { ino, path: name(3) },
                 unknown => panic!("{unknown}"),
             });
@@ -171,8 +218,18 @@ impl Player {
 
     fn is_empty(&self) -> bool {
         let r = &self.ready;
-        r.inodes.is_empty() && r.timers.is_empty() && r.in_flight.is_empty() && r.recent.is_empty()
+        let files = r.inodes.is_empty() && r.timers.is_empty() && r.in_flight.is_empty();
+        let trees = r.trees.is_empty() && r.tree_of.is_empty() && r.tree_timers.is_empty();
+        files && trees && r.recent.is_empty()
     }
+}
+
+fn members(words: &[&str]) -> Vec<(Ino, RelPath)> {
+    let member = |word: &&str| {
+        let (ino, name) = word.split_once('=').unwrap();
+        (ino.parse().unwrap(), path(name))
+    };
+    words.iter().map(member).collect()
 }
 
 fn assert_traces(settle: u64, traces: &[(&str, &str, &str)]) {
@@ -613,7 +670,7 @@ impl Model {
 
     fn check(&mut self, actions: Vec<Action>) {
         for action in actions {
-            match action {
+            match action.clone() {
                 Action::Seal { ino, path, .. } => {
                     let file = &self.files[&ino];
                     assert!(file.handles.is_empty(), "sealed {path} while open");
@@ -652,6 +709,9 @@ impl Model {
                     self.marked.remove(&ino);
                 }
                 Action::CountIgnored { path } => assert!(self.ignore.matches(&path).is_some()),
+                Action::SealTree { .. } | Action::DropTree { .. } => {
+                    panic!("there is no tree here: {action:?}")
+                }
             }
         }
     }

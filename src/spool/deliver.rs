@@ -5,7 +5,9 @@
 //! 2. Bytes are opened only for a recipient of a bundle of ours with that content.
 //! 3. A bundle all of whose deliveries are final needs its content no longer.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::content::{ContentReader, inode_at};
@@ -30,6 +32,12 @@ const ADDRS_MAX: usize = 16;
 
 /// Most recipients of one bundle that are looked at.
 const RECIPIENTS_MAX: usize = 100_000;
+
+/// A manifest with more entries than this is kept decoded while it is in use.
+const LARGE_MANIFEST: usize = 16;
+
+/// How many of those are kept.
+const LARGE_KEPT: usize = 4;
 
 /// How many earlier bundles with the same content are asked whether a peer has them.
 const SAME_CONTENT_DEPTH: usize = 8;
@@ -122,6 +130,8 @@ impl Spool {
     /// nobody waits for all of it.
     fn give_current(&self, peer: PeerId) -> Result<(), SpoolError> {
         let mut after: Option<Vec<u8>> = None;
+        let mut whole: HashMap<BundleId, bool> = HashMap::new();
+        let mut rests: HashMap<BundleId, Vec<RelPath>> = HashMap::new();
         loop {
             let decide = self.decide.lock();
             let page = self
@@ -131,7 +141,18 @@ impl Spool {
             let mut unlinked = Vec::new();
             for (key, name) in &page {
                 if inode_at(&self.layout.content(name.digest)).is_some() {
-                    self.owe(peer, name.bundle, &mut batch)?;
+                    let known = whole.get(&name.bundle).copied();
+                    let is_whole = match known {
+                        Some(known) => known,
+                        None => self.is_whole(name.bundle)?,
+                    };
+                    whole.insert(name.bundle, is_whole);
+                    if !is_whole {
+                        let path = RelPath::parse(key.clone()).ok();
+                        rests.entry(name.bundle).or_default().extend(path);
+                    } else if known.is_none() {
+                        self.owe(peer, name.bundle, &mut batch)?;
+                    }
                 } else if let Ok(path) = RelPath::parse(key.clone()) {
                     // Another file with equal bytes had the link, and is gone.
                     unlinked.push((path, name.stat.ino));
@@ -146,6 +167,9 @@ impl Spool {
                 Some((key, _)) => after = Some(key),
                 None => break,
             }
+        }
+        for (bundle, paths) in rests {
+            self.give_rest(peer, bundle, &paths)?;
         }
         loop {
             let _decide = self.decide.lock();
@@ -164,6 +188,48 @@ impl Spool {
             }
             self.journal.submit(batch)?;
         }
+    }
+
+    /// Whether all content of a bundle of many is still here: a file of it may have been replaced since.
+    fn is_whole(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let Some(manifest) = self.shared_manifest(bundle)? else {
+            return Ok(true);
+        };
+        let entries = &manifest.manifest().entries;
+        let held = |digest| inode_at(&self.layout.content(digest)).is_some();
+        Ok(entries.len() == 1 || entries.iter().filter_map(Entry::digest).all(held))
+    }
+
+    /// What the outbox still shows of a bundle whose other files were replaced, as a bundle for this peer alone.
+    fn give_rest(
+        &self,
+        peer: PeerId,
+        bundle: BundleId,
+        paths: &[RelPath],
+    ) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        let Some(manifest) = self.shared_manifest(bundle)? else {
+            return Ok(());
+        };
+        let shown: HashSet<&RelPath> = paths.iter().collect();
+        let of = manifest.manifest();
+        let held = |entry: &&Entry| {
+            let digest = entry.digest();
+            digest.is_some_and(|digest| inode_at(&self.layout.content(digest)).is_some())
+        };
+        let wanted = of
+            .entries
+            .iter()
+            .filter(|entry| shown.contains(&entry.path));
+        let entries: Vec<Entry> = wanted.filter(held).cloned().collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let scope = Scope::Ids(vec![peer]);
+        let rest = self.scoped_manifest(entries, Vec::new(), of.priority, None, scope);
+        let mut batch = Batch::default();
+        self.bundle_rows_for(&rest, &[peer], &mut batch)?;
+        self.journal.submit(batch)
     }
 
     /// Owes the bundle to every member that it was not promised to yet; gives those. Call with the decision lock held.
@@ -194,7 +260,7 @@ impl Spool {
         {
             return Ok(false);
         }
-        let Some(manifest) = self.manifest(bundle)? else {
+        let Some(manifest) = self.shared_manifest(bundle)? else {
             return Ok(false);
         };
         if !matches!(manifest.manifest().scope, Scope::All { .. }) {
@@ -269,6 +335,35 @@ impl Spool {
 
     /// The manifest of a bundle of ours.
     pub fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let shared = self.shared_manifest(bundle)?;
+        Ok(shared.map(Arc::unwrap_or_clone))
+    }
+
+    /// [`Self::manifest`] without a copy. The last large ones are kept: its files are asked for one by one.
+    pub(super) fn shared_manifest(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<Arc<VerifiedManifest>>, SpoolError> {
+        if let Some(kept) = self.kept_manifest(bundle) {
+            return Ok(Some(kept));
+        }
+        let found = self.read_manifest(bundle)?.map(Arc::new);
+        if let Some(manifest) = &found
+            && manifest.manifest().entries.len() > LARGE_MANIFEST
+        {
+            let mut kept = self.large_manifests.lock();
+            kept.truncate(LARGE_KEPT - 1);
+            kept.insert(0, Arc::clone(manifest));
+        }
+        Ok(found)
+    }
+
+    fn kept_manifest(&self, bundle: BundleId) -> Option<Arc<VerifiedManifest>> {
+        let kept = self.large_manifests.lock();
+        kept.iter().find(|kept| kept.id() == bundle).cloned()
+    }
+
+    fn read_manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
             return Ok(None);
         };
@@ -288,6 +383,10 @@ impl Spool {
                 .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer));
             if state.ok().flatten() == Some(DeliveryState::Delivered) {
                 return true;
+            }
+            // A bundle of many files names none before it.
+            if self.kept_manifest(bundle).is_some() {
+                return false;
             }
             next = self
                 .journal
@@ -312,7 +411,7 @@ impl Spool {
         if state.is_none_or(|state| state == DeliveryState::Cancelled) {
             return Err(ServeError::NotHeld);
         }
-        let manifest = self.manifest(bundle)?.ok_or(ServeError::NotHeld)?;
+        let manifest = self.shared_manifest(bundle)?.ok_or(ServeError::NotHeld)?;
         match manifest
             .manifest()
             .entries
@@ -432,7 +531,7 @@ impl Spool {
         bundle: BundleId,
         batch: &mut Batch,
     ) -> Result<Vec<Digest>, SpoolError> {
-        let Some(manifest) = self.manifest(bundle)? else {
+        let Some(manifest) = self.shared_manifest(bundle)? else {
             return Ok(Vec::new());
         };
         let mut digests = Vec::new();
@@ -459,14 +558,14 @@ impl Spool {
         state: &str,
         error: Option<String>,
     ) {
-        let Some(first) = manifest.entries.first() else {
+        let Some(path) = manifest.title() else {
             return;
         };
         let row = InboundShown {
             bundle,
             origin: manifest.origin,
-            path: first.path.clone(),
-            digest: first.digest(),
+            path,
+            digest: manifest.single_digest(),
             size: manifest.total_size(),
             state: state.to_owned(),
             error,

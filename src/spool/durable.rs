@@ -147,6 +147,24 @@ pub(super) fn remove(path: &Path) -> Result<bool, SpoolError> {
     }
 }
 
+/// Removes a file, or a directory with all that is in it; it may be gone already.
+pub(super) fn remove_all(path: &Path) -> Result<(), SpoolError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.on("remove", path),
+    }
+}
+
+/// Gives a file one more name, without following a link.
+pub(super) fn link(from: &Path, to: &Path) -> Result<(), SpoolError> {
+    rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty()).on("link", to)
+}
+
 /// Removes an empty directory.
 pub(super) fn remove_directory(path: &Path) -> Result<(), SpoolError> {
     fs::remove_dir(path).on("remove directory", path)

@@ -1,4 +1,4 @@
-//! The inbox: names are given here, once everything behind them is verified, and taken away when the user consumes.
+//! The inbox: names are given here (those of a bundle of many in `publish.rs`), once everything behind them is verified, and taken away when the user consumes.
 //!
 //! # Invariants
 //! 1. A name appears by rename of a whole, verified file; [`Verified::publish`] is the only way.
@@ -10,9 +10,9 @@
 //! staged file that is gone was published, and a published name that is gone was consumed. After a power loss a name
 //! without a durable row goes to quarantine before anything is mounted, and the bundle is fetched again.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,7 +23,7 @@ use super::tables::{
     CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, OWNED, SETTLED,
     VERSIONS, Version, got_key, origin_key,
 };
-use super::{Event, FileState, Published, Spool, SpoolError};
+use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
 use crate::peer::PeerId;
 
@@ -39,31 +39,52 @@ impl Verified {
 }
 
 /// One name about to be given.
-struct Naming {
-    entry: usize,
-    name: RelPath,
+pub(super) struct Naming {
+    pub(super) entry: usize,
+    pub(super) name: RelPath,
+}
+
+/// What is known while the names of one bundle are chosen.
+pub(super) struct Choosing {
+    origin: PeerId,
+    order: (u64, u64),
+    /// Directories that it may use, found before.
+    directories: HashSet<RelPath>,
+    /// Names that were taken away because they were in the way.
+    pub(super) cleared: Vec<RelPath>,
+}
+
+impl Choosing {
+    pub(super) fn of(manifest: &VerifiedManifest) -> Self {
+        Self {
+            origin: manifest.manifest().origin,
+            order: manifest.manifest().order(),
+            directories: HashSet::new(),
+            cleared: Vec::new(),
+        }
+    }
 }
 
 impl Spool {
     fn publish(&self, verified: &Verified) -> Result<Published, SpoolError> {
         let manifest = &verified.manifest;
+        if manifest.manifest().entries.len() > 1 {
+            return self.publish_many(verified);
+        }
         let bundle = manifest.id();
         let decide = self.decide.lock();
         if let Some(names) = self.follow_rename(manifest)? {
-            for (staged, _) in verified.files.iter().flatten() {
-                durable::remove(staged)?;
+            for staged in verified.files.iter().flatten() {
+                durable::remove(&staged.at)?;
             }
             return Ok(Published { bundle, names });
         }
-        let namings = self.choose_names(manifest)?;
+        let namings = self.choose_names(manifest, &mut Choosing::of(manifest))?;
 
         let mut intent = Batch::default();
         let mut names = Vec::with_capacity(namings.len());
         for naming in &namings {
-            let ino = match &verified.files[naming.entry] {
-                Some((path, file)) => file.metadata().on("stat", path)?.ino(),
-                None => 0,
-            };
+            let ino = verified.files[naming.entry].as_ref().map_or(0, |f| f.ino);
             names.push((naming.entry as u32, naming.name.clone(), ino));
         }
         intent.put(
@@ -78,34 +99,44 @@ impl Spool {
 
         let mut batch = Batch::default();
         let mut replaced = Vec::new();
+        let mut given = Vec::new();
         for naming in &namings {
             let at = self.layout.inbox().join(naming.name.as_path());
             let parent = at.parent().unwrap_or(&at);
             match &verified.files[naming.entry] {
-                None => fs::create_dir_all(&at).on("create directory", &at)?,
-                Some((staged, file)) => {
-                    fs::create_dir_all(parent).on("create directory", parent)?;
-                    replaced.push(
-                        self.journal
-                            .get::<InName>(IN_NAMES, naming.name.as_bytes())?
-                            .map(|row| row.ino),
-                    );
-                    durable::rename(staged, &at)?;
-                    batch.sync(Sync::File(Arc::clone(file)));
+                None => self.make_directories(&naming.name, &mut given)?,
+                Some(staged) => {
+                    if let Some(directory) = naming.name.parent() {
+                        self.make_directories(&directory, &mut given)?;
+                    }
+                    let before = self
+                        .journal
+                        .get::<InName>(IN_NAMES, naming.name.as_bytes())?
+                        .map(|row| row.ino);
+                    durable::rename(&staged.at, &at)?;
+                    given.push(NewName {
+                        path: naming.name.clone(),
+                        directory: false,
+                        replaced: before,
+                    });
+                    replaced.push(before);
+                    if let Some(file) = &staged.kept {
+                        batch.sync(Sync::File(Arc::clone(file)));
+                    }
                 }
             }
             batch.sync(Sync::Directory(parent.to_path_buf()));
         }
         for (index, file) in verified.files.iter().enumerate() {
             // A newer version was published meanwhile: these bytes are not shown.
-            if let Some((staged, _)) = file
+            if let Some(staged) = file
                 && !namings.iter().any(|naming| naming.entry == index)
             {
-                durable::remove(staged)?;
+                durable::remove(&staged.at)?;
             }
         }
         for (naming, (_, _, ino)) in namings.iter().zip(&names) {
-            if let Some((_, file)) = &verified.files[naming.entry]
+            if let Some(Some(file)) = verified.files[naming.entry].as_ref().map(|f| &f.kept)
                 && let Some(digest) = manifest.manifest().entries[naming.entry].digest()
             {
                 self.hold_content(file, digest, &mut batch)?;
@@ -120,12 +151,7 @@ impl Spool {
         drop(decide);
 
         if let Some(observer) = self.observer.read().clone() {
-            let files = namings
-                .iter()
-                .filter(|naming| verified.files[naming.entry].is_some());
-            for (naming, replaced) in files.zip(replaced) {
-                observer.published(&naming.name, replaced);
-            }
+            observer.published(&given);
         }
         self.counters.published.fetch_add(1, Ordering::Relaxed);
         Ok(Published {
@@ -144,6 +170,40 @@ impl Spool {
         let bundle = manifest.id();
         let of = manifest.manifest();
         self.outdate_formers(of, bundle, batch)?;
+        self.name_rows(manifest, names, batch);
+        let receipt = Receipt::sign(&self.identity, bundle, of.origin);
+        batch.put(SETTLED, &bundle.0, &receipt);
+        batch.delete(INTENTS, &bundle.0);
+        let mut row = shown(manifest);
+        row.state = "received".into();
+        if let [(_, name, _)] = names
+            && of.entries.len() == 1
+        {
+            row.path = name.clone();
+        } else if let Some(root) = self.shown_root(manifest, names) {
+            row.path = root;
+        }
+        self.show_inbound(&row, batch)?;
+        self.volatile.lock().insert(bundle);
+        let me = self.me.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                spool.volatile.lock().remove(&bundle);
+                spool.ring(&Event::ReceiptReady(receipt));
+            }
+        });
+        Ok(())
+    }
+
+    /// The rows of names that were given.
+    pub(super) fn name_rows(
+        &self,
+        manifest: &VerifiedManifest,
+        names: &[(u32, RelPath, u64)],
+        batch: &mut Batch,
+    ) {
+        let bundle = manifest.id();
+        let of = manifest.manifest();
         for (index, name, ino) in names {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
@@ -170,24 +230,6 @@ impl Spool {
             );
             batch.put(GOT_FROM, &got_key(*digest, of.origin), &());
         }
-        let receipt = Receipt::sign(&self.identity, bundle, of.origin);
-        batch.put(SETTLED, &bundle.0, &receipt);
-        batch.delete(INTENTS, &bundle.0);
-        let mut row = shown(manifest);
-        row.state = "received".into();
-        if let Some((_, name, _)) = names.first() {
-            row.path = name.clone();
-        }
-        self.show_inbound(&row, batch)?;
-        self.volatile.lock().insert(bundle);
-        let me = self.me.clone();
-        batch.on_durable(move || {
-            if let Some(spool) = me.upgrade() {
-                spool.volatile.lock().remove(&bundle);
-                spool.ring(&Event::ReceiptReady(receipt));
-            }
-        });
-        Ok(())
     }
 
     /// An inode that the inbox no longer shows.
@@ -207,7 +249,11 @@ impl Spool {
     }
 
     /// Names for all entries but those of which something newer was published. Call with the decision lock held.
-    fn choose_names(&self, manifest: &VerifiedManifest) -> Result<Vec<Naming>, SpoolError> {
+    pub(super) fn choose_names(
+        &self,
+        manifest: &VerifiedManifest,
+        choosing: &mut Choosing,
+    ) -> Result<Vec<Naming>, SpoolError> {
         let of = manifest.manifest();
         let mut namings = Vec::with_capacity(of.entries.len());
         for (entry, said) in of.entries.iter().enumerate() {
@@ -220,7 +266,7 @@ impl Spool {
             let is_file = matches!(said.kind, EntryKind::File { .. });
             namings.push(Naming {
                 entry,
-                name: self.choose_name(of.origin, &said.path, is_file)?,
+                name: self.choose_name(&said.path, is_file, choosing)?,
             });
         }
         Ok(namings)
@@ -228,21 +274,22 @@ impl Spool {
 
     pub(super) fn choose_name(
         &self,
-        origin: PeerId,
         path: &RelPath,
         is_file: bool,
+        choosing: &mut Choosing,
     ) -> Result<RelPath, SpoolError> {
+        let origin = choosing.origin;
         let key = origin_key(origin, path);
         if let Some(chosen) = self.journal.get::<RelPath>(CHOSEN, &key)?
             && self
-                .build_name(origin, path, chosen.components(), is_file, 1)?
+                .build_name(path, chosen.components(), is_file, 1, choosing)?
                 .as_ref()
                 == Some(&chosen)
         {
             return Ok(chosen);
         }
         let chosen = self
-            .build_name(origin, path, path.components(), is_file, NAME_ATTEMPTS)?
+            .build_name(path, path.components(), is_file, NAME_ATTEMPTS, choosing)?
             .ok_or_else(|| {
                 let source = io::Error::from_raw_os_error(libc::EEXIST);
                 SpoolError::Io {
@@ -262,13 +309,13 @@ impl Spool {
 
     fn build_name<'a>(
         &self,
-        origin: PeerId,
         path: &RelPath,
         components: impl Iterator<Item = &'a [u8]>,
         is_file: bool,
         attempts: u32,
+        choosing: &mut Choosing,
     ) -> Result<Option<RelPath>, SpoolError> {
-        let who = self.name_of(origin);
+        let who = self.name_of(choosing.origin);
         let components: Vec<&[u8]> = components.collect();
         let mut built: Option<RelPath> = None;
         for (at, component) in components.iter().enumerate() {
@@ -287,7 +334,7 @@ impl Spool {
                 let Ok(candidate) = candidate else {
                     return Ok(None);
                 };
-                if self.may_take(origin, path, &candidate, as_file)? {
+                if self.may_take(path, &candidate, as_file, choosing)? {
                     found = Some(candidate);
                     break;
                 }
@@ -304,11 +351,15 @@ impl Spool {
     /// origin the newer kind wins: a file gives way to a directory, an empty directory to a file.
     fn may_take(
         &self,
-        origin: PeerId,
         path: &RelPath,
         candidate: &RelPath,
         as_file: bool,
+        choosing: &mut Choosing,
     ) -> Result<bool, SpoolError> {
+        if !as_file && choosing.directories.contains(candidate) {
+            return Ok(true);
+        }
+        let origin = choosing.origin;
         let owner: Option<(PeerId, RelPath)> = self.journal.get(OWNED, candidate.as_bytes())?;
         let at = self.layout.inbox().join(candidate.as_path());
         let meta = match fs::symlink_metadata(&at) {
@@ -322,11 +373,12 @@ impl Spool {
             }
             return match meta {
                 Some(meta) if meta.is_dir() => {
-                    let removed = durable::remove_directory(&at).is_ok();
-                    if removed {
+                    let gone = durable::remove_directory(&at).is_ok();
+                    if gone {
+                        choosing.cleared.push(candidate.clone());
                         self.tell_removed(candidate);
                     }
-                    Ok(removed)
+                    Ok(gone)
                 }
                 Some(_) => {
                     let row: Option<InName> = self.journal.get(IN_NAMES, candidate.as_bytes())?;
@@ -335,19 +387,29 @@ impl Spool {
                 None => Ok(true),
             };
         }
-        match meta {
-            Some(meta) if meta.is_dir() => Ok(true),
+        let may = match meta {
+            Some(meta) if meta.is_dir() => true,
             Some(_) => match owner {
-                Some((owner, path)) if owner == origin => {
-                    self.remove_name(candidate)?;
-                    self.note_gave_way(owner, &path)?;
-                    self.tell_removed(candidate);
-                    Ok(true)
+                Some((owner, its_path)) if owner == origin => {
+                    let key = origin_key(origin, &its_path);
+                    let newest: Option<Version> = self.journal.get(VERSIONS, &key)?;
+                    let older = newest.is_none_or(|newest| newest.order < choosing.order);
+                    if older {
+                        self.remove_name(candidate)?;
+                        self.note_gave_way(owner, &its_path)?;
+                        choosing.cleared.push(candidate.clone());
+                        self.tell_removed(candidate);
+                    }
+                    older
                 }
-                Some(_) | None => Ok(false),
+                Some(_) | None => false,
             },
-            None => Ok(owner.is_none_or(|(owner, _)| owner == origin)),
+            None => owner.is_none_or(|(owner, _)| owner == origin),
+        };
+        if may {
+            choosing.directories.insert(candidate.clone());
         }
+        Ok(may)
     }
 
     /// What gave way to another kind of file is not to be found under its name any more.

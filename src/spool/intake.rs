@@ -18,7 +18,7 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +31,9 @@ use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolE
 use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, RelPath, VerifiedManifest};
 use crate::digest::{self, ChunkList, Digest, INLINE_MAX};
 use crate::peer::PeerId;
+
+/// The files of a bundle of more entries than this are not all kept open while it arrives.
+const KEPT_OPEN: usize = 64;
 
 /// What a hasher reads back at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -71,7 +74,8 @@ struct Part {
 #[derive(Debug)]
 struct PartFile {
     at: PathBuf,
-    file: File,
+    /// `None`: opened for each use.
+    kept: Option<Arc<File>>,
     size: u64,
     chunk: u64,
     digest: Digest,
@@ -94,9 +98,26 @@ impl PartFile {
         }
     }
 
+    /// The file, made when it is not there yet.
+    fn open(&self) -> Result<Arc<File>, SpoolError> {
+        if let Some(kept) = &self.kept {
+            return Ok(Arc::clone(kept));
+        }
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.at)
+            .on("create", &self.at)?;
+        Ok(Arc::new(file))
+    }
+
     /// Takes into account what an earlier attempt left, after hashing it again.
-    fn recount(&mut self) -> io::Result<()> {
-        let len = self.file.metadata()?.len();
+    fn recount(&mut self, file: &File) -> io::Result<()> {
+        let len = file.metadata()?.len();
         let mut buffer = Vec::new();
         for index in 0..self.have.len() {
             let range = self.chunk_range(index);
@@ -104,7 +125,7 @@ impl PartFile {
                 break;
             }
             buffer.resize((range.end - range.start) as usize, 0);
-            self.file.read_exact_at(&mut buffer, range.start)?;
+            file.read_exact_at(&mut buffer, range.start)?;
             self.have[index] = self.matches(index, &buffer);
             if self.have[index] && self.hashed == range.start {
                 self.sha.update(&buffer);
@@ -115,12 +136,12 @@ impl PartFile {
     }
 
     /// Lets the running SHA-256 follow over chunks that are here, reading back those that came out of order.
-    fn follow(&mut self) -> io::Result<()> {
+    fn follow(&mut self, file: &File) -> io::Result<()> {
         let mut buffer = Vec::new();
         while self.hashed < self.size && self.have[(self.hashed / self.chunk) as usize] {
             let end = self.chunk_range((self.hashed / self.chunk) as usize).end;
             buffer.resize(READ_BYTES.min((end - self.hashed) as usize), 0);
-            self.file.read_exact_at(&mut buffer, self.hashed)?;
+            file.read_exact_at(&mut buffer, self.hashed)?;
             self.sha.update(&buffer);
             self.hashed += buffer.len() as u64;
         }
@@ -181,51 +202,51 @@ impl Incoming {
         if part.have[at] {
             return Ok(());
         }
-        part.file
-            .write_all_at(bytes, offset)
-            .on("write", &part.at)?;
+        let file = part.open()?;
+        file.write_all_at(bytes, offset).on("write", &part.at)?;
         part.have[at] = true;
         if part.hashed == offset {
             part.sha.update(bytes);
             part.hashed += bytes.len() as u64;
         }
-        part.follow().on("read", &part.at)?;
+        part.follow(&file).on("read", &part.at)?;
         Ok(())
     }
 
     /// Checks length and SHA-256 of every entry. On failure the bytes are in quarantine, nothing is visible.
     pub fn finish(mut self) -> Result<Verified, FinishError> {
+        let mut files = Vec::with_capacity(self.parts.len());
         for index in 0..self.parts.len() {
             let Part {
                 entry,
                 file: Some(part),
             } = &mut self.parts[index]
             else {
+                files.push(None);
                 continue;
             };
             if part.have.contains(&false) {
                 return Err(FinishError::Incomplete(entry.path.clone()));
             }
-            part.follow().on("read", &part.at)?;
+            let file = part.open()?;
+            part.follow(&file).on("read", &part.at)?;
             let found = Digest(part.sha.clone().finalize().into());
-            let len = part.file.metadata().on("stat", &part.at)?.len();
-            if found != part.digest || len != part.size {
+            let meta = file.metadata().on("stat", &part.at)?;
+            if found != part.digest || meta.len() != part.size {
                 return Err(self.quarantine(index, found)?.into());
             }
-            let EntryKind::File { executable, .. } = entry.kind else {
-                continue;
-            };
-            let mode = if executable { 0o755 } else { 0o644 };
-            part.file
-                .set_permissions(Permissions::from_mode(mode))
-                .on("set the mode of", &part.at)?;
-            set_mtime(&part.file, entry.mtime).on("set the time of", &part.at)?;
+            if let EntryKind::File { executable, .. } = entry.kind {
+                let mode = if executable { 0o755 } else { 0o644 };
+                file.set_permissions(Permissions::from_mode(mode))
+                    .on("set the mode of", &part.at)?;
+                set_mtime(&file, entry.mtime).on("set the time of", &part.at)?;
+            }
+            files.push(Some(Staged {
+                at: part.at.clone(),
+                ino: meta.ino(),
+                kept: part.kept.clone(),
+            }));
         }
-        let files = self
-            .parts
-            .into_iter()
-            .map(|part| part.file.map(|file| (file.at, Arc::new(file.file))))
-            .collect();
         Ok(Verified {
             arrival: self.arrival,
             manifest: self.manifest,
@@ -284,7 +305,16 @@ pub struct Verified {
     pub(super) arrival: Arrival,
     pub(super) manifest: VerifiedManifest,
     /// For each entry its staged file; `None` for a directory.
-    pub(super) files: Vec<Option<(PathBuf, Arc<File>)>>,
+    pub(super) files: Vec<Option<Staged>>,
+}
+
+/// A whole file that waits for its name.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) at: PathBuf,
+    pub(super) ino: u64,
+    /// Open, in a bundle of few files.
+    pub(super) kept: Option<Arc<File>>,
 }
 
 impl Spool {
@@ -347,11 +377,12 @@ impl Spool {
         self.journal.make_room();
         let origin = manifest.manifest().origin;
         tracing::debug!(bundle = %bundle.short(), from = %from.short(), "wanted");
+        let keep = manifest.manifest().entries.len() <= KEPT_OPEN;
         let mut parts = Vec::with_capacity(manifest.manifest().entries.len());
         for (index, entry) in manifest.manifest().entries.iter().enumerate() {
             parts.push(Part {
                 entry: entry.clone(),
-                file: self.part_file(bundle, index, entry, origin)?,
+                file: self.part_file(bundle, index, entry, origin, keep)?,
             });
         }
         Ok(Offered::Wanted(Box::new(Incoming {
@@ -374,6 +405,7 @@ impl Spool {
         index: usize,
         entry: &Entry,
         origin: PeerId,
+        keep: bool,
     ) -> Result<Option<PartFile>, SpoolError> {
         let EntryKind::File {
             size,
@@ -389,15 +421,6 @@ impl Spool {
         if !found && *size > INLINE_MAX {
             self.reuse_content(*digest, origin, &at)?;
         }
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&at)
-            .on("create", &at)?;
         let (chunk, count) = if *size <= INLINE_MAX {
             (INLINE_MAX.max(1), u64::from(*size > 0))
         } else {
@@ -405,7 +428,7 @@ impl Spool {
         };
         let mut part = PartFile {
             at,
-            file,
+            kept: None,
             size: *size,
             chunk,
             digest: *digest,
@@ -414,11 +437,17 @@ impl Spool {
             sha: Sha256::new(),
             hashed: 0,
         };
-        let len = part.file.metadata().on("stat", &part.at)?.len();
-        if len > *size {
-            part.file.set_len(0).on("truncate", &part.at)?;
-        } else if len > 0 {
-            part.recount().on("read", &part.at)?;
+        if keep {
+            part.kept = Some(part.open()?);
+        }
+        if found || keep || part.at.exists() {
+            let file = part.open()?;
+            let len = file.metadata().on("stat", &part.at)?.len();
+            if len > *size {
+                file.set_len(0).on("truncate", &part.at)?;
+            } else if len > 0 {
+                part.recount(&file).on("read", &part.at)?;
+            }
         }
         Ok(Some(part))
     }
@@ -474,12 +503,12 @@ impl Spool {
 /// What status shows of a bundle that is arriving.
 pub(super) fn shown(manifest: &VerifiedManifest) -> InboundShown {
     let of = manifest.manifest();
-    let first = &of.entries[0];
+    let path = of.title().unwrap_or_else(|| of.entries[0].path.clone());
     InboundShown {
         bundle: manifest.id(),
         origin: of.origin,
-        path: first.path.clone(),
-        digest: first.digest(),
+        path,
+        digest: of.single_digest(),
         size: of.total_size(),
         state: "incoming".into(),
         error: None,

@@ -14,7 +14,7 @@ use super::content::inode_at;
 use super::durable;
 use super::journal::Batch;
 use super::tables::{INODES, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
-use super::{FileState, Gate, GateGuard, RecoveredFile, Spool, SpoolError};
+use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
 use crate::bundle::RelPath;
 
 /// Gates are looked through for dead ones each time their number has doubled past this.
@@ -332,6 +332,11 @@ impl Spool {
     /// Files that recovery found closed but not sealed, and incomplete ones: to be fed to `ready` at start. Once.
     pub fn recovered(&self) -> Vec<RecoveredFile> {
         std::mem::take(&mut *self.recovered.lock())
+    }
+
+    /// Directories that recovery found committed as one bundle and not sealed. Once.
+    pub fn recovered_trees(&self) -> Vec<RecoveredTree> {
+        std::mem::take(&mut *self.recovered_trees.lock())
     }
 
     /// What is known of the file shown at `path` in the outbox.

@@ -8,19 +8,21 @@
 //! Files in the outbox whose (inode, size, mtime) are as recorded are not looked at again; any other difference is
 //! hashed, and only a different digest is sent.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
 use super::tables::{
     IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, MARKS, Mark, MarkKind, OUT_NAMES, OutName,
-    SETTLED, Stat, VERSIONS, Version, origin_key,
+    SETTLED, Stat, TREES, TreeRow, VERSIONS, Version, origin_key,
 };
-use super::{Recheck, RecoveredFile, Spool, SpoolError, now_secs};
+use super::{Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, Receipt, RelPath, VerifiedManifest};
 use crate::digest::{Digest, Hasher};
 
@@ -40,7 +42,8 @@ impl Spool {
         self.recover_intents(same_boot)?;
         self.recover_renames(same_boot)?;
         self.recover_inbox()?;
-        let recovered = self.recover_outbox(same_boot)?;
+        let mut recovered = self.recover_outbox(same_boot)?;
+        self.recover_trees(&mut recovered)?;
         if !recovered.is_empty() {
             tracing::info!(
                 files = recovered.len(),
@@ -95,6 +98,10 @@ impl Spool {
         let mut batch = Batch::default();
         let of = manifest.manifest();
         let mut shown = Vec::new();
+        let few = intent.names.len() <= durable::SYNC_EACH_MAX;
+        if !few {
+            batch.sync(Sync::Everything);
+        }
         for (index, name, ino) in &intent.names {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
@@ -105,7 +112,7 @@ impl Spool {
             if newest.is_some_and(|newest| newest.order >= of.order()) {
                 continue;
             }
-            if self.roll_forward(manifest.id(), *index, name, *ino, &mut batch)? {
+            if self.roll_forward(manifest.id(), *index, name, *ino, few, &mut batch)? {
                 shown.push((*index, name.clone(), *ino));
                 if let Some(digest) = entry.digest() {
                     batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest });
@@ -124,6 +131,7 @@ impl Spool {
         index: u32,
         name: &RelPath,
         ino: u64,
+        few: bool,
         batch: &mut Batch,
     ) -> Result<bool, SpoolError> {
         let at = self.layout.inbox().join(name.as_path());
@@ -133,16 +141,21 @@ impl Spool {
             batch.sync(Sync::Directory(parent));
             return Ok(false);
         }
-        let staged = self.layout.partial().join(format!("{bundle}.{index}"));
-        if fs::symlink_metadata(&staged).is_ok_and(|meta| meta.ino() == ino) {
-            fs::create_dir_all(&parent).on("create directory", &parent)?;
-            durable::rename(&staged, &at)?;
+        let alone = self.layout.partial().join(format!("{bundle}.{index}"));
+        let in_tree = self.staging_tree(bundle).join(name.as_path());
+        for staged in [alone, in_tree] {
+            if fs::symlink_metadata(&staged).is_ok_and(|meta| meta.ino() == ino) {
+                fs::create_dir_all(&parent).on("create directory", &parent)?;
+                durable::rename(&staged, &at)?;
+            }
         }
         if !fs::symlink_metadata(&at).is_ok_and(|meta| meta.ino() == ino) {
             return Ok(false);
         }
-        batch.sync(Sync::File(Arc::new(File::open(&at).on("open", &at)?)));
-        batch.sync(Sync::Directory(parent));
+        if few {
+            batch.sync(Sync::File(Arc::new(File::open(&at).on("open", &at)?)));
+            batch.sync(Sync::Directory(parent));
+        }
         Ok(true)
     }
 
@@ -275,6 +288,49 @@ impl Spool {
         Ok(recovered)
     }
 
+    /// Trees that were not sealed: what was in them and is below them now is taken out of the files that were found.
+    fn recover_trees(&self, found: &mut Vec<RecoveredFile>) -> Result<(), SpoolError> {
+        let rows = self.journal.scan::<TreeRow>(TREES, &[], None, usize::MAX)?;
+        let mut trees = Vec::new();
+        for (key, row) in rows {
+            let tree = key.as_slice().try_into().map_or(0, u64::from_be_bytes);
+            self.next_tree
+                .fetch_max(tree.saturating_add(1), Ordering::Relaxed);
+            let shows = |path: &RelPath| {
+                let at = self.layout.outbox().join(path.as_path());
+                super::content::inode_at(&at) == Some(row.ino)
+            };
+            let root = if shows(&row.root) {
+                row.root.clone()
+            } else if row.begun && shows(&row.from) {
+                row.from.clone()
+            } else {
+                // Renamed back or removed; or the rename that would have made it a tree was never done.
+                let mut batch = Batch::default();
+                batch.delete(TREES, &key);
+                self.journal.submit(batch)?;
+                continue;
+            };
+            let members: HashSet<u64> = row.files.iter().copied().collect();
+            let is_member =
+                |file: &RecoveredFile| members.contains(&file.ino) && file.path.starts_with(&root);
+            let (files, others): (Vec<_>, Vec<_>) = found.drain(..).partition(is_member);
+            *found = others;
+            let below = row.directories.iter().filter_map(|directory| {
+                RelPath::parse([root.as_bytes(), b"/", directory.as_bytes()].concat()).ok()
+            });
+            let directories = std::iter::once(root.clone()).chain(below).collect();
+            trees.push(RecoveredTree {
+                tree,
+                root,
+                files,
+                directories,
+            });
+        }
+        *self.recovered_trees.lock() = trees;
+        Ok(())
+    }
+
     pub(super) fn each_row<V: serde::de::DeserializeOwned>(
         &self,
         table: super::journal::Table,
@@ -330,8 +386,9 @@ impl Spool {
                 }
                 None => false,
             };
-            if !wanted {
-                durable::remove(&path)?;
+            // A tree that was being built is rolled forward by now, or is fetched again.
+            if !wanted || path.is_dir() {
+                durable::remove_all(&path)?;
             }
         }
         Ok(())

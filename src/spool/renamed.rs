@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 
 use super::content::inode_at;
 use super::durable::{self, OnPath, Sync};
+use super::inbox::Choosing;
 use super::intake::set_mtime;
 use super::journal::Batch;
 use super::tables::{
@@ -281,8 +282,8 @@ impl Spool {
         row: &InName,
         emptied: u16,
     ) -> Result<RelPath, SpoolError> {
-        let (of, bundle) = (manifest.manifest(), manifest.id());
-        let to = self.choose_name(of.origin, &announced.entry.path, true)?;
+        let bundle = manifest.id();
+        let to = self.choose_name(&announced.entry.path, true, &mut Choosing::of(manifest))?;
         let replaced: Option<InName> = self.journal.get(IN_NAMES, to.as_bytes())?;
         let replaced = replaced.map(|row| row.ino).filter(|ino| *ino != row.ino);
         let renaming = Renaming {

@@ -30,7 +30,9 @@ use super::tables::{
     OUT_NAMES, OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending,
     pending_key, user_key,
 };
-use super::{Event, Gate, Recheck, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
+use super::{
+    Event, Gate, Recheck, SealOutcome, SealRequest, Spool, SpoolError, TreeRequest, now_secs,
+};
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, Former, MANIFEST_VERSION, Manifest, RelPath, Scope,
     VerifiedManifest,
@@ -47,6 +49,7 @@ pub(super) const READ_BYTES: usize = 256 * 1024;
 /// Work for a sealer thread.
 pub(super) enum Job {
     Seal(SealRequest),
+    Tree(TreeRequest),
     Tail(Arc<Gate>, File),
     /// Content that some bundles no longer need, now that it is durable that they do not.
     Free(Vec<Digest>),
@@ -63,6 +66,10 @@ pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
             Job::Stop => return,
             Job::Tail(gate, file) => follow(&gate, &file, &mut buffer),
             Job::Free(digests) => spool.free_all(&digests),
+            Job::Tree(request) => {
+                spool.journal.make_room();
+                spool.seal_tree_job(request, &mut buffer);
+            }
             Job::Seal(request) => {
                 spool.journal.make_room();
                 let SealRequest {
@@ -116,6 +123,24 @@ pub(super) fn hash_rest(file: &File, mut hasher: Hasher, buffer: &mut [u8]) -> i
             Err(e) => return Err(e),
         }
     }
+}
+
+/// What a manifest says of a file.
+pub(super) fn file_entry(path: &RelPath, meta: &std::fs::Metadata, hashed: Hashed) -> Entry {
+    Entry {
+        path: path.clone(),
+        mtime: mtime_of(meta),
+        kind: EntryKind::File {
+            size: hashed.len,
+            executable: meta.mode() & 0o111 != 0,
+            digest: hashed.digest,
+            chunks: hashed.chunks,
+        },
+    }
+}
+
+pub(super) fn mtime_of(meta: &std::fs::Metadata) -> (i64, u32) {
+    (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
 }
 
 impl Spool {
@@ -260,13 +285,14 @@ impl Spool {
             .into_iter()
             .chain(before.map(|row| row.bundle))
             .collect();
+        let entry = file_entry(path, &meta, hashed);
         tracing::trace!(%path, ?renamed_from, ?formers, "sealing");
-        let manifest = self.manifest_for(path, &meta, hashed, formers, priority, latest);
+        let manifest = self.manifest_for(vec![entry], formers, priority, latest);
         let bundle = manifest.id();
         self.bundle_rows(&manifest, &mut batch)?;
         let mut freed = Vec::new();
         for old in &superseded {
-            freed.extend(self.supersede(*old, &mut batch)?);
+            freed.extend(self.supersede(*old, &manifest, &mut batch)?);
         }
         batch.put(LATEST, path.as_bytes(), &bundle);
         batch.put(
@@ -309,9 +335,9 @@ impl Spool {
     }
 
     /// What an earlier bundle of ours says of content with this digest, so that it need not be hashed again.
-    fn hashed_before(&self, digest: Digest, len: u64) -> Option<Hashed> {
+    pub(super) fn hashed_before(&self, digest: Digest, len: u64) -> Option<Hashed> {
         let bundle: BundleId = self.journal.get(SENT_AS, &digest.0).ok().flatten()?;
-        let manifest = self.manifest(bundle).ok().flatten()?;
+        let manifest = self.shared_manifest(bundle).ok().flatten()?;
         manifest
             .manifest()
             .entries
@@ -331,25 +357,25 @@ impl Spool {
             })
     }
 
-    fn manifest_for(
+    pub(super) fn manifest_for(
         &self,
-        path: &RelPath,
-        meta: &std::fs::Metadata,
-        hashed: Hashed,
+        entries: Vec<Entry>,
         renamed_from: Vec<Former>,
         priority: crate::bundle::Priority,
         supersedes: Option<BundleId>,
     ) -> VerifiedManifest {
-        let entry = Entry {
-            path: path.clone(),
-            mtime: (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0)),
-            kind: EntryKind::File {
-                size: hashed.len,
-                executable: meta.mode() & 0o111 != 0,
-                digest: hashed.digest,
-                chunks: hashed.chunks,
-            },
-        };
+        let scope = Scope::All { generation: 1 };
+        self.scoped_manifest(entries, renamed_from, priority, supersedes, scope)
+    }
+
+    pub(super) fn scoped_manifest(
+        &self,
+        entries: Vec<Entry>,
+        renamed_from: Vec<Former>,
+        priority: crate::bundle::Priority,
+        supersedes: Option<BundleId>,
+        scope: Scope,
+    ) -> VerifiedManifest {
         let (epoch, incarnation) = self.epoch();
         let manifest = Manifest {
             version: MANIFEST_VERSION,
@@ -358,20 +384,31 @@ impl Spool {
             incarnation,
             seq: self.next_seq.fetch_add(1, Ordering::Relaxed),
             lifetime_secs: self.lifetime.as_secs(),
-            scope: Scope::All { generation: 1 },
+            scope,
             priority,
             supersedes,
             renamed_from,
-            entries: vec![entry],
+            entries,
             salt: peer::random(),
         };
         manifest.sign(&self.identity)
     }
 
     /// The rows of a new bundle of ours: what it is, whom it is for. Call with the decision lock held.
-    fn bundle_rows(
+    pub(super) fn bundle_rows(
         &self,
         manifest: &VerifiedManifest,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let recipients: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
+        self.bundle_rows_for(manifest, &recipients, batch)
+    }
+
+    /// [`Self::bundle_rows`] for these recipients.
+    pub(super) fn bundle_rows_for(
+        &self,
+        manifest: &VerifiedManifest,
+        recipients: &[PeerId],
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
@@ -382,7 +419,7 @@ impl Spool {
             .iter()
             .filter_map(Entry::digest)
             .collect();
-        let same_content = match digests.first() {
+        let same_content = match manifest.manifest().single_digest() {
             Some(digest) => self.journal.get(SENT_AS, &digest.0)?,
             None => None,
         };
@@ -394,8 +431,7 @@ impl Spool {
         };
         batch.put(BUNDLES, &bundle.0, &row);
         batch.put(OUT_ORDER, &descending(order), &bundle);
-        let recipients: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
-        for peer in &recipients {
+        for peer in recipients {
             batch.put(
                 DELIVERIES,
                 &delivery_key(bundle, *peer),
@@ -413,10 +449,19 @@ impl Spool {
         Ok(())
     }
 
-    /// A newer version of the same path goes to everybody who still waits for `old`, unless its transfer has begun.
-    /// Call with the decision lock held, before the new version's own rows of the path are in `batch`. Gives the content
-    /// that `old` no longer needs.
-    fn supersede(&self, old: BundleId, batch: &mut Batch) -> Result<Vec<Digest>, SpoolError> {
+    /// A newer version of the same path goes to everybody who still waits for `old`, unless its transfer has begun or
+    /// `old` has another path whose newest version it still is: then it is delivered, and the receiver shows the newer
+    /// of each. Call with the decision lock held, before the new version's own rows of the path are in `batch`. Gives
+    /// the content that `old` no longer needs.
+    pub(super) fn supersede(
+        &self,
+        old: BundleId,
+        newer: &VerifiedManifest,
+        batch: &mut Batch,
+    ) -> Result<Vec<Digest>, SpoolError> {
+        if !self.is_superseded(old, newer)? {
+            return Ok(Vec::new());
+        }
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &old.0)? else {
             return Ok(Vec::new());
         };
@@ -442,6 +487,42 @@ impl Spool {
         } else {
             Ok(Vec::new())
         }
+    }
+
+    /// Whether every path of `old` has a newer version, counting those of `newer`.
+    fn is_superseded(&self, old: BundleId, newer: &VerifiedManifest) -> Result<bool, SpoolError> {
+        let Some(manifest) = self.shared_manifest(old)? else {
+            return Ok(true);
+        };
+        let entries = &manifest.manifest().entries;
+        if entries.len() == 1 {
+            return Ok(true);
+        }
+        if self.deliveries_of(old)?.iter().all(|(_, s)| s.is_final()) && self.is_not_orphan(old)? {
+            return Ok(false);
+        }
+        let newer: std::collections::HashSet<&RelPath> = newer
+            .manifest()
+            .entries
+            .iter()
+            .map(|entry| &entry.path)
+            .collect();
+        // From the end: who changes file after file most likely goes through them in order.
+        for entry in entries.iter().rev() {
+            let latest = || self.journal.get::<BundleId>(LATEST, entry.path.as_bytes());
+            if !newer.contains(&entry.path) && latest()? == Some(old) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_not_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+            return Ok(true);
+        };
+        let orphan: Option<BundleId> = self.journal.get(ORPHANS, &row.order.to_be_bytes())?;
+        Ok(orphan.is_none())
     }
 
     fn free_all(&self, digests: &[Digest]) {

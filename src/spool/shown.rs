@@ -107,9 +107,9 @@ impl Spool {
     }
 
     fn outbound_row(&self, bundle: BundleId, path: Option<&RelPath>) -> Option<OutboundRow> {
-        let manifest = self.manifest(bundle).ok().flatten()?;
-        let first = &manifest.manifest().entries[0];
-        let path = path.unwrap_or(&first.path);
+        let manifest = self.shared_manifest(bundle).ok().flatten()?;
+        let title = manifest.manifest().title()?;
+        let path = path.unwrap_or(&title);
         let sealed_only = self.volatile.lock().contains(&bundle);
         let deliveries = self.deliveries_of(bundle).unwrap_or_default();
         let mut recipients = Vec::with_capacity(deliveries.len());
@@ -153,7 +153,11 @@ impl Spool {
             path: path.to_string(),
             path_b64: base64_of(path),
             bundle: bundle.to_string(),
-            sha256: first.digest().map(Digest::to_hex).unwrap_or_default(),
+            sha256: manifest
+                .manifest()
+                .single_digest()
+                .map(Digest::to_hex)
+                .unwrap_or_default(),
             size: manifest.manifest().total_size(),
             state: state.to_owned(),
             recipients,

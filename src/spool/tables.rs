@@ -56,6 +56,8 @@ pub(super) const JOINING: Table = Table(23);
 
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table = Table(40);
+/// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
+pub(super) const TREES: Table = Table(30);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";
@@ -89,6 +91,23 @@ impl OutName {
         self.formerly = Some(announced_as).filter(|name| name != to);
         self
     }
+}
+
+/// A directory that is to be sent as one bundle. Written before the rename that makes it one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TreeRow {
+    /// Where it was before its last rename.
+    pub(super) from: RelPath,
+    /// Where it is, if that rename was done.
+    pub(super) root: RelPath,
+    /// Its own inode.
+    pub(super) ino: u64,
+    /// It was to be sent before its last rename already.
+    pub(super) begun: bool,
+    /// What was in it then.
+    pub(super) files: Vec<u64>,
+    /// Directories that were in it, relative to it.
+    pub(super) directories: Vec<RelPath>,
 }
 
 /// What tells whether a file is still the one that was sealed.

@@ -6,6 +6,8 @@ mod crash;
 mod races;
 #[cfg(test)]
 mod renames;
+#[cfg(test)]
+mod trees;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

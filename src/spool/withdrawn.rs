@@ -70,7 +70,7 @@ impl Spool {
             let path = entry.on("read", &partial)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with(&prefix) {
-                durable::remove(&path)?;
+                durable::remove_all(&path)?;
             }
         }
         drop((arriving, decide));

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::super::inbox::Choosing;
 use super::super::journal::Batch;
 use super::super::tables::{IN_NAMES, InName, OUT_NAMES, OutName, RENAMES, Renaming, VERSIONS};
 use super::*;
@@ -111,8 +112,15 @@ impl Node {
 struct Heard(parking_lot::Mutex<Vec<String>>);
 
 impl InboxObserver for Heard {
-    fn published(&self, path: &RelPath, _replaced: Option<u64>) {
-        self.0.lock().push(format!("published {path}"));
+    fn prepare(&self, _replaced: &[RelPath]) {}
+    fn unprepare(&self) {}
+    fn switch(&self, give: &mut dyn FnMut()) {
+        give();
+    }
+    fn published(&self, names: &[NewName]) {
+        for name in names.iter().filter(|name| !name.directory) {
+            self.0.lock().push(format!("published {}", name.path));
+        }
     }
     fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
         let over = if replaced.is_some() { " over it" } else { "" };
@@ -573,7 +581,7 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
 fn cut_off(birch: &Node, alder: &Node, bundle: BundleId, from: &str, to: &str, done: bool) {
     birch
         .spool()
-        .choose_name(alder.id(), &rel(to), true)
+        .choose_name(&rel(to), true, &mut Choosing::of(&alder.manifest(bundle)))
         .unwrap();
     let renaming = Renaming {
         signed: alder.manifest(bundle).signed().clone(),

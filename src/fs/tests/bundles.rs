@@ -1,0 +1,153 @@
+//! Directories that are committed by a rename, and inbox names that change together.
+
+use super::*;
+
+fn name(text: &str) -> RelPath {
+    RelPath::parse(text).unwrap()
+}
+
+#[test]
+fn a_directory_that_gets_an_ordinary_name_is_told_before_the_rename_and_sealed_whole() {
+    let t = test_fs();
+    let d = t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
+    let sub = t.fs.mkdir(at(d.attr.node, "sub"), 0o755, ME).unwrap();
+    t.put(d.attr.node, "f", b"x");
+    t.put(sub.attr.node, ".hidden", b"x");
+    let (from, to) = (at(NodeId::OUTBOX, ".d"), at(NodeId::OUTBOX, "d"));
+    t.rename(from, to, RenameFlags::empty()).unwrap();
+    let told = t.wait_for(|saw| matches!(saw, Saw::TreeRenaming(..) | Saw::Renamed(..)));
+    assert_eq!(told, Saw::TreeRenaming(".d".into(), "d".into(), 2));
+    let sealed = t.wait_for(|saw| matches!(saw, Saw::SealTree(..) | Saw::Seal(..)));
+    let files = vec!["d/f".to_owned(), "d/sub/.hidden".to_owned()];
+    assert_eq!(
+        sealed,
+        Saw::SealTree(files, vec!["d".into(), "d/sub".into()])
+    );
+}
+
+#[test]
+fn a_rename_that_fails_leaves_no_tree() {
+    let t = test_fs();
+    t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
+    let full = t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME).unwrap();
+    t.put(full.attr.node, "f", b"x");
+    let (from, to) = (at(NodeId::OUTBOX, ".d"), at(NodeId::OUTBOX, "d"));
+    assert_eq!(
+        errno(t.rename(from, to, RenameFlags::empty())),
+        libc::ENOTEMPTY
+    );
+    t.wait_for(|saw| *saw == Saw::TreeDropped);
+}
+
+#[test]
+fn an_open_member_holds_its_directory_and_is_shown() {
+    let t = test_fs();
+    let d = t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
+    let (_, open) = t.create(d.attr.node, "f").unwrap();
+    let other = t.put(d.attr.node, ".other", b"x");
+    let (from, to) = (at(NodeId::OUTBOX, ".d"), at(NodeId::OUTBOX, "d"));
+    t.rename(from, to, RenameFlags::empty()).unwrap();
+    let state = |id| t.fs.file_state(id).unwrap().state;
+    assert_eq!(state(d.attr.node), "waiting: d/f");
+    assert_eq!(state(other.attr.node), "waiting: d/f");
+    t.write(open.fh, 0, b"the end").unwrap();
+    t.fs.release(open.fh);
+    let sealed = t.wait_for(|saw| matches!(saw, Saw::SealTree(..) | Saw::Seal(..)));
+    assert!(matches!(sealed, Saw::SealTree(files, _) if files.len() == 2));
+}
+
+#[test]
+fn a_committed_directory_that_moves_again_is_told_before_that_too() {
+    let t = test_fs();
+    let d = t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
+    let (_, open) = t.create(d.attr.node, "f").unwrap();
+    let names = [".d", "d", "e", ".e"];
+    for pair in names.windows(2) {
+        let (from, to) = (at(NodeId::OUTBOX, pair[0]), at(NodeId::OUTBOX, pair[1]));
+        t.rename(from, to, RenameFlags::empty()).unwrap();
+    }
+    t.wait_for(|saw| *saw == Saw::TreeMoving("d".into(), "e".into()));
+    t.wait_for(|saw| *saw == Saw::TreeMoving("e".into(), ".e".into()));
+    t.wait_for(|saw| *saw == Saw::TreeDropped);
+    t.fs.release(open.fh);
+}
+
+#[test]
+fn while_names_are_about_to_change_together_the_kernel_is_told_to_remember_none() {
+    let t = test_fs();
+    let (sender, told) = channel();
+    let sender = Mutex::new(sender);
+    let invalidate = move |parent: NodeId, name: &[u8]| {
+        let told = (parent, name.to_vec());
+        sender.lock().send(told).unwrap();
+    };
+    t.fs.set_invalidator(Box::new(invalidate)).unwrap();
+    t.put_inbox("known", b"old");
+    disk::write(t.spool.inbox_root().join("unknown"), b"old").unwrap();
+    let observer = t.spool.observer.lock().clone().unwrap();
+    observer.prepare(&[name("known"), name("unknown")]);
+    // At once: who prepares waits until the kernel has forgotten.
+    assert_eq!(told.try_recv().unwrap(), (NodeId::INBOX, b"known".to_vec()));
+    assert!(told.try_recv().is_err(), "the kernel never knew the other");
+    let ttl = |name: &[u8]| t.fs.lookup(NodeId::INBOX, name).unwrap().ttl;
+    assert_eq!(
+        (ttl(b"known"), ttl(b"unknown")),
+        (Duration::ZERO, Duration::ZERO)
+    );
+    let opened = t.fs.opendir(NodeId::INBOX).unwrap();
+    t.fs.readdirplus(opened.fh, 0, |_, entry| {
+        assert_eq!(entry.ttl, Duration::ZERO);
+        false
+    })
+    .unwrap();
+    observer.unprepare();
+    assert!(!ttl(b"known").is_zero());
+}
+
+#[test]
+fn nobody_looks_at_the_inbox_in_the_middle_of_a_switch() {
+    let t = test_fs();
+    for name in ["a", "b"] {
+        t.put_inbox(name, b"0");
+    }
+    let observer = t.spool.observer.lock().clone().unwrap();
+    let fs = t.fs.clone();
+    let stop = AtomicBool::new(false);
+    let (root, state) = (
+        t.spool.inbox_root(),
+        t.spool.real.layout().state().to_path_buf(),
+    );
+    let rounds = thread::scope(|scope| {
+        let looker = scope.spawn(|| {
+            let mut rounds = 0_u64;
+            // The size of a file is the round it is from.
+            let size = |name: &[u8]| fs.lookup(NodeId::INBOX, name).unwrap().attr.size;
+            while !stop.load(Ordering::SeqCst) {
+                let (first, second) = (size(b"a"), size(b"b"));
+                assert!(
+                    first <= second,
+                    "a of round {first}, then b of round {second}"
+                );
+                rounds += 1;
+            }
+            rounds
+        });
+        for round in 2..200 {
+            let staged = ["a", "b"].map(|name| (state.join(name), root.join(name)));
+            for (from, _) in &staged {
+                disk::write(from, vec![0; round]).unwrap();
+            }
+            observer.switch(&mut || {
+                for (from, to) in &staged {
+                    disk::rename(from, to).unwrap();
+                    thread::yield_now();
+                }
+            });
+            // Parking a lock wakes nobody who never came to wait.
+            thread::yield_now();
+        }
+        stop.store(true, Ordering::SeqCst);
+        looker.join().unwrap()
+    });
+    assert!(rounds > 0, "nobody looked");
+}

@@ -1,0 +1,531 @@
+//! A directory of the outbox that is sent as one bundle.
+//!
+//! # Invariants
+//! 1. The row of a tree is in the journal before the rename that makes it one, and goes in the batch that seals it.
+//! 2. A tree is sealed with all its gates locked: what the manifest says of each member was true at one instant.
+//! 3. A member that is gone by then is left out. One that cannot be read holds the whole tree up; nothing is left out
+//!    silently.
+//!
+//! # Crash behaviour
+//!
+//! | killed | then |
+//! |---|---|
+//! | after the row, before the rename | the row is dropped: the directory still has its ignored name |
+//! | after the rename, before the seal | the tree is fed to `ready` again: what was in it (by inode) and is below it now |
+//! | while it is sealed: content links made, rows not | the same; links without rows are looked at by recovery |
+//! | after the rows are submitted | it is a bundle, with the same id |
+//! | between a later rename of the tree and its row | the row of before the rename says where it was and where it went |
+//!
+//! After a power loss the rows of the last moments are gone: its files are incomplete like any others that were not
+//! sealed, and without the row each is a file of its own.
+//!
+//! # Threads
+//! One `sealer-N` does all of a tree. The gates are held while rows and links are made, some tens of microseconds per
+//! file, so a writer that comes back then waits in the blocking pool.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::TrySendError;
+
+use super::durable::{OnPath, SYNC_EACH_MAX, Sync};
+use super::gate::{Gate, GateGuard};
+use super::journal::Batch;
+use super::seal::{Job, file_entry, hash_rest, mtime_of};
+use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
+use super::{Event, SealOutcome, Spool, SpoolError, TreeRequest};
+use crate::bundle::{
+    BundleId, Entry, EntryKind, MANIFEST_MAX, MAX_ENTRIES, RelPath, VerifiedManifest,
+};
+use crate::digest::{Digest, Hashed};
+
+/// How often members that changed while they were hashed are hashed again before `ready` is asked to wait.
+const ROUNDS: usize = 3;
+
+/// Content links made under one hold of the decision lock.
+const LINK_PAGE: usize = 128;
+
+/// What an entry takes in a manifest besides its path and chunks, and a manifest besides its entries; ample.
+const ENTRY_BYTES: usize = 80;
+
+/// One file of a tree that is being sealed.
+struct Member {
+    path: RelPath,
+    gate: Arc<Gate>,
+    generation: u64,
+    hashed: Hashed,
+    meta: Metadata,
+}
+
+/// What hashing a member came to.
+enum Looked {
+    Member(Box<Member>),
+    Gone,
+    Open,
+}
+
+impl Spool {
+    /// A directory is about to be renamed from an ignored name to an ordinary one. To be called before the rename; gives
+    /// the number of the tree. `files` are its members; `directories` those below it, relative to it.
+    pub fn tree_renaming(
+        &self,
+        from: &RelPath,
+        to: &RelPath,
+        ino: u64,
+        files: Vec<u64>,
+        directories: Vec<RelPath>,
+    ) -> Result<u64, SpoolError> {
+        let tree = self.next_tree.fetch_add(1, Ordering::Relaxed);
+        let row = TreeRow {
+            from: from.clone(),
+            root: to.clone(),
+            ino,
+            begun: false,
+            files,
+            directories,
+        };
+        let mut batch = Batch::default();
+        batch.put(TREES, &tree.to_be_bytes(), &row);
+        self.journal.submit(batch)?;
+        Ok(tree)
+    }
+
+    /// A tree that is not sealed yet is about to be renamed.
+    pub fn tree_moving(&self, tree: u64, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
+        let Some(mut row) = self.journal.get::<TreeRow>(TREES, &tree.to_be_bytes())? else {
+            return Ok(());
+        };
+        (row.from, row.root, row.begun) = (from.clone(), to.clone(), true);
+        let mut batch = Batch::default();
+        batch.put(TREES, &tree.to_be_bytes(), &row);
+        self.journal.submit(batch)
+    }
+
+    /// The rename did not happen, or the directory has an ignored name again.
+    pub fn tree_dropped(&self, tree: u64) {
+        let mut batch = Batch::default();
+        batch.delete(TREES, &tree.to_be_bytes());
+        if let Err(error) = self.journal.submit(batch) {
+            tracing::error!(%error, tree, "cannot forget a directory");
+        }
+    }
+
+    /// Queues a tree for hashing and sealing. Never blocks on the hasher.
+    pub fn seal_tree(&self, request: TreeRequest) {
+        match self.jobs.try_send(Job::Tree(request)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(Job::Tree(r)) | TrySendError::Disconnected(Job::Tree(r))) => {
+                (r.done)(SealOutcome::Failed(SpoolError::Journal(
+                    "too many files wait for their seal".into(),
+                )));
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    pub(super) fn seal_tree_job(&self, request: TreeRequest, buffer: &mut [u8]) {
+        let outcome = match self.seal_tree_now(&request, buffer) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::warn!(root = %request.root, %error, "cannot seal a directory");
+                SealOutcome::Failed(error)
+            }
+        };
+        (request.done)(outcome);
+    }
+
+    fn seal_tree_now(
+        &self,
+        request: &TreeRequest,
+        buffer: &mut [u8],
+    ) -> Result<SealOutcome, SpoolError> {
+        let mut members: Vec<Member> = Vec::with_capacity(request.files.len());
+        for (ino, path) in &request.files {
+            match self.look_at_member(*ino, path, buffer)? {
+                Looked::Member(member) => members.push(*member),
+                Looked::Gone => {}
+                Looked::Open => return Ok(SealOutcome::Changed),
+            }
+        }
+        for _ in 0..ROUNDS {
+            let gates: BTreeMap<u64, Arc<Gate>> = members
+                .iter()
+                .map(|member| (member.gate.ino(), Arc::clone(&member.gate)))
+                .collect();
+            // In the order of the inodes, so that two trees never wait for each other.
+            let mut guards: HashMap<u64, GateGuard<'_>> = gates
+                .iter()
+                .map(|(ino, gate)| (*ino, gate.lock()))
+                .collect();
+            if guards.values().any(|guard| guard.writers() > 0) {
+                return Ok(SealOutcome::Changed);
+            }
+            let mut changed = BTreeSet::new();
+            for (at, member) in members.iter().enumerate() {
+                let guard = guards.get_mut(&member.gate.ino());
+                let generation = guard.map(|guard| guard.state().generation);
+                if generation != Some(member.generation) {
+                    changed.insert(at);
+                }
+            }
+            if changed.is_empty() {
+                return self.seal_members(request, &members, &mut guards);
+            }
+            drop(guards);
+            let mut again = Vec::with_capacity(members.len());
+            for (at, member) in members.into_iter().enumerate() {
+                if !changed.contains(&at) {
+                    again.push(member);
+                    continue;
+                }
+                match self.look_at_member(member.gate.ino(), &member.path, buffer)? {
+                    Looked::Member(member) => again.push(*member),
+                    Looked::Gone => {}
+                    Looked::Open => return Ok(SealOutcome::Changed),
+                }
+            }
+            members = again;
+        }
+        Ok(SealOutcome::Changed)
+    }
+
+    fn look_at_member(
+        &self,
+        ino: u64,
+        path: &RelPath,
+        buffer: &mut [u8],
+    ) -> Result<Looked, SpoolError> {
+        let at = self.layout.outbox().join(path.as_path());
+        let Some(file) = open_member(&at, ino)? else {
+            return Ok(Looked::Gone);
+        };
+        let gate = self.gate(ino);
+        let (generation, sealed, tail) = {
+            let mut gate = gate.lock();
+            if gate.writers() > 0 {
+                return Ok(Looked::Open);
+            }
+            let tail = gate.take_tail();
+            (gate.state().generation, gate.state().sealed, tail)
+        };
+        let meta = file.metadata().on("stat", &at)?;
+        let doubted = self.recheck.lock().contains_key(&ino);
+        let known = sealed
+            .filter(|_| !doubted)
+            .and_then(|digest| self.hashed_before(digest, meta.len()));
+        let hashed = match known {
+            Some(hashed) => hashed,
+            None => hash_rest(&file, tail, buffer).on("read", &at)?,
+        };
+        let meta = file.metadata().on("stat", &at)?;
+        Ok(Looked::Member(Box::new(Member {
+            path: path.clone(),
+            gate,
+            generation,
+            hashed,
+            meta,
+        })))
+    }
+
+    /// Links, rows and manifests, with all gates locked.
+    fn seal_members(
+        &self,
+        request: &TreeRequest,
+        members: &[Member],
+        guards: &mut HashMap<u64, GateGuard<'_>>,
+    ) -> Result<SealOutcome, SpoolError> {
+        let outbox = self.layout.outbox();
+        let mut batch = Batch::default();
+        let mut files = Vec::new();
+        let few = members.len() <= SYNC_EACH_MAX;
+        // The links first, page by page: file operations need the decision lock too. A link cannot go again while its
+        // inode has a visible name.
+        for page in members.chunks(LINK_PAGE) {
+            let _decide = self.decide.lock();
+            for member in page {
+                let at = outbox.join(member.path.as_path());
+                let Some(file) = open_member(&at, member.gate.ino())? else {
+                    continue;
+                };
+                self.hold_content(&file, member.hashed.digest, &mut batch)?;
+                if few {
+                    files.push(file);
+                }
+            }
+        }
+
+        let decide = self.decide.lock();
+        let mut sealed: Vec<(&Member, Stat)> = Vec::with_capacity(members.len());
+        for member in members {
+            let at = outbox.join(member.path.as_path());
+            let Ok(meta) = std::fs::symlink_metadata(&at) else {
+                continue;
+            };
+            let ino = member.gate.ino();
+            let there = meta.ino() == ino && meta.is_file() && !member.gate.is_retired();
+            if !there {
+                continue;
+            }
+            if meta.len() != member.hashed.len {
+                return Ok(SealOutcome::Changed);
+            }
+            // Its link may have been another member's that is gone since.
+            let digest = member.hashed.digest;
+            if super::content::inode_at(&self.layout.content(digest)).is_none() {
+                let Some(file) = open_member(&at, ino)? else {
+                    continue;
+                };
+                self.hold_content(&file, digest, &mut batch)?;
+            }
+            let meta = std::fs::symlink_metadata(&at).on("stat", &at)?;
+            sealed.push((member, Stat::of(&meta)));
+        }
+        let mut entries = entries_of(&outbox, &sealed, &request.directories);
+        if entries.is_empty() {
+            batch.delete(TREES, &request.tree.to_be_bytes());
+            self.journal.submit(batch)?;
+            return Ok(SealOutcome::Gone);
+        }
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let manifests: Vec<VerifiedManifest> = split(entries)
+            .into_iter()
+            .map(|entries| self.manifest_for(entries, Vec::new(), request.priority, None))
+            .collect();
+        if manifests.len() > 1 {
+            tracing::warn!(
+                root = %request.root,
+                bundles = manifests.len(),
+                "a directory has more in it than fits one bundle: it is sent as several"
+            );
+        }
+        let freed = self.tree_rows(&sealed, &manifests, &mut batch)?;
+        batch.delete(TREES, &request.tree.to_be_bytes());
+        if few {
+            for (member, _) in &sealed {
+                if let Some(directory) = outbox.join(member.path.as_path()).parent() {
+                    batch.sync(Sync::Directory(directory.to_path_buf()));
+                }
+            }
+            for directory in &request.directories {
+                batch.sync(Sync::Directory(outbox.join(directory.as_path())));
+            }
+            let root = outbox.join(request.root.as_path());
+            if let Some(above) = root.parent() {
+                batch.sync(Sync::Directory(above.to_path_buf()));
+            }
+            for file in files {
+                batch.sync(Sync::File(Arc::new(file)));
+            }
+        } else {
+            batch.sync(Sync::Everything);
+        }
+        let bundles: Vec<BundleId> = manifests.iter().map(VerifiedManifest::id).collect();
+        self.volatile.lock().extend(bundles.iter().copied());
+        let me = self.me.clone();
+        let durable = bundles.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                for bundle in &durable {
+                    spool.volatile.lock().remove(bundle);
+                }
+                if !freed.is_empty() && spool.jobs.try_send(Job::Free(freed)).is_err() {
+                    tracing::debug!("content that nobody needs stays until the next start");
+                }
+                spool.ring(&Event::StatusChanged);
+            }
+        });
+        self.journal.submit(batch)?;
+        for (member, _) in &sealed {
+            if let Some(guard) = guards.get_mut(&member.gate.ino()) {
+                guard.state().sealed = Some(member.hashed.digest);
+            }
+            member.gate.set_marked(false);
+            self.recheck.lock().remove(&member.gate.ino());
+        }
+        drop(decide);
+        self.counters
+            .sealed
+            .fetch_add(bundles.len() as u64, Ordering::Relaxed);
+        for bundle in &bundles {
+            tracing::debug!(root = %request.root, bundle = %bundle.short(), files = sealed.len(), "sealed");
+            self.ring(&Event::Sealed(*bundle));
+        }
+        Ok(SealOutcome::Sealed(bundles[0]))
+    }
+
+    /// The rows of all bundles of a tree and of its files. Gives content that nobody needs once they are durable. Call
+    /// with the decision lock held.
+    fn tree_rows(
+        &self,
+        sealed: &[(&Member, Stat)],
+        manifests: &[VerifiedManifest],
+        batch: &mut Batch,
+    ) -> Result<Vec<Digest>, SpoolError> {
+        let mut bundle_of: HashMap<&RelPath, BundleId> = HashMap::new();
+        let mut freed = Vec::new();
+        for manifest in manifests {
+            self.bundle_rows(manifest, batch)?;
+            let mut superseded = BTreeSet::new();
+            for entry in &manifest.manifest().entries {
+                let path = entry.path.as_bytes();
+                bundle_of.insert(&entry.path, manifest.id());
+                superseded.extend(self.journal.get::<BundleId>(LATEST, path)?);
+                let before: Option<OutName> = self.journal.get(OUT_NAMES, path)?;
+                superseded.extend(before.map(|row| row.bundle));
+            }
+            for old in superseded {
+                freed.extend(self.supersede(old, manifest, batch)?);
+            }
+        }
+        for (path, bundle) in &bundle_of {
+            batch.put(LATEST, path.as_bytes(), bundle);
+        }
+        for (member, stat) in sealed {
+            let digest = member.hashed.digest;
+            let Some(bundle) = bundle_of.get(&member.path).copied() else {
+                continue;
+            };
+            let row = OutName {
+                stat: *stat,
+                digest,
+                bundle,
+                formerly: None,
+            };
+            batch.put(OUT_NAMES, member.path.as_bytes(), &row);
+            batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest });
+            batch.delete(MARKS, &stat.ino.to_be_bytes());
+        }
+        Ok(freed)
+    }
+}
+
+/// Opens a member; `None` when the name shows another file by now, or nothing.
+fn open_member(at: &Path, ino: u64) -> Result<Option<File>, SpoolError> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(at) {
+        Ok(file) => file,
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(e) => return Err(e).on("open", at),
+    };
+    let meta = file.metadata().on("stat", at)?;
+    Ok((meta.ino() == ino && meta.is_file()).then_some(file))
+}
+
+/// The files, and the directories that none of them implies.
+fn entries_of(outbox: &Path, sealed: &[(&Member, Stat)], directories: &[RelPath]) -> Vec<Entry> {
+    let mut implied: BTreeSet<RelPath> = BTreeSet::new();
+    let mut imply = |path: &RelPath| {
+        let mut above = path.parent();
+        while let Some(directory) = above {
+            above = directory.parent();
+            if !implied.insert(directory) {
+                break;
+            }
+        }
+    };
+    let mut entries: Vec<Entry> = Vec::with_capacity(sealed.len());
+    for (member, _) in sealed {
+        imply(&member.path);
+        entries.push(file_entry(
+            &member.path,
+            &member.meta,
+            member.hashed.clone(),
+        ));
+    }
+    let mut there: Vec<(&RelPath, Metadata)> = Vec::new();
+    for directory in directories {
+        match std::fs::symlink_metadata(outbox.join(directory.as_path())) {
+            Ok(meta) if meta.is_dir() => there.push((directory, meta)),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    for (directory, _) in &there {
+        imply(directory);
+    }
+    for (directory, meta) in there {
+        if !implied.contains(directory) {
+            entries.push(Entry {
+                path: directory.clone(),
+                mtime: mtime_of(&meta),
+                kind: EntryKind::Directory,
+            });
+        }
+    }
+    entries
+}
+
+/// As few groups as fit a manifest each.
+fn split(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
+    let mut groups: Vec<Vec<Entry>> = Vec::new();
+    let mut bytes = 0;
+    for entry in entries {
+        let chunks = match &entry.kind {
+            EntryKind::File { chunks, .. } => chunks.0.len() * 32,
+            EntryKind::Directory => 0,
+        };
+        let weight = ENTRY_BYTES + entry.path.as_bytes().len() + chunks;
+        match groups.last_mut() {
+            Some(group)
+                if bytes + weight <= MANIFEST_MAX - ENTRY_BYTES && group.len() < MAX_ENTRIES =>
+            {
+                bytes += weight;
+                group.push(entry);
+            }
+            Some(_) | None => {
+                bytes = weight;
+                groups.push(vec![entry]);
+            }
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: String, chunks: usize) -> Entry {
+        Entry {
+            path: RelPath::parse(path).unwrap(),
+            mtime: (0, 0),
+            kind: EntryKind::File {
+                size: 1,
+                executable: false,
+                digest: Digest([0; 32]),
+                chunks: crate::digest::ChunkList(vec![crate::digest::ChunkHash([0; 32]); chunks]),
+            },
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_one_manifest_is_split_and_nothing_is_lost() {
+        let small: Vec<Entry> = (0..10_000).map(|n| file(format!("d/{n}"), 0)).collect();
+        assert_eq!(split(small).len(), 1);
+        let many: Vec<Entry> = (0..=MAX_ENTRIES)
+            .map(|n| file(format!("d/{n}"), 0))
+            .collect();
+        let groups = split(many);
+        assert_eq!(
+            groups.iter().map(Vec::len).collect::<Vec<_>>(),
+            [MAX_ENTRIES, 1]
+        );
+        let long: Vec<Entry> = (0..300).map(|n| file(format!("d/{n}"), 4096)).collect();
+        let groups = split(long);
+        assert!(groups.len() > 1 && groups.iter().map(Vec::len).sum::<usize>() == 300);
+        for group in groups {
+            let encoded = postcard::to_stdvec(&group).unwrap();
+            assert!(encoded.len() <= MANIFEST_MAX, "{}", encoded.len());
+        }
+    }
+}
