@@ -6,7 +6,7 @@
 //!
 //! # Invariants
 //! 1. A [`RelPath`] never leaves the directory it is joined to: no absolute path, no empty, `.` or `..` component, no
-//!    NUL, no component over 255 bytes, no path over 4,095 bytes. Names are bytes, not text.
+//!    NUL, no component over 255 bytes, no path over 4,075 bytes. Names are bytes, not text.
 //! 2. A `VerifiedManifest` has a good signature by its origin, at least one entry, entries with distinct paths none of
 //!    which lies under a file of the same bundle, and chunk lists that fit the sizes.
 
@@ -38,8 +38,9 @@ pub const MANIFEST_MAX: usize = 16 * 1024 * 1024;
 /// Longest name of one path component in bytes (`NAME_MAX`).
 pub const NAME_MAX: usize = 255;
 
-/// Longest path in bytes (`PATH_MAX` less the NUL).
-pub const PATH_MAX: usize = 4095;
+/// Longest path in bytes: what the system takes (4,095) less `/proc/self/fd/99999/`, by which a node reaches it however
+/// deep its state lies.
+pub const PATH_MAX: usize = 4095 - 20;
 
 /// SHA-256 of an encoded manifest: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -87,8 +88,8 @@ pub enum PathError {
     /// A component has more than 255 bytes.
     #[error("a name in the path is longer than 255 bytes")]
     NameTooLong,
-    /// The whole has more than 4,095 bytes.
-    #[error("the path is longer than 4095 bytes")]
+    /// The whole has more than 4,075 bytes.
+    #[error("the path is longer than 4075 bytes")]
     TooLong,
 }
 

@@ -20,6 +20,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use self::exit::{ExitCode, Failure};
 use crate::config::{Layer, Source, parse_duration, setting};
 use crate::control::wait::WaitFor;
+use crate::mount::announcer::{self, MountPlace, SUBCOMMAND};
 use crate::mount::background::ReadyPipe;
 use crate::mount::options::helper_args;
 
@@ -110,6 +111,15 @@ enum Command {
         #[command(flatten)]
         daemon: DaemonArgs,
     },
+    /// The process that a daemon starts to enter its mount; of no use by hand
+    #[command(name = SUBCOMMAND, hide = true)]
+    Announce {
+        #[arg(long)]
+        id: u64,
+        #[arg(long, value_parser = mount::parse_device)]
+        device: (u32, u32),
+        mountpoint: PathBuf,
+    },
 }
 
 /// Which daemon is meant.
@@ -179,6 +189,27 @@ struct Settings {
     /// Send names although this usual pattern matches them (repeatable)
     #[arg(long, value_name = "PATTERN")]
     ignore_except: Vec<OsString>,
+    /// Keep at most so many bytes of removed files for those who wait for them, arriving ones included
+    #[arg(long, value_name = "SIZE")]
+    max_bytes: Option<OsString>,
+    /// Leave so much of the disk free [default: 64MiB, at most a twentieth of it]
+    #[arg(long, value_name = "SIZE")]
+    min_free: Option<OsString>,
+    /// Take no larger file, neither from programs nor from peers
+    #[arg(long, value_name = "SIZE")]
+    max_file_bytes: Option<OsString>,
+    /// Give files in the inbox these permission bits [default: 0644]
+    #[arg(long, value_name = "MODE")]
+    inbox_mode: Option<OsString>,
+    /// Let the inbox and the three top directories belong to this user (root only)
+    #[arg(long, value_name = "UID")]
+    uid: Option<OsString>,
+    /// Let the inbox and the three top directories belong to this group (root only)
+    #[arg(long, value_name = "GID")]
+    gid: Option<OsString>,
+    /// Take these permission bits off in the inbox and the top directories
+    #[arg(long, value_name = "MASK")]
+    umask: Option<OsString>,
 }
 
 impl Settings {
@@ -201,6 +232,13 @@ impl Settings {
             ("log", one(self.log)),
             ("ignore", self.ignore),
             ("ignore_except", self.ignore_except),
+            ("max_bytes", one(self.max_bytes)),
+            ("min_free", one(self.min_free)),
+            ("max_file_bytes", one(self.max_file_bytes)),
+            ("inbox_mode", one(self.inbox_mode)),
+            ("uid", one(self.uid)),
+            ("gid", one(self.gid)),
+            ("umask", one(self.umask)),
         ];
         for (name, values) in typed {
             let Some(setting) = setting(name) else {
@@ -281,6 +319,15 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             json,
         } => mount::show_config(mountpoint, settings, json),
         Command::Id { daemon } => ask::id(daemon),
+        Command::Announce {
+            id,
+            device,
+            mountpoint,
+        } => Ok(announcer::serve(&MountPlace {
+            mountpoint,
+            id,
+            device,
+        })?),
     }
 }
 

@@ -10,7 +10,10 @@
 //! 2. An environment variable that is set but empty counts as unset.
 //! 3. A secret is never part of what [`Resolved::held`] shows or of an error.
 
+mod bounds;
 mod source;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::ffi::OsString;
@@ -22,11 +25,11 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::source::{Kind, Layer, SETTINGS, Setting, setting};
-pub use self::value::{parse_duration, parse_peer};
+pub use self::value::{format_size, parse_duration, parse_peer, parse_size};
 use crate::fs::FsConfig;
 use crate::mesh::MeshConfig;
 use crate::peer::{GroupKey, Identity, PeerId, PeerName, Ticket};
-use crate::spool::{Layout, SpoolConfig};
+use crate::spool::{Dress, Layout, Limits, SpoolConfig};
 
 /// Quiet time after the last close before a file is sent. Covers programs that rename right after closing
 /// (measured: 0.2 ms to 3 ms on a busy machine), and is not felt.
@@ -199,6 +202,10 @@ pub struct Config {
     pub ignore: Vec<String>,
     /// Default patterns not to ignore.
     pub ignore_except: Vec<String>,
+    /// How much of the disk may be used.
+    pub limits: Limits,
+    /// Modes and owner of what the mount shows.
+    pub dress: Dress,
     root: bool,
     sealers: usize,
 }
@@ -211,6 +218,8 @@ impl Config {
             chown_to_writer: self.root,
             ignore_extra: self.ignore.clone(),
             ignore_except: self.ignore_except.clone(),
+            dress: self.dress,
+            max_file_bytes: self.limits.max_file_bytes,
         }
     }
 
@@ -220,6 +229,8 @@ impl Config {
             state: self.state.clone(),
             lifetime: self.lifetime,
             sealers: self.sealers,
+            limits: self.limits,
+            dress: self.dress,
             identity,
         }
     }
@@ -317,6 +328,8 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
             .unwrap_or_else(|| "info".to_owned()),
         ignore: stack.list("ignore", |text| Ok(text.to_owned()))?,
         ignore_except: stack.list("ignore_except", |text| Ok(text.to_owned()))?,
+        limits: stack.limits()?,
+        dress: stack.dress(inputs.surroundings.root)?,
         root: inputs.surroundings.root,
         sealers: inputs.surroundings.processors.clamp(1, MOST_SEALERS),
         state,
@@ -456,7 +469,7 @@ impl Stack<'_> {
             "log" => text(&config.log),
             "ignore" => list(config.ignore.clone()),
             "ignore_except" => list(config.ignore_except.clone()),
-            other => self.raw(other).map(|_| toml::Value::String("…".to_owned())),
+            other => bounds::shown(config, other).and_then(|shown| text(&shown)),
         };
         let source = self
             .raw(setting.name)
@@ -465,333 +478,6 @@ impl Stack<'_> {
             name: setting.name,
             value,
             source,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn surroundings() -> Surroundings {
-        Surroundings {
-            root: false,
-            xdg_state_home: None,
-            home: Some("/home/u".into()),
-            hostname: "alder.example.org\n".into(),
-            processors: 2,
-        }
-    }
-
-    fn flags(values: &[(&'static str, &str)]) -> Layer {
-        let mut layer = Layer::new(Source::Flag);
-        for (name, value) in values {
-            layer.push(setting(name).unwrap(), (*value).into());
-        }
-        layer
-    }
-
-    fn env(values: &[(&str, &str)]) -> Layer {
-        Layer::from_env(|name| {
-            values
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, value)| value.into())
-        })
-    }
-
-    fn with(flags: Layer, env: Layer, file: Option<&Path>) -> Result<Resolved, ConfigError> {
-        let surroundings = surroundings();
-        resolve(Inputs {
-            flags,
-            mount_options: Layer::new(Source::MountOption),
-            env,
-            config_file: file,
-            mountpoint: Some(Path::new("/srv/share")),
-            surroundings: &surroundings,
-        })
-    }
-
-    fn file(dir: &tempfile::TempDir, text: &str) -> PathBuf {
-        let path = dir.path().join("site.toml");
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn held(resolved: &Resolved, name: &str) -> (Option<String>, Source) {
-        let held = resolved.held.iter().find(|held| held.name == name).unwrap();
-        (
-            held.value.as_ref().map(ToString::to_string),
-            held.source.clone(),
-        )
-    }
-
-    #[test]
-    fn flag_beats_option_beats_environment_beats_file_beats_default() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = file(&dir, "settle = \"40ms\"\n");
-        let surroundings = surroundings();
-        let settle = |flag: bool, option: bool, var: bool, in_file: bool| {
-            let some =
-                |on: bool, value: &'static str| if on { vec![("settle", value)] } else { vec![] };
-            let mut mount_options = Layer::new(Source::MountOption);
-            if option {
-                mount_options.push(setting("settle").unwrap(), "20ms".into());
-            }
-            let resolved = resolve(Inputs {
-                flags: flags(&some(flag, "10ms")),
-                mount_options,
-                env: env(if var {
-                    &[("MESHBOX_SETTLE", "30ms")]
-                } else {
-                    &[]
-                }),
-                config_file: in_file.then_some(path.as_path()),
-                mountpoint: Some(Path::new("/srv/share")),
-                surroundings: &surroundings,
-            })
-            .unwrap();
-            (
-                resolved.config.settle.as_millis(),
-                held(&resolved, "settle").1,
-            )
-        };
-        assert_eq!(settle(true, true, true, true), (10, Source::Flag));
-        assert_eq!(settle(false, true, true, true), (20, Source::MountOption));
-        assert_eq!(settle(false, false, true, true), (30, Source::Env));
-        assert_eq!(
-            settle(false, false, false, true),
-            (40, Source::File(path.clone()))
-        );
-        assert_eq!(settle(false, false, false, false), (5, Source::Default));
-    }
-
-    #[test]
-    fn an_empty_variable_counts_as_unset() {
-        let resolved = with(
-            flags(&[]),
-            env(&[("MESHBOX_NAME", ""), ("MESHBOX_LISTEN", "")]),
-            None,
-        )
-        .unwrap();
-        assert_eq!(resolved.config.name.as_str(), "alder");
-        assert!(resolved.config.listen.is_empty());
-    }
-
-    #[test]
-    fn a_list_is_replaced_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = file(
-            &dir,
-            "listen = [\"10.0.0.1:1\", \"10.0.0.2:2\"]\nno_mdns = true\n",
-        );
-        let from_file = with(flags(&[]), env(&[]), Some(&path)).unwrap().config;
-        assert_eq!(from_file.listen.len(), 2);
-        assert!(!from_file.mdns);
-        let over = with(
-            flags(&[("listen", "[::1]:3"), ("no_mdns", "false")]),
-            env(&[]),
-            Some(&path),
-        )
-        .unwrap();
-        assert_eq!(over.config.listen, ["[::1]:3".parse().unwrap()]);
-        assert!(over.config.mdns);
-        let var = env(&[("MESHBOX_LISTEN", "127.0.0.1:4, 127.0.0.1:5")]);
-        assert_eq!(with(flags(&[]), var, None).unwrap().config.listen.len(), 2);
-    }
-
-    #[test]
-    fn the_state_is_named_after_the_mountpoint() {
-        let mut around = surroundings();
-        let state = |around: &Surroundings, mountpoint| default_state(mountpoint, around);
-        let share = Some(Path::new("/srv/share"));
-        assert_eq!(
-            state(&around, share).unwrap(),
-            Path::new("/home/u/.local/state/meshbox/share")
-        );
-        around.xdg_state_home = Some("/x".into());
-        assert_eq!(
-            state(&around, share).unwrap(),
-            Path::new("/x/meshbox/share")
-        );
-        around.root = true;
-        assert_eq!(
-            state(&around, share).unwrap(),
-            Path::new("/var/lib/meshbox/share")
-        );
-        assert!(matches!(
-            state(&around, Some(Path::new("/"))),
-            Err(ConfigError::NoState)
-        ));
-        assert!(matches!(
-            state(&Surroundings::default(), share),
-            Err(ConfigError::NoState)
-        ));
-    }
-
-    #[test]
-    fn the_states_own_file_is_read_only_without_config() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("config.toml"), "name = \"birch\"\n").unwrap();
-        let other = file(&dir, "lifetime = \"1h\"\n");
-        let state = [("state", dir.path().to_str().unwrap())];
-        assert_eq!(
-            with(flags(&state), env(&[]), None)
-                .unwrap()
-                .config
-                .name
-                .as_str(),
-            "birch"
-        );
-        let named = with(flags(&state), env(&[]), Some(&other)).unwrap().config;
-        assert_eq!(
-            (named.name.as_str(), named.lifetime.as_secs()),
-            ("alder", 3600)
-        );
-    }
-
-    #[test]
-    fn paths_in_a_file_are_relative_to_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = file(&dir, "state = \"here\"\n");
-        assert_eq!(
-            with(flags(&[]), env(&[]), Some(&path))
-                .unwrap()
-                .config
-                .state,
-            dir.path().join("here")
-        );
-    }
-
-    #[test]
-    fn a_wrong_value_says_where_it_stands() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = file(&dir, "settle = \"soon\"\n");
-        let err = with(flags(&[]), env(&[]), Some(&path))
-            .unwrap_err()
-            .to_string();
-        assert!(err.contains("settle in") && err.contains("soon"), "{err}");
-        let err = with(flags(&[("listen", "here")]), env(&[]), None)
-            .unwrap_err()
-            .to_string();
-        assert!(err.starts_with("--listen: "), "{err}");
-        let err = with(flags(&[]), env(&[("MESHBOX_NO_MDNS", "maybe")]), None)
-            .unwrap_err()
-            .to_string();
-        assert!(err.starts_with("MESHBOX_NO_MDNS: "), "{err}");
-    }
-
-    #[test]
-    fn an_unknown_or_mistyped_key_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        for text in [
-            "setle = \"5ms\"",
-            "[route]\npath = \"x\"",
-            "listen = [[1]]",
-            "config = \"x\"",
-            "name =",
-        ] {
-            assert!(
-                with(flags(&[]), env(&[]), Some(&file(&dir, text))).is_err(),
-                "{text}"
-            );
-        }
-    }
-
-    fn ticket() -> Ticket {
-        Ticket {
-            group: GroupKey::generate(),
-            inviter: Identity::generate().id(),
-            name: PeerName::parse("birch").unwrap(),
-            addrs: vec!["127.0.0.1:9".parse().unwrap()],
-        }
-    }
-
-    #[test]
-    fn a_ticket_comes_typed_or_from_a_file_and_is_never_shown() {
-        let dir = tempfile::tempdir().unwrap();
-        let (typed, filed) = (ticket(), ticket());
-        let path = dir.path().join("ticket");
-        std::fs::write(&path, format!("{filed}\n")).unwrap();
-        let (line, path) = (typed.to_string(), path.to_str().unwrap());
-        let resolved = with(
-            flags(&[("join", &line)]),
-            env(&[("MESHBOX_JOIN_FILE", path)]),
-            None,
-        )
-        .unwrap();
-        assert_eq!(resolved.config.ticket, Some(typed));
-        let shown: String = resolved
-            .held
-            .iter()
-            .map(|held| format!("{held}\n"))
-            .collect();
-        assert!(
-            shown.contains("join = \"…\"") && !shown.contains(&line),
-            "{shown}"
-        );
-        assert_eq!(
-            with(flags(&[("join_file", path)]), env(&[]), None)
-                .unwrap()
-                .config
-                .ticket,
-            Some(filed)
-        );
-        assert!(
-            with(
-                flags(&[("join", &line), ("join_file", path)]),
-                env(&[]),
-                None
-            )
-            .is_err()
-        );
-        let err = with(flags(&[("join", "secret-gone-wrong")]), env(&[]), None)
-            .unwrap_err()
-            .to_string();
-        assert!(!err.contains("secret-gone-wrong"), "{err}");
-    }
-
-    #[test]
-    fn what_is_shown_can_be_read_back() {
-        let id = Identity::generate().id();
-        let peer = format!("{id}@10.0.0.9:4000");
-        let first = with(
-            flags(&[
-                ("peer", &peer),
-                ("settle", "0"),
-                ("ignore", "*.bak"),
-                ("listen", "127.0.0.1:0"),
-                ("log", "debug"),
-            ]),
-            env(&[("MESHBOX_ALLOW_OTHER", "1")]),
-            None,
-        )
-        .unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let text: String = first.held.iter().map(|held| format!("{held}\n")).collect();
-        let again = with(flags(&[]), env(&[]), Some(&file(&dir, &text))).unwrap();
-        assert_eq!(
-            format!("{:?}", again.config),
-            format!("{:?}", first.config),
-            "{text}"
-        );
-        assert_eq!(again.config.settle, Duration::ZERO);
-    }
-
-    #[test]
-    fn every_setting_is_shown() {
-        let resolved = with(flags(&[]), env(&[]), None).unwrap();
-        assert_eq!(resolved.held.len(), SETTINGS.len());
-        for setting in SETTINGS
-            .iter()
-            .filter(|setting| setting.kind == Kind::Switch)
-        {
-            assert_eq!(
-                held(&resolved, setting.name).0.as_deref(),
-                Some("false"),
-                "{}",
-                setting.name
-            );
         }
     }
 }

@@ -184,6 +184,9 @@ pub struct Status {
     pub outbound: Vec<OutboundRow>,
     /// Bundles of others, newest first.
     pub inbound: Vec<InboundRow>,
+    /// Files held back because their writer was killed; at most a page of them.
+    #[serde(default)]
+    pub incomplete: Vec<WirePath>,
     /// Counters.
     pub counts: Counts,
     /// What our own disk fails with at present; absent when all is well.
@@ -324,6 +327,7 @@ mod tests {
                 }],
             }],
             inbound: vec![],
+            incomplete: vec![WirePath::Text("a/torn".into())],
             trouble: None,
             counts: Counts {
                 sealed: 1,
@@ -339,8 +343,10 @@ mod tests {
             "outbound": [{"path": "a/b.pdf", "bundle": "cc", "sha256": "dd", "size": 4096, "state": "sending",
                 "recipients": [{"id": "bb", "name": "birch", "state": "sending", "bytes": 1024, "error": null}]}],
             "inbound": [],
+            "incomplete": ["a/torn"],
             "counts": {"outbound_pending": 0, "sealed": 1, "published": 0, "receipts": 0, "bytes_sent": 0,
-                "bytes_received": 0, "incomplete": 0, "ignored": 0, "quarantined": 0, "refused": 0},
+                "bytes_received": 0, "incomplete": 0, "unsealed": 0, "ignored": 0, "quarantined": 0, "refused": 0,
+                "held_bytes": 0},
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);
     }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! It ends when a stop signal comes, when the control socket is told so, or when the mount is gone because somebody
-//! unmounted it; all are the same clean end. An error on the way up goes back the same way down: [`House`] is dropped.
+//! unmounted it; all are the same clean end. A connection that was aborted is the same end with an error. An error on the way up goes back the same way down: [`House`] is dropped.
 //!
 //! # Invariants
 //! 1. When [`run`] returns, nothing is mounted and the lock of the state is free.
@@ -20,6 +20,7 @@
 //! (`mesh`), the control socket's threads, and one for signals. Every one is joined by its owner.
 
 mod backend;
+mod herald;
 pub mod keys;
 pub mod logging;
 
@@ -29,9 +30,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use self::backend::Backend;
+use self::herald::MountHerald;
 use self::logging::Sink;
 use crate::config::Config;
 use crate::control::Server;
@@ -78,6 +80,9 @@ const ENDS: usize = 4;
 /// FUSE loops. Requests are short and local; more loops than this only contend for the same locks.
 const MOST_LOOPS: usize = 4;
 
+/// What is said when the kernel has ended the connection though nobody unmounted.
+const ABORTED: &str = "the mount's connection was aborted, by /sys/fs/fuse/connections or `umount -f`; start it again";
+
 /// How long programs may keep files open in a mount that is being stopped. After that they see errors, as after a kill.
 const LAST_USERS: Duration = Duration::from_secs(8);
 
@@ -94,10 +99,13 @@ pub fn run(
     background::leave_working_directory().context("cannot leave the working directory")?;
     background::notify_ready(text.lines().next().unwrap_or_default());
     ready(&text).context("whoever started the daemon has gone")?;
-    house.wait(&ended);
+    let aborted = house.wait(&ended);
     background::notify_stopping();
     drop(house);
     tracing::info!("stopped");
+    if aborted {
+        bail!("{ABORTED}");
+    }
     Ok(())
 }
 
@@ -178,12 +186,15 @@ impl House {
             ..MountRequest::new(prepared.mountpoint.clone(), start.fs_name)
         };
         let (mounted, fuse) = sys::mount(&request)?;
+        let herald = MountHerald::new(mounted.place(), config.allow_other);
         self.mounted = Some(mounted);
         let loops = std::thread::available_parallelism()
             .map_or(1, usize::from)
             .clamp(2, MOST_LOOPS);
-        let serving = crate::fuse::serve(fs, fuse, loops, config.allow_other)
+        let serving = crate::fuse::serve(Arc::clone(&fs), fuse, loops, config.allow_other)
             .context("cannot serve the mount")?;
+        fs.set_herald(Box::new(herald))
+            .context("cannot start announcing arrivals")?;
         let gone = end.clone();
         self.serving = Some(
             std::thread::Builder::new()
@@ -214,26 +225,39 @@ impl House {
         ))
     }
 
-    /// Waits for the end, and when it was asked for, detaches the mount and waits for its last users.
-    fn wait(&mut self, ended: &Receiver<End>) {
+    /// Waits for the end, and when it was asked for, detaches the mount and waits for its last users. Says whether the
+    /// connection ended without an unmount.
+    fn wait(&mut self, ended: &Receiver<End>) -> bool {
         match ended.recv() {
             Ok(End::Unmounted) => {
+                let left = self.mounted.as_ref().map(Mounted::is_in_place);
+                if let Some(Ok(true)) = left {
+                    tracing::error!("stopping: {ABORTED}");
+                    return true;
+                }
                 tracing::info!("stopping: unmounted");
-                return;
+                return false;
             }
             // The senders live as long as the house, so the channel is never closed here.
             Ok(End::Asked) | Err(_) => {}
         }
+        self.stop_announcing();
         self.unmount();
         loop {
             match ended.recv_timeout(LAST_USERS) {
-                Ok(End::Unmounted) => return,
+                Ok(End::Unmounted) => return false,
                 Ok(End::Asked) => {}
                 Err(_) => {
                     tracing::warn!("files are still open in the mount; ending all the same");
-                    return;
+                    return false;
                 }
             }
+        }
+    }
+
+    fn stop_announcing(&self) {
+        if let Some(fs) = &self.fs {
+            fs.stop_announcing();
         }
     }
 
@@ -247,6 +271,7 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         drop(self.control.take());
+        self.stop_announcing();
         self.unmount();
         drop(self.mounted.take());
         if let Some(fs) = self.fs.take() {

@@ -20,21 +20,25 @@
 //!
 //! # Threads
 //! FUSE loops call in. `fs-blocking-N` run deferred operations, `ready-timer` carries out what the state machine
-//! decides, `fs-notifier` tells the kernel of replaced inbox names. [`Fs::stop`] joins them all.
+//! decides, `fs-notifier` tells the kernel of replaced inbox names, `fs-announcer` has arrivals announced. [`Fs::stop`] joins them all.
 
+mod announce;
 mod attr;
 mod bytes;
 mod error;
 mod handle;
 mod inbox;
 mod inode;
+mod limits;
 mod listing;
 mod modes;
 mod names;
 mod pool;
 mod port;
 mod readiness;
+mod reading;
 mod sending;
+mod special;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -51,6 +55,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
 
+pub use self::announce::{Herald, Step};
 pub use self::attr::{
     Attr, Caching, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, Space, Time,
 };
@@ -58,7 +63,10 @@ pub use self::error::FsError;
 pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
+pub use self::reading::Registration;
+pub use self::special::Device;
 
+use self::announce::Announcements;
 use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
 use self::inbox::{Notices, Switch};
@@ -66,8 +74,8 @@ use self::inode::{Area, Nodes, Place};
 use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
-use crate::ready::{Event, IgnoreList, Settings, Shown};
-use crate::spool::{FileState, RecoveredFile, Spool};
+use crate::ready::{Event, IgnoreList, Overview, Settings, Shown};
+use crate::spool::{Dress, FileState, RecoveredFile, Spool};
 
 /// What the file system is told at start.
 #[derive(Clone, Debug)]
@@ -80,6 +88,10 @@ pub struct FsConfig {
     pub ignore_extra: Vec<String>,
     /// Patterns to take off the default ignore list.
     pub ignore_except: Vec<String>,
+    /// Modes and owner of what is shown.
+    pub dress: Dress,
+    /// Most bytes of one file.
+    pub max_file_bytes: Option<u64>,
 }
 
 /// Makes the generated files under `.meshbox/`.
@@ -105,8 +117,10 @@ pub struct Fs {
     handles: Handles,
     pool: Pool,
     readiness: Arc<Readiness>,
+    ignore: IgnoreList,
     notices: Notices,
     switch: Switch,
+    announcements: Announcements,
     timer: Mutex<Option<JoinHandle<()>>>,
     owner: (u32, u32),
     started: Time,
@@ -143,7 +157,7 @@ impl Fs {
     ) -> std::io::Result<Arc<Self>> {
         let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
-        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore)));
+        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore.clone())));
         let outbox = open_root(&spool.outbox_root())?;
         let inbox = open_root(&spool.inbox_root())?;
         let nodes = Nodes::new(
@@ -163,8 +177,10 @@ impl Fs {
             handles: Handles::new(),
             pool: Pool::start()?,
             readiness: readiness.clone(),
+            ignore,
             notices: Notices::new(),
             switch: Switch::default(),
+            announcements: Announcements::new(),
             timer: Mutex::new(None),
             owner,
             started: Time {
@@ -204,8 +220,14 @@ impl Fs {
         Ok(fs)
     }
 
+    /// What of the outbox is not sealed, with at most `most` names.
+    pub fn overview(&self, most: usize) -> Overview {
+        self.readiness.overview(most)
+    }
+
     /// Ends its threads; files that are only settling are left to their `closed` mark.
     pub fn stop(&self) {
+        self.announcements.stop();
         self.pool.stop();
         self.readiness.stop();
         if let Some(timer) = self.timer.lock().take()
@@ -240,26 +262,33 @@ impl Fs {
         }
     }
 
-    /// What is at a place; symbolic links and special files put there behind our back are not shown.
+    /// What is at a place; what cannot travel has no business in the inbox, and is not shown there.
     fn stat_at(&self, place: &Place) -> Result<Stat, FsError> {
         let stat = statat(self.root(place.area), place.at(), AtFlags::SYMLINK_NOFOLLOW)?;
-        kind_of(&stat).map(|_kind| stat).ok_or(FsError::NotFound)
+        match kind_of(&stat) {
+            Some(kind) if kind.travels() || place.area == Area::Outbox => Ok(stat),
+            Some(_) | None => Err(FsError::NotFound),
+        }
     }
 
     /// The present state of a node: by its name, or by an open handle when the name is gone or shows another file.
     fn stat_node(&self, id: NodeId) -> Result<Stat, FsError> {
-        let (backing, place) = {
+        let (ino, place) = {
             let nodes = self.nodes.lock();
-            (nodes.backing(id)?, nodes.place(id))
+            (nodes.backing_ino(id)?, nodes.place(id))
         };
         let by_name = place.and_then(|place| self.stat_at(&place));
         match by_name {
-            Ok(stat) if stat.st_ino == backing.ino => Ok(stat),
+            Ok(stat) if stat.st_ino == ino => Ok(stat),
             Ok(_) | Err(_) => {
-                let open = self.nodes.lock().any_open(id);
-                open.map_or(Err(FsError::Stale), |open| {
-                    Ok(rustix::fs::fstat(&open.file)?)
-                })
+                let nodes = self.nodes.lock();
+                let (open, remains) = (nodes.any_open(id), nodes.remains(id));
+                drop(nodes);
+                match (open, remains) {
+                    (Some(open), _) => Ok(rustix::fs::fstat(&open.file)?),
+                    (None, Some(fd)) => Ok(rustix::fs::fstat(&fd)?),
+                    (None, None) => Err(FsError::Stale),
+                }
             }
         }
     }
@@ -268,7 +297,16 @@ impl Fs {
         let nlink = links(stat);
         let visible = match kind_of(stat) {
             Some(Kind::File) if nlink > 1 => self.spool.visible_links(stat.st_ino, nlink),
-            Some(Kind::File | Kind::Directory) | None => nlink,
+            Some(
+                Kind::File
+                | Kind::Directory
+                | Kind::Symlink
+                | Kind::Fifo
+                | Kind::Socket
+                | Kind::CharDevice
+                | Kind::BlockDevice,
+            )
+            | None => nlink,
         };
         let not_given = self.bits_not_given(id, stat);
         let mut attr = attr_of(id, stat, visible);
@@ -307,7 +345,11 @@ impl Fs {
         let place = self.place(parent)?.child(name)?;
         let _look = (place.area == Area::Inbox).then(|| self.switch.look());
         let stat = self.stat_at(&place)?;
-        self.entry(parent, name, place.area, &stat)
+        let mut entry = self.entry(parent, name, place.area, &stat)?;
+        if place.area == Area::Inbox && self.announcements.covers(&place.path) {
+            entry.ttl = Duration::ZERO;
+        }
+        Ok(entry)
     }
 
     /// The kernel drops `count` lookups of a node.
@@ -337,14 +379,16 @@ impl Fs {
         }
     }
 
-    /// Free space: that of the spool's file system.
+    /// Free space: that of the spool's file system, less what is kept free. What is kept for others is used, so no quota
+    /// makes it less for a program that writes.
     pub fn statfs(&self) -> Result<Space, FsError> {
         let stat = rustix::fs::fstatvfs(&self.outbox)?;
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let kept = self.spool.min_free().div_ceil(stat.f_frsize.max(1));
         Ok(Space {
             blocks: stat.f_blocks,
             free: stat.f_bfree,
-            available: stat.f_bavail,
+            available: stat.f_bavail.saturating_sub(kept),
             files: stat.f_files,
             files_free: stat.f_ffree,
             block_size: small(stat.f_bsize),
@@ -362,7 +406,10 @@ impl Fs {
             let nodes = self.nodes.lock();
             (nodes.backing(id)?, nodes.place(id)?)
         };
-        if backing.directory && (place.area == Area::Inbox || place.path.is_empty()) {
+        if !matches!(backing.kind, Kind::File | Kind::Directory)
+            || (backing.kind == Kind::Directory
+                && (place.area == Area::Inbox || place.path.is_empty()))
+        {
             return Ok(FileState::default());
         }
         let path = place.rel()?;
@@ -370,7 +417,7 @@ impl Fs {
             state: shown.to_string(),
             ..FileState::default()
         };
-        if backing.directory {
+        if backing.kind == Kind::Directory {
             // Only one that is about to be sent as one bundle has a state of its own.
             let shown = self.readiness.shown_directory(&path);
             return Ok(shown.map_or_else(FileState::default, of));
@@ -387,7 +434,10 @@ impl Fs {
                     None => of(Shown::Ignored(pattern)),
                 }
             }
-            Some(shown) => of(shown),
+            Some(shown) => FileState {
+                error: self.readiness.failure(backing.ino),
+                ..of(shown)
+            },
             None => self.spool.outbox_state(&path, backing.ino),
         })
     }

@@ -8,6 +8,8 @@
 //! # Threads
 //! fuser's event loops call in parallel. Replies of operations that may block are sent from the pool of [`Fs`].
 
+mod backing;
+
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
@@ -19,14 +21,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
-    TimeOrNow, WriteFlags,
+    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
+use self::backing::{Backings, backing_id};
 use crate::fs::{
-    Attr, Caching, Caller, Entry, Fs, FsError, Kind, Named, NodeId, Opened, SetAttr, SetTime, Time,
+    Attr, Caching, Caller, Device, Entry, Fs, FsError, Kind, Named, NodeId, Opened, SetAttr,
+    SetTime, Time,
 };
 
 /// What we ask of the kernel, each only if it offers it. Nothing that fuser 0.18 cannot honour.
@@ -52,6 +56,8 @@ const GENERATION: Generation = Generation(0);
 #[derive(Debug)]
 pub struct Serving {
     session: BackgroundSession,
+    #[cfg(test)]
+    backings: Arc<Backings>,
 }
 
 impl Serving {
@@ -72,15 +78,22 @@ pub fn serve(fs: Arc<Fs>, fd: OwnedFd, threads: usize, all_users: bool) -> io::R
     };
     config.n_threads = Some(threads.max(MIN_THREADS));
     let acl = config.acl;
-    let session = Session::from_fd(Adapter { fs: fs.clone() }, fd, acl, config)?;
+    let backings = Arc::new(Backings::default());
+    let adapter = Adapter {
+        fs: fs.clone(),
+        backings: backings.clone(),
+    };
+    let session = Session::from_fd(adapter, fd, acl, config)?;
     let notifier = session.notifier();
-    fs.set_invalidator(Box::new(move |parent, name| {
+    fs.set_invalidator(Arc::new(move |parent, name| {
         if let Err(error) = notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name)) {
             tracing::debug!(%error, "the kernel did not take a notice of a replaced name");
         }
     }))?;
     Ok(Serving {
         session: session.spawn()?,
+        #[cfg(test)]
+        backings,
     })
 }
 
@@ -91,6 +104,7 @@ thread_local! {
 
 struct Adapter {
     fs: Arc<Fs>,
+    backings: Arc<Backings>,
 }
 
 /// Runs one operation. If it panics, its reply is dropped on the way, which answers EIO.
@@ -173,6 +187,23 @@ fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// A device number as the protocol has it: the kernel's `new_encode_dev`, 12 bits of major and 20 of minor.
+fn rdev(device: Device) -> u32 {
+    (device.minor & 0xff) | (device.major << 8) | ((device.minor & !0xff) << 12)
+}
+
+fn device(rdev: u32) -> Device {
+    Device {
+        major: (rdev & 0x000f_ff00) >> 8,
+        minor: (rdev & 0xff) | ((rdev >> 12) & 0x000f_ff00),
     }
 }
 
@@ -190,17 +221,49 @@ fn file_attr(attr: &Attr) -> FileAttr {
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: rdev(attr.device),
         blksize: attr.blksize,
         flags: 0,
     }
 }
 
 fn open_flags(opened: &Opened) -> FopenFlags {
-    match opened.caching {
+    let caching = match opened.caching {
         Caching::Ordinary => FopenFlags::empty(),
         Caching::Keep => FopenFlags::FOPEN_KEEP_CACHE,
         Caching::None => FopenFlags::FOPEN_DIRECT_IO,
+    };
+    caching | flush_flag(opened)
+}
+
+/// Saves the round trip of a FLUSH where there is nothing to flush.
+fn flush_flag(opened: &Opened) -> FopenFlags {
+    if opened.reads_only {
+        FopenFlags::FOPEN_NOFLUSH
+    } else {
+        FopenFlags::empty()
+    }
+}
+
+/// Answers an open, by which the kernel learns whether to read the file by itself.
+fn reply_open(fs: &Arc<Fs>, backings: &Backings, node: INodeNo, opened: &Opened, reply: ReplyOpen) {
+    let fh = FileHandle(opened.fh);
+    let settled = backings
+        .offered()
+        .then(|| fs.settle_reading(opened.fh, |file| backings.register(&reply, file)))
+        .flatten();
+    match settled.as_ref().map(backing_id) {
+        None => reply.opened(fh, open_flags(opened)),
+        // With any other flag than these the kernel would answer EIO.
+        Some(Some(id)) => reply.opened_passthrough(fh, flush_flag(opened), id),
+        Some(None) => {
+            fs.release(opened.fh);
+            tracing::error!(
+                node = node.0,
+                "a backing file was registered by somebody else"
+            );
+            reply.error(Errno::EIO);
+        }
     }
 }
 
@@ -249,12 +312,13 @@ impl Filesystem for Adapter {
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             tracing::debug!(nearest, "the largest write was not accepted");
         }
+        self.backings.negotiate(config);
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guarded("lookup", parent, || {
-            let found = self.fs.lookup(id(parent), name.as_bytes());
+            let found = self.fs.lookup_for(caller(req), id(parent), name.as_bytes());
             reply_entry("lookup", parent, found, reply);
         });
     }
@@ -317,11 +381,12 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
         guarded("mknod", parent, || {
-            let made = self.fs.mknod(at(parent, name), mode & !umask, caller(req));
+            let (mode, device) = (mode & !umask, device(rdev));
+            let made = self.fs.mknod(at(parent, name), mode, device, caller(req));
             reply_entry("mknod", parent, made, reply);
         });
     }
@@ -336,7 +401,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         guarded("mkdir", parent, || {
-            let made = self.fs.mkdir(at(parent, name), mode & !umask, caller(req));
+            let made = self
+                .fs
+                .mkdir_for(caller(req), at(parent, name), mode & !umask);
             reply_entry("mkdir", parent, made, reply);
         });
     }
@@ -359,24 +426,29 @@ impl Filesystem for Adapter {
 
     fn symlink(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         link_name: &OsStr,
-        _target: &std::path::Path,
+        target: &std::path::Path,
         reply: ReplyEntry,
     ) {
         guarded("symlink", parent, || {
-            reply.error(failed(
-                "symlink",
-                parent,
-                &self.fs.symlink(at(parent, link_name)),
-            ));
+            let target = target.as_os_str().as_bytes();
+            let made = self.fs.symlink(at(parent, link_name), target, caller(req));
+            reply_entry("symlink", parent, made, reply);
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        guarded("readlink", ino, || match self.fs.readlink(id(ino)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(failed("readlink", ino, &error)),
         });
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -386,8 +458,9 @@ impl Filesystem for Adapter {
     ) {
         guarded("rename", parent, || {
             let done = move |moved| reply_empty("rename", parent, moved, reply);
+            let (from, to) = (at(parent, name), at(newparent, newname));
             self.fs
-                .rename(at(parent, name), at(newparent, newname), flags.bits(), done);
+                .rename_for(caller(req), from, to, flags.bits(), done);
         });
     }
 
@@ -407,9 +480,10 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         guarded("open", ino, || {
+            let (fs, backings) = (self.fs.clone(), self.backings.clone());
             self.fs
                 .open(id(ino), flags.0, caller(req), move |opened| match opened {
-                    Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
+                    Ok(opened) => reply_open(&fs, &backings, ino, &opened, reply),
                     Err(error) => reply.error(failed("open", ino, &error)),
                 });
         });
@@ -717,6 +791,21 @@ impl Filesystem for Adapter {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(failed("lseek", ino, &error)),
         });
+    }
+
+    /// None is known here. Programs ask by it whether a file is a terminal; the default of fuser warns each time.
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
     }
 }
 

@@ -7,6 +7,8 @@
 //! | [`sys`] | mount(2) as root, fusermount3 as a plain user, and the way back |
 //! | [`options`] | `-o` strings, and the calling conventions of mount(8) helpers |
 //! | [`background`] | start in the background, with a pipe that says when it serves; systemd's notify socket |
+//! | [`announcer`] | the process that enters the mount on the daemon's behalf, for inotify |
+//! | [`watchers`] | who watches the mount |
 //! | [`signals`] | stop signals, delivered to a plain thread; the limit of open files |
 //!
 //! # Invariants
@@ -19,6 +21,7 @@
 //! Killed with a mount in place, the mount stays and every access to it fails with ENOTCONN until somebody unmounts it;
 //! [`prepare::prepare`] does so at the next start.
 
+pub mod announcer;
 pub mod background;
 mod device;
 pub mod info;
@@ -27,6 +30,7 @@ pub mod prepare;
 mod resolve;
 pub mod signals;
 pub mod sys;
+pub mod watchers;
 
 #[cfg(test)]
 mod trial;

@@ -7,7 +7,7 @@
 //! # The rule
 //! Everything is kept per inode, and the name is looked up when the seal is due, since a RENAME may be handled before
 //! the RELEASE that precedes it. A name is sealed when no writable handle is open, the content or the name is new, no
-//! writer was killed, no component of the path is ignored, and the settle time has passed since the last close of a
+//! writer was killed or had a write fail, no component of the path is ignored, and the settle time has passed since the last close of a
 //! writable handle, truncate, rename or link. The last RELEASE decides; FLUSH comes with every `close` of a duplicate
 //! and never does. The settle time is longer where the name is likely to vanish again: see [`SLOW_SETTLE`] and
 //! `recent.rs`.
@@ -36,6 +36,7 @@
 mod event;
 mod ignore;
 mod inode;
+mod overview;
 mod recent;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use crate::bundle::RelPath;
 pub use event::{Action, Event, Gone, SealResult, Shown};
 pub use ignore::{BadPattern, IgnoreList};
 use inode::{Inode, Name, Sealing, Torn};
+pub use overview::Overview;
 use recent::RecentNames;
 use tree::Tree;
 
@@ -172,8 +174,18 @@ impl Ready {
             } => {
                 let inode = self.named(ino, path);
                 inode.modified(fh);
+                if size == 0 && inode.failed.is_some() {
+                    inode.mend();
+                }
                 inode.written = size > 0;
                 self.decide(ino, now, SLOW_SETTLE, &mut out);
+            }
+            Event::WriteFailed { ino, fh, errno } => {
+                // One that is closed already is what its writer meant; this one was not let in.
+                if let Some(inode) = self.inodes.get_mut(&ino).filter(|i| i.writers > 0) {
+                    inode.torn = fh.map_or(Torn::Past, Torn::Held);
+                    inode.failed = Some(errno);
+                }
             }
             Event::Flushed { ino, fh, torn } => {
                 if let Some(inode) = self.inodes.get_mut(&ino).filter(|_| torn) {
@@ -276,7 +288,7 @@ impl Ready {
             }
             Event::SendNow { ino, path } => {
                 let inode = self.named(ino, path.clone());
-                inode.torn = Torn::No;
+                inode.mend();
                 if let Some(name) = inode.name_mut(&path) {
                     name.forced = true;
                     name.due = Some(now);
@@ -331,6 +343,11 @@ impl Ready {
         } else {
             Shown::Settling
         })
+    }
+
+    /// The error that made a file incomplete, if a write failed.
+    pub fn failure(&self, ino: Ino) -> Option<i32> {
+        self.inodes.get(&ino)?.failed
     }
 
     fn name(&self, ino: Ino, path: RelPath) -> Name {
@@ -401,7 +418,7 @@ impl Ready {
             }
         }
         inode.dirty = false;
-        inode.torn = Torn::No;
+        inode.mend();
         inode.failures = 0;
         if let Some(path) = inode
             .names
@@ -449,7 +466,7 @@ impl Ready {
             };
         }
         if !name.is_ignored() {
-            inode.torn = Torn::No;
+            inode.mend();
         }
         if !name.is_ignored() || waited {
             name.due = Some(now);

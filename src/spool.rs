@@ -5,6 +5,7 @@
 
 mod content;
 mod deliver;
+mod dress;
 mod durable;
 mod gate;
 mod inbox;
@@ -16,6 +17,7 @@ mod outbox;
 mod publish;
 mod recover;
 mod renamed;
+mod room;
 mod seal;
 mod shown;
 mod tables;
@@ -41,11 +43,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::content::ContentReader;
+pub use self::dress::Dress;
+use self::dress::Roots;
 use self::durable::OnPath;
 pub use self::gate::{Gate, GateGuard};
 pub use self::intake::{Incoming, Verified};
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
+use self::room::Room;
+pub use self::room::{DEFAULT_MIN_FREE, Limits};
 use self::seal::Job;
 use self::shown::Counters;
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
@@ -71,6 +77,10 @@ pub struct SpoolConfig {
     pub lifetime: Duration,
     /// Threads that hash and seal.
     pub sealers: usize,
+    /// How much of the disk may be used.
+    pub limits: Limits,
+    /// Modes and owner of what the mount shows.
+    pub dress: Dress,
     /// Our own key pair.
     pub identity: Identity,
 }
@@ -133,6 +143,26 @@ pub enum SpoolError {
     /// The journal's database failed.
     #[error("journal: {0}")]
     Journal(String),
+    /// The file system has no more free than it is to keep.
+    #[error("{free} bytes are free above min_free ({min_free})")]
+    NoRoom {
+        /// What is free above that.
+        free: u64,
+        /// What is kept free.
+        min_free: u64,
+    },
+    /// Nothing more is kept for others.
+    #[error(
+        "max_bytes is full ({used} of {max} bytes are kept for others), and {waiting} still waits for this file"
+    )]
+    Quota {
+        /// What is kept.
+        used: u64,
+        /// What may be kept.
+        max: u64,
+        /// Names of those who wait.
+        waiting: String,
+    },
     /// A stored record that cannot be read.
     #[error("damaged record in the journal: {0}")]
     Corrupted(String),
@@ -143,6 +173,8 @@ impl SpoolError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Self::NoRoom { .. } => libc::ENOSPC,
+            Self::Quota { .. } => libc::EDQUOT,
             _ => libc::EIO,
         }
     }
@@ -449,10 +481,16 @@ pub struct Counts {
     pub bytes_received: u64,
     /// Files held back because their writer was killed.
     pub incomplete: u64,
+    /// Files open for writing, settling or being sealed. Not known to the spool: the daemon fills it in.
+    #[serde(default)]
+    pub unsealed: u64,
     /// Names not sent because they match the ignore list, since start.
     pub ignored: u64,
     /// Entries in quarantine.
     pub quarantined: u64,
+    /// Bytes kept for recipients that no name shows any more.
+    #[serde(default)]
+    pub held_bytes: u64,
     /// Offers refused since start.
     pub refused: u64,
 }
@@ -497,6 +535,9 @@ type Bell = Box<dyn Fn(&Event) + Send + Sync>;
 pub struct Spool {
     me: Weak<Spool>,
     layout: Layout,
+    roots: Roots,
+    room: Room,
+    dress: Dress,
     identity: Identity,
     lifetime: Duration,
     sealers: usize,
@@ -560,6 +601,8 @@ impl Spool {
             durable::make_directory(&layout.content_root().join(format!("{first:02x}")))?;
         }
         check_hard_links(&layout)?;
+        config.dress.put_on_roots(&layout)?;
+        let (roots, room) = (Roots::open(&layout)?, Room::new(config.limits, &state)?);
         let same_boot = same_boot(&state)?;
         let journal = Journal::open(&state, same_boot)?;
 
@@ -575,6 +618,9 @@ impl Spool {
         let spool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             layout,
+            roots,
+            room,
+            dress: config.dress,
             identity: config.identity,
             lifetime: config.lifetime,
             sealers,
@@ -691,9 +737,9 @@ impl Spool {
         self.journal.flush()
     }
 
-    /// What is wrong with the journal, while its commits fail.
+    /// What is wrong with our own disk: commits of the journal fail, or there is no room.
     pub fn trouble(&self) -> Option<String> {
-        self.journal.trouble()
+        self.journal.trouble().or_else(|| self.space_trouble())
     }
 
     /// Calls `bell` at every event, from whatever thread. It must not block and not call back.

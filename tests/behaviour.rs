@@ -46,10 +46,10 @@ impl Place<'_> {
         )?)
     }
 
-    fn make_node(&self, kind: FileType) -> io::Result<()> {
+    fn make_node(&self, name: &str, kind: FileType) -> io::Result<()> {
         Ok(rustix::fs::mknodat(
             rustix::fs::CWD,
-            self.here.join("node"),
+            self.here.join(name),
             kind,
             Mode::from(0o600),
             0,
@@ -60,7 +60,7 @@ impl Place<'_> {
 type Check = fn(&Place) -> io::Result<()>;
 
 /// Every operation the README's table names.
-const CHECKS: [(&str, Check); 26] = [
+const CHECKS: [(&str, Check); 30] = [
     ("list a directory", |p| fs::read_dir(p.here).map(drop)),
     ("read a file", |p| fs::read(p.here.join("file")).map(drop)),
     ("lock a file (flock)", |p| {
@@ -106,6 +106,10 @@ const CHECKS: [(&str, Check); 26] = [
     ("rename a directory", |p| {
         p.rename("sub", "sub2", RenameFlags::empty())
     }),
+    ("rename a directory from an ignored name", |p| {
+        p.rename("sub", ".sub", RenameFlags::empty())?;
+        p.rename(".sub", "sub2", RenameFlags::empty())
+    }),
     ("move a file to the other side", |p| {
         fs::rename(p.here.join("file"), p.there.join("moved"))
     }),
@@ -119,7 +123,34 @@ const CHECKS: [(&str, Check); 26] = [
         fs::hard_link(p.here.join("file"), p.there.join("link"))
     }),
     ("symbolic link", |p| symlink("file", p.here.join("link"))),
-    ("FIFO, socket, device", |p| p.make_node(FileType::Fifo)),
+    ("FIFO, socket, device", |p| {
+        p.make_node("node", FileType::Fifo)
+    }),
+    ("symbolic link at an ignored name", |p| {
+        symlink("file", p.here.join(".link"))?;
+        fs::read_link(p.here.join(".link")).map(drop)
+    }),
+    ("FIFO, socket, device at an ignored name", |p| {
+        for (name, kind) in [
+            (".fifo", FileType::Fifo),
+            (".socket", FileType::Socket),
+            (".device", FileType::CharacterDevice),
+        ] {
+            p.make_node(name, kind)?;
+        }
+        Ok(())
+    }),
+    (
+        "rename one, or an ignored directory with one in it, to an ordinary name",
+        |p| {
+            fs::create_dir_all(p.here.join(".dir/deep"))?;
+            symlink("x", p.here.join(".dir/deep/link"))?;
+            let directory = p.rename(".dir", "dir", RenameFlags::empty());
+            let link = p.rename(".dir/deep/link", "link", RenameFlags::empty());
+            assert_eq!(word(&directory), word(&link));
+            link
+        },
+    ),
     ("unnamed file (O_TMPFILE)", |p| {
         OpenOptions::new()
             .write(true)

@@ -19,6 +19,9 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 /// How often `umount` looks whether the daemon has ended.
 const END_INTERVAL: Duration = Duration::from_millis(5);
 
+/// How long `umount` tries a mount that is in use: what announces arrivals in it is gone again within milliseconds.
+const BUSY_LIMIT: Duration = Duration::from_millis(500);
+
 /// A wish to mount, however it was said.
 struct Wish {
     mountpoint: PathBuf,
@@ -27,6 +30,14 @@ struct Wish {
     options: MountOptions,
     /// What mount(8) calls the source.
     source: Option<OsString>,
+}
+
+/// `MAJOR:MINOR`.
+pub(super) fn parse_device(text: &str) -> Result<(u32, u32), String> {
+    let numbers = text.split_once(':');
+    numbers
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or_else(|| "not MAJOR:MINOR".to_owned())
 }
 
 /// Which words after `-o` are flags of `meshbox mount`.
@@ -194,7 +205,13 @@ fn in_background() -> Result<(), Failure> {
 pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
     // Asked first: afterwards nothing leads from the mountpoint to the daemon.
     let daemon = which::at(mountpoint).and_then(|state| Client::connect(&state).ok()?.daemon_pid());
-    sys::umount(mountpoint, lazy).map_err(Failure::failed)?;
+    let begun = Instant::now();
+    while let Err(error) = sys::umount(mountpoint, lazy) {
+        if !matches!(error, sys::UnmountError::Busy { .. }) || begun.elapsed() > BUSY_LIMIT {
+            return Err(Failure::failed(error));
+        }
+        std::thread::sleep(END_INTERVAL);
+    }
     let pid = daemon.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
     let Some(pid) = pid.filter(|_| !lazy) else {
         return Ok(());

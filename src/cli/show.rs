@@ -148,6 +148,14 @@ pub(super) fn status(status: &Status, now: u64) -> String {
             status.outbound.iter().map(outbound).collect::<Vec<_>>(),
         ),
         (
+            "Incomplete: their writer was killed; `meshbox send` sends them as they are",
+            status
+                .incomplete
+                .iter()
+                .map(|path| format!("  {}", wire_path(path)))
+                .collect(),
+        ),
+        (
             "Inbox, newest first",
             status.inbound.iter().map(inbound).collect(),
         ),
@@ -166,10 +174,8 @@ pub(super) fn status(status: &Status, now: u64) -> String {
         counts.outbound_pending
     );
     for (count, what) in [
-        (
-            counts.incomplete,
-            "incomplete (their writer was killed; send with `meshbox send`)",
-        ),
+        (counts.unsealed, "open for writing, or about to be sent"),
+        (counts.incomplete, "incomplete"),
         (
             counts.ignored,
             "names not sent, since they match the ignore list",
@@ -225,6 +231,7 @@ mod tests {
                 }],
             }],
             inbound: vec![],
+            incomplete: vec![WirePath::Text("torn.bin".into())],
             trouble: Some("journal: no space".into()),
             counts: Counts {
                 ignored: 3,
@@ -252,6 +259,7 @@ mod tests {
             "1.5 KiB",
             "disk full",
             "TROUBLE: journal: no space; it is tried again",
+            "as they are\n  torn.bin\n",
             "3 names not sent",
         ] {
             assert!(text.contains(part), "{part}: {text}");

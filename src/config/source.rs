@@ -48,7 +48,17 @@ pub const SETTINGS: &[Setting] = &[
     new("log", Kind::Text),
     new("ignore", Kind::List),
     new("ignore_except", Kind::List),
+    new("max_bytes", Kind::Text),
+    new("min_free", Kind::Text),
+    new("max_file_bytes", Kind::Text),
+    new("inbox_mode", Kind::Text),
+    new("uid", Kind::Text),
+    new("gid", Kind::Text),
+    new("umask", Kind::Text),
 ];
+
+/// Settings that a file may also have in a table `[spool]`, under the same names.
+const SPOOL_TABLE: [&str; 3] = ["max_bytes", "min_free", "max_file_bytes"];
 
 /// The setting of this name, with dashes or underscores.
 pub fn setting(name: &str) -> Option<&'static Setting> {
@@ -169,13 +179,19 @@ impl Layer {
                 })?;
         let source = Source::File(path.clone());
         let mut layer = Self::new(source.clone());
-        for (key, value) in table {
+        for (key, value) in flat(table, &path)? {
             let Some(known) = setting(&key) else {
                 return Err(ConfigError::Unknown {
                     name: key,
                     origin: path.display().to_string(),
                 });
             };
+            if layer.get(known.name).is_some() {
+                return Err(ConfigError::Value {
+                    origin: source.describe(known.name),
+                    why: "it is there twice, alone and in [spool]; keep one".to_owned(),
+                });
+            }
             let values = match (known.kind, value) {
                 (Kind::List, toml::Value::Array(values)) => values,
                 (_, value) => vec![value],
@@ -196,6 +212,27 @@ impl Layer {
         }
         Ok(layer)
     }
+}
+
+/// The keys of a file with those of its `[spool]` table among them.
+fn flat(table: toml::Table, path: &Path) -> Result<Vec<(String, toml::Value)>, ConfigError> {
+    let mut keys = Vec::with_capacity(table.len());
+    for (key, value) in table {
+        match (key.as_str(), value) {
+            ("spool", toml::Value::Table(inner)) => {
+                let foreign = |key: &&String| !SPOOL_TABLE.contains(&key.as_str());
+                if let Some(key) = inner.keys().find(foreign) {
+                    return Err(ConfigError::Unknown {
+                        name: format!("spool.{key}"),
+                        origin: path.display().to_string(),
+                    });
+                }
+                keys.extend(inner);
+            }
+            (_, value) => keys.push((key, value)),
+        }
+    }
+    Ok(keys)
 }
 
 fn plain(value: toml::Value) -> Result<String, String> {

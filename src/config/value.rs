@@ -29,6 +29,120 @@ pub fn parse_peer(text: &str) -> Result<(PeerId, SocketAddr), String> {
     })
 }
 
+/// What a unit stands for; `K` and `KiB` are 1,024, `KB` is 1,000.
+const UNITS: [(&str, u64); 13] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("K", 1 << 10),
+    ("M", 1 << 20),
+    ("G", 1 << 30),
+    ("T", 1 << 40),
+    ("B", 1),
+];
+
+/// Reads `10GiB`, `500 MB`, `64M`, `4096`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let trimmed = text.trim();
+    let lower = trimmed.to_ascii_lowercase();
+    let unit = UNITS
+        .iter()
+        .find(|(unit, _)| lower.ends_with(&unit.to_ascii_lowercase()));
+    let (digits, factor) = match unit {
+        Some((unit, factor)) => (&trimmed[..trimmed.len() - unit.len()], *factor),
+        None => (trimmed, 1),
+    };
+    let number: Option<u64> = digits.trim().parse().ok();
+    number
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(|| {
+            format!(
+                "{text:?} is not a size; write a whole number with a unit, as in 64MiB, 10GiB, 500MB"
+            )
+        })
+}
+
+/// A size as [`parse_size`] reads it, in the largest unit that shows it whole.
+pub fn format_size(bytes: u64) -> String {
+    let whole = UNITS[..4]
+        .iter()
+        .rev()
+        .find(|(_, factor)| bytes > 0 && bytes % factor == 0);
+    match whole {
+        Some((unit, factor)) => format!("{}{unit}", bytes / factor),
+        None => bytes.to_string(),
+    }
+}
+
+/// A limit; one of 0 would let nothing through, which nobody can mean.
+pub(super) fn parse_limit(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("0 would let nothing through; leave it out for no limit".to_owned()),
+        limit => Ok(limit),
+    }
+}
+
+fn parse_octal(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let octal = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    octal
+        .then(|| u32::from_str_radix(digits, 8).ok())
+        .flatten()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| format!("{text:?} is not an octal mode such as 0640"))
+}
+
+/// Permission bits of files in the inbox.
+pub(super) fn parse_inbox_mode(text: &str) -> Result<u32, String> {
+    let mode = parse_octal(text)?;
+    if mode & 0o7000 != 0 {
+        Err(format!(
+            "{text} has setuid, setgid or sticky, which no file in the inbox gets; write at most 0666"
+        ))
+    } else if mode & 0o111 != 0 {
+        Err(format!(
+            "{text} has execute bits, which travel with each file; write {:04o}",
+            mode & 0o666
+        ))
+    } else if mode & 0o400 == 0 {
+        Err(format!(
+            "{text} keeps the owner from reading; write {:04o}",
+            mode | 0o400
+        ))
+    } else {
+        Ok(mode)
+    }
+}
+
+/// Permission bits taken off.
+pub(super) fn parse_umask(text: &str) -> Result<u32, String> {
+    let mask = parse_octal(text)?;
+    if mask & 0o7000 != 0 {
+        Err(format!("{text} is not a umask; write at most 0077"))
+    } else if mask & 0o700 != 0 {
+        Err(format!(
+            "{text} takes rights from the owner, who could not use the mount; write {:04o}",
+            mask & 0o077
+        ))
+    } else {
+        Ok(mask)
+    }
+}
+
+/// A user or group as a number.
+pub(super) fn parse_id(text: &str) -> Result<u32, String> {
+    // The largest number means "no change" to chown(2).
+    text.parse()
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or_else(|| format!("{text:?} is not a number; `id NAME` prints those of a user"))
+}
+
 pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
     match text {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -90,6 +204,51 @@ mod tests {
     }
 
     #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64MiB", 64 << 20),
+            ("64 mib", 64 << 20),
+            ("10G", 10 << 30),
+            ("500MB", 500_000_000),
+            ("1KB", 1000),
+            ("7B", 7),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "GiB", "-1", "1.5G", "lots", "99999999999TiB", "1 G B"] {
+            let why = parse_size(bad).unwrap_err();
+            assert!(why.contains("64MiB"), "{bad}: {why}");
+        }
+        assert!(parse_limit("0").is_err());
+    }
+
+    #[test]
+    fn modes_are_octal_and_make_sense() {
+        assert_eq!(parse_inbox_mode("0640"), Ok(0o640));
+        assert_eq!(parse_inbox_mode("666"), Ok(0o666));
+        for (bad, says) in [
+            ("rw", "octal"),
+            ("0648", "octal"),
+            ("", "octal"),
+            ("4644", "setuid"),
+            ("0755", "write 0644"),
+            ("0040", "write 0440"),
+        ] {
+            let why = parse_inbox_mode(bad).unwrap_err();
+            assert!(why.contains(says), "{bad}: {why}");
+        }
+        assert_eq!(parse_umask("027"), Ok(0o027));
+        assert!(parse_umask("0777").unwrap_err().contains("0077"));
+        assert!(parse_umask("7000").is_err());
+        assert_eq!(parse_id("1000"), Ok(1000));
+        for bad in ["root", "-1", "4294967295", ""] {
+            assert!(parse_id(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_peer_is_an_id_and_an_address() {
         let id = Identity::generate().id();
         assert_eq!(
@@ -123,6 +282,12 @@ mod tests {
         #[test]
         fn any_host_name_gives_some_node_name(host in ".*") {
             prop_assert!(!name_of_host(&host).as_str().is_empty());
+        }
+
+        #[test]
+        fn any_size_reads_back_as_it_is_shown(bytes in any::<u64>(), shift in 0_u32..64) {
+            let bytes = bytes >> shift << (shift % 20);
+            prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
         }
 
         #[test]

@@ -345,6 +345,7 @@ mod tests {
                 peers: vec![],
                 outbound: vec![],
                 inbound: vec![],
+                incomplete: vec![],
                 trouble: None,
                 counts: Counts {
                     sealed: limit as u64,

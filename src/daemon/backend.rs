@@ -9,10 +9,11 @@ use parking_lot::RwLock;
 
 use crate::bundle::RelPath;
 use crate::control::wait::Delivery;
-use crate::control::{ControlBackend, DEFAULT_ROWS, PeerRow, Status};
+use crate::control::{ControlBackend, Counts, DEFAULT_ROWS, PeerRow, Status, WirePath};
 use crate::fs::{Fs, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
 use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
+use crate::ready::Overview;
 use crate::spool::Spool;
 
 /// What does not change while the daemon runs.
@@ -90,6 +91,11 @@ fn row(peer: PeerStatus) -> PeerRow {
 impl ControlBackend for Backend {
     fn status(&self, before: Option<u64>, limit: usize) -> Status {
         let facts = &self.facts;
+        // First: what is not counted here as unsealed is in the rows below.
+        let waiting = match self.fs.get().and_then(Weak::upgrade) {
+            Some(fs) => fs.overview(limit),
+            None => Overview::default(),
+        };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: facts.id.to_string(),
@@ -106,7 +112,11 @@ impl ControlBackend for Backend {
             peers: ControlBackend::peers(self),
             outbound: facts.spool.outbound(before, limit),
             inbound: facts.spool.inbound(before, limit),
-            counts: facts.spool.counts(),
+            incomplete: waiting.incomplete.iter().map(WirePath::from).collect(),
+            counts: Counts {
+                unsealed: waiting.unsealed,
+                ..facts.spool.counts()
+            },
             trouble: facts.spool.trouble(),
         }
     }
@@ -143,7 +153,7 @@ impl ControlBackend for Backend {
             return Delivery::Sealed(row);
         }
         // The plain tree behind the mount, never the mount itself.
-        let shown = std::fs::symlink_metadata(spool.layout().outbox().join(path.as_path()));
+        let shown = std::fs::symlink_metadata(spool.at_outbox(path.as_path()));
         match shown {
             // Removed since: what was queued is still delivered.
             Err(_) => spool
@@ -265,6 +275,12 @@ fn metrics(status: &Status) -> String {
             counts.outbound_pending,
         ),
         (
+            "meshbox_unsealed",
+            "gauge",
+            "Files open for writing, settling or being sealed",
+            counts.unsealed,
+        ),
+        (
             "meshbox_incomplete",
             "gauge",
             "Files held back because their writer was killed",
@@ -275,6 +291,12 @@ fn metrics(status: &Status) -> String {
             "gauge",
             "Entries in quarantine",
             counts.quarantined,
+        ),
+        (
+            "meshbox_held_bytes",
+            "gauge",
+            "Bytes kept for recipients that no name shows any more",
+            counts.held_bytes,
         ),
         (
             "meshbox_peers",
@@ -298,7 +320,6 @@ fn metrics(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::Counts;
 
     #[test]
     fn metrics_are_one_value_a_line_with_a_type() {
@@ -318,6 +339,7 @@ mod tests {
             peers: vec![],
             outbound: vec![],
             inbound: vec![],
+            incomplete: vec![],
             counts,
             trouble: None,
         };

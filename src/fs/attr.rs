@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Stat, major, minor};
 
 use super::inode::{Area, Backing, NodeId, Stamp};
+use super::special::Device;
 
 /// How long the kernel may believe names and attributes: all changes of the outbox pass through us.
 pub(crate) const OUTBOX_TTL: Duration = Duration::from_secs(1);
@@ -30,13 +31,49 @@ pub struct Caller {
     pub tid: u32,
 }
 
-/// What an inode is; nothing else exists here.
+/// What an inode is. All but the first two exist only in the outbox, at ignored names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
     File,
     /// A directory.
     Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A socket of the local machine.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+impl Kind {
+    /// `None` for what no file system of Linux has.
+    pub(crate) fn of(kind: FileType) -> Option<Self> {
+        match kind {
+            FileType::RegularFile => Some(Self::File),
+            FileType::Directory => Some(Self::Directory),
+            FileType::Symlink => Some(Self::Symlink),
+            FileType::Fifo => Some(Self::Fifo),
+            FileType::Socket => Some(Self::Socket),
+            FileType::CharacterDevice => Some(Self::CharDevice),
+            FileType::BlockDevice => Some(Self::BlockDevice),
+            FileType::Unknown => None,
+        }
+    }
+
+    /// Whether it can be sent, as or in a bundle.
+    pub(crate) fn travels(self) -> bool {
+        match self {
+            Self::File | Self::Directory => true,
+            Self::Symlink | Self::Fifo | Self::Socket | Self::CharDevice | Self::BlockDevice => {
+                false
+            }
+        }
+    }
 }
 
 /// A point in time, as the backing file system has it.
@@ -63,8 +100,10 @@ pub struct Attr {
     pub mtime: Time,
     /// Last change of anything.
     pub ctime: Time,
-    /// File or directory.
+    /// File, directory, or what else.
     pub kind: Kind,
+    /// Which device it is, if it is one.
+    pub device: Device,
     /// Permission bits with suid, sgid and sticky.
     pub perm: u16,
     /// Visible names.
@@ -132,6 +171,8 @@ pub struct Opened {
     pub fh: u64,
     /// How the kernel may cache it.
     pub caching: Caching,
+    /// Nothing can be written through it, so that nobody need hear of its closing.
+    pub reads_only: bool,
 }
 
 /// One line of a directory listing.
@@ -143,7 +184,7 @@ pub struct Item {
     pub number: u64,
     /// The backing inode; 0 if there is none.
     pub backing: u64,
-    /// File or directory.
+    /// File, directory, or what else.
     pub kind: Kind,
     /// Where a listing goes on after this one.
     pub offset: u64,
@@ -172,14 +213,7 @@ pub struct Space {
 
 /// The kind of a backing inode; `None` for what Meshbox does not show.
 pub(crate) fn kind_of(stat: &Stat) -> Option<Kind> {
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if kind.is_file() {
-        Some(Kind::File)
-    } else if kind.is_dir() {
-        Some(Kind::Directory)
-    } else {
-        None
-    }
+    Kind::of(FileType::from_raw_mode(stat.st_mode))
 }
 
 /// `st_nlink`, whose type differs between architectures.
@@ -190,8 +224,8 @@ pub(crate) fn links(stat: &Stat) -> u64 {
 
 /// What the node table needs of a backing inode.
 pub(crate) fn backing_of(area: Area, stat: &Stat) -> Backing {
-    let directory = kind_of(stat) == Some(Kind::Directory);
-    let stamp = if area == Area::Inbox && !directory {
+    let kind = kind_of(stat).unwrap_or(Kind::File);
+    let stamp = if area == Area::Inbox && kind != Kind::Directory {
         Stamp {
             mtime: stat.st_mtime,
             mtime_nsec: nanos(stat.st_mtime_nsec),
@@ -203,7 +237,7 @@ pub(crate) fn backing_of(area: Area, stat: &Stat) -> Backing {
     Backing {
         area,
         ino: stat.st_ino,
-        directory,
+        kind,
         stamp,
     }
 }
@@ -227,6 +261,10 @@ pub(crate) fn attr_of(node: NodeId, stat: &Stat, nlink: u64) -> Attr {
             nanos: nanos(stat.st_ctime_nsec),
         },
         kind: kind_of(stat).unwrap_or(Kind::File),
+        device: Device {
+            major: major(stat.st_rdev),
+            minor: minor(stat.st_rdev),
+        },
         perm: (stat.st_mode & 0o7777) as u16,
         nlink: u32::try_from(nlink).unwrap_or(u32::MAX),
         uid: stat.st_uid,

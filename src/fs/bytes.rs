@@ -5,11 +5,11 @@
 //! out, and is answered from there. Either way `ready` is told before the gate opens.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fchmod, fstat, openat};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fchmod, fstat};
 use rustix::io::Errno;
 
 use super::Fs;
@@ -18,6 +18,7 @@ use super::error::FsError;
 use super::handle::{Handle, OpenFile};
 use super::inode::{Area, NodeId, Place};
 use super::names::Target;
+use super::special::beneath;
 use super::status;
 use crate::bundle::RelPath;
 use crate::ready::Event;
@@ -33,6 +34,7 @@ const GROUP_EXEC: u32 = 0o010;
 struct Access {
     writes: bool,
     truncates: bool,
+    direct: bool,
 }
 
 impl Access {
@@ -41,6 +43,7 @@ impl Access {
         Self {
             writes,
             truncates: flags & libc::O_TRUNC != 0,
+            direct: flags & libc::O_DIRECT != 0,
         }
     }
 }
@@ -68,7 +71,7 @@ impl Fs {
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
     ) {
         let access = Access::of(flags);
-        match self.open_backing(id, access) {
+        match self.open_backing(id, access, caller.tid) {
             Ok(None) => done(self.status_open(id)),
             Ok(Some(file)) => self.opened(file, access, caller, done),
             Err(error) => done(Err(error)),
@@ -76,7 +79,12 @@ impl Fs {
     }
 
     /// Opens the backing file of a node; `None` for a generated file.
-    fn open_backing(&self, id: NodeId, access: Access) -> Result<Option<Arc<OpenFile>>, FsError> {
+    fn open_backing(
+        &self,
+        id: NodeId,
+        access: Access,
+        tid: u32,
+    ) -> Result<Option<Arc<OpenFile>>, FsError> {
         if status::is_generated(id) {
             return if access.writes || access.truncates {
                 Err(FsError::ReadOnly)
@@ -86,11 +94,15 @@ impl Fs {
         }
         let _tree = self.tree.read();
         let (backing, place) = {
-            let nodes = self.nodes.lock();
-            (nodes.backing(id)?, nodes.place(id))
+            let mut nodes = self.nodes.lock();
+            (nodes.backing_to_open(id, tid)?, nodes.place(id))
         };
         if backing.area == Area::Inbox && (access.writes || access.truncates) {
             return Err(FsError::ReadOnly);
+        }
+        // The kernel opens these itself; it comes here only for a name that shows another file meanwhile.
+        if !backing.kind.travels() {
+            return Err(FsError::Stale);
         }
         let (fd, opened_as, shared) = match &place {
             Ok(place) => (
@@ -107,6 +119,11 @@ impl Fs {
         // Inbox names change without us: the kernel asked for the file it knows, not for its successor.
         if backing.area == Area::Inbox && fstat(&fd)?.st_ino != backing.ino {
             return Err(FsError::Stale);
+        }
+        if backing.area == Area::Inbox && access.direct {
+            // The kernel may read the backing file with the flags of the user, and would answer EIO if that cannot do it.
+            let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+            rustix::fs::open(by_descriptor(&fd), flags, Mode::empty())?;
         }
         let gate = (backing.area == Area::Outbox && (access.writes || access.truncates))
             // The spool no longer knows the gate of a file without names; all its writers share the one there is.
@@ -146,6 +163,7 @@ impl Fs {
             return done(Ok(Opened {
                 fh: file.fh,
                 caching,
+                reads_only: true,
             }));
         };
         let fs = self.clone();
@@ -169,6 +187,7 @@ impl Fs {
             let opened = Ok(Opened {
                 fh: file.fh,
                 caching,
+                reads_only: false,
             });
             match truncate {
                 Some(caller) if fstat(&file.file).is_ok_and(|stat| stat.st_size > 0) => {
@@ -369,6 +388,7 @@ impl Fs {
             Ok(found) => found,
             Err(error) => return done(Err(error)),
         };
+        let done = self.noting(&modify.file, Some(fh), done);
         if caller.tid != 0 {
             modify.file.note_writer(caller.tid);
         }
@@ -400,6 +420,12 @@ impl Fs {
         kill_privileges: bool,
     ) -> Result<Written, FsError> {
         let file = &modify.file;
+        let admitted = self.admit_write(offset, data.len())?;
+        if admitted < data.len() {
+            // The rest gets its error when the program tries it; one that does not try has not written what it meant.
+            self.note_failed(file.ino, Some(file.fh), &FsError::TooLarge);
+        }
+        let data = &data[..admitted];
         let mut written = 0;
         let mut tail = false;
         let mut failed = None;
@@ -432,7 +458,10 @@ impl Fs {
                 self.spool.not_modified(guard);
                 Err(error)
             }
-            Some(_) | None => {
+            failed => {
+                if let Some(error) = failed {
+                    self.note_failed(file.ino, Some(file.fh), &error);
+                }
                 let bytes = u32::try_from(written).map_err(|_too_many| FsError::Invalid)?;
                 Ok(Written { bytes, tail })
             }
@@ -477,14 +506,16 @@ impl Fs {
             return;
         };
         let Some(gate) = file.gate.clone() else {
-            self.nodes.lock().released(file.node, &file);
+            let unneeded = self.nodes.lock().released(file.node, &file);
+            drop(unneeded);
             return;
         };
         let fs = self.clone();
         self.gated(&gate, move |guard| {
             guard.remove_writer();
             fs.readiness.feed(Event::Released { ino: file.ino, fh });
-            fs.nodes.lock().released(file.node, &file);
+            let unneeded = fs.nodes.lock().released(file.node, &file);
+            drop(unneeded);
             None
         });
     }
@@ -497,14 +528,17 @@ impl Fs {
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,
     ) {
         match self.handles.any(fh) {
-            Ok(Handle::File(file)) => self.pool.submit(Box::new(move || {
-                let synced = if data_only {
-                    file.file.sync_data()
-                } else {
-                    file.file.sync_all()
-                };
-                done(synced.map_err(FsError::from));
-            })),
+            Ok(Handle::File(file)) => {
+                let done = self.noting(&file, Some(fh), done);
+                self.pool.submit(Box::new(move || {
+                    let synced = if data_only {
+                        file.file.sync_data()
+                    } else {
+                        file.file.sync_all()
+                    };
+                    done(synced.map_err(FsError::from));
+                }));
+            }
             Ok(Handle::Generated(_) | Handle::Directory(_)) => done(Ok(())),
             Err(error) => done(Err(error)),
         }
@@ -526,6 +560,8 @@ impl Fs {
         };
         let op = move |fs: &Fs, modify: &Modify, guard: &mut GateGuard<'_>| {
             let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+            let size = size_of(&modify.file)?;
+            fs.admit_range(flags, offset, length, size)?;
             if let Err(error) = rustix::fs::fallocate(&modify.file.file, flags, offset, length) {
                 // It may have changed a part before it failed: what was hashed so far is not to be believed, and the
                 // file is looked at again at its last close.
@@ -539,6 +575,7 @@ impl Fs {
             }
             fs.reshaped(modify, guard, Some(fh), caller)
         };
+        let done = self.noting(&file, Some(fh), done);
         self.modify(&file, op, done);
     }
 
@@ -565,7 +602,7 @@ impl Fs {
     ) -> Result<(), FsError> {
         guard.reshaped();
         let file = &modify.file;
-        let size = u64::try_from(fstat(&file.file)?.st_size).unwrap_or(0);
+        let size = size_of(file)?;
         self.readiness.feed(Event::Truncated {
             ino: file.ino,
             path: modify.path.clone(),
@@ -590,22 +627,29 @@ impl Fs {
         let Some(size) = set.size else {
             return done(self.set_others(id, &set));
         };
-        let file = match self.file_to_resize(id, &set) {
+        let file = match self.file_to_resize(id, &set, caller.tid) {
             Ok(file) => file,
             Err(error) => return done(Err(error)),
         };
         let through = set.fh.filter(|fh| *fh == file.fh);
         let op = move |fs: &Fs, modify: &Modify, guard: &mut GateGuard<'_>| {
+            fs.admit_size(size, size_of(&modify.file)?)?;
             rustix::fs::ftruncate(&modify.file.file, size)?;
             fs.reshaped(modify, guard, through, caller)?;
             fs.apply(&Target::File(&modify.file.file), false, &set)?;
             Ok(fs.attr(id, &fstat(&modify.file.file)?))
         };
+        let done = self.noting(&file, through, done);
         self.modify(&file, op, done);
     }
 
     /// The open handle to truncate through, or a short-lived one that no user holds.
-    fn file_to_resize(&self, id: NodeId, set: &SetAttr) -> Result<Arc<OpenFile>, FsError> {
+    fn file_to_resize(
+        &self,
+        id: NodeId,
+        set: &SetAttr,
+        tid: u32,
+    ) -> Result<Arc<OpenFile>, FsError> {
         if let Some(fh) = set.fh
             && let Ok(file) = self.handles.file(fh)
             && file.writes()
@@ -618,9 +662,14 @@ impl Fs {
         let access = Access {
             writes: true,
             truncates: false,
+            direct: false,
         };
-        self.open_backing(id, access)?.ok_or(FsError::ReadOnly)
+        self.open_backing(id, access, tid)?.ok_or(FsError::ReadOnly)
     }
+}
+
+fn size_of(file: &OpenFile) -> Result<u64, FsError> {
+    Ok(u64::try_from(fstat(&file.file)?.st_size).unwrap_or(0))
 }
 
 /// Changes the length of an open file.
@@ -636,31 +685,32 @@ fn resize(
 
 /// Opens for reading and writing even where the user only writes: the sealer and the tail hasher read what is written.
 fn open_at(root: &OwnedFd, place: &Place, access: Access) -> Result<OwnedFd, FsError> {
-    let common = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let open = |flags| openat(root, place.at(), flags | common, Mode::empty());
+    let open = |flags| beneath(root, place, flags | OFlags::NONBLOCK);
     if !access.writes && !access.truncates {
-        return Ok(open(OFlags::RDONLY)?);
+        return open(OFlags::RDONLY);
     }
     match open(OFlags::RDWR) {
-        Err(Errno::ACCESS) => Ok(open(OFlags::WRONLY)?),
-        other => Ok(other?),
+        Err(FsError::Os(Errno::ACCESS)) => open(OFlags::WRONLY),
+        other => other,
     }
 }
 
 /// Opens a file again that has no name any more.
 fn reopen(file: &File, access: Access) -> Result<OwnedFd, FsError> {
-    use std::os::fd::AsRawFd;
     let flags = if access.writes || access.truncates {
         OFlags::RDWR
     } else {
         OFlags::RDONLY
     };
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(rustix::fs::open(
-        path,
+        by_descriptor(file),
         flags | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
+}
+
+fn by_descriptor(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Takes suid away, and sgid from what the group may execute, as a write by an ordinary user does everywhere.

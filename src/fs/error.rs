@@ -27,9 +27,12 @@ pub enum FsError {
     /// Symbolic links and special files do not travel; the three entries of the root stay.
     #[error("not permitted here")]
     NotPermitted,
-    /// A name above 255 bytes or a path above 4,095.
+    /// A name above 255 bytes or a path above 4,075.
     #[error("the name or path is too long")]
     NameTooLong,
+    /// The file would have more than `max_file_bytes`.
+    #[error("larger than max_file_bytes")]
+    TooLarge,
     /// Inbox and outbox never share an inode, and directories do not move between them.
     #[error("inbox and outbox are apart")]
     CrossDevice,
@@ -70,6 +73,7 @@ impl FsError {
             Self::ReadOnly => libc::EROFS,
             Self::NotPermitted => libc::EPERM,
             Self::NameTooLong => libc::ENAMETOOLONG,
+            Self::TooLarge => libc::EFBIG,
             Self::CrossDevice => libc::EXDEV,
             Self::Stale => libc::ESTALE,
             Self::BadHandle => libc::EBADF,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -29,6 +29,8 @@ pub(crate) struct OpenFile {
     /// Present when the handle may write: the inode's gate.
     pub(crate) gate: Option<Arc<Gate>>,
     wrote: Mutex<Vec<Wrote>>,
+    /// Whether it counts in how its node is read.
+    settled: AtomicBool,
 }
 
 /// A thread that wrote, and its process once that was worth a look.
@@ -54,7 +56,17 @@ impl OpenFile {
             opened_as,
             gate,
             wrote: Mutex::new(Vec::new()),
+            settled: AtomicBool::new(false),
         }
+    }
+
+    /// It counts in how its node is read; until its release.
+    pub(crate) fn set_settled(&self) {
+        self.settled.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
     }
 
     pub(crate) fn writes(&self) -> bool {

@@ -28,7 +28,7 @@ const NOTICES_CAP: usize = 1024;
 const FORGET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tells the kernel to forget the entry `name` of a directory.
-pub type Invalidator = Box<dyn Fn(NodeId, &[u8]) + Send>;
+pub type Invalidator = Arc<dyn Fn(NodeId, &[u8]) + Send + Sync>;
 
 enum Notice {
     /// One name shows another file.
@@ -41,16 +41,24 @@ enum Notice {
 /// takes a notice, so neither the spool nor a FUSE loop may do it.
 pub(crate) struct Notices {
     running: Mutex<Option<(Sender<Notice>, JoinHandle<()>)>>,
+    invalidate: Mutex<Option<Invalidator>>,
 }
 
 impl Notices {
     pub(crate) fn new() -> Self {
         Self {
             running: Mutex::new(None),
+            invalidate: Mutex::new(None),
         }
     }
 
+    /// How the kernel is told at once, by a thread that may wait for it.
+    pub(crate) fn invalidator(&self) -> Option<Invalidator> {
+        self.invalidate.lock().clone()
+    }
+
     fn start(&self, invalidate: Invalidator) -> std::io::Result<()> {
+        *self.invalidate.lock() = Some(Arc::clone(&invalidate));
         let (sender, receiver) = bounded::<Notice>(NOTICES_CAP);
         let thread = thread::Builder::new()
             .name("fs-notifier".into())
@@ -201,6 +209,11 @@ impl Fs {
         if let Some(before) = replaced {
             self.inbox_replaced(to, before);
         }
+        self.move_node(from, to);
+        self.announcements.push(to, false);
+    }
+
+    fn move_node(&self, from: &RelPath, to: &RelPath) {
         let known = self.nodes.lock().known_at(Area::Inbox, from);
         let Some((parent, _)) = known else {
             return;
@@ -254,7 +267,7 @@ impl Fs {
     fn inbox_gone(&self, path: &RelPath) {
         let known = self.nodes.lock().known_at(Area::Inbox, path);
         if let Some((parent, _)) = known {
-            self.nodes.lock().unname(parent, path.file_name());
+            self.nodes.lock().replaced(parent, path.file_name());
             self.notices
                 .send(Notice::Name(parent, path.file_name().to_vec()));
         }
@@ -276,11 +289,12 @@ impl Fs {
     }
 
     /// These names, files and new directories, were given and are visible.
-    fn inbox_published(&self, names: &[NewName]) {
+    pub(super) fn inbox_published(&self, names: &[NewName]) {
         for name in names {
             if let Some(before) = name.replaced {
                 self.inbox_replaced(&name.path, before);
             }
+            self.announcements.push(&name.path, name.directory);
         }
     }
 
@@ -296,7 +310,7 @@ impl Fs {
                     .backing(node)
                     .is_ok_and(|backing| backing.ino == before)
                 {
-                    nodes.unname(parent, path.file_name());
+                    nodes.replaced(parent, path.file_name());
                 }
             }
             known
@@ -314,13 +328,13 @@ impl Fs {
         directory: bool,
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,
     ) {
-        let checked = self
-            .inbox_target(at)
-            .and_then(|(path, kind)| match (kind, directory) {
-                (Kind::File, false) | (Kind::Directory, true) => Ok(path),
-                (Kind::File, true) => Err(FsError::NotDirectory),
-                (Kind::Directory, false) => Err(FsError::IsDirectory),
-            });
+        let checked = self.inbox_target(at).and_then(|(path, kind)| {
+            match (kind == Kind::Directory, directory) {
+                (false, false) | (true, true) => Ok(path),
+                (false, true) => Err(FsError::NotDirectory),
+                (true, false) => Err(FsError::IsDirectory),
+            }
+        });
         let path = match checked {
             Ok(path) => path,
             Err(error) => return done(Err(error)),
@@ -365,7 +379,15 @@ impl Fs {
             let replaced = self.stat_at(&target).ok();
             match replaced.as_ref().and_then(kind_of) {
                 Some(Kind::Directory) => Err(FsError::IsDirectory),
-                Some(Kind::File) | None => Ok((path, target, replaced)),
+                Some(Kind::File) => Ok((path, target, replaced)),
+                Some(
+                    Kind::Symlink
+                    | Kind::Fifo
+                    | Kind::Socket
+                    | Kind::CharDevice
+                    | Kind::BlockDevice,
+                )
+                | None => Ok((path, target, None)),
             }
         });
         let (path, target, replaced) = match checked {

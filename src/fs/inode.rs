@@ -2,7 +2,8 @@
 //!
 //! A node is one file or directory of the backing trees. It knows its names (parent and component each), how often
 //! the kernel looked it up, and which handles are open on it; paths are joined from names at the moment of use. A
-//! node holds no descriptor, so a hundred thousand known files cost memory only.
+//! node holds no descriptor, so a hundred thousand known files cost memory only; but what was removed while the kernel
+//! still knows it, and cannot be held open by a handle of ours, keeps one until the kernel forgets it.
 //!
 //! # Invariants
 //! 1. `node.names` of a directory and `node.links` of its children mirror each other.
@@ -10,15 +11,20 @@
 //! 3. `by_ino` names a node only while the backing inode cannot have been reused: the node has a name or a handle.
 //! 4. The number of a node is its backing inode number where that is free, so that `st_ino` survives a remount; it
 //!    stays when the backing inode is swapped.
+//! 5. A node that the kernel reads by itself never shows a file of the outbox: such a file leaves it behind, nameless,
+//!    and gets another node.
 //!
 //! # Threads
 //! One short mutex. Whoever changes names on disk holds the tree lock of [`super::Fs`] for writing around both.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::attr::Kind;
 use super::error::FsError;
 use super::handle::OpenFile;
+use super::reading::{Reading, Registration};
 use crate::bundle::RelPath;
 
 /// The number by which the kernel and `fs` name an inode.
@@ -37,6 +43,8 @@ impl NodeId {
     pub const INBOX: Self = Self(OWN_NUMBERS + 1);
     /// `.meshbox/`.
     pub const STATUS_DIR: Self = Self(OWN_NUMBERS + 2);
+    /// Where the herald finds what it announces; see [`super::announce`].
+    pub const STAGE: Self = Self(OWN_NUMBERS + 3);
     /// The first of the generated files.
     pub const STATUS_FILES: Self = Self(OWN_NUMBERS + 16);
     /// The first number given to nodes whose inode number is taken.
@@ -63,7 +71,7 @@ pub(crate) struct Stamp {
 pub(crate) struct Backing {
     pub(crate) area: Area,
     pub(crate) ino: u64,
-    pub(crate) directory: bool,
+    pub(crate) kind: Kind,
     /// Zero outside the inbox and for directories.
     pub(crate) stamp: Stamp,
 }
@@ -116,8 +124,26 @@ struct Node {
     lookups: u64,
     names: HashMap<Name, NodeId>,
     open: Vec<Arc<OpenFile>>,
+    /// What it was, once its last name is gone, where the kernel opens without asking us.
+    remains: Option<Arc<OwnedFd>>,
     fixed: bool,
+    reading: Reading,
+    /// Its file was moved to the outbox without it.
+    left_behind: bool,
+    outdated: Option<Outdated>,
 }
+
+/// The kernel may still believe that a name shows this node, although it shows another one. Who opens it by that name is
+/// told ESTALE, and comes back with the other one. Who comes back with the same one did not come by a name (but by
+/// `/proc/self/fd`) and may have it.
+#[derive(Default)]
+struct Outdated {
+    /// Threads that were told.
+    told: Vec<u32>,
+}
+
+/// More threads than this that reopen a replaced file by its descriptor at the same moment may get ESTALE.
+const TOLD_CAP: usize = 64;
 
 /// All nodes below the two area roots.
 pub(crate) struct Nodes {
@@ -138,7 +164,7 @@ impl Nodes {
             let backing = Backing {
                 area,
                 ino,
-                directory: true,
+                kind: Kind::Directory,
                 stamp: Stamp::default(),
             };
             nodes.insert(
@@ -149,7 +175,11 @@ impl Nodes {
                     lookups: 0,
                     names: HashMap::new(),
                     open: vec![],
+                    remains: None,
                     fixed: true,
+                    reading: Reading::default(),
+                    left_behind: false,
+                    outdated: None,
                 },
             );
             by_ino.insert(ino, id);
@@ -165,9 +195,55 @@ impl Nodes {
         self.nodes.get(&id).ok_or(FsError::Stale)
     }
 
-    /// What backs the node.
+    /// What backs the node. Of one that was left behind nothing more is to be had than its open handles give: the
+    /// kernel came by a name that is another node's, and looks it up again when it is told so.
     pub(crate) fn backing(&self, id: NodeId) -> Result<Backing, FsError> {
-        self.node(id).map(|node| node.backing)
+        match self.node(id)? {
+            node if node.left_behind => Err(FsError::Stale),
+            node => Ok(node.backing),
+        }
+    }
+
+    /// [`Self::backing`] for an open by the thread `tid`.
+    pub(crate) fn backing_to_open(&mut self, id: NodeId, tid: u32) -> Result<Backing, FsError> {
+        let node = self.nodes.get_mut(&id).ok_or(FsError::Stale)?;
+        let Some(outdated) = &mut node.outdated else {
+            return Ok(node.backing);
+        };
+        if let Some(at) = outdated.told.iter().position(|told| *told == tid) {
+            outdated.told.remove(at);
+            return Ok(node.backing);
+        }
+        if outdated.told.len() == TOLD_CAP {
+            outdated.told.remove(0);
+        }
+        outdated.told.push(tid);
+        Err(FsError::Stale)
+    }
+
+    /// A name of the inbox shows another file, without the kernel's doing. Says whether the name was known.
+    pub(crate) fn replaced(&mut self, parent: NodeId, name: &[u8]) -> bool {
+        let Some(id) = self.known(parent, name) else {
+            return false;
+        };
+        if let Some(node) = self.nodes.get_mut(&id)
+            && node.backing.kind != Kind::Directory
+        {
+            node.outdated = Some(Outdated::default());
+        }
+        self.unname(parent, name);
+        true
+    }
+
+    /// The backing inode of the node, also of one that was left behind.
+    pub(crate) fn backing_ino(&self, id: NodeId) -> Result<u64, FsError> {
+        self.node(id).map(|node| node.backing.ino)
+    }
+
+    /// How the node is read, and the tree it is in.
+    pub(crate) fn reading(&mut self, id: NodeId) -> Option<(Area, &mut Reading)> {
+        let node = self.nodes.get_mut(&id)?;
+        Some((node.backing.area, &mut node.reading))
     }
 
     /// The node's area and its path by its first name.
@@ -241,7 +317,11 @@ impl Nodes {
                         lookups: 0,
                         names: HashMap::new(),
                         open: vec![],
+                        remains: None,
                         fixed: false,
+                        reading: Reading::default(),
+                        left_behind: false,
+                        outdated: None,
                     },
                 );
                 id
@@ -250,11 +330,19 @@ impl Nodes {
         if let Some(before) = self.known(parent, name)
             && before != id
         {
-            self.unname(parent, name);
+            match backing.area {
+                Area::Inbox => {
+                    self.replaced(parent, name);
+                }
+                Area::Outbox => {
+                    self.unname(parent, name);
+                }
+            }
         }
         self.name(parent, name, id);
         if let Some(node) = self.nodes.get_mut(&id) {
             node.lookups += 1;
+            node.outdated = None;
         }
         Ok(id)
     }
@@ -366,13 +454,24 @@ impl Nodes {
         let Some(id) = self.known(from.0, from.1) else {
             return;
         };
+        let mut left_behind = false;
         if let Some(node) = self.nodes.get_mut(&id) {
             if self.by_ino.get(&node.backing.ino) == Some(&id) {
                 self.by_ino.remove(&node.backing.ino);
             }
-            node.backing = backing;
+            left_behind = node.reading.by_kernel();
+            if left_behind {
+                node.left_behind = true;
+                node.outdated = Some(Outdated::default());
+            } else {
+                node.backing = backing;
+            }
         }
-        self.move_name(from.0, from.1, to.0, to.1);
+        if left_behind {
+            self.unname(from.0, from.1);
+        } else {
+            self.move_name(from.0, from.1, to.0, to.1);
+        }
     }
 
     /// The kernel forgets `count` lookups.
@@ -390,12 +489,19 @@ impl Nodes {
         }
     }
 
-    /// A handle was released; the caller still holds it, so that its inode cannot be reused before this returns.
-    pub(crate) fn released(&mut self, id: NodeId, file: &Arc<OpenFile>) {
+    /// A handle was released; the caller still holds it, so that its inode cannot be reused before this returns. What
+    /// is returned is to be dropped after unlocking: that calls the kernel.
+    #[must_use]
+    pub(crate) fn released(&mut self, id: NodeId, file: &Arc<OpenFile>) -> Option<Registration> {
+        let mut unneeded = None;
         if let Some(node) = self.nodes.get_mut(&id) {
             node.open.retain(|open| !Arc::ptr_eq(open, file));
+            if file.is_settled() {
+                unneeded = node.reading.leave();
+            }
         }
         self.settle(id);
+        unneeded
     }
 
     /// A handle that is open on the node, preferably one that may write.
@@ -405,6 +511,20 @@ impl Nodes {
             .find(|file| file.writes())
             .or_else(|| open.first())
             .cloned()
+    }
+
+    /// The node is about to lose a name; `fd` refers to its inode. Dropped with the node, so with the kernel's last
+    /// lookup.
+    pub(crate) fn keep_remains(&mut self, id: NodeId, fd: OwnedFd) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.remains = Some(Arc::new(fd));
+        }
+    }
+
+    /// What [`Self::keep_remains`] kept, once the node has no name.
+    pub(crate) fn remains(&self, id: NodeId) -> Option<Arc<OwnedFd>> {
+        let node = self.nodes.get(&id)?;
+        node.remains.clone().filter(|_| node.links.is_empty())
     }
 
     /// Keeps invariants 2 and 3 after a node lost something, and drops ancestors that lived only for it.
@@ -460,14 +580,14 @@ mod tests {
         Backing {
             area: Area::Outbox,
             ino,
-            directory: false,
+            kind: Kind::File,
             stamp: Stamp::default(),
         }
     }
 
     fn dir(ino: u64) -> Backing {
         Backing {
-            directory: true,
+            kind: Kind::Directory,
             ..file(ino)
         }
     }
@@ -629,9 +749,9 @@ mod tests {
         for _ in 0..15 {
             deep = deep.child(&[b'x'; 255]).unwrap();
         }
-        assert!(deep.child(&[b'x'; 255]).is_ok());
+        assert!(deep.child(&[b'x'; 235]).is_ok());
         assert!(matches!(
-            deep.child(&[b'x'; 255]).unwrap().child(b"y"),
+            deep.child(&[b'x'; 236]),
             Err(FsError::NameTooLong)
         ));
     }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{FileType, Mode, OFlags, openat};
+use rustix::fs::{FileType, OFlags};
 
 use super::Fs;
 use super::attr::{Caching, Entry, Item, Kind, Opened, kind_of};
 use super::error::FsError;
 use super::handle::{DirStream, Handle};
 use super::inode::{Area, NodeId, Place};
+use super::special::beneath;
 use super::status;
 
 impl Fs {
@@ -24,6 +25,7 @@ impl Fs {
         Ok(Opened {
             fh,
             caching: Caching::Ordinary,
+            reads_only: true,
         })
     }
 
@@ -126,10 +128,10 @@ impl Fs {
         Ok(items)
     }
 
-    /// Appends what is in a backing directory. Symbolic links and special files are not shown.
+    /// Appends what is in a backing directory; of the inbox only what can have been sent.
     pub(crate) fn read_names(&self, place: &Place, items: &mut Vec<Item>) -> Result<(), FsError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(self.root(place.area), place.at(), flags, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = beneath(self.root(place.area), place, flags)?;
         let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&fd)? {
             let entry = entry?;
@@ -138,20 +140,16 @@ impl Fs {
                 continue;
             }
             let kind = match entry.file_type() {
-                FileType::RegularFile => Some(Kind::File),
-                FileType::Directory => Some(Kind::Directory),
                 FileType::Unknown => place
                     .child(name)
                     .and_then(|at| self.stat_at(&at))
                     .ok()
                     .and_then(|s| kind_of(&s)),
-                FileType::Symlink
-                | FileType::Fifo
-                | FileType::Socket
-                | FileType::CharacterDevice
-                | FileType::BlockDevice => None,
+                known => Kind::of(known),
             };
-            if let Some(kind) = kind {
+            if let Some(kind) = kind
+                && (kind.travels() || place.area == Area::Outbox)
+            {
                 found.push(Item {
                     name: name.to_vec(),
                     number: 0,
@@ -181,13 +179,8 @@ impl Fs {
         let opened = {
             let _tree = self.tree.read();
             self.place(id).and_then(|place| {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                Ok(openat(
-                    self.root(place.area),
-                    place.at(),
-                    flags,
-                    Mode::empty(),
-                )?)
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                beneath(self.root(place.area), &place, flags)
             })
         };
         match opened {

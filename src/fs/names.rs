@@ -16,6 +16,7 @@ use super::attr::{Attr, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, kin
 use super::error::FsError;
 use super::handle::OpenFile;
 use super::inode::{Area, NodeId, Place};
+use super::special::Device;
 use super::status;
 use crate::bundle::RelPath;
 use crate::ready::{Event, Gone};
@@ -177,6 +178,7 @@ impl Fs {
         mode: u32,
         caller: Caller,
     ) -> Result<(File, Stat), FsError> {
+        self.admit_name()?;
         let (asked, mode) = (mode & 0o7777, self.kept_mode(mode & 0o7777, false));
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -208,7 +210,7 @@ impl Fs {
     }
 
     /// Gives a new file or directory to its maker, and undoes our own umask. Says whether anything changed.
-    fn dress(
+    pub(crate) fn dress(
         &self,
         target: &Target<'_>,
         parent: NodeId,
@@ -241,14 +243,19 @@ impl Fs {
         Ok(changed)
     }
 
-    /// Makes a regular file without opening it; other kinds do not travel.
-    pub fn mknod(&self, at: Named<'_>, mode: u32, caller: Caller) -> Result<Entry, FsError> {
+    /// Makes a regular file without opening it, or what only an ignored name may show.
+    pub fn mknod(
+        &self,
+        at: Named<'_>,
+        mode: u32,
+        device: Device,
+        caller: Caller,
+    ) -> Result<Entry, FsError> {
         let _tree = self.tree.read();
-        let place = self.outbox_place(at.parent, at.name)?;
-        let kind = FileType::from_raw_mode(mode);
-        if !kind.is_file() && mode & libc::S_IFMT != 0 {
-            return Err(FsError::NotPermitted);
+        if !FileType::from_raw_mode(mode).is_file() && mode & libc::S_IFMT != 0 {
+            return self.make_special(at, mode, device, caller);
         }
+        let place = self.outbox_place(at.parent, at.name)?;
         let (_file, stat) = self.make_file(at.parent, &place, mode, caller)?;
         let entry = self.entry(at.parent, at.name, Area::Outbox, &stat)?;
         let (ino, fh) = (stat.st_ino, self.handles.number());
@@ -265,19 +272,13 @@ impl Fs {
         Ok(entry)
     }
 
-    /// Symbolic links do not travel: always an error, the one that fits the place.
-    pub fn symlink(&self, at: Named<'_>) -> FsError {
-        let _tree = self.tree.read();
-        self.outbox_place(at.parent, at.name)
-            .map_or_else(|error| error, |_place| FsError::NotPermitted)
-    }
-
     /// Makes a directory.
     pub fn mkdir(&self, at: Named<'_>, mode: u32, caller: Caller) -> Result<Entry, FsError> {
         let _tree = self.tree.read();
         let place = self.outbox_place(at.parent, at.name)?;
         // mkdir(2) takes the sticky bit; a setgid bit only comes from the parent.
         let (asked, mode) = (mode & 0o1777, self.kept_mode(mode & 0o1777, true));
+        self.admit_name()?;
         mkdirat(&self.outbox, place.at(), Mode::from_raw_mode(mode))?;
         let stat = self.stat_at(&place)?;
         let target = Target::Name(&self.outbox, &place);
@@ -318,8 +319,16 @@ impl Fs {
         if kind_of(&stat) == Some(Kind::Directory) {
             return Err(FsError::IsDirectory);
         }
+        if self.names_left(&stat) == 0 {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            self.spool.may_remove(stat.st_ino, size)?;
+        }
+        self.keep_remains(at.parent, at.name, &place, &stat);
         unlinkat(&self.outbox, place.at(), AtFlags::empty())?;
         self.nodes.lock().unname(at.parent, at.name);
+        if kind_of(&stat) != Some(Kind::File) {
+            return Ok(());
+        }
         let path = place.rel()?;
         let names_left = self.names_left(&stat);
         self.spool.outbox_removed(&path, stat.st_ino, names_left);
@@ -357,6 +366,7 @@ impl Fs {
     fn outbox_rmdir(&self, at: Named<'_>) -> Result<(), FsError> {
         let _tree = self.tree.write();
         let place = self.outbox_place(at.parent, at.name)?;
+        self.keep_remains(at.parent, at.name, &place, &self.stat_at(&place)?);
         unlinkat(&self.outbox, place.at(), AtFlags::REMOVEDIR)?;
         self.nodes.lock().unname(at.parent, at.name);
         Ok(())
@@ -408,9 +418,17 @@ impl Fs {
             Err(FsError::Os(Errno::NOENT)) => None,
             Err(error) => return Err(error),
         };
+        let exchanges = flags.contains(RenameFlags::EXCHANGE);
+        self.may_be_named(&source, &from_place, &to_place)?;
+        if let Some(target) = &target {
+            if exchanges {
+                self.may_be_named(target, &to_place, &from_place)?;
+            } else {
+                self.keep_remains(to.parent, to.name, &to_place, target);
+            }
+        }
         let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
         let mut trees = Moving::default();
-        let exchanges = flags.contains(RenameFlags::EXCHANGE);
         let back = target.as_ref().filter(|_target| exchanges);
         let renamed = trees
             .begin(self, &source, &from_path, &to_path)
@@ -430,7 +448,6 @@ impl Fs {
             trees.undo(self);
             return Ok(());
         }
-        let source_is_dir = kind_of(&source) == Some(Kind::Directory);
         let exchanged = target
             .as_ref()
             .filter(|_target| flags.contains(RenameFlags::EXCHANGE));
@@ -455,12 +472,11 @@ impl Fs {
                     names_left,
                 }
             });
-        self.spool
-            .outbox_renamed(&from_path, &to_path, source_is_dir);
         self.tell_renamed(&source, from_path, to_path, gone, &mut trees);
         Ok(())
     }
 
+    /// Tells the spool and `ready` of a name that moved.
     fn tell_renamed(
         &self,
         stat: &Stat,
@@ -469,46 +485,83 @@ impl Fs {
         replaced: Option<Gone>,
         trees: &mut Moving,
     ) {
-        if kind_of(stat) == Some(Kind::Directory) {
-            let begun = trees
-                .begun
-                .iter()
-                .position(|begun| begun.ino == stat.st_ino);
-            if let Some(at) = begun {
-                let begun = trees.begun.swap_remove(at);
-                self.readiness.feed(Event::TreeRenamed {
-                    tree: begun.tree,
+        match kind_of(stat) {
+            Some(Kind::Directory) => self.spool.outbox_renamed(&from, &to, true),
+            Some(Kind::File) => self.spool.outbox_renamed(&from, &to, false),
+            // Nobody but us knows of these.
+            Some(
+                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
+            )
+            | None => {}
+        }
+        self.tell_ready_renamed(stat, from, to, replaced, trees);
+    }
+
+    fn tell_ready_renamed(
+        &self,
+        stat: &Stat,
+        from: RelPath,
+        to: RelPath,
+        replaced: Option<Gone>,
+        trees: &mut Moving,
+    ) {
+        match kind_of(stat) {
+            Some(Kind::Directory) => {
+                let begun = trees
+                    .begun
+                    .iter()
+                    .position(|begun| begun.ino == stat.st_ino);
+                if let Some(at) = begun {
+                    let begun = trees.begun.swap_remove(at);
+                    self.readiness.feed(Event::TreeRenamed {
+                        tree: begun.tree,
+                        from,
+                        to,
+                        files: begun.files,
+                        directories: begun.directories,
+                    });
+                    return;
+                }
+                let mut files = Vec::new();
+                self.files_below(&to, &mut files, &mut Vec::new());
+                self.readiness.feed(Event::DirRenamed { from, to, files });
+            }
+            Some(Kind::File) => {
+                self.readiness.feed(Event::Renamed {
+                    ino: stat.st_ino,
                     from,
                     to,
-                    files: begun.files,
-                    directories: begun.directories,
+                    replaced,
                 });
-                return;
             }
-            let mut files = Vec::new();
-            self.files_below(&to, &mut files, &mut Vec::new());
-            self.readiness.feed(Event::DirRenamed { from, to, files });
-        } else {
-            self.readiness.feed(Event::Renamed {
-                ino: stat.st_ino,
-                from,
-                to,
-                replaced,
-            });
+            // Nobody but us knows of these; of the file that had the new name they do.
+            Some(
+                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
+            )
+            | None => {
+                if let Some(Gone { ino, names_left }) = replaced {
+                    let path = to;
+                    self.readiness.feed(Event::Unlinked {
+                        ino,
+                        path,
+                        names_left,
+                    });
+                }
+            }
         }
     }
 
     fn tell_exchanged(&self, a: (&Stat, RelPath), b: (&Stat, RelPath), trees: &mut Moving) {
-        let directory = |stat: &Stat| kind_of(stat) == Some(Kind::Directory);
+        let file = |stat: &Stat| kind_of(stat) == Some(Kind::File);
         self.spool.outbox_exchanged(&a.1, &b.1);
-        if directory(a.0) || directory(b.0) {
-            self.tell_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
-            self.tell_renamed(b.0, b.1, a.1, None, trees);
-        } else {
+        if file(a.0) && file(b.0) {
             self.readiness.feed(Event::Exchanged {
                 a: (a.0.st_ino, a.1),
                 b: (b.0.st_ino, b.1),
             });
+        } else {
+            self.tell_ready_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
+            self.tell_ready_renamed(b.0, b.1, a.1, None, trees);
         }
     }
 
@@ -540,6 +593,11 @@ impl Fs {
                         pending.push(path);
                     }
                     Kind::File => files.push((item.backing, path)),
+                    Kind::Symlink
+                    | Kind::Fifo
+                    | Kind::Socket
+                    | Kind::CharDevice
+                    | Kind::BlockDevice => {}
                 }
             }
         }
@@ -552,10 +610,15 @@ impl Fs {
         if status::is_generated(id) {
             return Err(FsError::CrossDevice);
         }
-        let from = self.place(id).map_err(|_nameless| FsError::NotFound)?;
+        let from = {
+            let nodes = self.nodes.lock();
+            nodes.backing(id)?;
+            nodes.place(id).map_err(|_nameless| FsError::NotFound)?
+        };
         if from.area == Area::Inbox {
             return Err(FsError::CrossDevice);
         }
+        self.may_be_named(&self.stat_at(&from)?, &from, &to_place)?;
         linkat(
             &self.outbox,
             from.at(),
@@ -565,10 +628,12 @@ impl Fs {
         )?;
         let stat = self.stat_at(&to_place)?;
         let entry = self.entry(to.parent, to.name, Area::Outbox, &stat)?;
-        self.readiness.feed(Event::Linked {
-            ino: stat.st_ino,
-            path: to_place.rel()?,
-        });
+        if kind_of(&stat) == Some(Kind::File) {
+            self.readiness.feed(Event::Linked {
+                ino: stat.st_ino,
+                path: to_place.rel()?,
+            });
+        }
         Ok(entry)
     }
 
@@ -585,15 +650,20 @@ impl Fs {
         if backing.area == Area::Inbox {
             return Err(FsError::ReadOnly);
         }
+        // As everywhere on Linux.
+        if backing.kind == Kind::Symlink && set.mode.is_some() {
+            return Err(FsError::NotSupported);
+        }
+        let directory = backing.kind == Kind::Directory;
         let open = set.fh.and_then(|fh| self.handles.file(fh).ok());
         match (open, place) {
-            (Some(open), _) => self.apply(&Target::File(&open.file), backing.directory, set)?,
+            (Some(open), _) => self.apply(&Target::File(&open.file), directory, set)?,
             (None, Ok(place)) => {
-                self.apply(&Target::Name(&self.outbox, &place), backing.directory, set)?;
+                self.apply(&Target::Name(&self.outbox, &place), directory, set)?;
             }
             (None, Err(_nameless)) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
-                self.apply(&Target::File(&open.file), backing.directory, set)?;
+                self.apply(&Target::File(&open.file), directory, set)?;
             }
         }
         Ok(self.attr(id, &self.stat_node(id)?))
@@ -637,7 +707,7 @@ impl Target<'_> {
         let mode = Mode::from_raw_mode(mode);
         match self {
             Self::File(file) => fchmod(file, mode),
-            // Symbolic links cannot be made here, and older kernels know no chmod that does not follow them.
+            // Older kernels know no chmod that does not follow links; nobody asks for a link's mode to be changed.
             Self::Name(root, place) => chmodat(root, place.at(), mode, AtFlags::empty()),
         }
     }

@@ -57,6 +57,9 @@ pub(crate) trait SpoolPort: Send + Sync {
         no_replace: bool,
     ) -> Result<(), SpoolError>;
     fn inbox_state(&self, path: &RelPath) -> FileState;
+    fn room_for(&self, len: u64) -> Result<(), SpoolError>;
+    fn min_free(&self) -> u64;
+    fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError>;
 }
 
 impl SpoolPort for Spool {
@@ -160,5 +163,14 @@ impl SpoolPort for Spool {
     }
     fn inbox_state(&self, path: &RelPath) -> FileState {
         self.inbox_state(path)
+    }
+    fn room_for(&self, len: u64) -> Result<(), SpoolError> {
+        self.room_for(len)
+    }
+    fn min_free(&self) -> u64 {
+        self.min_free()
+    }
+    fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError> {
+        self.may_remove(ino, len)
     }
 }

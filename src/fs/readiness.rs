@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::bundle::RelPath;
-use crate::ready::{Action, Event, Ready, Settings, Shown};
+use crate::ready::{Action, Event, Overview, Ready, Settings, Shown};
 
 /// The state machine with its clock.
 pub(crate) struct Readiness {
@@ -68,6 +68,18 @@ impl Readiness {
     /// What to show of a file that is not sealed; `None` if the spool knows it better.
     pub(crate) fn shown(&self, ino: u64, path: &RelPath) -> Option<Shown> {
         self.state.lock().ready.shown(ino, path)
+    }
+
+    /// What is not sealed.
+    pub(crate) fn overview(&self, most: usize) -> Overview {
+        self.state.lock().ready.overview(most)
+    }
+
+    /// Why a file is held back, if a write to it failed.
+    pub(crate) fn failure(&self, ino: u64) -> Option<String> {
+        let errno = self.state.lock().ready.failure(ino)?;
+        let what = std::io::Error::from_raw_os_error(errno);
+        Some(format!("a write failed: {what}"))
     }
 
     /// What to show of a directory that is to be sent as one bundle.

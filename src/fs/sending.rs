@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Fs;
 use super::attr::{Kind, kind_of};
 use super::error::FsError;
 use super::inode::{Area, Place};
+use super::special::beneath;
 use crate::bundle::{Priority, RelPath};
 use crate::ready::{Action, Event, SealResult, Shown};
 use crate::spool::{SealOutcome, SealRequest, TreeRequest};
@@ -24,13 +26,21 @@ impl Fs {
             area: Area::Outbox,
             path: path.as_bytes().to_vec(),
         };
-        let stat = self
-            .stat_at(&place)
+        // The path is the user's own: a link on the way must not lead out of the outbox.
+        let stat = beneath(&self.outbox, &place, OFlags::PATH)
+            .and_then(|fd| Ok(rustix::fs::fstat(&fd)?))
             .map_err(|error| format!("outbox/{path}: {error}"))?;
-        if kind_of(&stat) != Some(Kind::File) {
-            return Err(format!(
-                "outbox/{path}: is a directory; name the files in it"
-            ));
+        match kind_of(&stat) {
+            Some(Kind::File) => {}
+            Some(Kind::Directory) => {
+                return Err(format!(
+                    "outbox/{path}: is a directory; name the files in it"
+                ));
+            }
+            Some(
+                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
+            )
+            | None => return Err(format!("outbox/{path}: is not a file; it cannot be sent")),
         }
         self.readiness.feed(Event::SendNow {
             ino: stat.st_ino,
@@ -71,7 +81,7 @@ impl Fs {
             Action::DropTree { tree } => self.spool.tree_dropped(tree),
             Action::MarkClosed { ino, path } => self.mark_closed(ino, path),
             Action::MarkTorn { ino, path } => {
-                tracing::info!(%path, "its writer was killed: held back as incomplete");
+                tracing::info!(%path, "its writer was killed, or a write failed: held back as incomplete");
                 self.spool.mark_torn(ino, &path);
             }
             Action::Unmark { ino } => self.spool.unmark(ino),

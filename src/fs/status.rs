@@ -6,6 +6,7 @@ use super::attr::{Attr, Caching, Entry, Item, Kind, Opened, STATUS_TTL, Time};
 use super::error::FsError;
 use super::handle::Handle;
 use super::inode::NodeId;
+use super::special::Device;
 use super::{Fs, StatusFiles};
 
 /// One generated file.
@@ -33,9 +34,9 @@ const OUTBOX: &[u8] = b"outbox";
 const INBOX: &[u8] = b"inbox";
 const STATUS_DIR: &[u8] = b".meshbox";
 
-/// Whether the node is one of ours: the root, `.meshbox/` or a generated file.
+/// Whether the node is one of ours: the root, `.meshbox/`, the herald's stage or a generated file.
 pub(crate) fn is_generated(id: NodeId) -> bool {
-    id == NodeId::ROOT || id == NodeId::STATUS_DIR || generated(id).is_some()
+    matches!(id, NodeId::ROOT | NodeId::STATUS_DIR | NodeId::STAGE) || generated(id).is_some()
 }
 
 fn generated(id: NodeId) -> Option<&'static Generated> {
@@ -85,10 +86,13 @@ impl Fs {
                 (file.make)(&*self.status).len() as u64,
             ),
             None if id == NodeId::ROOT => (Kind::Directory, 0o755, 5, 0),
+            // The herald of a plain user moves out of it.
+            None if id == NodeId::STAGE => (Kind::Directory, 0o700, 2, 0),
             None => (Kind::Directory, 0o555, 2, 0),
         };
         let Time { secs, nanos } = self.started;
         let time = Time { secs, nanos };
+        let (uid, gid) = self.shown_owner();
         Ok(Attr {
             node: id,
             size,
@@ -97,10 +101,11 @@ impl Fs {
             mtime: time,
             ctime: time,
             kind,
+            device: Device::default(),
             perm,
             nlink,
-            uid: self.owner.0,
-            gid: self.owner.1,
+            uid,
+            gid,
             blksize: 4096,
         })
     }
@@ -113,11 +118,16 @@ impl Fs {
         Ok(Opened {
             fh,
             caching: Caching::None,
+            reads_only: true,
         })
     }
 
-    /// The names in the root or in `.meshbox/`; offsets are filled in by the caller.
+    /// The names in the root or in `.meshbox/`; offsets are filled in by the caller. The stage is not among them, and
+    /// shows nothing.
     pub(crate) fn status_items(id: NodeId) -> Vec<Item> {
+        if id == NodeId::STAGE {
+            return vec![];
+        }
         let item = |name: &[u8], id: NodeId, kind| Item {
             name: name.to_vec(),
             number: id.0,

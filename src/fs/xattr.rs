@@ -3,14 +3,13 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{
-    Mode, OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr, openat,
-};
+use rustix::fs::{OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
 use super::Fs;
 use super::error::FsError;
 use super::inode::NodeId;
+use super::special::beneath;
 use super::status;
 
 const USER: &[u8] = b"user.";
@@ -28,7 +27,7 @@ impl Fs {
         if !name.starts_with(USER) {
             return Err(FsError::NotSupported);
         }
-        if status::is_generated(id) {
+        if status::is_generated(id) || !self.nodes.lock().backing(id)?.kind.travels() {
             return Err(FsError::NoAttribute);
         }
         let fd = self.open_for_xattr(id)?;
@@ -53,7 +52,7 @@ impl Fs {
 
     /// The names of all attributes, each ended by a NUL.
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
-        if status::is_generated(id) {
+        if status::is_generated(id) || !self.nodes.lock().backing(id)?.kind.travels() {
             return Ok(Vec::new());
         }
         let fd = self.open_for_xattr(id)?;
@@ -109,14 +108,18 @@ impl Fs {
 
     fn open_for_xattr(&self, id: NodeId) -> Result<OwnedFd, FsError> {
         let _tree = self.tree.read();
-        let (area, place) = {
+        let (backing, place) = {
             let nodes = self.nodes.lock();
-            (nodes.backing(id)?.area, nodes.place(id))
+            (nodes.backing(id)?, nodes.place(id))
         };
+        // The kernel lets nobody set `user.*` there; and a FIFO or device must not be opened.
+        if !backing.kind.travels() {
+            return Err(FsError::NotPermitted);
+        }
         match place {
             Ok(place) => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                Ok(openat(self.root(area), place.at(), flags, Mode::empty())?)
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                beneath(self.root(backing.area), &place, flags)
             }
             Err(_nameless) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;

@@ -1,5 +1,7 @@
 //! One real mount: what ordinary programs do, and what the spool then sees.
 
+mod reading;
+
 use std::ffi::CString;
 use std::fs;
 use std::io::Write as _;
@@ -12,7 +14,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
 use super::*;
-use crate::fs::tests::{Saw, TestFs, test_fs};
+use crate::fs::tests::{PANICS, Saw, TestFs, test_fs};
 
 /// A mount that goes away with the test, however that ends.
 struct Mounted {
@@ -126,6 +128,39 @@ fn ordinary_programs_find_an_ordinary_file_system() {
 }
 
 #[test]
+fn what_cannot_travel_works_below_an_ignored_name_and_stays_there() {
+    let Some(m) = Mounted::new() else { return };
+    m.sh("mkdir .d; echo text > .d/f; ln -s f .d/l; test \"$(readlink .d/l)\" = f; test \"$(cat .d/l)\" = text; ln .d/l .d/l2; mv .d/l2 .d/l3; test -L .d/l3; rm .d/l3");
+    m.sh("mkfifo -m 640 .d/p; test \"$(stat -c %F:%a .d/p)\" = fifo:640; (echo through > .d/p) & test \"$(cat .d/p)\" = through; wait");
+    m.sh("exec 3<>.d/p; rm .d/p; echo still >&3; read -r line <&3; test \"$line\" = still; test \"$(stat -L -c %F:%h /proc/self/fd/3)\" = fifo:0");
+    m.sh("mknod .d/null c 1 3; mknod .d/far b 259 70000; test \"$(stat -c %F:%t:%T .d/null .d/far)\" = \"$(printf 'character special file:1:3\\nblock special file:103:11170')\"");
+    m.sh("chown -h 1:2 .d/l; touch -h -d 2001-01-01 .d/l; test \"$(stat -c %u:%g .d/l .d/f)\" = \"$(printf '1:2\\n0:0')\"; chmod 600 .d/null; test \"$(stat -c %a .d/null)\" = 600");
+    let socket = std::os::unix::net::UnixListener::bind(m.outbox().join(".d/s")).unwrap();
+    std::os::unix::net::UnixStream::connect(m.outbox().join(".d/s")).unwrap();
+    drop(socket);
+    m.sh("test \"$(cd .d; find . -type s; find . -type l; find . -type c)\" = \"$(printf './s\\n./l\\n./null')\"");
+    m.sh("! mv .d d 2>/dev/null; ! mv .d/l l 2>/dev/null; ! ln -P .d/l l 2>/dev/null; test -L .d/l; test \"$(ls)\" = ''; mv .d .e; cp -a .e .copy; test -L .copy/l; rm -r .copy");
+    m.sh("cd .e; rm l s null far; cd ..; mv .e e");
+    assert_eq!(m.t.wait_seal(), Saw::Seal("e/f".into(), None));
+}
+
+#[test]
+fn device_numbers_survive_the_protocol() {
+    for (major, minor) in [
+        (0, 0),
+        (1, 3),
+        (8, 255),
+        (8, 256),
+        (259, 70_000),
+        (4095, 0xf_ffff),
+    ] {
+        let one = Device { major, minor };
+        assert_eq!(device(rdev(one)), one);
+    }
+    assert_eq!(rdev(Device { major: 8, minor: 1 }), 0x801);
+}
+
+#[test]
 fn a_file_is_sealed_when_the_last_copy_of_its_descriptor_is_closed() {
     let Some(m) = Mounted::new() else { return };
     m.sh("exec 3>f; (sleep 0.3; echo child >&3) & echo parent >&3; exec 3>&-; test -s f; wait");
@@ -221,4 +256,56 @@ fn a_file_whose_writer_was_killed_is_held_back() {
             .unwrap(),
         b"incomplete"
     );
+}
+
+/// In a loop and in the pool, more often than there are threads of either.
+#[test]
+fn a_panic_ends_one_operation_with_an_error_and_not_the_mount() {
+    let Some(m) = Mounted::new() else { return };
+    let name = OsStr::from_bytes(PANICS);
+    fs::write(m.outbox().join(name), "x").unwrap();
+    let inbox = m.at.path().join("inbox");
+    for n in 0..8 {
+        let state = rustix::fs::getxattr(
+            m.outbox().join(name),
+            "user.meshbox.state",
+            &mut [0_u8; 99][..],
+        );
+        assert_eq!(state, Err(rustix::io::Errno::IO), "in a loop");
+        m.sh(&format!("echo {n} > after; test \"$(cat after)\" = {n}"));
+
+        let behind = m.t.fs_inbox_root().join(name);
+        fs::write(&behind, "x").unwrap();
+        let removed = fs::remove_file(inbox.join(name)).unwrap_err();
+        assert_eq!(removed.raw_os_error(), Some(libc::EIO), "in the pool");
+        fs::write(m.t.fs_inbox_root().join("other"), "x").unwrap();
+        fs::remove_file(inbox.join("other")).unwrap();
+    }
+}
+
+/// What the log says of it.
+#[test]
+fn a_panic_is_logged_with_the_operation() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        guarded("getxattr", INodeNo(7), || panic!("injected"));
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for word in ["ERROR", "getxattr", "node=7", "its caller got EIO"] {
+        assert!(text.contains(word), "{text}");
+    }
 }

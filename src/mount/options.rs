@@ -91,7 +91,7 @@ const IGNORED: &[&str] = &[
 ];
 
 /// Known names with a meaning that we refuse rather than ignore.
-const UNSUPPORTED: &[&str] = &["uid", "gid", "umask", "remount", "bind", "rbind", "move"];
+const UNSUPPORTED: &[&str] = &["fmask", "dmask", "remount", "bind", "rbind", "move"];
 
 impl MountOptions {
     /// Reads all `-o` strings in their order. `is_flag` says whether a name (with dashes) is a long flag of `meshbox mount`;
@@ -436,7 +436,10 @@ mod tests {
             parse("rw,alow_other"),
             Err(OptionError::Unknown("alow_other".into()))
         );
-        assert_eq!(parse("uid=5"), Err(OptionError::Unsupported("uid".into())));
+        assert_eq!(
+            parse("fmask=022"),
+            Err(OptionError::Unsupported("fmask".into()))
+        );
         assert_eq!(
             parse("allow_other=1"),
             Err(OptionError::NoValueAllowed("allow_other".into()))

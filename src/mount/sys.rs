@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use super::announcer::MountPlace;
 use super::info::MountTable;
 use super::prepare::{Life, probe};
 use super::resolve::{self, ResolveError};
@@ -310,6 +311,15 @@ fn said(output: &Output) -> String {
 }
 
 impl Mounted {
+    /// What tells it from every other mount.
+    pub fn place(&self) -> MountPlace {
+        MountPlace {
+            mountpoint: self.mountpoint.clone(),
+            id: self.id,
+            device: self.device,
+        }
+    }
+
     /// Where it is mounted.
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint

@@ -50,6 +50,15 @@ pub enum Event {
         /// The size afterwards.
         size: u64,
     },
+    /// A modification failed for want of space, or on the disk: the file is not what its writer meant.
+    WriteFailed {
+        /// The inode.
+        ino: Ino,
+        /// The handle, if it was tried through one.
+        fh: Option<u64>,
+        /// What its caller saw.
+        errno: i32,
+    },
     /// A descriptor was closed.
     Flushed {
         /// The inode.
@@ -225,7 +234,7 @@ pub enum Action {
         /// Its name.
         path: RelPath,
     },
-    /// Its writer was killed: incomplete, also after a restart.
+    /// Its writer was killed, or a write failed: incomplete, also after a restart.
     MarkTorn {
         /// The inode.
         ino: Ino,
@@ -255,7 +264,7 @@ pub enum Shown {
     Sealing,
     /// Sealing failed and is tried again.
     Retrying,
-    /// Its writer was killed.
+    /// Its writer was killed, or a write failed.
     Incomplete,
     /// Its name matches this pattern.
     Ignored(String),

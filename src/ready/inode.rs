@@ -56,6 +56,8 @@ pub(super) struct Inode {
     /// Not an empty file that nobody wrote.
     pub(super) written: bool,
     pub(super) torn: Torn,
+    /// The error of the write that failed, if that is what made it torn.
+    pub(super) failed: Option<i32>,
     /// The names used since the inode came into memory; nearly always one.
     pub(super) names: Vec<Name>,
     pub(super) sealing: Option<Sealing>,
@@ -74,6 +76,7 @@ impl Default for Inode {
             // Of an inode met for the first time nothing is known; only its creation makes it an empty one.
             written: true,
             torn: Torn::No,
+            failed: None,
             names: Vec::new(),
             sealing: None,
             failures: 0,
@@ -88,9 +91,18 @@ impl Inode {
     pub(super) fn modified(&mut self, fh: Option<u64>) {
         self.dirty = true;
         self.marked = true;
-        if self.torn != Torn::No && fh.map(Torn::Held) != Some(self.torn) {
-            self.torn = Torn::No;
+        let same_handle = self.torn != Torn::No && fh.map(Torn::Held) == Some(self.torn);
+        // Somebody beside the one whose write failed makes nothing whole; somebody after it may.
+        let beside = self.failed.is_some() && matches!(self.torn, Torn::Held(_)) && fh.is_some();
+        if !same_handle && !beside {
+            self.mend();
         }
+    }
+
+    /// Nothing says any more that it is not what its writer meant.
+    pub(super) fn mend(&mut self) {
+        self.torn = Torn::No;
+        self.failed = None;
     }
 
     pub(super) fn name_mut(&mut self, path: &RelPath) -> Option<&mut Name> {

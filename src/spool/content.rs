@@ -67,6 +67,7 @@ impl Spool {
         match fs::symlink_metadata(&link) {
             Ok(meta) if meta.nlink() == 1 && !self.content_needed(digest)? => {
                 durable::remove(&link)?;
+                self.room.uncount(digest, meta.len());
                 let mut batch = Batch::default();
                 batch.delete(INODES, &meta.ino().to_be_bytes());
                 self.journal.submit(batch)
@@ -80,8 +81,11 @@ impl Spool {
     /// The inode turned out not to have these bytes: it does not stand for them. Call with the decision lock held.
     pub(super) fn disown_content(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
-        if inode_at(&link) == Some(ino) {
+        if let Ok(meta) = fs::symlink_metadata(&link)
+            && meta.ino() == ino
+        {
             durable::remove(&link)?;
+            self.room.uncount(digest, meta.len());
         }
         let mut batch = Batch::default();
         batch.delete(INODES, &ino.to_be_bytes());
@@ -122,6 +126,9 @@ impl Spool {
         digest: Digest,
     ) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
+        let len = file.metadata().on("stat", &link)?.len();
+        self.may_hold(digest, len)?;
+        self.room_for(len)?;
         let temp = self
             .layout
             .partial()
@@ -137,6 +144,7 @@ impl Spool {
         let decide = self.decide.lock();
         if inode_at(&link) == Some(gate.gate().ino()) && self.content_needed(digest)? {
             durable::rename(&temp, &link)?;
+            self.note_held(digest);
             drop(decide);
             if let Some(directory) = link.parent() {
                 durable::sync_directory(directory)?;

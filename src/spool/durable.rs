@@ -86,7 +86,11 @@ pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), SpoolError> {
-    File::open(path)
+    // What a user put in the place of a directory of the outbox meanwhile must be neither followed nor waited for.
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)
         .on("open", path)?
         .sync_all()
         .on("sync", path)

@@ -13,8 +13,13 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use rustix::fs::OFlags;
 
 use super::durable::{self, OnPath, Sync};
 use super::intake::{Verified, shown};
@@ -101,7 +106,7 @@ impl Spool {
         let mut replaced = Vec::new();
         let mut given = Vec::new();
         for naming in &namings {
-            let at = self.layout.inbox().join(naming.name.as_path());
+            let at = self.at_inbox(naming.name.as_path());
             let parent = at.parent().unwrap_or(&at);
             match &verified.files[naming.entry] {
                 None => self.make_directories(&naming.name, &mut given)?,
@@ -235,7 +240,11 @@ impl Spool {
     /// An inode that the inbox no longer shows.
     pub(super) fn forget_inode(&self, ino: u64) -> Result<(), SpoolError> {
         match self.linked_digest(ino) {
-            Some(digest) => self.free_content(digest),
+            Some(digest) => {
+                self.free_content(digest)?;
+                self.note_held(digest);
+                Ok(())
+            }
             None => {
                 let mut batch = Batch::default();
                 batch.delete(INODES, &ino.to_be_bytes());
@@ -361,7 +370,7 @@ impl Spool {
         }
         let origin = choosing.origin;
         let owner: Option<(PeerId, RelPath)> = self.journal.get(OWNED, candidate.as_bytes())?;
-        let at = self.layout.inbox().join(candidate.as_path());
+        let at = self.at_inbox(candidate.as_path());
         let meta = match fs::symlink_metadata(&at) {
             Ok(meta) => Some(meta),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => None,
@@ -421,7 +430,7 @@ impl Spool {
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.
     fn remove_name(&self, path: &RelPath) -> Result<(), SpoolError> {
-        let at = self.layout.inbox().join(path.as_path());
+        let at = self.at_inbox(path.as_path());
         if !durable::remove(&at)? {
             let gone = io::Error::from_raw_os_error(libc::ENOENT);
             return Err(gone).on("remove", &at);
@@ -458,7 +467,7 @@ impl Spool {
     /// Removes an empty directory from the inbox.
     pub fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        durable::remove_directory(&self.layout.inbox().join(path.as_path()))
+        durable::remove_directory(&self.at_inbox(path.as_path()))
     }
 
     /// Moves a file from the inbox to the outbox: consumed there, a new file here. The caller then tells `ready`.
@@ -470,10 +479,21 @@ impl Spool {
         no_replace: bool,
     ) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        let (old, new) = (
-            self.layout.inbox().join(from.as_path()),
-            self.layout.outbox().join(to.as_path()),
-        );
+        let (old, new) = (self.at_inbox(from.as_path()), self.at_outbox(to.as_path()));
+        // The directory as it is now, not what may be put in its place: users may make symbolic links in the outbox.
+        let directory = match to.parent() {
+            Some(parent) => Some(
+                self.open_outbox(&parent, OFlags::PATH | OFlags::DIRECTORY)
+                    .on("open", &new)?,
+            ),
+            None => None,
+        };
+        let target = match &directory {
+            Some(fd) => Path::new("/proc/self/fd")
+                .join(fd.as_raw_fd().to_string())
+                .join(std::ffi::OsStr::from_bytes(to.file_name())),
+            None => new.clone(),
+        };
         let row: Option<InName> = self.journal.get(IN_NAMES, from.as_bytes())?;
         if let Some(row) = &row {
             // Killed right after the rename, the file is sealed at the next start.
@@ -486,9 +506,9 @@ impl Spool {
             self.journal.submit(batch)?;
         }
         let renamed = if no_replace {
-            durable::rename_no_replace(&old, &new)
+            durable::rename_no_replace(&old, &target)
         } else {
-            durable::rename(&old, &new)
+            durable::rename(&old, &target)
         };
         if let Err(error) = renamed {
             if let Some(row) = &row {

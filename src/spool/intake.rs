@@ -15,10 +15,11 @@
 //! # Threads
 //! An `Incoming` belongs to one fetch and takes no lock while bytes flow. All calls block on local disk.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::collections::hash_map::Entry as MapEntry;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 use super::durable::{self, OnPath};
 use super::tables::{GOT_FROM, InboundShown, got_key};
 use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError};
-use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, Receipt, RelPath, VerifiedManifest};
 use crate::digest::{self, ChunkList, Digest, INLINE_MAX};
 use crate::peer::PeerId;
 
@@ -38,8 +39,8 @@ const KEPT_OPEN: usize = 64;
 /// What a hasher reads back at once.
 const READ_BYTES: usize = 256 * 1024;
 
-/// Bytes kept for `~name-9999`.
-const CONFLICT_ROOM: usize = 80;
+/// Bytes kept for `~name-9999`, the name having at most 63: what is offered fits also when its name is taken.
+const CONFLICT_ROOM: usize = 1 + 63 + 5;
 
 /// A bundle that is arriving. One fetch owns it. All calls block on local disk; call from a blocking thread.
 #[derive(Debug)]
@@ -236,8 +237,9 @@ impl Incoming {
                 return Err(self.quarantine(index, found)?.into());
             }
             if let EntryKind::File { executable, .. } = entry.kind {
-                let mode = if executable { 0o755 } else { 0o644 };
-                file.set_permissions(Permissions::from_mode(mode))
+                let dress = &self.arrival.spool.dress;
+                dress
+                    .put_on(&file, dress.file_mode(executable))
                     .on("set the mode of", &part.at)?;
                 set_mtime(&file, entry.mtime).on("set the time of", &part.at)?;
             }
@@ -336,7 +338,7 @@ impl Spool {
             .manifest()
             .entries
             .iter()
-            .find(|entry| !self.fits_inbox(&entry.path))
+            .find(|entry| entry.path.as_bytes().len() + CONFLICT_ROOM > PATH_MAX)
         {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return Ok(Offered::Refused(format!(
@@ -347,33 +349,28 @@ impl Spool {
         if self.follow_offer(&manifest)? {
             return Ok(Offered::AwaitingDurable);
         }
-        {
-            let mut arriving = self.arriving.lock();
-            if arriving.contains_key(&bundle) {
-                return Ok(Offered::Busy);
-            }
-            if let Some(receipt) = self.settled(bundle)? {
-                let durable = !self.volatile.lock().contains(&bundle);
-                return Ok(if durable {
-                    Offered::Settled(receipt)
-                } else {
-                    Offered::AwaitingDurable
-                });
-            }
-            // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and
-            // room in quarantine.
-            if let Some(row) = self.inbound_shown(bundle)?
-                && row.state == "refused"
-            {
-                self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                return Ok(Offered::Refused(row.error.unwrap_or_default()));
-            }
-            arriving.insert(bundle, shown(&manifest));
+        if let Some(known) = self.known_offer(bundle)? {
+            return Ok(known);
         }
+        if let Some(answer) = self.no_room_for(&manifest)? {
+            if matches!(answer, Offered::Refused(_)) {
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            return Ok(answer);
+        }
+        match self.arriving.lock().entry(bundle) {
+            // Another session was faster.
+            MapEntry::Occupied(_) => return Ok(Offered::Busy),
+            MapEntry::Vacant(entry) => entry.insert(shown(&manifest)),
+        };
         let arrival = Arrival {
             spool: Arc::clone(self),
             bundle,
         };
+        // It may have published meanwhile, and left.
+        if let Some(receipt) = self.settled(bundle)? {
+            return Ok(self.settled_answer(bundle, receipt));
+        }
         self.journal.make_room();
         let origin = manifest.manifest().origin;
         tracing::debug!(bundle = %bundle.short(), from = %from.short(), "wanted");
@@ -392,11 +389,29 @@ impl Spool {
         })))
     }
 
-    /// Whether the system takes such a path below our inbox, with room for the suffix of a conflict.
-    fn fits_inbox(&self, path: &RelPath) -> bool {
-        use std::os::unix::ffi::OsStrExt;
-        let root = self.layout.inbox().as_os_str().as_bytes().len();
-        root + 1 + path.as_bytes().len() + CONFLICT_ROOM <= PATH_MAX
+    /// What to answer to an offer of a bundle that is here, on its way, or refused for good.
+    fn known_offer(&self, bundle: BundleId) -> Result<Option<Offered>, SpoolError> {
+        if self.arriving.lock().contains_key(&bundle) {
+            return Ok(Some(Offered::Busy));
+        }
+        if let Some(receipt) = self.settled(bundle)? {
+            return Ok(Some(self.settled_answer(bundle, receipt)));
+        }
+        // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and room in
+        // quarantine.
+        let row = self.inbound_shown(bundle)?;
+        Ok(row.filter(|row| row.state == "refused").map(|row| {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            Offered::Refused(row.error.unwrap_or_default())
+        }))
+    }
+
+    fn settled_answer(&self, bundle: BundleId, receipt: Receipt) -> Offered {
+        if self.volatile.lock().contains(&bundle) {
+            Offered::AwaitingDurable
+        } else {
+            Offered::Settled(receipt)
+        }
     }
 
     fn part_file(

@@ -8,10 +8,15 @@
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry as MapEntry;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
 
-use super::content::inode_at;
-use super::durable;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::tables::{INODES, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
 use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
@@ -47,6 +52,30 @@ impl Spool {
         }
     }
 
+    /// Opens what is at a path of the outbox, without following a symbolic link anywhere on the way: below ignored
+    /// names users may make them, and a name may be another thing by the time its file is sealed.
+    pub(super) fn open_outbox(&self, path: &RelPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        openat2(
+            self.roots.outbox(),
+            path.as_path(),
+            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )
+    }
+
+    /// Opens a file of the outbox to hash it; `None` when the name shows another inode by now, or nothing.
+    pub(super) fn open_member(&self, path: &RelPath, ino: u64) -> Result<Option<File>, SpoolError> {
+        let at = self.at_outbox(path.as_path());
+        let file = match self.open_outbox(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(e) => return Err(e).on("open", &at),
+        };
+        let meta = file.metadata().on("stat", &at)?;
+        Ok((meta.ino() == ino && meta.is_file()).then_some(file))
+    }
+
     fn live_gate(&self, ino: u64) -> Option<Arc<Gate>> {
         self.gates.lock().get(&ino).and_then(Weak::upgrade)
     }
@@ -66,11 +95,14 @@ impl Spool {
         if let Some(digest) = gate.state().sealed {
             decide = Some(self.decide.lock());
             let link = self.layout.content(digest);
-            if inode_at(&link) == Some(ino) {
+            if let Ok(meta) = std::fs::symlink_metadata(&link)
+                && meta.ino() == ino
+            {
                 if self.content_needed(digest)? {
                     return Ok(false);
                 }
                 durable::remove(&link)?;
+                self.room.uncount(digest, meta.len());
             }
             gate.state().sealed = None;
             batch.delete(INODES, &ino.to_be_bytes());
@@ -313,7 +345,9 @@ impl Spool {
             }
             if let Some(digest) = self.linked_digest(ino) {
                 self.journal.submit(batch)?;
-                return self.free_content(digest);
+                self.free_content(digest)?;
+                self.note_held(digest);
+                return Ok(());
             }
             batch.delete(INODES, &ino.to_be_bytes());
         }

@@ -184,7 +184,7 @@ impl Spool {
             std::iter::successors(Some(first.clone()), RelPath::parent).collect();
         above.reverse();
         let missing = above.into_iter().find(|path| {
-            let at = self.layout.inbox().join(path.as_path());
+            let at = self.at_inbox(path.as_path());
             std::fs::symlink_metadata(at).is_err()
         })?;
         let is_root = |naming: &Naming| naming.name.starts_with(&missing);
@@ -207,7 +207,8 @@ impl Spool {
             let mut made = HashSet::new();
             let mut new = Vec::with_capacity(plan.namings.len());
             let root = staging.join(fresh.as_path());
-            std::fs::create_dir_all(&root).on("create directory", &root)?;
+            self.make_inbox_directory(&root)
+                .on("create directory", &root)?;
             for naming in &plan.namings {
                 let to = staging.join(naming.name.as_path());
                 let file = &verified.files[naming.entry];
@@ -222,7 +223,7 @@ impl Spool {
                 while let Some(directory) = missing.pop() {
                     if directory != *fresh {
                         let at = staging.join(directory.as_path());
-                        std::fs::create_dir(&at).on("create directory", &at)?;
+                        self.make_inbox_directory(&at).on("create directory", &at)?;
                     }
                     new.push(directory_made(&directory));
                     made.insert(directory);
@@ -236,7 +237,7 @@ impl Spool {
                     });
                 }
             }
-            durable::rename_no_replace(&root, &self.layout.inbox().join(fresh.as_path()))?;
+            durable::rename_no_replace(&root, &self.at_inbox(fresh.as_path()))?;
             Ok(new)
         };
         match build() {
@@ -278,7 +279,7 @@ impl Spool {
                 if let Some(directory) = naming.name.parent() {
                     self.make_directories(&directory, given)?;
                 }
-                durable::rename(&staged.at, &self.layout.inbox().join(naming.name.as_path()))?;
+                durable::rename(&staged.at, &self.at_inbox(naming.name.as_path()))?;
                 given.push(NewName {
                     path: naming.name.clone(),
                     directory: false,
@@ -297,13 +298,12 @@ impl Spool {
         path: &RelPath,
         made: &mut Vec<NewName>,
     ) -> Result<(), SpoolError> {
-        let inbox = self.layout.inbox();
         let mut missing: Vec<RelPath> = std::iter::successors(Some(path.clone()), RelPath::parent)
-            .take_while(|path| !inbox.join(path.as_path()).is_dir())
+            .take_while(|path| !self.at_inbox(path.as_path()).is_dir())
             .collect();
         while let Some(directory) = missing.pop() {
-            let at = inbox.join(directory.as_path());
-            std::fs::create_dir(&at).on("create directory", &at)?;
+            let at = self.at_inbox(directory.as_path());
+            self.make_inbox_directory(&at).on("create directory", &at)?;
             made.push(directory_made(&directory));
         }
         Ok(())
@@ -322,11 +322,11 @@ impl Spool {
         let few = names.len() <= SYNC_EACH_MAX;
         let inbox = self.layout.inbox();
         for (index, name, ino) in names {
-            let at = inbox.join(name.as_path());
+            let at = self.at_inbox(name.as_path());
             let index = *index as usize;
             if few {
                 for directory in std::iter::successors(name.parent(), RelPath::parent) {
-                    batch.sync(Sync::Directory(inbox.join(directory.as_path())));
+                    batch.sync(Sync::Directory(self.at_inbox(directory.as_path())));
                 }
                 batch.sync(Sync::Directory(inbox.clone()));
             }

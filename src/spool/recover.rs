@@ -134,10 +134,10 @@ impl Spool {
         few: bool,
         batch: &mut Batch,
     ) -> Result<bool, SpoolError> {
-        let at = self.layout.inbox().join(name.as_path());
+        let at = self.at_inbox(name.as_path());
         let parent = at.parent().unwrap_or(&at).to_path_buf();
         if ino == 0 {
-            fs::create_dir_all(&at).on("create directory", &at)?;
+            self.make_inbox_directory(&at).on("create directory", &at)?;
             batch.sync(Sync::Directory(parent));
             return Ok(false);
         }
@@ -145,7 +145,8 @@ impl Spool {
         let in_tree = self.staging_tree(bundle).join(name.as_path());
         for staged in [alone, in_tree] {
             if fs::symlink_metadata(&staged).is_ok_and(|meta| meta.ino() == ino) {
-                fs::create_dir_all(&parent).on("create directory", &parent)?;
+                self.make_inbox_directory(&parent)
+                    .on("create directory", &parent)?;
                 durable::rename(&staged, &at)?;
             }
         }
@@ -160,9 +161,8 @@ impl Spool {
     }
 
     fn recover_inbox(&self) -> Result<(), SpoolError> {
-        let root = self.layout.inbox();
         let gone = self.names_gone()?;
-        walk(&root, &mut |found| {
+        walk(&|path| self.at_inbox(path), &mut |found| {
             let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
             if row.is_some_and(|row| row.ino == found.stat.ino) {
                 return Ok(());
@@ -181,7 +181,7 @@ impl Spool {
             Ok(())
         })?;
         self.each_row::<InName>(IN_NAMES, |spool, key, row| {
-            let at = spool.layout.inbox().join(path_of(key));
+            let at = spool.at_inbox(path_of(key));
             if fs::symlink_metadata(&at).is_ok_and(|meta| meta.ino() == row.ino) {
                 return Ok(());
             }
@@ -198,7 +198,7 @@ impl Spool {
 
     fn recover_outbox(&self, same_boot: bool) -> Result<Vec<RecoveredFile>, SpoolError> {
         self.each_row::<OutName>(OUT_NAMES, |spool, key, row| {
-            let at = spool.layout.outbox().join(path_of(key));
+            let at = spool.at_outbox(path_of(key));
             if fs::symlink_metadata(&at).is_ok() {
                 return Ok(());
             }
@@ -209,7 +209,7 @@ impl Spool {
         })?;
         let mut recovered = Vec::new();
         let mut live_marks = std::collections::HashSet::new();
-        walk(&self.layout.outbox(), &mut |found| {
+        walk(&|path| self.at_outbox(path), &mut |found| {
             let ino = found.stat.ino;
             let mark: Option<Mark> = self.journal.get(MARKS, &ino.to_be_bytes())?;
             let row: Option<OutName> = self.journal.get(OUT_NAMES, found.path.as_bytes())?;
@@ -297,7 +297,7 @@ impl Spool {
             self.next_tree
                 .fetch_max(tree.saturating_add(1), Ordering::Relaxed);
             let shows = |path: &RelPath| {
-                let at = self.layout.outbox().join(path.as_path());
+                let at = self.at_outbox(path.as_path());
                 super::content::inode_at(&at) == Some(row.ino)
             };
             let root = if shows(&row.root) {
@@ -361,6 +361,7 @@ impl Spool {
                     Some(digest) => {
                         self.vouch(digest, &entry.path(), same_boot)?;
                         self.free_content(digest)?;
+                        self.note_held(digest);
                     }
                     None => {
                         tracing::warn!(path = %entry.path().display(), "a foreign file under content/");
@@ -452,24 +453,27 @@ fn is_out_of_reach(error: &io::Error) -> bool {
     )
 }
 
-/// Shows every regular file below `root`. Anything else but directories is left alone.
+/// Shows every regular file of a tree; `reach` says where a path of it is. Anything else but directories is left alone.
 fn walk(
-    root: &Path,
+    reach: &dyn Fn(&Path) -> PathBuf,
     look: &mut dyn FnMut(Found) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {
     use std::os::unix::ffi::OsStrExt;
-    let mut open: Vec<PathBuf> = vec![root.to_path_buf()];
+    let mut open: Vec<PathBuf> = vec![PathBuf::new()];
     while let Some(directory) = open.pop() {
+        let below = &directory;
+        let directory = reach(below);
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(e) if is_out_of_reach(&e) && directory != root => {
+            Err(e) if is_out_of_reach(&e) && !below.as_os_str().is_empty() => {
                 tracing::error!(at = %directory.display(), error = %e, "passed over");
                 continue;
             }
             Err(e) => return Err(e).on("read", &directory),
         };
         for entry in entries {
-            let at = entry.on("read", &directory)?.path();
+            let below = below.join(entry.on("read", &directory)?.file_name());
+            let at = reach(&below);
             let meta = match fs::symlink_metadata(&at) {
                 Ok(meta) => meta,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -480,15 +484,9 @@ fn walk(
                 Err(e) => return Err(e).on("stat", &at),
             };
             if meta.is_dir() {
-                open.push(at);
+                open.push(below);
             } else if meta.is_file() {
-                let below = at
-                    .strip_prefix(root)
-                    .unwrap_or(&at)
-                    .as_os_str()
-                    .as_bytes()
-                    .to_vec();
-                match RelPath::parse(below) {
+                match RelPath::parse(below.as_os_str().as_bytes().to_vec()) {
                     Ok(path) => look(Found {
                         path,
                         at,

@@ -17,7 +17,7 @@
 //! unrecorded one goes back, if its bytes are those of the record, and the bundle is offered again.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -30,7 +30,7 @@ use super::journal::Batch;
 use super::tables::{
     CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version, origin_key,
 };
-use super::{Event, Spool, SpoolError};
+use super::{Event, NewName, Spool, SpoolError};
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath,
     VerifiedManifest,
@@ -125,7 +125,7 @@ impl Spool {
         let mut gone = 0;
         let mut at = Some(path.clone());
         while let Some(path) = at.filter(|path| {
-            let path = self.layout.outbox().join(path.as_path());
+            let path = self.at_outbox(path.as_path());
             inode_at(&path).is_none()
         }) {
             gone += 1;
@@ -222,7 +222,7 @@ impl Spool {
             let is_it = row.bundle == former.bundle
                 && row.digest == announced.digest
                 && row.size == announced.size
-                && inode_at(&self.layout.inbox().join(name.as_path())) == Some(row.ino);
+                && inode_at(&self.at_inbox(name.as_path())) == Some(row.ino);
             if !is_it {
                 continue;
             }
@@ -296,9 +296,10 @@ impl Spool {
         let mut intent = Batch::default();
         intent.put(RENAMES, &bundle.0, &renaming);
         self.journal.submit(intent)?;
+        let mut made = Vec::new();
         let moved = self
             .dress(&renaming.from, announced)
-            .and_then(|()| self.give_new_name(&renaming));
+            .and_then(|()| self.give_new_name(&renaming, &mut made));
         if let Err(error) = moved {
             let mut batch = Batch::default();
             batch.delete(RENAMES, &bundle.0);
@@ -313,6 +314,7 @@ impl Spool {
         let observer = self.observer.read().clone();
         // Under the lock, so that whoever looks hears of two renames of one file in their order.
         if let Some(observer) = observer.as_ref().filter(|_| renaming.from != renaming.to) {
+            observer.published(&made);
             observer.renamed(&renaming.from, &renaming.to, replaced);
         }
         for gone in self.remove_emptied(&renaming) {
@@ -326,7 +328,7 @@ impl Spool {
 
     /// The mode and time that the file has at its origin now.
     fn dress(&self, name: &RelPath, announced: &Announced<'_>) -> Result<(), SpoolError> {
-        let at = self.layout.inbox().join(name.as_path());
+        let at = self.at_inbox(name.as_path());
         let file = File::open(&at).on("open", &at)?;
         let mode = file.metadata().on("stat", &at)?.permissions().mode() & 0o7777;
         let executable = if announced.executable {
@@ -341,16 +343,19 @@ impl Spool {
         set_mtime(&file, announced.entry.mtime).on("set the time of", &at)
     }
 
-    fn give_new_name(&self, renaming: &Renaming) -> Result<(), SpoolError> {
+    fn give_new_name(
+        &self,
+        renaming: &Renaming,
+        made: &mut Vec<NewName>,
+    ) -> Result<(), SpoolError> {
         if renaming.from == renaming.to {
             return Ok(());
         }
-        let inbox = self.layout.inbox();
-        let to = inbox.join(renaming.to.as_path());
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).on("create directory", parent)?;
+        if let Some(directory) = renaming.to.parent() {
+            self.make_directories(&directory, made)?;
         }
-        durable::rename(&inbox.join(renaming.from.as_path()), &to)
+        let to = self.at_inbox(renaming.to.as_path());
+        durable::rename(&self.at_inbox(renaming.from.as_path()), &to)
     }
 
     /// The journal's side of a rename that the disk shows.
@@ -359,7 +364,6 @@ impl Spool {
         manifest: &VerifiedManifest,
         renaming: &Renaming,
     ) -> Result<(), SpoolError> {
-        let inbox = self.layout.inbox();
         let mut batch = Batch::default();
         batch.delete(RENAMES, &manifest.id().0);
         if renaming.from != renaming.to {
@@ -368,7 +372,7 @@ impl Spool {
         let names = [(0, renaming.to.clone(), renaming.ino)];
         self.settle(manifest, &names, &mut batch)?;
         for name in [&renaming.from, &renaming.to] {
-            if let Some(parent) = inbox.join(name.as_path()).parent() {
+            if let Some(parent) = self.at_inbox(name.as_path()).parent() {
                 batch.sync(Sync::Directory(parent.to_path_buf()));
             }
         }
@@ -380,7 +384,7 @@ impl Spool {
         let mut removed = Vec::new();
         let mut at = renaming.from.parent();
         while let Some(directory) = at.filter(|_| removed.len() < usize::from(renaming.emptied)) {
-            let path = self.layout.inbox().join(directory.as_path());
+            let path = self.at_inbox(directory.as_path());
             if durable::remove_directory(&path).is_err() {
                 break;
             }
@@ -453,9 +457,9 @@ impl Spool {
         if newest.is_some_and(|newest| newest.order >= of.order()) {
             return Ok(());
         }
-        let inode = |name: &RelPath| inode_at(&self.layout.inbox().join(name.as_path()));
+        let inode = |name: &RelPath| inode_at(&self.at_inbox(name.as_path()));
         if inode(&renaming.from) == Some(renaming.ino) {
-            self.give_new_name(renaming)?;
+            self.give_new_name(renaming, &mut Vec::new())?;
         }
         if inode(&renaming.to) == Some(renaming.ino) {
             self.record_rename(&manifest, renaming)?;
@@ -469,7 +473,7 @@ impl Spool {
         let mut gone = HashMap::new();
         self.each_row::<InName>(IN_NAMES, |spool, key, row| {
             if let Ok(name) = RelPath::parse(key)
-                && inode_at(&spool.layout.inbox().join(name.as_path())) != Some(row.ino)
+                && inode_at(&spool.at_inbox(name.as_path())) != Some(row.ino)
             {
                 gone.insert(row.ino, (name, row.clone()));
             }
@@ -486,7 +490,7 @@ impl Spool {
         name: &RelPath,
         row: &InName,
     ) -> Result<bool, SpoolError> {
-        let to = self.layout.inbox().join(name.as_path());
+        let to = self.at_inbox(name.as_path());
         let file = File::open(at).on("open", at)?;
         if inode_at(&to).is_some() || file.metadata().on("stat", at)?.len() != row.size {
             return Ok(false);
@@ -498,7 +502,8 @@ impl Spool {
             return Ok(false);
         }
         if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).on("create directory", parent)?;
+            self.make_inbox_directory(parent)
+                .on("create directory", parent)?;
         }
         durable::rename(at, &to)?;
         for parent in [at.parent(), to.parent()].into_iter().flatten() {

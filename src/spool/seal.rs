@@ -14,9 +14,9 @@
 //! `sealer-N` take jobs from one bounded channel: whole files, and stretches behind a write head. A full channel fails
 //! the request, and `ready` asks again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -176,19 +176,11 @@ impl Spool {
         priority: crate::bundle::Priority,
         buffer: &mut [u8],
     ) -> Result<SealOutcome, SpoolError> {
-        let at = self.layout.outbox().join(path.as_path());
-        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(&at) {
-            Ok(file) => file,
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
-                return Ok(SealOutcome::Gone);
-            }
-            Err(e) => return Err(e).on("open", &at),
-        };
-        let meta = file.metadata().on("stat", &at)?;
-        if meta.ino() != gate.ino() || !meta.is_file() {
+        let at = self.at_outbox(path.as_path());
+        let Some(file) = self.open_member(path, gate.ino())? else {
             return Ok(SealOutcome::Gone);
-        }
+        };
+        let len = file.metadata().on("stat", &at)?.len();
 
         let (generation, sealed, tail) = {
             let mut gate = gate.lock();
@@ -202,7 +194,7 @@ impl Spool {
         let doubted = self.recheck.lock().contains_key(&gate.ino());
         let known = sealed
             .filter(|_| !doubted)
-            .and_then(|digest| self.hashed_before(digest, meta.len()));
+            .and_then(|digest| self.hashed_before(digest, len));
         let hashed = match known {
             Some(hashed) => hashed,
             None => hash_rest(&file, tail, buffer).on("read", &at)?,

@@ -74,7 +74,7 @@ impl Spool {
             .get(OUT_NAMES, path.as_bytes())
             .ok()
             .flatten()?;
-        let meta = std::fs::symlink_metadata(self.layout.outbox().join(path.as_path())).ok()?;
+        let meta = std::fs::symlink_metadata(self.at_outbox(path.as_path())).ok()?;
         let marked = self
             .journal
             .get::<Mark>(MARKS, &meta.ino().to_be_bytes())
@@ -233,7 +233,8 @@ impl Spool {
         shown.error = row
             .recipients
             .iter()
-            .find_map(|r| Some(format!("{}: {}", r.name, r.error.as_ref()?)));
+            .find_map(|r| Some(format!("{}: {}", r.name, r.error.as_ref()?)))
+            .or_else(|| self.why_stuck(digest, row.size));
         let slowest = row
             .recipients
             .iter()
@@ -276,9 +277,11 @@ impl Spool {
                 .iter()
                 .filter(|(_, mark)| mark.kind == MarkKind::Torn)
                 .count() as u64,
+            unsealed: 0,
             ignored: read(&self.counters.ignored),
             quarantined: quarantined as u64,
             refused: read(&self.counters.refused),
+            held_bytes: self.held_bytes(),
         }
     }
 

@@ -3,11 +3,17 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod links;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod renames;
 #[cfg(test)]
 mod trees;
+#[cfg(test)]
+mod waits;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -22,6 +28,8 @@ use crate::digest::{Digest, INLINE_MAX, LEAF};
 struct Node {
     dir: TempDir,
     identity: Identity,
+    limits: Limits,
+    dress: Dress,
     spool: Option<Arc<Spool>>,
     receipts: crossbeam_channel::Receiver<Receipt>,
 }
@@ -32,6 +40,8 @@ impl Node {
         let mut node = Self {
             dir: tempfile::tempdir().unwrap(),
             identity: Identity::generate(),
+            limits: Limits::default(),
+            dress: Dress::default(),
             spool: None,
             receipts,
         };
@@ -44,6 +54,8 @@ impl Node {
             state: self.dir.path().join("state"),
             lifetime: Duration::from_secs(3600),
             sealers: 2,
+            limits: self.limits,
+            dress: self.dress,
             identity: self.identity.clone(),
         };
         let spool = Spool::open(config).unwrap();
@@ -159,6 +171,10 @@ impl Node {
         match self.spool().offered(manifest, origin.id()).unwrap() {
             Offered::Wanted(mut incoming) => {
                 for entry in 0..incoming.manifest().manifest().entries.len() {
+                    // A directory, or a file that is here already, is not asked for.
+                    if incoming.missing(entry).is_empty() {
+                        continue;
+                    }
                     let mut reader = origin
                         .spool()
                         .open_content(bundle, entry, self.id())
@@ -740,6 +756,8 @@ fn the_state_is_locked_and_a_newer_format_is_refused() {
         state: alder.state(),
         lifetime: Duration::from_secs(1),
         sealers: 1,
+        limits: crate::spool::Limits::default(),
+        dress: crate::spool::Dress::default(),
         identity: Identity::generate(),
     };
     assert!(matches!(Spool::open(config()), Err(SpoolError::InUse(_))));

@@ -24,9 +24,9 @@
 //! file, so a writer that comes back then waits in the blocking pool.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{File, Metadata, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -199,8 +199,8 @@ impl Spool {
         path: &RelPath,
         buffer: &mut [u8],
     ) -> Result<Looked, SpoolError> {
-        let at = self.layout.outbox().join(path.as_path());
-        let Some(file) = open_member(&at, ino)? else {
+        let at = self.at_outbox(path.as_path());
+        let Some(file) = self.open_member(path, ino)? else {
             return Ok(Looked::Gone);
         };
         let gate = self.gate(ino);
@@ -238,7 +238,6 @@ impl Spool {
         members: &[Member],
         guards: &mut HashMap<u64, GateGuard<'_>>,
     ) -> Result<SealOutcome, SpoolError> {
-        let outbox = self.layout.outbox();
         let mut batch = Batch::default();
         let mut files = Vec::new();
         let few = members.len() <= SYNC_EACH_MAX;
@@ -247,8 +246,7 @@ impl Spool {
         for page in members.chunks(LINK_PAGE) {
             let _decide = self.decide.lock();
             for member in page {
-                let at = outbox.join(member.path.as_path());
-                let Some(file) = open_member(&at, member.gate.ino())? else {
+                let Some(file) = self.open_member(&member.path, member.gate.ino())? else {
                     continue;
                 };
                 self.hold_content(&file, member.hashed.digest, &mut batch)?;
@@ -261,7 +259,7 @@ impl Spool {
         let decide = self.decide.lock();
         let mut sealed: Vec<(&Member, Stat)> = Vec::with_capacity(members.len());
         for member in members {
-            let at = outbox.join(member.path.as_path());
+            let at = self.at_outbox(member.path.as_path());
             let Ok(meta) = std::fs::symlink_metadata(&at) else {
                 continue;
             };
@@ -276,7 +274,7 @@ impl Spool {
             // Its link may have been another member's that is gone since.
             let digest = member.hashed.digest;
             if super::content::inode_at(&self.layout.content(digest)).is_none() {
-                let Some(file) = open_member(&at, ino)? else {
+                let Some(file) = self.open_member(&member.path, ino)? else {
                     continue;
                 };
                 self.hold_content(&file, digest, &mut batch)?;
@@ -284,7 +282,7 @@ impl Spool {
             let meta = std::fs::symlink_metadata(&at).on("stat", &at)?;
             sealed.push((member, Stat::of(&meta)));
         }
-        let mut entries = entries_of(&outbox, &sealed, &request.directories);
+        let mut entries = entries_of(&|path| self.at_outbox(path), &sealed, &request.directories);
         if entries.is_empty() {
             batch.delete(TREES, &request.tree.to_be_bytes());
             self.journal.submit(batch)?;
@@ -306,14 +304,14 @@ impl Spool {
         batch.delete(TREES, &request.tree.to_be_bytes());
         if few {
             for (member, _) in &sealed {
-                if let Some(directory) = outbox.join(member.path.as_path()).parent() {
+                if let Some(directory) = self.at_outbox(member.path.as_path()).parent() {
                     batch.sync(Sync::Directory(directory.to_path_buf()));
                 }
             }
             for directory in &request.directories {
-                batch.sync(Sync::Directory(outbox.join(directory.as_path())));
+                batch.sync(Sync::Directory(self.at_outbox(directory.as_path())));
             }
-            let root = outbox.join(request.root.as_path());
+            let root = self.at_outbox(request.root.as_path());
             if let Some(above) = root.parent() {
                 batch.sync(Sync::Directory(above.to_path_buf()));
             }
@@ -403,27 +401,12 @@ impl Spool {
     }
 }
 
-/// Opens a member; `None` when the name shows another file by now, or nothing.
-fn open_member(at: &Path, ino: u64) -> Result<Option<File>, SpoolError> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(at) {
-        Ok(file) => file,
-        Err(e)
-            if matches!(
-                e.raw_os_error(),
-                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(e) => return Err(e).on("open", at),
-    };
-    let meta = file.metadata().on("stat", at)?;
-    Ok((meta.ino() == ino && meta.is_file()).then_some(file))
-}
-
 /// The files, and the directories that none of them implies.
-fn entries_of(outbox: &Path, sealed: &[(&Member, Stat)], directories: &[RelPath]) -> Vec<Entry> {
+fn entries_of(
+    at_outbox: &dyn Fn(&Path) -> PathBuf,
+    sealed: &[(&Member, Stat)],
+    directories: &[RelPath],
+) -> Vec<Entry> {
     let mut implied: BTreeSet<RelPath> = BTreeSet::new();
     let mut imply = |path: &RelPath| {
         let mut above = path.parent();
@@ -445,7 +428,7 @@ fn entries_of(outbox: &Path, sealed: &[(&Member, Stat)], directories: &[RelPath]
     }
     let mut there: Vec<(&RelPath, Metadata)> = Vec::new();
     for directory in directories {
-        match std::fs::symlink_metadata(outbox.join(directory.as_path())) {
+        match std::fs::symlink_metadata(at_outbox(directory.as_path())) {
             Ok(meta) if meta.is_dir() => there.push((directory, meta)),
             Ok(_) | Err(_) => {}
         }

@@ -598,6 +598,25 @@ impl Node {
         to.wait_arrived(name, &sha);
     }
 
+    /// Waits until nothing is open for writing, settling or being sealed: what was to be sent is in status.
+    #[track_caller]
+    pub fn wait_sealed(&self) {
+        let metrics = self.mountpoint().join(".meshbox/metrics");
+        wait_until(
+            &format!("all files of {} are closed and sealed", self.name),
+            ARRIVES,
+            || {
+                let text = fs::read_to_string(&metrics).unwrap_or_default();
+                let sealed = text.lines().any(|line| line == "meshbox_unsealed 0");
+                if !sealed {
+                    // Settle times are up to a second; do not take the processor from those who are waited for.
+                    thread::sleep(Duration::from_millis(20));
+                }
+                sealed
+            },
+        );
+    }
+
     /// `user.meshbox.NAME` of a path; empty if it has none.
     pub fn attribute(path: &Path, name: &str) -> String {
         let mut buffer = [0u8; 1024];

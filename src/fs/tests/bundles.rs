@@ -81,7 +81,7 @@ fn while_names_are_about_to_change_together_the_kernel_is_told_to_remember_none(
         let told = (parent, name.to_vec());
         sender.lock().send(told).unwrap();
     };
-    t.fs.set_invalidator(Box::new(invalidate)).unwrap();
+    t.fs.set_invalidator(Arc::new(invalidate)).unwrap();
     t.put_inbox("known", b"old");
     disk::write(t.spool.inbox_root().join("unknown"), b"old").unwrap();
     let observer = t.spool.observer.lock().clone().unwrap();

@@ -8,7 +8,7 @@ fn rel(text: &str) -> RelPath {
 
 fn told_by(t: &TestFs) -> Receiver<(NodeId, Vec<u8>)> {
     let (sender, told) = channel();
-    let tell = Box::new(move |parent, name: &[u8]| sender.send((parent, name.to_vec())).unwrap());
+    let tell = Arc::new(move |parent, name: &[u8]| sender.send((parent, name.to_vec())).unwrap());
     t.fs.set_invalidator(tell).unwrap();
     told
 }

@@ -38,6 +38,8 @@ impl Real {
             state: dir.path().join("state"),
             lifetime: Duration::from_secs(3600),
             sealers: 1,
+            limits: crate::spool::Limits::default(),
+            dress: crate::spool::Dress::default(),
             identity: identity.clone(),
         })
         .unwrap()

@@ -126,12 +126,12 @@ fn a_lying_peer_cannot_push_the_epoch_to_its_end() {
 }
 
 #[test]
-fn a_path_too_long_for_this_state_directory_is_refused_for_good() {
+fn a_path_without_room_for_the_suffix_of_a_conflict_is_refused_for_good() {
     let (alder, birch) = pair();
     let bundle = alder.drop_file("a", b"x");
     let mut manifest = alder.manifest(bundle).manifest().clone();
     let long = [[b'n'; 250].as_slice(); 16].join(&b'/');
-    manifest.entries[0].path = RelPath::parse([long, vec![b'm'; 70]].join(&b'/')).unwrap();
+    manifest.entries[0].path = RelPath::parse([long, vec![b'm'; 40]].join(&b'/')).unwrap();
     let offered = birch
         .spool()
         .offered(manifest.sign(&alder.identity), alder.id());

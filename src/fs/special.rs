@@ -1,0 +1,202 @@
+//! What does not travel: symbolic links, FIFOs, sockets and device nodes.
+//!
+//! Below an ignored name of the outbox (`.git/`, `.#lock`) nothing travels, so there they work as on any local file
+//! system. Everywhere else they are refused with EPERM, so that the user knows; and so is what would bring one from an
+//! ignored name to one that is sent: renaming or linking it, and renaming a directory that has one anywhere below. One
+//! that is found at an ordinary name, put there behind our back or left by a shorter ignore list, is shown, and can be
+//! removed.
+//!
+//! # Invariants
+//! 1. No link of a user is ever followed here: the kernel resolves links before it asks. Paths are joined from names of
+//!    directories and used under the tree lock, system calls do not follow their last component, and what is opened is
+//!    opened with [`beneath`], which refuses a link anywhere.
+//! 2. None of these is ever opened, except as a mere reference (`O_PATH`): opening a FIFO wakes who waits for a reader,
+//!    and opening a device may do anything.
+//! 3. Neither the state machine of `ready` nor the spool hears of them.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{
+    AtFlags, Dev, FileType, Mode, OFlags, ResolveFlags, Stat, makedev, mknodat, openat2,
+    readlinkat, symlinkat, unlinkat,
+};
+
+use super::Fs;
+use super::attr::{Caller, Entry, Item, Kind, kind_of};
+use super::error::FsError;
+use super::inode::{Area, NodeId, Place};
+use super::names::{Named, Target};
+use crate::bundle::RelPath;
+
+/// Opens what is at a place below `root`, without following a symbolic link anywhere on the way.
+pub(crate) fn beneath(root: impl AsFd, place: &Place, flags: OFlags) -> Result<OwnedFd, FsError> {
+    Ok(openat2(
+        root,
+        place.at(),
+        flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )?)
+}
+
+/// A device's number, as mknod(2) takes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// The driver.
+    pub major: u32,
+    /// The device of that driver.
+    pub minor: u32,
+}
+
+impl Device {
+    fn dev(self) -> Dev {
+        makedev(self.major, self.minor)
+    }
+}
+
+fn travels(stat: &Stat) -> bool {
+    kind_of(stat).is_none_or(Kind::travels)
+}
+
+impl Fs {
+    fn is_ignored(&self, path: &RelPath) -> bool {
+        self.ignore.matches(path).is_some()
+    }
+
+    /// What cannot travel may only be where nothing does.
+    fn special_place(&self, at: Named<'_>) -> Result<Place, FsError> {
+        let place = self.outbox_place(at.parent, at.name)?;
+        if self.is_ignored(&place.rel()?) {
+            Ok(place)
+        } else {
+            Err(FsError::NotPermitted)
+        }
+    }
+
+    /// Makes a symbolic link, at an ignored name.
+    pub fn symlink(&self, at: Named<'_>, target: &[u8], caller: Caller) -> Result<Entry, FsError> {
+        let _tree = self.tree.read();
+        let place = self.special_place(at)?;
+        symlinkat(target, &self.outbox, place.at())?;
+        self.made(at, &place, None, caller)
+    }
+
+    /// Makes a FIFO, socket or device, at an ignored name. Call with the tree lock held. Whether the caller may make a
+    /// device was checked by the kernel.
+    pub(crate) fn make_special(
+        &self,
+        at: Named<'_>,
+        mode: u32,
+        device: Device,
+        caller: Caller,
+    ) -> Result<Entry, FsError> {
+        let place = self.special_place(at)?;
+        let mode = mode & (libc::S_IFMT | 0o7777);
+        let kind = FileType::from_raw_mode(mode);
+        let permissions = Mode::from_raw_mode(mode);
+        mknodat(&self.outbox, place.at(), kind, permissions, device.dev())?;
+        self.made(at, &place, Some(mode & 0o7777), caller)
+    }
+
+    /// Gives what was just made to its maker; a symbolic link has no mode of its own.
+    fn made(
+        &self,
+        at: Named<'_>,
+        place: &Place,
+        mode: Option<u32>,
+        caller: Caller,
+    ) -> Result<Entry, FsError> {
+        let stat = self.stat_at(place)?;
+        let target = Target::Name(&self.outbox, place);
+        let mode = mode.unwrap_or(stat.st_mode & 0o7777);
+        match self.dress(&target, at.parent, &stat, mode, caller) {
+            Ok(_changed) => {
+                let stat = self.stat_at(place)?;
+                self.entry(at.parent, at.name, Area::Outbox, &stat)
+            }
+            Err(error) => {
+                let _ = unlinkat(&self.outbox, place.at(), AtFlags::empty());
+                Err(error)
+            }
+        }
+    }
+
+    /// Where a symbolic link points.
+    pub fn readlink(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
+        let _tree = self.tree.read();
+        let (backing, place, remains) = {
+            let nodes = self.nodes.lock();
+            (nodes.backing(id)?, nodes.place(id), nodes.remains(id))
+        };
+        if backing.kind != Kind::Symlink {
+            return Err(FsError::Invalid);
+        }
+        let target = match (place, remains) {
+            (Ok(place), _) => readlinkat(self.root(place.area), place.at(), Vec::new())?,
+            (Err(_nameless), Some(fd)) => readlinkat(&*fd, c"", Vec::new())?,
+            (Err(nameless), None) => return Err(nameless),
+        };
+        Ok(target.into_bytes())
+    }
+
+    /// Whether what is in `stat` may get the name `to`; `from` is where it is now. Call with the tree lock held for
+    /// writing.
+    pub(crate) fn may_be_named(
+        &self,
+        stat: &Stat,
+        from: &Place,
+        to: &Place,
+    ) -> Result<(), FsError> {
+        let to_path = to.rel()?;
+        if self.is_ignored(&to_path) {
+            return Ok(());
+        }
+        if !travels(stat) {
+            tracing::debug!(path = %to_path, "what cannot be sent stays at an ignored name");
+            return Err(FsError::NotPermitted);
+        }
+        if kind_of(stat) == Some(Kind::Directory)
+            && self.is_ignored(&from.rel()?)
+            && let Some(special) = self.special_below(from)?
+        {
+            let what = String::from_utf8_lossy(&special.path).into_owned();
+            tracing::info!(path = %what, "a directory is not sent: it holds what cannot be sent");
+            return Err(FsError::NotPermitted);
+        }
+        Ok(())
+    }
+
+    /// The first thing below a directory that cannot travel. Where that cannot be found out, the directory stays.
+    fn special_below(&self, directory: &Place) -> Result<Option<Place>, FsError> {
+        let mut pending = vec![directory.clone()];
+        while let Some(directory) = pending.pop() {
+            let mut items: Vec<Item> = Vec::new();
+            self.read_names(&directory, &mut items)?;
+            for item in items {
+                let place = directory.child(&item.name)?;
+                match item.kind {
+                    Kind::File => {}
+                    Kind::Directory => pending.push(place),
+                    Kind::Symlink
+                    | Kind::Fifo
+                    | Kind::Socket
+                    | Kind::CharDevice
+                    | Kind::BlockDevice => return Ok(Some(place)),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Before a name goes for which no handle can stand in: keeps a reference to what it shows, for who has it open
+    /// past us (a FIFO, a working directory) and asks for its attributes.
+    pub(crate) fn keep_remains(&self, parent: NodeId, name: &[u8], place: &Place, stat: &Stat) {
+        let known = self.nodes.lock().known(parent, name);
+        if let (Some(id), Some(kind)) = (known, kind_of(stat))
+            && kind != Kind::File
+            && let Ok(fd) = beneath(self.root(place.area), place, OFlags::PATH)
+        {
+            self.nodes.lock().keep_remains(id, fd);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Room, modes and long paths.
+
+use super::*;
+
+fn removed(node: &Node, path: &str) {
+    let ino = node.ino(path);
+    fs::remove_file(node.outbox(path)).unwrap();
+    node.spool().outbox_removed(&rel(path), ino, 0);
+}
+
+#[test]
+fn what_is_removed_and_still_waited_for_has_a_quota() {
+    let (mut alder, birch) = pair();
+    alder.stop();
+    alder.limits.max_bytes = Some(150_000);
+    alder.start();
+    let first = alder.drop_file("a", &pattern(100_000));
+    alder.drop_file("b", &pattern(100_001));
+    let (a, b) = (alder.ino("a"), alder.ino("b"));
+    alder.spool().may_remove(a, 100_000).unwrap();
+    removed(&alder, "a");
+    assert_eq!(alder.spool().held_bytes(), 100_000);
+
+    let error = alder.spool().may_remove(b, 100_001).unwrap_err();
+    assert_eq!(error.errno(), libc::EDQUOT);
+    assert!(error.to_string().contains("birch"), "{error}");
+    let shown = alder.spool().outbox_state(&rel("b"), b).error.unwrap();
+    assert!(shown.contains("birch"), "{shown}");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(alder.outbox("b"))
+        .unwrap();
+    let gate = alder.spool().gate(b);
+    let changed = alder.spool().copy_out(&mut gate.lock(), &file, &rel("b"));
+    assert_eq!(changed.unwrap_err().errno(), libc::EDQUOT);
+    drop(gate);
+
+    alder.stop();
+    alder.start();
+    assert_eq!(
+        alder.spool().held_bytes(),
+        100_000,
+        "counted again at start"
+    );
+    birch.fetch(&alder, first);
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    assert_eq!(alder.spool().held_bytes(), 0);
+    alder.spool().may_remove(b, 100_001).unwrap();
+    assert_eq!(alder.spool().outbox_state(&rel("b"), b).error, None);
+}
+
+#[test]
+fn a_copy_made_for_who_waits_is_counted_until_it_is_freed() {
+    let (alder, birch) = pair();
+    let bundle = alder.drop_file("a", &pattern(100_000));
+    alder.drop_file("a", b"new");
+    // The old version is superseded, unless its transfer has begun.
+    assert!(alder.spool().held_bytes() <= 100_000);
+    let _superseded = alder.spool().open_content(bundle, 0, birch.id());
+    let newer = alder.drop_file("a", b"newer");
+    birch.fetch(&alder, newer);
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    alder.stop_and_start_counts_nothing();
+}
+
+impl Node {
+    fn stop_and_start_counts_nothing(mut self) {
+        self.stop();
+        self.start();
+        assert_eq!(self.spool().held_bytes(), 0);
+    }
+}
+
+#[test]
+fn an_offer_that_has_no_room_is_deferred_and_shown() {
+    for limits in [
+        Limits {
+            min_free: Some(1 << 60),
+            ..Limits::default()
+        },
+        Limits {
+            max_bytes: Some(10),
+            ..Limits::default()
+        },
+    ] {
+        let (alder, mut birch) = pair();
+        birch.stop();
+        birch.limits = limits;
+        birch.start();
+        let bundle = alder.drop_file("a", &pattern(100));
+        let manifest = alder.manifest(bundle);
+        match birch.spool().offered(manifest, alder.id()).unwrap() {
+            Offered::Deferred(why) => assert!(why.contains("no room here"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(birch.spool().inbound(None, 9)[0].state, "deferred");
+        birch.stop();
+        birch.limits = Limits::default();
+        birch.start();
+        assert_eq!(birch.fetch(&alder, bundle), 100, "with room it is taken");
+        birch.receipt();
+    }
+}
+
+#[test]
+fn an_offer_of_a_larger_file_than_allowed_is_refused_and_shown() {
+    let (alder, mut birch) = pair();
+    birch.stop();
+    birch.limits.max_file_bytes = Some(99);
+    birch.start();
+    let bundle = alder.drop_file("a", &pattern(100));
+    match birch
+        .spool()
+        .offered(alder.manifest(bundle), alder.id())
+        .unwrap()
+    {
+        Offered::Refused(why) => assert!(why.contains("max_file_bytes here is 99"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    let row = &birch.spool().inbound(None, 9)[0];
+    assert_eq!(row.state, "refused");
+    assert_eq!(birch.spool().counts().refused, 1);
+    let bundle = alder.drop_file("b", &pattern(99));
+    birch.fetch(&alder, bundle);
+}
+
+#[test]
+fn below_min_free_nothing_more_is_written_and_status_says_so() {
+    let mut node = Node::new();
+    assert!(node.spool().room_for(1 << 40 << 10).is_err());
+    node.spool().room_for(1).unwrap();
+    node.stop();
+    node.limits.min_free = Some(1 << 60);
+    node.start();
+    let error = node.spool().room_for(1).unwrap_err();
+    assert_eq!(error.errno(), libc::ENOSPC);
+    assert!(node.spool().trouble().unwrap().contains("min_free"));
+}
+
+#[test]
+fn of_a_mode_only_the_executable_bit_travels() {
+    let (alder, mut birch) = pair();
+    birch.stop();
+    let root = rustix::process::geteuid().is_root();
+    birch.dress = Dress {
+        mode: Some(0o640),
+        uid: root.then_some(12345),
+        gid: root.then_some(54321),
+        umask: None,
+    };
+    birch.start();
+    for (path, mode) in [("d/plain", 0o6644), ("d/run", 0o7777)] {
+        fs::create_dir_all(alder.outbox("d")).unwrap();
+        fs::write(alder.outbox(path), path).unwrap();
+        fs::set_permissions(alder.outbox(path), fs::Permissions::from_mode(mode)).unwrap();
+        let SealOutcome::Sealed(bundle) = alder.seal(path) else {
+            panic!("not sealed")
+        };
+        birch.fetch(&alder, bundle);
+    }
+    let facts = |path: &str| {
+        let meta = fs::metadata(birch.inbox(path)).unwrap();
+        (meta.mode() & 0o7777, meta.uid(), meta.gid())
+    };
+    let (uid, gid) = if root {
+        (12345, 54321)
+    } else {
+        let mine = fs::metadata(birch.state()).unwrap();
+        (mine.uid(), mine.gid())
+    };
+    assert_eq!(facts("d/plain"), (0o640, uid, gid));
+    assert_eq!(facts("d/run"), (0o750, uid, gid));
+    assert_eq!(facts("d"), (0o750, uid, gid));
+    assert_eq!(facts(""), (0o750, uid, gid), "the inbox itself");
+}
+
+#[test]
+fn a_path_as_long_as_paths_go_travels_and_is_found_again_at_start() {
+    let (mut alder, birch) = pair();
+    let deep = [vec!["d".repeat(255); 15].join("/"), "f".repeat(160)].join("/");
+    assert_eq!(deep.len(), 4000);
+    let path = rel(&deep);
+    let at = alder.spool().at_outbox(path.as_path());
+    fs::create_dir_all(at.parent().unwrap()).unwrap();
+    fs::write(&at, b"deep").unwrap();
+    let ino = fs::metadata(&at).unwrap().ino();
+    let (done, outcome) = crossbeam_channel::bounded(1);
+    alder.spool().seal(SealRequest {
+        gate: alder.spool().gate(ino),
+        path: path.clone(),
+        renamed_from: None,
+        priority: Priority::Routine,
+        done: Box::new(move |outcome| done.send(outcome).unwrap()),
+    });
+    let SealOutcome::Sealed(bundle) = outcome.recv().unwrap() else {
+        panic!("not sealed")
+    };
+    birch.fetch(&alder, bundle);
+    let there = birch.spool().at_inbox(path.as_path());
+    assert_eq!(fs::read(there).unwrap(), b"deep");
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    alder.stop();
+    alder.start();
+    assert!(alder.spool().recovered().is_empty(), "known as it was");
+    assert_eq!(alder.spool().outbound_of(&path).unwrap().state, "delivered");
+    birch.spool().inbox_unlink(&path).unwrap();
+}
