@@ -219,7 +219,7 @@ impl Fs {
             return;
         };
         match self.new_place(to) {
-            Ok((to_parent, backing)) => self.nodes.lock().moved_out(
+            Ok((to_parent, backing)) => self.nodes.lock().moved_within(
                 (parent, from.file_name()),
                 (to_parent, to.file_name()),
                 backing,

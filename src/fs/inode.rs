@@ -474,6 +474,24 @@ impl Nodes {
         }
     }
 
+    /// A file of the inbox has another name there, by which `backing` was found: the same inode, so it goes on to be read
+    /// as it was.
+    pub(crate) fn moved_within(
+        &mut self,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        backing: Backing,
+    ) {
+        self.unname(to.0, to.1);
+        let known = self.known(from.0, from.1);
+        if let Some(node) = known.and_then(|id| self.nodes.get_mut(&id)) {
+            if node.backing.ino == backing.ino {
+                node.backing = backing;
+            }
+            self.move_name(from.0, from.1, to.0, to.1);
+        }
+    }
+
     /// The kernel forgets `count` lookups.
     pub(crate) fn forget(&mut self, id: NodeId, count: u64) {
         if let Some(node) = self.nodes.get_mut(&id) {
