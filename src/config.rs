@@ -243,6 +243,7 @@ impl Config {
             listen: self.listen.clone(),
             peers: self.peers.clone(),
             ticket: self.ticket.clone(),
+            mdns: self.mdns,
         }
     }
 }

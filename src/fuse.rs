@@ -227,9 +227,10 @@ fn file_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-fn open_flags(opened: &Opened) -> FopenFlags {
+fn open_flags(opened: &Opened, backings: &Backings) -> FopenFlags {
     let caching = match opened.caching {
-        Caching::Ordinary => FopenFlags::empty(),
+        Caching::Past if backings.coherent() => FopenFlags::FOPEN_DIRECT_IO,
+        Caching::Ordinary | Caching::Past => FopenFlags::empty(),
         Caching::Keep => FopenFlags::FOPEN_KEEP_CACHE,
         Caching::None => FopenFlags::FOPEN_DIRECT_IO,
     };
@@ -253,7 +254,7 @@ fn reply_open(fs: &Arc<Fs>, backings: &Backings, node: INodeNo, opened: &Opened,
         .then(|| fs.settle_reading(opened.fh, |file| backings.register(&reply, file)))
         .flatten();
     match settled.as_ref().map(backing_id) {
-        None => reply.opened(fh, open_flags(opened)),
+        None => reply.opened(fh, open_flags(opened, backings)),
         // With any other flag than these the kernel would answer EIO.
         Some(Some(id)) => reply.opened_passthrough(fh, flush_flag(opened), id),
         Some(None) => {
@@ -500,6 +501,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         guarded("create", parent, || {
+            let backings = self.backings.clone();
             let done = move |made: Result<(Entry, Opened), FsError>| match made {
                 Ok((entry, opened)) => {
                     let attr = file_attr(&entry.attr);
@@ -508,7 +510,7 @@ impl Filesystem for Adapter {
                         &attr,
                         GENERATION,
                         FileHandle(opened.fh),
-                        open_flags(&opened),
+                        open_flags(&opened, &backings),
                     );
                 }
                 Err(error) => reply.error(failed("create", parent, &error)),
@@ -618,7 +620,7 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         guarded("opendir", ino, || match self.fs.opendir(id(ino)) {
-            Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
+            Ok(opened) => reply.opened(FileHandle(opened.fh), FopenFlags::empty()),
             Err(error) => reply.error(failed("opendir", ino, &error)),
         });
     }

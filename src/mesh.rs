@@ -11,13 +11,15 @@
 //! - Nobody without the group key gets an answer; nobody but a recipient gets content, names or ids of a bundle.
 //!
 //! # Non-goals
-//! Relays, DNS and public discovery: peers are dialled at configured, told or ticketed addresses. Bundles are offered
+//! Relays, DNS and public discovery: peers are dialled at configured, told or ticketed addresses, and at those they
+//! announce on the local network (`discover`). Bundles are offered
 //! by their origin only; custody by other holders is the spool's to grant through `pending`.
 //!
 //! # Threads
 //! One tokio runtime of two workers, owned by [`Mesh`]. Disk is touched on its blocking threads only.
 //! Nothing here is durable; a crash loses connections, and the next exchange of pending ids repairs the rest.
 
+mod discover;
 mod endpoint;
 mod fetch;
 mod lane;
@@ -35,11 +37,11 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iroh::Endpoint;
 use serde::Serialize;
@@ -47,6 +49,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::discover::Discovery;
 use self::fetch::Fetches;
 use self::member::CloseCode;
 use self::offer::Blames;
@@ -89,6 +92,8 @@ pub struct MeshConfig {
     pub peers: Vec<(PeerId, SocketAddr)>,
     /// The ticket we were invited with, if this start has one.
     pub ticket: Option<Ticket>,
+    /// Whether to announce ourselves and look for members on the local network.
+    pub mdns: bool,
 }
 
 /// One peer as `status` and `peers` show it.
@@ -185,18 +190,24 @@ impl Hub {
             .collect()
     }
 
-    /// Records what a member said of itself and of others; `told` is the highest epoch we had told it before. Blocks
-    /// on disk.
-    pub(crate) fn greeted(self: &Arc<Self>, id: PeerId, hello: &Hello, told: u64) {
+    /// Records what a member said of itself and of others; `told` is the highest epoch we had told it before, `via`
+    /// where we reached it, if we dialled. Blocks on disk.
+    pub(crate) fn greeted(
+        self: &Arc<Self>,
+        id: PeerId,
+        hello: &Hello,
+        told: u64,
+        via: Option<SocketAddr>,
+    ) {
         // It saw an epoch that this start never told it: our state is an old copy, and another start had that epoch.
         let taken = hello.seen >= self.store.epoch().0 && hello.seen > told;
         if taken && let Err(error) = self.store.raise_epoch(hello.seen) {
             tracing::error!("the epoch cannot be raised: {error}");
         }
-        if let Err(error) = self
-            .store
-            .member_seen(id, &hello.name, &usable(&hello.addrs), true)
-        {
+        // Behind a forwarded port it does not know the address at which we found it.
+        let mut addrs = usable(&hello.addrs);
+        addrs.extend(via.filter(|via| !addrs.is_empty() && !addrs.contains(via)));
+        if let Err(error) = self.store.member_seen(id, &hello.name, &addrs, true) {
             tracing::error!("member {} not recorded: {error}", hello.name);
         }
         self.saw_epoch(&self.known(id), hello.epoch);
@@ -213,31 +224,19 @@ impl Hub {
         }
     }
 
-    /// Records members that `from` told of. Blocks on disk.
+    /// Takes the word of `from` on who is a member and where. New members are recorded; where a known one is by
+    /// another's word is not, since it says so itself when it is reached. Blocks on disk.
     pub(crate) fn told(self: &Arc<Self>, told: &[Told], from: PeerId) {
-        let known: HashMap<PeerId, Vec<SocketAddr>> = self
-            .store
-            .members()
-            .into_iter()
-            .map(|m| (m.id, m.addrs))
-            .collect();
+        let known: HashSet<PeerId> = self.store.members().iter().map(|m| m.id).collect();
         let mut changed = false;
         for member in told {
-            let connected = || {
-                self.roster
-                    .get(member.id)
-                    .is_some_and(|p| p.session().is_some())
-            };
-            if member.id == self.me || member.id == from || connected() {
+            if member.id == self.me || member.id == from {
                 continue;
             }
-            let mut addrs = usable(&member.addrs);
-            if let Some(old) = known.get(&member.id) {
-                addrs.retain(|a| !old.contains(a));
-                addrs.truncate(ADDRS_MAX.saturating_sub(old.len()));
-                if addrs.is_empty() {
-                    continue;
-                }
+            let addrs = usable(&member.addrs);
+            if known.contains(&member.id) {
+                self.known(member.id).told(from, &addrs);
+                continue;
             }
             match self
                 .store
@@ -249,6 +248,16 @@ impl Hub {
         }
         if changed {
             self.refresh();
+        }
+    }
+
+    /// A session ended: unless there is another, that peer's word on the others counts for a while only.
+    pub(crate) fn teller_gone(&self, teller: &Peer) {
+        if teller.session().is_none() {
+            let now = Instant::now();
+            for peer in self.roster.all() {
+                peer.teller_gone(teller.id, now);
+            }
         }
     }
 
@@ -323,6 +332,7 @@ fn usable(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
 /// The running mesh. Stopped by [`Mesh::stop`], or when dropped.
 pub struct Mesh {
     hub: Arc<Hub>,
+    discovery: Option<Discovery>,
     runtime: Option<Runtime>,
 }
 
@@ -379,8 +389,6 @@ impl Mesh {
             }
         }
         if let Some(ticket) = config.ticket.filter(|t| t.inviter != hub.me) {
-            let peer = hub.known(ticket.inviter);
-            ticket.addrs.iter().for_each(|addr| peer.configure(*addr));
             if let Err(error) =
                 hub.store
                     .member_seen(ticket.inviter, &ticket.name, &usable(&ticket.addrs), false)
@@ -391,8 +399,14 @@ impl Mesh {
         hub.refresh();
         runtime.spawn(hub.clone().dispatch(rings, lost));
         runtime.spawn(link::accept(hub.clone()));
+        let discovery = if config.mdns {
+            Discovery::start(&hub)
+        } else {
+            None
+        };
         Ok(Self {
             hub,
+            discovery,
             runtime: Some(runtime),
         })
     }
@@ -445,6 +459,9 @@ impl Mesh {
             return;
         };
         self.hub.stopping.store(true, Ordering::Relaxed);
+        if let Some(discovery) = self.discovery.take() {
+            runtime.block_on(discovery.stop());
+        }
         let sessions = self.hub.roster.sessions();
         for (peer, session) in &sessions {
             session.conn.close(CloseCode::Stopping.code(), b"stopping");

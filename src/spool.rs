@@ -21,6 +21,7 @@ mod room;
 mod seal;
 mod shown;
 mod tables;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -55,6 +56,7 @@ pub use self::room::{DEFAULT_MIN_FREE, Limits};
 use self::seal::Job;
 use self::shown::Counters;
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
+use self::tail::TailHasher;
 use crate::bundle::{BundleId, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest};
 use crate::peer::{self, Identity, PeerId, PeerName};
 
@@ -540,7 +542,6 @@ pub struct Spool {
     dress: Dress,
     identity: Identity,
     lifetime: Duration,
-    sealers: usize,
     journal: Journal,
     /// Held while deciding and recording; short, local disk only. Lock order: gate, this, journal.
     decide: Mutex<()>,
@@ -569,6 +570,7 @@ pub struct Spool {
     changed: Condvar,
     counters: Counters,
     jobs: Sender<Job>,
+    tails: TailHasher,
     workers: Mutex<Vec<JoinHandle<()>>>,
     /// Closing it releases the lock on the state directory.
     lock: Mutex<Option<File>>,
@@ -615,6 +617,7 @@ impl Spool {
         let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
         let (jobs, queue) = crossbeam_channel::bounded(seal::JOB_CAP);
         let sealers = config.sealers.max(1);
+        let tails = TailHasher::start().on("start a thread for", &state)?;
         let spool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             layout,
@@ -623,7 +626,6 @@ impl Spool {
             dress: config.dress,
             identity: config.identity,
             lifetime: config.lifetime,
-            sealers,
             journal,
             decide: Mutex::new(()),
             epoch: AtomicU64::new(epoch),
@@ -649,6 +651,7 @@ impl Spool {
             changed: Condvar::new(),
             counters: Counters::default(),
             jobs,
+            tails,
             workers: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         });
@@ -669,6 +672,7 @@ impl Spool {
 
     /// Finishes the seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
+        self.tails.stop();
         let workers = std::mem::take(&mut *self.workers.lock());
         for _ in &workers {
             // One for each worker; they take what is queued before it first.

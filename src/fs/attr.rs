@@ -162,6 +162,8 @@ pub enum Caching {
     Keep,
     /// No cache: the bytes are made for this handle.
     None,
+    /// Written past the cache, of which the kernel drops what was overwritten; if it cannot, [`Self::Ordinary`].
+    Past,
 }
 
 /// An opened file or directory.

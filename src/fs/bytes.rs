@@ -3,6 +3,10 @@
 //! A modifying operation tries its gate. If the gate is free and the bytes are not sealed, the operation runs at once
 //! on the FUSE loop; otherwise it goes to the blocking pool, where the gate is waited for and sealed bytes are copied
 //! out, and is answered from there. Either way `ready` is told before the gate opens.
+//!
+//! A handle that may only write is written past the kernel's cache ([`Caching::Past`]): its bytes are copied twice less,
+//! and the page cache holds them once, as pages of the backing file. Whoever reads or maps the file goes through
+//! the cache, of which the kernel drops what such a write changed.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -33,15 +37,17 @@ const GROUP_EXEC: u32 = 0o010;
 #[derive(Clone, Copy)]
 struct Access {
     writes: bool,
+    reads: bool,
     truncates: bool,
     direct: bool,
 }
 
 impl Access {
     fn of(flags: i32) -> Self {
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let mode = flags & libc::O_ACCMODE;
         Self {
-            writes,
+            writes: mode != libc::O_RDONLY,
+            reads: mode != libc::O_WRONLY,
             truncates: flags & libc::O_TRUNC != 0,
             direct: flags & libc::O_DIRECT != 0,
         }
@@ -73,7 +79,7 @@ impl Fs {
         let access = Access::of(flags);
         match self.open_backing(id, access, caller.tid) {
             Ok(None) => done(self.status_open(id)),
-            Ok(Some(file)) => self.opened(file, access, caller, done),
+            Ok(Some(file)) => self.opened(file, flags, caller, done),
             Err(error) => done(Err(error)),
         }
     }
@@ -143,6 +149,7 @@ impl Fs {
     pub(crate) fn opened_with(
         self: &Arc<Self>,
         file: Arc<OpenFile>,
+        flags: i32,
         event: Option<Event>,
         truncate: Option<Caller>,
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
@@ -154,6 +161,7 @@ impl Fs {
             .map(|backing| backing.area)
         {
             Ok(Area::Inbox) => Caching::Keep,
+            Ok(Area::Outbox) | Err(_) if !Access::of(flags).reads => Caching::Past,
             Ok(Area::Outbox) | Err(_) => Caching::Ordinary,
         };
         // Known to the node first: from here on the inode number cannot be reused.
@@ -215,7 +223,7 @@ impl Fs {
     fn opened(
         self: &Arc<Self>,
         file: Arc<OpenFile>,
-        access: Access,
+        flags: i32,
         caller: Caller,
         done: impl FnOnce(Result<Opened, FsError>) + Send + 'static,
     ) {
@@ -229,7 +237,8 @@ impl Fs {
             }),
             (Some(_), Some(_) | None) | (None, _) => None,
         };
-        self.opened_with(file, event, access.truncates.then_some(caller), done);
+        let truncate = Access::of(flags).truncates.then_some(caller);
+        self.opened_with(file, flags, event, truncate, done);
     }
 
     /// Runs `op` with the gate locked: at once, or in the pool when the gate is busy. What `op` returns runs after
@@ -661,6 +670,7 @@ impl Fs {
         }
         let access = Access {
             writes: true,
+            reads: true,
             truncates: false,
             direct: false,
         };

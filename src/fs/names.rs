@@ -123,7 +123,7 @@ impl Fs {
                     excl: flags & libc::O_EXCL != 0,
                     mode: mode & 0o7777,
                 };
-                self.opened_with(file, Some(event), None, move |opened| {
+                self.opened_with(file, flags, Some(event), None, move |opened| {
                     done(opened.map(|opened| (entry, opened)));
                 });
             }

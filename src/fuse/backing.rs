@@ -20,6 +20,7 @@ const STACK_DEPTH: u32 = 1;
 #[derive(Debug, Default)]
 pub(super) struct Backings {
     offered: AtomicBool,
+    coherent: AtomicBool,
     refused: AtomicBool,
     #[cfg(test)]
     pub(super) withheld: AtomicBool,
@@ -31,6 +32,10 @@ impl Backings {
         let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
             && config.set_max_stack_depth(STACK_DEPTH).is_ok();
         self.offered.store(offered, Ordering::Relaxed);
+        // Came with the same kernel (6.6) that drops cached pages when one handle writes past the cache. Not asked for.
+        let newer = InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+        let coherent = config.capabilities().contains(newer);
+        self.coherent.store(coherent, Ordering::Relaxed);
         if !offered {
             tracing::debug!("this kernel cannot read backing files by itself");
         }
@@ -39,6 +44,11 @@ impl Backings {
     /// Whether opens are to be settled at all; the same for the whole session.
     pub(super) fn offered(&self) -> bool {
         self.offered.load(Ordering::Relaxed)
+    }
+
+    /// Whether a file may be written past the cache while others read it through the cache.
+    pub(super) fn coherent(&self) -> bool {
+        self.coherent.load(Ordering::Relaxed)
     }
 
     /// Registers a backing file.

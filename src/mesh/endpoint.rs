@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::mesh::MeshError;
 use crate::mesh::member::{MemberError, closed_by_peer};
-use crate::mesh::wire::{ADDRS_MAX, BULK_ALPN, CTL_ALPN};
+use crate::mesh::wire::{BULK_ALPN, CTL_ALPN};
 use crate::peer::{Identity, PeerId};
 
 /// Silence after which a connection is dead.
@@ -27,6 +27,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Time for one attempt to connect; QUIC's own would be 30 s.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Addresses tried at once: all that a peer says of itself, and as many found, configured and told.
+const RACED: usize = 48;
 
 /// Received and unread bytes of all streams of one connection. Windows of single streams stay at their default of
 /// 1.25 MB: above 2 MiB a slow reader makes noq 1.4.0 close the connection.
@@ -196,13 +199,24 @@ pub(super) async fn connect(
 ) -> Result<Connection, MemberError> {
     let id = EndpointId::from_bytes(peer.as_bytes())
         .map_err(|_| MemberError::Lost("its id is no key".into()))?;
-    let addrs = addrs.iter().take(ADDRS_MAX).map(|a| TransportAddr::Ip(*a));
+    let addrs = addrs.iter().take(RACED).map(|a| TransportAddr::Ip(*a));
     let attempt = endpoint.connect(EndpointAddr::from_parts(id, addrs), alpn);
     match timeout(DIAL_TIMEOUT, attempt).await {
         Ok(Ok(conn)) => Ok(conn),
         Ok(Err(error)) => Err(dial_error(&error)),
         Err(_) => Err(MemberError::Timeout),
     }
+}
+
+/// Where the peer of a connection that we dialled was reached, if others can use that address too.
+pub(super) fn reached_at(conn: &Connection) -> Option<SocketAddr> {
+    let paths = conn.paths();
+    let path = paths.iter().find(|path| path.is_selected())?;
+    let TransportAddr::Ip(addr) = path.remote_addr() else {
+        return None;
+    };
+    let link_local = matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
+    (!link_local).then_some(*addr)
 }
 
 /// Why a connection could not be made. TLS tells "none of our protocols" by alert 120.

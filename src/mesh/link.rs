@@ -104,7 +104,8 @@ async fn run_control(
     } else {
         Some(peer.greeting.lock().await)
     };
-    let greeted = greet(hub, peer, &mut channel).await;
+    let via = dialled.then(|| endpoint::reached_at(&conn)).flatten();
+    let greeted = greet(hub, peer, &mut channel, via).await;
     let hello = match greeted {
         Ok(hello) => hello,
         Err(error) => {
@@ -129,6 +130,7 @@ async fn greet(
     hub: &Arc<Hub>,
     peer: &Arc<Peer>,
     channel: &mut Channel,
+    via: Option<SocketAddr>,
 ) -> Result<Hello, MemberError> {
     channel.decoder.set_limit(HELLO_MAX);
     let ours = hub.hello(peer.id);
@@ -138,7 +140,7 @@ async fn greet(
         return Err(MemberError::Unexpected("hello"));
     };
     let (hub, id, said) = (hub.clone(), peer.id, hello.clone());
-    let noted = tokio::task::spawn_blocking(move || hub.greeted(id, &said, told)).await;
+    let noted = tokio::task::spawn_blocking(move || hub.greeted(id, &said, told, via)).await;
     noted.map_err(|_| MemberError::Lost("the hello could not be recorded".into()))?;
     Ok(*hello)
 }
@@ -162,6 +164,7 @@ async fn run_bulk(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
 pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
     let mut seed = u64::from_le_bytes(crate::peer::random()) | 1;
     let mut pause = PAUSE;
+    let mut hurried = false;
     let mut up = peer.up.subscribe();
     if hub.me > peer.id {
         sleep(POLITE).await;
@@ -170,6 +173,7 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
         if up.wait_for(|up| !up).await.is_err() || hub.is_stopping() {
             return;
         }
+        peer.forget_told(std::time::Instant::now());
         let addrs = peer.addrs();
         if addrs.is_empty() {
             tokio::select! {
@@ -183,7 +187,20 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
             continue;
         }
         let begun = Instant::now();
-        if let Err(error) = dial_once(&hub, &peer, &addrs).await {
+        let connected = tokio::select! {
+            connected = endpoint::connect(&hub.endpoint, peer.id, &addrs, CTL_ALPN) => connected,
+            // An address was learned meanwhile. Once only, so that no stream of news starves the attempts.
+            () = peer.wake.notified(), if !hurried => {
+                hurried = true;
+                continue;
+            }
+        };
+        hurried = false;
+        let ended = match connected {
+            Ok(conn) => talk(&hub, &peer, conn).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
             peer.failed(&error, addrs.first().copied());
         }
         if begun.elapsed() > LASTED && peer.error().is_none() {
@@ -197,12 +214,8 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
     }
 }
 
-async fn dial_once(
-    hub: &Arc<Hub>,
-    peer: &Arc<Peer>,
-    addrs: &[SocketAddr],
-) -> Result<(), MemberError> {
-    let conn = endpoint::connect(&hub.endpoint, peer.id, addrs, CTL_ALPN).await?;
+/// Proves membership on a connection that we dialled, and runs its session.
+async fn talk(hub: &Arc<Hub>, peer: &Arc<Peer>, conn: Connection) -> Result<(), MemberError> {
     let channel = prove(&conn, &hub.group, hub.me, Role::Dialer).await?;
     let bulk = tokio::spawn(dial_bulk(hub.clone(), peer.clone()));
     let ended = run_control(hub, peer, conn, channel, true).await;

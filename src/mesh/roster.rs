@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use iroh::endpoint::Connection;
 use parking_lot::Mutex;
@@ -24,6 +24,14 @@ use crate::peer::{PeerId, PeerName};
 
 /// Strangers remembered, so that a flood of them costs nothing.
 const STRANGERS_MAX: usize = 32;
+
+/// How many members' words on where a peer is are kept, and how many addresses of each, so that no member can crowd out
+/// the others' words.
+const TELLERS_MAX: usize = 4;
+const TOLD_ADDRS_MAX: usize = 8;
+
+/// How long a member's word counts after its session ended.
+const TOLD_KEEP: Duration = Duration::from_secs(3600);
 
 /// One peer.
 pub(crate) struct Peer {
@@ -54,11 +62,24 @@ pub(crate) struct Peer {
 struct Facts {
     name: Option<PeerName>,
     configured: Vec<SocketAddr>,
+    /// Where its announcement on the local network says that it is.
+    found: Vec<SocketAddr>,
+    /// What the journal knows: what it said itself last time, or what we were told when it was introduced.
     learned: Vec<SocketAddr>,
+    /// What other members said since, newest first.
+    told: Vec<Told>,
     last_seen: u64,
     error: Option<String>,
     stranger: bool,
     session: Option<SessionHandle>,
+}
+
+/// Where a peer is, by another member's word.
+struct Told {
+    by: PeerId,
+    addrs: Vec<SocketAddr>,
+    /// Set when that member is gone itself: what it said is no longer renewed.
+    until: Option<Instant>,
 }
 
 /// How the rest of the mesh reaches a session.
@@ -129,17 +150,62 @@ impl Peer {
         self.facts.lock().last_seen
     }
 
-    /// Where to dial it.
+    /// Where to dial it, the freshest and surest first.
     pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
         let facts = self.facts.lock();
-        let mut addrs = facts.configured.clone();
-        addrs.extend(
-            facts
-                .learned
-                .iter()
-                .filter(|a| !facts.configured.contains(a)),
-        );
+        let told = facts.told.iter().flat_map(|told| &told.addrs);
+        let all = [&facts.found, &facts.configured, &facts.learned];
+        let mut addrs: Vec<SocketAddr> = Vec::new();
+        for addr in all.into_iter().flatten().chain(told) {
+            if !addrs.contains(addr) {
+                addrs.push(*addr);
+            }
+        }
         addrs
+    }
+
+    /// Where it is on the local network; empty: nowhere any more. Wakes the dialler when an address is new.
+    pub(crate) fn found(&self, addrs: &[SocketAddr]) {
+        let mut facts = self.facts.lock();
+        let new = addrs.iter().any(|addr| !facts.found.contains(addr));
+        facts.found = addrs.to_vec();
+        drop(facts);
+        if new {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Where it is by the word of `by`, in place of what that member said before. Wakes the dialler when an address is
+    /// new.
+    pub(crate) fn told(&self, by: PeerId, addrs: &[SocketAddr]) {
+        let known = self.addrs();
+        let mut facts = self.facts.lock();
+        facts.told.retain(|told| told.by != by);
+        let addrs: Vec<SocketAddr> = addrs.iter().take(TOLD_ADDRS_MAX).copied().collect();
+        let new = addrs.iter().any(|addr| !known.contains(addr));
+        if !addrs.is_empty() {
+            let until = None;
+            facts.told.insert(0, Told { by, addrs, until });
+            facts.told.truncate(TELLERS_MAX);
+        }
+        drop(facts);
+        if new {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The session with `by` ended at `now`: what it said of this peer counts for [`TOLD_KEEP`] more.
+    pub(crate) fn teller_gone(&self, by: PeerId, now: Instant) {
+        let mut facts = self.facts.lock();
+        for told in facts.told.iter_mut().filter(|told| told.by == by) {
+            told.until.get_or_insert(now + TOLD_KEEP);
+        }
+    }
+
+    /// Drops what is told no more.
+    pub(crate) fn forget_told(&self, now: Instant) {
+        let over = |told: &Told| told.until.is_some_and(|until| now >= until);
+        self.facts.lock().told.retain(|told| !over(told));
     }
 
     /// Adds a configured address and wakes the dialler.
@@ -298,5 +364,75 @@ impl Roster {
             .into_iter()
             .filter_map(|p| p.session().map(|s| (p, s)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addrs(ports: &[u16]) -> Vec<SocketAddr> {
+        let addr = |port: &u16| SocketAddr::from(([10, 0, 0, 1], *port));
+        ports.iter().map(addr).collect()
+    }
+
+    fn id(n: u8) -> PeerId {
+        PeerId::from_bytes([n; 32])
+    }
+
+    #[test]
+    fn found_addresses_come_first_and_go_when_they_are_found_no_more() {
+        let peer = Peer::new(id(1), false);
+        peer.configure(addrs(&[1])[0]);
+        peer.learn(&PeerName::parse("alder").unwrap(), &addrs(&[1, 2]), 0);
+        peer.told(id(2), &addrs(&[2, 3]));
+        peer.found(&addrs(&[4]));
+        assert_eq!(peer.addrs(), addrs(&[4, 1, 2, 3]));
+        peer.found(&[]);
+        assert_eq!(peer.addrs(), addrs(&[1, 2, 3]));
+    }
+
+    #[test]
+    fn what_a_member_says_replaces_what_it_said_before() {
+        let peer = Peer::new(id(1), false);
+        peer.told(id(2), &addrs(&[1, 2]));
+        peer.told(id(3), &addrs(&[3]));
+        peer.told(id(2), &addrs(&[4]));
+        assert_eq!(peer.addrs(), addrs(&[4, 3]));
+        peer.told(id(3), &[]);
+        assert_eq!(peer.addrs(), addrs(&[4]));
+    }
+
+    #[test]
+    fn the_word_of_a_member_that_is_gone_counts_for_a_while() {
+        let (peer, now) = (Peer::new(id(1), false), Instant::now());
+        peer.told(id(2), &addrs(&[1]));
+        peer.told(id(3), &addrs(&[2]));
+        peer.teller_gone(id(2), now);
+        peer.forget_told(now + TOLD_KEEP / 2);
+        assert_eq!(peer.addrs().len(), 2);
+        peer.teller_gone(id(2), now + TOLD_KEEP / 2);
+        peer.forget_told(now + TOLD_KEEP);
+        assert_eq!(peer.addrs(), addrs(&[2]));
+        peer.teller_gone(id(3), now);
+        peer.told(id(3), &addrs(&[3]));
+        peer.forget_told(now + TOLD_KEEP);
+        assert_eq!(peer.addrs(), addrs(&[3]), "it came back and said so");
+    }
+
+    #[test]
+    fn one_member_cannot_crowd_out_the_words_of_the_others() {
+        let peer = Peer::new(id(1), false);
+        peer.told(id(2), &addrs(&[1]));
+        for port in 100..999 {
+            peer.told(id(3), &addrs(&[port]).repeat(50));
+        }
+        let many: Vec<u16> = (1000..1100).collect();
+        peer.told(id(3), &addrs(&many));
+        let known = peer.addrs();
+        assert_eq!(known.len(), 1 + TOLD_ADDRS_MAX);
+        assert!(known.contains(&addrs(&[1])[0]));
+        (4..200).for_each(|n| peer.told(id(n), &addrs(&many)));
+        assert!(peer.addrs().len() <= TELLERS_MAX * TOLD_ADDRS_MAX);
     }
 }

@@ -215,6 +215,7 @@ pub(crate) async fn run(
         );
     }
     session.peer.ended(&conn);
+    session.hub.teller_gone(&session.peer);
     session.desk.clear();
     session.event(Event::Disconnected);
     let told = conn

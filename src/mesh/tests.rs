@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod moves;
+#[cfg(test)]
 mod restored;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ fn config(called: &str, group: &GroupKey) -> MeshConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         peers: vec![],
         ticket: None,
+        mdns: false,
     }
 }
 

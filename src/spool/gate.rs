@@ -11,7 +11,7 @@
 //! Lock order: gate, then the spool's decisions, then the journal.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -23,6 +23,16 @@ const TAIL_FROM: u64 = 1 << 20;
 /// The tail hasher is rung each time the head is this far in front of it.
 const TAIL_STEP: u64 = 2 << 20;
 
+/// The tail hasher takes this much at once, a few milliseconds of hashing ...
+const CLAIM: u64 = 4 << 20;
+
+/// ... or this share of the file: each claim copies a hash per MiB of what was hashed before.
+const CLAIM_SHARE: u64 = 256;
+
+/// How long a sealer waits for what the tail hasher has just claimed, before it hashes that itself: some claims when the
+/// machine is idle. When it is busy the tail hasher, which has the lowest priority, may hold its claim for long.
+const TAIL_PATIENCE: Duration = Duration::from_millis(20);
+
 /// Shared by everybody who deals with one backing inode.
 #[derive(Debug)]
 pub struct Gate {
@@ -30,6 +40,8 @@ pub struct Gate {
     state: Mutex<GateState>,
     /// Rung when a tail hasher comes back.
     tail_back: Condvar,
+    /// The tail hasher was called and has not come yet.
+    tail_rung: AtomicBool,
     /// Whether the journal has the `open` mark.
     marked: AtomicBool,
     /// The inode has no name any more: its number may soon be another file's, with another gate.
@@ -55,8 +67,10 @@ pub(super) struct GateState {
 /// A hash of the first bytes of a file that is still being written.
 #[derive(Debug, Default)]
 struct Tail {
-    /// Taken away while a thread hashes.
-    hasher: Option<Hasher>,
+    /// Of what was hashed before the present claim.
+    hasher: Hasher,
+    /// A thread hashes on from there, with a copy.
+    busy: bool,
     /// Everything below this was or is being read by the hasher.
     claimed: u64,
 }
@@ -86,6 +100,7 @@ impl Gate {
             ino,
             state,
             tail_back: Condvar::new(),
+            tail_rung: AtomicBool::new(false),
             marked: AtomicBool::new(false),
             retired: AtomicBool::new(false),
         }
@@ -116,6 +131,11 @@ impl Gate {
         self.state
             .try_lock_for(patience)
             .map(|state| GateGuard { gate: self, state })
+    }
+
+    /// The tail hasher was too busy to be called.
+    pub(super) fn tail_not_rung(&self) {
+        self.tail_rung.store(false, Ordering::Release);
     }
 
     /// Nothing is sealed through this gate from now on.
@@ -183,8 +203,10 @@ impl GateGuard<'_> {
             state.head = offset + len;
         }
         let claimed = state.tail.as_ref().map_or(0, |tail| tail.claimed);
-        let idle = state.tail.as_ref().is_none_or(|tail| tail.hasher.is_some());
-        idle && state.head >= TAIL_FROM && state.head - claimed >= TAIL_STEP
+        let idle = state.tail.as_ref().is_none_or(|tail| !tail.busy);
+        idle && state.head >= TAIL_FROM
+            && state.head - claimed >= TAIL_STEP
+            && !self.gate.tail_rung.swap(true, Ordering::AcqRel)
     }
 
     /// To be called after any other modification (size change, FALLOCATE).
@@ -198,21 +220,18 @@ impl GateGuard<'_> {
 
     /// Takes the next stretch for the tail hasher, if there is one and no thread is at it.
     pub(super) fn begin_tail(&mut self) -> Option<TailWork> {
+        self.gate.tail_rung.store(false, Ordering::Release);
         let state = &mut *self.state;
-        let tail = state.tail.get_or_insert_with(|| {
-            Box::new(Tail {
-                hasher: Some(Hasher::default()),
-                claimed: 0,
-            })
-        });
-        if state.head <= tail.claimed {
+        let tail = state.tail.get_or_insert_default();
+        if tail.busy || state.head <= tail.claimed {
             return None;
         }
-        let hasher = tail.hasher.take()?;
-        tail.claimed = state.head;
+        let most = CLAIM.max(tail.claimed / CLAIM_SHARE);
+        tail.busy = true;
+        tail.claimed = state.head.min(tail.claimed + most);
         Some(TailWork {
-            hasher,
-            until: state.head,
+            hasher: tail.hasher.clone(),
+            until: tail.claimed,
             round: state.tail_round,
         })
     }
@@ -225,7 +244,8 @@ impl GateGuard<'_> {
         let complete = work.hasher.len() == work.until;
         match &mut state.tail {
             Some(tail) if state.tail_round == work.round && complete => {
-                tail.hasher = Some(work.hasher);
+                tail.hasher = work.hasher;
+                tail.busy = false;
                 state.head.saturating_sub(tail.claimed) >= TAIL_STEP
             }
             Some(_) if state.tail_round == work.round => {
@@ -237,16 +257,15 @@ impl GateGuard<'_> {
         }
     }
 
-    /// The hash of the first bytes, to be continued to the end of the file; empty if there is none. Waits for a thread
-    /// that is hashing right now: never longer than it takes to read what was written since it began.
+    /// The hash of the first bytes, to be continued to the end of the file; empty if there is none. Waits a moment for
+    /// a thread that is hashing right now; its claim is given up when it takes longer.
     pub(super) fn take_tail(&mut self) -> Hasher {
-        while self
-            .state
-            .tail
-            .as_ref()
-            .is_some_and(|tail| tail.hasher.is_none())
-        {
-            self.gate.tail_back.wait(&mut self.state);
+        let deadline = Instant::now() + TAIL_PATIENCE;
+        while self.state.tail.as_ref().is_some_and(|tail| tail.busy) {
+            let waited = self.gate.tail_back.wait_until(&mut self.state, deadline);
+            if waited.timed_out() {
+                break;
+            }
         }
         let state = &mut *self.state;
         state.tail_round += 1;
@@ -254,7 +273,7 @@ impl GateGuard<'_> {
         state
             .tail
             .take()
-            .and_then(|tail| tail.hasher)
+            .map(|tail| tail.hasher)
             .unwrap_or_default()
     }
 }
@@ -300,6 +319,32 @@ mod tests {
         work.hasher.update(&vec![0; 4 << 20]);
         assert!(!gate.lock().end_tail(work));
         assert!(gate.lock().take_tail().is_empty());
+    }
+
+    #[test]
+    fn a_hasher_that_does_not_come_back_costs_only_its_claim() {
+        let gate = Gate::new(1, None);
+        let bytes = vec![9_u8; 9 << 20];
+        assert!(gate.lock().wrote(0, 9 << 20));
+        assert!(hash(&gate, &bytes), "all that it claimed");
+        let mut late = gate.lock().begin_tail().unwrap();
+        let mut hasher = gate.lock().take_tail();
+        assert_eq!(hasher.len(), CLAIM);
+        hasher.update(&bytes[CLAIM as usize..]);
+        assert_eq!(hasher.finish().digest, Digest::of(&bytes));
+        let from = late.hasher.len() as usize;
+        late.hasher.update(&bytes[from..late.until as usize]);
+        assert!(!gate.lock().end_tail(late), "nobody wants it any more");
+        assert!(gate.lock().take_tail().is_empty());
+    }
+
+    #[test]
+    fn the_tail_hasher_is_called_once_until_it_comes_or_cannot_be_called() {
+        let gate = Gate::new(1, None);
+        assert!(gate.lock().wrote(0, 2 << 20));
+        assert!(!gate.lock().wrote(2 << 20, 2 << 20));
+        gate.tail_not_rung();
+        assert!(gate.lock().wrote(4 << 20, 2 << 20));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use serde::de::DeserializeOwned;
 
 use super::SpoolError;
 use super::durable::{self, Sync};
-use super::wal::{self, Wal};
+use super::wal::{self, Record, Segment, Wal};
 
 /// All rows of all tables; the first byte of a key is its table.
 const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows-1");
@@ -52,6 +52,9 @@ const GATHER_MAX: Duration = Duration::from_millis(300);
 
 /// Pause before a failed commit is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// After a commit the overlay drops the rows of so many batches at a time; file operations wait meanwhile.
+const BATCHES_FORGOTTEN: usize = 16;
 
 /// Rows waiting for their commit beyond which sealers and intake pause ([`Journal::make_room`]): 32 MiB.
 const BACKLOG_BYTES: usize = 32 << 20;
@@ -211,18 +214,20 @@ impl Journal {
             on_durable,
         } = batch;
         // Encoding a vector of bytes has no error to give either.
-        let body = postcard::to_stdvec(&LogRecord(&rows))
+        let record = LogRecord(&rows)
+            .to_record()
             .map_err(|e| SpoolError::Journal(e.to_string()))?;
+        let keys: Vec<Key> = rows.iter().map(|(key, _)| key.clone()).collect();
         let first;
         {
             let mut fresh = self.shared.fresh.write();
-            fresh.wal.append(&body)?;
+            fresh.wal.append(&record)?;
             fresh.batches += 1;
             let number = fresh.batches;
-            for (key, value) in &rows {
-                fresh.overlay.insert(key.clone(), (number, value.clone()));
+            for (key, (_, value)) in keys.into_iter().zip(&rows) {
+                fresh.overlay.insert(key, (number, value.clone()));
             }
-            fresh.queued_bytes += body.len();
+            fresh.queued_bytes += record.len();
             // A burst is synced as a whole anyway; its descriptors need not stay open until then.
             first = fresh.queue.is_empty() || fresh.queued_bytes >= BACKLOG_BYTES / 2;
             let whole = fresh.queue.len() > durable::SYNC_EACH_MAX && !syncs.is_empty();
@@ -390,6 +395,12 @@ impl Journal {
 #[derive(Serialize)]
 struct LogRecord<'a>(&'a [(Key, Value)]);
 
+impl LogRecord<'_> {
+    fn to_record(&self) -> postcard::Result<Record> {
+        Record::new(|header| postcard::to_extend(self, header))
+    }
+}
+
 fn decode<V: DeserializeOwned>(table: Table, bytes: &[u8]) -> Result<V, SpoolError> {
     postcard::from_bytes(bytes)
         .map_err(|e| SpoolError::Corrupted(format!("table {}: {e}", table.0)))
@@ -467,18 +478,23 @@ fn write_loop(shared: &Shared) {
             while !shared.is_in_a_hurry() && !shared.bell.wait_until(&mut held, until).timed_out() {
             }
         }
+        let written = {
+            let fresh = shared.fresh.read();
+            // Only this thread empties the queue.
+            match (fresh.queue.is_empty(), fresh.stopping) {
+                (true, true) => return,
+                (true, false) => continue,
+                (false, _) => fresh.wal.segment(),
+            }
+        };
+        let next = Segment::after(&shared.state.join("wal"), written);
         let (queue, number, ended) = {
             let mut fresh = shared.fresh.write();
             fresh.hurry = false;
             let queue = std::mem::take(&mut fresh.queue);
             fresh.queued_bytes = 0;
-            if queue.is_empty() {
-                if fresh.stopping {
-                    return;
-                }
-                continue;
-            }
-            (queue, fresh.batches, fresh.wal.rotate())
+            let ended = next.map(|next| fresh.wal.rotate(next));
+            (queue, fresh.batches, ended)
         };
         {
             let _held = shared.bell_lock.lock();
@@ -492,17 +508,12 @@ fn write_loop(shared: &Shared) {
             true => GATHER,
             false => (started.elapsed() * GATHER_PER_COMMIT).clamp(GATHER, GATHER_MAX),
         };
-        {
+        for some in queue.chunks(BATCHES_FORGOTTEN) {
             let mut fresh = shared.fresh.write();
-            for waiting in &queue {
-                for (key, _) in &waiting.rows {
-                    if fresh
-                        .overlay
-                        .get(key)
-                        .is_some_and(|(written, _)| *written <= number)
-                    {
-                        fresh.overlay.remove(key);
-                    }
+            for (key, _) in some.iter().flat_map(|waiting| &waiting.rows) {
+                let held = fresh.overlay.get(key);
+                if held.is_some_and(|(written, _)| *written <= number) {
+                    fresh.overlay.remove(key);
                 }
             }
         }
@@ -679,8 +690,7 @@ mod tests {
                 full_key(T, b"a"),
                 Some(Arc::from(postcard::to_stdvec(&2_u32).unwrap())),
             )];
-            wal.append(&postcard::to_stdvec(&LogRecord(&rows)).unwrap())
-                .unwrap();
+            wal.append(&LogRecord(&rows).to_record().unwrap()).unwrap();
             drop(wal);
             let journal = Journal::open(saved.path(), replay).unwrap();
             assert_eq!(journal.get(T, b"a").unwrap(), expected);

@@ -11,8 +11,7 @@
 //! there, with the same id.
 //!
 //! # Threads
-//! `sealer-N` take jobs from one bounded channel: whole files, and stretches behind a write head. A full channel fails
-//! the request, and `ready` asks again.
+//! `sealer-N` take jobs from one bounded channel. A full channel fails the request, and `ready` asks again.
 
 use std::fs::File;
 use std::io;
@@ -50,7 +49,6 @@ pub(super) const READ_BYTES: usize = 256 * 1024;
 pub(super) enum Job {
     Seal(SealRequest),
     Tree(TreeRequest),
-    Tail(Arc<Gate>, File),
     /// Content that some bundles no longer need, now that it is durable that they do not.
     Free(Vec<Digest>),
     /// Ends the thread that takes it.
@@ -64,7 +62,6 @@ pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
         let Some(spool) = spool.upgrade() else { return };
         match job {
             Job::Stop => return,
-            Job::Tail(gate, file) => follow(&gate, &file, &mut buffer),
             Job::Free(digests) => spool.free_all(&digests),
             Job::Tree(request) => {
                 spool.journal.make_room();
@@ -89,27 +86,6 @@ pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
                     };
                 done(outcome);
             }
-        }
-    }
-}
-
-/// Hashes what was written since the last time.
-fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
-    loop {
-        let Some(mut work) = gate.lock().begin_tail() else {
-            return;
-        };
-        while work.hasher.len() < work.until {
-            let want = (work.until - work.hasher.len()).min(buffer.len() as u64) as usize;
-            match file.read_at(&mut buffer[..want], work.hasher.len()) {
-                Ok(0) => break,
-                Ok(n) => work.hasher.update(&buffer[..n]),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-        if !gate.lock().end_tail(work) {
-            return;
         }
     }
 }
@@ -154,17 +130,6 @@ impl Spool {
                 )));
             }
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
-        }
-    }
-
-    /// Lets the tail hasher follow a writer; see [`super::GateGuard::wrote`]. `file` must be open for reading too.
-    /// When no thread is free for it, the bytes are hashed at the last close instead.
-    pub fn tail(&self, gate: &Arc<Gate>, file: File) {
-        if self.jobs.len() < self.sealers
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-                self.jobs.try_send(Job::Tail(Arc::clone(gate), file))
-        {
-            tracing::trace!("no sealer for a tail");
         }
     }
 

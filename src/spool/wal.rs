@@ -27,6 +27,41 @@ pub(super) struct Wal {
     end: u64,
 }
 
+/// A record as it goes to the disk; made before the log is locked.
+#[derive(Debug)]
+pub(super) struct Record(Vec<u8>);
+
+impl Record {
+    /// A record of what `encode` appends.
+    pub(super) fn new<E>(encode: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>) -> Result<Self, E> {
+        let mut record = encode(vec![0; HEADER])?;
+        let (header, body) = record.split_at_mut(HEADER);
+        header[..4].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        header[4..].copy_from_slice(&checksum(body));
+        Ok(Self(record))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// A segment that was made and not written to yet.
+#[derive(Debug)]
+pub(super) struct Segment {
+    number: u64,
+    file: File,
+}
+
+impl Segment {
+    /// Makes the one after `number`. That may wait for the disk, so it is done before the log is locked.
+    pub(super) fn after(directory: &Path, number: u64) -> Result<Self, SpoolError> {
+        let number = number + 1;
+        let file = create(directory, number)?;
+        Ok(Self { number, file })
+    }
+}
+
 impl Wal {
     /// Starts a new segment after all that exist.
     pub(super) fn open(directory: &Path) -> Result<Self, SpoolError> {
@@ -42,12 +77,8 @@ impl Wal {
     }
 
     /// Adds one record.
-    pub(super) fn append(&mut self, body: &[u8]) -> Result<(), SpoolError> {
-        let mut record = Vec::with_capacity(HEADER + body.len());
-        record.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        record.extend_from_slice(&checksum(body));
-        record.extend_from_slice(body);
-        if let Err(error) = self.file.write_all_at(&record, self.end) {
+    pub(super) fn append(&mut self, record: &Record) -> Result<(), SpoolError> {
+        if let Err(error) = self.file.write_all_at(&record.0, self.end) {
             // Best effort: what is left of it fails its checksum.
             let _cut = self.file.set_len(self.end);
             return Err(error).on("append to", &self.directory);
@@ -56,13 +87,17 @@ impl Wal {
         Ok(())
     }
 
+    /// The number of the segment that is being written.
+    pub(super) fn segment(&self) -> u64 {
+        self.segment
+    }
+
     /// Goes on in a new segment; returns the number of the one it ends.
-    pub(super) fn rotate(&mut self) -> Result<u64, SpoolError> {
-        let ended = self.segment;
-        self.file = create(&self.directory, ended + 1)?;
-        self.segment = ended + 1;
+    pub(super) fn rotate(&mut self, next: Segment) -> u64 {
+        let ended = std::mem::replace(&mut self.segment, next.number);
+        self.file = next.file;
         self.end = 0;
-        Ok(ended)
+        ended
     }
 
     /// Removes all segments up to and including `segment`.
@@ -141,21 +176,34 @@ fn segments(directory: &Path) -> Result<Vec<u64>, SpoolError> {
 mod tests {
     use super::*;
 
+    fn record(body: &[u8]) -> Record {
+        let encode = |mut record: Vec<u8>| {
+            record.extend_from_slice(body);
+            Ok::<_, ()>(record)
+        };
+        Record::new(encode).unwrap()
+    }
+
+    fn rotate(wal: &mut Wal) -> u64 {
+        let next = Segment::after(&wal.directory, wal.segment()).unwrap();
+        wal.rotate(next)
+    }
+
     #[test]
     fn records_survive_in_order_across_segments() {
         let dir = tempfile::tempdir().unwrap();
         let mut wal = Wal::open(dir.path()).unwrap();
-        wal.append(b"one").unwrap();
-        wal.append(b"").unwrap();
-        let ended = wal.rotate().unwrap();
-        wal.append(b"three").unwrap();
+        wal.append(&record(b"one")).unwrap();
+        wal.append(&record(b"")).unwrap();
+        let ended = rotate(&mut wal);
+        wal.append(&record(b"three")).unwrap();
         drop(wal);
         assert_eq!(
             read(dir.path()).unwrap(),
             [b"one".to_vec(), b"".to_vec(), b"three".to_vec()]
         );
         let mut again = Wal::open(dir.path()).unwrap();
-        again.append(b"four").unwrap();
+        again.append(&record(b"four")).unwrap();
         Wal::release(dir.path(), ended).unwrap();
         assert_eq!(
             read(dir.path()).unwrap(),
@@ -167,10 +215,10 @@ mod tests {
     fn a_record_cut_short_or_damaged_ends_its_segment_only() {
         let dir = tempfile::tempdir().unwrap();
         let mut wal = Wal::open(dir.path()).unwrap();
-        wal.append(b"whole").unwrap();
-        wal.append(b"cut short").unwrap();
-        wal.rotate().unwrap();
-        wal.append(b"next").unwrap();
+        wal.append(&record(b"whole")).unwrap();
+        wal.append(&record(b"cut short")).unwrap();
+        rotate(&mut wal);
+        wal.append(&record(b"next")).unwrap();
         let path = name(dir.path(), 0);
         let bytes = fs::read(&path).unwrap();
         for cut in HEADER + 5..bytes.len() {
@@ -194,11 +242,11 @@ mod tests {
     fn what_a_full_disk_left_of_a_record_does_not_hide_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let mut wal = Wal::open(dir.path()).unwrap();
-        wal.append(b"one").unwrap();
+        wal.append(&record(b"one")).unwrap();
         let end = wal.file.metadata().unwrap().len();
         wal.file.write_all_at(b"half of a record", end).unwrap();
-        wal.append(b"two").unwrap();
-        wal.append(b"three").unwrap();
+        wal.append(&record(b"two")).unwrap();
+        wal.append(&record(b"three")).unwrap();
         assert_eq!(
             read(dir.path()).unwrap(),
             [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]

@@ -1,0 +1,193 @@
+//! What an announcement says and how it is closed: readable by members, and by them only as its author wrote it.
+//!
+//! On the wire it is random bytes: the text masked with a stream made from the group key and the label, then a tag
+//! under the group key. Inside is the author's signature, so that no member announces for another. The label is random
+//! and new for every announcement: it names no member and no group, and no two announcements can be told to belong
+//! together.
+//!
+//! # Invariants
+//! 1. [`open`] gives only what the member of that id announced under that label; it never panics on other bytes.
+//! 2. A label is used for one text only, since the mask repeats with it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use crate::mesh::wire::ADDRS_MAX;
+use crate::peer::{GroupKey, Identity, PeerId, Signature};
+
+/// Name of one announcement.
+pub(super) type Label = [u8; 16];
+
+/// Order of the announcements of one member: its epoch, then a count within that start.
+pub(super) type Rank = (u64, u32);
+
+/// Bytes of the tag. An outsider has one try per packet, so half of HMAC-SHA256 is plenty.
+const TAG: usize = 16;
+
+/// Far more than the longest announcement; what is longer is none.
+const SEALED_MAX: usize = 1024;
+
+/// What a member says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Announced {
+    /// Who it is.
+    pub id: PeerId,
+    /// Which of its announcements is newer.
+    pub rank: Rank,
+    /// Where it listens; link-local addresses without scope, which only the hearer knows.
+    pub addrs: Vec<SocketAddr>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Signed {
+    announced: Announced,
+    signature: Signature,
+}
+
+const CONTEXT: &[u8] = b"meshbox announcement 1\0";
+
+fn hmac(group: &GroupKey, what: &[u8], label: &Label) -> Hmac<Sha256> {
+    // HMAC takes keys of every length.
+    #[allow(clippy::expect_used)]
+    let mut mac =
+        <Hmac<Sha256> as KeyInit>::new_from_slice(group.as_bytes()).expect("any key length");
+    mac.update(CONTEXT);
+    mac.update(what);
+    mac.update(label);
+    mac
+}
+
+/// Masks or unmasks `bytes`.
+fn mask(group: &GroupKey, label: &Label, bytes: &mut [u8]) {
+    for (count, block) in (0u32..).zip(bytes.chunks_mut(32)) {
+        let mut mac = hmac(group, b"mask\0", label);
+        mac.update(&count.to_be_bytes());
+        let stream = mac.finalize().into_bytes();
+        block.iter_mut().zip(stream).for_each(|(b, s)| *b ^= s);
+    }
+}
+
+fn tag(group: &GroupKey, label: &Label, masked: &[u8]) -> Hmac<Sha256> {
+    let mut mac = hmac(group, b"tag\0", label);
+    mac.update(masked);
+    mac
+}
+
+fn message(label: &Label, announced: &Announced) -> Option<Vec<u8>> {
+    postcard::to_stdvec(&(label, announced)).ok()
+}
+
+/// Closes `announced` under a label that was never used before. `None` if it cannot be written, which does not happen.
+pub(super) fn seal(
+    group: &GroupKey,
+    identity: &Identity,
+    label: &Label,
+    announced: Announced,
+) -> Option<Vec<u8>> {
+    let signature = identity.sign(CONTEXT, &message(label, &announced)?);
+    let signed = Signed {
+        announced,
+        signature,
+    };
+    let mut bytes = postcard::to_stdvec(&signed).ok()?;
+    mask(group, label, &mut bytes);
+    let tag = tag(group, label, &bytes).finalize().into_bytes();
+    bytes.extend_from_slice(&tag[..TAG]);
+    Some(bytes)
+}
+
+/// What a member of the group announced under `label`; `None` for everything else.
+pub(super) fn open(group: &GroupKey, label: &Label, sealed: &[u8]) -> Option<Announced> {
+    if sealed.len() > SEALED_MAX {
+        return None;
+    }
+    let (masked, claimed) = sealed.split_at_checked(sealed.len().checked_sub(TAG)?)?;
+    tag(group, label, masked)
+        .verify_truncated_left(claimed)
+        .ok()?;
+    let mut bytes = masked.to_vec();
+    mask(group, label, &mut bytes);
+    let (signed, rest) = postcard::take_from_bytes::<Signed>(&bytes).ok()?;
+    let announced = signed.announced;
+    let whole = rest.is_empty() && announced.addrs.len() <= ADDRS_MAX;
+    let said = message(label, &announced)?;
+    let theirs = announced.id.verify(CONTEXT, &said, &signed.signature);
+    (whole && theirs).then_some(announced)
+}
+
+/// Whether an address of this kind is worth telling others on the network.
+pub(super) fn reaches_others(ip: IpAddr) -> bool {
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announced(id: PeerId) -> Announced {
+        Announced {
+            id,
+            rank: (7, 1),
+            addrs: (1..=ADDRS_MAX as u16)
+                .map(|n| SocketAddr::new([0xfe80, 0, 0, 0, 1, 2, 3, n].into(), 40_000))
+                .collect(),
+        }
+    }
+
+    fn closed(group: &GroupKey, identity: &Identity, label: &Label) -> Vec<u8> {
+        seal(group, identity, label, announced(identity.id())).unwrap()
+    }
+
+    #[test]
+    fn a_member_reads_what_was_announced() {
+        let (group, alder) = (GroupKey::generate(), Identity::generate());
+        let bytes = closed(&group, &alder, &[1; 16]);
+        assert!(bytes.len() <= SEALED_MAX, "{}", bytes.len());
+        assert_eq!(
+            open(&group, &[1; 16], &bytes),
+            Some(announced(alder.id())),
+            "the longest one"
+        );
+    }
+
+    #[test]
+    fn outsiders_other_labels_and_changed_bytes_open_nothing() {
+        let (group, alder) = (GroupKey::generate(), Identity::generate());
+        let bytes = closed(&group, &alder, &[1; 16]);
+        assert_eq!(open(&GroupKey::generate(), &[1; 16], &bytes), None);
+        assert_eq!(open(&group, &[2; 16], &bytes), None);
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert_eq!(open(&group, &[1; 16], &changed), None, "byte {at}");
+            assert_eq!(open(&group, &[1; 16], &bytes[..at]), None, "cut at {at}");
+        }
+        assert_eq!(open(&group, &[1; 16], &vec![0; 100_000]), None);
+    }
+
+    #[test]
+    fn a_member_cannot_announce_for_another() {
+        let group = GroupKey::generate();
+        let (alder, birch) = (Identity::generate(), Identity::generate());
+        let forged = seal(&group, &birch, &[1; 16], announced(alder.id())).unwrap();
+        assert_eq!(open(&group, &[1; 16], &forged), None);
+    }
+
+    /// Nothing of the id, the addresses or the group shows, and no bytes are the same twice.
+    #[test]
+    fn nothing_that_names_a_member_or_group_is_on_the_wire() {
+        let (group, alder) = (GroupKey::generate(), Identity::generate());
+        let (one, two) = (
+            closed(&group, &alder, &[1; 16]),
+            closed(&group, &alder, &[2; 16]),
+        );
+        for known in [&alder.id().as_bytes()[..8], &group.as_bytes()[..8]] {
+            assert!(!one.windows(8).any(|w| w == known));
+        }
+        let same = one.windows(8).filter(|w| two.windows(8).any(|v| v == *w));
+        assert_eq!(same.count(), 0);
+    }
+}

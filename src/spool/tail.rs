@@ -1,0 +1,115 @@
+//! The tail hasher: one thread that hashes behind the write heads, so that little is left to hash at the last close.
+//!
+//! It works for a file that is still being written, whose writer and whose FUSE loop hand each other the processor for
+//! every WRITE. So it runs with the lowest priority: measured on two cores with a writer of 128 KiB or 1 MiB at a time, one
+//! that competed as an equal cost the writer a twelfth of its speed at best and half of it at worst. What it did not
+//! get to, a sealer hashes at the close with ordinary priority; what it holds just then, the sealer waits for only a
+//! moment ([`super::GateGuard::take_tail`]).
+//!
+//! # Threads
+//! `tail-hasher`, fed by a bounded channel; a file is in it at most once.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+
+use super::seal::READ_BYTES;
+use super::{Gate, Spool};
+
+/// Files whose writers are ahead of the hasher. Each holds a descriptor; those beyond it are hashed at their close.
+const QUEUE_CAP: usize = 64;
+
+/// Of 0 (ordinary) to 19.
+const NICE: i32 = 19;
+
+struct Work {
+    gate: Arc<Gate>,
+    /// Open for reading too.
+    file: File,
+}
+
+/// The thread and its queue.
+pub(super) struct TailHasher {
+    queue: Mutex<Option<Sender<Work>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl TailHasher {
+    pub(super) fn start() -> io::Result<Self> {
+        let (sender, receiver) = bounded(QUEUE_CAP);
+        let thread = std::thread::Builder::new()
+            .name("tail-hasher".into())
+            .spawn(move || work_loop(&receiver))?;
+        Ok(Self {
+            queue: Mutex::new(Some(sender)),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn offer(&self, work: Work) {
+        let sent = match &*self.queue.lock() {
+            Some(queue) => queue.try_send(work),
+            None => Err(TrySendError::Disconnected(work)),
+        };
+        if let Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) = sent {
+            work.gate.tail_not_rung();
+        }
+    }
+
+    /// Hashes what is queued and ends the thread.
+    pub(super) fn stop(&self) {
+        self.queue.lock().take();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the tail hasher had panicked");
+        }
+    }
+}
+
+fn work_loop(queue: &Receiver<Work>) {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+        tracing::debug!(%error, "the tail hasher competes with writers");
+    }
+    let mut buffer = vec![0; READ_BYTES];
+    for Work { gate, file } in queue {
+        follow(&gate, &file, &mut buffer);
+    }
+}
+
+/// Hashes what was written since the last time.
+fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
+    loop {
+        let Some(mut work) = gate.lock().begin_tail() else {
+            return;
+        };
+        while work.hasher.len() < work.until {
+            let want = (work.until - work.hasher.len()).min(buffer.len() as u64) as usize;
+            match file.read_at(&mut buffer[..want], work.hasher.len()) {
+                Ok(0) => break,
+                Ok(n) => work.hasher.update(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        if !gate.lock().end_tail(work) {
+            return;
+        }
+    }
+}
+
+impl Spool {
+    /// Lets the tail hasher follow a writer; see [`super::GateGuard::wrote`]. `file` must be open for reading too.
+    /// Never blocks.
+    pub fn tail(&self, gate: &Arc<Gate>, file: File) {
+        self.tails.offer(Work {
+            gate: Arc::clone(gate),
+            file,
+        });
+    }
+}

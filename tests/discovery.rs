@@ -1,0 +1,305 @@
+//! Members on one local network find each other: real daemons in network namespaces on one bridge, without a default
+//! route, each with addresses that are of no use.
+
+mod common;
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use common::{ARRIVES, BIN, COMMAND, Node, Ran, run, wait_until};
+use mdns_sd::{IfKind, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo, TxtProperty};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+const SERVICE: &str = "_meshbox._udp.local.";
+
+/// Machines on one switch. `ip netns exec` would hide the daemons' mounts, so programs enter by `nsenter`.
+struct Lan {
+    tag: String,
+    hosts: Vec<String>,
+}
+
+/// Why there can be no network namespaces here, if so.
+fn cannot_make_networks() -> Option<String> {
+    let probe = format!("mbx-disc-{}-probe", std::process::id());
+    let made = Command::new("ip").args(["netns", "add", &probe]).output();
+    match made {
+        Ok(made) if made.status.success() => {
+            ip(&["netns", "del", &probe]);
+            None
+        }
+        Ok(made) => Some(String::from_utf8_lossy(&made.stderr).into_owned()),
+        Err(error) => Some(format!("ip: {error}")),
+    }
+}
+
+macro_rules! needs_networks {
+    () => {
+        needs_mounts!();
+        if let Some(why) = cannot_make_networks() {
+            assert!(
+                std::env::var_os("MESHBOX_TESTS_MUST_MOUNT").is_none(),
+                "this test must run here, but network namespaces cannot be made: {why}"
+            );
+            eprintln!("skipped: network namespaces cannot be made: {why}");
+            return;
+        }
+    };
+}
+
+#[track_caller]
+fn ip(args: &[&str]) -> Ran {
+    run(Command::new("ip").args(args), COMMAND).ok()
+}
+
+impl Lan {
+    /// `hosts` machines named 0, 1, …, each with one interface `eth` that is down and has no address.
+    fn new(hosts: usize) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let tag = format!("mbx-disc-{}-{count}", std::process::id());
+        let names = (0..hosts).map(|n| format!("{tag}-{n}")).collect();
+        let lan = Self { tag, hosts: names };
+        let switch = lan.switch();
+        ip(&["netns", "add", &switch]);
+        let bridge = ["type", "bridge", "mcast_snooping", "0"];
+        ip(&[&["-n", &switch, "link", "add", "br0"][..], &bridge].concat());
+        ip(&["-n", &switch, "link", "set", "br0", "up"]);
+        for (n, host) in lan.hosts.iter().enumerate() {
+            ip(&["netns", "add", host]);
+            ip(&["-n", host, "link", "set", "lo", "up"]);
+            let port = format!("port{n}");
+            let pair = ["type", "veth", "peer", "name", &port, "netns", &switch];
+            ip(&[&["-n", host, "link", "add", "eth"][..], &pair].concat());
+            ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"]);
+        }
+        lan
+    }
+
+    /// The same with every interface up and IPv4 addresses 10.77.0.1, 10.77.0.2, …
+    fn with_addresses(hosts: usize) -> Self {
+        let lan = Self::new(hosts);
+        for host in 0..hosts {
+            lan.up(host);
+            lan.address(host, &format!("10.77.0.{}/24", host + 1));
+        }
+        lan
+    }
+
+    fn switch(&self) -> String {
+        format!("{}-switch", self.tag)
+    }
+
+    fn up(&self, host: usize) {
+        ip(&["-n", &self.hosts[host], "link", "set", "eth", "up"]);
+    }
+
+    /// Gives `host` this IPv4 address and no other.
+    fn address(&self, host: usize, addr: &str) {
+        let host = &self.hosts[host];
+        ip(&["-n", host, "-4", "addr", "flush", "dev", "eth"]);
+        ip(&["-n", host, "addr", "add", addr, "dev", "eth"]);
+    }
+
+    /// `meshbox mount` on `host`, listening everywhere unless `more` says otherwise.
+    fn mount(&self, host: usize, node: &Node, more: &[&str]) -> Ran {
+        let mut command = Command::new("nsenter");
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("MESHBOX_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .arg(format!("--net=/run/netns/{}", self.hosts[host]))
+            .args([BIN, "mount"])
+            .arg(node.mountpoint())
+            .arg("--state")
+            .arg(node.state())
+            .args(["--name", node.name(), "--log", "info,meshbox=debug"])
+            .args(more);
+        run(&mut command, COMMAND).ok()
+    }
+
+    /// Runs `work` on a thread that lives on `host`.
+    fn on<T: Send>(&self, host: usize, work: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/run/netns/{}", self.hosts[host]);
+        let enter = || {
+            let namespace = std::fs::File::open(path).unwrap();
+            move_into_link_name_space(
+                std::os::fd::AsFd::as_fd(&namespace),
+                Some(LinkNameSpaceType::Network),
+            )
+            .unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join().unwrap())
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for name in self.hosts.iter().chain([&self.switch()]) {
+            let mut command = Command::new("ip");
+            run(command.args(["netns", "del", name]), COMMAND);
+        }
+    }
+}
+
+#[track_caller]
+fn wait_connected(nodes: [&Node; 2]) {
+    nodes[0].wait_connected(nodes[1]);
+    nodes[1].wait_connected(nodes[0]);
+}
+
+/// The addresses that status shows for a peer.
+fn addrs(node: &Node, peer: &Node) -> Vec<String> {
+    let ran = node.run("peers", &["--json"]).ok();
+    let peers: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let list = peers.as_array().unwrap();
+    let row = list.iter().find(|row| row["name"] == peer.name()).unwrap();
+    let addrs = row["addrs"].as_array().unwrap();
+    addrs
+        .iter()
+        .map(|a| a.as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn two_members_with_only_a_stale_ticket_find_each_other_and_again_after_both_moved() {
+    needs_networks!();
+    let lan = Lan::with_addresses(2);
+    let (alder, birch) = (Node::prepare("alder", &[]), Node::prepare("birch", &[]));
+    lan.mount(0, &alder, &["--listen", "0.0.0.0:4001"]);
+    let ticket = alder.ticket();
+    alder.stop();
+    lan.address(0, "10.77.0.99/24");
+    lan.mount(0, &alder, &["--listen", "0.0.0.0:4002"]);
+    lan.mount(1, &birch, &["--join", &ticket]);
+    wait_connected([&alder, &birch]);
+    let sha = birch.put("hello", b"found you");
+    alder.wait_arrived("hello", &sha);
+
+    alder.kill9();
+    birch.kill9();
+    lan.address(1, "10.77.0.98/24");
+    lan.mount(0, &alder, &["--listen", "0.0.0.0:4003"]);
+    lan.mount(1, &birch, &["--listen", "0.0.0.0:4004"]);
+    wait_connected([&alder, &birch]);
+    let sha = alder.put("again", b"and again");
+    birch.wait_arrived("again", &sha);
+    let known = addrs(&birch, &alder);
+    assert!(known.contains(&"10.77.0.99:4003".to_owned()), "{known:?}");
+    for stale in ["10.77.0.1:4001", "10.77.0.99:4002"] {
+        assert!(!known.contains(&stale.to_owned()), "{known:?}");
+    }
+}
+
+/// With nothing but link-local IPv6 a ticket has no address of any use, and an address is worth nothing without scope.
+#[test]
+fn members_find_each_other_over_link_local_ipv6_alone_also_when_the_network_comes_later() {
+    needs_networks!();
+    let lan = Lan::new(2);
+    lan.up(0);
+    let (alder, birch) = (Node::prepare("alder", &[]), Node::prepare("birch", &[]));
+    lan.mount(0, &alder, &[]);
+    lan.mount(1, &birch, &["--join", &alder.ticket()]);
+    lan.up(1);
+    wait_connected([&alder, &birch]);
+    let sha = alder.put("hello", b"over fe80");
+    birch.wait_arrived("hello", &sha);
+    let known = addrs(&birch, &alder);
+    assert!(known.iter().any(|a| a.starts_with("[fe80::")), "{known:?}");
+}
+
+#[test]
+fn a_member_with_both_families_finds_one_with_ipv4_and_one_with_ipv6_alone() {
+    needs_networks!();
+    let lan = Lan::with_addresses(3);
+    let node = |name| Node::prepare(name, &[]);
+    let (alder, birch, cedar) = (node("alder"), node("birch"), node("cedar"));
+    lan.mount(
+        0,
+        &alder,
+        &["--listen", "0.0.0.0:4001", "--listen", "[::]:4001"],
+    );
+    let ticket = alder.ticket();
+    alder.stop();
+    lan.mount(
+        0,
+        &alder,
+        &["--listen", "0.0.0.0:4002", "--listen", "[::]:4003"],
+    );
+    lan.mount(1, &birch, &["--join", &ticket, "--listen", "0.0.0.0:4001"]);
+    lan.mount(2, &cedar, &["--join", &ticket, "--listen", "[::]:4001"]);
+    wait_connected([&alder, &birch]);
+    wait_connected([&alder, &cedar]);
+}
+
+/// What somebody on the network without the group key hears of the first service that is announced.
+fn overhear() -> ResolvedService {
+    let listener = ServiceDaemon::new().unwrap();
+    listener
+        .disable_interface(vec![IfKind::LoopbackV4, IfKind::LoopbackV6])
+        .unwrap();
+    let heard = listener.browse(SERVICE).unwrap();
+    let end = std::time::Instant::now() + ARRIVES;
+    loop {
+        match heard.recv_deadline(end).expect("something is announced") {
+            ServiceEvent::ServiceResolved(found) => {
+                listener.shutdown().unwrap().recv().unwrap();
+                return *found;
+            }
+            _ => continue,
+        }
+    }
+}
+
+/// Says what was heard again, from here, and withdraws it; then many that nobody can open.
+fn spoof(heard: &ResolvedService) -> ServiceDaemon {
+    let liar = ServiceDaemon::new().unwrap();
+    let text: Vec<TxtProperty> = heard.get_properties().iter().cloned().collect();
+    let label = heard.get_fullname().split('.').next().unwrap().to_owned();
+    let say = |label: &str, host: &str, text: Vec<TxtProperty>| {
+        let mut lie = ServiceInfo::new(SERVICE, label, host, "10.77.0.3", 9, text).unwrap();
+        lie.set_requires_probe(false);
+        let name = lie.get_fullname().to_owned();
+        liar.register(lie).unwrap();
+        name
+    };
+    let name = say(&label, heard.get_hostname(), text);
+    for n in 0..200u64 {
+        let garbage = vec![TxtProperty::from(("m0", common::bytes(n, 200)))];
+        say(&format!("{n:032x}"), &format!("{n}.local."), garbage);
+    }
+    let withdrawn = liar.unregister(&name).unwrap();
+    withdrawn.recv_timeout(Duration::from_secs(10)).unwrap();
+    liar
+}
+
+#[test]
+fn an_outsider_learns_no_name_and_its_announcements_keep_no_member_from_being_found() {
+    needs_networks!();
+    let lan = Lan::with_addresses(3);
+    let (alder, birch) = (Node::prepare("alder", &[]), Node::prepare("birch", &[]));
+    lan.mount(0, &alder, &["--listen", "0.0.0.0:4001"]);
+    let ticket = alder.ticket();
+    alder.stop();
+    lan.mount(0, &alder, &["--listen", "0.0.0.0:4002"]);
+    let heard = lan.on(2, overhear);
+    let seen = format!("{heard:?}").to_lowercase();
+    let status = alder.status();
+    for secret in ["id", "name", "group"] {
+        let secret = status[secret].as_str().unwrap();
+        assert!(!seen.contains(&secret.to_lowercase()), "{secret} in {seen}");
+    }
+    let _liar = lan.on(2, || spoof(&heard));
+    lan.mount(1, &birch, &["--join", &ticket]);
+    wait_connected([&alder, &birch]);
+    let sha = birch.put("hello", b"in spite of all");
+    alder.wait_arrived("hello", &sha);
+    wait_until("outsiders are no peers", ARRIVES, || {
+        alder.status()["peers"]
+            .as_array()
+            .is_some_and(|p| p.len() == 1)
+    });
+}
