@@ -135,18 +135,6 @@ struct Node {
     outdated: Option<Outdated>,
 }
 
-/// The kernel may still believe that a name shows this node, although it shows another one. Who opens it by that name is
-/// told ESTALE, and comes back with the other one. Who comes back with the same one did not come by a name (but by
-/// `/proc/self/fd`) and may have it.
-#[derive(Default)]
-struct Outdated {
-    /// Threads that were told.
-    told: Vec<u32>,
-}
-
-/// More threads than this that reopen a replaced file by its descriptor at the same moment may get ESTALE.
-const TOLD_CAP: usize = 64;
-
 impl Node {
     fn new(backing: Backing, fixed: bool) -> Box<Self> {
         Box::new(Self {
@@ -176,6 +164,18 @@ impl Node {
         Some(id)
     }
 }
+
+/// The kernel may still believe that a name shows this node, although it shows another one. Who opens it by that name is
+/// told ESTALE, and comes back with the other one. Who comes back with the same one did not come by a name (but by
+/// `/proc/self/fd`) and may have it.
+#[derive(Default)]
+struct Outdated {
+    /// Threads that were told.
+    told: Vec<u32>,
+}
+
+/// More threads than this that reopen a replaced file by its descriptor at the same moment may get ESTALE.
+const TOLD_CAP: usize = 64;
 
 /// All nodes below the two area roots.
 pub(crate) struct Nodes {

@@ -1,5 +1,6 @@
 //! One real mount: what ordinary programs do, and what the spool then sees.
 
+#[cfg(test)]
 mod reading;
 
 use std::ffi::CString;
@@ -299,6 +300,7 @@ fn a_panic_is_logged_with_the_operation() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
     tracing::subscriber::with_default(subscriber, || {
