@@ -16,6 +16,7 @@ mod listen;
 mod outbox;
 mod publish;
 mod recover;
+mod renamed;
 mod room;
 mod seal;
 mod shown;
@@ -202,7 +203,8 @@ pub struct SealRequest {
     pub gate: Arc<Gate>,
     /// Its name at this moment, below `outbox/`.
     pub path: RelPath,
-    /// The name it had when it was last announced, if it was only renamed since.
+    /// The name it had when it was last announced, if it was only renamed since; for the log. What the manifest says
+    /// comes from the spool's own rows, which survive a restart.
     pub renamed_from: Option<RelPath>,
     /// Urgency.
     pub priority: Priority,
@@ -302,6 +304,10 @@ pub trait InboxObserver: Send + Sync {
     fn switch(&self, give: &mut dyn FnMut());
     /// These names were given; directories before what is in them. Must not block.
     fn published(&self, names: &[NewName]);
+    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. Must not block.
+    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>);
+    /// `path`, a file or a directory, is gone. Must not block.
+    fn removed(&self, path: &RelPath);
 }
 
 /// What became of an offer from a peer.

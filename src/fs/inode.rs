@@ -426,6 +426,14 @@ impl Nodes {
         }
     }
 
+    /// Takes back the lookup that [`Self::found`] counted: the kernel does not know of it. The node stays until the next
+    /// change below it.
+    pub(crate) fn unheld(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(1);
+        }
+    }
+
     /// Undoes [`Self::hold`], and finds the node by its inode again.
     fn restore(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id) {
@@ -464,6 +472,25 @@ impl Nodes {
         } else {
             self.move_name(from.0, from.1, to.0, to.1);
         }
+    }
+
+    /// The file at an inbox name has another inbox name, without the kernel's doing; `backing` is what it is now.
+    pub(crate) fn moved_inside(
+        &mut self,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        backing: Backing,
+    ) {
+        let Some(id) = self.known(from.0, from.1) else {
+            return;
+        };
+        // Who looked since may have found it under the new name already.
+        self.unname(to.0, to.1);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.backing = backing;
+            node.outdated = Some(Outdated::default());
+        }
+        self.move_name(from.0, from.1, to.0, to.1);
     }
 
     /// The kernel forgets `count` lookups.

@@ -78,6 +78,12 @@ impl Spool {
         }
         let bundle = manifest.id();
         let decide = self.decide.lock();
+        if let Some(names) = self.follow_rename(manifest)? {
+            for staged in verified.files.iter().flatten() {
+                durable::remove(&staged.at)?;
+            }
+            return Ok(Published { bundle, names });
+        }
         let namings = self.choose_names(manifest, &mut Choosing::of(manifest))?;
 
         let mut intent = Batch::default();
@@ -166,7 +172,7 @@ impl Spool {
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        self.name_rows(manifest, names, batch);
+        self.name_rows(manifest, names, batch)?;
         let bundle = manifest.id();
         let of = manifest.manifest();
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
@@ -199,9 +205,10 @@ impl Spool {
         manifest: &VerifiedManifest,
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
-    ) {
+    ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let of = manifest.manifest();
+        self.outdate_formers(of, bundle, batch)?;
         for (index, name, ino) in names {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
@@ -228,6 +235,7 @@ impl Spool {
             );
             batch.put(GOT_FROM, &got_key(*digest, of.origin), &());
         }
+        Ok(())
     }
 
     /// An inode that the inbox no longer shows.
@@ -274,7 +282,7 @@ impl Spool {
         Ok(namings)
     }
 
-    fn choose_name(
+    pub(super) fn choose_name(
         &self,
         path: &RelPath,
         is_file: bool,
@@ -377,6 +385,7 @@ impl Spool {
                 Some(meta) if meta.is_dir() => {
                     let gone = durable::remove_directory(&at).is_ok();
                     if gone {
+                        self.tell_removed(candidate);
                         choosing.cleared.push(candidate.clone());
                     }
                     Ok(gone)
@@ -397,6 +406,8 @@ impl Spool {
                     let older = newest.is_none_or(|newest| newest.order < choosing.order);
                     if older {
                         self.remove_name(candidate)?;
+                        self.note_gave_way(owner, &its_path)?;
+                        self.tell_removed(candidate);
                         choosing.cleared.push(candidate.clone());
                     }
                     older
@@ -409,6 +420,13 @@ impl Spool {
             choosing.directories.insert(candidate.clone());
         }
         Ok(may)
+    }
+
+    /// What gave way to another kind of file is not to be found under its name any more.
+    fn tell_removed(&self, path: &RelPath) {
+        if let Some(observer) = self.observer.read().clone() {
+            observer.removed(path);
+        }
     }
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.

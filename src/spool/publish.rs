@@ -352,7 +352,7 @@ impl Spool {
             batch.sync(Sync::Everything);
         }
         if !all {
-            self.name_rows(manifest, names, &mut batch);
+            self.name_rows(manifest, names, &mut batch)?;
             batch.delete(INTENTS, &manifest.id().0);
             return Ok(batch);
         }
