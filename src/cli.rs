@@ -165,7 +165,7 @@ struct Settings {
     /// Connect to this peer, besides those that are found (repeatable)
     #[arg(long, value_name = "ID@ADDR:PORT")]
     peer: Vec<OsString>,
-    /// Do not look for members on the local network
+    /// Do not announce this node on the local network, nor look for members there
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_mdns: Option<OsString>,
     /// Send a file this long after its last writer closed it [default: 5ms]

@@ -236,6 +236,7 @@ impl House {
                     return true;
                 }
                 tracing::info!("stopping: unmounted");
+                self.release_all();
                 return false;
             }
             // The senders live as long as the house, so the channel is never closed here.
@@ -245,13 +246,23 @@ impl House {
         self.unmount();
         loop {
             match ended.recv_timeout(LAST_USERS) {
-                Ok(End::Unmounted) => return false,
+                Ok(End::Unmounted) => {
+                    self.release_all();
+                    return false;
+                }
                 Ok(End::Asked) => {}
                 Err(_) => {
                     tracing::warn!("files are still open in the mount; ending all the same");
                     return false;
                 }
             }
+        }
+    }
+
+    /// Only when the kernel has ended the mount of its own accord: then nobody has a file open.
+    fn release_all(&self) {
+        if let Some(fs) = &self.fs {
+            fs.release_all();
         }
     }
 

@@ -220,6 +220,14 @@ impl Fs {
         Ok(fs)
     }
 
+    /// The mount is gone, and with it all its users: whatever is still open here was closed by them. The kernel tells of
+    /// a close afterwards, and says nothing any more once the mount is gone.
+    pub fn release_all(self: &Arc<Self>) {
+        for fh in self.handles.numbers() {
+            self.release(fh);
+        }
+    }
+
     /// What of the outbox is not sealed, with at most `most` names.
     pub fn overview(&self, most: usize) -> Overview {
         self.readiness.overview(most)

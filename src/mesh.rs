@@ -319,8 +319,11 @@ impl Hub {
 
 /// Addresses that can be dialled at all, and not too many.
 fn usable(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
-    let dialable =
-        |a: &&SocketAddr| a.port() != 0 && !a.ip().is_unspecified() && !a.ip().is_multicast();
+    let dialable = |a: &&SocketAddr| {
+        let ip = a.ip();
+        let nowhere = ip.is_unspecified() || ip.is_multicast() || endpoint::is_link_local(ip);
+        a.port() != 0 && !nowhere
+    };
     addrs
         .iter()
         .filter(dialable)
@@ -388,13 +391,12 @@ impl Mesh {
                 hub.known(id).configure(addr);
             }
         }
-        if let Some(ticket) = config.ticket.filter(|t| t.inviter != hub.me) {
-            if let Err(error) =
+        if let Some(ticket) = config.ticket.filter(|t| t.inviter != hub.me)
+            && let Err(error) =
                 hub.store
                     .member_seen(ticket.inviter, &ticket.name, &usable(&ticket.addrs), false)
-            {
-                tracing::error!("member {} not recorded: {error}", ticket.name);
-            }
+        {
+            tracing::error!("member {} not recorded: {error}", ticket.name);
         }
         hub.refresh();
         runtime.spawn(hub.clone().dispatch(rings, lost));

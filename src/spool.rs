@@ -51,12 +51,14 @@ pub use self::gate::{Gate, GateGuard};
 pub use self::intake::{Incoming, Verified};
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
+pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
 use self::seal::Job;
 use self::shown::Counters;
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
+pub use self::tree::{RecoveredTree, TreeRequest};
 use crate::bundle::{BundleId, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest};
 use crate::peer::{self, Identity, PeerId, PeerName};
 
@@ -236,32 +238,6 @@ pub enum SealOutcome {
     Failed(SpoolError),
 }
 
-/// A directory to be sealed as one bundle: what `ready` found complete.
-pub struct TreeRequest {
-    /// The number from [`Spool::tree_renaming`].
-    pub tree: u64,
-    /// The directory.
-    pub root: RelPath,
-    /// Its members with their present names.
-    pub files: Vec<(u64, RelPath)>,
-    /// The directory itself and those below it; the ones with nothing in them travel as such.
-    pub directories: Vec<RelPath>,
-    /// Urgency.
-    pub priority: Priority,
-    /// Called once, on a sealer thread, with what came of it.
-    pub done: Box<dyn FnOnce(SealOutcome) + Send>,
-}
-
-impl std::fmt::Debug for TreeRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TreeRequest")
-            .field("tree", &self.tree)
-            .field("root", &self.root)
-            .field("files", &self.files.len())
-            .finish_non_exhaustive()
-    }
-}
-
 /// What the attributes of a file say (`user.meshbox.*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FileState {
@@ -277,37 +253,6 @@ pub struct FileState {
     pub error: Option<String>,
     /// `bytes/bytes` of the slowest recipient.
     pub progress: Option<String>,
-}
-
-/// A name that a publish gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewName {
-    /// Path below `inbox/`.
-    pub path: RelPath,
-    /// A directory that was not there before; else a file.
-    pub directory: bool,
-    /// The inode the name showed before.
-    pub replaced: Option<u64>,
-}
-
-/// Told by the spool when names in `inbox/` change other than through the mount. Implemented by `fs`; must not call back
-/// into the spool.
-pub trait InboxObserver: Send + Sync {
-    /// The names of `replaced` will soon show something else, together with other names: from here to
-    /// [`Self::unprepare`] the kernel must not remember any name of the inbox, and it must have forgotten these when
-    /// this returns. Called with no lock held; waits for the kernel.
-    fn prepare(&self, replaced: &[RelPath]);
-    /// Ends what [`Self::prepare`] began; called once for each.
-    fn unprepare(&self);
-    /// Runs `give`, which gives names by renames on the local disk: nobody who looks at the inbox through the mount sees
-    /// a part of what it does.
-    fn switch(&self, give: &mut dyn FnMut());
-    /// These names were given; directories before what is in them. Must not block.
-    fn published(&self, names: &[NewName]);
-    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. Must not block.
-    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>);
-    /// `path`, a file or a directory, is gone. Must not block.
-    fn removed(&self, path: &RelPath);
 }
 
 /// What became of an offer from a peer.
@@ -504,19 +449,6 @@ pub struct RecoveredFile {
     pub path: RelPath,
     /// Whether its writer had not closed it: shown as incomplete, not sent.
     pub incomplete: bool,
-}
-
-/// A directory of the outbox that was to be sent as one bundle when the daemon last ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveredTree {
-    /// Its number.
-    pub tree: u64,
-    /// Where it is.
-    pub root: RelPath,
-    /// Its members that are still below it.
-    pub files: Vec<RecoveredFile>,
-    /// The directory itself and its directories.
-    pub directories: Vec<RelPath>,
 }
 
 /// What to do with a file that was sealed before, if its digest is another one now.

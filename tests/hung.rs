@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,8 +41,19 @@ fn state_of(pid: i32) -> String {
     rest.unwrap_or_default().chars().take(1).collect()
 }
 
-/// Stops the daemon as SIGSTOP does, and waits until all its threads stand.
-fn stop(daemon: i32) {
+/// A stopped daemon, continued on drop: else whoever waits for it hangs with the test, and whoever looks at those too.
+struct Stopped(i32);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal(self.0, Signal::CONT);
+    }
+}
+
+/// Stops the daemon as SIGSTOP does, and waits until all its threads stand. From here on the test must have no file of
+/// the mount open: each program it starts would close a copy, which waits for the daemon inside execve.
+fn stop(daemon: i32) -> Stopped {
+    let stopped = Stopped(daemon);
     signal(daemon, Signal::STOP);
     wait_until("all threads of the daemon stand", COMMAND, || {
         let tasks = fs::read_dir(format!("/proc/{daemon}/task")).unwrap();
@@ -52,6 +63,7 @@ fn stop(daemon: i32) {
                 .is_none_or(|(_, rest)| rest.starts_with('T'))
         })
     });
+    stopped
 }
 
 /// A program that waits for an answer of the stopped mount.
@@ -89,7 +101,7 @@ fn callers_of_a_stopped_daemon_wait_can_be_killed_and_go_on() {
     let daemon = alder.pid().unwrap();
     let source = alder.root().join("src").join("file");
     fs::write(&source, "sent after all").unwrap();
-    stop(daemon);
+    let stopped = stop(daemon);
     let mut killed = waiting(Command::new("cp").arg(&source).arg(alder.outbox("killed")));
     let mut patient = waiting(Command::new("cp").arg(&source).arg(alder.outbox("patient")));
     signal(killed.id() as i32, Signal::KILL);
@@ -99,43 +111,54 @@ fn callers_of_a_stopped_daemon_wait_can_be_killed_and_go_on() {
         "a caller could not be killed"
     );
     assert!(is_running(patient.id() as i32));
-    signal(daemon, Signal::CONT);
+    drop(stopped);
     assert_eq!(end_of(&mut patient), (Some(0), String::new()));
     birch.wait_arrived("patient", &sha256(b"sent after all"));
     assert!(!birch.inbox("killed").exists());
 }
+
+/// Writes, waits for the end of its input, writes again.
+const WRITER: &str = r#"exec 3>"$FILE"; printf half >&3; echo open; read -r line
+if printf more >&3; then echo wrote; else echo failed; fi"#;
 
 #[test]
 fn callers_of_a_killed_daemon_get_errors_and_the_next_start_takes_over() {
     needs_mounts!();
     let (alder, birch) = Node::pair();
     let daemon = alder.pid().unwrap();
-    let mut open = File::create(alder.outbox("interrupted")).unwrap();
-    open.write_all(b"half of it").unwrap();
-    stop(daemon);
+    let mut writer = Command::new("sh")
+        .args(["-c", WRITER])
+        .env("FILE", alder.outbox("interrupted"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(writer.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "open");
+    let stopped = stop(daemon);
     let mut caught = waiting(Command::new("mkdir").arg(alder.outbox("late")));
     signal(daemon, Signal::KILL);
+    drop(stopped);
     wait_until("the daemon is gone", COMMAND, || !is_running(daemon));
-    let (code, said) = end_of(&mut caught);
+    let (code, words) = end_of(&mut caught);
     assert_eq!(code, Some(1));
     assert!(
-        said.contains("connection abort") || said.contains("not connected"),
-        "{said}"
+        words.contains("connection abort") || words.contains("not connected"),
+        "{words}"
     );
     let at = alder.outbox("other");
     let error = answered("a new call", move || fs::write(at, "x").unwrap_err());
     assert!(is_cut_off(&error), "{error}");
-    let (open, error) = answered("a call on an open file", move || {
-        let error = open.write_all(b"more").and_then(|()| open.sync_all());
-        (open, error.unwrap_err())
-    });
-    assert!(is_cut_off(&error), "{error}");
+    drop(writer.stdin.take());
+    let next = answered("a call on an open file", move || said.next());
+    assert_eq!(next.unwrap().unwrap(), "failed");
+    assert_eq!(wait_child(&mut writer, COMMAND), Some(0));
 
     alder.restart();
     let at = alder.outbox("interrupted");
     assert_eq!(Node::attribute(&at, "state"), "incomplete");
-    assert_eq!(fs::read(&at).unwrap(), b"half of it");
-    answered("closing it", move || drop(open));
+    assert_eq!(fs::read(&at).unwrap(), b"half");
     alder.marker("marker", &birch);
     assert!(!birch.inbox("interrupted").exists());
     let sha = alder.put("interrupted", b"all of it");
@@ -255,9 +278,9 @@ fn a_start_beside_a_stopped_daemon_fails_in_time() {
     needs_mounts!();
     let node = Node::start("alder");
     let daemon = node.pid().unwrap();
-    stop(daemon);
+    let stopped = stop(daemon);
     node.mount(&[]).fails_saying(&["in use by another daemon"]);
-    signal(daemon, Signal::CONT);
+    drop(stopped);
     // Its mount has been taken for a dead one.
     wait_until("the continued daemon has ended", COMMAND, || {
         !is_running(daemon)

@@ -325,8 +325,8 @@ fn what_is_removed_undelivered_has_a_quota_that_says_for_whom_it_waits() {
         "{:?}",
         Node::attribute(&b, "error")
     );
-    sh("echo more >> \"$1\"", &b).fails_saying(&["quota"]);
-    sh("echo other > \"$1\"", &b).fails_saying(&["quota"]);
+    sh("cat /proc/version >> \"$1\"", &b).fails_saying(&["quota"]);
+    sh("cp /proc/version \"$1\"", &b).fails_saying(&["quota"]);
     assert!(
         ["queued", "deferred"].contains(&state_of(&b).as_str()),
         "{}",

@@ -72,7 +72,7 @@ pub fn format_size(bytes: u64) -> String {
     let whole = UNITS[..4]
         .iter()
         .rev()
-        .find(|(_, factor)| bytes > 0 && bytes % factor == 0);
+        .find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     match whole {
         Some((unit, factor)) => format!("{}{unit}", bytes / factor),
         None => bytes.to_string(),

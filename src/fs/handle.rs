@@ -147,6 +147,11 @@ impl Handles {
         self.map.write().remove(&fh)
     }
 
+    /// The numbers of all handles.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.map.read().keys().copied().collect()
+    }
+
     pub(crate) fn any(&self, fh: u64) -> Result<Handle, FsError> {
         self.map.read().get(&fh).cloned().ok_or(FsError::BadHandle)
     }

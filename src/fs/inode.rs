@@ -120,9 +120,11 @@ type Name = Arc<[u8]>;
 
 struct Node {
     backing: Backing,
+    /// Nearly always one, so it is given no room for more.
     links: Vec<(NodeId, Name)>,
     lookups: u64,
-    names: HashMap<Name, NodeId>,
+    /// `None` for files and empty directories.
+    names: Option<Box<HashMap<Name, NodeId>>>,
     open: Vec<Arc<OpenFile>>,
     /// What it was, once its last name is gone, where the kernel opens without asking us.
     remains: Option<Arc<OwnedFd>>,
@@ -131,6 +133,36 @@ struct Node {
     /// Its file was moved to the outbox without it.
     left_behind: bool,
     outdated: Option<Outdated>,
+}
+
+impl Node {
+    fn new(backing: Backing, fixed: bool) -> Box<Self> {
+        Box::new(Self {
+            backing,
+            links: Vec::new(),
+            lookups: 0,
+            names: None,
+            open: Vec::new(),
+            remains: None,
+            fixed,
+            reading: Reading::default(),
+            left_behind: false,
+            outdated: None,
+        })
+    }
+
+    fn child(&self, name: &[u8]) -> Option<NodeId> {
+        self.names.as_ref()?.get(name).copied()
+    }
+
+    fn remove_child(&mut self, name: &[u8]) -> Option<NodeId> {
+        let names = self.names.as_mut()?;
+        let id = names.remove(name)?;
+        if names.is_empty() {
+            self.names = None;
+        }
+        Some(id)
+    }
 }
 
 /// The kernel may still believe that a name shows this node, although it shows another one. Who opens it by that name is
@@ -147,7 +179,8 @@ const TOLD_CAP: usize = 64;
 
 /// All nodes below the two area roots.
 pub(crate) struct Nodes {
-    nodes: HashMap<NodeId, Node>,
+    /// Boxed, since a table that grows has up to twice the places it needs.
+    nodes: HashMap<NodeId, Box<Node>>,
     by_ino: HashMap<u64, NodeId>,
     next: u64,
 }
@@ -167,21 +200,7 @@ impl Nodes {
                 kind: Kind::Directory,
                 stamp: Stamp::default(),
             };
-            nodes.insert(
-                id,
-                Node {
-                    backing,
-                    links: vec![],
-                    lookups: 0,
-                    names: HashMap::new(),
-                    open: vec![],
-                    remains: None,
-                    fixed: true,
-                    reading: Reading::default(),
-                    left_behind: false,
-                    outdated: None,
-                },
-            );
+            nodes.insert(id, Node::new(backing, true));
             by_ino.insert(ino, id);
         }
         Self {
@@ -192,7 +211,7 @@ impl Nodes {
     }
 
     fn node(&self, id: NodeId) -> Result<&Node, FsError> {
-        self.nodes.get(&id).ok_or(FsError::Stale)
+        self.nodes.get(&id).map(Box::as_ref).ok_or(FsError::Stale)
     }
 
     /// What backs the node. Of one that was left behind nothing more is to be had than its open handles give: the
@@ -274,7 +293,7 @@ impl Nodes {
 
     /// The node known under a name.
     pub(crate) fn known(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
-        self.nodes.get(&parent)?.names.get(name).copied()
+        self.nodes.get(&parent)?.child(name)
     }
 
     /// The node known at a path below an area.
@@ -309,21 +328,7 @@ impl Nodes {
             Some(_) | None => {
                 let id = self.number_for(backing.ino);
                 self.by_ino.insert(backing.ino, id);
-                self.nodes.insert(
-                    id,
-                    Node {
-                        backing,
-                        links: vec![],
-                        lookups: 0,
-                        names: HashMap::new(),
-                        open: vec![],
-                        remains: None,
-                        fixed: false,
-                        reading: Reading::default(),
-                        left_behind: false,
-                        outdated: None,
-                    },
-                );
+                self.nodes.insert(id, Node::new(backing, false));
                 id
             }
         };
@@ -361,19 +366,21 @@ impl Nodes {
         let Some(directory) = self.nodes.get_mut(&parent) else {
             return;
         };
-        if directory.names.contains_key(name) {
+        if directory.child(name).is_some() {
             return;
         }
         let name: Name = Arc::from(name);
-        directory.names.insert(name.clone(), id);
+        let names = directory.names.get_or_insert_default();
+        names.insert(name.clone(), id);
         if let Some(node) = self.nodes.get_mut(&id) {
+            node.links.reserve_exact(1);
             node.links.push((parent, name));
         }
     }
 
     /// The name is gone from disk, or shows another inode. Returns the node that had it.
     pub(crate) fn unname(&mut self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
-        let id = self.nodes.get_mut(&parent)?.names.remove(name)?;
+        let id = self.nodes.get_mut(&parent)?.remove_child(name)?;
         if let Some(node) = self.nodes.get_mut(&id) {
             node.links.retain(|(p, n)| (*p, &**n) != (parent, name));
         }
@@ -515,6 +522,9 @@ impl Nodes {
         let mut unneeded = None;
         if let Some(node) = self.nodes.get_mut(&id) {
             node.open.retain(|open| !Arc::ptr_eq(open, file));
+            if node.open.is_empty() {
+                node.open = Vec::new();
+            }
             if file.is_settled() {
                 unneeded = node.reading.leave();
             }
@@ -562,7 +572,7 @@ impl Nodes {
             {
                 self.by_ino.remove(&node.backing.ino);
             }
-            if node.lookups > 0 || !node.open.is_empty() || !node.names.is_empty() {
+            if node.lookups > 0 || !node.open.is_empty() || node.names.is_some() {
                 return;
             }
             let Some(node) = self.nodes.remove(&id) else {
@@ -573,7 +583,7 @@ impl Nodes {
             }
             for (parent, name) in &node.links {
                 if let Some(directory) = self.nodes.get_mut(parent) {
-                    directory.names.remove(name);
+                    directory.remove_child(name);
                 }
             }
             // Names in several directories are rare; each of those but the first is settled when it is next touched.

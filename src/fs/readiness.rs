@@ -121,6 +121,10 @@ impl Readiness {
                 None => self.bell.wait(&mut state),
             }
         }
+        // What was decided is done: a file that was closed must have its mark.
+        while let Some(action) = state.actions.pop_front() {
+            parking_lot::MutexGuard::unlocked(&mut state, || carry_out(action));
+        }
     }
 
     /// Ends [`Self::run`]. What is still settling keeps its mark on disk.

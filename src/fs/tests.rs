@@ -854,6 +854,18 @@ fn a_file_moved_out_of_the_inbox_is_sent() {
     assert_eq!(errno(t.fs.lookup(NodeId::INBOX, b"f")), libc::ENOENT);
 }
 
+/// The kernel drops the RELEASE of a file that was closed just before the mount ended.
+#[test]
+fn what_is_open_when_the_mount_is_gone_was_closed() {
+    let t = test_fs();
+    let (_, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
+    t.write(opened.fh, 0, b"whole").unwrap();
+    t.fs.release_all();
+    t.fs.stop();
+    let marked = t.wait_for(|saw| matches!(saw, Saw::Closed(_)));
+    assert_eq!(marked, Saw::Closed("f".into()));
+}
+
 #[test]
 fn a_replaced_inbox_name_leaves_open_readers_theirs_and_is_told_to_the_kernel() {
     let t = test_fs();

@@ -1,5 +1,6 @@
 //! One real mount: what ordinary programs do, and what the spool then sees.
 
+#[cfg(test)]
 mod reading;
 
 use std::ffi::CString;

@@ -3,6 +3,7 @@
 //! Every node announces one service of the type [`SERVICE`] on each interface over IPv4 and IPv6, with or without a
 //! default route, and listens for others. Where a member listens is in the closed part of its announcement ([`seal`]);
 //! `book` decides which announcement of a member counts. What is found goes to the peer's dial loop, which is woken.
+//! Link-local IPv6 carries announcements, but iroh cannot dial it, so a member needs some other address.
 //!
 //! # Who learns what
 //! An outsider on the network sees that there is a Meshbox at this address and port, no name, no group, no id; labels
@@ -22,14 +23,13 @@ mod book;
 mod seal;
 
 use std::collections::HashSet;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use if_addrs::Interface;
 use mdns_sd::{
-    DaemonEvent, IfKind, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo,
-    TxtProperty,
+    DaemonEvent, IfKind, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo, TxtProperty,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -263,9 +263,8 @@ impl Finder {
         if said.id == self.hub.me || !self.is_welcome(said.id) {
             return;
         }
-        let heard_on: Vec<(Ipv6Addr, u32)> =
-            found.get_addresses().iter().filter_map(scoped).collect();
-        let addrs = with_scopes(&said.addrs, &heard_on);
+        let usable = |addr: &SocketAddr| reaches_others(addr.ip()) && addr.port() != 0;
+        let addrs = said.addrs.into_iter().filter(usable).collect();
         self.book.heard(said.id, label, said.rank, addrs);
         self.tell(said.id);
     }
@@ -348,62 +347,12 @@ fn closed_part(found: &ResolvedService) -> Option<(Label, Vec<u8>)> {
     Some((label, pieces.flatten().copied().collect()))
 }
 
-/// An IPv6 address and the interface where its record was heard.
-fn scoped(ip: &ScopedIp) -> Option<(Ipv6Addr, u32)> {
-    match ip {
-        ScopedIp::V6(ip) => Some((*ip.addr(), ip.scope_id().index)),
-        _ => None,
-    }
-}
-
-/// Addresses as we can dial them: a link-local one on the interfaces where its record was heard, or not at all.
-fn with_scopes(said: &[SocketAddr], heard_on: &[(Ipv6Addr, u32)]) -> Vec<SocketAddr> {
-    let mut addrs = Vec::new();
-    let usable = |a: &&SocketAddr| reaches_others(a.ip()) && a.port() != 0;
-    for addr in said.iter().filter(usable) {
-        match addr {
-            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
-                let here = heard_on.iter().filter(|(ip, _)| ip == v6.ip());
-                addrs.extend(here.map(|(ip, scope)| {
-                    SocketAddr::V6(SocketAddrV6::new(*ip, v6.port(), 0, *scope))
-                }));
-            }
-            SocketAddr::V4(_) | SocketAddr::V6(_) => addrs.push(*addr),
-        }
-    }
-    addrs
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn addrs(list: &[&str]) -> Vec<SocketAddr> {
         list.iter().map(|a| a.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_link_local_address_gets_the_scope_where_it_was_heard() {
-        let said = addrs(&[
-            "10.0.0.1:7",
-            "[fd00::1]:8",
-            "[fe80::1]:8",
-            "127.0.0.1:7",
-            "0.0.0.0:7",
-            "10.0.0.1:0",
-        ]);
-        assert_eq!(
-            with_scopes(&said, &[]),
-            addrs(&["10.0.0.1:7", "[fd00::1]:8"])
-        );
-        let heard = [
-            ("fe80::1".parse().unwrap(), 3),
-            ("fe80::2".parse().unwrap(), 4),
-        ];
-        assert_eq!(
-            with_scopes(&said, &heard),
-            addrs(&["10.0.0.1:7", "[fd00::1]:8", "[fe80::1%3]:8"])
-        );
     }
 
     #[test]

@@ -171,8 +171,7 @@ fn dialable(bound: &[SocketAddr], interfaces: &[SocketAddr]) -> Vec<SocketAddr> 
         let ours = unspecified
             .iter()
             .any(|u| u.is_ipv4() == addr.is_ipv4() && u.port() == addr.port());
-        let link_local = matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
-        if ours && !addr.ip().is_loopback() && !link_local && !addrs.contains(addr) {
+        if ours && !addr.ip().is_loopback() && !is_link_local(addr.ip()) && !addrs.contains(addr) {
             addrs.push(*addr);
         }
     }
@@ -199,7 +198,8 @@ pub(super) async fn connect(
 ) -> Result<Connection, MemberError> {
     let id = EndpointId::from_bytes(peer.as_bytes())
         .map_err(|_| MemberError::Lost("its id is no key".into()))?;
-    let addrs = addrs.iter().take(RACED).map(|a| TransportAddr::Ip(*a));
+    let dialable = addrs.iter().filter(|addr| !is_link_local(addr.ip()));
+    let addrs = dialable.take(RACED).map(|a| TransportAddr::Ip(*a));
     let attempt = endpoint.connect(EndpointAddr::from_parts(id, addrs), alpn);
     match timeout(DIAL_TIMEOUT, attempt).await {
         Ok(Ok(conn)) => Ok(conn),
@@ -215,8 +215,13 @@ pub(super) fn reached_at(conn: &Connection) -> Option<SocketAddr> {
     let TransportAddr::Ip(addr) = path.remote_addr() else {
         return None;
     };
-    let link_local = matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
-    (!link_local).then_some(*addr)
+    (!is_link_local(addr.ip())).then_some(*addr)
+}
+
+/// Whether an address needs a scope. iroh 1.4.1 drops scopes; a packet sent there all the same fails with EINVAL, upon
+/// which segmentation offload is switched off for the whole socket.
+pub(super) fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// Why a connection could not be made. TLS tells "none of our protocols" by alert 120.

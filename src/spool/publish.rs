@@ -31,8 +31,40 @@ use super::inbox::{Choosing, Naming};
 use super::intake::Verified;
 use super::journal::Batch;
 use super::tables::{IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent};
-use super::{InboxObserver, NewName, Published, Spool, SpoolError};
+use super::{Published, Spool, SpoolError};
 use crate::bundle::{BundleId, RelPath, VerifiedManifest};
+
+/// A name that a publish gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewName {
+    /// Path below `inbox/`.
+    pub path: RelPath,
+    /// A directory that was not there before; else a file.
+    pub directory: bool,
+    /// The inode the name showed before.
+    pub replaced: Option<u64>,
+}
+
+/// Told by the spool when names in `inbox/` change other than through the mount. Implemented by `fs`; must not call back
+/// into the spool.
+pub trait InboxObserver: Send + std::marker::Sync {
+    /// The names of `replaced` will soon show something else, together with other names: from here to
+    /// [`Self::unprepare`] the kernel must not remember any name of the inbox, and it must have forgotten these when
+    /// this returns. Called with no lock held; waits for the kernel.
+    fn prepare(&self, replaced: &[RelPath]);
+    /// Ends what [`Self::prepare`] began; called once for each.
+    fn unprepare(&self);
+    /// Runs `give`, which gives names by renames on the local disk: nobody who looks at the inbox through the mount sees
+    /// a part of what it does.
+    fn switch(&self, give: &mut dyn FnMut());
+    /// These names were given; directories before what is in them. Must not block.
+    fn published(&self, names: &[NewName]);
+    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. Called with the decision lock
+    /// held, so that two renames of one file are told in their order. Must not block.
+    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>);
+    /// `path`, a file or a directory, is gone. Called with the decision lock held. Must not block.
+    fn removed(&self, path: &RelPath);
+}
 
 /// How often names are chosen anew because others came in between while the kernel was asked to forget some.
 const PREPARE_ATTEMPTS: usize = 4;

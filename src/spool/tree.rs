@@ -37,11 +37,50 @@ use super::gate::{Gate, GateGuard};
 use super::journal::Batch;
 use super::seal::{Job, file_entry, hash_rest, mtime_of};
 use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
-use super::{Event, SealOutcome, Spool, SpoolError, TreeRequest};
+use super::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
 use crate::bundle::{
-    BundleId, Entry, EntryKind, MANIFEST_MAX, MAX_ENTRIES, RelPath, VerifiedManifest,
+    BundleId, Entry, EntryKind, MANIFEST_MAX, MAX_ENTRIES, Priority, RelPath, VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed};
+
+/// A directory to be sealed as one bundle: what `ready` found complete.
+pub struct TreeRequest {
+    /// The number from [`Spool::tree_renaming`].
+    pub tree: u64,
+    /// The directory.
+    pub root: RelPath,
+    /// Its members with their present names.
+    pub files: Vec<(u64, RelPath)>,
+    /// The directory itself and those below it; the ones with nothing in them travel as such.
+    pub directories: Vec<RelPath>,
+    /// Urgency.
+    pub priority: Priority,
+    /// Called once, on a sealer thread, with what came of it.
+    pub done: Box<dyn FnOnce(SealOutcome) + Send>,
+}
+
+impl std::fmt::Debug for TreeRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TreeRequest")
+            .field("tree", &self.tree)
+            .field("root", &self.root)
+            .field("files", &self.files.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A directory of the outbox that was to be sent as one bundle when the daemon last ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveredTree {
+    /// Its number.
+    pub tree: u64,
+    /// Where it is.
+    pub root: RelPath,
+    /// Its members that are still below it.
+    pub files: Vec<RecoveredFile>,
+    /// The directory itself and its directories.
+    pub directories: Vec<RelPath>,
+}
 
 /// How often members that changed while they were hashed are hashed again before `ready` is asked to wait.
 const ROUNDS: usize = 3;

@@ -308,6 +308,11 @@ pub fn processes_of(root: &Path) -> Vec<i32> {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
             continue;
         };
+        // First by what never blocks: `exe` waits for a process that is stuck in a file system, whoever's it is.
+        let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if !comm.starts_with("meshbox") {
+            continue;
+        }
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
         if !exe.to_string_lossy().starts_with(BIN) {
             continue;

@@ -211,6 +211,36 @@ fn readers_of_the_outbox_see_what_a_writer_wrote() {
     assert_eq!(io::read_to_string(&follower).unwrap().as_bytes(), expected);
 }
 
+/// A handle that only writes goes past the cache: what is mapped, dirty or not, must neither be lost nor stale.
+#[test]
+fn a_mapping_and_a_handle_that_only_writes_see_each_other() {
+    let Some(m) = Mounted::new() else { return };
+    if !has("python3") {
+        return;
+    }
+    m.sh("python3 -c \"
+import mmap,os
+fd=os.open('m',os.O_RDWR|os.O_CREAT,0o644); os.write(fd,b'.'*8192)
+p=mmap.mmap(fd,8192)
+w=os.open('m',os.O_WRONLY)
+for n in range(200):
+    text=b'%05d'%n
+    p[0:5]=text; p[5000:5005]=text
+    os.pwrite(w,text,100+n); os.pwrite(w,text,4094)
+    assert p[0:5]==text and p[5000:5005]==text, n
+    assert p[100+n:105+n]==text and p[4094:4099]==text, n
+    assert os.pread(fd,5,4094)==text
+p.flush()
+assert open('m','rb').read()==p[:]
+os.truncate('m',4096); os.pwrite(w,b'end',8189)
+assert p[4096:8189]==bytes(4093) and p[8189:]==b'end'
+\"");
+    assert_eq!(
+        fs::read(m.t.outbox("m")).unwrap(),
+        fs::read(m.outbox().join("m")).unwrap()
+    );
+}
+
 /// Threads that open and read while the test changes what they open.
 const READERS: usize = 6;
 

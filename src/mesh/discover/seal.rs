@@ -15,6 +15,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use crate::mesh::endpoint::is_link_local;
 use crate::mesh::wire::ADDRS_MAX;
 use crate::peer::{GroupKey, Identity, PeerId, Signature};
 
@@ -37,7 +38,7 @@ pub(super) struct Announced {
     pub id: PeerId,
     /// Which of its announcements is newer.
     pub rank: Rank,
-    /// Where it listens; link-local addresses without scope, which only the hearer knows.
+    /// Where it listens.
     pub addrs: Vec<SocketAddr>,
 }
 
@@ -120,7 +121,7 @@ pub(super) fn open(group: &GroupKey, label: &Label, sealed: &[u8]) -> Option<Ann
 
 /// Whether an address of this kind is worth telling others on the network.
 pub(super) fn reaches_others(ip: IpAddr) -> bool {
-    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast())
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local(ip))
 }
 
 #[cfg(test)]
@@ -139,6 +140,22 @@ mod tests {
 
     fn closed(group: &GroupKey, identity: &Identity, label: &Label) -> Vec<u8> {
         seal(group, identity, label, announced(identity.id())).unwrap()
+    }
+
+    #[test]
+    fn addresses_that_lead_nowhere_are_not_told() {
+        for (text, good) in [
+            ("10.0.0.1", true),
+            ("169.254.7.7", true),
+            ("fd00::1", true),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("0.0.0.0", false),
+            ("224.0.0.251", false),
+            ("fe80::1", false),
+        ] {
+            assert_eq!(reaches_others(text.parse().unwrap()), good, "{text}");
+        }
     }
 
     #[test]
