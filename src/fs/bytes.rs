@@ -429,7 +429,13 @@ impl Fs {
         kill_privileges: bool,
     ) -> Result<Written, FsError> {
         let file = &modify.file;
-        let admitted = self.admit_write(offset, data.len())?;
+        let admitted = match self.admit_write(offset, data.len()) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                self.spool.not_modified(guard);
+                return Err(error);
+            }
+        };
         if admitted < data.len() {
             // The rest gets its error when the program tries it; one that does not try has not written what it meant.
             self.note_failed(file.ino, Some(file.fh), &FsError::TooLarge);

@@ -84,7 +84,10 @@ impl Spool {
             }
             return Ok(Published { bundle, names });
         }
-        let namings = self.choose_names(manifest, &mut Choosing::of(manifest))?;
+        let mut choosing = Choosing::of(manifest);
+        let namings = self.choose_names(manifest, &mut choosing);
+        self.tell_cleared(&choosing);
+        let namings = namings?;
 
         let mut intent = Batch::default();
         let mut names = Vec::with_capacity(namings.len());
@@ -385,7 +388,6 @@ impl Spool {
                 Some(meta) if meta.is_dir() => {
                     let gone = durable::remove_directory(&at).is_ok();
                     if gone {
-                        self.tell_removed(candidate);
                         choosing.cleared.push(candidate.clone());
                     }
                     Ok(gone)
@@ -407,7 +409,6 @@ impl Spool {
                     if older {
                         self.remove_name(candidate)?;
                         self.note_gave_way(owner, &its_path)?;
-                        self.tell_removed(candidate);
                         choosing.cleared.push(candidate.clone());
                     }
                     older
@@ -422,10 +423,13 @@ impl Spool {
         Ok(may)
     }
 
-    /// What gave way to another kind of file is not to be found under its name any more.
-    fn tell_removed(&self, path: &RelPath) {
+    /// What gave way to another kind of file is not to be found under its name any more. For one name: who gives many
+    /// has the kernel forget them first.
+    pub(super) fn tell_cleared(&self, choosing: &Choosing) {
         if let Some(observer) = self.observer.read().clone() {
-            observer.removed(path);
+            for path in &choosing.cleared {
+                observer.removed(path);
+            }
         }
     }
 

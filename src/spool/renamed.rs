@@ -283,7 +283,9 @@ impl Spool {
     ) -> Result<RelPath, SpoolError> {
         let bundle = manifest.id();
         let mut choosing = Choosing::of(manifest);
-        let to = self.choose_name(&announced.entry.path, true, &mut choosing)?;
+        let to = self.choose_name(&announced.entry.path, true, &mut choosing);
+        self.tell_cleared(&choosing);
+        let to = to?;
         let replaced: Option<InName> = self.journal.get(IN_NAMES, to.as_bytes())?;
         let replaced = replaced.map(|row| row.ino).filter(|ino| *ino != row.ino);
         let renaming = Renaming {

@@ -158,7 +158,7 @@ fn a_renamed_file_is_renamed_where_it_is_untouched_and_keeps_its_inode_and_reade
         let mut read = Vec::new();
         reader.read_to_end(&mut read).unwrap();
         assert_eq!(read, bytes);
-        assert_eq!(*heard.0.lock(), ["renamed a to d/b"]);
+        assert_eq!(*heard.0.lock(), ["made d", "renamed a to d/b"]);
         assert_eq!(alder.spool().outbound(None, 9)[0].state, "delivered");
         assert_eq!(birch.spool().inbox_state(&rel("d/b")).state, "received");
     }
@@ -454,7 +454,9 @@ fn a_renamed_directory_is_renamed_file_by_file_and_goes_when_it_is_empty() {
     assert_eq!(
         heard,
         [
+            "made e",
             "renamed d/x to e/x",
+            "made e/sub",
             "renamed d/sub/z to e/sub/z",
             "removed d/sub",
             "renamed d/y to e/y",
@@ -505,7 +507,7 @@ fn a_file_that_gave_way_to_a_directory_is_shown_when_its_new_name_is_heard_of() 
     let heard = heard(&birch);
     let within = alder.drop_file("d/f", b"x");
     birch.take(&alder, within);
-    assert_eq!(*heard.0.lock(), ["removed d", "published d/f"]);
+    assert_eq!(*heard.0.lock(), ["removed d", "made d", "published d/f"]);
     alder.sealed("elsewhere");
     birch.take_all(&alder);
     assert_eq!(birch.shows(), ["d/f", "elsewhere"]);
