@@ -31,7 +31,7 @@ use crate::spool::{
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The fake panics when it is asked for the state of this name in the outbox, or to remove it from the inbox.
+/// The fake panics when it is asked for the state of this name in the inbox, or to remove it there.
 pub(crate) const PANICS: &[u8] = b"panics";
 
 /// What the fake saw.
@@ -173,8 +173,7 @@ impl SpoolPort for FakeSpool {
     fn recovered(&self) -> Vec<RecoveredFile> {
         Vec::new()
     }
-    fn outbox_state(&self, path: &RelPath, _ino: u64) -> FileState {
-        assert_ne!(path.as_bytes(), PANICS, "injected");
+    fn outbox_state(&self, _path: &RelPath, _ino: u64) -> FileState {
         FileState {
             state: "queued".into(),
             sha256: Some("ab".into()),
@@ -220,7 +219,8 @@ impl SpoolPort for FakeSpool {
         }
         Ok(())
     }
-    fn inbox_state(&self, _path: &RelPath) -> FileState {
+    fn inbox_state(&self, path: &RelPath) -> FileState {
+        assert_ne!(path.as_bytes(), PANICS, "injected");
         FileState {
             state: "received".into(),
             from: Some("birch".into()),

@@ -264,22 +264,17 @@ fn a_file_whose_writer_was_killed_is_held_back() {
 fn a_panic_ends_one_operation_with_an_error_and_not_the_mount() {
     let Some(m) = Mounted::new() else { return };
     let name = OsStr::from_bytes(PANICS);
-    fs::write(m.outbox().join(name), "x").unwrap();
-    let inbox = m.at.path().join("inbox");
+    let (inbox, behind) = (m.at.path().join("inbox"), m.t.fs_inbox_root());
     for n in 0..8 {
-        let state = rustix::fs::getxattr(
-            m.outbox().join(name),
-            "user.meshbox.state",
-            &mut [0_u8; 99][..],
-        );
+        fs::write(behind.join(name), "x").unwrap();
+        let mut value = [0_u8; 99];
+        let state = rustix::fs::getxattr(inbox.join(name), "user.meshbox.state", &mut value[..]);
         assert_eq!(state, Err(rustix::io::Errno::IO), "in a loop");
         m.sh(&format!("echo {n} > after; test \"$(cat after)\" = {n}"));
 
-        let behind = m.t.fs_inbox_root().join(name);
-        fs::write(&behind, "x").unwrap();
         let removed = fs::remove_file(inbox.join(name)).unwrap_err();
         assert_eq!(removed.raw_os_error(), Some(libc::EIO), "in the pool");
-        fs::write(m.t.fs_inbox_root().join("other"), "x").unwrap();
+        fs::write(behind.join("other"), "x").unwrap();
         fs::remove_file(inbox.join("other")).unwrap();
     }
 }

@@ -138,7 +138,7 @@ fn to_the_herald_a_file_is_missing_until_it_moves_it_there_and_nobody_else_notic
         let token = token_of(&steps[0]);
         let seen = fs.lookup_for(OTHER, NodeId::INBOX, b"f").unwrap();
         assert_eq!(seen.ttl, Duration::ZERO, "the kernel would keep it");
-        for hidden in [&STAGE[..], b"status.json~"] {
+        for hidden in [STAGE, b"status.json~"] {
             let found = fs.lookup_for(OTHER, NodeId::STATUS_DIR, hidden);
             assert_eq!(errno(found), libc::ENOENT);
         }
