@@ -124,6 +124,10 @@ struct Node {
     links: Vec<(NodeId, Name)>,
     lookups: u64,
     /// `None` for files and empty directories.
+    #[expect(
+        clippy::box_collection,
+        reason = "an empty map is six words, in each file"
+    )]
     names: Option<Box<HashMap<Name, NodeId>>>,
     open: Vec<Arc<OpenFile>>,
     /// What it was, once its last name is gone, where the kernel opens without asking us.
