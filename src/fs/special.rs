@@ -20,6 +20,7 @@ use rustix::fs::{
     AtFlags, Dev, FileType, Mode, OFlags, ResolveFlags, Stat, makedev, mknodat, openat2,
     readlinkat, symlinkat, unlinkat,
 };
+use rustix::io::Errno;
 
 use super::Fs;
 use super::attr::{Caller, Entry, Item, Kind, kind_of};
@@ -30,13 +31,18 @@ use crate::bundle::RelPath;
 
 /// Opens what is at a place below `root`, without following a symbolic link anywhere on the way.
 pub(crate) fn beneath(root: impl AsFd, place: &Place, flags: OFlags) -> Result<OwnedFd, FsError> {
-    Ok(openat2(
+    let opened = openat2(
         root,
         place.at(),
         flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-    )?)
+    );
+    opened.map_err(|error| match error {
+        // Found, and moved to the other tree before it was open: who asked is to look again.
+        Errno::XDEV => FsError::Stale,
+        other => FsError::Os(other),
+    })
 }
 
 /// A device's number, as mknod(2) takes it.
