@@ -57,6 +57,7 @@ impl Fs {
                 Shown::Open
                 | Shown::Settling
                 | Shown::Sealing
+                | Shown::Waiting(_)
                 | Shown::Retrying
                 | Shown::Waiting(_)
                 | Shown::Incomplete,

@@ -175,6 +175,7 @@ impl Spool {
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        self.name_rows(manifest, names, batch)?;
         let bundle = manifest.id();
         let of = manifest.manifest();
         self.outdate_formers(of, bundle, batch)?;
@@ -209,7 +210,7 @@ impl Spool {
         manifest: &VerifiedManifest,
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
-    ) {
+    ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let of = manifest.manifest();
         for (index, name, ino) in names {
@@ -238,6 +239,7 @@ impl Spool {
             );
             batch.put(GOT_FROM, &got_key(*digest, of.origin), &());
         }
+        Ok(())
     }
 
     /// An inode that the inbox no longer shows.

@@ -17,8 +17,7 @@
 //! unrecorded one goes back, if its bytes are those of the record, and the bundle is offered again.
 
 use std::collections::HashMap;
-use std::fs::{File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -301,7 +300,7 @@ impl Spool {
         self.journal.submit(intent)?;
         let mut made = Vec::new();
         let moved = self
-            .dress(&renaming.from, announced)
+            .follow_dress(&renaming.from, announced)
             .and_then(|()| self.give_new_name(&renaming, &mut made));
         if let Err(error) = moved {
             let mut batch = Batch::default();
@@ -330,22 +329,15 @@ impl Spool {
     }
 
     /// The mode and time that the file has at its origin now.
-    fn dress(&self, name: &RelPath, announced: &Announced<'_>) -> Result<(), SpoolError> {
+    fn follow_dress(&self, name: &RelPath, announced: &Announced<'_>) -> Result<(), SpoolError> {
         let at = self.at_inbox(name.as_path());
         let file = File::open(&at).on("open", &at)?;
-        let mode = file.metadata().on("stat", &at)?.permissions().mode() & 0o7777;
-        let executable = if announced.executable {
-            mode | (mode & 0o444) >> 2
-        } else {
-            mode & !0o111
-        };
-        if executable != mode {
-            file.set_permissions(Permissions::from_mode(executable))
-                .on("set the mode of", &at)?;
-        }
+        let mode = self.dress.file_mode(announced.executable);
+        self.dress.put_on(&file, mode).on("set the mode of", &at)?;
         set_mtime(&file, announced.entry.mtime).on("set the time of", &at)
     }
 
+    /// The directories that had to be made on the way are added to `made`.
     fn give_new_name(
         &self,
         renaming: &Renaming,
@@ -354,11 +346,11 @@ impl Spool {
         if renaming.from == renaming.to {
             return Ok(());
         }
-        if let Some(directory) = renaming.to.parent() {
-            self.make_directories(&directory, made)?;
+        if let Some(parent) = renaming.to.parent() {
+            self.make_directories(&parent, made)?;
         }
-        let to = self.at_inbox(renaming.to.as_path());
-        durable::rename(&self.at_inbox(renaming.from.as_path()), &to)
+        let (from, to) = (renaming.from.as_path(), renaming.to.as_path());
+        durable::rename(&self.at_inbox(from), &self.at_inbox(to))
     }
 
     /// The journal's side of a rename that the disk shows.

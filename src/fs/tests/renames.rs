@@ -68,7 +68,10 @@ fn an_inbox_file_renamed_over_another_is_told_for_both_names() {
     let old = t.put_inbox("b", b"old").attr;
     let new = t.put_inbox("a", b"newer").attr;
     let reader = t.open(old.node, libc::O_RDONLY).unwrap();
-    rename_inbox(&t, "a", "b", Some(7));
+    let replaced = disk::metadata(t.spool.inbox_root().join("b"))
+        .unwrap()
+        .ino();
+    rename_inbox(&t, "a", "b", Some(replaced));
     let mut names: Vec<_> = (0..2)
         .map(|_| told.recv_timeout(PATIENCE).unwrap().1)
         .collect();
