@@ -235,11 +235,6 @@ impl Fs {
         if let Some(before) = replaced {
             self.inbox_replaced(to, before);
         }
-        self.move_node(from, to);
-        self.announcements.push(to, false);
-    }
-
-    fn move_node(&self, from: &RelPath, to: &RelPath) {
         let known = self.nodes.lock().known_at(Area::Inbox, from);
         if let Some((parent, _)) = known {
             match self.new_place(to) {

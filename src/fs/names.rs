@@ -483,7 +483,6 @@ impl Fs {
         Ok(())
     }
 
-    /// Tells the spool and `ready` of a name that moved.
     fn tell_renamed(
         &self,
         stat: &Stat,
@@ -501,26 +500,6 @@ impl Fs {
 
     /// [`Self::tell_renamed`] for the state machine only.
     fn feed_renamed(
-        &self,
-        stat: &Stat,
-        from: RelPath,
-        to: RelPath,
-        replaced: Option<Gone>,
-        trees: &mut Moving,
-    ) {
-        match kind_of(stat) {
-            Some(Kind::Directory) => self.spool.outbox_renamed(&from, &to, true),
-            Some(Kind::File) => self.spool.outbox_renamed(&from, &to, false),
-            // Nobody but us knows of these.
-            Some(
-                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
-            )
-            | None => {}
-        }
-        self.tell_ready_renamed(stat, from, to, replaced, trees);
-    }
-
-    fn tell_ready_renamed(
         &self,
         stat: &Stat,
         from: RelPath,

@@ -59,7 +59,6 @@ impl Fs {
                 | Shown::Sealing
                 | Shown::Waiting(_)
                 | Shown::Retrying
-                | Shown::Waiting(_)
                 | Shown::Incomplete,
             )
             | None => None,

@@ -178,8 +178,6 @@ impl Spool {
         self.name_rows(manifest, names, batch)?;
         let bundle = manifest.id();
         let of = manifest.manifest();
-        self.outdate_formers(of, bundle, batch)?;
-        self.name_rows(manifest, names, batch);
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
         batch.put(SETTLED, &bundle.0, &receipt);
         batch.delete(INTENTS, &bundle.0);
@@ -213,6 +211,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let of = manifest.manifest();
+        self.outdate_formers(of, bundle, batch)?;
         for (index, name, ino) in names {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
