@@ -40,7 +40,7 @@ pub(crate) fn beneath(root: impl AsFd, place: &Place, flags: OFlags) -> Result<O
     );
     opened.map_err(|error| match error {
         // Found, and moved to the other tree before it was open: who asked is to look again.
-        Errno::XDEV => FsError::Stale,
+        Errno::XDEV | Errno::AGAIN => FsError::Stale,
         other => FsError::Os(other),
     })
 }
