@@ -29,6 +29,9 @@ pub const MANIFEST_VERSION: u8 = 1;
 /// Most entries one bundle may hold.
 pub const MAX_ENTRIES: usize = 100_000;
 
+/// Most former names of a file that a manifest may list. Who missed more renames than that keeps an older name too.
+pub const FORMERS_MAX: usize = 16;
+
 /// Most bytes of one encoded manifest, so that an offer of it fits a frame.
 pub const MANIFEST_MAX: usize = 16 * 1024 * 1024;
 
@@ -292,6 +295,28 @@ impl Entry {
     }
 }
 
+/// A name that a file had before, with the bundle that announced it there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Former {
+    /// The name.
+    pub path: RelPath,
+    /// Epoch of that bundle.
+    pub epoch: u64,
+    /// Number of that bundle within the epoch.
+    pub seq: u64,
+    /// That bundle.
+    pub bundle: BundleId,
+    /// How many components of the path, from its end, are gone at the origin; 0 if another file has the name by now.
+    pub gone: u16,
+}
+
+impl Former {
+    /// (epoch, seq): the order of that version of the path.
+    pub fn order(&self) -> (u64, u64) {
+        (self.epoch, self.seq)
+    }
+}
+
 /// What the origin says of a bundle.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Manifest {
@@ -313,8 +338,9 @@ pub struct Manifest {
     pub priority: Priority,
     /// The version of this path the origin had announced before, if it knows one.
     pub supersedes: Option<BundleId>,
-    /// The path whose content this bundle carries on under a new name, when the origin renamed a file.
-    pub renamed_from: Option<RelPath>,
+    /// The names under which the origin announced this very file before it renamed it, newest first; at most
+    /// [`FORMERS_MAX`]. More than one for recipients that were away when it got those in between.
+    pub renamed_from: Vec<Former>,
     /// The files and directories.
     pub entries: Vec<Entry>,
     /// Random, so that a bundle id reveals nothing about guessable content.
@@ -420,6 +446,9 @@ pub enum ManifestError {
     /// Two entries clash.
     #[error("the manifest names {0} twice, or as file and directory at once")]
     PathClash(RelPath),
+    /// More than [`FORMERS_MAX`] former names.
+    #[error("the manifest lists {0} former names; it may list {FORMERS_MAX}")]
+    Formers(usize),
     /// The chunk list does not fit the size.
     #[error("the chunk list of {0} does not fit its size")]
     Chunks(RelPath),
@@ -446,6 +475,9 @@ impl SignedManifest {
             .verify(MANIFEST_CONTEXT, &self.bytes, &self.signature)
         {
             return Err(ManifestError::Signature(manifest.origin));
+        }
+        if manifest.renamed_from.len() > FORMERS_MAX {
+            return Err(ManifestError::Formers(manifest.renamed_from.len()));
         }
         check_entries(&manifest.entries)?;
         Ok(VerifiedManifest {
@@ -635,7 +667,7 @@ mod tests {
             scope: Scope::All { generation: 1 },
             priority: Priority::Routine,
             supersedes: None,
-            renamed_from: None,
+            renamed_from: Vec::new(),
             entries,
             salt: [2; 16],
         }

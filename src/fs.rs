@@ -31,6 +31,7 @@ mod inbox;
 mod inode;
 mod limits;
 mod listing;
+mod modes;
 mod names;
 mod pool;
 mod port;
@@ -140,14 +141,19 @@ impl Fs {
         config: FsConfig,
         status: Arc<dyn StatusFiles>,
     ) -> std::io::Result<Arc<Self>> {
-        Self::over(spool, config, status)
+        let owner = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        Self::over(spool, config, status, owner)
     }
 
-    /// [`Self::new`] over anything that can stand for the spool.
+    /// [`Self::new`] over anything that can stand for the spool, as the daemon of `owner` (user and group).
     fn over(
         spool: Arc<dyn SpoolPort>,
         config: FsConfig,
         status: Arc<dyn StatusFiles>,
+        owner: (u32, u32),
     ) -> std::io::Result<Arc<Self>> {
         let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
@@ -176,10 +182,7 @@ impl Fs {
             switch: Switch::default(),
             announcements: Announcements::new(),
             timer: Mutex::new(None),
-            owner: (
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            ),
+            owner,
             started: Time {
                 secs: since_1970.as_secs() as i64,
                 nanos: since_1970.subsec_nanos(),
@@ -313,7 +316,10 @@ impl Fs {
             )
             | None => nlink,
         };
-        attr_of(id, stat, visible)
+        let not_given = self.bits_not_given(id, stat);
+        let mut attr = attr_of(id, stat, visible);
+        attr.perm &= !(not_given as u16);
+        attr
     }
 
     /// Makes known to the kernel what was found at a name.

@@ -16,6 +16,7 @@ mod listen;
 mod outbox;
 mod publish;
 mod recover;
+mod renamed;
 mod room;
 mod seal;
 mod shown;
@@ -204,7 +205,8 @@ pub struct SealRequest {
     pub gate: Arc<Gate>,
     /// Its name at this moment, below `outbox/`.
     pub path: RelPath,
-    /// The name it had when it was last announced, if it was only renamed since.
+    /// The name it had when it was last announced, if it was only renamed since; for the log. What the manifest says
+    /// comes from the spool's own rows, which survive a restart.
     pub renamed_from: Option<RelPath>,
     /// Urgency.
     pub priority: Priority,

@@ -18,6 +18,7 @@ use rustix::process::Signal;
 const USAGE: i32 = 2;
 const NO_DAEMON: i32 = 3;
 const TIMEOUT: i32 = 4;
+const NOT_AS_ASKED: i32 = 5;
 
 /// A refused `mount` leaves nothing behind.
 #[track_caller]
@@ -180,6 +181,27 @@ fn wait_tells_delivered_from_timed_out() {
             ],
         )
         .ok();
+}
+
+#[test]
+fn wait_ends_at_once_for_what_is_not_sent_and_follows_what_was_removed() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    fs::write(alder.outbox("f.part"), b"x").unwrap();
+    let ran = alder.run("wait", &[text(&alder.outbox("f.part")), "--timeout", "60s"]);
+    assert_eq!(ran.code, Some(NOT_AS_ASKED), "{ran:?}");
+    ran.fails_saying(&["ignored", "*.part"]);
+    birch.stop();
+    alder.put("gone", b"dropped");
+    wait_until("it is queued", COMMAND, || {
+        alder.outbound_state("gone") == "queued"
+    });
+    fs::remove_file(alder.outbox("gone")).unwrap();
+    let wait = |limit| alder.run("wait", &[text(&alder.outbox("gone")), "--timeout", limit]);
+    assert_eq!(wait("300ms").code, Some(TIMEOUT));
+    birch.restart();
+    wait("60s").ok();
+    wait("60s").ok();
 }
 
 #[test]

@@ -155,13 +155,21 @@ impl ControlBackend for Backend {
         // The plain tree behind the mount, never the mount itself.
         let shown = std::fs::symlink_metadata(spool.at_outbox(path.as_path()));
         match shown {
-            Err(_) => Delivery::Unknown,
+            // Removed since: what was queued is still delivered.
+            Err(_) => spool
+                .outbound_last(path)
+                .map_or(Delivery::Unknown, Delivery::Sealed),
             Ok(shown) if shown.is_dir() => {
                 Delivery::Held("it is a directory; name the files in it".to_owned())
             }
             Ok(shown) => {
                 let state = spool.outbox_state(path, shown.ino()).state;
-                if state == "incomplete" {
+                let fs = self.fs.get().and_then(Weak::upgrade);
+                if let Some(pattern) = fs.and_then(|fs| fs.ignored_by(path, shown.ino())) {
+                    Delivery::Held(format!(
+                        "ignored: its name matches {pattern}; rename it, or `meshbox send` it"
+                    ))
+                } else if state == "incomplete" {
                     let what =
                         "incomplete: its writer was killed; `meshbox send` sends it as it is";
                     Delivery::Held(what.to_owned())

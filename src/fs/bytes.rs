@@ -110,14 +110,16 @@ impl Fs {
         if !backing.kind.travels() {
             return Err(FsError::Stale);
         }
-        let (fd, opened_as) = match &place {
+        let (fd, opened_as, shared) = match &place {
             Ok(place) => (
                 open_at(self.root(backing.area), place, access)?,
                 place.rel().ok(),
+                None,
             ),
             Err(_nameless) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
-                (reopen(&open.file, access)?, open.opened_as.clone())
+                let fd = reopen(&open.file, access)?;
+                (fd, open.opened_as.clone(), open.gate.clone())
             }
         };
         // Inbox names change without us: the kernel asked for the file it knows, not for its successor.
@@ -130,7 +132,8 @@ impl Fs {
             rustix::fs::open(by_descriptor(&fd), flags, Mode::empty())?;
         }
         let gate = (backing.area == Area::Outbox && (access.writes || access.truncates))
-            .then(|| self.spool.gate(backing.ino));
+            // The spool no longer knows the gate of a file without names; all its writers share the one there is.
+            .then(|| shared.unwrap_or_else(|| self.spool.gate(backing.ino)));
         let fh = self.handles.number();
         Ok(Some(Arc::new(OpenFile::new(
             fh,
@@ -174,11 +177,16 @@ impl Fs {
         let fs = self.clone();
         self.gated(&gate, move |guard| {
             guard.add_writer();
+            let created = matches!(event, Some(Event::Created { .. }));
             if let Some(Event::Created { path, .. }) = &event
                 && let Err(error) = fs.spool.before_modify(guard, path)
             {
                 // Without its mark a file that is made when the daemon is killed would be taken for an empty one.
                 tracing::warn!(%path, %error, "a new file could not be marked as open");
+            }
+            if created {
+                // It is new whether or not anything is written.
+                guard.reshaped();
             }
             if let Some(event) = event {
                 fs.readiness.feed(event);
@@ -311,15 +319,22 @@ impl Fs {
         match self.enter(&gate, &modify.path) {
             Ok(Some(mut guard)) => {
                 let result = op(self, &modify, &mut guard);
+                if result.is_err() {
+                    self.spool.not_modified(&mut guard);
+                }
                 drop(guard);
                 done(result);
             }
             Ok(None) => {
                 let (fs, gate) = (self.clone(), gate.clone());
                 self.pool.submit(Box::new(move || {
-                    let result = fs
-                        .enter_blocking(&gate, &modify)
-                        .and_then(|mut guard| op(&fs, &modify, &mut guard));
+                    let result = fs.enter_blocking(&gate, &modify).and_then(|mut guard| {
+                        let result = op(&fs, &modify, &mut guard);
+                        if result.is_err() {
+                            fs.spool.not_modified(&mut guard);
+                        }
+                        result
+                    });
                     done(result);
                 }));
             }
@@ -414,7 +429,13 @@ impl Fs {
         kill_privileges: bool,
     ) -> Result<Written, FsError> {
         let file = &modify.file;
-        let admitted = self.admit_write(offset, data.len())?;
+        let admitted = match self.admit_write(offset, data.len()) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                self.spool.not_modified(guard);
+                return Err(error);
+            }
+        };
         if admitted < data.len() {
             // The rest gets its error when the program tries it; one that does not try has not written what it meant.
             self.note_failed(file.ino, Some(file.fh), &FsError::TooLarge);
@@ -448,7 +469,10 @@ impl Fs {
             }
         }
         match failed {
-            Some(error) if written == 0 => Err(error),
+            Some(error) if written == 0 => {
+                self.spool.not_modified(guard);
+                Err(error)
+            }
             failed => {
                 if let Some(error) = failed {
                     self.note_failed(file.ino, Some(file.fh), &error);
@@ -554,8 +578,14 @@ impl Fs {
             let size = size_of(&modify.file)?;
             fs.admit_range(flags, offset, length, size)?;
             if let Err(error) = rustix::fs::fallocate(&modify.file.file, flags, offset, length) {
-                // It may have changed a part before it failed: what was hashed so far is not to be believed.
-                guard.reshaped();
+                // It may have changed a part before it failed: what was hashed so far is not to be believed, and the
+                // file is looked at again at its last close.
+                if matches!(
+                    error,
+                    Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::INTR | Errno::FBIG
+                ) {
+                    fs.reshaped(modify, guard, Some(fh), caller)?;
+                }
                 return Err(error.into());
             }
             fs.reshaped(modify, guard, Some(fh), caller)

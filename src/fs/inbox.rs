@@ -12,7 +12,7 @@ use rustix::fs::RenameFlags;
 use super::Fs;
 use super::attr::{INBOX_TTL, Kind, backing_of, kind_of};
 use super::error::FsError;
-use super::inode::{Area, NodeId};
+use super::inode::{Area, Backing, NodeId, Place};
 use super::names::Named;
 use super::status;
 use crate::bundle::RelPath;
@@ -180,6 +180,18 @@ impl InboxObserver for Observer {
             fs.inbox_published(names);
         }
     }
+
+    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.inbox_renamed(from, to, replaced);
+        }
+    }
+
+    fn removed(&self, path: &RelPath) {
+        if let Some(fs) = self.0.upgrade() {
+            fs.inbox_gone(path);
+        }
+    }
 }
 
 pub(crate) fn observer(fs: &Arc<Fs>) -> Arc<dyn InboxObserver> {
@@ -190,6 +202,75 @@ impl Fs {
     /// Sets how the kernel is told of names that show another file now.
     pub fn set_invalidator(&self, invalidate: Invalidator) -> std::io::Result<()> {
         self.notices.start(invalidate)
+    }
+
+    /// A file of the inbox has another name: its node goes along, with its number and its open handles.
+    fn inbox_renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
+        if let Some(before) = replaced {
+            self.inbox_replaced(to, before);
+        }
+        self.move_node(from, to);
+        self.announcements.push(to, false);
+    }
+
+    fn move_node(&self, from: &RelPath, to: &RelPath) {
+        let known = self.nodes.lock().known_at(Area::Inbox, from);
+        let Some((parent, _)) = known else {
+            return;
+        };
+        match self.new_place(to) {
+            Ok((to_parent, backing)) => self.nodes.lock().moved_within(
+                (parent, from.file_name()),
+                (to_parent, to.file_name()),
+                backing,
+            ),
+            Err(error) => {
+                // Gone again: the node lives on for its handles.
+                tracing::debug!(%to, %error, "a renamed file of the inbox was not found");
+                self.nodes.lock().unname(parent, from.file_name());
+            }
+        }
+        self.notices
+            .send(Notice::Name(parent, from.file_name().to_vec()));
+    }
+
+    /// The directory of a path in the inbox, made known if it is not, and what backs the path.
+    fn new_place(&self, path: &RelPath) -> Result<(NodeId, Backing), FsError> {
+        let root = Place {
+            area: Area::Inbox,
+            path: Vec::new(),
+        };
+        let stat = self.stat_at(&Place {
+            path: path.as_bytes().to_vec(),
+            ..root
+        })?;
+        let (mut parent, mut place) = (NodeId::INBOX, root);
+        for name in path.parent().iter().flat_map(RelPath::components) {
+            place = place.child(name)?;
+            let known = self.nodes.lock().known(parent, name);
+            parent = match known {
+                Some(id) => id,
+                None => {
+                    let backing = backing_of(Area::Inbox, &self.stat_at(&place)?);
+                    let mut nodes = self.nodes.lock();
+                    let id = nodes.found(parent, name, backing)?;
+                    // Not the kernel's lookup: it lives for what is below it.
+                    nodes.unheld(id);
+                    id
+                }
+            };
+        }
+        Ok((parent, backing_of(Area::Inbox, &stat)))
+    }
+
+    /// A name of the inbox is gone, or shows another kind of file.
+    fn inbox_gone(&self, path: &RelPath) {
+        let known = self.nodes.lock().known_at(Area::Inbox, path);
+        if let Some((parent, _)) = known {
+            self.nodes.lock().replaced(parent, path.file_name());
+            self.notices
+                .send(Notice::Name(parent, path.file_name().to_vec()));
+        }
     }
 
     fn prepare_inbox(&self, replaced: &[RelPath]) {

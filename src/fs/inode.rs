@@ -124,6 +124,10 @@ struct Node {
     links: Vec<(NodeId, Name)>,
     lookups: u64,
     /// `None` for files and empty directories.
+    #[expect(
+        clippy::box_collection,
+        reason = "an empty map is six words, in each file"
+    )]
     names: Option<Box<HashMap<Name, NodeId>>>,
     open: Vec<Arc<OpenFile>>,
     /// What it was, once its last name is gone, where the kernel opens without asking us.
@@ -433,6 +437,14 @@ impl Nodes {
         }
     }
 
+    /// Takes back the lookup that [`Self::found`] counted: the kernel does not know of it. The node stays until the next
+    /// change below it.
+    pub(crate) fn unheld(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lookups = node.lookups.saturating_sub(1);
+        }
+    }
+
     /// Undoes [`Self::hold`], and finds the node by its inode again.
     fn restore(&mut self, id: NodeId) {
         if let Some(node) = self.nodes.get_mut(&id) {
@@ -469,6 +481,24 @@ impl Nodes {
         if left_behind {
             self.unname(from.0, from.1);
         } else {
+            self.move_name(from.0, from.1, to.0, to.1);
+        }
+    }
+
+    /// A file of the inbox has another name there, by which `backing` was found: the same inode, so it goes on to be read
+    /// as it was.
+    pub(crate) fn moved_within(
+        &mut self,
+        from: (NodeId, &[u8]),
+        to: (NodeId, &[u8]),
+        backing: Backing,
+    ) {
+        self.unname(to.0, to.1);
+        let known = self.known(from.0, from.1);
+        if let Some(node) = known.and_then(|id| self.nodes.get_mut(&id)) {
+            if node.backing.ino == backing.ino {
+                node.backing = backing;
+            }
             self.move_name(from.0, from.1, to.0, to.1);
         }
     }

@@ -23,10 +23,6 @@ use crate::ready::{Event, Gone};
 
 const S_ISGID: u32 = 0o2000;
 
-/// What an owner's daemon must keep to be able to seal a file and to list a directory.
-const KEEP_FILE: u32 = 0o400;
-const KEEP_DIRECTORY: u32 = 0o500;
-
 /// What attributes are changed on.
 pub(crate) enum Target<'a> {
     File(&'a File),
@@ -183,7 +179,7 @@ impl Fs {
         caller: Caller,
     ) -> Result<(File, Stat), FsError> {
         self.admit_name()?;
-        let mode = self.kept_mode(mode & 0o7777, false);
+        let (asked, mode) = (mode & 0o7777, self.kept_mode(mode & 0o7777, false));
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(
@@ -193,8 +189,14 @@ impl Fs {
             Mode::from_raw_mode(mode),
         )?);
         let stat = fstat(&file)?;
-        let dressed = self.dress(&Target::File(&file), parent, &stat, mode, caller);
-        match dressed {
+        let target = Target::File(&file);
+        let dressed = self.dress(&target, parent, &stat, mode, caller);
+        let noted = if mode == asked {
+            Ok(())
+        } else {
+            self.set_mode(&target, asked, false)
+        };
+        match noted.and(dressed) {
             Ok(true) => {
                 let stat = fstat(&file)?;
                 Ok((file, stat))
@@ -241,15 +243,6 @@ impl Fs {
         Ok(changed)
     }
 
-    /// As a plain user the daemon keeps what it needs to read its own files; root needs nothing.
-    fn kept_mode(&self, mode: u32, directory: bool) -> u32 {
-        match (self.owner.0, directory) {
-            (0, _) => mode,
-            (_, true) => mode | KEEP_DIRECTORY,
-            (_, false) => mode | KEEP_FILE,
-        }
-    }
-
     /// Makes a regular file without opening it, or what only an ignored name may show.
     pub fn mknod(
         &self,
@@ -284,18 +277,18 @@ impl Fs {
         let _tree = self.tree.read();
         let place = self.outbox_place(at.parent, at.name)?;
         // mkdir(2) takes the sticky bit; a setgid bit only comes from the parent.
-        let mode = self.kept_mode(mode & 0o1777, true);
+        let (asked, mode) = (mode & 0o1777, self.kept_mode(mode & 0o1777, true));
         self.admit_name()?;
         mkdirat(&self.outbox, place.at(), Mode::from_raw_mode(mode))?;
         let stat = self.stat_at(&place)?;
-        let dressed = self.dress(
-            &Target::Name(&self.outbox, &place),
-            at.parent,
-            &stat,
-            mode,
-            caller,
-        );
-        let stat = match dressed {
+        let target = Target::Name(&self.outbox, &place);
+        let dressed = self.dress(&target, at.parent, &stat, mode, caller);
+        let noted = if mode == asked {
+            Ok(())
+        } else {
+            self.set_mode(&target, asked | stat.st_mode & S_ISGID, true)
+        };
+        let stat = match noted.and(dressed) {
             Ok(true) => self.stat_at(&place)?,
             Ok(false) => stat,
             Err(error) => {
@@ -483,6 +476,7 @@ impl Fs {
         Ok(())
     }
 
+    /// Tells the spool and `ready` of a name that moved.
     fn tell_renamed(
         &self,
         stat: &Stat,
@@ -492,8 +486,27 @@ impl Fs {
         trees: &mut Moving,
     ) {
         match kind_of(stat) {
+            Some(Kind::Directory) => self.spool.outbox_renamed(&from, &to, true),
+            Some(Kind::File) => self.spool.outbox_renamed(&from, &to, false),
+            // Nobody but us knows of these.
+            Some(
+                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
+            )
+            | None => {}
+        }
+        self.tell_ready_renamed(stat, from, to, replaced, trees);
+    }
+
+    fn tell_ready_renamed(
+        &self,
+        stat: &Stat,
+        from: RelPath,
+        to: RelPath,
+        replaced: Option<Gone>,
+        trees: &mut Moving,
+    ) {
+        match kind_of(stat) {
             Some(Kind::Directory) => {
-                self.spool.outbox_renamed(&from, &to, true);
                 let begun = trees
                     .begun
                     .iter()
@@ -514,7 +527,6 @@ impl Fs {
                 self.readiness.feed(Event::DirRenamed { from, to, files });
             }
             Some(Kind::File) => {
-                self.spool.outbox_renamed(&from, &to, false);
                 self.readiness.feed(Event::Renamed {
                     ino: stat.st_ino,
                     from,
@@ -541,16 +553,15 @@ impl Fs {
 
     fn tell_exchanged(&self, a: (&Stat, RelPath), b: (&Stat, RelPath), trees: &mut Moving) {
         let file = |stat: &Stat| kind_of(stat) == Some(Kind::File);
+        self.spool.outbox_exchanged(&a.1, &b.1);
         if file(a.0) && file(b.0) {
-            self.spool.outbox_renamed(&a.1, &b.1, false);
-            self.spool.outbox_renamed(&b.1, &a.1, false);
             self.readiness.feed(Event::Exchanged {
                 a: (a.0.st_ino, a.1),
                 b: (b.0.st_ino, b.1),
             });
         } else {
-            self.tell_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
-            self.tell_renamed(b.0, b.1, a.1, None, trees);
+            self.tell_ready_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
+            self.tell_ready_renamed(b.0, b.1, a.1, None, trees);
         }
     }
 
@@ -669,7 +680,7 @@ impl Fs {
             target.chown(set.uid, set.gid)?;
         }
         if let Some(mode) = set.mode {
-            target.chmod(self.kept_mode(mode & 0o7777, directory))?;
+            self.set_mode(target, mode & 0o7777, directory)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             target.set_times(&Timestamps {
@@ -692,7 +703,7 @@ impl Target<'_> {
         }
     }
 
-    fn chmod(&self, mode: u32) -> rustix::io::Result<()> {
+    pub(crate) fn chmod(&self, mode: u32) -> rustix::io::Result<()> {
         let mode = Mode::from_raw_mode(mode);
         match self {
             Self::File(file) => fchmod(file, mode),

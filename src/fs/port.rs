@@ -23,6 +23,7 @@ pub(crate) trait SpoolPort: Send + Sync {
         file: &File,
         path: &RelPath,
     ) -> Result<(), SpoolError>;
+    fn not_modified(&self, gate: &mut GateGuard<'_>);
     fn tail(&self, gate: &Arc<Gate>, file: File);
     fn mark_closed(&self, ino: u64, path: &RelPath);
     fn mark_torn(&self, ino: u64, path: &RelPath);
@@ -41,6 +42,7 @@ pub(crate) trait SpoolPort: Send + Sync {
     fn seal_tree(&self, request: TreeRequest);
     fn recovered_trees(&self) -> Vec<RecoveredTree>;
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool);
+    fn outbox_exchanged(&self, a: &RelPath, b: &RelPath);
     fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64);
     fn visible_links(&self, ino: u64, st_nlink: u64) -> u64;
     fn recovered(&self) -> Vec<RecoveredFile>;
@@ -84,6 +86,9 @@ impl SpoolPort for Spool {
     ) -> Result<(), SpoolError> {
         self.copy_out(gate, file, path)
     }
+    fn not_modified(&self, gate: &mut GateGuard<'_>) {
+        self.not_modified(gate);
+    }
     fn tail(&self, gate: &Arc<Gate>, file: File) {
         self.tail(gate, file);
     }
@@ -123,6 +128,9 @@ impl SpoolPort for Spool {
     }
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
         self.outbox_renamed(from, to, directory);
+    }
+    fn outbox_exchanged(&self, a: &RelPath, b: &RelPath) {
+        self.outbox_exchanged(a, b);
     }
     fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
         self.outbox_removed(path, ino, visible_links);

@@ -12,7 +12,7 @@ use super::error::FsError;
 use super::inode::{Area, Place};
 use super::special::beneath;
 use crate::bundle::{Priority, RelPath};
-use crate::ready::{Action, Event, SealResult};
+use crate::ready::{Action, Event, SealResult, Shown};
 use crate::spool::{SealOutcome, SealRequest, TreeRequest};
 
 /// A RELEASE feeds the state machine with its gate locked and opens it microseconds later: not worth another thread.
@@ -47,6 +47,22 @@ impl Fs {
             path: path.clone(),
         });
         Ok(())
+    }
+
+    /// The pattern for which a file of the outbox is not sent; `None` if it is, or was asked for with `meshbox send`.
+    pub fn ignored_by(&self, path: &RelPath, ino: u64) -> Option<String> {
+        match self.readiness.shown(ino, path) {
+            Some(Shown::Ignored(pattern)) => Some(pattern),
+            Some(
+                Shown::Open
+                | Shown::Settling
+                | Shown::Sealing
+                | Shown::Retrying
+                | Shown::Waiting(_)
+                | Shown::Incomplete,
+            )
+            | None => None,
+        }
     }
 
     pub(crate) fn carry_out(self: &Arc<Self>, action: Action) {

@@ -20,6 +20,7 @@ use rustix::fs::{
     AtFlags, Dev, FileType, Mode, OFlags, ResolveFlags, Stat, makedev, mknodat, openat2,
     readlinkat, symlinkat, unlinkat,
 };
+use rustix::io::Errno;
 
 use super::Fs;
 use super::attr::{Caller, Entry, Item, Kind, kind_of};
@@ -30,13 +31,23 @@ use crate::bundle::RelPath;
 
 /// Opens what is at a place below `root`, without following a symbolic link anywhere on the way.
 pub(crate) fn beneath(root: impl AsFd, place: &Place, flags: OFlags) -> Result<OwnedFd, FsError> {
-    Ok(openat2(
-        root,
-        place.at(),
-        flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-    )?)
+    let open = || {
+        openat2(
+            &root,
+            place.at(),
+            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )
+    };
+    // What was moved elsewhere during the walk is found outside the root; the next walk does not find it.
+    match open() {
+        Err(Errno::XDEV | Errno::AGAIN) => match open() {
+            Err(Errno::XDEV | Errno::AGAIN) => Err(FsError::Stale),
+            again => Ok(again?),
+        },
+        opened => Ok(opened?),
+    }
 }
 
 /// A device's number, as mknod(2) takes it.

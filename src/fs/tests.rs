@@ -7,6 +7,8 @@ mod limits;
 #[cfg(test)]
 mod reading;
 #[cfg(test)]
+mod renames;
+#[cfg(test)]
 mod special;
 
 use std::collections::HashSet;
@@ -37,10 +39,12 @@ pub(crate) const PANICS: &[u8] = b"panics";
 pub(crate) enum Saw {
     Seal(String, Option<String>),
     CopyOut(String),
+    NotModified,
     Closed(String),
     Torn(String),
     Unmark,
     Renamed(String, String, bool),
+    Exchanged(String, String),
     Removed(String, u64),
     Ignored,
     Consumed(String),
@@ -104,6 +108,9 @@ impl SpoolPort for FakeSpool {
         self.sealed.store(false, Ordering::SeqCst);
         Ok(())
     }
+    fn not_modified(&self, _gate: &mut GateGuard<'_>) {
+        self.say(Saw::NotModified);
+    }
     fn tail(&self, _gate: &Arc<Gate>, _file: File) {}
     fn mark_closed(&self, _ino: u64, path: &RelPath) {
         self.say(Saw::Closed(path.to_string()));
@@ -153,6 +160,9 @@ impl SpoolPort for FakeSpool {
     }
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
         self.say(Saw::Renamed(from.to_string(), to.to_string(), directory));
+    }
+    fn outbox_exchanged(&self, a: &RelPath, b: &RelPath) {
+        self.say(Saw::Exchanged(a.to_string(), b.to_string()));
     }
     fn outbox_removed(&self, path: &RelPath, _ino: u64, visible_links: u64) {
         self.say(Saw::Removed(path.to_string(), visible_links));
@@ -258,6 +268,12 @@ const ME: Caller = Caller {
 const MAX_FILE_BYTES: u64 = 1 << 40;
 
 pub(crate) fn test_fs() -> TestFs {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    test_fs_of((uid.as_raw(), gid.as_raw()))
+}
+
+/// A file system whose daemon takes itself for that of `owner`.
+fn test_fs_of(owner: (u32, u32)) -> TestFs {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let identity = crate::peer::Identity::generate();
@@ -289,7 +305,7 @@ pub(crate) fn test_fs() -> TestFs {
         dress: Dress::default(),
         max_file_bytes: Some(MAX_FILE_BYTES),
     };
-    let fs = Fs::over(spool.clone(), config, Arc::new(NoStatus)).unwrap();
+    let fs = Fs::over(spool.clone(), config, Arc::new(NoStatus), owner).unwrap();
     TestFs {
         fs,
         spool,

@@ -194,7 +194,7 @@ pub(super) fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifes
         scope: Scope::All { generation: 1 },
         priority: Priority::Routine,
         supersedes: None,
-        renamed_from: None,
+        renamed_from: Vec::new(),
         entries: vec![entry],
         salt: crate::peer::random(),
     }

@@ -226,7 +226,7 @@ impl Spool {
             return Ok(());
         }
         let scope = Scope::Ids(vec![peer]);
-        let rest = self.scoped_manifest(entries, None, of.priority, None, scope);
+        let rest = self.scoped_manifest(entries, Vec::new(), of.priority, None, scope);
         let mut batch = Batch::default();
         self.bundle_rows_for(&rest, &[peer], &mut batch)?;
         self.journal.submit(batch)

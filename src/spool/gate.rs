@@ -55,6 +55,8 @@ pub(super) struct GateState {
     pub(super) generation: u64,
     /// The digest of the inode's present bytes, while they are sealed.
     pub(super) sealed: Option<Digest>,
+    /// The `open` mark is in the journal, there was none before, and nothing was modified since.
+    pub(super) untouched: bool,
     /// Bytes [0, head) were written in order from the start.
     head: u64,
     tail: Option<Box<Tail>>,
@@ -188,6 +190,7 @@ impl GateGuard<'_> {
     pub fn wrote(&mut self, offset: u64, len: u64) -> bool {
         let state = &mut *self.state;
         state.generation += 1;
+        state.untouched = false;
         if let Some(tail) = &state.tail
             && offset < tail.claimed
         {
@@ -209,6 +212,7 @@ impl GateGuard<'_> {
     /// To be called after any other modification (size change, FALLOCATE).
     pub fn reshaped(&mut self) {
         self.state.generation += 1;
+        self.state.untouched = false;
         self.state.tail = None;
         self.state.tail_round += 1;
         self.state.head = 0;

@@ -78,7 +78,16 @@ impl Spool {
         }
         let bundle = manifest.id();
         let decide = self.decide.lock();
-        let namings = self.choose_names(manifest, &mut Choosing::of(manifest))?;
+        if let Some(names) = self.follow_rename(manifest)? {
+            for staged in verified.files.iter().flatten() {
+                durable::remove(&staged.at)?;
+            }
+            return Ok(Published { bundle, names });
+        }
+        let mut choosing = Choosing::of(manifest);
+        let namings = self.choose_names(manifest, &mut choosing);
+        self.tell_cleared(&choosing);
+        let namings = namings?;
 
         let mut intent = Batch::default();
         let mut names = Vec::with_capacity(namings.len());
@@ -166,9 +175,10 @@ impl Spool {
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        self.name_rows(manifest, names, batch);
         let bundle = manifest.id();
         let of = manifest.manifest();
+        self.outdate_formers(of, bundle, batch)?;
+        self.name_rows(manifest, names, batch);
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
         batch.put(SETTLED, &bundle.0, &receipt);
         batch.delete(INTENTS, &bundle.0);
@@ -274,7 +284,7 @@ impl Spool {
         Ok(namings)
     }
 
-    fn choose_name(
+    pub(super) fn choose_name(
         &self,
         path: &RelPath,
         is_file: bool,
@@ -397,6 +407,7 @@ impl Spool {
                     let older = newest.is_none_or(|newest| newest.order < choosing.order);
                     if older {
                         self.remove_name(candidate)?;
+                        self.note_gave_way(owner, &its_path)?;
                         choosing.cleared.push(candidate.clone());
                     }
                     older
@@ -409,6 +420,16 @@ impl Spool {
             choosing.directories.insert(candidate.clone());
         }
         Ok(may)
+    }
+
+    /// What gave way to another kind of file is not to be found under its name any more. For one name: who gives many
+    /// has the kernel forget them first.
+    pub(super) fn tell_cleared(&self, choosing: &Choosing) {
+        if let Some(observer) = self.observer.read().clone() {
+            for path in &choosing.cleared {
+                observer.removed(path);
+            }
+        }
     }
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.

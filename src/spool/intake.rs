@@ -291,7 +291,7 @@ impl Incoming {
     }
 }
 
-fn set_mtime(file: &File, (secs, nanos): (i64, u32)) -> rustix::io::Result<()> {
+pub(super) fn set_mtime(file: &File, (secs, nanos): (i64, u32)) -> rustix::io::Result<()> {
     let time = |tv_sec, tv_nsec| rustix::fs::Timespec { tv_sec, tv_nsec };
     let mtime = time(secs, i64::from(nanos.min(999_999_999)));
     let times = rustix::fs::Timestamps {
@@ -345,6 +345,9 @@ impl Spool {
                 "a path of {} bytes is too long here",
                 entry.path.as_bytes().len()
             )));
+        }
+        if self.follow_offer(&manifest)? {
+            return Ok(Offered::AwaitingDurable);
         }
         if let Some(known) = self.known_offer(bundle)? {
             return Ok(known);

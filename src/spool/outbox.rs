@@ -6,6 +6,7 @@
 //! An inode has an `open` mark from before its first modification, a `closed` one from its last close to its seal.
 //! After a crash of the daemon `closed` files are sealed, `open` ones are incomplete; after a power loss both are.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::Entry as MapEntry;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -68,7 +69,10 @@ impl Spool {
         let at = self.at_outbox(path.as_path());
         let file = match self.open_outbox(path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            // The last two: it was moved during the walk.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::AGAIN) => {
+                return Ok(None);
+            }
             Err(e) => return Err(e).on("open", &at),
         };
         let meta = file.metadata().on("stat", &at)?;
@@ -108,6 +112,10 @@ impl Spool {
         }
         let marked = gate.gate().is_marked();
         if !marked {
+            gate.state().untouched = self
+                .journal
+                .get::<Mark>(MARKS, &ino.to_be_bytes())?
+                .is_none();
             // What is written from here on is to be sent, whatever was to be found out of the bytes before.
             self.recheck.lock().remove(&ino);
             batch.put(
@@ -125,6 +133,22 @@ impl Spool {
             gate.gate().set_marked(true);
         }
         Ok(true)
+    }
+
+    /// To be called with the gate locked when the operation that [`Self::before_modify`] admitted failed without changing
+    /// anything: a file of which nothing else was changed since is as it was before, and is not to be taken for one whose
+    /// writer was killed.
+    pub fn not_modified(&self, gate: &mut GateGuard<'_>) {
+        if !std::mem::take(&mut gate.state().untouched) {
+            return;
+        }
+        gate.gate().set_marked(false);
+        let ino = gate.gate().ino();
+        let mut batch = Batch::default();
+        batch.delete(MARKS, &ino.to_be_bytes());
+        if let Err(error) = self.journal.submit(batch) {
+            tracing::error!(%error, ino, "cannot take the mark of a file back");
+        }
     }
 
     /// The last writer closed: after a crash of the daemon the file is sealed at start.
@@ -184,10 +208,9 @@ impl Spool {
         let _decide = self.decide.lock();
         let mut batch = Batch::default();
         match self.journal.get::<OutName>(OUT_NAMES, from.as_bytes())? {
-            Some(mut row) => {
-                row.moved = true;
+            Some(row) => {
                 batch.delete(OUT_NAMES, from.as_bytes());
-                batch.put(OUT_NAMES, to.as_bytes(), &row);
+                batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to));
             }
             None => batch.delete(OUT_NAMES, to.as_bytes()),
         }
@@ -204,16 +227,12 @@ impl Spool {
                     .scan::<OutName>(OUT_NAMES, &prefix, after.as_deref(), RENAME_PAGE)?;
             let mut batch = Batch::default();
             for (key, row) in &rows {
-                let row = OutName {
-                    moved: true,
-                    ..row.clone()
-                };
                 batch.delete(OUT_NAMES, key);
-                let new = RelPath::parse(key.clone())
+                let moved = RelPath::parse(key.clone())
                     .ok()
-                    .and_then(|path| path.rebase(from, to));
-                if let Some(new) = new {
-                    batch.put(OUT_NAMES, new.as_bytes(), &row);
+                    .and_then(|old| Some((old.rebase(from, to)?, old)));
+                if let Some((new, old)) = moved {
+                    batch.put(OUT_NAMES, new.as_bytes(), &row.clone().moved(&old, &new));
                 }
             }
             self.journal.submit(batch)?;
@@ -222,6 +241,83 @@ impl Spool {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Two names in the outbox changed places, with everything below them where they are directories.
+    pub fn outbox_exchanged(&self, a: &RelPath, b: &RelPath) {
+        if let Err(error) = self.exchange_names(a, b) {
+            tracing::error!(%error, %a, %b, "cannot record an exchange; the files are hashed again at the next start");
+        }
+    }
+
+    /// Row by row in the order of what follows the two names, so that what was exchanged is not met again: memory does not
+    /// grow with the size of the directories.
+    fn exchange_names(&self, a: &RelPath, b: &RelPath) -> Result<(), SpoolError> {
+        let _decide = self.decide.lock();
+        let mut batch = Batch::default();
+        self.exchange_rows(a, b, &mut batch)?;
+        self.journal.submit(batch)?;
+        let mut after: Vec<u8> = Vec::new();
+        loop {
+            let tails = self.tails_below(a, b, &after)?;
+            let mut batch = Batch::default();
+            for tail in &tails {
+                let below = |name: &RelPath| {
+                    RelPath::parse([name.as_bytes(), b"/", tail.as_slice()].concat()).ok()
+                };
+                if let (Some(a), Some(b)) = (below(a), below(b)) {
+                    self.exchange_rows(&a, &b, &mut batch)?;
+                }
+            }
+            self.journal.submit(batch)?;
+            match tails.into_iter().next_back() {
+                Some(tail) => after = tail,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// What follows the two names in the next rows: complete up to the last that is given.
+    fn tails_below(
+        &self,
+        a: &RelPath,
+        b: &RelPath,
+        after: &[u8],
+    ) -> Result<BTreeSet<Vec<u8>>, SpoolError> {
+        let mut tails = BTreeSet::new();
+        let mut complete_to: Option<Vec<u8>> = None;
+        for name in [a, b] {
+            let prefix = [name.as_bytes(), b"/"].concat();
+            let last = [prefix.as_slice(), after].concat();
+            let last = (!after.is_empty()).then_some(last.as_slice());
+            let rows = self
+                .journal
+                .scan::<OutName>(OUT_NAMES, &prefix, last, RENAME_PAGE)?;
+            let full = rows.len() == RENAME_PAGE;
+            let found: Vec<Vec<u8>> = rows
+                .into_iter()
+                .map(|(key, _)| key[prefix.len()..].to_vec())
+                .collect();
+            if full {
+                complete_to = complete_to.into_iter().chain(found.last().cloned()).min();
+            }
+            tails.extend(found);
+        }
+        if let Some(complete_to) = complete_to {
+            tails.retain(|tail| *tail <= complete_to);
+        }
+        Ok(tails)
+    }
+
+    fn exchange_rows(&self, a: &RelPath, b: &RelPath, batch: &mut Batch) -> Result<(), SpoolError> {
+        let row = |name: &RelPath| self.journal.get::<OutName>(OUT_NAMES, name.as_bytes());
+        for (row, from, to) in [(row(a)?, a, b), (row(b)?, b, a)] {
+            match row {
+                Some(row) => batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to)),
+                None => batch.delete(OUT_NAMES, to.as_bytes()),
+            }
+        }
+        Ok(())
     }
 
     /// A name in the outbox is gone. `ino` had `visible_links` visible names left after that. What is queued stays

@@ -59,6 +59,12 @@ pub trait InboxObserver: Send + std::marker::Sync {
     fn switch(&self, give: &mut dyn FnMut());
     /// These names were given; directories before what is in them. Must not block.
     fn published(&self, names: &[NewName]);
+
+    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. Must not block.
+    fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>);
+
+    /// `path`, a file or a directory, is gone. Must not block.
+    fn removed(&self, path: &RelPath);
 }
 
 /// How often names are chosen anew because others came in between while the kernel was asked to forget some.

@@ -40,6 +40,7 @@ impl Spool {
     /// Runs all of it. `same_boot`: what was in the page cache when the daemon ended is still there.
     pub(super) fn recover(&self, same_boot: bool) -> Result<(), SpoolError> {
         self.recover_intents(same_boot)?;
+        self.recover_renames(same_boot)?;
         self.recover_inbox()?;
         let mut recovered = self.recover_outbox(same_boot)?;
         self.recover_trees(&mut recovered)?;
@@ -160,9 +161,15 @@ impl Spool {
     }
 
     fn recover_inbox(&self) -> Result<(), SpoolError> {
+        let gone = self.names_gone()?;
         walk(&|path| self.at_inbox(path), &mut |found| {
             let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
             if row.is_some_and(|row| row.ino == found.stat.ino) {
+                return Ok(());
+            }
+            if let Some((name, row)) = gone.get(&found.stat.ino)
+                && self.take_back(&found.at, name, row)?
+            {
                 return Ok(());
             }
             let why = format!(
@@ -218,7 +225,8 @@ impl Spool {
                 .as_ref()
                 .is_some_and(|row| row.stat.ino == ino && row.stat.size == found.stat.size);
             if same_size && mark.is_none() {
-                let known = |row: &OutName| row.stat.ctime == found.stat.ctime && !row.moved;
+                let known =
+                    |row: &OutName| row.stat.ctime == found.stat.ctime && row.formerly.is_none();
                 if unchanged && row.as_ref().is_some_and(known) {
                     return Ok(());
                 }
@@ -323,7 +331,7 @@ impl Spool {
         Ok(())
     }
 
-    fn each_row<V: serde::de::DeserializeOwned>(
+    pub(super) fn each_row<V: serde::de::DeserializeOwned>(
         &self,
         table: super::journal::Table,
         mut look: impl FnMut(&Self, &[u8], &V) -> Result<(), SpoolError>,

@@ -33,7 +33,7 @@ use super::{
     Event, Gate, Recheck, SealOutcome, SealRequest, Spool, SpoolError, TreeRequest, now_secs,
 };
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, MANIFEST_VERSION, Manifest, RelPath, Scope,
+    BundleId, DeliveryState, Entry, EntryKind, Former, MANIFEST_VERSION, Manifest, RelPath, Scope,
     VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed, Hasher};
@@ -198,7 +198,7 @@ impl Spool {
         if recheck.is_some()
             && let Some(before) = &before
             && before.digest == hashed.digest
-            && !before.moved
+            && before.formerly.is_none()
         {
             // Found at start with other times but the same bytes: nothing to send.
             self.hold_content(&file, hashed.digest, &mut batch)?;
@@ -237,12 +237,14 @@ impl Spool {
         let digest = hashed.digest;
         // What had this path last, although renamed over or removed since, and what this file was before its rename.
         let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
+        let formers = self.formers(before.as_ref(), digest)?;
         let superseded: std::collections::BTreeSet<BundleId> = latest
             .into_iter()
             .chain(before.map(|row| row.bundle))
             .collect();
         let entry = file_entry(path, &meta, hashed);
-        let manifest = self.manifest_for(vec![entry], renamed_from, priority, latest);
+        tracing::trace!(%path, ?renamed_from, ?formers, "sealing");
+        let manifest = self.manifest_for(vec![entry], formers, priority, latest);
         let bundle = manifest.id();
         self.bundle_rows(&manifest, &mut batch)?;
         let mut freed = Vec::new();
@@ -257,7 +259,7 @@ impl Spool {
                 stat,
                 digest,
                 bundle,
-                moved: false,
+                formerly: None,
             },
         );
         batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest });
@@ -315,7 +317,7 @@ impl Spool {
     pub(super) fn manifest_for(
         &self,
         entries: Vec<Entry>,
-        renamed_from: Option<RelPath>,
+        renamed_from: Vec<Former>,
         priority: crate::bundle::Priority,
         supersedes: Option<BundleId>,
     ) -> VerifiedManifest {
@@ -326,7 +328,7 @@ impl Spool {
     pub(super) fn scoped_manifest(
         &self,
         entries: Vec<Entry>,
-        renamed_from: Option<RelPath>,
+        renamed_from: Vec<Former>,
         priority: crate::bundle::Priority,
         supersedes: Option<BundleId>,
         scope: Scope,

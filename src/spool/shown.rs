@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::tables::{
-    IN_ORDER, InboundShown, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER, OutName, PENDING,
+    IN_ORDER, InboundShown, LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER, OutName, PENDING,
     descending, order_of,
 };
 use super::{Counts, Event, FileState, InboundRow, OutboundRow, RecipientRow, Spool};
@@ -13,6 +13,9 @@ use crate::digest::Digest;
 
 /// Rows looked at for a count; more is shown as this many.
 const COUNT_MAX: usize = 10_000;
+
+/// How many of the newest bundles are looked through for one of a file that is gone: some 10 ms.
+const LAST_LOOK: usize = 1000;
 
 /// Counters since start.
 #[derive(Debug, Default)]
@@ -82,6 +85,25 @@ impl Spool {
             return None;
         }
         self.outbound_row(row.bundle, Some(path))
+    }
+
+    /// The deliveries of the newest bundle of ours that had `path`, whatever the outbox shows there now; of those that are
+    /// complete only the newest [`LAST_LOOK`] are looked through.
+    pub fn outbound_last(&self, path: &RelPath) -> Option<OutboundRow> {
+        let waiting: Option<BundleId> = self.journal.get(LATEST, path.as_bytes()).ok().flatten();
+        if let Some(bundle) = waiting {
+            return self.outbound_row(bundle, Some(path));
+        }
+        let newest = self
+            .journal
+            .scan::<BundleId>(OUT_ORDER, &[], None, LAST_LOOK);
+        let newest = newest.unwrap_or_default().into_iter();
+        newest.map(|(_, bundle)| bundle).find_map(|bundle| {
+            let manifest = self.manifest(bundle).ok().flatten()?;
+            let entries = &manifest.manifest().entries;
+            let has = entries.iter().any(|entry| entry.path == *path);
+            has.then(|| self.outbound_row(bundle, Some(path))).flatten()
+        })
     }
 
     fn outbound_row(&self, bundle: BundleId, path: Option<&RelPath>) -> Option<OutboundRow> {

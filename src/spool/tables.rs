@@ -54,6 +54,8 @@ pub(super) const ORPHANS: Table = Table(20);
 /// Peer → (): a new member that has not been given all yet of what is current.
 pub(super) const JOINING: Table = Table(23);
 
+/// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
+pub(super) const RENAMES: Table = Table(40);
 /// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
 pub(super) const TREES: Table = Table(30);
 
@@ -78,8 +80,17 @@ pub(super) struct OutName {
     pub(super) stat: Stat,
     pub(super) digest: Digest,
     pub(super) bundle: BundleId,
-    /// The file was renamed since, so the bundle announces it under another name.
-    pub(super) moved: bool,
+    /// The name under which the bundle announces it, when the file was renamed since.
+    pub(super) formerly: Option<RelPath>,
+}
+
+impl OutName {
+    /// The row of the same file under another name.
+    pub(super) fn moved(mut self, from: &RelPath, to: &RelPath) -> Self {
+        let announced_as = self.formerly.take().unwrap_or_else(|| from.clone());
+        self.formerly = Some(announced_as).filter(|name| name != to);
+        self
+    }
 }
 
 /// A directory that is to be sent as one bundle. Written before the rename that makes it one.
@@ -170,6 +181,21 @@ pub(super) struct Intent {
     pub(super) signed: SignedManifest,
     /// For each entry that gets a name: its index, the name, and the inode that gets it (0 for a directory).
     pub(super) names: Vec<(u32, RelPath, u64)>,
+}
+
+/// A file of the inbox is getting another name, because its origin renamed it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Renaming {
+    /// What announces the new name.
+    pub(super) signed: SignedManifest,
+    /// The old name in the inbox.
+    pub(super) from: RelPath,
+    /// The new one.
+    pub(super) to: RelPath,
+    /// The inode.
+    pub(super) ino: u64,
+    /// How many directories above the old name go too, if they are empty.
+    pub(super) emptied: u16,
 }
 
 /// A bundle of another as status shows it.

@@ -9,6 +9,8 @@ mod links;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
+mod renames;
+#[cfg(test)]
 mod trees;
 #[cfg(test)]
 mod waits;
@@ -188,6 +190,8 @@ impl Node {
                 }
                 incoming.finish().unwrap().publish().unwrap();
             }
+            // Only its name was new.
+            Offered::AwaitingDurable => {}
             other => panic!("{other:?}"),
         }
         asked

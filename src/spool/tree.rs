@@ -330,7 +330,7 @@ impl Spool {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let manifests: Vec<VerifiedManifest> = split(entries)
             .into_iter()
-            .map(|entries| self.manifest_for(entries, None, request.priority, None))
+            .map(|entries| self.manifest_for(entries, Vec::new(), request.priority, None))
             .collect();
         if manifests.len() > 1 {
             tracing::warn!(
@@ -430,7 +430,7 @@ impl Spool {
                 stat: *stat,
                 digest,
                 bundle,
-                moved: false,
+                formerly: None,
             };
             batch.put(OUT_NAMES, member.path.as_bytes(), &row);
             batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest });

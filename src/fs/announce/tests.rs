@@ -261,3 +261,23 @@ fn a_batch_holds_what_does_not_depend_on_each_other() {
     }
     assert_eq!(batches, ["a b", "b/c", "a/1 x", "a/1 y"]);
 }
+
+#[test]
+fn a_file_renamed_by_its_origin_is_announced_under_its_new_name_whether_or_not_it_was_known() {
+    for known in [false, true] {
+        let setting = setting(|_fs, _steps| {});
+        let fs = &setting.t.fs;
+        let root = fs.spool.inbox_root();
+        disk::write(root.join("f"), "1").unwrap();
+        if known {
+            fs.lookup(NodeId::INBOX, b"f").unwrap();
+        }
+        disk::rename(root.join("f"), root.join("g")).unwrap();
+        crate::fs::inbox::observer(fs).renamed(&rel("f"), &rel("g"), None);
+        let steps = setting.next();
+        assert!(
+            matches!(&steps[..], [Step::Move(_, to)] if to == b"inbox/g"),
+            "{steps:?}"
+        );
+    }
+}

@@ -137,3 +137,22 @@ fn a_file_that_must_be_kept_and_cannot_be_is_not_removed() {
         "the last name"
     );
 }
+
+#[test]
+fn a_file_that_must_be_kept_and_cannot_be_is_not_replaced_by_a_rename() {
+    let t = test_fs();
+    t.put(NodeId::OUTBOX, "f", b"x");
+    t.wait_seal();
+    t.put(NodeId::OUTBOX, "g", b"other");
+    t.put_inbox("i", b"arrived");
+    let ino = disk::metadata(t.outbox("f")).unwrap().ino();
+    t.spool.stuck.lock().insert(ino);
+    for from in [at(NodeId::OUTBOX, "g"), at(NodeId::INBOX, "i")] {
+        let over = |flags| t.rename(from, at(NodeId::OUTBOX, "f"), flags);
+        assert_eq!(errno(over(RenameFlags::empty())), libc::EDQUOT);
+        assert_eq!(errno(over(RenameFlags::NOREPLACE)), libc::EEXIST);
+    }
+    assert_eq!(disk::read(t.outbox("f")).unwrap(), b"x");
+    let (f, g) = (at(NodeId::OUTBOX, "f"), at(NodeId::OUTBOX, "g"));
+    t.rename(g, f, RenameFlags::EXCHANGE).unwrap();
+}

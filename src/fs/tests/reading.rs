@@ -227,3 +227,27 @@ fn an_open_right_after_a_new_version_sees_it_although_the_old_one_is_open() {
     assert_eq!(t.read(by_descriptor.fh), b"old");
     assert_eq!(t.read(reader), b"old");
 }
+
+#[test]
+fn a_file_renamed_by_its_origin_while_the_kernel_reads_it_keeps_its_node_and_its_way() {
+    let t = test_fs();
+    let id = t.put_inbox("f", b"bytes").attr.node;
+    let (reader, _registration) = t.open_settled(id, Kernel::Grants);
+    let root = t.spool.inbox_root();
+    disk::rename(root.join("f"), root.join("g")).unwrap();
+    let rel = |text: &str| RelPath::parse(text).unwrap();
+    let observer = t.spool.observer.lock().clone().unwrap();
+    observer.renamed(&rel("f"), &rel("g"), None);
+    assert_eq!(
+        errno(t.open_by(1, id, libc::O_RDONLY)),
+        libc::ESTALE,
+        "the kernel may have come by the old name, and looks it up again"
+    );
+    assert_eq!(errno(t.fs.lookup(NodeId::INBOX, b"f")), libc::ENOENT);
+    let found = t.fs.lookup(NodeId::INBOX, b"g").unwrap();
+    assert_eq!(found.attr.node, id);
+    let (again, registration) = t.open_settled(id, Kernel::Refuses);
+    assert!(registration.is_some(), "as the handle that is open");
+    t.fs.release(again);
+    t.fs.release(reader);
+}

@@ -166,6 +166,8 @@ impl InboxObserver for Watched {
             .lock()
             .push(format!("published {}", names.join(" ")));
     }
+    fn renamed(&self, _from: &RelPath, _to: &RelPath, _replaced: Option<u64>) {}
+    fn removed(&self, _path: &RelPath) {}
 }
 
 fn watch(node: &Node, look: &[&str]) -> Arc<Watched> {

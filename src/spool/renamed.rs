@@ -1,0 +1,518 @@
+//! Renames: a file that its origin renamed gets the new name here too, instead of being shown twice.
+//!
+//! A manifest lists the names its file had before ([`Former`]). Both halves are here: the origin finds them by its own
+//! rows, which survive a restart; the receiver changes its name for the file in one step, without any byte.
+//!
+//! # Rules
+//! 1. A name is changed only if it shows this very version of the former path, and the origin has no other file there by
+//!    now. Anything else is published as usual, beside what is shown.
+//! 2. What the user consumed under the former name is settled and not shown again under the new one, unless the rename
+//!    went over another published file, of which this is then a new version.
+//! 3. A former version that arrives late is settled and not shown.
+//! 4. Directories that are gone at the origin too go with the last file in them; others stay, for who watches them.
+//!
+//! # Crash behaviour
+//! The row in [`RENAMES`] is in the journal's log before the rename; after a crash of the daemon the rename is completed.
+//! After a power loss the rename may have reached the disk without any row: the inode of a recorded name found under an
+//! unrecorded one goes back, if its bytes are those of the record, and the bundle is offered again.
+
+use std::collections::HashMap;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::content::inode_at;
+use super::durable::{self, OnPath, Sync};
+use super::inbox::Choosing;
+use super::intake::set_mtime;
+use super::journal::Batch;
+use super::tables::{
+    CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version, origin_key,
+};
+use super::{Event, NewName, Spool, SpoolError};
+use crate::bundle::{
+    BundleId, DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath,
+    VerifiedManifest,
+};
+use crate::digest::{Digest, Hasher};
+use crate::peer::PeerId;
+
+/// Stands in [`VERSIONS`] for the bundle of a path whose file had to give way: no bundle's file was consumed there.
+const GAVE_WAY: BundleId = BundleId([0; 32]);
+
+/// Where a renamed file is here.
+enum Here {
+    /// Shown under this name; so many directories above it are gone at the origin.
+    Shown(RelPath, InName, u16),
+    /// The user consumed it.
+    Consumed,
+}
+
+/// What is announced of a file: the one entry of its manifest.
+struct Announced<'a> {
+    entry: &'a Entry,
+    digest: Digest,
+    size: u64,
+    executable: bool,
+}
+
+impl<'a> Announced<'a> {
+    fn of(manifest: &'a Manifest) -> Option<Self> {
+        let [entry] = manifest.entries.as_slice() else {
+            return None;
+        };
+        match &entry.kind {
+            EntryKind::File {
+                size,
+                executable,
+                digest,
+                ..
+            } => Some(Self {
+                entry,
+                digest: *digest,
+                size: *size,
+                executable: *executable,
+            }),
+            EntryKind::Directory => None,
+        }
+    }
+}
+
+/// The origin's half.
+impl Spool {
+    /// The names under which what is now sealed was announced before; `row` is what is recorded under its present name.
+    /// Call with the decision lock held.
+    pub(super) fn formers(
+        &self,
+        row: Option<&OutName>,
+        digest: Digest,
+    ) -> Result<Vec<Former>, SpoolError> {
+        let Some(row) = row.filter(|row| row.digest == digest) else {
+            return Ok(Vec::new());
+        };
+        let Some(manifest) = self.manifest(row.bundle)? else {
+            return Ok(Vec::new());
+        };
+        let of = manifest.manifest();
+        let mut formers = Vec::new();
+        if let Some(path) = &row.formerly {
+            formers.push(Former {
+                path: path.clone(),
+                epoch: of.epoch,
+                seq: of.seq,
+                bundle: row.bundle,
+                gone: self.gone_of(path),
+            });
+        }
+        // Who missed that bundle still shows the name before it.
+        let deliveries = self.deliveries_of(row.bundle)?;
+        if deliveries
+            .iter()
+            .any(|(_, state)| *state != DeliveryState::Delivered)
+        {
+            formers.extend(of.renamed_from.iter().map(|former| Former {
+                gone: self.gone_of(&former.path),
+                ..former.clone()
+            }));
+        }
+        formers.truncate(FORMERS_MAX);
+        Ok(formers)
+    }
+
+    /// How many components of a path of the outbox, from its end, show nothing.
+    fn gone_of(&self, path: &RelPath) -> u16 {
+        let mut gone = 0;
+        let mut at = Some(path.clone());
+        while let Some(path) = at.filter(|path| {
+            let path = self.at_outbox(path.as_path());
+            inode_at(&path).is_none()
+        }) {
+            gone += 1;
+            at = path.parent();
+        }
+        gone
+    }
+}
+
+/// The receiver's half.
+impl Spool {
+    /// [`Self::follow_rename`] for an offer, before anything is fetched.
+    pub(super) fn follow_offer(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
+        if manifest.manifest().renamed_from.is_empty() {
+            return Ok(false);
+        }
+        let bundle = manifest.id();
+        let _decide = self.decide.lock();
+        if self.settled(bundle)?.is_some() || self.arriving.lock().contains_key(&bundle) {
+            return Ok(false);
+        }
+        if self.follow_rename(manifest)?.is_none() {
+            return Ok(false);
+        }
+        // What an earlier attempt fetched of it.
+        durable::remove(&self.layout.partial().join(format!("{bundle}.0")))?;
+        Ok(true)
+    }
+
+    /// Settles a bundle that only gives a new name to a file which is, or was, shown here. Gives the names it has now;
+    /// `None`: it is to be published as any other. Call with the decision lock held.
+    pub(super) fn follow_rename(
+        &self,
+        manifest: &VerifiedManifest,
+    ) -> Result<Option<Vec<RelPath>>, SpoolError> {
+        let of = manifest.manifest();
+        let Some(announced) = Announced::of(of).filter(|_| !of.renamed_from.is_empty()) else {
+            return Ok(None);
+        };
+        let newest = self.version(of.origin, &announced.entry.path)?;
+        if newest
+            .as_ref()
+            .is_some_and(|newest| newest.order >= of.order())
+        {
+            return Ok(None);
+        }
+        let names = match self.where_here(of, &announced, newest.as_ref())? {
+            None => return Ok(None),
+            Some(Here::Consumed) => {
+                self.settle_consumed(manifest, &announced)?;
+                Vec::new()
+            }
+            Some(Here::Shown(from, row, emptied)) => {
+                vec![self.rename_shown(manifest, &announced, from, &row, emptied)?]
+            }
+        };
+        self.counters.published.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(names))
+    }
+
+    fn version(&self, origin: PeerId, path: &RelPath) -> Result<Option<Version>, SpoolError> {
+        self.journal.get(VERSIONS, &origin_key(origin, path))
+    }
+
+    /// The name in the inbox that shows what `origin` calls `path`, if one does.
+    fn shown_as(
+        &self,
+        origin: PeerId,
+        path: &RelPath,
+    ) -> Result<Option<(RelPath, InName)>, SpoolError> {
+        let Some(name) = self
+            .journal
+            .get::<RelPath>(CHOSEN, &origin_key(origin, path))?
+        else {
+            return Ok(None);
+        };
+        let row: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+        Ok(row
+            .filter(|row| row.origin == origin && row.path == *path)
+            .map(|row| (name, row)))
+    }
+
+    fn where_here(
+        &self,
+        of: &Manifest,
+        announced: &Announced<'_>,
+        newest: Option<&Version>,
+    ) -> Result<Option<Here>, SpoolError> {
+        let path = &announced.entry.path;
+        for former in &of.renamed_from {
+            let Some((name, row)) = self.shown_as(of.origin, &former.path)? else {
+                continue;
+            };
+            let is_it = row.bundle == former.bundle
+                && row.digest == announced.digest
+                && row.size == announced.size
+                && inode_at(&self.at_inbox(name.as_path())) == Some(row.ino);
+            if !is_it {
+                continue;
+            }
+            // A file cannot become a directory on the way to itself in one step.
+            let nested = former.path != *path
+                && (former.path.starts_with(path) || path.starts_with(&former.path));
+            return Ok(match former.gone {
+                0 if former.path != *path => None,
+                _ if nested => None,
+                gone => Some(Here::Shown(name, row, gone.saturating_sub(1))),
+            });
+        }
+        let ours = |bundle| of.renamed_from.iter().any(|former| former.bundle == bundle);
+        if newest.is_some_and(|newest| !ours(newest.bundle)) {
+            return Ok(None);
+        }
+        for former in &of.renamed_from {
+            let version = self.version(of.origin, &former.path)?;
+            if version.is_some_and(|version| version.bundle == former.bundle)
+                && self.shown_as(of.origin, &former.path)?.is_none()
+            {
+                return Ok(Some(Here::Consumed));
+            }
+        }
+        Ok(None)
+    }
+
+    fn settle_consumed(
+        &self,
+        manifest: &VerifiedManifest,
+        announced: &Announced<'_>,
+    ) -> Result<(), SpoolError> {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        let mut batch = Batch::default();
+        self.settle(manifest, &[], &mut batch)?;
+        // So that the next rename of it finds that it was consumed.
+        let version = Version {
+            order: of.order(),
+            bundle,
+        };
+        let key = origin_key(of.origin, &announced.entry.path);
+        batch.put(VERSIONS, &key, &version);
+        self.journal.submit(batch)?;
+        let mut batch = Batch::default();
+        self.show_consumed(bundle, &mut batch)?;
+        self.journal.submit(batch)?;
+        tracing::info!(path = %announced.entry.path, bundle = %bundle.short(), "renamed by its origin after it was consumed here: not shown again");
+        self.ring(&Event::StatusChanged);
+        Ok(())
+    }
+
+    fn rename_shown(
+        &self,
+        manifest: &VerifiedManifest,
+        announced: &Announced<'_>,
+        from: RelPath,
+        row: &InName,
+        emptied: u16,
+    ) -> Result<RelPath, SpoolError> {
+        let bundle = manifest.id();
+        let mut choosing = Choosing::of(manifest);
+        let to = self.choose_name(&announced.entry.path, true, &mut choosing);
+        self.tell_cleared(&choosing);
+        let to = to?;
+        let replaced: Option<InName> = self.journal.get(IN_NAMES, to.as_bytes())?;
+        let replaced = replaced.map(|row| row.ino).filter(|ino| *ino != row.ino);
+        let renaming = Renaming {
+            signed: manifest.signed().clone(),
+            from,
+            to,
+            ino: row.ino,
+            emptied,
+        };
+        let mut intent = Batch::default();
+        intent.put(RENAMES, &bundle.0, &renaming);
+        self.journal.submit(intent)?;
+        let mut made = Vec::new();
+        let moved = self
+            .dress(&renaming.from, announced)
+            .and_then(|()| self.give_new_name(&renaming, &mut made));
+        if let Err(error) = moved {
+            let mut batch = Batch::default();
+            batch.delete(RENAMES, &bundle.0);
+            self.journal.submit(batch)?;
+            return Err(error);
+        }
+        // If this fails, the row has the next start complete it.
+        self.record_rename(manifest, &renaming)?;
+        if let Some(ino) = replaced {
+            self.forget_inode(ino)?;
+        }
+        let observer = self.observer.read().clone();
+        // Under the lock, so that whoever looks hears of two renames of one file in their order.
+        if let Some(observer) = observer.as_ref().filter(|_| renaming.from != renaming.to) {
+            observer.published(&made);
+            observer.renamed(&renaming.from, &renaming.to, replaced);
+        }
+        for gone in self.remove_emptied(&renaming) {
+            if let Some(observer) = &observer {
+                observer.removed(&gone);
+            }
+        }
+        tracing::info!(from = %renaming.from, to = %renaming.to, bundle = %bundle.short(), "renamed in the inbox, as its origin did");
+        Ok(renaming.to)
+    }
+
+    /// The mode and time that the file has at its origin now.
+    fn dress(&self, name: &RelPath, announced: &Announced<'_>) -> Result<(), SpoolError> {
+        let at = self.at_inbox(name.as_path());
+        let file = File::open(&at).on("open", &at)?;
+        let mode = file.metadata().on("stat", &at)?.permissions().mode() & 0o7777;
+        let executable = if announced.executable {
+            mode | (mode & 0o444) >> 2
+        } else {
+            mode & !0o111
+        };
+        if executable != mode {
+            file.set_permissions(Permissions::from_mode(executable))
+                .on("set the mode of", &at)?;
+        }
+        set_mtime(&file, announced.entry.mtime).on("set the time of", &at)
+    }
+
+    fn give_new_name(
+        &self,
+        renaming: &Renaming,
+        made: &mut Vec<NewName>,
+    ) -> Result<(), SpoolError> {
+        if renaming.from == renaming.to {
+            return Ok(());
+        }
+        if let Some(directory) = renaming.to.parent() {
+            self.make_directories(&directory, made)?;
+        }
+        let to = self.at_inbox(renaming.to.as_path());
+        durable::rename(&self.at_inbox(renaming.from.as_path()), &to)
+    }
+
+    /// The journal's side of a rename that the disk shows.
+    fn record_rename(
+        &self,
+        manifest: &VerifiedManifest,
+        renaming: &Renaming,
+    ) -> Result<(), SpoolError> {
+        let mut batch = Batch::default();
+        batch.delete(RENAMES, &manifest.id().0);
+        if renaming.from != renaming.to {
+            batch.delete(IN_NAMES, renaming.from.as_bytes());
+        }
+        let names = [(0, renaming.to.clone(), renaming.ino)];
+        self.settle(manifest, &names, &mut batch)?;
+        for name in [&renaming.from, &renaming.to] {
+            if let Some(parent) = self.at_inbox(name.as_path()).parent() {
+                batch.sync(Sync::Directory(parent.to_path_buf()));
+            }
+        }
+        self.journal.submit(batch)
+    }
+
+    /// Removes the directories above the old name that are gone at the origin too, as far as they are empty.
+    fn remove_emptied(&self, renaming: &Renaming) -> Vec<RelPath> {
+        let mut removed = Vec::new();
+        let mut at = renaming.from.parent();
+        while let Some(directory) = at.filter(|_| removed.len() < usize::from(renaming.emptied)) {
+            let path = self.at_inbox(directory.as_path());
+            if durable::remove_directory(&path).is_err() {
+                break;
+            }
+            at = directory.parent();
+            removed.push(directory);
+        }
+        removed
+    }
+
+    /// The versions that `manifest` carries on under another name are past: one that comes late is not shown. To be put
+    /// before the bundle's own versions.
+    pub(super) fn outdate_formers(
+        &self,
+        of: &Manifest,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        for former in of.renamed_from.iter().filter(|former| former.gone > 0) {
+            let version = self.version(of.origin, &former.path)?;
+            if version.is_none_or(|version| version.order <= former.order()) {
+                let order = former.order();
+                let key = origin_key(of.origin, &former.path);
+                batch.put(VERSIONS, &key, &Version { order, bundle });
+            }
+        }
+        Ok(())
+    }
+
+    /// A file of `origin` had to give way to a directory: nobody consumed it.
+    pub(super) fn note_gave_way(&self, origin: PeerId, path: &RelPath) -> Result<(), SpoolError> {
+        let Some(version) = self.version(origin, path)? else {
+            return Ok(());
+        };
+        let mut batch = Batch::default();
+        let version = Version {
+            bundle: GAVE_WAY,
+            ..version
+        };
+        batch.put(VERSIONS, &origin_key(origin, path), &version);
+        self.journal.submit(batch)
+    }
+}
+
+/// Recovery.
+impl Spool {
+    /// Completes renames that had begun when the daemon was killed.
+    pub(super) fn recover_renames(&self, same_boot: bool) -> Result<(), SpoolError> {
+        for (key, renaming) in self
+            .journal
+            .scan::<Renaming>(RENAMES, &[], None, usize::MAX)?
+        {
+            if same_boot && let Err(error) = self.complete_rename(&renaming) {
+                tracing::warn!(from = %renaming.from, to = %renaming.to, %error, "a rename that had begun is given up");
+            }
+            let mut batch = Batch::default();
+            batch.delete(RENAMES, &key);
+            self.journal.submit(batch)?;
+        }
+        Ok(())
+    }
+
+    fn complete_rename(&self, renaming: &Renaming) -> Result<(), SpoolError> {
+        let manifest = renaming
+            .signed
+            .clone()
+            .verify_own()
+            .map_err(|e| SpoolError::Corrupted(e.to_string()))?;
+        let of = manifest.manifest();
+        let newest = self.version(of.origin, &of.entries[0].path)?;
+        if newest.is_some_and(|newest| newest.order >= of.order()) {
+            return Ok(());
+        }
+        let inode = |name: &RelPath| inode_at(&self.at_inbox(name.as_path()));
+        if inode(&renaming.from) == Some(renaming.ino) {
+            self.give_new_name(renaming, &mut Vec::new())?;
+        }
+        if inode(&renaming.to) == Some(renaming.ino) {
+            self.record_rename(&manifest, renaming)?;
+            self.remove_emptied(renaming);
+        }
+        Ok(())
+    }
+
+    /// Recorded names of the inbox that do not show their inode, by that.
+    pub(super) fn names_gone(&self) -> Result<HashMap<u64, (RelPath, InName)>, SpoolError> {
+        let mut gone = HashMap::new();
+        self.each_row::<InName>(IN_NAMES, |spool, key, row| {
+            if let Ok(name) = RelPath::parse(key)
+                && inode_at(&spool.at_inbox(name.as_path())) != Some(row.ino)
+            {
+                gone.insert(row.ino, (name, row.clone()));
+            }
+            Ok(())
+        })?;
+        Ok(gone)
+    }
+
+    /// The file at `at`, which has no record, has the inode of a recorded name that shows nothing: it gets that name
+    /// back, if it has the bytes. `false`: it is another file.
+    pub(super) fn take_back(
+        &self,
+        at: &Path,
+        name: &RelPath,
+        row: &InName,
+    ) -> Result<bool, SpoolError> {
+        let to = self.at_inbox(name.as_path());
+        let file = File::open(at).on("open", at)?;
+        if inode_at(&to).is_some() || file.metadata().on("stat", at)?.len() != row.size {
+            return Ok(false);
+        }
+        let mut buffer = vec![0; super::seal::READ_BYTES];
+        let hashed =
+            super::seal::hash_rest(&file, Hasher::default(), &mut buffer).on("read", at)?;
+        if hashed.digest != row.digest {
+            return Ok(false);
+        }
+        if let Some(parent) = to.parent() {
+            self.make_inbox_directory(parent)
+                .on("create directory", parent)?;
+        }
+        durable::rename(at, &to)?;
+        for parent in [at.parent(), to.parent()].into_iter().flatten() {
+            durable::sync_directory(parent)?;
+        }
+        tracing::warn!(path = %name, "a rename cut off by a power loss was undone");
+        Ok(true)
+    }
+}

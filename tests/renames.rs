@@ -1,0 +1,160 @@
+//! Renames between real daemons: the receiver's name changes in one step and without bytes.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use common::{ARRIVES, Node, bytes, files_below, wait_until};
+
+const SIZE: u64 = 3 << 20;
+
+fn names(node: &Node) -> Vec<String> {
+    let found = files_below(&node.inbox(""));
+    found
+        .into_iter()
+        .map(|path| path.to_str().unwrap().to_owned())
+        .collect()
+}
+
+#[track_caller]
+fn wait_names(node: &Node, want: &[&str]) {
+    let mut seen = Vec::new();
+    wait_until(&format!("{} shows {want:?}", node.name()), ARRIVES, || {
+        let now = names(node);
+        let there = now == want;
+        seen = now;
+        there
+    });
+}
+
+fn ino(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().ino()
+}
+
+#[test]
+fn a_rename_moves_the_name_and_nothing_else() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let sha = alder.put("a", &bytes(1, SIZE));
+    birch.wait_arrived("a", &sha);
+    alder.wait_delivered("a");
+    let (sent, number) = (alder.count("bytes_sent"), ino(&birch.inbox("a")));
+    let mut reader = File::open(birch.inbox("a")).unwrap();
+    let mut first = [0; 4096];
+    reader.read_exact(&mut first).unwrap();
+
+    // Looks at the listing all the time: it shows the file under one name, never under two or none.
+    let stop = Arc::new(AtomicBool::new(false));
+    let (looks, wrong) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let watcher = thread::spawn({
+        let (stop, looks, wrong) = (stop.clone(), looks.clone(), wrong.clone());
+        let inbox = birch.inbox("");
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                if fs::read_dir(&inbox).unwrap().count() != 1 {
+                    wrong.fetch_add(1, Ordering::Relaxed);
+                }
+                looks.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    wait_until("the watcher looks", ARRIVES, || {
+        looks.load(Ordering::Relaxed) > 10
+    });
+    for (from, to) in [("a", "b"), ("b", "c")] {
+        fs::rename(alder.outbox(from), alder.outbox(to)).unwrap();
+        wait_names(&birch, &[to]);
+        alder.wait_delivered(to);
+        assert_eq!(ino(&birch.inbox(to)), number);
+        wait_until("the kernel has forgotten the old name", ARRIVES, || {
+            !birch.inbox(from).exists()
+        });
+    }
+    stop.store(true, Ordering::Relaxed);
+    watcher.join().unwrap();
+    assert_eq!(wrong.load(Ordering::Relaxed), 0);
+
+    birch.wait_arrived("c", &sha);
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    assert_eq!([first.as_slice(), &rest].concat(), bytes(1, SIZE));
+    assert_eq!(alder.count("bytes_sent"), sent, "no byte moved");
+
+    // What is renamed is consumed as any other, and the old name is free for a new file.
+    fs::remove_file(birch.inbox("c")).unwrap();
+    let again = alder.put("a", b"again");
+    birch.wait_arrived("a", &again);
+    wait_names(&birch, &["a"]);
+}
+
+#[test]
+fn who_was_away_gets_the_last_name_only_and_restarts_change_nothing() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let had = alder.put("had", &bytes(1, SIZE));
+    birch.wait_arrived("had", &had);
+    alder.wait_delivered("had");
+    let number = ino(&birch.state().join("inbox/had"));
+    birch.stop();
+    let new = alder.put("new", &bytes(2, SIZE));
+    wait_until("it is queued", ARRIVES, || {
+        alder.outbound_state("new") == "queued"
+    });
+    for (from, to) in [("had", "x"), ("new", "n1"), ("x", "y"), ("n1", "n2")] {
+        fs::rename(alder.outbox(from), alder.outbox(to)).unwrap();
+        wait_until("the new name is queued", ARRIVES, || {
+            alder.outbound_state(to) == "queued"
+        });
+    }
+    alder.stop();
+    alder.restart();
+    birch.restart();
+    birch.wait_arrived("n2", &new);
+    birch.wait_arrived("y", &had);
+    alder.wait_delivered("n2");
+    alder.wait_delivered("y");
+    assert_eq!(names(&birch), ["n2", "y"]);
+    assert_eq!(ino(&birch.state().join("inbox/y")), number);
+    assert_eq!(alder.count("bytes_sent"), SIZE, "only what it never had");
+    assert_eq!(alder.outbound_state("had"), "delivered");
+    assert_eq!(alder.outbound_state("new"), "superseded");
+}
+
+#[test]
+fn directories_exchanges_and_what_was_consumed() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    for name in ["d/x", "d/sub/y", "one", "two"] {
+        let sha = alder.put(name, name.as_bytes());
+        birch.wait_arrived(name, &sha);
+        alder.wait_delivered(name);
+    }
+    fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
+    wait_names(&birch, &["e/sub/y", "e/x", "one", "two"]);
+    wait_until("the emptied directories are gone", ARRIVES, || {
+        !birch.inbox("d").exists()
+    });
+
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    let at = rustix::fs::CWD;
+    rustix::fs::renameat_with(at, alder.outbox("one"), at, alder.outbox("two"), flags).unwrap();
+    wait_until("both changed places", ARRIVES, || {
+        fs::read(birch.inbox("one")).is_ok_and(|text| text == b"two")
+            && fs::read(birch.inbox("two")).is_ok_and(|text| text == b"one")
+    });
+
+    fs::remove_file(birch.inbox("e/x")).unwrap();
+    fs::rename(alder.outbox("e/x"), alder.outbox("z")).unwrap();
+    alder.wait_delivered("z");
+    // Replaced by a file that was there before: no name of its own is left.
+    fs::rename(alder.outbox("one"), alder.outbox("two")).unwrap();
+    wait_names(&birch, &["e/sub/y", "two"]);
+    assert_eq!(fs::read(birch.inbox("two")).unwrap(), b"two");
+    assert_eq!(birch.status()["counts"]["quarantined"], 0);
+}
