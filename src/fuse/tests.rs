@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::convert::rdev;
 use super::*;
-use crate::fs::Device;
+use crate::fs::{Device, NodeId};
 use crate::fs::tests::{PANICS, Saw, TestFs, test_fs};
 
 /// A mount that goes away with the test, however that ends.
