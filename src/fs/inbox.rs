@@ -206,11 +206,28 @@ impl Fs {
 
     /// A file of the inbox has another name: its node goes along, with its number and its open handles.
     fn inbox_renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
+        if from == to {
+            return self.inbox_dressed(to);
+        }
         if let Some(before) = replaced {
             self.inbox_replaced(to, before);
         }
         self.move_node(from, to);
         self.announcements.push(to, false);
+    }
+
+    /// A file of the inbox has another mode or time: it is the same file, of which the kernel is to ask again.
+    fn inbox_dressed(&self, path: &RelPath) {
+        let known = self.nodes.lock().known_at(Area::Inbox, path);
+        let Some((parent, _)) = known else {
+            return;
+        };
+        if let Ok((_, backing)) = self.new_place(path) {
+            let mut nodes = self.nodes.lock();
+            nodes.dressed(parent, path.file_name(), backing);
+        }
+        self.notices
+            .send(Notice::Name(parent, path.file_name().to_vec()));
     }
 
     fn move_node(&self, from: &RelPath, to: &RelPath) {

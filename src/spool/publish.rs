@@ -60,7 +60,8 @@ pub trait InboxObserver: Send + std::marker::Sync {
     /// These names were given; directories before what is in them. Must not block.
     fn published(&self, names: &[NewName]);
 
-    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. Must not block.
+    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. The same name: the file has
+    /// another mode or time. Must not block.
     fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>);
 
     /// `path`, a file or a directory, is gone. Must not block.
