@@ -29,11 +29,11 @@ pub const MANIFEST_VERSION: u8 = 1;
 /// Most entries one bundle may hold.
 pub const MAX_ENTRIES: usize = 100_000;
 
-/// Most former names of a file that a manifest may list. Who missed more renames than that keeps an older name too.
-pub const FORMERS_MAX: usize = 16;
-
 /// Most bytes of one encoded manifest, so that an offer of it fits a frame.
 pub const MANIFEST_MAX: usize = 16 * 1024 * 1024;
+
+/// Most former names of a file that a manifest may list. Who missed more renames than that keeps an older name too.
+pub const FORMERS_MAX: usize = 16;
 
 /// Longest name of one path component in bytes (`NAME_MAX`).
 pub const NAME_MAX: usize = 255;

@@ -9,6 +9,7 @@
 //! fuser's event loops call in parallel. Replies of operations that may block are sent from the pool of [`Fs`].
 
 mod backing;
+mod convert;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -17,21 +18,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    Session, SessionACL, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
+    TimeOrNow, WriteFlags,
 };
 
 use self::backing::{Backings, backing_id};
-use crate::fs::{
-    Attr, Caching, Caller, Device, Entry, Fs, FsError, Kind, Named, NodeId, Opened, SetAttr,
-    SetTime, Time,
-};
+use self::convert::{at, caller, device, file_attr, file_type, id, set_time};
+use crate::fs::{Caching, Entry, Fs, FsError, Opened, SetAttr};
 
 /// What we ask of the kernel, each only if it offers it. Nothing that fuser 0.18 cannot honour.
 const CAPABILITIES: [InitFlags; 6] = [
@@ -127,104 +126,6 @@ fn failed(op: &'static str, node: INodeNo, error: &FsError) -> Errno {
         tracing::debug!(op, node = node.0, errno, %error, "failed");
     }
     Errno::from_i32(errno)
-}
-
-fn caller(req: &Request) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-        tid: req.pid(),
-    }
-}
-
-fn id(ino: INodeNo) -> NodeId {
-    NodeId(ino.0)
-}
-
-fn at(parent: INodeNo, name: &OsStr) -> Named<'_> {
-    Named {
-        parent: id(parent),
-        name: name.as_bytes(),
-    }
-}
-
-fn system_time(time: Time) -> SystemTime {
-    let whole = if time.secs >= 0 {
-        UNIX_EPOCH.checked_add(Duration::from_secs(time.secs.unsigned_abs()))
-    } else {
-        UNIX_EPOCH.checked_sub(Duration::from_secs(time.secs.unsigned_abs()))
-    };
-    whole
-        .and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanos.into())))
-        .unwrap_or(UNIX_EPOCH)
-}
-
-fn set_time(time: TimeOrNow) -> SetTime {
-    match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => Time {
-                secs: after.as_secs().cast_signed(),
-                nanos: after.subsec_nanos(),
-            },
-            Err(before) => {
-                let before = before.duration();
-                let (secs, nanos) = (-before.as_secs().cast_signed(), before.subsec_nanos());
-                if nanos == 0 {
-                    Time { secs, nanos }
-                } else {
-                    Time {
-                        secs: secs - 1,
-                        nanos: 1_000_000_000 - nanos,
-                    }
-                }
-            }
-        }),
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-    }
-}
-
-/// A device number as the protocol has it: the kernel's `new_encode_dev`, 12 bits of major and 20 of minor.
-fn rdev(device: Device) -> u32 {
-    (device.minor & 0xff) | (device.major << 8) | ((device.minor & !0xff) << 12)
-}
-
-fn device(rdev: u32) -> Device {
-    Device {
-        major: (rdev & 0x000f_ff00) >> 8,
-        minor: (rdev & 0xff) | ((rdev >> 12) & 0x000f_ff00),
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.node.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: attr.perm,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: rdev(attr.device),
-        blksize: attr.blksize,
-        flags: 0,
-    }
 }
 
 fn open_flags(opened: &Opened, backings: &Backings) -> FopenFlags {

@@ -490,7 +490,7 @@ impl Ready {
         let inode = self.inodes.get(&ino);
         let sealing = inode.is_some_and(|inode| inode.sealing.is_some());
         let name = inode.and_then(|inode| inode.names.iter().find(|name| name.path == path));
-        let in_tree = name.and_then(|name| name.tree);
+        let in_tree = self.tree_with(ino, &path);
         // What is still to be sealed is sealed as it is then.
         let waits = inode.is_some_and(|inode| inode.dirty)
             || name.is_some_and(|name| name.due.is_some() && !name.is_dressed())

@@ -204,7 +204,33 @@ impl Fs {
         self.notices.start(invalidate)
     }
 
-    /// A file of the inbox has another name: its node goes along, with its number and its open handles.
+    fn prepare_inbox(&self, replaced: &[RelPath]) {
+        self.switch.prepared.fetch_add(1, Ordering::SeqCst);
+        let known: Vec<(NodeId, Vec<u8>)> = {
+            let nodes = self.nodes.lock();
+            let known = |path: &RelPath| {
+                let (parent, _) = nodes.known_at(Area::Inbox, path)?;
+                Some((parent, path.file_name().to_vec()))
+            };
+            replaced.iter().filter_map(known).collect()
+        };
+        if !known.is_empty() {
+            self.notices.forget(known);
+        }
+    }
+
+    /// These names, files and new directories, were given and are visible.
+    pub(super) fn inbox_published(&self, names: &[NewName]) {
+        for name in names {
+            if let Some(before) = name.replaced {
+                self.inbox_replaced(&name.path, before);
+            }
+            self.announcements.push(&name.path, name.directory);
+        }
+    }
+
+    /// A file of the inbox has another name: its node goes along, with its number, its open handles and the way they are
+    /// read.
     fn inbox_renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
         if from == to {
             return self.inbox_dressed(to);
@@ -212,7 +238,23 @@ impl Fs {
         if let Some(before) = replaced {
             self.inbox_replaced(to, before);
         }
-        self.move_node(from, to);
+        let known = self.nodes.lock().known_at(Area::Inbox, from);
+        if let Some((parent, _)) = known {
+            match self.new_place(to) {
+                Ok((to_parent, backing)) => self.nodes.lock().moved_inside(
+                    (parent, from.file_name()),
+                    (to_parent, to.file_name()),
+                    backing,
+                ),
+                Err(error) => {
+                    // Gone again: the node lives on for its handles.
+                    tracing::debug!(%to, %error, "a renamed file of the inbox was not found");
+                    self.nodes.lock().unname(parent, from.file_name());
+                }
+            }
+            self.notices
+                .send(Notice::Name(parent, from.file_name().to_vec()));
+        }
         self.announcements.push(to, false);
     }
 
@@ -230,25 +272,20 @@ impl Fs {
             .send(Notice::Name(parent, path.file_name().to_vec()));
     }
 
-    fn move_node(&self, from: &RelPath, to: &RelPath) {
-        let known = self.nodes.lock().known_at(Area::Inbox, from);
-        let Some((parent, _)) = known else {
-            return;
-        };
-        match self.new_place(to) {
-            Ok((to_parent, backing)) => self.nodes.lock().moved_within(
-                (parent, from.file_name()),
-                (to_parent, to.file_name()),
-                backing,
-            ),
-            Err(error) => {
-                // Gone again: the node lives on for its handles.
-                tracing::debug!(%to, %error, "a renamed file of the inbox was not found");
-                self.nodes.lock().unname(parent, from.file_name());
+    /// What was at a name of the inbox is gone.
+    fn inbox_gone(&self, path: &RelPath) {
+        let known = {
+            let mut nodes = self.nodes.lock();
+            let known = nodes.known_at(Area::Inbox, path);
+            if let Some((parent, _)) = known {
+                nodes.replaced(parent, path.file_name());
             }
+            known
+        };
+        if let Some((parent, _)) = known {
+            self.notices
+                .send(Notice::Name(parent, path.file_name().to_vec()));
         }
-        self.notices
-            .send(Notice::Name(parent, from.file_name().to_vec()));
     }
 
     /// The directory of a path in the inbox, made known if it is not, and what backs the path.
@@ -278,41 +315,6 @@ impl Fs {
             };
         }
         Ok((parent, backing_of(Area::Inbox, &stat)))
-    }
-
-    /// A name of the inbox is gone, or shows another kind of file.
-    fn inbox_gone(&self, path: &RelPath) {
-        let known = self.nodes.lock().known_at(Area::Inbox, path);
-        if let Some((parent, _)) = known {
-            self.nodes.lock().replaced(parent, path.file_name());
-            self.notices
-                .send(Notice::Name(parent, path.file_name().to_vec()));
-        }
-    }
-
-    fn prepare_inbox(&self, replaced: &[RelPath]) {
-        self.switch.prepared.fetch_add(1, Ordering::SeqCst);
-        let known: Vec<(NodeId, Vec<u8>)> = {
-            let nodes = self.nodes.lock();
-            let known = |path: &RelPath| {
-                let (parent, _) = nodes.known_at(Area::Inbox, path)?;
-                Some((parent, path.file_name().to_vec()))
-            };
-            replaced.iter().filter_map(known).collect()
-        };
-        if !known.is_empty() {
-            self.notices.forget(known);
-        }
-    }
-
-    /// These names, files and new directories, were given and are visible.
-    pub(super) fn inbox_published(&self, names: &[NewName]) {
-        for name in names {
-            if let Some(before) = name.replaced {
-                self.inbox_replaced(&name.path, before);
-            }
-            self.announcements.push(&name.path, name.directory);
-        }
     }
 
     /// The name of an inbox file shows another one: the node that had it lives on only for its open handles. A new
@@ -419,6 +421,9 @@ impl Fs {
         // must not be held while the spool may be copying.
         self.pool.submit(Box::new(move || {
             let moved = target.rel().and_then(|to_path| {
+                if let Some(replaced) = replaced.as_ref().filter(|_| !no_replace) {
+                    fs.may_lose_name(replaced)?;
+                }
                 fs.spool.inbox_to_outbox(&path, &to_path, no_replace)?;
                 let _tree = fs.tree.write();
                 let stat = fs.stat_at(&target)?;

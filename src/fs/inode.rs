@@ -485,22 +485,23 @@ impl Nodes {
         }
     }
 
-    /// A file of the inbox has another name there, by which `backing` was found: the same inode, so it goes on to be read
-    /// as it was.
-    pub(crate) fn moved_within(
+    /// The file at an inbox name has another inbox name, without the kernel's doing; `backing` is what it is now.
+    pub(crate) fn moved_inside(
         &mut self,
         from: (NodeId, &[u8]),
         to: (NodeId, &[u8]),
         backing: Backing,
     ) {
+        let Some(id) = self.known(from.0, from.1) else {
+            return;
+        };
+        // Who looked since may have found it under the new name already.
         self.unname(to.0, to.1);
-        let known = self.known(from.0, from.1);
-        if let Some(node) = known.and_then(|id| self.nodes.get_mut(&id)) {
-            if node.backing.ino == backing.ino {
-                node.backing = backing;
-            }
-            self.move_name(from.0, from.1, to.0, to.1);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.backing = backing;
+            node.outdated = Some(Outdated::default());
         }
+        self.move_name(from.0, from.1, to.0, to.1);
     }
 
     /// A file of the inbox has another mode or time, and is the same still.

@@ -319,10 +319,7 @@ impl Fs {
         if kind_of(&stat) == Some(Kind::Directory) {
             return Err(FsError::IsDirectory);
         }
-        if self.names_left(&stat) == 0 {
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
-            self.spool.may_remove(stat.st_ino, size)?;
-        }
+        self.may_lose_name(&stat)?;
         self.keep_remains(at.parent, at.name, &place, &stat);
         unlinkat(&self.outbox, place.at(), AtFlags::empty())?;
         self.nodes.lock().unname(at.parent, at.name);
@@ -337,6 +334,15 @@ impl Fs {
             path,
             names_left,
         });
+        Ok(())
+    }
+
+    /// Whether one name of what `stat` tells of may go: there must be room for what somebody still waits for.
+    pub(crate) fn may_lose_name(&self, stat: &Stat) -> Result<(), FsError> {
+        if kind_of(stat) == Some(Kind::File) && self.names_left(stat) == 0 {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            self.spool.may_remove(stat.st_ino, size)?;
+        }
         Ok(())
     }
 
@@ -423,7 +429,8 @@ impl Fs {
         if let Some(target) = &target {
             if exchanges {
                 self.may_be_named(target, &to_place, &from_place)?;
-            } else {
+            } else if !flags.contains(RenameFlags::NOREPLACE) && target.st_ino != source.st_ino {
+                self.may_lose_name(target)?;
                 self.keep_remains(to.parent, to.name, &to_place, target);
             }
         }
@@ -476,7 +483,6 @@ impl Fs {
         Ok(())
     }
 
-    /// Tells the spool and `ready` of a name that moved.
     fn tell_renamed(
         &self,
         stat: &Stat,
@@ -485,19 +491,15 @@ impl Fs {
         replaced: Option<Gone>,
         trees: &mut Moving,
     ) {
-        match kind_of(stat) {
-            Some(Kind::Directory) => self.spool.outbox_renamed(&from, &to, true),
-            Some(Kind::File) => self.spool.outbox_renamed(&from, &to, false),
-            // Nobody but us knows of these.
-            Some(
-                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
-            )
-            | None => {}
+        if let Some(kind @ (Kind::File | Kind::Directory)) = kind_of(stat) {
+            self.spool
+                .outbox_renamed(&from, &to, kind == Kind::Directory);
         }
-        self.tell_ready_renamed(stat, from, to, replaced, trees);
+        self.feed_renamed(stat, from, to, replaced, trees);
     }
 
-    fn tell_ready_renamed(
+    /// [`Self::tell_renamed`] for the state machine only.
+    fn feed_renamed(
         &self,
         stat: &Stat,
         from: RelPath,
@@ -560,8 +562,8 @@ impl Fs {
                 b: (b.0.st_ino, b.1),
             });
         } else {
-            self.tell_ready_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
-            self.tell_ready_renamed(b.0, b.1, a.1, None, trees);
+            self.feed_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
+            self.feed_renamed(b.0, b.1, a.1, None, trees);
         }
     }
 

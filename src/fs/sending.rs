@@ -57,8 +57,8 @@ impl Fs {
                 Shown::Open
                 | Shown::Settling
                 | Shown::Sealing
-                | Shown::Retrying
                 | Shown::Waiting(_)
+                | Shown::Retrying
                 | Shown::Incomplete,
             )
             | None => None,

@@ -31,23 +31,18 @@ use crate::bundle::RelPath;
 
 /// Opens what is at a place below `root`, without following a symbolic link anywhere on the way.
 pub(crate) fn beneath(root: impl AsFd, place: &Place, flags: OFlags) -> Result<OwnedFd, FsError> {
-    let open = || {
-        openat2(
-            &root,
-            place.at(),
-            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-        )
-    };
-    // What was moved elsewhere during the walk is found outside the root; the next walk does not find it.
-    match open() {
-        Err(Errno::XDEV | Errno::AGAIN) => match open() {
-            Err(Errno::XDEV | Errno::AGAIN) => Err(FsError::Stale),
-            again => Ok(again?),
-        },
-        opened => Ok(opened?),
-    }
+    let opened = openat2(
+        root,
+        place.at(),
+        flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    );
+    opened.map_err(|error| match error {
+        // Found, and moved to the other tree before it was open: who asked is to look again.
+        Errno::XDEV | Errno::AGAIN => FsError::Stale,
+        other => FsError::Os(other),
+    })
 }
 
 /// A device's number, as mknod(2) takes it.

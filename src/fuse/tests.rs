@@ -9,12 +9,15 @@ use std::io::Write as _;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
+use super::convert::rdev;
 use super::*;
+use crate::fs::Device;
 use crate::fs::tests::{PANICS, Saw, TestFs, test_fs};
 
 /// A mount that goes away with the test, however that ends.

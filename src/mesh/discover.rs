@@ -1,7 +1,7 @@
 //! Discovery: members on one local network find each other without knowing an address (mDNS, DNS-SD).
 //!
 //! Every node announces one service of the type [`SERVICE`] on each interface over IPv4 and IPv6, with or without a
-//! default route, and listens for others. Where a member listens is in the closed part of its announcement ([`seal`]);
+//! default route, and listens for others. Where a member listens is in the closed part of its announcement ([`mod@seal`]);
 //! `book` decides which announcement of a member counts. What is found goes to the peer's dial loop, which is woken.
 //! Link-local IPv6 carries announcements, but iroh cannot dial it, so a member needs some other address.
 //!

@@ -313,6 +313,13 @@ mod tests {
         assert_ne!(second.bound_sockets(), bound, "in use");
         first.close().await;
         drop(first);
+        // Its socket goes with the last of its tasks.
+        let freed = async {
+            while UdpSocket::bind(bound[0]).is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), freed).await.unwrap();
         let third = bind_again(&identity, &listen, &bound).await.unwrap();
         assert_eq!(third.bound_sockets(), bound);
         second.close().await;

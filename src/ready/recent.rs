@@ -54,10 +54,12 @@ impl RecentNames {
     /// The seal that was begun is done.
     pub(super) fn sealed(&mut self, path: &RelPath, now: Duration) {
         let key = self.key(path);
-        if let Some(recent) = self.names.get_mut(&key).filter(|r| r.announced < now) {
-            recent.announced = now;
-            self.expiry.insert((now + WINDOW, key));
-        }
+        let recent = self.names.entry(key).or_insert(Recent {
+            announced: now,
+            held_since: None,
+        });
+        recent.announced = now;
+        self.expiry.insert((now + WINDOW, key));
     }
 
     /// Everything below `root` was announced at `now`.

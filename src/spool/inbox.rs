@@ -175,10 +175,9 @@ impl Spool {
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        self.name_rows(manifest, names, batch)?;
         let bundle = manifest.id();
         let of = manifest.manifest();
-        self.outdate_formers(of, bundle, batch)?;
-        self.name_rows(manifest, names, batch);
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
         batch.put(SETTLED, &bundle.0, &receipt);
         batch.delete(INTENTS, &bundle.0);
@@ -209,9 +208,10 @@ impl Spool {
         manifest: &VerifiedManifest,
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
-    ) {
+    ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let of = manifest.manifest();
+        self.outdate_formers(of, bundle, batch)?;
         for (index, name, ino) in names {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
@@ -238,6 +238,7 @@ impl Spool {
             );
             batch.put(GOT_FROM, &got_key(*digest, of.origin), &());
         }
+        Ok(())
     }
 
     /// An inode that the inbox no longer shows.

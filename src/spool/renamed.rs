@@ -19,8 +19,8 @@
 //! unrecorded one goes back, if its bytes are those of the record, and the bundle is offered again.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,7 +34,7 @@ use super::seal::{is_executable, mtime_of};
 use super::tables::{
     BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version, origin_key,
 };
-use super::{Event, NewName, Spool, SpoolError};
+use super::{Event, InboxObserver, NewName, Spool, SpoolError};
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath,
     VerifiedManifest,
@@ -340,9 +340,9 @@ impl Spool {
         intent.put(RENAMES, &bundle.0, &renaming);
         self.journal.submit(intent)?;
         let mut made = Vec::new();
-        let moved = self
-            .dress(&renaming.from, announced)
-            .and_then(|()| self.give_new_name(&renaming, &mut made));
+        let observer = self.observer.read().clone();
+        let dressed = self.dress_shown(&renaming, announced, observer.as_deref());
+        let moved = dressed.and_then(|()| self.give_new_name(&renaming, &mut made));
         if let Err(error) = moved {
             let mut batch = Batch::default();
             batch.delete(RENAMES, &bundle.0);
@@ -354,9 +354,8 @@ impl Spool {
         if let Some(ino) = replaced {
             self.forget_inode(ino)?;
         }
-        let observer = self.observer.read().clone();
         // Under the lock, so that whoever looks hears of two renames of one file in their order.
-        if let Some(observer) = &observer {
+        if let Some(observer) = observer.as_ref().filter(|_| renaming.from != renaming.to) {
             observer.published(&made);
             observer.renamed(&renaming.from, &renaming.to, replaced);
         }
@@ -369,23 +368,34 @@ impl Spool {
         Ok(renaming.to)
     }
 
+    /// Where the name stays, nobody who looks through the mount sees another file in it.
+    fn dress_shown(
+        &self,
+        renaming: &Renaming,
+        announced: &Announced<'_>,
+        observer: Option<&dyn InboxObserver>,
+    ) -> Result<(), SpoolError> {
+        let Some(observer) = observer.filter(|_| renaming.from == renaming.to) else {
+            return self.follow_dress(&renaming.from, announced);
+        };
+        let mut dressed = Ok(());
+        observer.switch(&mut || {
+            dressed = self.follow_dress(&renaming.from, announced);
+            observer.renamed(&renaming.from, &renaming.to, None);
+        });
+        dressed
+    }
+
     /// The mode and time that the file has at its origin now.
-    fn dress(&self, name: &RelPath, announced: &Announced<'_>) -> Result<(), SpoolError> {
+    fn follow_dress(&self, name: &RelPath, announced: &Announced<'_>) -> Result<(), SpoolError> {
         let at = self.at_inbox(name.as_path());
         let file = File::open(&at).on("open", &at)?;
-        let mode = file.metadata().on("stat", &at)?.permissions().mode() & 0o7777;
-        let executable = if announced.executable {
-            mode | (mode & 0o444) >> 2
-        } else {
-            mode & !0o111
-        };
-        if executable != mode {
-            file.set_permissions(Permissions::from_mode(executable))
-                .on("set the mode of", &at)?;
-        }
+        let mode = self.dress.file_mode(announced.executable);
+        self.dress.put_on(&file, mode).on("set the mode of", &at)?;
         set_mtime(&file, announced.entry.mtime).on("set the time of", &at)
     }
 
+    /// The directories that had to be made on the way are added to `made`.
     fn give_new_name(
         &self,
         renaming: &Renaming,
@@ -394,11 +404,11 @@ impl Spool {
         if renaming.from == renaming.to {
             return Ok(());
         }
-        if let Some(directory) = renaming.to.parent() {
-            self.make_directories(&directory, made)?;
+        if let Some(parent) = renaming.to.parent() {
+            self.make_directories(&parent, made)?;
         }
-        let to = self.at_inbox(renaming.to.as_path());
-        durable::rename(&self.at_inbox(renaming.from.as_path()), &to)
+        let (from, to) = (renaming.from.as_path(), renaming.to.as_path());
+        durable::rename(&self.at_inbox(from), &self.at_inbox(to))
     }
 
     /// The journal's side of a rename that the disk shows.
@@ -510,7 +520,7 @@ impl Spool {
         }
         if inode(&renaming.to) == Some(renaming.ino) {
             if let Some(announced) = Announced::of(of) {
-                self.dress(&renaming.to, &announced)?;
+                self.follow_dress(&renaming.to, &announced)?;
             }
             self.record_rename(&manifest, renaming)?;
             self.remove_emptied(renaming);

@@ -99,7 +99,7 @@ impl Spool {
             .scan::<BundleId>(OUT_ORDER, &[], None, LAST_LOOK);
         let newest = newest.unwrap_or_default().into_iter();
         newest.map(|(_, bundle)| bundle).find_map(|bundle| {
-            let manifest = self.manifest(bundle).ok().flatten()?;
+            let manifest = self.shared_manifest(bundle).ok().flatten()?;
             let entries = &manifest.manifest().entries;
             let has = entries.iter().any(|entry| entry.path == *path);
             has.then(|| self.outbound_row(bundle, Some(path))).flatten()

@@ -54,10 +54,11 @@ pub(super) const ORPHANS: Table = Table(20);
 /// Peer → (): a new member that has not been given all yet of what is current.
 pub(super) const JOINING: Table = Table(23);
 
-/// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
-pub(super) const RENAMES: Table = Table(40);
 /// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
 pub(super) const TREES: Table = Table(30);
+
+/// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
+pub(super) const RENAMES: Table = Table(40);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";

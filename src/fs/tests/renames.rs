@@ -68,7 +68,10 @@ fn an_inbox_file_renamed_over_another_is_told_for_both_names() {
     let old = t.put_inbox("b", b"old").attr;
     let new = t.put_inbox("a", b"newer").attr;
     let reader = t.open(old.node, libc::O_RDONLY).unwrap();
-    rename_inbox(&t, "a", "b", Some(7));
+    let replaced = disk::metadata(t.spool.inbox_root().join("b"))
+        .unwrap()
+        .ino();
+    rename_inbox(&t, "a", "b", Some(replaced));
     let mut names: Vec<_> = (0..2)
         .map(|_| told.recv_timeout(PATIENCE).unwrap().1)
         .collect();
@@ -97,6 +100,32 @@ fn a_file_that_gave_way_is_told_to_the_kernel() {
     let found = t.fs.lookup(NodeId::INBOX, b"d").unwrap().attr;
     assert_eq!(found.kind, Kind::Directory);
     assert_ne!(found.node, file.node);
+}
+
+/// Told twice, the spool would forget what it announced of the file.
+#[test]
+fn each_rename_is_told_to_the_spool_once() {
+    let t = test_fs();
+    let out = NodeId::OUTBOX;
+    t.put(out, "f", b"f");
+    for directory in ["d", "e"] {
+        t.fs.mkdir(at(out, directory), 0o755, ME).unwrap();
+    }
+    t.rename(at(out, "f"), at(out, "g"), RenameFlags::empty())
+        .unwrap();
+    t.rename(at(out, "d"), at(out, "e"), RenameFlags::EXCHANGE)
+        .unwrap();
+    t.rename(at(out, "d"), at(out, "h"), RenameFlags::empty())
+        .unwrap();
+    t.unlink(out, "g").unwrap();
+    let told = std::cell::RefCell::new(Vec::new());
+    t.wait_for(|saw| {
+        if let Saw::Renamed(from, to, _) | Saw::Exchanged(from, to) = saw {
+            told.borrow_mut().push(format!("{from} {to}"));
+        }
+        matches!(saw, Saw::Removed(..))
+    });
+    assert_eq!(*told.borrow(), ["f g", "d e", "d h"]);
 }
 
 #[test]
@@ -133,6 +162,15 @@ fn an_operation_that_changed_nothing_is_told_to_the_spool() {
     // No file system shifts a part of a block.
     let shift = libc::FALLOC_FL_COLLAPSE_RANGE;
     answer(|done| t.fs.fallocate(opened.fh, 1, 3, shift, ME, done)).unwrap_err();
+    t.wait_for(|saw| *saw == Saw::NotModified);
+    let beyond = i64::MAX.cast_unsigned() - 4;
+    t.write(opened.fh, beyond, b"12345678").unwrap_err();
+    t.wait_for(|saw| *saw == Saw::NotModified);
+    let too_long = SetAttr {
+        size: Some(beyond),
+        ..SetAttr::default()
+    };
+    t.setattr(file, too_long).unwrap_err();
     t.wait_for(|saw| *saw == Saw::NotModified);
 }
 

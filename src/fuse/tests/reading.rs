@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::fs::NodeId;
 
 impl Mounted {
     fn inbox(&self) -> PathBuf {

@@ -81,7 +81,7 @@ fn a_writer_that_comes_between_and_writes_nothing_changes_nothing() {
     let mut player = Player::new(5);
     player.results = vec![Some(SealResult::Sealed), Some(SealResult::Changed)];
     player.play(&format!("{COPIED} 20 dress 1 tool"));
-    assert_eq!(player.sealed(), "tool@7 tool<tool@1020 tool<tool@2020");
+    assert_eq!(player.sealed(), "tool@7 tool<tool@1020 tool<tool@1030");
     assert!(player.is_empty());
 }
 

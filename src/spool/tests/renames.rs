@@ -121,8 +121,12 @@ impl InboxObserver for Heard {
         give();
     }
     fn published(&self, names: &[NewName]) {
-        for name in names.iter().filter(|name| !name.directory) {
-            self.0.lock().push(format!("published {}", name.path));
+        for NewName {
+            path, directory, ..
+        } in names
+        {
+            let what = if *directory { "made" } else { "published" };
+            self.0.lock().push(format!("{what} {path}"));
         }
     }
     fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
@@ -584,9 +588,10 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
 
 /// A rename here that is cut off; `done` says how far it had come.
 fn cut_off(birch: &Node, alder: &Node, bundle: BundleId, from: &str, to: &str, done: bool) {
+    let mut choosing = Choosing::of(&alder.manifest(bundle));
     birch
         .spool()
-        .choose_name(&rel(to), true, &mut Choosing::of(&alder.manifest(bundle)))
+        .choose_name(&rel(to), true, &mut choosing)
         .unwrap();
     let renaming = Renaming {
         signed: alder.manifest(bundle).signed().clone(),

@@ -166,8 +166,12 @@ impl InboxObserver for Watched {
             .lock()
             .push(format!("published {}", names.join(" ")));
     }
-    fn renamed(&self, _from: &RelPath, _to: &RelPath, _replaced: Option<u64>) {}
-    fn removed(&self, _path: &RelPath) {}
+    fn renamed(&self, from: &RelPath, to: &RelPath, _replaced: Option<u64>) {
+        self.said.lock().push(format!("renamed {from} to {to}"));
+    }
+    fn removed(&self, path: &RelPath) {
+        self.said.lock().push(format!("removed {path}"));
+    }
 }
 
 fn watch(node: &Node, look: &[&str]) -> Arc<Watched> {

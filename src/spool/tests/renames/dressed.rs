@@ -4,7 +4,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 use crate::spool::seal::mtime_of;
-use crate::spool::tables::{BUNDLES, BundleRow};
 
 const OLD: Duration = Duration::from_secs(1_000_000_000);
 
@@ -166,17 +165,7 @@ fn what_was_set_long_after_the_seal_is_not_sent_at_a_start_either() {
     let (mut alder, birch) = pair();
     let bundle = alder.drop_file("a", b"one");
     birch.take_all(&alder);
-    // Sealed an hour ago.
-    let mut row: BundleRow = alder
-        .spool()
-        .journal
-        .get(BUNDLES, &bundle.0)
-        .unwrap()
-        .unwrap();
-    row.sealed_at -= 3600;
-    let mut batch = Batch::default();
-    batch.put(BUNDLES, &bundle.0, &row);
-    alder.spool().journal.submit(batch).unwrap();
+    alder.an_hour_passes();
     alder.dress("a", 0o755, OLD);
     alder.stop();
     alder.start();
