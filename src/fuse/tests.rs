@@ -17,8 +17,8 @@ use tempfile::TempDir;
 
 use super::convert::rdev;
 use super::*;
-use crate::fs::Device;
 use crate::fs::tests::{PANICS, Saw, TestFs, test_fs};
+use crate::fs::{Device, NodeId};
 
 /// A mount that goes away with the test, however that ends.
 struct Mounted {
