@@ -180,6 +180,7 @@ impl Ready {
                 inode.written = size > 0;
                 self.decide(ino, now, SLOW_SETTLE, &mut out);
             }
+            Event::Dressed { ino, path } => self.dressed(ino, path, now, &mut out),
             Event::WriteFailed { ino, fh, errno } => {
                 // One that is closed already is what its writer meant; this one was not let in.
                 if let Some(inode) = self.inodes.get_mut(&ino).filter(|i| i.writers > 0) {
@@ -291,6 +292,7 @@ impl Ready {
                 inode.mend();
                 if let Some(name) = inode.name_mut(&path) {
                     name.forced = true;
+                    name.renamed_from.take_if(|from| *from == path);
                     name.due = Some(now);
                 }
                 self.decide(ino, now, Duration::ZERO, &mut out);
@@ -399,6 +401,9 @@ impl Ready {
         };
         let settle = self.settings.settle.max(at_least).max(slow);
         for name in &mut inode.names {
+            if inode.dirty && name.is_dressed() {
+                name.renamed_from = None;
+            }
             if let Some(tree) = name.tree {
                 // Its tree sends it; what changes while that is under way is the next version.
                 let sealing = self.trees.get(&tree).is_some_and(|tree| tree.sealing);
@@ -423,7 +428,10 @@ impl Ready {
         if let Some(path) = inode
             .names
             .iter()
-            .find(|name| name.due.is_some() || (pending && name.tree.is_some()))
+            .find(|name| {
+                let due = name.due.is_some() && !name.is_dressed();
+                due || (pending && name.tree.is_some())
+            })
             .map(|name| name.path.clone())
         {
             inode.marked = true;
@@ -476,6 +484,33 @@ impl Ready {
         self.decide(ino, now, Duration::ZERO, out);
     }
 
+    /// Programs set mode and time after the last close (`install`, `unzip`, linkers), on a busy machine after the seal.
+    /// Later than that it is not for the others. No mark: recovery compares the file with what was announced of it.
+    fn dressed(&mut self, ino: Ino, path: RelPath, now: Duration, out: &mut Vec<Action>) {
+        let inode = self.inodes.get(&ino);
+        let sealing = inode.is_some_and(|inode| inode.sealing.is_some());
+        let name = inode.and_then(|inode| inode.names.iter().find(|name| name.path == path));
+        let in_tree = self.tree_with(ino, &path);
+        // What is still to be sealed is sealed as it is then.
+        let waits = inode.is_some_and(|inode| inode.dirty)
+            || name.is_some_and(|name| name.due.is_some() && !name.is_dressed())
+            || in_tree.is_some_and(|tree| self.trees.get(&tree).is_some_and(|t| !t.sealing));
+        if waits || !(sealing || in_tree.is_some() || self.recent.is_recent(&path, now)) {
+            return;
+        }
+        let inode = self.named(ino, path.clone());
+        if let Some(name) = inode.name_mut(&path).filter(|name| !name.is_ignored()) {
+            match in_tree {
+                Some(_) => name.late = true,
+                None => name.due = Some(now),
+            }
+            name.renamed_from = Some(path);
+        }
+        self.decide(ino, now, SLOW_SETTLE, out);
+        // Nothing waits where a name is ignored.
+        self.rearm(ino, out);
+    }
+
     fn unlinked(&mut self, gone: Gone, path: &RelPath, now: Duration, out: &mut Vec<Action>) {
         self.unlinked_alone(gone, path, out);
         if gone.names_left == 0 {
@@ -517,7 +552,9 @@ impl Ready {
         match result {
             SealResult::Sealed => {
                 inode.failures = 0;
-                inode.marked = inode.dirty || inode.names.iter().any(|name| name.due.is_some());
+                let waits = |name: &Name| name.due.is_some() && !name.is_dressed();
+                inode.marked = inode.dirty || inode.names.iter().any(waits);
+                self.recent.sealed(path, now);
                 if let Some(name) = inode.name_mut(path).filter(|name| name.due.is_none()) {
                     name.forced = false;
                 }
@@ -526,7 +563,15 @@ impl Ready {
             SealResult::Changed => {
                 self.recent.forget(path);
                 inode.never_announced(path);
-                inode.dirty = true;
+                // Of one that was only dressed, writing decides what it is now; opening does not.
+                if sealing.renamed_from.as_ref() == Some(path) {
+                    if let Some(name) = inode.name_mut(path) {
+                        name.due = Some(now);
+                        name.renamed_from = sealing.renamed_from;
+                    }
+                } else {
+                    inode.dirty = true;
+                }
                 self.decide(ino, now, CHANGED_RETRY, out);
             }
             SealResult::Failed => {

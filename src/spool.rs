@@ -206,7 +206,8 @@ pub struct SealRequest {
     /// Its name at this moment, below `outbox/`.
     pub path: RelPath,
     /// The name it had when it was last announced, if it was only renamed since; for the log. What the manifest says
-    /// comes from the spool's own rows, which survive a restart.
+    /// comes from the spool's own rows, which survive a restart. Its own name: only its mode or time may be new since; who
+    /// shows it changes that in place, and nothing is sent if it is as it was announced.
     pub renamed_from: Option<RelPath>,
     /// Urgency.
     pub priority: Priority,

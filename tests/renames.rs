@@ -4,11 +4,12 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
 
 use common::{ARRIVES, Node, bytes, files_below, wait_until};
 
@@ -91,6 +92,47 @@ fn a_rename_moves_the_name_and_nothing_else() {
     let again = alder.put("a", b"again");
     birch.wait_arrived("a", &again);
     wait_names(&birch, &["a"]);
+}
+
+#[test]
+fn a_mode_and_a_time_set_after_the_seal_change_the_file_in_place() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let sha = alder.put("tool", &bytes(1, SIZE));
+    birch.wait_arrived("tool", &sha);
+    alder.wait_delivered("tool");
+    let (sent, number) = (alder.count("bytes_sent"), ino(&birch.inbox("tool")));
+    let mut reader = File::open(birch.inbox("tool")).unwrap();
+    let mut first = [0; 4096];
+    reader.read_exact(&mut first).unwrap();
+
+    let tool = alder.outbox("tool");
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
+    let time = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    // As `touch -d`: through a handle that could write.
+    let handle = File::options().write(true).open(&tool).unwrap();
+    handle.set_modified(time).unwrap();
+    drop(handle);
+    wait_until("the peer's file has both", ARRIVES, || {
+        let meta = fs::metadata(birch.inbox("tool")).unwrap();
+        meta.mode() & 0o777 == 0o755 && meta.modified().unwrap() == time
+    });
+    alder.wait_delivered("tool");
+    assert_eq!(names(&birch), ["tool"]);
+    assert_eq!(ino(&birch.inbox("tool")), number);
+    assert_eq!(alder.count("bytes_sent"), sent, "no byte moved");
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    assert_eq!([first.as_slice(), &rest].concat(), bytes(1, SIZE));
+
+    // Consumed stays consumed.
+    fs::remove_file(birch.inbox("tool")).unwrap();
+    let settled = birch.count("published");
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o644)).unwrap();
+    wait_until("it is settled", ARRIVES, || {
+        birch.count("published") > settled
+    });
+    assert_eq!(names(&birch), [""; 0]);
 }
 
 #[test]

@@ -232,6 +232,9 @@ impl Fs {
     /// A file of the inbox has another name: its node goes along, with its number, its open handles and the way they are
     /// read.
     fn inbox_renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>) {
+        if from == to {
+            return self.inbox_dressed(to);
+        }
         if let Some(before) = replaced {
             self.inbox_replaced(to, before);
         }
@@ -253,6 +256,20 @@ impl Fs {
                 .send(Notice::Name(parent, from.file_name().to_vec()));
         }
         self.announcements.push(to, false);
+    }
+
+    /// A file of the inbox has another mode or time: it is the same file, of which the kernel is to ask again.
+    fn inbox_dressed(&self, path: &RelPath) {
+        let known = self.nodes.lock().known_at(Area::Inbox, path);
+        let Some((parent, _)) = known else {
+            return;
+        };
+        if let Ok((_, backing)) = self.new_place(path) {
+            let mut nodes = self.nodes.lock();
+            nodes.dressed(parent, path.file_name(), backing);
+        }
+        self.notices
+            .send(Notice::Name(parent, path.file_name().to_vec()));
     }
 
     /// What was at a name of the inbox is gone.

@@ -504,6 +504,16 @@ impl Nodes {
         self.move_name(from.0, from.1, to.0, to.1);
     }
 
+    /// A file of the inbox has another mode or time, and is the same still.
+    pub(crate) fn dressed(&mut self, parent: NodeId, name: &[u8], backing: Backing) {
+        let known = self.known(parent, name);
+        if let Some(node) = known.and_then(|id| self.nodes.get_mut(&id))
+            && node.backing.ino == backing.ino
+        {
+            node.backing = backing;
+        }
+    }
+
     /// The kernel forgets `count` lookups.
     pub(crate) fn forget(&mut self, id: NodeId, count: u64) {
         if let Some(node) = self.nodes.get_mut(&id) {

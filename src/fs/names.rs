@@ -658,15 +658,25 @@ impl Fs {
         }
         let directory = backing.kind == Kind::Directory;
         let open = set.fh.and_then(|fh| self.handles.file(fh).ok());
-        match (open, place) {
+        match (open, &place) {
             (Some(open), _) => self.apply(&Target::File(&open.file), directory, set)?,
             (None, Ok(place)) => {
-                self.apply(&Target::Name(&self.outbox, &place), directory, set)?;
+                self.apply(&Target::Name(&self.outbox, place), directory, set)?;
             }
             (None, Err(_nameless)) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
                 self.apply(&Target::File(&open.file), directory, set)?;
             }
+        }
+        let travels = set.mode.is_some() || set.mtime.is_some();
+        if let Ok(place) = place
+            && travels
+            && backing.kind == Kind::File
+        {
+            self.readiness.feed(Event::Dressed {
+                ino: backing.ino,
+                path: place.rel()?,
+            });
         }
         Ok(self.attr(id, &self.stat_node(id)?))
     }

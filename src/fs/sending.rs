@@ -113,6 +113,10 @@ impl Fs {
 
     fn seal(self: &Arc<Self>, ino: u64, path: RelPath, renamed_from: Option<RelPath>) {
         let renamed_from = renamed_from.filter(|from| {
+            // Only its mode or time is new.
+            if *from == path {
+                return true;
+            }
             let _tree = self.tree.read();
             let from = Place {
                 area: Area::Outbox,

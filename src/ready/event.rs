@@ -50,6 +50,13 @@ pub enum Event {
         /// The size afterwards.
         size: u64,
     },
+    /// Its mode or its time of modification was set.
+    Dressed {
+        /// The inode.
+        ino: Ino,
+        /// Its name.
+        path: RelPath,
+    },
     /// A modification failed for want of space, or on the disk: the file is not what its writer meant.
     WriteFailed {
         /// The inode.
@@ -208,7 +215,7 @@ pub enum Action {
         /// The name to announce.
         path: RelPath,
         /// The name it was announced by before, if only the name is new. Not to be passed on if another file has that
-        /// name by now.
+        /// name by now. The same name: it was announced so, and only its mode or time may be new.
         renamed_from: Option<RelPath>,
     },
     /// The tree is ready: seal all of it as one bundle.

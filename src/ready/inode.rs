@@ -33,7 +33,7 @@ pub(super) struct Name {
     pub(super) forced: bool,
     /// To be announced, not before then.
     pub(super) due: Option<Duration>,
-    /// Where it was announced before, if only the name is new.
+    /// Where it was announced before, if only the name is new; the same name, if only mode or time may be.
     pub(super) renamed_from: Option<RelPath>,
     /// The tree that sends it, until that is sealed.
     pub(super) tree: Option<u64>,
@@ -42,6 +42,11 @@ pub(super) struct Name {
 }
 
 impl Name {
+    /// Announced as it is, but for its mode or time.
+    pub(super) fn is_dressed(&self) -> bool {
+        self.renamed_from.as_ref() == Some(&self.path)
+    }
+
     pub(super) fn is_ignored(&self) -> bool {
         self.ignored && !self.forced && self.tree.is_none()
     }

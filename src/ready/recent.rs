@@ -3,11 +3,14 @@
 //! Time-bounded: a name is forgotten [`WINDOW`] after its announcement, or [`LONGEST_HOLD`] after its next version began
 //! to wait. Names are kept as hashes; two that collide cost one of them a second of waiting.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use crate::bundle::RelPath;
+
+/// Directories announced as one that are remembered; their number within [`WINDOW`] is small.
+const ROOTS_MAX: usize = 64;
 
 /// A name announced less than this ago waits for quiet.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -30,6 +33,8 @@ pub(super) struct RecentNames {
     hasher: RandomState,
     names: HashMap<u64, Recent>,
     expiry: BTreeSet<(Duration, u64)>,
+    /// Directories announced as one, the oldest first.
+    roots: VecDeque<(Duration, RelPath)>,
 }
 
 impl RecentNames {
@@ -44,6 +49,36 @@ impl RecentNames {
             },
         );
         self.expiry.insert((now + WINDOW, key));
+    }
+
+    /// The seal that was begun is done.
+    pub(super) fn sealed(&mut self, path: &RelPath, now: Duration) {
+        let key = self.key(path);
+        let recent = self.names.entry(key).or_insert(Recent {
+            announced: now,
+            held_since: None,
+        });
+        recent.announced = now;
+        self.expiry.insert((now + WINDOW, key));
+    }
+
+    /// Everything below `root` was announced at `now`.
+    pub(super) fn note_tree(&mut self, root: RelPath, now: Duration) {
+        if self.roots.len() == ROOTS_MAX {
+            self.roots.pop_front();
+        }
+        self.roots.push_back((now, root));
+    }
+
+    /// Whether `path` was announced a moment ago.
+    pub(super) fn is_recent(&self, path: &RelPath, now: Duration) -> bool {
+        let recent = |at: Duration| at + WINDOW > now;
+        let name = self.names.get(&self.key(path));
+        name.is_some_and(|name| recent(name.announced))
+            || self
+                .roots
+                .iter()
+                .any(|(at, root)| recent(*at) && path.starts_with(root))
     }
 
     /// The announcement came to nothing.
@@ -66,7 +101,9 @@ impl RecentNames {
 
     /// When [`Self::sweep`] is worth calling.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        self.expiry.first().map(|(at, _)| *at + SWEEP_SLACK)
+        let name = self.expiry.first().map(|(at, _)| *at + SWEEP_SLACK);
+        let root = self.roots.front().map(|(at, _)| *at + WINDOW + SWEEP_SLACK);
+        name.into_iter().chain(root).min()
     }
 
     /// Forgets what is old.
@@ -83,6 +120,7 @@ impl RecentNames {
                 None => {}
             }
         }
+        self.roots.retain(|(at, _)| *at + WINDOW > now);
         if self.names.is_empty() {
             self.names.shrink_to_fit();
         }
@@ -94,7 +132,7 @@ impl RecentNames {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.expiry.is_empty()
+        self.names.is_empty() && self.expiry.is_empty() && self.roots.is_empty()
     }
 }
 

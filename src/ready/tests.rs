@@ -1,6 +1,8 @@
 //! Traces of real programs, the rules one by one, and random sequences against a model of the file system.
 
 #[cfg(test)]
+mod dressed;
+#[cfg(test)]
 mod trees;
 
 use std::collections::{BTreeMap, HashSet};
@@ -201,6 +203,7 @@ impl Player {
                         unknown => panic!("{unknown}"),
                     },
                 },
+                "dress" => Event::Dressed { ino, path: name(3) },
                 "send" => Event::SendNow { ino, path: name(3) },
                 unknown => panic!("{unknown}"),
             });

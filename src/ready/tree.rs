@@ -249,7 +249,10 @@ impl Ready {
                 let names = inode.names.iter_mut();
                 names
                     .filter(|name| name.tree == Some(number))
-                    .for_each(|name| name.late = false);
+                    .for_each(|name| {
+                        name.late = false;
+                        name.renamed_from.take_if(|from| *from == name.path);
+                    });
                 self.rearm(ino, out);
             }
         }
@@ -266,6 +269,9 @@ impl Ready {
         }
         // Also of members that were moved away or replaced.
         self.tree_of.retain(|_, of| *of != number);
+        if sealed {
+            self.recent.note_tree(tree.root.clone(), now);
+        }
         for ino in tree.files.into_values() {
             let Some(inode) = self.inodes.get_mut(&ino) else {
                 continue;

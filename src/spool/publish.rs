@@ -59,8 +59,9 @@ pub trait InboxObserver: Send + std::marker::Sync {
     fn switch(&self, give: &mut dyn FnMut());
     /// These names were given; directories before what is in them. Must not block.
     fn published(&self, names: &[NewName]);
-    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. Called with the decision lock
-    /// held, so that two renames of one file are told in their order. Must not block.
+    /// The file at `from` is now at `to`, where the inode `replaced` was before, if one was. The same name: the file has
+    /// another mode or time; called within [`Self::switch`]. Called with the decision lock held, so that two renames of
+    /// one file are told in their order. Must not block.
     fn renamed(&self, from: &RelPath, to: &RelPath, replaced: Option<u64>);
     /// `path`, a file or a directory, is gone. Called with the decision lock held. Must not block.
     fn removed(&self, path: &RelPath);

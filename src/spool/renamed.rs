@@ -9,7 +9,9 @@
 //! 2. What the user consumed under the former name is settled and not shown again under the new one, unless the rename
 //!    went over another published file, of which this is then a new version.
 //! 3. A former version that arrives late is settled and not shown.
-//! 4. Directories that are gone at the origin too go with the last file in them; others stay, for who watches them.
+//! 4. A former path that is the entry's own says that only mode or time are new: they are changed in place. The origin
+//!    announces them only if they were set within [`DRESSED_SECS`] of the seal.
+//! 5. Directories that are gone at the origin too go with the last file in them; others stay, for who watches them.
 //!
 //! # Crash behaviour
 //! The row in [`RENAMES`] is in the journal's log before the rename; after a crash of the daemon the rename is completed.
@@ -17,8 +19,10 @@
 //! unrecorded one goes back, if its bytes are those of the record, and the bundle is offered again.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::content::inode_at;
@@ -26,16 +30,20 @@ use super::durable::{self, OnPath, Sync};
 use super::inbox::Choosing;
 use super::intake::set_mtime;
 use super::journal::Batch;
+use super::seal::{is_executable, mtime_of};
 use super::tables::{
-    CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version, origin_key,
+    BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version, origin_key,
 };
-use super::{Event, NewName, Spool, SpoolError};
+use super::{Event, InboxObserver, NewName, Spool, SpoolError};
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath,
     VerifiedManifest,
 };
 use crate::digest::{Digest, Hasher};
 use crate::peer::PeerId;
+
+/// A mode or time set so soon after the seal belongs to the file's making: `install` and others close first.
+const DRESSED_SECS: u64 = 10;
 
 /// Stands in [`VERSIONS`] for the bundle of a path whose file had to give way: no bundle's file was consumed there.
 const GAVE_WAY: BundleId = BundleId([0; 32]);
@@ -80,12 +88,45 @@ impl<'a> Announced<'a> {
 
 /// The origin's half.
 impl Spool {
+    /// Whether the file at `path` is what `row` says was announced there, but for its mode or time, and these are to be
+    /// announced: because that is what is `asked`, or because they were set so soon that a program was still at it when
+    /// the daemon ended. Call with the decision lock held.
+    pub(super) fn dressed(
+        &self,
+        row: &OutName,
+        path: &RelPath,
+        meta: &Metadata,
+        asked: bool,
+    ) -> Result<bool, SpoolError> {
+        if row.formerly.is_some() || row.stat.ino != meta.ino() {
+            return Ok(false);
+        }
+        let Some(manifest) = self.shared_manifest(row.bundle)? else {
+            return Ok(false);
+        };
+        let entries = &manifest.manifest().entries;
+        let Some(entry) = entries.iter().find(|entry| entry.path == *path) else {
+            return Ok(false);
+        };
+        let as_announced = entry.mtime == mtime_of(meta)
+            && matches!(&entry.kind, EntryKind::File { executable, .. } if *executable == is_executable(meta));
+        if as_announced || asked {
+            return Ok(!as_announced);
+        }
+        let sealed: Option<BundleRow> = self.journal.get(BUNDLES, &row.bundle.0)?;
+        Ok(sealed.is_some_and(|sealed| {
+            let until = sealed.sealed_at.saturating_add(DRESSED_SECS);
+            u64::try_from(meta.ctime()).is_ok_and(|changed| changed <= until)
+        }))
+    }
+
     /// The names under which what is now sealed was announced before; `row` is what is recorded under its present name.
-    /// Call with the decision lock held.
+    /// `dressed` is that name, if only mode or time are new. Call with the decision lock held.
     pub(super) fn formers(
         &self,
         row: Option<&OutName>,
         digest: Digest,
+        dressed: Option<&RelPath>,
     ) -> Result<Vec<Former>, SpoolError> {
         let Some(row) = row.filter(|row| row.digest == digest) else {
             return Ok(Vec::new());
@@ -95,7 +136,7 @@ impl Spool {
         };
         let of = manifest.manifest();
         let mut formers = Vec::new();
-        if let Some(path) = &row.formerly {
+        if let Some(path) = row.formerly.as_ref().or(dressed) {
             formers.push(Former {
                 path: path.clone(),
                 epoch: of.epoch,
@@ -299,9 +340,9 @@ impl Spool {
         intent.put(RENAMES, &bundle.0, &renaming);
         self.journal.submit(intent)?;
         let mut made = Vec::new();
-        let moved = self
-            .follow_dress(&renaming.from, announced)
-            .and_then(|()| self.give_new_name(&renaming, &mut made));
+        let observer = self.observer.read().clone();
+        let dressed = self.dress_shown(&renaming, announced, observer.as_deref());
+        let moved = dressed.and_then(|()| self.give_new_name(&renaming, &mut made));
         if let Err(error) = moved {
             let mut batch = Batch::default();
             batch.delete(RENAMES, &bundle.0);
@@ -313,7 +354,6 @@ impl Spool {
         if let Some(ino) = replaced {
             self.forget_inode(ino)?;
         }
-        let observer = self.observer.read().clone();
         // Under the lock, so that whoever looks hears of two renames of one file in their order.
         if let Some(observer) = observer.as_ref().filter(|_| renaming.from != renaming.to) {
             observer.published(&made);
@@ -324,8 +364,26 @@ impl Spool {
                 observer.removed(&gone);
             }
         }
-        tracing::info!(from = %renaming.from, to = %renaming.to, bundle = %bundle.short(), "renamed in the inbox, as its origin did");
+        tracing::info!(from = %renaming.from, to = %renaming.to, bundle = %bundle.short(), "renamed or changed in the inbox, as its origin did");
         Ok(renaming.to)
+    }
+
+    /// Where the name stays, nobody who looks through the mount sees another file in it.
+    fn dress_shown(
+        &self,
+        renaming: &Renaming,
+        announced: &Announced<'_>,
+        observer: Option<&dyn InboxObserver>,
+    ) -> Result<(), SpoolError> {
+        let Some(observer) = observer.filter(|_| renaming.from == renaming.to) else {
+            return self.follow_dress(&renaming.from, announced);
+        };
+        let mut dressed = Ok(());
+        observer.switch(&mut || {
+            dressed = self.follow_dress(&renaming.from, announced);
+            observer.renamed(&renaming.from, &renaming.to, None);
+        });
+        dressed
     }
 
     /// The mode and time that the file has at its origin now.
@@ -366,6 +424,10 @@ impl Spool {
         }
         let names = [(0, renaming.to.clone(), renaming.ino)];
         self.settle(manifest, &names, &mut batch)?;
+        // Its mode and time are to be as durable as the receipt.
+        let at = self.at_inbox(renaming.to.as_path());
+        let file = File::open(&at).on("open", &at)?;
+        batch.sync(Sync::File(Arc::new(file)));
         for name in [&renaming.from, &renaming.to] {
             if let Some(parent) = self.at_inbox(name.as_path()).parent() {
                 batch.sync(Sync::Directory(parent.to_path_buf()));
@@ -457,6 +519,9 @@ impl Spool {
             self.give_new_name(renaming, &mut Vec::new())?;
         }
         if inode(&renaming.to) == Some(renaming.ino) {
+            if let Some(announced) = Announced::of(of) {
+                self.follow_dress(&renaming.to, &announced)?;
+            }
             self.record_rename(&manifest, renaming)?;
             self.remove_emptied(renaming);
         }

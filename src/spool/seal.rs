@@ -108,11 +108,15 @@ pub(super) fn file_entry(path: &RelPath, meta: &std::fs::Metadata, hashed: Hashe
         mtime: mtime_of(meta),
         kind: EntryKind::File {
             size: hashed.len,
-            executable: meta.mode() & 0o111 != 0,
+            executable: is_executable(meta),
             digest: hashed.digest,
             chunks: hashed.chunks,
         },
     }
+}
+
+pub(super) fn is_executable(meta: &std::fs::Metadata) -> bool {
+    meta.mode() & 0o111 != 0
 }
 
 pub(super) fn mtime_of(meta: &std::fs::Metadata) -> (i64, u32) {
@@ -195,12 +199,21 @@ impl Spool {
                 return Ok(SealOutcome::Changed);
             }
         }
-        if recheck.is_some()
+        let asked = renamed_from.as_ref() == Some(path);
+        let unchanged = before
+            .as_ref()
+            .filter(|row| (asked || recheck.is_some()) && row.digest == hashed.digest);
+        let dressed = match unchanged {
+            Some(row) => self.dressed(row, path, &meta, asked)?,
+            None => false,
+        };
+        if (asked || recheck.is_some())
+            && !dressed
             && let Some(before) = &before
             && before.digest == hashed.digest
             && before.formerly.is_none()
         {
-            // Found at start with other times but the same bytes: nothing to send.
+            // Found at start with other times but the same bytes, or dressed as it was announced: nothing to send.
             self.hold_content(&file, hashed.digest, &mut batch)?;
             let stat = Stat::of(&file.metadata().on("stat", &at)?);
             batch.put(
@@ -237,7 +250,7 @@ impl Spool {
         let digest = hashed.digest;
         // What had this path last, although renamed over or removed since, and what this file was before its rename.
         let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
-        let formers = self.formers(before.as_ref(), digest)?;
+        let formers = self.formers(before.as_ref(), digest, dressed.then_some(path))?;
         let superseded: std::collections::BTreeSet<BundleId> = latest
             .into_iter()
             .chain(before.map(|row| row.bundle))

@@ -34,6 +34,7 @@ fn a_queued_file_that_was_touched_is_delivered_after_a_reboot() {
     let bytes = pattern(100_000);
     let bundle = alder.drop_file("a", &bytes);
     touch(&alder.outbox("a"), 1_000_000_000);
+    alder.an_hour_passes();
     alder.power_loss();
     assert!(alder.spool().layout().content(Digest::of(&bytes)).exists());
     let sealed = seal_recovered(&alder);

@@ -1,5 +1,8 @@
 //! A rename at the origin, and what the receiver shows of it.
 
+#[cfg(test)]
+mod dressed;
+
 use std::io::Read;
 
 use super::super::inbox::Choosing;

@@ -1,0 +1,192 @@
+//! A file whose mode or time was set after its seal.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::*;
+use crate::spool::seal::mtime_of;
+
+const OLD: Duration = Duration::from_secs(1_000_000_000);
+
+impl Node {
+    /// `chmod` and `touch -d`, as `install` does.
+    fn dress(&self, path: &str, mode: u32, after: Duration) {
+        let file = File::open(self.outbox(path)).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(mode))
+            .unwrap();
+        file.set_modified(UNIX_EPOCH + after).unwrap();
+    }
+
+    /// What the state machine asks for some time later.
+    fn announce_dress(&self, path: &str) -> BundleId {
+        let (done, outcome) = crossbeam_channel::bounded(1);
+        self.spool().seal(SealRequest {
+            gate: self.spool().gate(self.ino(path)),
+            path: rel(path),
+            renamed_from: Some(rel(path)),
+            priority: Priority::Routine,
+            done: Box::new(move |outcome| done.send(outcome).unwrap()),
+        });
+        match outcome.recv().unwrap() {
+            SealOutcome::Sealed(bundle) => bundle,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn shows_dress(&self, path: &str) -> (u32, Duration) {
+        let meta = fs::metadata(self.inbox(path)).unwrap();
+        let time = meta.modified().unwrap().duration_since(UNIX_EPOCH).unwrap();
+        (meta.mode() & 0o777, time)
+    }
+}
+
+#[test]
+fn mode_and_time_are_changed_in_place_and_without_bytes() {
+    for size in [5, BIG] {
+        let (alder, mut birch) = pair();
+        alder.drop_file("a", &pattern(size));
+        birch.take_all(&alder);
+        let ino = birch.inbox_ino("a");
+        let heard = heard(&birch);
+        for (mode, shown) in [(0o755, 0o755), (0o100, 0o755), (0o644, 0o644)] {
+            let after = OLD + Duration::from_nanos(mode.into());
+            alder.dress("a", mode | 0o400, after);
+            let bundle = alder.announce_dress("a");
+            assert!(birch.renames_only(&alder, bundle), "settled when offered");
+            assert_eq!(birch.take_all(&alder), 0, "no bytes");
+            assert_eq!(birch.shows_dress("a"), (shown, after));
+            assert_eq!(birch.inbox_ino("a"), ino);
+            assert_eq!(alder.spool().outbound(None, 9)[0].state, "delivered");
+            assert_eq!(birch.spool().inbox_state(&rel("a")).state, "received");
+        }
+        assert_eq!(*heard.0.lock(), ["renamed a to a"; 3], "no arrival");
+        birch.stop();
+        birch.start();
+        assert_eq!(birch.shows(), ["a"]);
+        assert_eq!(birch.spool().counts().quarantined, 0);
+        // Content after that is a new version as ever.
+        alder.drop_file("a", b"new");
+        birch.take_all(&alder);
+        assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"new");
+    }
+}
+
+#[test]
+fn what_is_as_it_was_announced_is_not_sent() {
+    let (alder, birch) = pair();
+    let bundle = alder.drop_file("a", b"one");
+    birch.take_all(&alder);
+    let meta = fs::metadata(alder.outbox("a")).unwrap();
+    let (secs, nanos) = mtime_of(&meta);
+    alder.dress("a", 0o600, Duration::new(secs as u64, nanos));
+    assert_eq!(alder.announce_dress("a"), bundle);
+    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(alder.spool().outbound(None, 9).len(), 1);
+}
+
+#[test]
+fn what_was_consumed_is_settled_and_not_shown_again() {
+    let (alder, birch) = pair();
+    alder.drop_file("a", b"one");
+    birch.take_all(&alder);
+    birch.consume("a");
+    for mode in [0o755, 0o644] {
+        alder.dress("a", mode, OLD);
+        let bundle = alder.announce_dress("a");
+        assert_eq!(birch.take_all(&alder), 0);
+        assert_eq!(birch.shows(), [""; 0]);
+        assert_eq!(birch.spool().receipt(bundle).unwrap().bundle, bundle);
+    }
+    // The same bytes sent once more are shown.
+    alder.drop_file("a", b"one");
+    birch.take_all(&alder);
+    assert_eq!(birch.shows(), ["a"]);
+}
+
+#[test]
+fn who_was_away_gets_the_newest_only_and_who_missed_some_is_dressed_at_once() {
+    let (alder, birch) = pair();
+    alder.drop_file("had", &pattern(BIG));
+    birch.take_all(&alder);
+    let ino = birch.inbox_ino("had");
+    alder.drop_file("new", &pattern(BIG + 1));
+    for path in ["had", "new"] {
+        for mode in [0o755, 0o644, 0o700] {
+            alder.dress(path, mode, OLD);
+            alder.announce_dress(path);
+        }
+    }
+    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap().len(), 2);
+    assert_eq!(birch.take_all(&alder), BIG as u64 + 1);
+    assert_eq!(birch.shows_dress("had"), (0o755, OLD));
+    assert_eq!(birch.shows_dress("new"), (0o755, OLD));
+    assert_eq!(birch.inbox_ino("had"), ino);
+}
+
+#[test]
+fn a_rename_after_it_goes_on_from_there() {
+    let (alder, birch) = pair();
+    alder.drop_file("a", &pattern(BIG));
+    birch.take_all(&alder);
+    let ino = birch.inbox_ino("a");
+    alder.dress("a", 0o755, OLD);
+    alder.announce_dress("a");
+    alder.rename("a", "b");
+    assert_eq!(birch.take_all(&alder), 0);
+    assert_eq!(birch.shows(), ["b"]);
+    assert_eq!(birch.shows_dress("b"), (0o755, OLD));
+    assert_eq!(birch.inbox_ino("b"), ino);
+}
+
+#[test]
+fn a_daemon_that_ended_before_the_announcement_makes_it_at_its_start() {
+    for power_loss in [false, true] {
+        let (mut alder, birch) = pair();
+        alder.drop_file("a", b"one");
+        birch.take_all(&alder);
+        alder.spool().journal.flush().unwrap();
+        alder.dress("a", 0o755, OLD);
+        if power_loss {
+            alder.power_loss();
+        } else {
+            alder.stop();
+            alder.start();
+        }
+        let found = alder.spool().recovered();
+        assert_eq!(found.len(), 1);
+        assert!(!found[0].incomplete);
+        alder.sealed("a");
+        assert_eq!(birch.take_all(&alder), 0, "power loss {power_loss}");
+        assert_eq!(birch.shows_dress("a"), (0o755, OLD));
+    }
+}
+
+#[test]
+fn what_was_set_long_after_the_seal_is_not_sent_at_a_start_either() {
+    let (mut alder, birch) = pair();
+    let bundle = alder.drop_file("a", b"one");
+    birch.take_all(&alder);
+    alder.an_hour_passes();
+    alder.dress("a", 0o755, OLD);
+    alder.stop();
+    alder.start();
+    assert_eq!(alder.spool().recovered().len(), 1);
+    assert_eq!(alder.sealed("a"), bundle);
+    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+}
+
+#[test]
+fn one_cut_off_at_the_receiver_is_completed() {
+    let (alder, mut birch) = pair();
+    alder.drop_file("a", &pattern(BIG));
+    birch.take_all(&alder);
+    let ino = birch.inbox_ino("a");
+    alder.dress("a", 0o755, OLD);
+    let bundle = alder.announce_dress("a");
+    cut_off(&birch, &alder, bundle, "a", "a", false);
+    birch.stop();
+    birch.start();
+    birch.spool().journal.flush().unwrap();
+    assert!(birch.spool().receipt(bundle).is_some());
+    assert_eq!(birch.shows_dress("a"), (0o755, OLD));
+    assert_eq!(birch.inbox_ino("a"), ino);
+}
