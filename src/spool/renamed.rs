@@ -32,7 +32,8 @@ use super::intake::set_mtime;
 use super::journal::Batch;
 use super::seal::{is_executable, mtime_of};
 use super::tables::{
-    BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version, origin_key,
+    BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version,
+    origin_key,
 };
 use super::{Event, InboxObserver, NewName, Spool, SpoolError};
 use crate::bundle::{

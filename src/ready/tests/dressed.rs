@@ -23,7 +23,11 @@ fn what_is_set_soon_after_the_seal_is_announced_once_when_it_is_quiet() {
     assert_eq!(player.sealed(), "tool@7 tool<tool@1021");
     let marked = |action: &Action| !matches!(action, Action::MarkClosed { .. });
     assert_eq!(player.count(marked), 0, "{:?}", player.other);
-    assert_eq!(player.other.len(), 1, "only the first version leaves a mark");
+    assert_eq!(
+        player.other.len(),
+        1,
+        "only the first version leaves a mark"
+    );
     assert!(player.is_empty());
 }
 
