@@ -48,7 +48,8 @@ impl Program {
 }
 
 /// A shell script, and what it sends: names below the program's directory. After a name, ` *` says that the bytes may
-/// differ from those of the reference (they hold times or numbers of inodes).
+/// differ from those of the reference (they hold times or numbers of inodes); ` ?` says that it is announced again, with
+/// its new time or mode, if the machine was fast enough to set that soon after the seal.
 pub(crate) type Step = (&'static str, &'static [&'static str]);
 
 /// What every script may use: `$SRC` (files to copy from, on another file system, see [`sources`]), `$TMP` (its own,
@@ -232,6 +233,11 @@ impl Matrix {
         );
         let mut want = Vec::new();
         for send in sends {
+            let maybe = send.strip_suffix(" ?");
+            if maybe.is_some_and(|file| sealed.iter().all(|(sealed, _)| sealed != file)) {
+                continue;
+            }
+            let send = &maybe.unwrap_or(send);
             let (file, exact) = match send.strip_suffix(" *") {
                 Some(file) => (file, false),
                 None => (*send, true),
