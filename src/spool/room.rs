@@ -141,7 +141,10 @@ impl Room {
 impl Spool {
     /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
     pub fn room_for(&self, len: u64) -> Result<(), SpoolError> {
-        self.room.take(len)
+        match self.room.take(len) {
+            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.room.take(len),
+            taken => taken,
+        }
     }
 
     /// Bytes that are left free, whoever writes.
