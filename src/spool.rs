@@ -3,11 +3,13 @@
 //! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Spool::subscribe`] is only a doorbell.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
+mod consumed;
 mod content;
 mod deliver;
 mod dress;
 mod durable;
 mod gate;
+mod history;
 mod inbox;
 mod intake;
 mod journal;
@@ -48,6 +50,7 @@ pub use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
 pub use self::gate::{Gate, GateGuard};
+use self::history::History;
 pub use self::intake::{Incoming, Verified};
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
@@ -500,6 +503,7 @@ pub struct Spool {
     changes: Mutex<u64>,
     changed: Condvar,
     counters: Counters,
+    history: History,
     jobs: Sender<Job>,
     tails: TailHasher,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -581,6 +585,7 @@ impl Spool {
             changes: Mutex::new(1),
             changed: Condvar::new(),
             counters: Counters::default(),
+            history: History::new(config.limits.history),
             jobs,
             tails,
             workers: Mutex::default(),
@@ -590,6 +595,7 @@ impl Spool {
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
+        spool.history.start(&spool)?;
         for number in 0..sealers {
             let (weak, queue) = (Arc::downgrade(&spool), queue.clone());
             let thread = std::thread::Builder::new().name(format!("sealer-{number}"));
@@ -604,6 +610,7 @@ impl Spool {
     /// Finishes the seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
         self.tails.stop();
+        self.history.stop();
         let workers = std::mem::take(&mut *self.workers.lock());
         for _ in &workers {
             // One for each worker; they take what is queued before it first.

@@ -499,6 +499,9 @@ impl Spool {
                 Vec::new()
             };
             self.journal.submit(batch)?;
+            if complete {
+                self.history.ended();
+            }
             freed
                 .into_iter()
                 .try_for_each(|digest| self.free_content(digest))?;

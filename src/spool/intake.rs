@@ -349,7 +349,7 @@ impl Spool {
         if self.follow_offer(&manifest)? {
             return Ok(Offered::AwaitingDurable);
         }
-        if let Some(known) = self.known_offer(bundle)? {
+        if let Some(known) = self.known_offer(&manifest)? {
             return Ok(known);
         }
         if let Some(answer) = self.no_room_for(&manifest)? {
@@ -390,11 +390,12 @@ impl Spool {
     }
 
     /// What to answer to an offer of a bundle that is here, on its way, or refused for good.
-    fn known_offer(&self, bundle: BundleId) -> Result<Option<Offered>, SpoolError> {
+    fn known_offer(&self, manifest: &VerifiedManifest) -> Result<Option<Offered>, SpoolError> {
+        let bundle = manifest.id();
         if self.arriving.lock().contains_key(&bundle) {
             return Ok(Some(Offered::Busy));
         }
-        if let Some(receipt) = self.settled(bundle)? {
+        if let Some(receipt) = self.receipt_again(manifest)? {
             return Ok(Some(self.settled_answer(bundle, receipt)));
         }
         // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and room in

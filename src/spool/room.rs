@@ -50,6 +50,8 @@ pub struct Limits {
     pub min_free: Option<u64>,
     /// Most bytes of one file; no limit if `None`.
     pub max_file_bytes: Option<u64>,
+    /// Bundles of each direction that stay in status when they are over; 10,000 if `None`.
+    pub history: Option<u64>,
 }
 
 /// The count of what is used, and the measure of what is free.

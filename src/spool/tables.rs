@@ -60,6 +60,13 @@ pub(super) const TREES: Table = Table(30);
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table = Table(40);
 
+/// Bundle id → `Seq`: of those in [`SETTLED`], what the bit is found by that stands for them later.
+pub(super) const SETTLED_SEQ: Table = Table(60);
+/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`SETTLED`].
+pub(super) const SETTLED_BITS: Table = Table(61);
+/// Hash of an inbox path → `Consumed`: a name whose file was consumed.
+pub(super) const CONSUMED: Table = Table(62);
+
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod growth;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod links;
