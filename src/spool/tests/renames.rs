@@ -7,7 +7,7 @@ use std::io::Read;
 
 use super::super::inbox::Choosing;
 use super::super::journal::Batch;
-use super::super::tables::{IN_NAMES, InName, OUT_NAMES, OutName, RENAMES, Renaming, VERSIONS};
+use super::super::tables::{IN_NAMES, InName, OUT_NAMES, OutName, RENAMES, Renaming};
 use super::*;
 
 const BIG: usize = 3 * LEAF as usize;
