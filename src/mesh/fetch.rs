@@ -281,7 +281,7 @@ async fn fetch(
                 hub.blames.add(manifest.id(), source.id, &why);
                 unusable.insert(source.id);
             }
-            Outcome::Intake(error @ IntakeError::Disk(_)) => {
+            Outcome::Intake(error @ (IntakeError::Disk(_) | IntakeError::Ended(_))) => {
                 let (hub, manifest) = (hub.clone(), manifest.clone());
                 let parked = blocking(move || {
                     offer::wrong_or_disk(&hub, &source, &manifest, arriving, &error)

@@ -25,7 +25,7 @@ use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
-use crate::mesh::{Hub, offer};
+use crate::mesh::{Hub, cancel, offer};
 
 /// Bytes of frames read and not yet dealt with.
 const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
@@ -97,7 +97,7 @@ impl Out {
     }
 
     /// Waits until little is unsent. Blocks.
-    fn wait_room(&self) {
+    pub(super) fn wait_room(&self) {
         let (buffer, _, conn, room) = &*self.0;
         let until = std::time::Instant::now() + ROOM_PATIENCE;
         let mut buffer = buffer.lock();
@@ -185,6 +185,7 @@ pub(crate) async fn run(
         started: Instant::now(),
         members_told: hello.members,
     };
+    session.tell_cancels();
     session.event(Event::Connected);
     session.ask_about_unfinished();
     let mut ticker = interval(TICK);
@@ -262,7 +263,9 @@ async fn read(
                 | Frame::Receipts(_)
                 | Frame::Members(_)
                 | Frame::Owed(_)
-                | Frame::Withdrawn(_)) => Heard::Frame(frame),
+                | Frame::Withdrawn(_)
+                | Frame::Cancels(_)
+                | Frame::CancelsSeen(_)) => Heard::Frame(frame),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -288,9 +291,9 @@ impl Session {
                     .push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
             }
             Heard::Frame(Frame::Pending(ids)) => {
-                let (hub, out) = (self.hub.clone(), self.out.clone());
+                let (hub, peer, out) = (self.hub.clone(), self.peer.id, self.out.clone());
                 self.desk.push(move || {
-                    let answer = |id| (id, offer::answer(&hub, id));
+                    let answer = |id| (id, offer::answer(&hub, id, peer));
                     out.push(&Frame::Verdicts(ids.into_iter().map(answer).collect()));
                     drop(permit);
                 });
@@ -315,6 +318,12 @@ impl Session {
                     }
                     drop(permit);
                 });
+            }
+            Heard::Frame(Frame::Cancels(list)) => {
+                cancel::take(&self.hub, &self.peer, &self.desk, &self.out, list, permit);
+            }
+            Heard::Frame(Frame::CancelsSeen(ids)) => {
+                cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
             }
             // The reader lets nothing else through.
             Heard::Frame(
@@ -395,7 +404,10 @@ impl Session {
         match input {
             Input::Sealed(bundle) => self.event(Event::Sealed(bundle)),
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
-            Input::Rescan => self.event(Event::Rescan),
+            Input::Rescan => {
+                self.tell_cancels();
+                self.event(Event::Rescan);
+            }
             Input::Members => self.tell_members(),
             Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
             Input::Verdict(bundle, verdict) => {
@@ -403,6 +415,10 @@ impl Session {
             }
             Input::Event(event) => self.event(event),
         }
+    }
+
+    fn tell_cancels(&self) {
+        cancel::tell(&self.hub, &self.peer, &self.desk, &self.out);
     }
 
     fn tell_members(&mut self) {

@@ -22,7 +22,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::bundle::{BundleId, Receipt, SignedManifest};
+use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
 use crate::delivery::Verdict;
 use crate::peer::{PeerId, PeerName};
 
@@ -170,6 +170,10 @@ pub(super) enum Frame {
     Owed(Vec<BundleId>),
     /// "I do not owe you these, and you need not wait for them."
     Withdrawn(Vec<BundleId>),
+    /// Bundles that their origin has ended. Answered by [`Frame::CancelsSeen`].
+    Cancels(Vec<Cancel>),
+    /// "I know that these have ended."
+    CancelsSeen(Vec<BundleId>),
 }
 
 /// Why bytes are not a frame.
@@ -214,6 +218,8 @@ mod kind {
     pub(super) const RANGE: u8 = 8;
     pub(super) const OWED: u8 = 9;
     pub(super) const WITHDRAWN: u8 = 10;
+    pub(super) const CANCELS: u8 = 16;
+    pub(super) const CANCELS_SEEN: u8 = 17;
 }
 
 /// [`Verdict`] as it travels.
@@ -274,6 +280,8 @@ impl Frame {
             Self::Range(request) => put(out, kind::RANGE, request),
             Self::Owed(ids) => put(out, kind::OWED, ids),
             Self::Withdrawn(ids) => put(out, kind::WITHDRAWN, ids),
+            Self::Cancels(list) => put(out, kind::CANCELS, list),
+            Self::CancelsSeen(ids) => put(out, kind::CANCELS_SEEN, ids),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -322,6 +330,8 @@ impl Frame {
             kind::RANGE => Self::Range(take(kind, &bytes)?),
             kind::OWED => Self::Owed(list(kind, &bytes)?),
             kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
+            kind::CANCELS => Self::Cancels(list(kind, &bytes)?),
+            kind::CANCELS_SEEN => Self::CancelsSeen(list(kind, &bytes)?),
             _ => return Ok(None),
         };
         Ok(Some(frame))
@@ -472,6 +482,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bundle::{CancelReason, Scope};
     use crate::peer::Signature;
 
     fn told() -> Told {
@@ -573,6 +584,21 @@ mod tests {
                 Frame::Withdrawn(vec![BundleId([1; 32])]),
                 format!("000000220a01{ones}"),
             ),
+            (
+                Frame::Cancels(vec![Cancel {
+                    bundle: b,
+                    origin: PeerId::from_bytes([2; 32]),
+                    reason: CancelReason::Expired,
+                    scope: Scope::Ids(vec![PeerId::from_bytes([3; 32])]),
+                    lifetime_secs: 300,
+                    signature: Signature([4; 64]),
+                }]),
+                format!(
+                    "000000a71001{ones}{twos}010101{threes}ac02{}",
+                    "04".repeat(64)
+                ),
+            ),
+            (Frame::CancelsSeen(vec![b]), format!("000000221101{ones}")),
         ]
     }
 
@@ -650,7 +676,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(kind in 0u8..12, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_never_panic(kind in 0u8..20, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut body = vec![kind];
             body.extend(&bytes);
             Frame::decode(body.into()).ok();

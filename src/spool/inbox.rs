@@ -80,6 +80,9 @@ impl Spool {
         }
         let bundle = manifest.id();
         let decide = self.decide.lock();
+        if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
+            return Err(SpoolError::Ended(reason));
+        }
         if let Some(names) = self.follow_rename(manifest)? {
             for staged in verified.files.iter().flatten() {
                 durable::remove(&staged.at)?;

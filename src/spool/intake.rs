@@ -42,10 +42,15 @@ const READ_BYTES: usize = 256 * 1024;
 /// Bytes kept for `~name-9999`, the name having at most 63: what is offered fits also when its name is taken.
 const CONFLICT_ROOM: usize = 1 + 63 + 5;
 
+/// What a bundle is refused with whose chunks are right and whose digest is wrong.
+pub const CONTRADICTS: &str = "manifest contradicts itself";
+
 /// A bundle that is arriving. One fetch owns it. All calls block on local disk; call from a blocking thread.
 #[derive(Debug)]
 pub struct Incoming {
     arrival: Arrival,
+    /// How many cancels there were when it was last looked for one of this bundle.
+    cancels: u64,
     manifest: VerifiedManifest,
     parts: Vec<Part>,
 }
@@ -59,7 +64,12 @@ pub(super) struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.spool.arriving.lock().remove(&self.bundle);
+        let row = self.spool.arriving.lock().remove(&self.bundle);
+        if row.is_some_and(|row| self.spool.ended(self.bundle, row.origin).is_some())
+            && let Err(error) = self.spool.discard_partial(self.bundle)
+        {
+            tracing::warn!(%error, "bytes of a bundle that was cancelled stay until the next start");
+        }
         self.spool.ring(&Event::StatusChanged);
     }
 }
@@ -180,6 +190,15 @@ impl Incoming {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), IntakeError> {
+        let cancels = self.arrival.spool.policy.cancels.load(Ordering::Acquire);
+        if std::mem::replace(&mut self.cancels, cancels) != cancels
+            && let Some(reason) = self
+                .arrival
+                .spool
+                .ended(self.arrival.bundle, self.manifest.manifest().origin)
+        {
+            return Err(IntakeError::Ended(reason));
+        }
         let wrong = |path: &RelPath, index| IntakeError::WrongBytes {
             path: path.clone(),
             index,
@@ -352,6 +371,11 @@ impl Spool {
         if let Some(known) = self.known_offer(&manifest)? {
             return Ok(known);
         }
+        let cancels = self.policy.cancels.load(Ordering::Acquire);
+        if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
+            self.note_inbound(manifest.manifest(), bundle, reason.word(), None);
+            return Ok(Offered::Refused(reason.refusal().into()));
+        }
         if let Some(answer) = self.no_room_for(&manifest)? {
             if matches!(answer, Offered::Refused(_)) {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -384,6 +408,7 @@ impl Spool {
         }
         Ok(Offered::Wanted(Box::new(Incoming {
             arrival,
+            cancels,
             manifest,
             parts,
         })))
@@ -401,7 +426,10 @@ impl Spool {
         // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and room in
         // quarantine.
         let row = self.inbound_shown(bundle)?;
-        Ok(row.filter(|row| row.state == "refused").map(|row| {
+        let contradicts = |row: &InboundShown| {
+            row.state == "refused" && row.error.as_deref() == Some(CONTRADICTS)
+        };
+        Ok(row.filter(contradicts).map(|row| {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             Offered::Refused(row.error.unwrap_or_default())
         }))

@@ -144,7 +144,10 @@ impl Spool {
             states.push(state);
         }
         let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
-        let state = if sealed_only && !settled {
+        let ended = || self.ended(bundle, manifest.manifest().origin);
+        let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
+            reason.word()
+        } else if sealed_only && !settled {
             "sealed"
         } else {
             least(&states)

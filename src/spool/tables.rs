@@ -57,6 +57,11 @@ pub(super) const JOINING: Table = Table(23);
 /// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
 pub(super) const TREES: Table = Table(30);
 
+/// Bundle id, origin → `Cancel`: bundles that their origin has ended, ours and those of others that are for us.
+pub(super) const CANCELS: Table = Table(32);
+/// Peer, bundle id, origin → (): whom we have not told of a cancel yet, as far as we know.
+pub(super) const CANCELS_OWED: Table = Table(33);
+
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table = Table(40);
 
