@@ -106,6 +106,13 @@ pub(crate) trait Store: Send + Sync + 'static {
         error: Option<String>,
     );
     fn count_bytes(&self, sent: u64, received: u64);
+    fn count_twice(&self, bytes: u64);
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError>;
 }
 
 impl Store for Arc<Spool> {
@@ -214,6 +221,17 @@ impl Store for Arc<Spool> {
     }
     fn count_bytes(&self, sent: u64, received: u64) {
         Spool::count_bytes(self, sent, received);
+    }
+    fn count_twice(&self, bytes: u64) {
+        Spool::count_twice(self, bytes);
+    }
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError> {
+        Ok(Box::new(Spool::open_arrived(self, manifest, entry, peer)?))
     }
 }
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod delta;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod links;
