@@ -3,10 +3,12 @@
 //! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Spool::subscribe`] is only a doorbell.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
-mod consumed;
+mod arrived;
 mod cancel;
+mod consumed;
 mod content;
 mod deliver;
+mod delta;
 mod dress;
 mod durable;
 mod gate;
@@ -440,6 +442,9 @@ pub struct Counts {
     pub bytes_sent: u64,
     /// Content bytes taken from peers since start.
     pub bytes_received: u64,
+    /// Those of them that were of no use: cut off before a chunk was whole, wrong, or here already.
+    #[serde(default)]
+    pub bytes_twice: u64,
     /// Files held back because their writer was killed.
     pub incomplete: u64,
     /// Files open for writing, settling or being sealed. Not known to the spool: the daemon fills it in.

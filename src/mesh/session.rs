@@ -25,7 +25,7 @@ use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
-use crate::mesh::{Hub, cancel, offer};
+use crate::mesh::{Hub, cancel, fetch, offer};
 
 /// Bytes of frames read and not yet dealt with.
 const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
@@ -68,6 +68,8 @@ pub(crate) enum Input {
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
     Event(Event),
+    /// To be sent as it is.
+    Say(Frame),
 }
 
 /// What the reader hands to the session.
@@ -265,7 +267,9 @@ async fn read(
                 | Frame::Owed(_)
                 | Frame::Withdrawn(_)
                 | Frame::Cancels(_)
-                | Frame::CancelsSeen(_)) => Heard::Frame(frame),
+                | Frame::CancelsSeen(_)
+                | Frame::Have(_)
+                | Frame::Gone(_)) => Heard::Frame(frame),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -325,6 +329,8 @@ impl Session {
             Heard::Frame(Frame::CancelsSeen(ids)) => {
                 cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
             }
+            Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
+            Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
             // The reader lets nothing else through.
             Heard::Frame(
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
@@ -414,6 +420,7 @@ impl Session {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Input::Event(event) => self.event(event),
+            Input::Say(frame) => self.out.push(&frame),
         }
     }
 

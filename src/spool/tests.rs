@@ -4,6 +4,7 @@
 mod cancels;
 #[cfg(test)]
 mod crash;
+mod delta;
 #[cfg(test)]
 mod growth;
 #[cfg(test)]
