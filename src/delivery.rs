@@ -20,6 +20,8 @@
 //!    last case the next connection finds it in the journal again.
 //! 4. The live push is an optimisation: every state has a time after which the bundle is asked about again.
 
+pub mod custody;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
