@@ -16,9 +16,10 @@
 //! 1. Memory is bounded: at most [`TRACKED_MAX`] bundles are known here. All others stay in the journal and are paged
 //!    in as room comes; what does not fit is found by the next scan, never lost.
 //! 2. At most [`WINDOW`] offers are unanswered, so the receiver's queue is bounded too.
-//! 3. A bundle leaves only by receipt, refusal, the journal not owing it any more, or the end of the connection; in the
-//!    last case the next connection finds it in the journal again.
-//! 4. The live push is an optimisation: every state has a time after which the bundle is asked about again.
+//! 3. A bundle leaves only by receipt, refusal, the journal not owing it any more, a question without answer, or the end
+//!    of the connection; in the last two cases it is found in the journal again.
+//! 4. The live push is an optimisation: every state has a time after which the bundle is asked about again. A question
+//!    that is not answered is forgotten, so that it keeps no room from others, and comes again with the next scan.
 
 pub mod custody;
 
@@ -155,6 +156,8 @@ struct Track {
     until: Duration,
     /// Deferrals in a row.
     deferrals: u32,
+    /// Something was shown of it on this connection.
+    begun: bool,
 }
 
 /// Where the reading of the journal stands.
@@ -210,6 +213,17 @@ impl Delivery {
         self.offered
     }
 
+    /// When a tick next does something, if nothing else happens before: then it does at every tick.
+    #[cfg(test)]
+    fn next_due(&self) -> Option<Duration> {
+        let tracks = self.tracks.values().filter(|t| t.phase != Phase::Ready);
+        let scan = match self.scan {
+            Scan::Idle(until) => Some(until),
+            Scan::Due(_) | Scan::Reading => None,
+        };
+        tracks.map(|t| t.until).chain(scan).min()
+    }
+
     /// Takes one event at time `now` (of any monotonic clock) and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Action>) {
         match event {
@@ -227,7 +241,8 @@ impl Delivery {
                 end,
             } => self.page(now, cursor, bundles, end, out),
             Event::Verdict(bundle, verdict) => self.verdict(now, bundle, verdict, out),
-            Event::Receipt(bundle) | Event::Gone(bundle) => self.drop_track(bundle),
+            Event::Receipt(bundle) => self.drop_track(bundle),
+            Event::Gone(bundle) => self.give_up(bundle, out),
             Event::Serving(bundle, bytes) => self.serving(now, bundle, bytes, out),
             Event::Tick => self.tick(now, out),
         }
@@ -237,12 +252,8 @@ impl Delivery {
     }
 
     fn disconnected(&mut self, out: &mut Vec<Action>) {
-        let begun = |track: &Track| match track.phase {
-            Phase::Offered | Phase::Fetching | Phase::Taken => true,
-            Phase::Asked | Phase::Ready | Phase::Waiting => false,
-        };
-        let tracks = self.tracks.iter();
-        let mut queued: Vec<BundleId> = tracks.filter(|(_, t)| begun(t)).map(|(b, _)| *b).collect();
+        let begun = self.tracks.iter().filter(|(_, t)| t.begun);
+        let mut queued: Vec<BundleId> = begun.map(|(b, _)| *b).collect();
         queued.sort_unstable();
         let show = |bundle| Action::Show(bundle, DeliveryState::Queued);
         out.extend(queued.into_iter().map(show));
@@ -383,15 +394,24 @@ impl Delivery {
     }
 
     fn tick(&mut self, now: Duration, out: &mut Vec<Action>) {
-        let overdue = |t: &Track| t.phase != Phase::Ready && t.until <= now;
-        let mut due: Vec<BundleId> = self
-            .tracks
-            .iter()
-            .filter(|(_, t)| overdue(t))
-            .map(|(b, _)| *b)
-            .collect();
+        let (mut due, mut unanswered) = (Vec::new(), Vec::new());
+        for (bundle, track) in self.tracks.iter().filter(|(_, t)| t.until <= now) {
+            match track.phase {
+                Phase::Ready => {}
+                Phase::Asked => unanswered.push(*bundle),
+                Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting => {
+                    due.push(*bundle);
+                }
+            }
+        }
         // A given order of events gives one order of actions.
         due.sort_unstable();
+        unanswered.sort_unstable();
+        // It may not be owed any more, or the peer does not want to say: that must not keep others out. If it is owed,
+        // the journal says so at the next scan.
+        for bundle in unanswered {
+            self.give_up(bundle, out);
+        }
         for bundle in &due {
             self.set(now, *bundle, Phase::Asked);
         }
@@ -444,7 +464,12 @@ impl Delivery {
     }
 
     fn set(&mut self, now: Duration, bundle: BundleId, phase: Phase) {
-        let deferrals = self.tracks.get(&bundle).map_or(0, |t| t.deferrals);
+        let known = self.tracks.get(&bundle);
+        let (deferrals, begun) = known.map_or((0, false), |t| (t.deferrals, t.begun));
+        let begun = match phase {
+            Phase::Asked | Phase::Ready => begun,
+            Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting => true,
+        };
         let (deferrals, wait) = match phase {
             Phase::Asked | Phase::Offered => (deferrals, ANSWER_TIMEOUT),
             Phase::Ready => (deferrals, Duration::MAX),
@@ -462,9 +487,18 @@ impl Delivery {
                 phase,
                 until: now.saturating_add(wait),
                 deferrals,
+                begun,
             },
         );
         self.count(&bundle, true);
+    }
+
+    /// Forgets a bundle without an end to record: what was shown of its way is not so any more.
+    fn give_up(&mut self, bundle: BundleId, out: &mut Vec<Action>) {
+        if self.tracks.get(&bundle).is_some_and(|t| t.begun) {
+            out.push(Action::Show(bundle, DeliveryState::Queued));
+        }
+        self.drop_track(bundle);
     }
 
     fn drop_track(&mut self, bundle: BundleId) {
@@ -498,5 +532,7 @@ pub fn jittered(base: Duration, seed: &mut u64) -> Duration {
     base.saturating_mul(per_mille as u32) / 1000
 }
 
+#[cfg(test)]
+mod simulator;
 #[cfg(test)]
 mod tests;

@@ -160,7 +160,7 @@ fn every_state_and_every_event() {
                 (None, queued()),
                 (None, queued()),
                 (None, queued()),
-                (None, vec![]),
+                (None, queued()),
             ],
         ),
         (
@@ -245,7 +245,19 @@ fn every_state_and_every_event() {
             ]
         }),
         (Event::Receipt(b), [0; 7].map(|_| (None, vec![]))),
-        (Event::Gone(b), [0; 7].map(|_| (None, vec![]))),
+        // Nothing of it is on its way any more.
+        (
+            Event::Gone(b),
+            [
+                (None, vec![]),
+                (None, vec![]),
+                (None, vec![]),
+                (None, queued()),
+                (None, queued()),
+                (None, queued()),
+                (None, queued()),
+            ],
+        ),
         (Event::Serving(b, 9), {
             let shown = || vec![show(DeliveryState::Sending(9))];
             [
@@ -284,7 +296,6 @@ fn every_state_and_every_event() {
 #[test]
 fn every_state_is_asked_about_again_in_the_end() {
     let cases = [
-        (Phase::Asked, ANSWER_TIMEOUT),
         (Phase::Offered, ANSWER_TIMEOUT),
         (Phase::Fetching, FETCH_TIMEOUT),
         (Phase::Taken, RECEIPT_TIMEOUT),
@@ -304,6 +315,35 @@ fn every_state_is_asked_about_again_in_the_end() {
             "{phase:?}"
         );
     }
+}
+
+/// Room for one page: a peer that never answers for one bundle gets the others, and is asked about that one again.
+#[test]
+fn a_question_without_answer_keeps_nobody_out() {
+    let mut machine = Delivery::new(7);
+    machine.limits = Limits {
+        window: 1,
+        page: 1,
+        ahead: 1,
+        tracked: 1,
+    };
+    let page = |n: u64| Event::Page {
+        cursor: Some(n),
+        bundles: vec![id(n)],
+        end: false,
+    };
+    step(&mut machine, T0, Event::Connected);
+    assert_eq!(
+        step(&mut machine, T0, page(1)),
+        [Action::Ask(vec![id(1)])],
+        "no room for more"
+    );
+    assert_eq!(
+        step(&mut machine, T0 + ANSWER_TIMEOUT, Event::Tick),
+        [Action::Page(Some(1))]
+    );
+    let asked = step(&mut machine, T0 + ANSWER_TIMEOUT, page(2));
+    assert_eq!(asked, [Action::Ask(vec![id(2)])]);
 }
 
 #[test]
@@ -555,4 +595,23 @@ fn every_reachable_state_keeps_the_rules_and_leads_to_the_end() {
         }
     }
     assert!(seen.len() > 300, "{} states", seen.len());
+}
+
+/// What is asked about again because nobody answered was shown as offered.
+#[test]
+fn without_connection_nothing_is_shown_as_on_its_way() {
+    for phase in [
+        Phase::Offered,
+        Phase::Fetching,
+        Phase::Taken,
+        Phase::Waiting,
+    ] {
+        let mut machine = in_phase(Some(phase));
+        step(&mut machine, T0 + FETCH_TIMEOUT, Event::Tick);
+        assert_eq!(machine.tracks[&id(1)].phase, Phase::Asked);
+        assert_eq!(
+            step(&mut machine, T0 + FETCH_TIMEOUT, Event::Disconnected),
+            [Action::Show(id(1), DeliveryState::Queued)]
+        );
+    }
 }
