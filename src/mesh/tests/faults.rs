@@ -188,7 +188,7 @@ impl Scripted {
         }
     }
 
-    fn say(&self, channel: &mut Channel, frame: &Frame) {
+    pub(super) fn say(&self, channel: &mut Channel, frame: &Frame) {
         self.runtime.block_on(channel.send(frame)).unwrap();
     }
 
