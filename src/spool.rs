@@ -21,6 +21,7 @@ mod listen;
 mod outbox;
 mod policy;
 mod publish;
+pub(crate) mod rank;
 mod recover;
 mod renamed;
 mod room;
@@ -196,7 +197,7 @@ impl SpoolError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A bundle of ours was sealed; its recipients have it pending.
-    Sealed(BundleId),
+    Sealed(BundleId, Priority),
     /// A bundle we received is durable; its receipt is ready to go to its origin.
     ReceiptReady(Receipt),
     /// Something new is pending for this peer beyond a single seal (it joined, a deferral ended): rescan.
