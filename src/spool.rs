@@ -4,6 +4,7 @@
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
 mod content;
+mod custody;
 mod deliver;
 mod dress;
 mod durable;
@@ -189,8 +190,10 @@ impl SpoolError {
 pub enum Event {
     /// A bundle of ours was sealed; its recipients have it pending.
     Sealed(BundleId),
-    /// A bundle we received is durable; its receipt is ready to go to its origin.
+    /// A receipt is ready to go to the bundle's origin: ours, or one of another recipient that we keep the bundle for.
     ReceiptReady(Receipt),
+    /// A bundle of ours is final for every recipient.
+    Closed(BundleId),
     /// Something new is pending for this peer beyond a single seal (it joined, a deferral ended): rescan.
     PendingChanged(PeerId),
     /// The set of members or their addresses changed.
@@ -500,6 +503,7 @@ pub struct Spool {
     changes: Mutex<u64>,
     changed: Condvar,
     counters: Counters,
+    custodian: custody::Custodian,
     jobs: Sender<Job>,
     tails: TailHasher,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -581,12 +585,14 @@ impl Spool {
             changes: Mutex::new(1),
             changed: Condvar::new(),
             counters: Counters::default(),
+            custodian: custody::Custodian::default(),
             jobs,
             tails,
             workers: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         });
         spool.recover(same_boot)?;
+        spool.resume_forgetting()?;
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;

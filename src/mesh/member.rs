@@ -323,7 +323,9 @@ async fn verify(
         | Frame::Members(_)
         | Frame::Range(_)
         | Frame::Owed(_)
-        | Frame::Withdrawn(_) => Err(MemberError::Unexpected("membership proof")),
+        | Frame::Withdrawn(_)
+        | Frame::Closed(_)
+        | Frame::Open(_) => Err(MemberError::Unexpected("membership proof")),
     }
 }
 

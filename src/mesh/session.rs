@@ -25,7 +25,7 @@ use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
-use crate::mesh::{Hub, offer};
+use crate::mesh::{Hub, custody, offer};
 
 /// Bytes of frames read and not yet dealt with.
 const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
@@ -56,7 +56,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) enum Input {
     /// A bundle was sealed.
     Sealed(BundleId),
-    /// Our receipt for a bundle of this peer is ready.
+    /// A receipt for a bundle that this peer sealed or offered is ready.
     Receipt(Receipt),
     /// Read the journal again.
     Rescan,
@@ -64,6 +64,8 @@ pub(crate) enum Input {
     Members,
     /// Ask whether the peer still owes us these.
     Owed(Vec<BundleId>),
+    /// Say this.
+    Say(Frame),
     /// What became of the peer's offer.
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
@@ -97,7 +99,7 @@ impl Out {
     }
 
     /// Waits until little is unsent. Blocks.
-    fn wait_room(&self) {
+    pub(super) fn wait_room(&self) {
         let (buffer, _, conn, room) = &*self.0;
         let until = std::time::Instant::now() + ROOM_PATIENCE;
         let mut buffer = buffer.lock();
@@ -187,6 +189,7 @@ pub(crate) async fn run(
     };
     session.event(Event::Connected);
     session.ask_about_unfinished();
+    session.hand_over_custody();
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -216,6 +219,7 @@ pub(crate) async fn run(
     }
     session.peer.ended(&conn);
     session.hub.teller_gone(&session.peer);
+    session.hub.store.custody_nudge();
     session.desk.clear();
     session.event(Event::Disconnected);
     let told = conn
@@ -262,7 +266,9 @@ async fn read(
                 | Frame::Receipts(_)
                 | Frame::Members(_)
                 | Frame::Owed(_)
-                | Frame::Withdrawn(_)) => Heard::Frame(frame),
+                | Frame::Withdrawn(_)
+                | Frame::Closed(_)
+                | Frame::Open(_)) => Heard::Frame(frame),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -288,9 +294,9 @@ impl Session {
                     .push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
             }
             Heard::Frame(Frame::Pending(ids)) => {
-                let (hub, out) = (self.hub.clone(), self.out.clone());
+                let (hub, out, peer) = (self.hub.clone(), self.out.clone(), self.peer.id);
                 self.desk.push(move || {
-                    let answer = |id| (id, offer::answer(&hub, id));
+                    let answer = |id| (id, offer::answer(&hub, id, peer));
                     out.push(&Frame::Verdicts(ids.into_iter().map(answer).collect()));
                     drop(permit);
                 });
@@ -313,6 +319,20 @@ impl Session {
                             tracing::error!("{bundle:?} cannot be given up: {error}");
                         }
                     }
+                    drop(permit);
+                });
+            }
+            Heard::Frame(Frame::Closed(ids)) => {
+                let (hub, peer) = (self.hub.clone(), self.peer.clone());
+                self.desk.push(move || {
+                    custody::heard_closed(&hub, &peer, &ids);
+                    drop(permit);
+                });
+            }
+            Heard::Frame(Frame::Open(ids)) => {
+                let (hub, peer, out) = (self.hub.clone(), self.peer.clone(), self.out.clone());
+                self.desk.push(move || {
+                    custody::heard_open(&hub, &peer, &ids, &out);
                     drop(permit);
                 });
             }
@@ -347,6 +367,13 @@ impl Session {
                 out.push(&Frame::Owed(page.to_vec()));
             }
         });
+    }
+
+    /// Tells the peer what became of bundles of its own that we keep for others.
+    fn hand_over_custody(&self) {
+        let (hub, peer, out) = (self.hub.clone(), self.peer.clone(), self.out.clone());
+        self.desk
+            .push(move || custody::connected(&hub, &peer, &out));
     }
 
     fn verdicts(&mut self, list: Vec<(BundleId, Verdict)>, permit: OwnedSemaphorePermit) {
@@ -398,6 +425,7 @@ impl Session {
             Input::Rescan => self.event(Event::Rescan),
             Input::Members => self.tell_members(),
             Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
+            Input::Say(frame) => self.out.push(&frame),
             Input::Verdict(bundle, verdict) => {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }

@@ -89,7 +89,7 @@ pub(crate) struct Told {
 
 /// A bundle with as much of its content as travels with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Offer {
+pub(crate) struct Offer {
     /// The manifest, not yet verified.
     pub signed: SignedManifest,
     /// Content of each entry, where sent; may be shorter than the list of entries.
@@ -98,7 +98,7 @@ pub(super) struct Offer {
 
 /// A request for bytes, alone on its stream of the bulk connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct RangeRequest {
+pub(crate) struct RangeRequest {
     /// Of which bundle.
     pub bundle: BundleId,
     /// Index of the entry in its manifest.
@@ -144,7 +144,7 @@ impl RangeStatus {
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// The membership proof, with the sender's protocol version.
     Proof {
         /// What the sender speaks.
@@ -160,7 +160,7 @@ pub(super) enum Frame {
     Verdicts(Vec<(BundleId, Verdict)>),
     /// A bundle.
     Offer(Box<Offer>),
-    /// Receipts of bundles the receiver is the origin of.
+    /// Receipts of bundles the receiver is the origin of, or offered.
     Receipts(Vec<Receipt>),
     /// Members whose addresses changed.
     Members(Vec<Told>),
@@ -170,6 +170,10 @@ pub(super) enum Frame {
     Owed(Vec<BundleId>),
     /// "I do not owe you these, and you need not wait for them."
     Withdrawn(Vec<BundleId>),
+    /// "These bundles of mine are final for every recipient."
+    Closed(Vec<BundleId>),
+    /// Of bundles of the receiver: "are these closed?" Of bundles of the sender: "these are not."
+    Open(Vec<BundleId>),
 }
 
 /// Why bytes are not a frame.
@@ -214,6 +218,8 @@ mod kind {
     pub(super) const RANGE: u8 = 8;
     pub(super) const OWED: u8 = 9;
     pub(super) const WITHDRAWN: u8 = 10;
+    pub(super) const CLOSED: u8 = 20;
+    pub(super) const OPEN: u8 = 21;
 }
 
 /// [`Verdict`] as it travels.
@@ -274,6 +280,8 @@ impl Frame {
             Self::Range(request) => put(out, kind::RANGE, request),
             Self::Owed(ids) => put(out, kind::OWED, ids),
             Self::Withdrawn(ids) => put(out, kind::WITHDRAWN, ids),
+            Self::Closed(ids) => put(out, kind::CLOSED, ids),
+            Self::Open(ids) => put(out, kind::OPEN, ids),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -322,6 +330,8 @@ impl Frame {
             kind::RANGE => Self::Range(take(kind, &bytes)?),
             kind::OWED => Self::Owed(list(kind, &bytes)?),
             kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
+            kind::CLOSED => Self::Closed(list(kind, &bytes)?),
+            kind::OPEN => Self::Open(list(kind, &bytes)?),
             _ => return Ok(None),
         };
         Ok(Some(frame))

@@ -190,7 +190,11 @@ impl Spool {
         } else if let Some(root) = self.shown_root(manifest, names) {
             row.path = root;
         }
-        self.show_inbound(&row, batch)?;
+        let order = self.show_inbound(&row, batch)?;
+        self.note_scope(manifest, batch);
+        if names.len() == of.entries.len() {
+            self.keep_for_others(manifest, order, batch)?;
+        }
         self.volatile.lock().insert(bundle);
         let me = self.me.clone();
         batch.on_durable(move || {
@@ -227,6 +231,10 @@ impl Spool {
                 size: *size,
                 ino: *ino,
             };
+            let before: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+            if let Some(before) = before.filter(|before| before.bundle != bundle) {
+                self.shown_no_more(&before, batch)?;
+            }
             batch.put(IN_NAMES, name.as_bytes(), &row);
             batch.put(
                 VERSIONS,
@@ -453,6 +461,7 @@ impl Spool {
         }
         if let Some(row) = &row {
             self.show_consumed(row.bundle, &mut batch)?;
+            self.shown_no_more(row, &mut batch)?;
         }
         self.journal.submit(batch)?;
         match row {
@@ -532,6 +541,7 @@ impl Spool {
         }
         if let Some(row) = row {
             self.show_consumed(row.bundle, &mut batch)?;
+            self.shown_no_more(&row, &mut batch)?;
         }
         self.journal.submit(batch)?;
         self.ring(&Event::StatusChanged);

@@ -51,6 +51,7 @@ impl Spool {
             );
         }
         *self.recovered.lock() = recovered;
+        self.sweep_kept()?;
         self.sweep(same_boot)
     }
 
@@ -192,6 +193,7 @@ impl Spool {
                 batch.delete(INODES, &row.ino.to_be_bytes());
             }
             spool.show_consumed(row.bundle, &mut batch)?;
+            spool.shown_no_more(row, &mut batch)?;
             spool.journal.submit(batch)
         })
     }

@@ -421,6 +421,10 @@ impl Spool {
         let mut batch = Batch::default();
         batch.delete(RENAMES, &manifest.id().0);
         if renaming.from != renaming.to {
+            let before: Option<InName> = self.journal.get(IN_NAMES, renaming.from.as_bytes())?;
+            if let Some(before) = before {
+                self.shown_no_more(&before, &mut batch)?;
+            }
             batch.delete(IN_NAMES, renaming.from.as_bytes());
         }
         let names = [(0, renaming.to.clone(), renaming.ino)];

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod links;
