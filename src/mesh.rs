@@ -308,9 +308,7 @@ impl Hub {
             Event::Sealed(bundle) => self.ring_all(|| Input::Sealed(bundle)),
             Event::ReceiptReady(receipt) => {
                 if receipt.recipient == self.me {
-                    for peer in self.care.offerers(receipt.bundle) {
-                        self.ring(peer, Input::Receipt(receipt.clone()));
-                    }
+                    custody::settled(self, &receipt).await;
                 }
                 self.ring(receipt.origin, Input::Receipt(receipt));
             }

@@ -84,6 +84,9 @@ pub(crate) trait Custodian {
     fn recipients(&self, _bundle: BundleId) -> Vec<PeerId> {
         Vec::new()
     }
+    fn given_by(&self, _bundle: BundleId, _holders: &[PeerId]) -> Result<(), SpoolError> {
+        Ok(())
+    }
     fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt>;
     fn is_forgotten(&self, _peer: PeerId) -> bool {
         false
@@ -137,6 +140,9 @@ impl Custodian for Arc<Spool> {
     fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
         Spool::recipients(self, bundle)
     }
+    fn given_by(&self, bundle: BundleId, holders: &[PeerId]) -> Result<(), SpoolError> {
+        Spool::given_by(self, bundle, holders)
+    }
     fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
         Spool::receipt_for(self, bundle, peer)
     }
@@ -158,6 +164,9 @@ pub(crate) struct Care {
     closing: Mutex<Vec<BundleId>>,
     offered_by: Mutex<HashMap<BundleId, Vec<PeerId>>>,
     promises: Mutex<HashMap<BundleId, Promise>>,
+    /// Peers that a test keeps from us.
+    #[cfg(test)]
+    pub(crate) cut: Mutex<std::collections::HashSet<PeerId>>,
 }
 
 impl Care {
@@ -235,6 +244,22 @@ pub(crate) async fn run(hub: Arc<Hub>) {
             look(&hub);
         };
         drop(tokio::task::spawn_blocking(pass).await);
+    }
+}
+
+/// Our own receipt is durable: whoever offered the bundle gets it, and has the bundle itself.
+pub(crate) async fn settled(hub: &Arc<Hub>, receipt: &Receipt) {
+    let holders = hub.care.offerers(receipt.bundle);
+    if holders.is_empty() {
+        return;
+    }
+    for holder in &holders {
+        hub.ring(*holder, Input::Receipt(receipt.clone()));
+    }
+    let (hub, bundle) = (hub.clone(), receipt.bundle);
+    let noted = tokio::task::spawn_blocking(move || hub.store.given_by(bundle, &holders));
+    if let Ok(Err(error)) = noted.await {
+        tracing::error!("who gave {bundle:?} is not recorded: {error}");
     }
 }
 

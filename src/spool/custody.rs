@@ -107,6 +107,17 @@ impl Spool {
         self.custodian.due.store(0, Ordering::Relaxed);
     }
 
+    /// How many rows of bundles in custody there are.
+    #[cfg(test)]
+    pub(crate) fn custody_rows(&self) -> usize {
+        let count = |table| self.journal.scan::<()>(table, &[], None, usize::MAX);
+        let tables = [WATCHED, CARRIED, RELAYS];
+        tables
+            .map(|table| count(table).map_or(0, |rows| rows.len()))
+            .iter()
+            .sum()
+    }
+
     fn custody_now(&self) -> Duration {
         self.custodian.started.elapsed()
     }
@@ -626,6 +637,41 @@ impl Spool {
         drop(decide);
         self.tell(steps);
         Ok(true)
+    }
+
+    /// These recipients gave us the bundle: nobody need give it to them, nor tell its origin that they have it.
+    pub fn given_by(&self, bundle: BundleId, holders: &[PeerId]) -> Result<(), SpoolError> {
+        let decide = self.decide.lock();
+        let Some(manifest) = self.kept(bundle)? else {
+            return Ok(());
+        };
+        let mut steps = Steps::default();
+        for holder in holders {
+            let Some(known) = self.custody_of(&manifest)? else {
+                break;
+            };
+            if !known.waiting().any(|peer| peer == *holder) {
+                continue;
+            }
+            let mut rows = Batch::default();
+            if self.deliveries_of(bundle)?.is_empty() {
+                for peer in known.waiting() {
+                    let key = delivery_key(bundle, peer);
+                    rows.put(DELIVERIES, &key, &DeliveryState::Queued);
+                }
+            }
+            let key = delivery_key(bundle, *holder);
+            rows.put(DELIVERIES, &key, &DeliveryState::Delivered);
+            if let Some(order) = self.kept_order(bundle)? {
+                rows.delete(PENDING, &pending_key(*holder, order));
+            }
+            self.journal.submit(rows)?;
+            self.step(&manifest, custody::Event::Gone(*holder), &mut steps)?;
+            self.record(&mut steps)?;
+        }
+        drop(decide);
+        self.tell(steps);
+        Ok(())
     }
 
     /// A recipient will never take a bundle of another that we owe it. `false`: it is not owed.

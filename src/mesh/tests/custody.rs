@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::super::wire::{RangeRequest, RangeStatus};
 use super::faults::{Real, alone};
 use super::*;
 use crate::bundle::{Manifest, Scope};
@@ -26,20 +27,18 @@ impl Three {
             reals: [Real::new(), Real::new(), Real::new()],
             meshes: [None, None, None],
         };
-        if let Some((one, other)) = cut {
-            let ids = [three.reals[one].id(), three.reals[other].id()];
-            three.reals[one].cut_from(ids[1]);
-            three.reals[other].cut_from(ids[0]);
-        }
         // The one that has both links first: the others learn of each other through it.
         let hub = match cut {
             Some(cut) => 3 - cut.0 - cut.1,
             None => ALDER,
         };
         three.start(hub);
-        for n in [ALDER, BIRCH, CEDAR] {
-            if n != hub {
-                three.join(n, hub);
+        for n in (0..3).filter(|n| *n != hub) {
+            three.join(n, hub);
+            if let Some(cut) = cut {
+                let other = three.id(3 - hub - n);
+                assert!(hub == 3 - cut.0 - cut.1);
+                three.mesh(n).hub.care.cut.lock().insert(other);
             }
         }
         for n in [ALDER, BIRCH, CEDAR] {
@@ -106,7 +105,9 @@ impl Three {
 
     fn states(&self, n: usize, bundle: BundleId) -> Vec<String> {
         let rows = self.reals[n].spool().outbound(None, 999);
-        let row = rows.into_iter().find(|row| row.bundle == bundle.to_string());
+        let row = rows
+            .into_iter()
+            .find(|row| row.bundle == bundle.to_string());
         let recipients = row.map(|row| row.recipients).unwrap_or_default();
         recipients.into_iter().map(|r| r.state).collect()
     }
@@ -114,6 +115,12 @@ impl Three {
     fn wait_delivered(&self, n: usize, bundle: BundleId, to: usize) {
         eventually("delivered", || {
             self.states(n, bundle) == vec!["delivered"; to]
+        });
+    }
+
+    fn wait_not_pending(&self, n: usize, bundle: BundleId, to: usize) {
+        eventually("settled", || {
+            !self.reals[n].spool().is_pending(bundle, self.id(to))
         });
     }
 
@@ -142,6 +149,9 @@ fn with_the_origin_away_another_holder_gives_it_and_the_origin_hears_of_it_later
     three.join(CEDAR, BIRCH);
     three.wait_file(CEDAR, "small", &small);
     three.wait_file(CEDAR, "large", &large);
+    for bundle in bundles {
+        three.wait_not_pending(BIRCH, bundle, CEDAR);
+    }
     three.stop(CEDAR);
     three.start(ALDER);
     for bundle in bundles {
@@ -152,7 +162,7 @@ fn with_the_origin_away_another_holder_gives_it_and_the_origin_hears_of_it_later
 }
 
 #[test]
-fn s17_a_member_that_joins_while_the_origin_is_away_gets_what_a_holder_shows() {
+fn a_member_that_joins_while_the_origin_is_away_gets_what_a_holder_shows() {
     let group = GroupKey::generate();
     let [alder, birch, cedar] = [Real::new(), Real::new(), Real::new()];
     let b = birch.start(config("birch", &group));
@@ -165,7 +175,9 @@ fn s17_a_member_that_joins_while_the_origin_is_away_gets_what_a_holder_shows() {
     let bundle = alder.put("f", b"hello");
     let arrived = |real: &Real| fs::read(real.inbox("f")).is_ok_and(|found| found == b"hello");
     eventually("birch has it", || arrived(&birch));
-    eventually("alder knows", || !alder.spool().is_pending(bundle, birch.id()));
+    eventually("alder knows", || {
+        !alder.spool().is_pending(bundle, birch.id())
+    });
     a.stop();
     eventually("noticed", || !connected(&b, alder.id()));
     let _c = cedar.start(invited("cedar"));
@@ -187,7 +199,12 @@ fn any_one_link_may_be_cut_and_everything_arrives_everywhere() {
         for n in [ALDER, BIRCH, CEDAR] {
             for size in [10, 2 << 20] {
                 let path = format!("{}.{size}", NAMES[n]);
-                bundles.push((n, path.clone(), size, three.reals[n].put(&path, &pattern(size))));
+                bundles.push((
+                    n,
+                    path.clone(),
+                    size,
+                    three.reals[n].put(&path, &pattern(size)),
+                ));
             }
         }
         for (origin, path, size, _) in &bundles {
@@ -232,7 +249,9 @@ fn with_two_holders_the_bytes_go_over_the_wire_once() {
         .collect();
     for bundle in &bundles {
         eventually("birch carries it", || {
-            three.reals[BIRCH].spool().is_pending(*bundle, three.id(CEDAR))
+            three.reals[BIRCH]
+                .spool()
+                .is_pending(*bundle, three.id(CEDAR))
         });
     }
     let sent = || {
@@ -258,6 +277,7 @@ fn s05_who_has_it_already_says_so_to_every_holder() {
     three.stop(CEDAR);
     let bundle = three.reals[ALDER].put("f", b"hello");
     three.wait_file(BIRCH, "f", b"hello");
+    three.wait_not_pending(ALDER, bundle, BIRCH);
     three.stop(BIRCH);
     // From its origin first, so that the other holder finds it there.
     three.join(CEDAR, ALDER);
@@ -265,7 +285,9 @@ fn s05_who_has_it_already_says_so_to_every_holder() {
     three.stop(ALDER);
     three.join(BIRCH, CEDAR);
     eventually("birch owes it no more", || {
-        !three.reals[BIRCH].spool().is_pending(bundle, three.id(CEDAR))
+        !three.reals[BIRCH]
+            .spool()
+            .is_pending(bundle, three.id(CEDAR))
     });
     three.start(ALDER);
     three.wait_connected(ALDER, BIRCH);
@@ -319,8 +341,80 @@ fn s03_what_was_sealed_while_alone_and_removed_reaches_the_first_member() {
     eventually("it arrives", || {
         fs::read(birch.inbox("f")).is_ok_and(|found| found == content)
     });
-    eventually("delivered", || !alder.spool().is_pending(bundle, birch.id()));
+    eventually("delivered", || {
+        !alder.spool().is_pending(bundle, birch.id())
+    });
     eventually("freed", || alder.spool().held_bytes() == 0);
+}
+
+#[test]
+fn s17_a_peer_that_is_down_at_start_is_dialled_until_it_is_there() {
+    let (group, alder, a) = alone();
+    let at = a.listen_addrs()[0];
+    a.stop();
+    let birch = Real::new();
+    let b = birch.start(MeshConfig {
+        peers: vec![(alder.id(), at)],
+        ..config("birch", &group)
+    });
+    eventually("it was tried", || error_of(&b, alder.id()).is_some());
+    birch.put("f", b"hello");
+    let _a = alder.start(MeshConfig {
+        listen: vec![at],
+        ..config("alder", &group)
+    });
+    eventually("it arrives", || {
+        fs::read(alder.inbox("f")).is_ok_and(|found| found == b"hello")
+    });
+}
+
+impl Scripted {
+    /// Waits until it is told that it is owed this.
+    fn hear_pending(&self, channel: &mut Channel, bundle: BundleId) {
+        loop {
+            if let Frame::Pending(ids) = self.hear(channel)
+                && ids.contains(&bundle)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Asks for the first bytes of a bundle; gives the status byte.
+    fn range(&self, of: &Mesh, group: &GroupKey, bundle: BundleId) -> u8 {
+        let conn = self.connect(of, BULK_ALPN);
+        self.runtime.block_on(async {
+            prove(&conn, group, self.id(), Role::Dialer).await.unwrap();
+            let (mut send, mut recv) = conn.open_bi().await.unwrap();
+            let request = RangeRequest {
+                bundle,
+                entry: 0,
+                offset: 0,
+                len: 10,
+            };
+            send.write_all(&Frame::Range(request).to_bytes())
+                .await
+                .unwrap();
+            send.finish().unwrap();
+            recv.read_to_end(100).await.unwrap()[0]
+        })
+    }
+
+    /// Everything but the members' list that is said until what was said before is dealt with.
+    fn heard_until_settled(&self, channel: &mut Channel) -> Vec<Frame> {
+        let last = BundleId([5; 32]);
+        self.say(channel, &Frame::Pending(vec![last]));
+        let mut heard = Vec::new();
+        loop {
+            match self.hear(channel) {
+                Frame::Verdicts(list) if list.iter().any(|(bundle, _)| *bundle == last) => {
+                    return heard;
+                }
+                Frame::Members(_) => {}
+                other => heard.push(other),
+            }
+        }
+    }
 }
 
 /// A member that is no recipient knows the id and the digest of a bundle that a recipient carries.
@@ -336,26 +430,44 @@ fn who_is_no_recipient_gets_nothing_of_a_bundle_that_is_carried() {
     .sign(&origin.identity);
     let (conn, mut channel) = origin.join(&b, &group);
     let served = content.clone();
-    let bulk = origin.serve(&b, &group, move |request| super::faults::range_of(&served, request));
-    assert_eq!(origin.offer(&mut channel, manifest.signed()), Verdict::Taken);
-    eventually("settled", || birch.spool().receipt_for(manifest.id(), origin.id()).is_some());
+    let bulk = origin.serve(&b, &group, move |request| {
+        super::faults::range_of(&served, request)
+    });
+    assert_eq!(
+        origin.offer(&mut channel, manifest.signed()),
+        Verdict::Taken
+    );
+    eventually("settled", || {
+        birch
+            .spool()
+            .receipt_for(manifest.id(), origin.id())
+            .is_some()
+    });
     for conn in [conn, bulk] {
         conn.close(0u32.into(), b"away");
     }
     let (_conn, mut others) = dogwood.join(&b, &group);
     let (_conn2, mut theirs) = cedar.join(&b, &group);
-    eventually("carried", || birch.spool().is_pending(manifest.id(), cedar.id()));
+    eventually("carried", || {
+        birch.spool().is_pending(manifest.id(), cedar.id())
+    });
     // To a recipient it is announced …
     cedar.hear_pending(&mut theirs, manifest.id());
-    assert_eq!(cedar.range(&b, &group, manifest.id()), super::super::wire::RangeStatus::Ok as u8);
+    assert_eq!(
+        cedar.range(&b, &group, manifest.id()),
+        RangeStatus::Ok as u8
+    );
     // … and to another member it is as if it did not exist, whatever that one asks.
     let verdicts = dogwood.ask(&mut others, &Frame::Pending(vec![manifest.id()]));
     assert_eq!(verdicts, [(manifest.id(), Verdict::Want)], "as for any id");
-    let not_held = super::super::wire::RangeStatus::NotHeld as u8;
+    let not_held = RangeStatus::NotHeld as u8;
     assert_eq!(dogwood.range(&b, &group, manifest.id()), not_held);
     dogwood.say(&mut others, &Frame::Closed(vec![manifest.id()]));
     dogwood.say(&mut others, &Frame::Open(vec![manifest.id()]));
     let heard = dogwood.heard_until_settled(&mut others);
     assert_eq!(heard, [], "neither offers, nor questions, nor receipts");
-    assert!(birch.spool().is_pending(manifest.id(), cedar.id()), "only its origin may close it");
+    assert!(
+        birch.spool().is_pending(manifest.id(), cedar.id()),
+        "only its origin may close it"
+    );
 }

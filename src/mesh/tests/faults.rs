@@ -105,6 +105,16 @@ impl Real {
         }
     }
 
+    /// Removes a name from the outbox.
+    pub(super) fn remove(&self, path: &str) {
+        use std::os::unix::fs::MetadataExt;
+        let at = self.state().join("outbox").join(path);
+        let ino = fs::metadata(&at).unwrap().ino();
+        fs::remove_file(&at).unwrap();
+        let rel = RelPath::parse(path).unwrap();
+        self.spool().outbox_removed(&rel, ino, 0);
+    }
+
     fn row(&self, bundle: BundleId) -> Option<InboundRow> {
         let rows = self.spool().inbound(None, 100);
         rows.into_iter().find(|r| r.bundle == bundle.to_string())
@@ -125,19 +135,19 @@ impl Drop for Real {
 }
 
 /// A real node with nobody in its group but those a test scripts.
-fn alone() -> (GroupKey, Real, Mesh) {
+pub(super) fn alone() -> (GroupKey, Real, Mesh) {
     let (group, alder) = (GroupKey::generate(), Real::new());
     let mesh = alder.start(config("alder", &group));
     (group, alder, mesh)
 }
 
 impl Scripted {
-    fn sign(&self, path: &str, content: &[u8]) -> VerifiedManifest {
+    pub(super) fn sign(&self, path: &str, content: &[u8]) -> VerifiedManifest {
         manifest_of(self.id(), path, content).sign(&self.identity)
     }
 
     /// A bulk connection on which ranges are answered with what `answer` gives.
-    fn serve(
+    pub(super) fn serve(
         &self,
         to: &Mesh,
         group: &GroupKey,
@@ -166,7 +176,7 @@ impl Scripted {
     }
 
     /// Offers without content and waits for what becomes of it.
-    fn offer(&self, channel: &mut Channel, signed: &SignedManifest) -> Verdict {
+    pub(super) fn offer(&self, channel: &mut Channel, signed: &SignedManifest) -> Verdict {
         let offer = Offer {
             signed: signed.clone(),
             inline: vec![],
@@ -188,11 +198,11 @@ impl Scripted {
         }
     }
 
-    fn say(&self, channel: &mut Channel, frame: &Frame) {
+    pub(super) fn say(&self, channel: &mut Channel, frame: &Frame) {
         self.runtime.block_on(channel.send(frame)).unwrap();
     }
 
-    fn hear(&self, channel: &mut Channel) -> Frame {
+    pub(super) fn hear(&self, channel: &mut Channel) -> Frame {
         self.runtime.block_on(channel.frame()).unwrap()
     }
 
@@ -211,7 +221,7 @@ impl Scripted {
     }
 }
 
-fn range_of(content: &[u8], request: RangeRequest) -> Vec<u8> {
+pub(super) fn range_of(content: &[u8], request: RangeRequest) -> Vec<u8> {
     let from = request.offset as usize;
     let mut answer = vec![RangeStatus::Ok as u8];
     answer.extend_from_slice(&content[from..from + request.len as usize]);

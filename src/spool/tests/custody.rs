@@ -590,3 +590,26 @@ fn bundles_of_others_come_after_ours_and_do_not_count_as_ours() {
             .all(|row| row.path == "ours")
     );
 }
+
+#[test]
+fn who_gave_it_is_not_offered_it() {
+    let (alder, birch, cedar) = three();
+    let bundle = alder.drop_file("f", b"x");
+    birch.fetch(&alder, bundle);
+    birch.spool().given_by(bundle, &[cedar.id()]).unwrap();
+    assert_eq!(birch.left(), [0; 6], "nobody else is left");
+
+    let dogwood = Node::new();
+    birch.knows(&dogwood, "dogwood");
+    for carried in [false, true] {
+        let bundle = alder.drop_file("g", format!("{carried}").as_bytes());
+        birch.fetch(&alder, bundle);
+        if carried {
+            birch.pass(NOBODY);
+        }
+        birch.spool().given_by(bundle, &[cedar.id()]).unwrap();
+        birch.pass(NOBODY);
+        assert_eq!(birch.owes(&cedar), []);
+        assert!(birch.owes(&dogwood).contains(&bundle));
+    }
+}
