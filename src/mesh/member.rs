@@ -327,7 +327,9 @@ async fn verify(
         | Frame::Cancels(_)
         | Frame::CancelsSeen(_)
         | Frame::Have(_)
-        | Frame::Gone(_) => Err(MemberError::Unexpected("membership proof")),
+        | Frame::Gone(_)
+        | Frame::Closed(_)
+        | Frame::Open(_) => Err(MemberError::Unexpected("membership proof")),
     }
 }
 

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod cancels;
 #[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod moves;
