@@ -200,6 +200,8 @@ pub(super) fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifes
     }
 }
 
+impl super::store::Members for Arc<Fake> {}
+
 /// `Arc<Fake>` is what the mesh gets.
 impl Store for Arc<Fake> {
     fn identity(&self) -> &Identity {

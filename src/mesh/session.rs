@@ -9,6 +9,8 @@
 //! connection with more than 2,048 unread pieces on a stream: the reader drains at once and the writer sends few large
 //! pieces, so that is met only past the budget, where it harms nobody else.
 
+mod roll;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,7 +26,7 @@ use crate::delivery::{Action, Delivery, Event, PAGE, Verdict};
 use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::roster::{Peer, SessionHandle};
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, MemberFrame, reason};
 use crate::mesh::{Hub, offer};
 
 /// Bytes of frames read and not yet dealt with.
@@ -133,6 +135,8 @@ struct Session {
     delivery: Delivery,
     started: Instant,
     members_told: Vec<crate::mesh::wire::Told>,
+    /// The roll that the peer knows to be ours.
+    roll_told: Option<[u8; 32]>,
 }
 
 /// Runs the session until the connection ends, and says why.
@@ -184,7 +188,10 @@ pub(crate) async fn run(
         delivery: Delivery::new(seed),
         started: Instant::now(),
         members_told: hello.members,
+        roll_told: None,
     };
+    session.hub.check(&session.peer);
+    session.compare_rolls();
     session.event(Event::Connected);
     session.ask_about_unfinished();
     let mut ticker = interval(TICK);
@@ -262,7 +269,9 @@ async fn read(
                 | Frame::Receipts(_)
                 | Frame::Members(_)
                 | Frame::Owed(_)
-                | Frame::Withdrawn(_)) => Heard::Frame(frame),
+                | Frame::Withdrawn(_)
+                | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => Heard::Frame(frame),
+                Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -304,6 +313,7 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Member(frame)) => self.heard_member(frame, permit),
             Heard::Frame(Frame::Owed(ids)) => self.answer_owed(ids, permit),
             Heard::Frame(Frame::Withdrawn(ids)) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.id);
@@ -396,7 +406,10 @@ impl Session {
             Input::Sealed(bundle) => self.event(Event::Sealed(bundle)),
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
             Input::Rescan => self.event(Event::Rescan),
-            Input::Members => self.tell_members(),
+            Input::Members => {
+                self.tell_roll();
+                self.tell_members();
+            }
             Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
             Input::Verdict(bundle, verdict) => {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));

@@ -16,12 +16,15 @@
 //!
 //! The proof frame is frozen: every version of the program can read it and the protocol version in it.
 
+mod member;
+
 use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(super) use self::member::MemberFrame;
 use crate::bundle::{BundleId, Receipt, SignedManifest};
 use crate::delivery::Verdict;
 use crate::peer::{PeerId, PeerName};
@@ -31,6 +34,9 @@ pub(super) const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
 
 /// Name of the bulk protocol in the TLS handshake.
 pub(super) const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
+
+/// Name of the protocol in which an invitation is redeemed.
+pub(super) const JOIN_ALPN: &[u8] = b"meshbox/join/1";
 
 /// Version of what follows the proof.
 pub(super) const PROTOCOL: u16 = 1;
@@ -170,6 +176,8 @@ pub(super) enum Frame {
     Owed(Vec<BundleId>),
     /// "I do not owe you these, and you need not wait for them."
     Withdrawn(Vec<BundleId>),
+    /// On who belongs to the group.
+    Member(MemberFrame),
 }
 
 /// Why bytes are not a frame.
@@ -274,6 +282,7 @@ impl Frame {
             Self::Range(request) => put(out, kind::RANGE, request),
             Self::Owed(ids) => put(out, kind::OWED, ids),
             Self::Withdrawn(ids) => put(out, kind::WITHDRAWN, ids),
+            Self::Member(frame) => frame.encode(out),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -322,7 +331,7 @@ impl Frame {
             kind::RANGE => Self::Range(take(kind, &bytes)?),
             kind::OWED => Self::Owed(list(kind, &bytes)?),
             kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
-            _ => return Ok(None),
+            _ => return Ok(MemberFrame::decode(kind, &bytes)?.map(Self::Member)),
         };
         Ok(Some(frame))
     }
