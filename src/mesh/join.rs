@@ -23,7 +23,7 @@ use crate::peer::{Identity, Invitation, PeerId, Ticket};
 use crate::spool::{Denied, Welcome};
 
 /// How long the inviter is tried: it may just be starting.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Rest between two attempts.
 const AGAIN: Duration = Duration::from_millis(500);

@@ -27,7 +27,7 @@ use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, MemberFrame, reason};
-use crate::mesh::{Hub, offer};
+use crate::mesh::{Hub, cancel, fetch, offer};
 
 /// Bytes of frames read and not yet dealt with.
 const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
@@ -70,6 +70,8 @@ pub(crate) enum Input {
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
     Event(Event),
+    /// To be sent as it is.
+    Say(Frame),
 }
 
 /// What the reader hands to the session.
@@ -99,7 +101,7 @@ impl Out {
     }
 
     /// Waits until little is unsent. Blocks.
-    fn wait_room(&self) {
+    pub(super) fn wait_room(&self) {
         let (buffer, _, conn, room) = &*self.0;
         let until = std::time::Instant::now() + ROOM_PATIENCE;
         let mut buffer = buffer.lock();
@@ -192,6 +194,7 @@ pub(crate) async fn run(
     };
     session.hub.check(&session.peer);
     session.compare_rolls();
+    session.tell_cancels();
     session.event(Event::Connected);
     session.ask_about_unfinished();
     let mut ticker = interval(TICK);
@@ -270,6 +273,10 @@ async fn read(
                 | Frame::Members(_)
                 | Frame::Owed(_)
                 | Frame::Withdrawn(_)
+                | Frame::Cancels(_)
+                | Frame::CancelsSeen(_)
+                | Frame::Have(_)
+                | Frame::Gone(_)
                 | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => Heard::Frame(frame),
                 Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
             };
@@ -297,9 +304,9 @@ impl Session {
                     .push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
             }
             Heard::Frame(Frame::Pending(ids)) => {
-                let (hub, out) = (self.hub.clone(), self.out.clone());
+                let (hub, peer, out) = (self.hub.clone(), self.peer.id, self.out.clone());
                 self.desk.push(move || {
-                    let answer = |id| (id, offer::answer(&hub, id));
+                    let answer = |id| (id, offer::answer(&hub, id, peer));
                     out.push(&Frame::Verdicts(ids.into_iter().map(answer).collect()));
                     drop(permit);
                 });
@@ -326,6 +333,14 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Cancels(list)) => {
+                cancel::take(&self.hub, &self.peer, &self.desk, &self.out, list, permit);
+            }
+            Heard::Frame(Frame::CancelsSeen(ids)) => {
+                cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
+            }
+            Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
+            Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
             // The reader lets nothing else through.
             Heard::Frame(
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
@@ -405,7 +420,10 @@ impl Session {
         match input {
             Input::Sealed(bundle) => self.event(Event::Sealed(bundle)),
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
-            Input::Rescan => self.event(Event::Rescan),
+            Input::Rescan => {
+                self.tell_cancels();
+                self.event(Event::Rescan);
+            }
             Input::Members => {
                 self.tell_roll();
                 self.tell_members();
@@ -415,7 +433,12 @@ impl Session {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Input::Event(event) => self.event(event),
+            Input::Say(frame) => self.out.push(&frame),
         }
+    }
+
+    fn tell_cancels(&self) {
+        cancel::tell(&self.hub, &self.peer, &self.desk, &self.out);
     }
 
     fn tell_members(&mut self) {

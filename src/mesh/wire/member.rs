@@ -17,7 +17,7 @@ mod kind {
 
 /// A message on membership.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::mesh) enum MemberFrame {
+pub(crate) enum MemberFrame {
     /// Signed statements. In place of a hello: the one with the newest key, for a member that proved an older one.
     Statements(Vec<SignedStatement>),
     /// A hash of all statements that count for the sender; answered by all of ours if it is not the same.
