@@ -24,9 +24,11 @@ mod custody;
 mod discover;
 mod endpoint;
 mod fetch;
+mod join;
 mod lane;
 mod link;
 mod member;
+mod membership;
 mod offer;
 mod out;
 mod pacer;
@@ -50,12 +52,13 @@ use std::time::{Duration, Instant};
 use iroh::Endpoint;
 use serde::Serialize;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::custody::Care;
 use self::discover::Discovery;
 use self::fetch::Fetches;
+pub use self::join::{JoinError, redeem};
 use self::member::CloseCode;
 use self::offer::Blames;
 use self::pacer::Pacer;
@@ -136,7 +139,10 @@ pub enum MeshError {
 pub(crate) struct Hub {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) me: PeerId,
-    pub(crate) group: GroupKey,
+    /// The key at the start, for a store without a roll; see [`Hub::group`].
+    group: GroupKey,
+    /// Rung when the roll changed.
+    pub(crate) rekeyed: Notify,
     pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
     pub(crate) fetches: Fetches,
@@ -157,7 +163,7 @@ impl Hub {
     /// The peer of that id, with its dial loop running.
     pub(crate) fn known(self: &Arc<Self>, id: PeerId) -> Arc<Peer> {
         let (peer, new) = self.roster.known(id);
-        if new && id != self.me {
+        if new && id != self.me && !self.is_out(id) {
             self.runtime.spawn(link::dial(self.clone(), peer.clone()));
         }
         peer
@@ -238,7 +244,7 @@ impl Hub {
         let known: HashSet<PeerId> = self.store.members().iter().map(|m| m.id).collect();
         let mut changed = false;
         for member in told {
-            if member.id == self.me || member.id == from {
+            if member.id == self.me || member.id == from || self.is_out(member.id) {
                 continue;
             }
             let addrs = usable(&member.addrs);
@@ -327,6 +333,7 @@ impl Hub {
             Event::MembersChanged => {
                 let hub = self.clone();
                 drop(tokio::task::spawn_blocking(move || hub.refresh()).await);
+                self.keep_out();
                 self.ring_all(|| Input::Members);
             }
             Event::StatusChanged => {}
@@ -399,6 +406,7 @@ impl Mesh {
             me: store.identity().id(),
             store,
             group: config.group,
+            rekeyed: Notify::new(),
             endpoint,
             roster: Roster::default(),
             fetches: Fetches::default(),
@@ -480,7 +488,7 @@ impl Mesh {
         };
         let all = self.hub.roster.all().into_iter();
         let mut all: Vec<PeerStatus> = all
-            .filter(|peer| !self.hub.is_given_up(peer))
+            .filter(|peer| !self.hub.is_given_up(peer) && !self.hub.is_out(peer.id))
             .map(status)
             .collect();
         all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));

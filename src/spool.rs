@@ -19,6 +19,7 @@ mod intake;
 mod journal;
 mod layout;
 mod listen;
+mod membership;
 mod outbox;
 mod policy;
 mod publish;
@@ -61,6 +62,7 @@ use self::history::History;
 pub use self::intake::{CONTRADICTS, Incoming, Verified};
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
+pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome};
 pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
@@ -507,6 +509,7 @@ pub struct Spool {
     next_in: AtomicU64,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
     member_ids: RwLock<BTreeSet<PeerId>>,
+    group: membership::Group,
     /// Deliveries in motion. Bounded by the windows of the sessions that report them.
     progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
     /// Sealed or published, and not durable yet.
@@ -573,6 +576,7 @@ impl Spool {
         let out = journal.scan::<BundleId>(OUT_ORDER, &[], None, 1)?;
         let inbound = journal.scan::<InboundShown>(IN_ORDER, &[], None, 1)?;
         let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
+        let group = membership::Group::load(&journal)?;
         let (jobs, queue) = crossbeam_channel::bounded(seal::JOB_CAP);
         let sealers = config.sealers.max(1);
         let tails = TailHasher::start().on("start a thread for", &state)?;
@@ -594,6 +598,7 @@ impl Spool {
                 inbound.first().map(|(key, _)| key.as_slice()),
             )),
             gates: Mutex::default(),
+            group,
             member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),
             progress: Mutex::default(),
             volatile: Mutex::default(),

@@ -213,6 +213,7 @@ impl Custodian for Arc<Fake> {
         self.state.lock().receipts.get(&bundle).cloned()
     }
 }
+impl super::store::Members for Arc<Fake> {}
 
 /// `Arc<Fake>` is what the mesh gets.
 impl Store for Arc<Fake> {

@@ -250,8 +250,14 @@ impl Peer {
             | MemberError::Version(_)
             | MemberError::Protocol
             | MemberError::Wire(_)
-            | MemberError::Unexpected(_) => true,
-            MemberError::Timeout | MemberError::Lost(_) | MemberError::Myself => false,
+            | MemberError::Unexpected(_)
+            | MemberError::Removed
+            | MemberError::Unlisted => true,
+            MemberError::Rekeyed
+            | MemberError::OlderKey
+            | MemberError::Timeout
+            | MemberError::Lost(_)
+            | MemberError::Myself => false,
             MemberError::Duplicate => return,
         };
         let text = match error {

@@ -9,6 +9,8 @@
 //! connection with more than 2,048 unread pieces on a stream: the reader drains at once and the writer sends few large
 //! pieces, so that is met only past the budget, where it harms nobody else.
 
+mod roll;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,7 +26,7 @@ use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::out::Out;
 use crate::mesh::roster::{Peer, SessionHandle};
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, MemberFrame, reason};
 use crate::mesh::{Hub, cancel, custody, fetch, offer};
 use crate::spool::rank::Rank;
 
@@ -87,6 +89,8 @@ struct Session {
     delivery: Delivery,
     started: Instant,
     members_told: Vec<crate::mesh::wire::Told>,
+    /// The roll that the peer knows to be ours.
+    roll_told: Option<[u8; 32]>,
 }
 
 /// Runs the session until the connection ends, and says why.
@@ -134,7 +138,10 @@ pub(crate) async fn run(
         delivery: Delivery::new(seed),
         started: Instant::now(),
         members_told: hello.members,
+        roll_told: None,
     };
+    session.hub.check(&session.peer);
+    session.compare_rolls();
     session.tell_cancels();
     session.event(Event::Connected);
     session.ask_about_unfinished();
@@ -222,7 +229,11 @@ async fn read(
                 | Frame::Have(_)
                 | Frame::Gone(_)
                 | Frame::Closed(_)
-                | Frame::Open(_)) => Heard::Frame(frame),
+                | Frame::Open(_)
+                | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => {
+                    Heard::Frame(frame)
+                }
+                Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -264,6 +275,7 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Member(frame)) => self.heard_member(frame, permit),
             Heard::Frame(Frame::Owed(ids)) => self.answer_owed(ids, permit),
             Heard::Frame(Frame::Withdrawn(ids)) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.id);
@@ -388,7 +400,10 @@ impl Session {
                 self.tell_cancels();
                 self.event(Event::Rescan);
             }
-            Input::Members => self.tell_members(),
+            Input::Members => {
+                self.tell_roll();
+                self.tell_members();
+            }
             Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
             Input::Say(frame) => self.out.push(&frame),
             Input::Verdict(bundle, verdict) => {

@@ -50,7 +50,10 @@ impl Spool {
             .journal
             .scan::<Member>(MEMBERS, &[], None, usize::MAX)
             .unwrap_or_default();
-        rows.into_iter().map(|(_, member)| member).collect()
+        let members = rows.into_iter().map(|(_, member)| member);
+        members
+            .filter(|member| !self.group.is_out(member.id))
+            .collect()
     }
 
     /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
@@ -62,7 +65,7 @@ impl Spool {
         addrs: &[SocketAddr],
         contact: bool,
     ) -> Result<(), SpoolError> {
-        if id == self.identity.id() {
+        if id == self.identity.id() || self.group.is_out(id) {
             return Ok(());
         }
         let decide = self.decide.lock();
@@ -260,6 +263,9 @@ impl Spool {
 
     /// `false`: it was promised before, or is not for everybody.
     fn owe(&self, peer: PeerId, bundle: BundleId, batch: &mut Batch) -> Result<bool, SpoolError> {
+        if self.group.is_out(peer) {
+            return Ok(false);
+        }
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
             return Ok(false);
         };
