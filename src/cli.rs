@@ -198,6 +198,15 @@ struct Settings {
     /// Take no larger file, neither from programs nor from peers
     #[arg(long, value_name = "SIZE")]
     max_file_bytes: Option<OsString>,
+    /// Send and take no bundle of more files and directories
+    #[arg(long, value_name = "N")]
+    max_bundle_files: Option<OsString>,
+    /// Send and take no bundle of more bytes
+    #[arg(long, value_name = "SIZE")]
+    max_bundle_bytes: Option<OsString>,
+    /// Send and take no bundle that names more recipients [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_recipients: Option<OsString>,
     /// Give files in the inbox these permission bits [default: 0644]
     #[arg(long, value_name = "MODE")]
     inbox_mode: Option<OsString>,
@@ -235,6 +244,9 @@ impl Settings {
             ("max_bytes", one(self.max_bytes)),
             ("min_free", one(self.min_free)),
             ("max_file_bytes", one(self.max_file_bytes)),
+            ("max_bundle_files", one(self.max_bundle_files)),
+            ("max_bundle_bytes", one(self.max_bundle_bytes)),
+            ("max_recipients", one(self.max_recipients)),
             ("inbox_mode", one(self.inbox_mode)),
             ("uid", one(self.uid)),
             ("gid", one(self.gid)),

@@ -158,6 +158,7 @@ impl House {
         let group = keys::load_or_create_group(&layout, config.ticket.as_ref())?;
         let id = identity.id();
         let spool = Spool::open(config.spool(identity))?;
+        spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
         let mesh = Mesh::start(Arc::clone(&spool), config.mesh(group.clone()))?;
         let stop = end.clone();

@@ -8,6 +8,7 @@ mod content;
 mod deliver;
 mod dress;
 mod durable;
+mod expiry;
 mod gate;
 mod inbox;
 mod intake;
@@ -20,7 +21,9 @@ mod publish;
 mod recover;
 mod renamed;
 mod room;
+mod route;
 mod seal;
+mod send;
 mod shown;
 mod start;
 mod tables;
@@ -57,6 +60,7 @@ pub use self::layout::Layout;
 pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
+pub use self::route::{Route, Routing, TargetError, parse_priority, split_targets};
 use self::seal::Job;
 use self::shown::Counters;
 use self::start::{check_format, check_hard_links, same_boot, save_boot, save_clean, take_lock};
@@ -613,12 +617,14 @@ impl Spool {
                 .on("start a thread for", &state)?;
             spool.workers.lock().push(worker);
         }
+        spool.start_ager().on("start a thread for", &state)?;
         Ok(spool)
     }
 
     /// Finishes the seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
         self.tails.stop();
+        self.stop_ager();
         let workers = std::mem::take(&mut *self.workers.lock());
         for _ in &workers {
             // One for each worker; they take what is queued before it first.

@@ -72,7 +72,7 @@ pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> 
 
 /// The answer to "I owe you this". Blocks on disk, briefly.
 pub(crate) fn answer(hub: &Hub, bundle: BundleId, peer: PeerId) -> Verdict {
-    if let Some(receipt) = hub.store.receipt(bundle) {
+    if let Some(receipt) = hub.store.receipt_for(bundle, peer) {
         Verdict::Settled(Box::new(receipt))
     } else if let Some(reason) = hub.store.ended_as_named(bundle, peer) {
         Verdict::Refused(reason.refusal().into())

@@ -108,6 +108,9 @@ pub(crate) trait Store: Send + Sync + 'static {
         error: Option<String>,
     );
     fn count_bytes(&self, sent: u64, received: u64);
+    fn receipt_for(&self, bundle: BundleId, _peer: PeerId) -> Option<Receipt> {
+        self.receipt(bundle)
+    }
     fn ended_as_named(&self, _bundle: BundleId, _peer: PeerId) -> Option<CancelReason> {
         None
     }
@@ -233,6 +236,9 @@ impl Store for Arc<Spool> {
     }
     fn count_bytes(&self, sent: u64, received: u64) {
         Spool::count_bytes(self, sent, received);
+    }
+    fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
+        Spool::receipt_for(self, bundle, peer)
     }
     fn ended_as_named(&self, bundle: BundleId, peer: PeerId) -> Option<CancelReason> {
         Spool::ended_as_named(self, bundle, peer)

@@ -13,9 +13,9 @@ use std::sync::atomic::Ordering;
 use super::content::{ContentReader, inode_at};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST, MEMBERS,
-    ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending, order_of,
-    pending_key, user_key,
+    BUNDLES, BundleRow, DEADLINES, DELIVERIES, IN_ORDER, IN_SCOPE, IN_SHOWN, InboundShown, JOINING,
+    LATEST, MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key,
+    descending, order_of, pending_key, user_key,
 };
 use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
 use crate::bundle::{
@@ -90,8 +90,12 @@ impl Spool {
         let told = known
             .as_ref()
             .is_none_or(|known| known.addrs != member.addrs || known.name != member.name);
+        let mut claimed = false;
         if told || contact {
             let mut batch = Batch::default();
+            if contact {
+                claimed = self.claim_name(id, name, &mut batch)?;
+            }
             batch.put(MEMBERS, id.as_bytes(), &member);
             if known.is_none() {
                 batch.put(JOINING, id.as_bytes(), &());
@@ -103,6 +107,9 @@ impl Spool {
             self.member_ids.write().insert(id);
         }
         drop(decide);
+        if claimed {
+            self.release_held()?;
+        }
         if known.is_none() {
             self.give_current(id)?;
         }
@@ -213,6 +220,9 @@ impl Spool {
         };
         let shown: HashSet<&RelPath> = paths.iter().collect();
         let of = manifest.manifest();
+        if !of.is_for(peer) {
+            return Ok(());
+        }
         let held = |entry: &&Entry| {
             let digest = entry.digest();
             digest.is_some_and(|digest| inode_at(&self.layout.content(digest)).is_some())
@@ -226,9 +236,10 @@ impl Spool {
             return Ok(());
         }
         let scope = Scope::Ids(vec![peer]);
-        let rest = self.scoped_manifest(entries, Vec::new(), of.priority, None, scope);
+        let lifetime = std::time::Duration::from_secs(of.lifetime_secs);
+        let rest = self.scoped_manifest(entries, Vec::new(), of.priority, None, scope, lifetime);
         let mut batch = Batch::default();
-        self.bundle_rows_for(&rest, &[peer], &mut batch)?;
+        self.bundle_rows_for(&rest, &[peer], false, &mut batch)?;
         self.journal.submit(batch)
     }
 
@@ -434,6 +445,14 @@ impl Spool {
         (!self.volatile.lock().contains(&bundle)).then_some(receipt)
     }
 
+    /// [`Self::receipt`], if `peer` may know of the bundle: its origin, and whom it was for.
+    pub fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
+        let receipt = self.receipt(bundle)?;
+        let scope: Option<Vec<PeerId>> = self.journal.get(IN_SCOPE, &bundle.0).ok()?;
+        let may = receipt.origin == peer || scope.is_none_or(|scope| scope.contains(&peer));
+        may.then_some(receipt)
+    }
+
     /// A recipient's receipt arrived. `false`: it is forged, or not for a bundle of ours.
     pub fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
         if receipt.origin != self.identity.id() || !receipt.is_genuine() {
@@ -542,6 +561,7 @@ impl Spool {
             return Ok(Vec::new());
         };
         let mut digests = Vec::new();
+        batch.delete(DEADLINES, &bundle.0);
         for entry in &manifest.manifest().entries {
             let latest = self
                 .journal

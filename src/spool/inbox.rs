@@ -25,11 +25,11 @@ use super::durable::{self, OnPath, Sync};
 use super::intake::{Verified, shown};
 use super::journal::Batch;
 use super::tables::{
-    CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, OWNED, SETTLED,
-    VERSIONS, Version, got_key, origin_key,
+    CHOSEN, GOT_FROM, IN_NAMES, IN_SCOPE, INODES, INTENTS, InName, InodeRow, Intent, OWNED,
+    SETTLED, VERSIONS, Version, got_key, origin_key,
 };
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
-use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, Scope, VerifiedManifest};
 use crate::peer::PeerId;
 
 /// How many names are tried before a conflict is given up: `stem~name.ext`, `stem~name-2.ext`, …
@@ -183,6 +183,9 @@ impl Spool {
         let of = manifest.manifest();
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
         batch.put(SETTLED, &bundle.0, &receipt);
+        if let Scope::Ids(ids) = &of.scope {
+            batch.put(IN_SCOPE, &bundle.0, ids);
+        }
         batch.delete(INTENTS, &bundle.0);
         let mut row = shown(manifest);
         row.state = "received".into();

@@ -5,6 +5,8 @@ mod cancels;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod expiry;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod links;
@@ -12,6 +14,8 @@ mod links;
 mod races;
 #[cfg(test)]
 mod renames;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod trees;
 #[cfg(test)]
