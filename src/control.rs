@@ -17,6 +17,7 @@
 //! # Threads
 //! One that accepts, one per connection; all joined by [`Server::stop`].
 
+pub mod act;
 mod client;
 mod server;
 pub mod wait;
@@ -80,6 +81,11 @@ pub enum Request {
         /// Below `outbox/`.
         path: WirePath,
     },
+    /// Do something to bundles.
+    Act {
+        /// What.
+        act: act::Act,
+    },
     /// End the daemon.
     Stop,
 }
@@ -102,6 +108,8 @@ pub enum Reply {
     },
     /// To [`Request::Wait`].
     Waited(Waited),
+    /// To [`Request::Act`].
+    Acted(act::Acted),
     /// It was done.
     Done,
     /// It could not be done.
@@ -229,6 +237,8 @@ pub trait ControlBackend: Send + Sync + 'static {
     fn wait_change(&self, seen: u64, at_most: Duration) -> u64;
     /// Sends a file now.
     fn send(&self, path: &RelPath) -> Result<(), String>;
+    /// Does something to bundles. Blocks until it is durable.
+    fn act(&self, act: act::Act) -> act::Acted;
     /// Begins to end the daemon; returns at once.
     fn stop(&self);
 }

@@ -19,6 +19,7 @@
 //! disk only, they never wait for a peer), sealers and the journal writer (`spool`), the timer (`fs`), one tokio runtime
 //! (`mesh`), the control socket's threads, and one for signals. Every one is joined by its owner.
 
+mod act;
 mod backend;
 mod herald;
 pub mod keys;

@@ -62,6 +62,7 @@ use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
 pub use self::route::{Route, Routing, TargetError, parse_priority, split_targets};
 use self::seal::Job;
+pub use self::send::{SendRequest, Sent};
 use self::shown::Counters;
 use self::start::{check_format, check_hard_links, same_boot, save_boot, save_clean, take_lock};
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};

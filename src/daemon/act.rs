@@ -2,9 +2,9 @@
 
 use super::backend::Facts;
 use crate::bundle::{BundleId, RelPath};
-use crate::control::act::{Act, Acted, Named};
+use crate::control::act::{Act, ActOutcome, Acted, Named, SendFiles};
 use crate::peer::PeerId;
-use crate::spool::{Cancelled, Retried, Spool};
+use crate::spool::{Cancelled, Retried, SendRequest, Sent, Spool, split_targets};
 
 /// Does it. Blocks until it is durable.
 pub(super) fn act(facts: &Facts, act: Act) -> Acted {
@@ -12,6 +12,7 @@ pub(super) fn act(facts: &Facts, act: Act) -> Acted {
     match act {
         Act::Cancel { what } => cancel(spool, &what),
         Act::Retry { what, to } => retry(spool, &what, to.as_deref()),
+        Act::Send(files) => send(spool, files),
     }
 }
 
@@ -20,14 +21,63 @@ fn bundle_of(spool: &Spool, what: &Named) -> Result<BundleId, Acted> {
         Ok(path) => path,
         Err(error) => return Err(Acted::failed(error.to_string())),
     };
-    let id = what.bundle.as_deref().and_then(BundleId::from_hex);
-    spool.find_outbound(path.as_ref(), id).ok_or_else(|| {
+    let named = what.bundle.as_deref();
+    let found = spool
+        .find_outbound(path.as_ref(), named.and_then(BundleId::from_hex))
+        .or_else(|| spool.sent_as(named?));
+    found.ok_or_else(|| {
         let called = path.map_or_else(
             || what.bundle.clone().unwrap_or_default(),
             |path| path.to_string(),
         );
         Acted::failed(format!("nothing was sent from here as {called}"))
     })
+}
+
+fn send(spool: &Spool, files: SendFiles) -> Acted {
+    let SendFiles {
+        files,
+        to,
+        priority,
+        id,
+    } = files;
+    let mut parsed = Vec::with_capacity(files.len());
+    for (from, name) in &files {
+        match (RelPath::try_from(from), RelPath::try_from(name)) {
+            (Ok(from), Ok(name)) => parsed.push((from, name)),
+            (Err(error), _) | (_, Err(error)) => return Acted::failed(error.to_string()),
+        }
+    }
+    let request = SendRequest {
+        files: parsed,
+        to: to.iter().flat_map(|words| split_targets(words)).collect(),
+        priority,
+        id,
+    };
+    if let Err(error) = spool.check_targets(&request.to) {
+        return Acted::failed(error.to_string());
+    }
+    let with = |acted: Acted, bundle: BundleId| Acted {
+        bundle: Some(bundle.to_string()),
+        ..acted
+    };
+    match spool.send_files(&request) {
+        Ok(Sent::Sealed(bundle)) => with(Acted::done(""), bundle),
+        Ok(Sent::Held(bundle, why)) => with(Acted::done(format!("waiting: {why}")), bundle),
+        Ok(Sent::Same(bundle)) => with(
+            Acted::done("the same was sent under this id before"),
+            bundle,
+        ),
+        Ok(Sent::Conflict(bundle)) => Acted {
+            outcome: ActOutcome::Conflict,
+            ..with(
+                Acted::failed("something else was sent under this id before; take another one"),
+                bundle,
+            )
+        },
+        Ok(Sent::Refused(why)) => Acted::failed(why),
+        Err(error) => Acted::failed(error.to_string()),
+    }
 }
 
 fn cancel(spool: &Spool, what: &Named) -> Acted {

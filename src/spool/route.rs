@@ -177,6 +177,12 @@ impl Spool {
         self.release_held()
     }
 
+    /// Whether all these words can be meant at all; whether anybody is known by them is another question.
+    pub fn check_targets(&self, to: &[String]) -> Result<(), TargetError> {
+        let routing = self.policy.routing.read().clone();
+        to.iter().try_for_each(|word| routing.check(word))
+    }
+
     /// The member of this name or id.
     pub fn member_named(&self, word: &str) -> Result<PeerId, TargetError> {
         if let Some(id) = PeerId::from_hex(word) {
@@ -425,11 +431,7 @@ impl Spool {
             let routing = self.policy.routing.read().clone();
             terms.target = self.resolve(&row.to, &routing);
         }
-        if !self.policy.limited.load(Ordering::Relaxed) {
-            return;
-        }
-        let routing = self.policy.routing.read().clone();
-        if let Some(why) = over_limit(&routing, entries) {
+        if let Some(why) = self.over_limits(entries) {
             let to = match &terms.target {
                 Target::All => vec!["all".to_owned()],
                 Target::Ids(ids) => ids.iter().map(PeerId::to_string).collect(),
@@ -437,6 +439,14 @@ impl Spool {
             };
             terms.target = Target::Held(HeldRow { to, why: vec![why] });
         }
+    }
+
+    /// Why that is more than a bundle may be.
+    pub(super) fn over_limits(&self, entries: &[Entry]) -> Option<String> {
+        if !self.policy.limited.load(Ordering::Relaxed) {
+            return None;
+        }
+        over_limit(&self.policy.routing.read(), entries)
     }
 
     /// Why a bundle of another is larger than we take.

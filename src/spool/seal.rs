@@ -289,9 +289,7 @@ impl Spool {
             if let Some(spool) = me.upgrade() {
                 spool.volatile.lock().remove(&bundle);
                 // Until now a power loss would have undone the new version, and the old one would be needed again.
-                if !freed.is_empty() && spool.jobs.try_send(Job::Free(freed)).is_err() {
-                    tracing::debug!("content that nobody needs stays until the next start");
-                }
+                spool.free_later(freed);
                 spool.ring(&Event::StatusChanged);
             }
         });
@@ -488,6 +486,13 @@ impl Spool {
         };
         let orphan: Option<BundleId> = self.journal.get(ORPHANS, &row.order.to_be_bytes())?;
         Ok(orphan.is_none())
+    }
+
+    /// Frees content that nobody needs once that is durable. For the journal's writer, which must not wait.
+    pub(super) fn free_later(&self, freed: Vec<Digest>) {
+        if !freed.is_empty() && self.jobs.try_send(Job::Free(freed)).is_err() {
+            tracing::debug!("content that nobody needs stays until the next start");
+        }
     }
 
     fn free_all(&self, digests: &[Digest]) {

@@ -93,16 +93,16 @@ const LINK_PAGE: usize = 128;
 const ENTRY_BYTES: usize = 80;
 
 /// One file of a tree that is being sealed.
-struct Member {
-    path: RelPath,
-    gate: Arc<Gate>,
-    generation: u64,
-    hashed: Hashed,
-    meta: Metadata,
+pub(super) struct Member {
+    pub(super) path: RelPath,
+    pub(super) gate: Arc<Gate>,
+    pub(super) generation: u64,
+    pub(super) hashed: Hashed,
+    pub(super) meta: Metadata,
 }
 
 /// What hashing a member came to.
-enum Looked {
+pub(super) enum Looked {
     Member(Box<Member>),
     Gone,
     Open,
@@ -233,7 +233,7 @@ impl Spool {
         Ok(SealOutcome::Changed)
     }
 
-    fn look_at_member(
+    pub(super) fn look_at_member(
         &self,
         ino: u64,
         path: &RelPath,
@@ -382,9 +382,7 @@ impl Spool {
                 for bundle in &durable {
                     spool.volatile.lock().remove(bundle);
                 }
-                if !freed.is_empty() && spool.jobs.try_send(Job::Free(freed)).is_err() {
-                    tracing::debug!("content that nobody needs stays until the next start");
-                }
+                spool.free_later(freed);
                 spool.ring(&Event::StatusChanged);
             }
         });
