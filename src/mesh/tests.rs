@@ -13,6 +13,8 @@ mod moves;
 #[cfg(test)]
 mod restored;
 #[cfg(test)]
+mod scopes;
+#[cfg(test)]
 mod sources;
 
 use std::sync::Arc;
