@@ -25,10 +25,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::source::{Kind, Layer, SETTINGS, Setting, setting};
+pub use self::value::IdentityKind;
 pub use self::value::{format_size, parse_duration, parse_peer, parse_size};
 use crate::fs::FsConfig;
 use crate::mesh::MeshConfig;
-pub use self::value::IdentityKind;
 use crate::peer::{AnyTicket, GroupKey, Identity, Invitation, PeerId, PeerName, Ticket};
 use crate::spool::{Dress, Layout, Limits, SpoolConfig};
 
@@ -327,8 +327,12 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         },
         ticket,
         invitation,
-        identity: stack.parsed("identity", value::parse_identity)?.unwrap_or_default(),
-        listed: stack.parsed("members", value::parse_members)?.unwrap_or(false),
+        identity: stack
+            .parsed("identity", value::parse_identity)?
+            .unwrap_or_default(),
+        listed: stack
+            .parsed("members", value::parse_members)?
+            .unwrap_or(false),
         member: stack.list("member", value::parse_peer_id)?,
         admin: stack.parsed("admin", value::parse_peer_id)?,
         listen: stack.list("listen", |text| {

@@ -53,8 +53,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::discover::Discovery;
-pub use self::join::{JoinError, redeem};
 use self::fetch::Fetches;
+pub use self::join::{JoinError, redeem};
 use self::member::CloseCode;
 use self::offer::Blames;
 use self::roster::{Peer, Roster};

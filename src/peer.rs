@@ -401,7 +401,10 @@ mod tests {
                 "127.0.0.1:4000".parse().unwrap(),
                 "[::1]:4000".parse().unwrap(),
             ],
-            charter: Some(Charter::of(&GroupKey::generate(), Identity::generate().id())),
+            charter: Some(Charter::of(
+                &GroupKey::generate(),
+                Identity::generate().id(),
+            )),
             generation: 1,
         }
     }
@@ -421,7 +424,10 @@ mod tests {
     #[test]
     fn a_derived_identity_is_made_of_key_and_name_and_nothing_else() {
         let (key, other) = (GroupKey::generate(), GroupKey::generate());
-        let (alder, birch) = (PeerName::parse("alder").unwrap(), PeerName::parse("birch").unwrap());
+        let (alder, birch) = (
+            PeerName::parse("alder").unwrap(),
+            PeerName::parse("birch").unwrap(),
+        );
         let id = Identity::derived(&key, &alder).id();
         assert_eq!(Identity::derived(&key.clone(), &alder).id(), id);
         assert_ne!(Identity::derived(&key, &birch).id(), id);

@@ -27,13 +27,19 @@ fn is_connected(node: &Node) -> bool {
 
 /// Waits until `node` has heard from all its peers that `why`.
 fn wait_refused(node: &Node, why: &str) {
-    wait_until(&format!("{} is refused: {why}", node.name()), ARRIVES, || {
-        let peers = peers(node);
-        let says = |peer: &serde_json::Value| {
-            peer["error"].as_str().is_some_and(|text| text.contains(why))
-        };
-        !peers.is_empty() && peers.iter().any(says) && !is_connected(node)
-    });
+    wait_until(
+        &format!("{} is refused: {why}", node.name()),
+        ARRIVES,
+        || {
+            let peers = peers(node);
+            let says = |peer: &serde_json::Value| {
+                peer["error"]
+                    .as_str()
+                    .is_some_and(|text| text.contains(why))
+            };
+            !peers.is_empty() && peers.iter().any(says) && !is_connected(node)
+        },
+    );
 }
 
 fn id(node: &Node) -> String {
@@ -54,10 +60,17 @@ fn s18_a_removed_member_is_out_for_good_and_the_others_go_on() {
     let [alder, birch, cedar] = three();
     let old = alder.ticket();
     cedar.marker("before", &alder);
-    birch.run("remove", &["cedar"]).fails_saying(&["only the admin", "alder"]);
-    alder.run("remove", &["dora"]).fails_saying(&["no member is called", "dora"]);
+    birch
+        .run("remove", &["cedar"])
+        .fails_saying(&["only the admin", "alder"]);
+    alder
+        .run("remove", &["dora"])
+        .fails_saying(&["no member is called", "dora"]);
     let told = alder.run("remove", &["cedar"]).ok().stdout;
-    assert!(told.contains("removed: cedar") && told.contains("birch"), "{told}");
+    assert!(
+        told.contains("removed: cedar") && told.contains("birch"),
+        "{told}"
+    );
     wait_refused(&cedar, "removed from the group");
 
     let sha = alder.put("secret", b"not for cedar");
@@ -78,7 +91,11 @@ fn s18_a_removed_member_is_out_for_good_and_the_others_go_on() {
     }
     for inside in [&alder, &birch] {
         let names = peers(inside);
-        let called = |name: &str| names.iter().any(|p| p["name"] == name && p["connected"] == true);
+        let called = |name: &str| {
+            names
+                .iter()
+                .any(|p| p["name"] == name && p["connected"] == true)
+        };
         assert!(!called("cedar") && !called("dora"), "{names:?}");
     }
     // A new ticket lets the machine in again, under a new id.
@@ -117,12 +134,18 @@ fn kills_in_the_middle_of_a_new_key_lose_nobody() {
     let (alder, birch) = Node::pair();
     for round in 0..ROUNDS {
         let mut command = meshbox(&["rekey", "--state"]);
-        command.arg(alder.state()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg(alder.state())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut asking = command.spawn().unwrap();
         let after = random.pause(CHANGE);
         let victim = if round % 2 == 0 { &alder } else { &birch };
         victim.kill9();
-        eprintln!("round {round}: {} killed {after:?} after the command", victim.name());
+        eprintln!(
+            "round {round}: {} killed {after:?} after the command",
+            victim.name()
+        );
         wait_child(&mut asking, COMMAND);
         victim.restart();
         birch.wait_connected(&alder);
@@ -150,9 +173,12 @@ fn a_ticket_can_be_for_one_node_or_for_a_time() {
     let made = SystemTime::now();
     let brief = invite(&["--expires", "1s"]);
     wait_until("the ticket expires", ARRIVES, || {
-        made.elapsed().is_ok_and(|passed| passed >= Duration::from_secs(3))
+        made.elapsed()
+            .is_ok_and(|passed| passed >= Duration::from_secs(3))
     });
-    cedar.mount(&["--join", &brief]).fails_saying(&["the ticket has expired"]);
+    cedar
+        .mount(&["--join", &brief])
+        .fails_saying(&["the ticket has expired"]);
     let hour = invite(&["--expires", "1h"]);
     cedar.mount(&["--join", &hour]).ok();
     cedar.wait_connected(&birch);
@@ -185,7 +211,10 @@ fn a_derived_id_is_known_before_the_node_starts() {
     // A founder can have one too, and is the admin.
     let cedar = Node::prepare("cedar", &["--identity", "derived"]);
     cedar.mount(&[]).ok();
-    assert_eq!(cedar.run("id", &["--derive", "cedar"]).ok().stdout.trim(), id(&cedar));
+    assert_eq!(
+        cedar.run("id", &["--derive", "cedar"]).ok().stdout.trim(),
+        id(&cedar)
+    );
     cedar.run("rekey", &[]).ok();
 }
 

@@ -61,7 +61,8 @@ fn told(changed: &MembershipChange) -> String {
             for (id, name) in all {
                 text += &format!(", {name} ({}…)", short(id));
             }
-            text += "\nremove whoever you do not know; tickets made before let nobody in any more\n";
+            text +=
+                "\nremove whoever you do not know; tickets made before let nobody in any more\n";
         }
     }
     text
@@ -93,7 +94,11 @@ mod tests {
             keyed: Some(vec![row("b", "birch")]),
         };
         let text = told(&changed);
-        assert!(text.starts_with("removed: cedar (aaaaaaaaaa…)\ngroup key 2 is for this node, birch (b"));
+        assert!(
+            text.starts_with(
+                "removed: cedar (aaaaaaaaaa…)\ngroup key 2 is for this node, birch (b"
+            )
+        );
         changed.keyed = None;
         assert!(told(&changed).contains("new id"));
     }

@@ -37,13 +37,19 @@ pub(super) fn keys(layout: &Layout, config: &mut Config) -> anyhow::Result<(Iden
 }
 
 /// Tells the spool which group it is in; gives the key that holds.
-pub(super) fn enter(spool: &Arc<Spool>, key: GroupKey, config: &Config) -> anyhow::Result<GroupKey> {
+pub(super) fn enter(
+    spool: &Arc<Spool>,
+    key: GroupKey,
+    config: &Config,
+) -> anyhow::Result<GroupKey> {
     let layout = spool.layout();
     let ticket = config.ticket.as_ref().filter(|ticket| ticket.group == key);
     let by_ticket = ticket.and_then(|ticket| ticket.charter);
     let founded = keys::is_founding(layout).then(|| Charter::of(&key, spool.identity().id()));
     let configured = config.admin.map(|admin| {
-        let root = spool.charter().map_or_else(|| key.root(), |known| known.root);
+        let root = spool
+            .charter()
+            .map_or_else(|| key.root(), |known| known.root);
         Charter { root, admin }
     });
     let first_time = spool.charter().is_none();
@@ -74,17 +80,25 @@ pub(super) fn enter(spool: &Arc<Spool>, key: GroupKey, config: &Config) -> anyho
 fn is_ours(spool: &Spool, ticket: &Ticket) -> bool {
     let root = spool.group_root();
     spool.group_keys().contains(&ticket.group)
-        || ticket.charter.is_some_and(|charter| Some(charter.root) == root)
+        || ticket
+            .charter
+            .is_some_and(|charter| Some(charter.root) == root)
 }
 
 /// A ticket of another group is a mistake that must not pass unseen.
 fn same_group(spool: &Spool, config: &Config) -> Result<(), KeyError> {
-    let ticket = config.ticket.as_ref().filter(|ticket| !is_ours(spool, ticket));
+    let ticket = config
+        .ticket
+        .as_ref()
+        .filter(|ticket| !is_ours(spool, ticket));
     let theirs = ticket.map(|ticket| {
         let root = ticket.charter.map(|charter| charter.root);
         root.unwrap_or_else(|| ticket.group.root())
     });
-    let invited = config.invitation.as_ref().map(|invitation| invitation.group);
+    let invited = config
+        .invitation
+        .as_ref()
+        .map(|invitation| invitation.group);
     let invited = invited.filter(|root| spool.group_root() != Some(*root));
     match theirs.or(invited) {
         None => Ok(()),

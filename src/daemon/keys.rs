@@ -129,11 +129,13 @@ pub fn load_or_create_group(
     let key = GroupKey::from_bytes(bytes).map_err(|err| bad(&path, err.to_string()))?;
     match ticket {
         // One that knows its group may have another of its keys; see `group`.
-        Some(ticket) if ticket.group != key && ticket.charter.is_none() => Err(KeyError::OtherGroup {
-            state: layout.state().to_owned(),
-            ours: key.group_id(),
-            theirs: ticket.group.group_id(),
-        }),
+        Some(ticket) if ticket.group != key && ticket.charter.is_none() => {
+            Err(KeyError::OtherGroup {
+                state: layout.state().to_owned(),
+                ours: key.group_id(),
+                theirs: ticket.group.group_id(),
+            })
+        }
         Some(_) | None => Ok(key),
     }
 }

@@ -15,9 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::mesh::member::{
     Channel, CloseCode, Ends, MemberError, Role, STEP_TIMEOUT, is_proof, proof, remote,
 };
-use crate::mesh::wire::{
-    Decoder, Frame, HELLO_MAX, JOIN_ALPN, MemberFrame, PREFACE_MAX, PROTOCOL,
-};
+use crate::mesh::wire::{Decoder, Frame, HELLO_MAX, JOIN_ALPN, MemberFrame, PREFACE_MAX, PROTOCOL};
 use crate::mesh::{Hub, MeshError, endpoint};
 use crate::peer::{Identity, Invitation, PeerId, Ticket};
 use crate::spool::{Denied, Welcome};
@@ -123,7 +121,10 @@ async fn redeemed(
             MemberFrame::Welcome(welcome)
         }
         Err(why) => {
-            tracing::warn!("an invitation was not redeemed for {}: {why}", joiner.short());
+            tracing::warn!(
+                "an invitation was not redeemed for {}: {why}",
+                joiner.short()
+            );
             MemberFrame::Denied(why)
         }
     };

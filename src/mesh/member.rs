@@ -97,7 +97,9 @@ pub(crate) enum MemberError {
     #[error("removed from the group by its admin")]
     Removed,
     /// One of the two is not on the other's list.
-    #[error("not on the list of members: `members = \"listed\"` is set, and neither `member` nor the admin names it")]
+    #[error(
+        "not on the list of members: `members = \"listed\"` is set, and neither `member` nor the admin names it"
+    )]
     Unlisted,
     /// It has a new group key, and so have we now.
     #[error("the group has a new key; trying again with that")]

@@ -244,7 +244,9 @@ impl Peer {
             | MemberError::Unlisted => true,
             MemberError::Rekeyed
             | MemberError::OlderKey
-            | MemberError::Timeout | MemberError::Lost(_) | MemberError::Myself => false,
+            | MemberError::Timeout
+            | MemberError::Lost(_)
+            | MemberError::Myself => false,
             MemberError::Duplicate => return,
         };
         let text = match error {

@@ -277,7 +277,9 @@ async fn read(
                 | Frame::CancelsSeen(_)
                 | Frame::Have(_)
                 | Frame::Gone(_)
-                | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => Heard::Frame(frame),
+                | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => {
+                    Heard::Frame(frame)
+                }
                 Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
             };
             if heard.send((next, permit)).await.is_err() {

@@ -106,7 +106,13 @@ mod tests {
         // The neutral point and one of order eight agree on the same secret with everybody.
         let mut neutral = [0; 32];
         neutral[0] = 1;
-        assert_eq!(Closed::close(&[7; 32], PeerId::from_bytes(neutral), b"x"), None);
-        assert_eq!(Closed::close(&[7; 32], PeerId::from_bytes([0; 32]), b"x"), None);
+        assert_eq!(
+            Closed::close(&[7; 32], PeerId::from_bytes(neutral), b"x"),
+            None
+        );
+        assert_eq!(
+            Closed::close(&[7; 32], PeerId::from_bytes([0; 32]), b"x"),
+            None
+        );
     }
 }

@@ -105,9 +105,15 @@ mod tests {
             addrs: vec!["127.0.0.1:4000".parse().unwrap()],
         };
         let line = invitation.to_string();
-        assert_eq!(AnyTicket::parse(&format!(" {line}\n")), Ok(AnyTicket::Invitation(invitation.clone())));
+        assert_eq!(
+            AnyTicket::parse(&format!(" {line}\n")),
+            Ok(AnyTicket::Invitation(invitation.clone()))
+        );
         assert_eq!(Ticket::parse(&line), Err(TicketError::Prefix));
-        assert!(matches!(AnyTicket::parse(&line[..line.len() - 2]), Err(TicketError::Damaged(_))));
+        assert!(matches!(
+            AnyTicket::parse(&line[..line.len() - 2]),
+            Err(TicketError::Damaged(_))
+        ));
         assert!(!format!("{invitation:?}").contains(&format!("{:?}", invitation.secret.0)));
     }
 

@@ -78,7 +78,12 @@ pub struct Rekey {
 
 impl Rekey {
     /// Closes `key` for each of `members`; ids that are no keys are left out.
-    pub fn new(charter: &Charter, generation: u64, key: &GroupKey, members: &BTreeSet<PeerId>) -> Self {
+    pub fn new(
+        charter: &Charter,
+        generation: u64,
+        key: &GroupKey,
+        members: &BTreeSet<PeerId>,
+    ) -> Self {
         let purpose = purpose(charter, generation);
         let closed = members.iter().take(MEMBERS_MAX).filter_map(|id| {
             let closed = Closed::close(key.as_bytes(), *id, &purpose)?;
@@ -166,7 +171,9 @@ impl SignedStatement {
             What::Removed { id, .. } if *id == charter.admin => {
                 return Err(StatementError::RemovesAdmin);
             }
-            What::Removed { .. } | What::Rekey(_) if !admin => return Err(StatementError::NotAdmin),
+            What::Removed { .. } | What::Rekey(_) if !admin => {
+                return Err(StatementError::NotAdmin);
+            }
             What::Rekey(rekey) if rekey.generation < 2 || rekey.closed.len() > MEMBERS_MAX => {
                 return Err(StatementError::Unknown);
             }
@@ -219,7 +226,12 @@ pub enum Change {
 
 impl Roll {
     /// Takes a statement that [`SignedStatement::verify`] accepted.
-    pub fn take(&mut self, charter: &Charter, statement: Statement, signed: SignedStatement) -> Change {
+    pub fn take(
+        &mut self,
+        charter: &Charter,
+        statement: Statement,
+        signed: SignedStatement,
+    ) -> Change {
         let digest = signed.digest();
         match statement.what {
             What::Admitted { id, .. } => {
@@ -243,7 +255,11 @@ impl Roll {
                 }
                 let new = known.is_none();
                 self.removed.insert(id, (generation, signed));
-                if new { Change::Removed(id) } else { Change::Recorded }
+                if new {
+                    Change::Removed(id)
+                } else {
+                    Change::Recorded
+                }
             }
             What::Rekey(rekey) => {
                 let beaten = self.rekey.as_ref().is_some_and(|(known, by)| {
@@ -314,19 +330,32 @@ mod tests {
     fn group() -> Group {
         let (admin, key) = (Identity::generate(), GroupKey::generate());
         let charter = Charter::of(&key, admin.id());
-        Group { admin, key, charter }
+        Group {
+            admin,
+            key,
+            charter,
+        }
     }
 
     fn say(group: &Group, by: &Identity, what: What) -> SignedStatement {
         let (group, id) = (group.charter.root, by.id());
-        Statement { group, by: id, what }.sign(by)
+        Statement {
+            group,
+            by: id,
+            what,
+        }
+        .sign(by)
     }
 
     fn removed(id: PeerId) -> What {
         What::Removed { id, generation: 1 }
     }
 
-    fn take(roll: &mut Roll, group: &Group, signed: &SignedStatement) -> Result<Change, StatementError> {
+    fn take(
+        roll: &mut Roll,
+        group: &Group,
+        signed: &SignedStatement,
+    ) -> Result<Change, StatementError> {
         let statement = signed.verify(&group.charter)?;
         Ok(roll.take(&group.charter, statement, signed.clone()))
     }
@@ -336,11 +365,20 @@ mod tests {
         let (group, mut roll) = (group(), Roll::default());
         let (birch, cedar) = (Identity::generate(), Identity::generate());
         let usurped = say(&group, &birch, removed(cedar.id()));
-        assert_eq!(take(&mut roll, &group, &usurped), Err(StatementError::NotAdmin));
+        assert_eq!(
+            take(&mut roll, &group, &usurped),
+            Err(StatementError::NotAdmin)
+        );
         let suicide = say(&group, &group.admin, removed(group.admin.id()));
-        assert_eq!(take(&mut roll, &group, &suicide), Err(StatementError::RemovesAdmin));
+        assert_eq!(
+            take(&mut roll, &group, &suicide),
+            Err(StatementError::RemovesAdmin)
+        );
         let good = say(&group, &group.admin, removed(cedar.id()));
-        assert_eq!(take(&mut roll, &group, &good), Ok(Change::Removed(cedar.id())));
+        assert_eq!(
+            take(&mut roll, &group, &good),
+            Ok(Change::Removed(cedar.id()))
+        );
         assert_eq!(take(&mut roll, &group, &good), Ok(Change::None), "replayed");
         assert!(roll.is_removed(cedar.id()) && !roll.is_removed(birch.id()));
     }
@@ -351,7 +389,10 @@ mod tests {
         let mut roll = Roll::default();
         let before = roll.digest();
         let foreign = say(&theirs, &theirs.admin, removed(cedar.id()));
-        assert_eq!(take(&mut roll, &ours, &foreign), Err(StatementError::OtherGroup));
+        assert_eq!(
+            take(&mut roll, &ours, &foreign),
+            Err(StatementError::OtherGroup)
+        );
         // In our group's name, but by their admin; and with its own name replaced by our admin's.
         let mut statement = Statement {
             group: ours.charter.root,
@@ -359,15 +400,24 @@ mod tests {
             what: removed(cedar.id()),
         };
         let other = statement.sign(&theirs.admin);
-        assert_eq!(take(&mut roll, &ours, &other), Err(StatementError::NotAdmin));
+        assert_eq!(
+            take(&mut roll, &ours, &other),
+            Err(StatementError::NotAdmin)
+        );
         statement.by = ours.admin.id();
         let forged = statement.sign(&theirs.admin);
         assert_eq!(take(&mut roll, &ours, &forged), Err(StatementError::Forged));
         let mut changed = say(&ours, &ours.admin, removed(cedar.id()));
         let last = changed.bytes.len() - 1;
         changed.bytes[last] ^= 1;
-        assert_eq!(take(&mut roll, &ours, &changed), Err(StatementError::Forged));
-        let nonsense = SignedStatement { bytes: vec![9; 70], ..changed };
+        assert_eq!(
+            take(&mut roll, &ours, &changed),
+            Err(StatementError::Forged)
+        );
+        let nonsense = SignedStatement {
+            bytes: vec![9; 70],
+            ..changed
+        };
         assert!(take(&mut roll, &ours, &nonsense).is_err());
         assert_eq!(roll.digest(), before);
     }
@@ -378,7 +428,10 @@ mod tests {
         let group = group();
         let good = say(&group, &group.admin, removed(PeerId::from_bytes([3; 32])));
         let elsewhere = group.admin.sign(b"", &good.bytes);
-        let bad = SignedStatement { signature: elsewhere, ..good };
+        let bad = SignedStatement {
+            signature: elsewhere,
+            ..good
+        };
         assert_eq!(bad.verify(&group.charter), Err(StatementError::Forged));
     }
 
@@ -394,9 +447,15 @@ mod tests {
         assert_eq!(rekey.open(&group.charter, &cedar), None);
         assert!(rekey.includes(birch.id()) && !rekey.includes(cedar.id()));
         // Put under another number, it opens nothing.
-        let moved = Rekey { generation: 3, ..rekey.clone() };
+        let moved = Rekey {
+            generation: 3,
+            ..rekey.clone()
+        };
         assert_eq!(moved.open(&group.charter, &birch), None);
-        let other = Rekey { key: group.key.commitment(), ..rekey };
+        let other = Rekey {
+            key: group.key.commitment(),
+            ..rekey
+        };
         assert_eq!(other.open(&group.charter, &birch), None);
     }
 
@@ -430,11 +489,17 @@ mod tests {
         let others: Vec<Identity> = (0..4).map(|_| Identity::generate()).collect();
         let mut statements = Vec::new();
         for (n, by) in others.iter().chain([&group.admin]).enumerate() {
-            let what = What::Admitted { id: others[0].id(), generation: n as u64 };
+            let what = What::Admitted {
+                id: others[0].id(),
+                generation: n as u64,
+            };
             statements.push(say(&group, by, what));
         }
         statements.push(say(&group, &group.admin, removed(others[1].id())));
-        let later = What::Removed { id: others[1].id(), generation: 2 };
+        let later = What::Removed {
+            id: others[1].id(),
+            generation: 2,
+        };
         statements.push(say(&group, &group.admin, later));
         let (mut forth, mut back) = (Roll::default(), Roll::default());
         for signed in &statements {

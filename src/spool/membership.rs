@@ -153,7 +153,10 @@ impl Group {
         };
         let left_out = journal.scan::<()>(LEFT_OUT, &[], None, usize::MAX)?;
         let peer = |key: Vec<u8>| key.last_chunk::<32>().map(|id| PeerId::from_bytes(*id));
-        state.left_out = left_out.into_iter().filter_map(|(key, ())| peer(key)).collect();
+        state.left_out = left_out
+            .into_iter()
+            .filter_map(|(key, ())| peer(key))
+            .collect();
         let rows = journal.scan::<SignedStatement>(STATEMENTS, &[], None, usize::MAX)?;
         for (_, signed) in rows {
             let Some(charter) = &charter else { break };
@@ -217,7 +220,10 @@ impl Spool {
             state.charter = charter;
             state.keys = keys;
             let roll = &state.roll;
-            let out: Vec<PeerId> = roll.removed().chain(state.left_out.iter().copied()).collect();
+            let out: Vec<PeerId> = roll
+                .removed()
+                .chain(state.left_out.iter().copied())
+                .collect();
             (self.newer_key(&state), out)
         };
         if let Some(newer) = newer {
@@ -242,8 +248,13 @@ impl Spool {
         if let Some(current) = &current {
             durable::make_directory(&self.old_keys_directory())?;
             let name = &data_encoding::HEXLOWER.encode(&current.commitment()[..8]);
-            let number = self.old_keys_listed()?.last().map_or(1, |(number, _)| number + 1);
-            let at = self.old_keys_directory().join(format!("{number:08}-{name}.key"));
+            let number = self
+                .old_keys_listed()?
+                .last()
+                .map_or(1, |(number, _)| number + 1);
+            let at = self
+                .old_keys_directory()
+                .join(format!("{number:08}-{name}.key"));
             durable::write_file(&at, key_line(current).as_bytes())?;
         }
         durable::write_file(&self.layout.group_key(), key_line(&key).as_bytes())?;
@@ -428,7 +439,10 @@ impl Spool {
         };
         let Some(charter) = charter else {
             if !told.is_empty() {
-                tracing::warn!("statements on the group are passed over: {}", GroupError::NoAdmin);
+                tracing::warn!(
+                    "statements on the group are passed over: {}",
+                    GroupError::NoAdmin
+                );
             }
             return Ok(());
         };
@@ -469,7 +483,10 @@ impl Spool {
         };
         if let Some(key) = newer {
             self.change_key(key)?;
-            tracing::info!(generation = self.key_generation(), "the group has a new key");
+            tracing::info!(
+                generation = self.key_generation(),
+                "the group has a new key"
+            );
         }
         if self.admission(self.identity.id()) == Admission::Removed {
             tracing::warn!("this node was removed from the group by its admin");
@@ -486,7 +503,10 @@ impl Spool {
         left_out: &mut BTreeSet<PeerId>,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        for (_, member) in self.journal.scan::<Member>(MEMBERS, &[], None, usize::MAX)? {
+        for (_, member) in self
+            .journal
+            .scan::<Member>(MEMBERS, &[], None, usize::MAX)?
+        {
             if !rekey.includes(member.id) && left_out.insert(member.id) {
                 batch.put(LEFT_OUT, member.id.as_bytes(), &());
             }
@@ -516,7 +536,10 @@ impl Spool {
             ended += page.len();
         }
         if ended > 0 {
-            tracing::info!("{ended} deliveries to {} are cancelled: it is no member", self.name_of(id));
+            tracing::info!(
+                "{ended} deliveries to {} are cancelled: it is no member",
+                self.name_of(id)
+            );
         }
         Ok(())
     }
@@ -595,7 +618,12 @@ impl Spool {
                 return Err(GroupError::TooMany);
             }
             let key = GroupKey::generate();
-            said.push(What::Rekey(Rekey::new(charter, generation + 1, &key, &members)));
+            said.push(What::Rekey(Rekey::new(
+                charter,
+                generation + 1,
+                &key,
+                &members,
+            )));
         }
         let sign = |what| {
             let (group, by) = (charter.root, self.identity.id());
@@ -623,6 +651,8 @@ impl Spool {
 
     /// The short name of the group, the same for all its keys.
     pub fn group_name(&self) -> String {
-        self.group_root().map(|root| peer::group_id(&root)).unwrap_or_default()
+        self.group_root()
+            .map(|root| peer::group_id(&root))
+            .unwrap_or_default()
     }
 }

@@ -38,7 +38,12 @@ impl Session {
                 });
             }
             MemberFrame::Roll(theirs) => {
-                if self.hub.store.roll_digest().is_some_and(|ours| ours != theirs) {
+                if self
+                    .hub
+                    .store
+                    .roll_digest()
+                    .is_some_and(|ours| ours != theirs)
+                {
                     self.roll_told = None;
                     self.tell_roll();
                 }

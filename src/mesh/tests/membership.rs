@@ -21,16 +21,26 @@ struct Club {
 fn found() -> Club {
     let (key, alder) = (GroupKey::generate(), Real::new());
     let charter = Charter::of(&key, alder.id());
-    alder.spool().enter_group(key.clone(), Some(charter)).unwrap();
+    alder
+        .spool()
+        .enter_group(key.clone(), Some(charter))
+        .unwrap();
     let a = alder.start(config("alder", &key));
-    Club { key, charter, alder, a }
+    Club {
+        key,
+        charter,
+        alder,
+        a,
+    }
 }
 
 impl Club {
     /// A member with a spool of its own, connected.
     fn join(&self, called: &str) -> (Real, Mesh) {
         let member = Real::new();
-        let entered = member.spool().enter_group(self.key.clone(), Some(self.charter));
+        let entered = member
+            .spool()
+            .enter_group(self.key.clone(), Some(self.charter));
         entered.unwrap();
         let mesh = self.start(called, &member);
         (member, mesh)
@@ -57,7 +67,12 @@ impl Club {
 
     fn say(&self, by: &Identity, what: What) -> SignedStatement {
         let (group, id) = (self.charter.root, by.id());
-        Statement { group, by: id, what }.sign(by)
+        Statement {
+            group,
+            by: id,
+            what,
+        }
+        .sign(by)
     }
 }
 
@@ -80,7 +95,11 @@ impl Scripted {
         self.runtime.block_on(async {
             let (send, recv) = conn.open_bi().await.unwrap();
             let decoder = Decoder::new(FRAME_MAX);
-            let mut channel = Channel { send, recv, decoder };
+            let mut channel = Channel {
+                send,
+                recv,
+                decoder,
+            };
             channel.send(words).await.unwrap();
             assert!(channel.frame().await.is_err());
             super::super::member::closed_by_peer(&conn.closed().await).unwrap()
@@ -146,7 +165,12 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
     }
     for mesh in [&club.a, &b] {
         mallory.is_refused(mesh, &club.key, &MemberError::Removed);
-        assert!(!mesh.peers().iter().any(|p| p.id == mallory.id().to_string()));
+        assert!(
+            !mesh
+                .peers()
+                .iter()
+                .any(|p| p.id == mallory.id().to_string())
+        );
     }
     for real in [&club.alder, &birch] {
         assert!(!real.spool().members().iter().any(|m| m.id == mallory.id()));
@@ -154,13 +178,20 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
     // Nothing is owed to it any more, and birch gets everything.
     let row = || {
         let rows = club.alder.spool().outbound(None, 10);
-        rows.into_iter().find(|r| r.bundle == bundle.to_string()).unwrap()
+        rows.into_iter()
+            .find(|r| r.bundle == bundle.to_string())
+            .unwrap()
     };
     let state = |id: PeerId| {
-        let of = row().recipients.into_iter().find(|r| r.id == id.to_string());
+        let of = row()
+            .recipients
+            .into_iter()
+            .find(|r| r.id == id.to_string());
         of.map(|r| r.state)
     };
-    eventually("delivered", || state(birch.id()).as_deref() == Some("delivered"));
+    eventually("delivered", || {
+        state(birch.id()).as_deref() == Some("delivered")
+    });
     assert_eq!(state(mallory.id()).as_deref(), Some("cancelled"));
 
     // Whoever still has the key comes in under a new id: that is what the new key is for.
@@ -212,13 +243,19 @@ fn forged_removals_and_keys_change_nothing() {
     let (birch, b) = club.join("birch");
     let mallory = Scripted::new();
     let (_conn, mut channel) = mallory.join(&club.a, &club.key);
-    let removed = What::Removed { id: birch.id(), generation: 1 };
+    let removed = What::Removed {
+        id: birch.id(),
+        generation: 1,
+    };
     let usurped = club.say(&mallory.identity, removed.clone());
     let mut forged = club.say(&mallory.identity, removed);
     let statement = Statement {
         group: club.charter.root,
         by: club.alder.id(),
-        what: What::Removed { id: birch.id(), generation: 1 },
+        what: What::Removed {
+            id: birch.id(),
+            generation: 1,
+        },
     };
     forged.bytes = statement.sign(&mallory.identity).bytes;
     let frame = Frame::Member(MemberFrame::Statements(vec![usurped, forged]));
@@ -239,7 +276,9 @@ fn an_older_key_gets_the_statement_with_the_new_one_and_nothing_else() {
     let away = Scripted::with(birch.identity());
     let conn = away.connect(&club.a, CTL_ALPN);
     let frame = away.runtime.block_on(async {
-        let mut channel = prove(&conn, &club.key, away.id(), Role::Dialer).await.unwrap();
+        let mut channel = prove(&conn, &club.key, away.id(), Role::Dialer)
+            .await
+            .unwrap();
         channel.decoder.set_limit(FRAME_MAX);
         channel.send(&away.hello()).await.unwrap();
         let frame = channel.frame().await.unwrap();
@@ -250,7 +289,10 @@ fn an_older_key_gets_the_statement_with_the_new_one_and_nothing_else() {
         panic!("{frame:?}");
     };
     assert_eq!(told, [club.alder.spool().rekey_statement().unwrap()]);
-    assert_eq!(away.tries(&club.a, &club.key, BULK_ALPN), Err(MemberError::RefusedUs));
+    assert_eq!(
+        away.tries(&club.a, &club.key, BULK_ALPN),
+        Err(MemberError::RefusedUs)
+    );
     stranger.is_refused(&club.a, &club.key, &MemberError::RefusedUs);
 }
 
@@ -294,7 +336,10 @@ fn a_member_that_was_away_is_given_the_new_key_when_it_is_dialled() {
     });
     let frame = told.recv_timeout(PATIENCE).unwrap().unwrap();
     let statement = club.alder.spool().rekey_statement().unwrap();
-    assert_eq!(frame, Frame::Member(MemberFrame::Statements(vec![statement])));
+    assert_eq!(
+        frame,
+        Frame::Member(MemberFrame::Statements(vec![statement]))
+    );
 }
 
 #[test]
@@ -305,7 +350,9 @@ fn whom_the_new_key_leaves_out_must_prove_it() {
     // The admin is away when dora comes, and changes the key before it hears of her.
     club.a.stop();
     let (conn, _channel) = dora.join(&b, &club.key);
-    eventually("known", || birch.spool().members().iter().any(|m| m.id == dora.id()));
+    eventually("known", || {
+        birch.spool().members().iter().any(|m| m.id == dora.id())
+    });
     club.alder.spool().rekey_group().unwrap();
     let told = club.alder.spool().statements();
     birch.spool().take_statements(told).unwrap();
@@ -314,7 +361,9 @@ fn whom_the_new_key_leaves_out_must_prove_it() {
     dora.is_refused(&b, &club.key, &MemberError::RefusedUs);
     let newest = club.alder.spool().group_keys().swap_remove(0);
     let (_conn, _channel) = dora.join(&b, &newest);
-    eventually("back", || birch.spool().members().iter().any(|m| m.id == dora.id()));
+    eventually("back", || {
+        birch.spool().members().iter().any(|m| m.id == dora.id())
+    });
 }
 
 #[test]
@@ -336,13 +385,26 @@ fn in_listed_mode_the_key_alone_is_not_enough() {
         addrs: vec!["127.0.0.1:9".parse().unwrap()],
     }];
     club.a.hub.told(&told, birch.id());
-    let own = What::Admitted { id: mallory.id(), generation: 1 };
+    let own = What::Admitted {
+        id: mallory.id(),
+        generation: 1,
+    };
     let own = club.say(&mallory.identity, own);
     club.alder.spool().take_statements(vec![own]).unwrap();
     mallory.is_refused(&club.a, &club.key, &MemberError::Unlisted);
-    assert!(!club.alder.spool().members().iter().any(|m| m.id == mallory.id()));
+    assert!(
+        !club
+            .alder
+            .spool()
+            .members()
+            .iter()
+            .any(|m| m.id == mallory.id())
+    );
     // The admin's word is as good as the list.
-    let admitted = What::Admitted { id: mallory.id(), generation: 1 };
+    let admitted = What::Admitted {
+        id: mallory.id(),
+        generation: 1,
+    };
     let admitted = club.say(&club.alder.identity(), admitted);
     club.alder.spool().take_statements(vec![admitted]).unwrap();
     assert_eq!(mallory.tries(&club.a, &club.key, CTL_ALPN), Ok(()));
@@ -379,7 +441,11 @@ fn a_ticket_for_one_admits_one() {
     let once = club.invitation(once);
     let (first, second) = (Scripted::new(), Scripted::new());
     assert_eq!(club.ask(&first, &once), Ok(club.key.clone()));
-    assert_eq!(club.ask(&first, &once), Ok(club.key.clone()), "it may not have heard");
+    assert_eq!(
+        club.ask(&first, &once),
+        Ok(club.key.clone()),
+        "it may not have heard"
+    );
     assert_eq!(club.ask(&second, &once), Err(Some(Denied::Used)));
     let admitted = club.alder.spool().statements();
     assert_eq!(admitted.len(), 1, "and that is on record");
@@ -400,7 +466,11 @@ fn a_ticket_for_one_admits_one() {
     let who = [first.id().to_string()];
     club.alder.spool().remove_members(&who, false).unwrap();
     assert_eq!(club.ask(&first, &many), Err(Some(Denied::Removed)));
-    assert_eq!(club.ask(&second, &many), Ok(club.newest()), "the present key");
+    assert_eq!(
+        club.ask(&second, &many),
+        Ok(club.newest()),
+        "the present key"
+    );
 }
 
 #[test]
@@ -433,7 +503,10 @@ fn redeeming_says_clearly_why_it_did_not_work() {
     let redeem = |id: &Identity| join::redeem(id, &listen, &invitation);
     let (first, second) = (Identity::generate(), Identity::generate());
     let ticket = redeem(&first).unwrap();
-    assert_eq!((ticket.group, ticket.charter), (club.key.clone(), Some(club.charter)));
+    assert_eq!(
+        (ticket.group, ticket.charter),
+        (club.key.clone(), Some(club.charter))
+    );
     let error = redeem(&second).unwrap_err().to_string();
     assert!(error.contains("has been used already"), "{error}");
 }

@@ -117,7 +117,10 @@ mod tests {
             let bytes = frame.to_bytes().slice(4..);
             assert_eq!(Frame::decode(bytes.clone()), Ok(Some(frame.clone())));
             for len in 1..bytes.len() {
-                assert!(Frame::decode(bytes.slice(..len)).is_err(), "{frame:?} cut at {len}");
+                assert!(
+                    Frame::decode(bytes.slice(..len)).is_err(),
+                    "{frame:?} cut at {len}"
+                );
             }
         }
     }

@@ -82,7 +82,10 @@ impl Spool {
         };
         let mut batch = Batch::default();
         let over = |row: &Row| row.expires.is_some_and(|at| at.saturating_add(KEPT) < made);
-        for (name, row) in self.journal.scan::<Row>(INVITATIONS, &[], None, usize::MAX)? {
+        for (name, row) in self
+            .journal
+            .scan::<Row>(INVITATIONS, &[], None, usize::MAX)?
+        {
             if over(&row) {
                 batch.delete(INVITATIONS, &name);
             }

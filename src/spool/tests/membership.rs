@@ -6,7 +6,9 @@ use crate::peer::{Charter, GroupKey};
 /// What the key file says.
 fn key_file(node: &Node) -> GroupKey {
     let text = fs::read_to_string(node.state().join("group.key")).unwrap();
-    let bytes = data_encoding::HEXLOWER.decode(text.trim().as_bytes()).unwrap();
+    let bytes = data_encoding::HEXLOWER
+        .decode(text.trim().as_bytes())
+        .unwrap();
     GroupKey::from_bytes(bytes.try_into().unwrap()).unwrap()
 }
 
@@ -29,11 +31,18 @@ fn group() -> Group {
     let charter = Charter::of(&key, alder.id());
     for node in [&alder, &birch] {
         write_key_file(node, &key);
-        node.spool().enter_group(key.clone(), Some(charter)).unwrap();
+        node.spool()
+            .enter_group(key.clone(), Some(charter))
+            .unwrap();
     }
     alder.knows(&birch, "birch");
     birch.knows(&alder, "alder");
-    Group { alder, birch, key, charter }
+    Group {
+        alder,
+        birch,
+        key,
+        charter,
+    }
 }
 
 impl Group {
@@ -54,7 +63,10 @@ fn a_new_key_is_in_the_key_file_and_the_old_one_is_kept() {
     let mut group = group();
     let changed = group.alder.spool().rekey_group().unwrap();
     assert_eq!(changed.generation, 2);
-    assert_eq!(changed.keyed, Some(vec![(group.birch.id(), "birch".to_owned())]));
+    assert_eq!(
+        changed.keyed,
+        Some(vec![(group.birch.id(), "birch".to_owned())])
+    );
     group.spread();
     let keys = group.alder.spool().group_keys();
     assert_eq!(keys.len(), 2);
@@ -65,7 +77,11 @@ fn a_new_key_is_in_the_key_file_and_the_old_one_is_kept() {
         assert_eq!(reenter(node), keys[0]);
         assert_eq!(node.spool().group_keys(), keys);
         assert_eq!(node.spool().key_generation(), 2);
-        assert_eq!(node.spool().group_name(), group.key.group_id(), "the name stays");
+        assert_eq!(
+            node.spool().group_name(),
+            group.key.group_id(),
+            "the name stays"
+        );
         for dir in ["group.key", "old-keys"] {
             let path = node.state().join(dir);
             let file = if path.is_dir() {
@@ -73,7 +89,10 @@ fn a_new_key_is_in_the_key_file_and_the_old_one_is_kept() {
             } else {
                 path
             };
-            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                fs::metadata(file).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
         }
     }
 }
@@ -109,7 +128,11 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
     let mut group = group();
     let bundle = group.alder.drop_file("f", b"x");
     assert!(group.alder.spool().is_pending(bundle, group.birch.id()));
-    let changed = group.alder.spool().remove_members(&["birch".to_owned()], false).unwrap();
+    let changed = group
+        .alder
+        .spool()
+        .remove_members(&["birch".to_owned()], false)
+        .unwrap();
     assert_eq!(changed.removed, [(group.birch.id(), "birch".to_owned())]);
     assert_eq!(changed.keyed, Some(vec![]));
     assert!(!group.alder.spool().is_pending(bundle, group.birch.id()));
@@ -126,7 +149,10 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
     group.spread();
     assert_eq!(group.birch.spool().group_keys(), [group.key]);
     let fenced = group.birch.spool().rekey_group().unwrap_err().to_string();
-    assert!(fenced.contains("only the admin") && fenced.contains("alder"), "{fenced}");
+    assert!(
+        fenced.contains("only the admin") && fenced.contains("alder"),
+        "{fenced}"
+    );
 }
 
 /// Ids that begin alike are different ids, in everything.
@@ -137,7 +163,11 @@ fn s19_ids_count_whole() {
     twin[31] ^= 1;
     let twin = PeerId::from_bytes(twin);
     let name = PeerName::parse("twin").unwrap();
-    group.alder.spool().member_seen(twin, &name, &[], true).unwrap();
+    group
+        .alder
+        .spool()
+        .member_seen(twin, &name, &[], true)
+        .unwrap();
     let spool = group.alder.spool();
     for part in [8, 10, 63] {
         let who = [twin.to_string()[..part].to_owned()];
@@ -154,11 +184,21 @@ fn a_name_of_two_members_removes_neither() {
     let group = group();
     let name = PeerName::parse("birch").unwrap();
     let other = PeerId::from_bytes([9; 32]);
-    group.alder.spool().member_seen(other, &name, &[], true).unwrap();
-    let error = group.alder.spool().remove_members(&["birch".to_owned()], false);
+    group
+        .alder
+        .spool()
+        .member_seen(other, &name, &[], true)
+        .unwrap();
+    let error = group
+        .alder
+        .spool()
+        .remove_members(&["birch".to_owned()], false);
     assert!(matches!(error, Err(GroupError::Ambiguous(..))), "{error:?}");
     assert_eq!(group.alder.spool().members().len(), 2);
-    let error = group.alder.spool().remove_members(&[group.alder.id().to_string()], false);
+    let error = group
+        .alder
+        .spool()
+        .remove_members(&[group.alder.id().to_string()], false);
     assert!(matches!(error, Err(GroupError::Myself)));
 }
 
@@ -179,12 +219,19 @@ fn two_new_keys_of_one_number_end_in_one_for_all() {
     };
     let copy = copy.sign(&group.alder.identity);
     group.alder.spool().rekey_group().unwrap();
-    group.birch.spool().take_statements(vec![copy.clone()]).unwrap();
+    group
+        .birch
+        .spool()
+        .take_statements(vec![copy.clone()])
+        .unwrap();
     group.spread();
     group.alder.spool().take_statements(vec![copy]).unwrap();
     let key = |node: &Node| node.spool().group_keys().swap_remove(0);
     assert_eq!(key(&group.alder), key(&group.birch));
-    assert_eq!(group.alder.spool().roll_digest(), group.birch.spool().roll_digest());
+    assert_eq!(
+        group.alder.spool().roll_digest(),
+        group.birch.spool().roll_digest()
+    );
 }
 
 #[test]
@@ -203,10 +250,19 @@ fn a_ticket_for_one_is_used_up_durably_and_an_expired_one_says_so() {
     assert_eq!(spool.redeem([7; 16], two), Err(Denied::Unknown));
     assert!(spool.redeem(brief.name(), two).is_ok());
     let later = now_secs() + 3601;
-    assert_eq!(spool.redeem_at(brief.name(), two, later), Err(Denied::Expired));
+    assert_eq!(
+        spool.redeem_at(brief.name(), two, later),
+        Err(Denied::Expired)
+    );
     let long_ago = 1_000_000;
-    assert_eq!(spool.redeem_at(brief.name(), two, long_ago), Err(Denied::Expired));
-    assert!(spool.redeem_at(once.name(), one, long_ago).is_ok(), "it has no time");
+    assert_eq!(
+        spool.redeem_at(brief.name(), two, long_ago),
+        Err(Denied::Expired)
+    );
+    assert!(
+        spool.redeem_at(once.name(), one, long_ago).is_ok(),
+        "it has no time"
+    );
 }
 
 #[test]
