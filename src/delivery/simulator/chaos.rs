@@ -24,7 +24,11 @@ impl Plan {
             _ => 0,
         };
         let small = random.chance(500);
-        let page = if small { random.between(1, 3) as usize } else { 256 };
+        let page = if small {
+            random.between(1, 3) as usize
+        } else {
+            256
+        };
         let limits = if small {
             let ahead = page * random.between(1, 3) as usize;
             Limits {
@@ -46,7 +50,10 @@ impl Plan {
             trouble_ends: random.between(1_000, 60_000),
             patience: 800_000,
             limits,
-            slots: (random.between(1, 8) as usize, random.between(1, 24) as usize),
+            slots: (
+                random.between(1, 8) as usize,
+                random.between(1, 24) as usize,
+            ),
             custody: random.chance(500),
             lifetimes: random.chance(250),
             flaw: None,
@@ -146,7 +153,13 @@ impl World {
             }
         }
         if self.flawed(Flaw::ForgetOnCrash) {
-            let pending: Vec<_> = self.nodes[member].disk.rows.pending.iter().copied().collect();
+            let pending: Vec<_> = self.nodes[member]
+                .disk
+                .rows
+                .pending
+                .iter()
+                .copied()
+                .collect();
             for (peer, bundle) in pending {
                 self.nodes[member].disk.rows.pending.remove(&(peer, bundle));
             }
@@ -158,7 +171,11 @@ impl World {
         // Also with those that were just connecting.
         for peer in (0..self.nodes.len()).filter(|peer| *peer != member) {
             let word = self.random.chance(300);
-            let noticed = if word { 50 } else { self.random.between(5_000, DEAD_AFTER) };
+            let noticed = if word {
+                50
+            } else {
+                self.random.between(5_000, DEAD_AFTER)
+            };
             self.disconnect(member, peer, [0, noticed]);
         }
         self.at(pause, Ev::Start(member));
@@ -301,12 +318,24 @@ impl World {
         }
         let path = self.random.below(PATHS) as u32;
         let inline = self.random.chance(600);
-        let chunks = if inline { 1 } else { self.random.between(1, CHUNKS_MAX as u64) as usize };
+        let chunks = if inline {
+            1
+        } else {
+            self.random.between(1, CHUNKS_MAX as u64) as usize
+        };
         let lies = self.nodes[member].lies;
         let lifetime = self.random.between(5_000, 300_000);
         let lifetime = (self.plan.lifetimes && self.random.chance(500)).then_some(lifetime);
         let contradicts = lies && self.random.chance(300);
-        self.seal_as(member, recipients, path, inline, chunks, lifetime, contradicts);
+        self.seal_as(
+            member,
+            recipients,
+            path,
+            inline,
+            chunks,
+            lifetime,
+            contradicts,
+        );
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that a bundle is")]
@@ -351,7 +380,11 @@ impl World {
         }
         let peers: Vec<Member> = self.nodes[member].sessions.keys().copied().collect();
         for peer in peers {
-            let owed = self.nodes[member].disk.rows.pending.contains(&(peer, bundle));
+            let owed = self.nodes[member]
+                .disk
+                .rows
+                .pending
+                .contains(&(peer, bundle));
             if owed {
                 self.ring(member, peer, Input::Sealed(bundle));
             }
@@ -389,7 +422,12 @@ impl World {
         };
         self.submit(member, Row::Ended(bundle, ending));
         for peer in &truth.recipients {
-            if self.nodes[member].disk.rows.pending.contains(&(*peer, bundle)) {
+            if self.nodes[member]
+                .disk
+                .rows
+                .pending
+                .contains(&(*peer, bundle))
+            {
                 self.stats.ended += 1;
                 self.submit(member, Row::Fate(bundle, *peer, fate));
             }

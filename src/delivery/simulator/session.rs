@@ -248,7 +248,10 @@ impl World {
         let passed = self.now - session.started;
         let due = (due.as_millis() as Time).max(passed + 1).div_ceil(1_000) * 1_000;
         let at = session.started + due;
-        if session.tick_at.is_none_or(|known| known > at || known <= self.now) {
+        if session
+            .tick_at
+            .is_none_or(|known| known > at || known <= self.now)
+        {
             let conn = session.conn;
             let delay = at - self.now;
             if let Some(session) = self.nodes[member].sessions.get_mut(&peer) {
@@ -342,7 +345,11 @@ impl World {
                 continue;
             }
             let bundle = bundle_of(receipt.bundle);
-            let recipient = if flawed { peer } else { member_of(receipt.recipient) };
+            let recipient = if flawed {
+                peer
+            } else {
+                member_of(receipt.recipient)
+            };
             let taken = self.finish(member, recipient, bundle, Fate::Delivered);
             if taken && recipient == peer {
                 self.event_soon(member, peer, Event::Receipt(receipt.bundle));

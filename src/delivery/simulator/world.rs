@@ -640,7 +640,8 @@ pub(super) fn member_of(id: PeerId) -> Member {
 
 /// A receipt as only `recipient` can make it. Signatures are modelled: making real ones would be all the work.
 pub(super) fn receipt(bundle: Bundle, origin: Member, recipient: Member) -> Receipt {
-    let mut secret = Random::new(((recipient as u64) << 32) ^ ((origin as u64) << 48) ^ bundle as u64);
+    let mut secret =
+        Random::new(((recipient as u64) << 32) ^ ((origin as u64) << 48) ^ bundle as u64);
     let mut signature = [0; 64];
     signature[..8].copy_from_slice(&secret.next().to_be_bytes());
     Receipt {
