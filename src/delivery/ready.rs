@@ -3,7 +3,8 @@
 //! The most urgent goes first, within one priority the oldest. So that no priority starves, one that was passed over
 //! [`PATIENCE`] times in a row is served next, whatever else waits.
 //!
-//! The queue may hold a bundle twice, when its priority became known late; the machine skips what is not ready any more.
+//! The queue may hold a bundle twice, when its priority became known late; the machine skips what is not ready any more
+//! or has another priority by now.
 
 use std::collections::VecDeque;
 
@@ -35,13 +36,19 @@ impl Ready {
         self.queues.iter().map(VecDeque::len).sum()
     }
 
+    /// Everything that waits, the least urgent first.
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &BundleId> {
+        self.queues.iter().flatten()
+    }
+
     /// Adds a bundle behind all of its priority.
     pub(super) fn push(&mut self, bundle: BundleId, priority: Priority) {
         self.queues[index(priority)].push_back(bundle);
     }
 
-    /// The next one, if it is at least as urgent as `least`.
-    pub(super) fn pop(&mut self, least: Priority) -> Option<BundleId> {
+    /// The next one and the priority it was put here with, if that is at least `least`.
+    pub(super) fn pop(&mut self, least: Priority) -> Option<(BundleId, Priority)> {
         let floor = index(least);
         let waiting = |at: &usize| !self.queues[*at].is_empty();
         let first = (floor..ALL.len()).rev().find(waiting)?;
@@ -58,7 +65,8 @@ impl Ready {
                 self.passed[at] += 1;
             }
         }
-        self.queues[next].pop_front()
+        let bundle = self.queues[next].pop_front()?;
+        Some((bundle, ALL[next]))
     }
 
     /// Forgets all.
@@ -96,11 +104,16 @@ mod tests {
             ready.push(id(n + 10), priority);
         }
         assert_eq!(ready.len(), 10);
-        let order: Vec<_> = std::iter::from_fn(|| ready.pop(Priority::Bulk)).collect();
+        let order: Vec<_> = std::iter::from_fn(|| ready.pop(Priority::Bulk))
+            .map(|(bundle, _)| bundle)
+            .collect();
         assert_eq!(order, [4, 14, 3, 13, 2, 12, 1, 11, 0, 10].map(id));
         ready.push(id(1), Priority::Routine);
         assert_eq!(ready.pop(Priority::Priority), None);
-        assert_eq!(ready.pop(Priority::Routine), Some(id(1)));
+        assert_eq!(
+            ready.pop(Priority::Routine),
+            Some((id(1), Priority::Routine))
+        );
     }
 
     #[test]
@@ -112,7 +125,7 @@ mod tests {
             for (at, priority) in ALL.into_iter().enumerate() {
                 ready.push(id(at), priority);
             }
-            let next = ready.pop(Priority::Bulk).unwrap();
+            let (next, _) = ready.pop(Priority::Bulk).unwrap();
             served[usize::from(next.0[0])] += 1;
             let waits = ready.passed.iter().max().unwrap();
             assert!(*waits <= PATIENCE + ALL.len() as u32, "{waits} at {n}");
@@ -189,7 +202,9 @@ mod tests {
             } else {
                 [wanted, ranked]
             };
-            both.map(|event| assert!(step(&mut machine, event).is_empty()));
+            for event in both {
+                assert!(step(&mut machine, event).is_empty());
+            }
         }
         let mut offered = Vec::new();
         for n in 0..WINDOW {

@@ -323,7 +323,11 @@ async fn verify(
         | Frame::Members(_)
         | Frame::Range(_)
         | Frame::Owed(_)
-        | Frame::Withdrawn(_) => Err(MemberError::Unexpected("membership proof")),
+        | Frame::Withdrawn(_)
+        | Frame::Cancels(_)
+        | Frame::CancelsSeen(_)
+        | Frame::Have(_)
+        | Frame::Gone(_) => Err(MemberError::Unexpected("membership proof")),
     }
 }
 

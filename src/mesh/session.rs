@@ -25,7 +25,7 @@ use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::out::Out;
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
-use crate::mesh::{Hub, offer};
+use crate::mesh::{Hub, cancel, fetch, offer};
 use crate::spool::rank::Rank;
 
 /// Bytes of frames read and not yet dealt with.
@@ -63,6 +63,8 @@ pub(crate) enum Input {
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
     Event(Event),
+    /// To be sent as it is.
+    Say(Frame),
 }
 
 /// What the reader hands to the session.
@@ -133,6 +135,7 @@ pub(crate) async fn run(
         started: Instant::now(),
         members_told: hello.members,
     };
+    session.tell_cancels();
     session.event(Event::Connected);
     session.ask_about_unfinished();
     let mut ticker = interval(TICK);
@@ -211,7 +214,11 @@ async fn read(
                 | Frame::Receipts(_)
                 | Frame::Members(_)
                 | Frame::Owed(_)
-                | Frame::Withdrawn(_)) => Heard::Frame(frame),
+                | Frame::Withdrawn(_)
+                | Frame::Cancels(_)
+                | Frame::CancelsSeen(_)
+                | Frame::Have(_)
+                | Frame::Gone(_)) => Heard::Frame(frame),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -237,9 +244,9 @@ impl Session {
                     .push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
             }
             Heard::Frame(Frame::Pending(ids)) => {
-                let (hub, out) = (self.hub.clone(), self.out.clone());
+                let (hub, peer, out) = (self.hub.clone(), self.peer.id, self.out.clone());
                 self.desk.push(move || {
-                    let answer = |id| (id, offer::answer(&hub, id));
+                    let answer = |id| (id, offer::answer(&hub, id, peer));
                     out.push(&Frame::Verdicts(ids.into_iter().map(answer).collect()));
                     drop(permit);
                 });
@@ -265,6 +272,14 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Cancels(list)) => {
+                cancel::take(&self.hub, &self.peer, &self.desk, &self.out, list, permit);
+            }
+            Heard::Frame(Frame::CancelsSeen(ids)) => {
+                cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
+            }
+            Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
+            Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
             // The reader lets nothing else through.
             Heard::Frame(
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
@@ -344,14 +359,22 @@ impl Session {
         match input {
             Input::Sealed(bundle, priority) => self.event(Event::SealedAs(bundle, priority)),
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
-            Input::Rescan => self.event(Event::Rescan),
+            Input::Rescan => {
+                self.tell_cancels();
+                self.event(Event::Rescan);
+            }
             Input::Members => self.tell_members(),
             Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
             Input::Verdict(bundle, verdict) => {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Input::Event(event) => self.event(event),
+            Input::Say(frame) => self.out.push(&frame),
         }
+    }
+
+    fn tell_cancels(&self) {
+        cancel::tell(&self.hub, &self.peer, &self.desk, &self.out);
     }
 
     fn tell_members(&mut self) {

@@ -1,6 +1,8 @@
 //! Whole meshes over real iroh on loopback, on a store in memory; and peers that break the rules, on the real wire.
 
 #[cfg(test)]
+mod cancels;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod moves;

@@ -1,7 +1,12 @@
 //! Two spools in one process, joined by function calls instead of a mesh.
 
 #[cfg(test)]
+mod cancels;
+#[cfg(test)]
 mod crash;
+mod delta;
+#[cfg(test)]
+mod growth;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
@@ -18,8 +23,11 @@ mod waits;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use std::path::Path;
+
 use tempfile::TempDir;
 
+use super::start::boot_id;
 use super::*;
 use crate::bundle::VerifiedManifest;
 use crate::digest::{Digest, INLINE_MAX, LEAF};
