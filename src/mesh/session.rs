@@ -476,7 +476,8 @@ impl Session {
                         }
                     });
                 }
-                Action::Show(bundle, state) => self.desk.push(move || {
+                // Kept: else status shows it on its way, or the journal owes it, after the connection is gone.
+                Action::Show(bundle, state) => self.desk.push_kept(move || {
                     if let Err(error) = hub.store.set_delivery(bundle, peer.id, state) {
                         tracing::error!("state of {bundle:?} not recorded: {error}");
                     }

@@ -8,6 +8,8 @@ mod faults;
 mod moves;
 #[cfg(test)]
 mod restored;
+#[cfg(test)]
+mod sources;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
