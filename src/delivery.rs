@@ -308,9 +308,9 @@ impl Delivery {
         if let Some(track) = self.tracks.get_mut(&bundle)
             && track.priority != priority
         {
-            track.priority = priority;
+            let before = std::mem::replace(&mut track.priority, priority);
             if track.phase == Phase::Ready {
-                self.ready.push(bundle, priority);
+                self.ready.move_to(bundle, before, priority);
             }
         }
     }
@@ -472,13 +472,13 @@ impl Delivery {
             } else {
                 break;
             };
-            let Some((bundle, priority)) = self.ready.pop(least) else {
+            let Some(bundle) = self.ready.pop(least) else {
                 break;
             };
             if self
                 .tracks
                 .get(&bundle)
-                .is_some_and(|t| t.phase == Phase::Ready && t.priority == priority)
+                .is_some_and(|t| t.phase == Phase::Ready)
             {
                 self.set(now, bundle, Phase::Offered);
                 out.push(Action::Offer(bundle));

@@ -3,8 +3,7 @@
 //! The most urgent goes first, within one priority the oldest. So that no priority starves, one that was passed over
 //! [`PATIENCE`] times in a row is served next, whatever else waits.
 //!
-//! The queue may hold a bundle twice, when its priority became known late; the machine skips what is not ready any more
-//! or has another priority by now.
+//! The queue may hold bundles that are gone; the machine skips what is not ready any more.
 
 use std::collections::VecDeque;
 
@@ -47,8 +46,17 @@ impl Ready {
         self.queues[index(priority)].push_back(bundle);
     }
 
-    /// The next one and the priority it was put here with, if that is at least `least`.
-    pub(super) fn pop(&mut self, least: Priority) -> Option<(BundleId, Priority)> {
+    /// Its priority became known: moves it behind all of that.
+    pub(super) fn move_to(&mut self, bundle: BundleId, from: Priority, to: Priority) {
+        let queue = &mut self.queues[index(from)];
+        if let Some(at) = queue.iter().position(|b| *b == bundle) {
+            queue.remove(at);
+        }
+        self.push(bundle, to);
+    }
+
+    /// The next one, if it is at least as urgent as `least`.
+    pub(super) fn pop(&mut self, least: Priority) -> Option<BundleId> {
         let floor = index(least);
         let waiting = |at: &usize| !self.queues[*at].is_empty();
         let first = (floor..ALL.len()).rev().find(waiting)?;
@@ -65,8 +73,7 @@ impl Ready {
                 self.passed[at] += 1;
             }
         }
-        let bundle = self.queues[next].pop_front()?;
-        Some((bundle, ALL[next]))
+        self.queues[next].pop_front()
     }
 
     /// Forgets all.
@@ -104,16 +111,11 @@ mod tests {
             ready.push(id(n + 10), priority);
         }
         assert_eq!(ready.len(), 10);
-        let order: Vec<_> = std::iter::from_fn(|| ready.pop(Priority::Bulk))
-            .map(|(bundle, _)| bundle)
-            .collect();
+        let order: Vec<_> = std::iter::from_fn(|| ready.pop(Priority::Bulk)).collect();
         assert_eq!(order, [4, 14, 3, 13, 2, 12, 1, 11, 0, 10].map(id));
         ready.push(id(1), Priority::Routine);
         assert_eq!(ready.pop(Priority::Priority), None);
-        assert_eq!(
-            ready.pop(Priority::Routine),
-            Some((id(1), Priority::Routine))
-        );
+        assert_eq!(ready.pop(Priority::Routine), Some(id(1)));
     }
 
     #[test]
@@ -125,7 +127,7 @@ mod tests {
             for (at, priority) in ALL.into_iter().enumerate() {
                 ready.push(id(at), priority);
             }
-            let (next, _) = ready.pop(Priority::Bulk).unwrap();
+            let next = ready.pop(Priority::Bulk).unwrap();
             served[usize::from(next.0[0])] += 1;
             let waits = ready.passed.iter().max().unwrap();
             assert!(*waits <= PATIENCE + ALL.len() as u32, "{waits} at {n}");

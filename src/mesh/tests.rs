@@ -40,6 +40,7 @@ fn config(called: &str, group: &GroupKey) -> MeshConfig {
         peers: vec![],
         ticket: None,
         mdns: false,
+        congestion: super::Congestion::Auto,
     }
 }
 
