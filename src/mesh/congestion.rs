@@ -126,6 +126,12 @@ impl Paths {
         }
     }
 
+    /// Whether CUBIC suffered on the path to `addr`.
+    #[cfg(test)]
+    pub(crate) fn is_suffering(&self, addr: SocketAddr) -> bool {
+        self.suffering.lock().contains_key(&addr)
+    }
+
     /// A path showed this. Whether CUBIC suffers on it.
     fn seen(&self, addr: SocketAddr, seen: Seen, now: Instant) -> bool {
         let suffers = suffers(seen);

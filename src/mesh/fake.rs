@@ -51,6 +51,8 @@ pub(crate) struct Fake {
     epoch: AtomicU64,
     /// Serve wrong bytes.
     pub corrupt: AtomicBool,
+    /// Held by a test: no question is answered meanwhile.
+    pub gate: Mutex<()>,
     /// Swallow events.
     pub mute: AtomicBool,
     pub sent: AtomicU64,
@@ -67,6 +69,7 @@ impl Fake {
             bells: Mutex::default(),
             epoch: AtomicU64::new(1),
             corrupt: AtomicBool::new(false),
+            gate: Mutex::new(()),
             mute: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -114,8 +117,27 @@ impl Fake {
         manifest.id()
     }
 
+    /// Seals a file of that priority for `to`.
+    pub(crate) fn send_as(
+        &self,
+        path: &str,
+        content: &[u8],
+        priority: Priority,
+        to: &[PeerId],
+    ) -> BundleId {
+        let mut says = manifest_of(self.id(), path, content);
+        says.priority = priority;
+        let manifest = says.sign(&self.identity);
+        self.owe(&manifest, content, to);
+        manifest.id()
+    }
+
     fn wait<T>(&self, what: &str, test: impl Fn(&State) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_for(what, PATIENCE, test)
+    }
+
+    fn wait_for<T>(&self, what: &str, patience: Duration, test: impl Fn(&State) -> Option<T>) -> T {
+        let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
         loop {
             if let Some(found) = test(&state) {
@@ -132,6 +154,17 @@ impl Fake {
     pub(crate) fn wait_inbox(&self, path: &str) -> Bytes {
         let path = RelPath::parse(path).unwrap();
         self.wait("inbox", |s| s.inbox.get(&path).cloned())
+    }
+
+    pub(crate) fn wait_inbox_for(&self, path: &str, patience: Duration) -> Bytes {
+        let path = RelPath::parse(path).unwrap();
+        self.wait_for("inbox", patience, |s| s.inbox.get(&path).cloned())
+    }
+
+    /// A file in the inbox, if it is there.
+    pub(crate) fn inbox_has(&self, path: &str) -> Option<Bytes> {
+        let path = RelPath::parse(path).unwrap();
+        self.state.lock().inbox.get(&path).cloned()
     }
 
     pub(crate) fn inbox_len(&self) -> usize {
@@ -355,6 +388,7 @@ impl Store for Arc<Fake> {
         })))
     }
     fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
+        drop(self.gate.lock());
         self.state.lock().receipts.get(&bundle).cloned()
     }
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {

@@ -5,6 +5,10 @@ mod cancels;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod forwarder;
+#[cfg(test)]
+mod links;
+#[cfg(test)]
 mod moves;
 #[cfg(test)]
 mod restored;
