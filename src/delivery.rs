@@ -23,6 +23,7 @@
 //!    that is not answered is forgotten, so that it keeps no room from others, and comes again with the next scan.
 
 pub mod custody;
+
 mod ready;
 
 use std::collections::HashMap;
@@ -166,9 +167,9 @@ struct Track {
     until: Duration,
     /// Deferrals in a row.
     deferrals: u32,
-    priority: Priority,
     /// Something was shown of it on this connection.
     begun: bool,
+    priority: Priority,
 }
 
 /// Where the reading of the journal stands.
@@ -224,12 +225,6 @@ impl Delivery {
         self.offered
     }
 
-    /// How urgent a bundle is, as far as known.
-    pub fn priority(&self, bundle: BundleId) -> Priority {
-        let track = self.tracks.get(&bundle);
-        track.map_or_else(Priority::default, |track| track.priority)
-    }
-
     /// When a tick next does something, if nothing else happens before: then it does at every tick.
     #[cfg(test)]
     fn next_due(&self) -> Option<Duration> {
@@ -239,6 +234,12 @@ impl Delivery {
             Scan::Due(_) | Scan::Reading => None,
         };
         tracks.map(|t| t.until).chain(scan).min()
+    }
+
+    /// How urgent a bundle is, as far as known.
+    pub fn priority(&self, bundle: BundleId) -> Priority {
+        let track = self.tracks.get(&bundle);
+        track.map_or_else(Priority::default, |track| track.priority)
     }
 
     /// Takes one event at time `now` (of any monotonic clock) and appends what is to be done to `out`.
@@ -538,8 +539,8 @@ impl Delivery {
                 phase,
                 until: now.saturating_add(wait),
                 deferrals,
-                priority,
                 begun,
+                priority,
             },
         );
         self.count(&bundle, true);

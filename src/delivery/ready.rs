@@ -35,12 +35,6 @@ impl Ready {
         self.queues.iter().map(VecDeque::len).sum()
     }
 
-    /// Everything that waits, the least urgent first.
-    #[cfg(test)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = &BundleId> {
-        self.queues.iter().flatten()
-    }
-
     /// Adds a bundle behind all of its priority.
     pub(super) fn push(&mut self, bundle: BundleId, priority: Priority) {
         self.queues[index(priority)].push_back(bundle);
@@ -74,6 +68,12 @@ impl Ready {
             }
         }
         self.queues[next].pop_front()
+    }
+
+    /// All that wait, in no order that matters.
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = BundleId> {
+        self.queues.iter().flatten().copied()
     }
 
     /// Forgets all.

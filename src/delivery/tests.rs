@@ -1,6 +1,7 @@
+use std::collections::VecDeque;
+
 use super::*;
 use crate::peer::{PeerId, Signature};
-use std::collections::VecDeque;
 
 const T0: Duration = Duration::from_secs(1000);
 
@@ -179,7 +180,7 @@ fn every_state_and_every_event() {
             ],
         ),
         (
-            Event::SealedAs(b, Priority::Low),
+            Event::SealedAs(b, Priority::Critical),
             [
                 (Some(Offered), vec![Action::Offer(b)]),
                 (Some(Asked), vec![]),
@@ -190,9 +191,18 @@ fn every_state_and_every_event() {
                 (Some(Waiting), vec![]),
             ],
         ),
+        // There is room for what is urgent when there is none for others.
         (
-            Event::Ranked(b, Priority::Bulk),
-            all.clone().map(|p| (p, vec![])),
+            Event::Ranked(b, Priority::Critical),
+            [
+                (None, vec![]),
+                (Some(Asked), vec![]),
+                (Some(Offered), vec![Action::Offer(b)]),
+                (Some(Offered), vec![]),
+                (Some(Fetching), vec![]),
+                (Some(Taken), vec![]),
+                (Some(Waiting), vec![]),
+            ],
         ),
         (Event::Rescan, all.clone().map(|p| (p, page()))),
         // No page was asked for: ignored.
@@ -471,7 +481,7 @@ fn shape(machine: &Delivery) -> Shape {
         Scan::Due(Some(_)) => "due further",
         Scan::Reading => "reading",
     };
-    let ready = machine.ready.iter().copied().collect();
+    let ready = machine.ready.iter().collect();
     (machine.connected, tracks, ready, scan, machine.again)
 }
 
@@ -480,11 +490,14 @@ fn check(machine: &Delivery) {
     let in_phase = |phase| machine.tracks.values().filter(|t| t.phase == phase).count();
     assert_eq!(machine.asked, in_phase(Phase::Asked));
     assert_eq!(machine.offered, in_phase(Phase::Offered));
-    assert!(machine.offered <= machine.limits.window);
+    assert!(machine.offered <= machine.limits.window + RESERVED);
     assert!(machine.tracks.len() <= machine.limits.tracked);
     for (bundle, track) in &machine.tracks {
         match track.phase {
-            Phase::Ready => assert!(machine.ready.iter().any(|b| b == bundle), "never offered"),
+            Phase::Ready => assert!(
+                machine.ready.iter().any(|ready| ready == *bundle),
+                "never offered"
+            ),
             Phase::Asked | Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting => {
                 assert!(track.until < Duration::MAX, "waits for ever");
             }
@@ -554,8 +567,8 @@ fn every_reachable_state_keeps_the_rules_and_leads_to_the_end() {
             Event::Connected,
             Event::Disconnected,
             Event::Sealed(b),
-            Event::SealedAs(b, Priority::Low),
-            Event::Ranked(b, Priority::Bulk),
+            Event::SealedAs(b, Priority::Critical),
+            Event::Ranked(b, Priority::Critical),
             Event::Rescan,
             Event::Page {
                 cursor: Some(0),

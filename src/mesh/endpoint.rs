@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::mesh::MeshError;
 use crate::mesh::congestion::{self, Controller};
 use crate::mesh::member::{MemberError, closed_by_peer};
-use crate::mesh::wire::{BULK_ALPN, CTL_ALPN};
+use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, JOIN_ALPN};
 use crate::peer::{Identity, PeerId};
 
 /// Silence after which a connection is dead.
@@ -113,7 +113,7 @@ pub(super) async fn bind(
     };
     let mut builder: Builder = Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(&identity.secret()))
-        .alpns(vec![CTL_ALPN.to_vec(), BULK_ALPN.to_vec()])
+        .alpns(alpns())
         .relay_mode(RelayMode::Disabled)
         .clear_address_lookup()
         .portmapper_config(PortmapperConfig::Disabled)
@@ -139,6 +139,11 @@ pub(super) async fn bind(
         }
     }
     builder.bind().await.map_err(|e| failed(chain(&e)))
+}
+
+/// The protocols we accept.
+fn alpns() -> Vec<Vec<u8>> {
+    [CTL_ALPN, BULK_ALPN, JOIN_ALPN].map(<[u8]>::to_vec).into()
 }
 
 /// The transport with that controller; the endpoint's own is for [`Controller::Cubic`].
@@ -170,9 +175,8 @@ pub(super) fn accept(
     match controller {
         Controller::Cubic => incoming.accept(),
         Controller::Bbr3 => {
-            let alpns = vec![CTL_ALPN.to_vec(), BULK_ALPN.to_vec()];
             let config = endpoint
-                .create_server_config_builder(alpns)
+                .create_server_config_builder(alpns())
                 .set_transport_config(transport(controller))
                 .build();
             incoming.accept_with(Arc::new(config))
@@ -217,7 +221,6 @@ fn loopback(addr: &SocketAddr) -> SocketAddr {
 }
 
 /// [`connect_as`] with the endpoint's own controller.
-#[cfg(test)]
 pub(super) async fn connect(
     endpoint: &Endpoint,
     peer: PeerId,

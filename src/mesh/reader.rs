@@ -18,7 +18,7 @@ use crate::bundle::{BundleId, VerifiedManifest};
 use crate::mesh::limits::Kind;
 use crate::mesh::member::MemberError;
 use crate::mesh::roster::Peer;
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, MemberFrame};
 
 /// Bytes of frames read and not yet dealt with.
 pub(super) const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
@@ -120,7 +120,13 @@ pub(super) async fn read(
             | Frame::Cancels(_)
             | Frame::CancelsSeen(_)
             | Frame::Have(_)
-            | Frame::Gone(_)) => Heard::Frame(frame),
+            | Frame::Gone(_)
+            | Frame::Closed(_)
+            | Frame::Open(_)
+            | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => {
+                Heard::Frame(frame)
+            }
+            Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
         };
         if stream.until(heard.send((next, permit))).await.is_err() {
             return None;
@@ -132,7 +138,7 @@ pub(super) async fn read(
 fn kind_of(frame: &Frame) -> Option<Kind> {
     match frame {
         Frame::Offer(_) => Some(Kind::Offer),
-        Frame::Members(_) => Some(Kind::Announcement),
+        Frame::Members(_) | Frame::Member(_) => Some(Kind::Announcement),
         Frame::Proof { .. }
         | Frame::Hello(_)
         | Frame::Range(_)
@@ -144,6 +150,8 @@ fn kind_of(frame: &Frame) -> Option<Kind> {
         | Frame::Cancels(_)
         | Frame::CancelsSeen(_)
         | Frame::Have(_)
-        | Frame::Gone(_) => None,
+        | Frame::Gone(_)
+        | Frame::Closed(_)
+        | Frame::Open(_) => None,
     }
 }

@@ -4,6 +4,8 @@
 mod cancels;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod custody;
 mod delta;
 #[cfg(test)]
 mod growth;
@@ -11,6 +13,8 @@ mod growth;
 mod limits;
 #[cfg(test)]
 mod links;
+#[cfg(test)]
+mod membership;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
