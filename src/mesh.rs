@@ -12,14 +12,15 @@
 //!
 //! # Non-goals
 //! Relays, DNS and public discovery: peers are dialled at configured, told or ticketed addresses, and at those they
-//! announce on the local network (`discover`). Bundles are offered
-//! by their origin only; custody by other holders is the spool's to grant through `pending`.
+//! announce on the local network (`discover`). Who is
+//! offered what is the spool's to say; beside its origin also holders offer a bundle (`custody`).
 //!
 //! # Threads
 //! One tokio runtime of two workers, owned by [`Mesh`]. Disk is touched on its blocking threads only.
 //! Nothing here is durable; a crash loses connections, and the next exchange of pending ids repairs the rest.
 
 mod cancel;
+mod custody;
 mod discover;
 mod endpoint;
 mod fetch;
@@ -29,6 +30,8 @@ mod link;
 mod member;
 mod membership;
 mod offer;
+mod out;
+mod pacer;
 mod roster;
 mod serve;
 mod session;
@@ -52,11 +55,13 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::custody::Care;
 use self::discover::Discovery;
 use self::fetch::Fetches;
 pub use self::join::{JoinError, redeem};
 use self::member::CloseCode;
 use self::offer::Blames;
+use self::pacer::Pacer;
 use self::roster::{Peer, Roster};
 use self::session::Input;
 use self::store::Store;
@@ -142,6 +147,8 @@ pub(crate) struct Hub {
     pub(crate) roster: Roster,
     pub(crate) fetches: Fetches,
     pub(crate) blames: Blames,
+    pub(crate) pacer: Pacer,
+    pub(crate) care: Care,
     name: PeerName,
     runtime: Handle,
     stopping: AtomicBool,
@@ -276,6 +283,16 @@ impl Hub {
                     .learn(&member.name, &member.addrs, member.last_seen);
             }
         }
+        for peer in self.roster.all() {
+            if self.is_given_up(&peer) {
+                peer.unlearn();
+            }
+        }
+    }
+
+    /// Whether the user gave up a peer that is not there.
+    fn is_given_up(&self, peer: &Peer) -> bool {
+        peer.session().is_none() && self.store.is_forgotten(peer.id)
     }
 
     /// Passes the spool's events on to the sessions.
@@ -299,8 +316,14 @@ impl Hub {
 
     async fn pass(self: &Arc<Self>, event: Event) {
         match event {
-            Event::Sealed(bundle) => self.ring_all(|| Input::Sealed(bundle)),
-            Event::ReceiptReady(receipt) => self.ring(receipt.origin, Input::Receipt(receipt)),
+            Event::Sealed(bundle, priority) => self.ring_all(|| Input::Sealed(bundle, priority)),
+            Event::ReceiptReady(receipt) => {
+                if receipt.recipient == self.me {
+                    custody::settled(self, &receipt).await;
+                }
+                self.ring(receipt.origin, Input::Receipt(receipt));
+            }
+            Event::Closed(bundle) => self.care.closed(bundle),
             Event::PendingChanged(peer) => self.ring(peer, Input::Rescan),
             Event::Retry(bundle, peer) => {
                 // What it said before counts no more: the journal still owes it, so the scan finds it as new.
@@ -388,6 +411,8 @@ impl Mesh {
             roster: Roster::default(),
             fetches: Fetches::default(),
             blames: Blames::default(),
+            pacer: Pacer::default(),
+            care: Care::default(),
             name: config.name,
             runtime: runtime.handle().clone(),
             stopping: AtomicBool::new(false),
@@ -415,6 +440,7 @@ impl Mesh {
         hub.refresh();
         runtime.spawn(hub.clone().dispatch(rings, lost));
         runtime.spawn(link::accept(hub.clone()));
+        runtime.spawn(custody::run(hub.clone()));
         let discovery = if config.mdns {
             Discovery::start(&hub)
         } else {
@@ -460,13 +486,11 @@ impl Mesh {
                 error: if connected { None } else { peer.error() },
             }
         };
-        let mut all: Vec<PeerStatus> = {
-            let known = self.hub.roster.all().into_iter();
-            known
-                .filter(|peer| !self.hub.is_out(peer.id))
-                .map(status)
-                .collect()
-        };
+        let all = self.hub.roster.all().into_iter();
+        let mut all: Vec<PeerStatus> = all
+            .filter(|peer| !self.hub.is_given_up(peer) && !self.hub.is_out(peer.id))
+            .map(status)
+            .collect();
         all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         all
     }

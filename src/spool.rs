@@ -7,6 +7,7 @@ mod arrived;
 mod cancel;
 mod consumed;
 mod content;
+mod custody;
 mod deliver;
 mod delta;
 mod dress;
@@ -22,6 +23,7 @@ mod membership;
 mod outbox;
 mod policy;
 mod publish;
+pub(crate) mod rank;
 mod recover;
 mod renamed;
 mod room;
@@ -198,9 +200,11 @@ impl SpoolError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A bundle of ours was sealed; its recipients have it pending.
-    Sealed(BundleId),
-    /// A bundle we received is durable; its receipt is ready to go to its origin.
+    Sealed(BundleId, Priority),
+    /// A receipt is ready to go to the bundle's origin: ours, or one of another recipient that we keep the bundle for.
     ReceiptReady(Receipt),
+    /// A bundle of ours is final for every recipient.
+    Closed(BundleId),
     /// Something new is pending for this peer beyond a single seal (it joined, a deferral ended): rescan.
     PendingChanged(PeerId),
     /// The set of members or their addresses changed.
@@ -525,6 +529,7 @@ pub struct Spool {
     counters: Counters,
     history: History,
     policy: policy::Policy,
+    custodian: custody::Custodian,
     jobs: Sender<Job>,
     tails: TailHasher,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -610,6 +615,7 @@ impl Spool {
             counters: Counters::default(),
             history: History::new(config.limits.history),
             policy: policy::Policy::default(),
+            custodian: custody::Custodian::default(),
             jobs,
             tails,
             workers: Mutex::default(),
@@ -617,6 +623,7 @@ impl Spool {
         });
         spool.begin_policy()?;
         spool.recover(same_boot)?;
+        spool.resume_forgetting()?;
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;

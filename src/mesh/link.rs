@@ -105,6 +105,11 @@ async fn run_control(
     mut channel: Channel,
     dialled: bool,
 ) -> Result<MemberError, MemberError> {
+    #[cfg(test)]
+    if hub.care.cut.lock().contains(&peer.id) {
+        conn.close(0u32.into(), b"cut by a test");
+        return Err(MemberError::Lost("cut by a test".into()));
+    }
     let greeting = if dialled {
         None
     } else {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, VerifiedManifest};
-use crate::delivery::Verdict;
+use crate::delivery::{Verdict, is_urgent};
 use crate::digest::INLINE_MAX;
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
@@ -72,12 +72,14 @@ pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> 
 
 /// The answer to "I owe you this". Blocks on disk, briefly.
 pub(crate) fn answer(hub: &Hub, bundle: BundleId, peer: PeerId) -> Verdict {
-    if let Some(receipt) = hub.store.receipt(bundle) {
+    if let Some(receipt) = hub.store.receipt_for(bundle, peer) {
         Verdict::Settled(Box::new(receipt))
     } else if let Some(reason) = hub.store.ended_as_named(bundle, peer) {
         Verdict::Refused(reason.refusal().into())
     } else if hub.fetches.is_running(bundle) {
         Verdict::Working
+    } else if hub.care.put_off(bundle, peer, Instant::now()) {
+        Verdict::Deferred("another member is about to give it".into())
     } else {
         Verdict::Want
     }
@@ -91,6 +93,9 @@ pub(crate) fn receive(
     inline: Vec<Option<Bytes>>,
     permit: OwnedSemaphorePermit,
 ) {
+    if manifest.manifest().origin != peer.id {
+        hub.care.offered(manifest.id(), peer.id);
+    }
     let has = |index: usize| inline.get(index).is_some_and(Option::is_some);
     let absent = |(index, entry): (usize, &crate::bundle::Entry)| entry.size() > 0 && !has(index);
     if manifest.manifest().entries.iter().enumerate().any(absent) {
@@ -98,7 +103,11 @@ pub(crate) fn receive(
         drop(permit);
         return;
     }
-    let lane = peer.intake.clone();
+    let lane = if is_urgent(manifest.manifest().priority) {
+        peer.express.clone()
+    } else {
+        peer.intake.clone()
+    };
     lane.push(move || {
         let bundle = manifest.id();
         if let Some(verdict) = take_inline(&hub, &peer, manifest, &inline)

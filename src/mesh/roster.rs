@@ -45,6 +45,8 @@ pub(crate) struct Peer {
     pub wake: Notify,
     /// Its offers that are taken without fetching, in order. Bounded by the session's byte budget.
     pub intake: Lane,
+    /// The same for urgent ones.
+    pub express: Lane,
     /// What may be fetched from it at once.
     pub slots: Slots,
     /// Bytes it asked for on this session, by bundle.
@@ -114,6 +116,7 @@ impl Peer {
             bulk: watch::Sender::new(None),
             wake: Notify::new(),
             intake: Lane::default(),
+            express: Lane::default(),
             slots: Slots::of_peer(),
             served: Mutex::new(HashMap::new()),
             epoch_told: AtomicU64::new(0),
@@ -200,6 +203,14 @@ impl Peer {
         for told in facts.told.iter_mut().filter(|told| told.by == by) {
             told.until.get_or_insert(now + TOLD_KEEP);
         }
+    }
+
+    /// The user gave it up: it is dialled nowhere any more, unless it is configured.
+    pub(crate) fn unlearn(&self) {
+        let mut facts = self.facts.lock();
+        facts.found.clear();
+        facts.learned.clear();
+        facts.told.clear();
     }
 
     /// Drops what is told no more.

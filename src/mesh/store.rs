@@ -14,6 +14,7 @@ use crate::bundle::{
     BundleId, Cancel, CancelReason, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest,
 };
 use crate::digest::Digest;
+use crate::mesh::custody::Custodian;
 use crate::peer::{Identity, PeerId, PeerName};
 use crate::spool::{self, Event, FinishError, IntakeError, Member, ServeError, Spool, SpoolError};
 use std::net::SocketAddr;
@@ -59,7 +60,7 @@ pub(crate) enum Offered {
 
 /// The spool as the mesh uses it; each call is the one of that name of [`Spool`].
 #[allow(missing_docs)]
-pub(crate) trait Store: Members + Send + Sync + 'static {
+pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     fn epoch(&self) -> (u64, [u8; 16]);
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;
@@ -93,7 +94,6 @@ pub(crate) trait Store: Members + Send + Sync + 'static {
         peer: PeerId,
     ) -> Result<Box<dyn Content>, ServeError>;
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError>;
-    fn receipt(&self, bundle: BundleId) -> Option<Receipt>;
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError>;
     fn set_delivery(
         &self,
@@ -214,9 +214,6 @@ impl Store for Arc<Spool> {
             spool::Offered::Deferred(why) => Offered::Deferred(why),
             spool::Offered::Wanted(incoming) => Offered::Wanted(incoming),
         })
-    }
-    fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
-        Spool::receipt(self, bundle)
     }
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
         Spool::take_receipt(self, receipt)

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod cancels;
 #[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod membership;
@@ -10,6 +12,8 @@ mod membership;
 mod moves;
 #[cfg(test)]
 mod restored;
+#[cfg(test)]
+mod sources;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

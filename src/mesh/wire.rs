@@ -177,7 +177,7 @@ pub(crate) enum Frame {
     Verdicts(Vec<(BundleId, Verdict)>),
     /// A bundle.
     Offer(Box<Offer>),
-    /// Receipts of bundles the receiver is the origin of.
+    /// Receipts of bundles the receiver is the origin of, or offered.
     Receipts(Vec<Receipt>),
     /// Members whose addresses changed.
     Members(Vec<Told>),
@@ -195,6 +195,10 @@ pub(crate) enum Frame {
     Have(Have),
     /// "What I told you that I have of these, I do not serve any more."
     Gone(Vec<BundleId>),
+    /// "These bundles of mine are final for every recipient."
+    Closed(Vec<BundleId>),
+    /// Of bundles of the receiver: "are these closed?" Of bundles of the sender: "these are not."
+    Open(Vec<BundleId>),
     /// On who belongs to the group.
     Member(MemberFrame),
 }
@@ -245,6 +249,8 @@ mod kind {
     pub(super) const CANCELS_SEEN: u8 = 17;
     pub(super) const HAVE: u8 = 32;
     pub(super) const GONE: u8 = 33;
+    pub(super) const CLOSED: u8 = 20;
+    pub(super) const OPEN: u8 = 21;
 }
 
 /// [`Verdict`] as it travels.
@@ -309,6 +315,8 @@ impl Frame {
             Self::CancelsSeen(ids) => put(out, kind::CANCELS_SEEN, ids),
             Self::Have(have) => put(out, kind::HAVE, have),
             Self::Gone(ids) => put(out, kind::GONE, ids),
+            Self::Closed(ids) => put(out, kind::CLOSED, ids),
+            Self::Open(ids) => put(out, kind::OPEN, ids),
             Self::Member(frame) => frame.encode(out),
         }
         let len = (out.len() - start - 4) as u32;
@@ -366,6 +374,8 @@ impl Frame {
                 Self::Have(have)
             }
             kind::GONE => Self::Gone(list(kind, &bytes)?),
+            kind::CLOSED => Self::Closed(list(kind, &bytes)?),
+            kind::OPEN => Self::Open(list(kind, &bytes)?),
             _ => return Ok(MemberFrame::decode(kind, &bytes)?.map(Self::Member)),
         };
         Ok(Some(frame))

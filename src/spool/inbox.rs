@@ -196,7 +196,11 @@ impl Spool {
         } else if let Some(root) = self.shown_root(manifest, names) {
             row.path = root;
         }
-        self.show_inbound(&row, batch)?;
+        let order = self.show_inbound(&row, batch)?;
+        self.note_scope(manifest, batch);
+        if names.len() == of.entries.len() {
+            self.keep_for_others(manifest, order, batch)?;
+        }
         self.volatile.lock().insert(bundle);
         let me = self.me.clone();
         batch.on_durable(move || {
@@ -234,6 +238,10 @@ impl Spool {
                 size: *size,
                 ino: *ino,
             };
+            let before: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+            if let Some(before) = before.filter(|before| before.bundle != bundle) {
+                self.shown_no_more(&before, batch)?;
+            }
             batch.put(IN_NAMES, name.as_bytes(), &row);
             batch.put(
                 VERSIONS,
@@ -458,6 +466,7 @@ impl Spool {
         if let Some(row) = &row {
             self.show_consumed(row.bundle, &mut batch)?;
             self.name_consumed(row.origin, &row.path, path, None, &mut batch)?;
+            self.shown_no_more(row, &mut batch)?;
         }
         self.journal.submit(batch)?;
         match row {
@@ -538,6 +547,7 @@ impl Spool {
         if let Some(row) = row {
             self.show_consumed(row.bundle, &mut batch)?;
             self.name_consumed(row.origin, &row.path, from, None, &mut batch)?;
+            self.shown_no_more(&row, &mut batch)?;
         }
         self.journal.submit(batch)?;
         self.ring(&Event::StatusChanged);

@@ -4,6 +4,8 @@
 mod cancels;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod custody;
 mod delta;
 #[cfg(test)]
 mod growth;

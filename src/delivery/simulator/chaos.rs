@@ -181,6 +181,19 @@ impl World {
         self.at(pause, Ev::Start(member));
     }
 
+    /// Whether it dies just now, at this step.
+    pub(super) fn dies(&mut self, member: Member, step: u8) -> bool {
+        let Some((at, power)) = self.nodes[member].dies_at.filter(|_| self.troubled) else {
+            return false;
+        };
+        if at == step {
+            self.nodes[member].dies_at = None;
+            let pause = self.random.between(100, TROUBLE_MAX);
+            self.crash(member, power, pause);
+        }
+        at == step
+    }
+
     fn cut(&mut self, a: Member, b: Member, span: Time) {
         let until = self.now + span;
         let link = self.link_mut(a, b);
@@ -205,8 +218,12 @@ impl World {
         let peer = self.random.pick(&peers);
         self.stats.troubles += 1;
         match self.random.below(13) {
-            0 | 1 => self.crash(member, false, span),
-            2 => self.crash(member, true, span),
+            0 => self.crash(member, false, span),
+            1 => self.crash(member, true, span),
+            2 => {
+                let step = self.random.below(4) as u8;
+                self.nodes[member].dies_at = Some((step, self.random.chance(500)));
+            }
             3 => {
                 if let Some(peer) = peer {
                     self.cut(member, peer, span);

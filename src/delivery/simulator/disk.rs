@@ -179,6 +179,10 @@ impl Disk {
     pub(super) fn lost_power(&mut self, random: &mut Random) {
         self.rows = self.durable.clone();
         self.log.clear();
+        // Names that no row settles go to quarantine.
+        let Rows { shown, settled, .. } = &mut self.durable;
+        shown.retain(|bundle, _| settled.contains(bundle));
+        self.rows.shown.clone_from(shown);
         let synced = &self.synced;
         self.bytes
             .retain(|bundle, chunks| match synced.get(bundle) {

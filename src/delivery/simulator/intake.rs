@@ -43,6 +43,12 @@ impl World {
             self.tell(member, from, Input::Verdict(bundle, refusal));
             return;
         };
+        // Before it joins others in a fetch: what it is told must not be told to them.
+        if !truth.recipients.contains(&member) || !self.concerns(from, bundle) {
+            let refusal = Verdict::Refused("not among its recipients".into());
+            self.tell(member, from, Input::Verdict(bundle, refusal));
+            return;
+        }
         if truth.inline {
             // One lane for each peer, which outlives the session.
             let time = 1 + self.disk_time(member);
@@ -69,11 +75,6 @@ impl World {
         let blamed = node.blames.get(&(bundle, from));
         if blamed.is_some_and(|since| self.now - since < BLAME_PAUSE) {
             return Err(Verdict::Deferred("sent wrong bytes".into()));
-        }
-        if !truth.recipients.contains(&member)
-            || !(truth.origin == from || truth.recipients.contains(&from))
-        {
-            return Err(Verdict::Refused("not among its recipients".into()));
         }
         if node.arriving.contains(&bundle) {
             return Err(Verdict::Working);
@@ -327,6 +328,9 @@ impl World {
         step: u8,
         offerers: Vec<Member>,
     ) {
+        if self.dies(member, step) {
+            return;
+        }
         let truth = &self.truths[bundle];
         match step {
             0 => {
@@ -399,6 +403,9 @@ impl World {
 
     /// What was written is durable now.
     pub(super) fn commit(&mut self, member: Member) {
+        if self.dies(member, 3) {
+            return;
+        }
         self.nodes[member].commit_due = false;
         let rows = self.nodes[member].disk.commit();
         for row in rows {

@@ -56,8 +56,13 @@ impl World {
         let Some(session) = node.sessions.get_mut(&peer).filter(|s| s.conn == conn) else {
             return;
         };
-        session.desk.clear();
-        let mut out = Vec::new();
+        // What is to be shown is shown; the rest is left.
+        let mut out: Vec<Action> = Vec::new();
+        for job in session.desk.drain(..) {
+            if let Job::Show(id, state) = job {
+                out.push(Action::Show(id, state));
+            }
+        }
         session
             .delivery
             .handle(std::time::Duration::MAX, Event::Disconnected, &mut out);
@@ -428,6 +433,7 @@ impl World {
         let known = self.nodes[member].disk.rows.fates.get(&(bundle, recipient));
         let own = self.nodes[member].disk.rows.own.contains(&bundle);
         let Some(known) = known.copied() else {
+            self.nodes[member].progress.remove(&(bundle, recipient));
             if fate == Fate::Delivered {
                 self.custody_receipt(member, recipient, bundle);
             }

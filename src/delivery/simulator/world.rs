@@ -237,6 +237,8 @@ pub(super) struct Node {
     pub(super) progress: BTreeMap<(Bundle, Member), DeliveryState>,
     pub(super) intake_at: BTreeMap<Member, Time>,
     pub(super) commit_due: bool,
+    /// It dies at its next step of that number of a publish (3: at its next commit); by power loss if true.
+    pub(super) dies_at: Option<(u8, bool)>,
     pub(super) custody: BTreeMap<Bundle, crate::delivery::custody::Custody>,
 }
 

@@ -29,13 +29,14 @@ const REST: Duration = Duration::from_secs(5);
 /// How long a piece that others have is left to them before the origin is asked for it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A piece that takes longer is a sign that too much is asked of the source at once; less, that too little is.
-const SLOW_PIECE: Duration = Duration::from_secs(2);
-const QUICK_PIECE: Duration = Duration::from_secs(1);
+/// Beyond what fills the path twice, what is asked of a source only waits there, and would wait in front of smaller
+/// bundles. This much more, for the holder's disk and our own delays.
+const SLACK: Duration = Duration::from_millis(10);
 
-/// Pieces asked of one source at once: at first, and at most (small files); the holder answers 16.
+/// Pieces asked of one source at once: before it is known how quick it is, at least, and at most (small files).
 const DEPTH: usize = 4;
-const DEPTH_MAX: usize = 16;
+const DEPTH_MIN: usize = 2;
+const DEPTH_MAX: usize = 32;
 
 /// Bytes asked of one source at once, unless a single piece has more: a path of 300 ms at 100 Mbit/s and more.
 const DEPTH_BYTES: u64 = 8 * 1024 * 1024;
@@ -117,9 +118,15 @@ struct Source {
     whole: bool,
     has: HashMap<usize, Bits>,
     lacks: HashSet<usize>,
-    open: BTreeSet<usize>,
+    /// What it is asked for, with what it had delivered before.
+    open: BTreeMap<usize, u64>,
     open_bytes: u64,
-    depth: usize,
+    delivered: u64,
+    /// Bytes in a second: the best of late, slowly forgotten.
+    rate: f64,
+    rtt: Duration,
+    /// It stalled, and has delivered nothing since.
+    doubtful: bool,
     heard: Duration,
     /// Not asked before.
     rests: Duration,
@@ -145,10 +152,32 @@ impl Source {
     }
 
     fn has_room(&self, now: Duration) -> bool {
-        self.usable()
-            && now >= self.rests
-            && self.open.len() < self.depth
-            && (self.open.is_empty() || self.open_bytes < DEPTH_BYTES)
+        let (open, bytes) = (self.open.len(), self.open_bytes);
+        let room = if open == 0 {
+            true
+        } else if self.doubtful || open >= DEPTH_MAX || bytes >= DEPTH_BYTES {
+            false
+        } else if self.rate == 0.0 {
+            open < DEPTH
+        } else {
+            let fills = self.rate * (self.rtt * 2 + SLACK).as_secs_f64();
+            open < DEPTH_MIN || (bytes as f64) < fills
+        };
+        self.usable() && now >= self.rests && room
+    }
+
+    /// A piece came.
+    fn measured(&mut self, before: u64, len: u64, took: Duration) {
+        self.delivered += len;
+        self.doubtful = false;
+        let rate =
+            (self.delivered - before) as f64 / took.max(Duration::from_micros(1)).as_secs_f64();
+        self.rate = rate.max(self.rate * 0.95);
+        self.typical = if self.typical.is_zero() {
+            took
+        } else {
+            (self.typical * 3 + took) / 4
+        };
     }
 }
 
@@ -210,9 +239,12 @@ impl Plan {
             whole: false,
             has: HashMap::new(),
             lacks: HashSet::new(),
-            open: BTreeSet::new(),
+            open: BTreeMap::new(),
             open_bytes: 0,
-            depth: DEPTH,
+            delivered: 0,
+            rate: 0.0,
+            rtt: Duration::ZERO,
+            doubtful: false,
             heard: now,
             rests: Duration::ZERO,
             typical: Duration::ZERO,
@@ -262,6 +294,13 @@ impl Plan {
         }
     }
 
+    /// How long a word takes to `peer` and back.
+    pub(super) fn far(&mut self, peer: PeerId, rtt: Duration) {
+        if let Some(source) = self.sources.get_mut(&peer) {
+            source.rtt = rtt;
+        }
+    }
+
     /// The sources that may be asked for something, those with the least to do first.
     pub(super) fn idle(&self, now: Duration) -> Vec<PeerId> {
         let mut idle: Vec<_> = self
@@ -301,7 +340,7 @@ impl Plan {
             // Silence counts from the question.
             source.heard = source.heard.max(now);
         }
-        source.open.insert(number);
+        source.open.insert(number, source.delivered);
         source.open_bytes += len;
         Some(number)
     }
@@ -382,7 +421,7 @@ impl Plan {
             return None;
         }
         let slow = source.typical * 2 + Duration::from_millis(500);
-        let open = self.sources.values().flat_map(|s| s.open.iter().copied());
+        let open = self.sources.values().flat_map(|s| s.open.keys().copied());
         let mut open: Vec<(Duration, usize)> = open
             .filter_map(|number| {
                 let slot = &self.slots[number];
@@ -415,8 +454,11 @@ impl Plan {
         for (by, since) in asked {
             if by == peer {
                 self.slots[number].asked.push((by, since));
+                let len = self.slots[number].piece.len;
                 if let Some(source) = self.sources.get_mut(&peer) {
-                    source.measured(now.saturating_sub(since));
+                    let before = source.open.get(&number).copied();
+                    let before = before.unwrap_or(source.delivered);
+                    source.measured(before, len, now.saturating_sub(since));
                 }
                 self.close(number, peer);
             } else {
@@ -495,7 +537,7 @@ impl Plan {
                 given_up.push(peer);
                 continue;
             }
-            let open: Vec<usize> = self.sources[&peer].open.iter().copied().collect();
+            let open: Vec<usize> = self.sources[&peer].open.keys().copied().collect();
             for number in open {
                 let piece = self.slots[number].piece;
                 let free = |(other, source): (&PeerId, &Source)| {
@@ -510,7 +552,7 @@ impl Plan {
                     self.take(number, peer);
                     if let Some(source) = self.sources.get_mut(&peer) {
                         source.rests = now + REST;
-                        source.depth = 1;
+                        source.doubtful = true;
                     }
                 }
             }
@@ -536,7 +578,10 @@ impl Plan {
     }
 
     fn take_all(&mut self, peer: PeerId, stop: &mut Vec<(usize, PeerId)>) {
-        let open = self.sources.get(&peer).map(|s| s.open.clone());
+        let open: Option<Vec<usize>> = self
+            .sources
+            .get(&peer)
+            .map(|s| s.open.keys().copied().collect());
         for number in open.unwrap_or_default() {
             stop.push((number, peer));
             self.take(number, peer);
@@ -569,7 +614,7 @@ impl Plan {
         let Some(source) = self.sources.get_mut(&peer) else {
             return false;
         };
-        let was = source.open.remove(&number);
+        let was = source.open.remove(&number).is_some();
         if was {
             source.open_bytes -= len;
         }
@@ -579,21 +624,6 @@ impl Plan {
     fn fly_less(&mut self, number: usize) {
         self.flight -= 1;
         self.flight_bytes -= self.slots[number].piece.len;
-    }
-}
-
-impl Source {
-    fn measured(&mut self, took: Duration) {
-        self.typical = if self.typical.is_zero() {
-            took
-        } else {
-            (self.typical * 3 + took) / 4
-        };
-        if took < QUICK_PIECE {
-            self.depth = (self.depth + 1).min(DEPTH_MAX);
-        } else if took > SLOW_PIECE {
-            self.depth = (self.depth - 1).max(1);
-        }
     }
 }
 

@@ -276,7 +276,12 @@ impl Pull {
         }
         let fetching = fetching.into_iter().filter(|id| up.contains(id));
         self.plan.others(fetching);
-        for (id, (_, heard)) in &self.conns {
+        for (id, (conn, heard)) in &self.conns {
+            let paths = conn.paths();
+            let used = paths.iter().filter(|path| path.is_selected());
+            if let Some(rtt) = used.map(|path| path.rtt()).min() {
+                self.plan.far(*id, rtt);
+            }
             if let Some(at) = *heard.lock() {
                 self.plan
                     .heard(*id, at.saturating_duration_since(self.begun));

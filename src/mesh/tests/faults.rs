@@ -109,6 +109,16 @@ impl Real {
         }
     }
 
+    /// Removes a name from the outbox.
+    pub(super) fn remove(&self, path: &str) {
+        use std::os::unix::fs::MetadataExt;
+        let at = self.state().join("outbox").join(path);
+        let ino = fs::metadata(&at).unwrap().ino();
+        fs::remove_file(&at).unwrap();
+        let rel = RelPath::parse(path).unwrap();
+        self.spool().outbox_removed(&rel, ino, 0);
+    }
+
     pub(super) fn row(&self, bundle: BundleId) -> Option<InboundRow> {
         let rows = self.spool().inbound(None, 100);
         rows.into_iter().find(|r| r.bundle == bundle.to_string())
@@ -215,7 +225,7 @@ impl Scripted {
     }
 }
 
-fn range_of(content: &[u8], request: RangeRequest) -> Vec<u8> {
+pub(super) fn range_of(content: &[u8], request: RangeRequest) -> Vec<u8> {
     let from = request.offset as usize;
     let mut answer = vec![RangeStatus::Ok as u8];
     answer.extend_from_slice(&content[from..from + request.len as usize]);

@@ -48,17 +48,23 @@ fn finish(plan: &mut Plan, number: usize, peer: PeerId, now: Duration) -> Vec<(u
 }
 
 #[test]
-fn one_source_is_asked_in_order_and_for_more_as_it_proves_quick() {
-    let mut plan = plan(20);
+fn one_source_is_asked_in_order_and_for_as_much_as_fills_the_path_twice() {
+    let mut plan = plan(40);
     plan.source(id(1), true, true, at(0));
+    plan.far(id(1), at(1));
     assert_eq!(asked(&mut plan, id(1), at(0)), [0, 1, 2, 3]);
-    finish(&mut plan, 0, id(1), at(10));
-    assert_eq!(asked(&mut plan, id(1), at(10)), [4, 5]);
-    for number in 1..6 {
-        finish(&mut plan, number, id(1), at(20));
+    // 40 MiB/s over a short path: two are enough to keep it busy.
+    for number in 0..3 {
+        finish(&mut plan, number, id(1), at(25 * (number as u64 + 1)));
     }
-    // Eight of 1 MiB are all that one source is asked for.
-    assert_eq!(asked(&mut plan, id(1), at(20)).len(), 8);
+    assert_eq!(asked(&mut plan, id(1), at(75)), [4]);
+    // The same over a long one.
+    plan.far(id(1), at(50));
+    finish(&mut plan, 3, id(1), at(100));
+    assert_eq!(asked(&mut plan, id(1), at(100)).len(), 4);
+    plan.far(id(1), at(5000));
+    asked(&mut plan, id(1), at(100));
+    assert_eq!(plan.sources[&id(1)].open.len(), 8, "and no more ever");
     assert!(!plan.is_complete() && !plan.is_stuck());
 }
 
