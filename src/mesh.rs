@@ -53,6 +53,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use iroh::Endpoint;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, mpsc};
@@ -154,6 +155,8 @@ pub(crate) struct Hub {
     group: GroupKey,
     /// Rung when the roll changed.
     pub(crate) rekeyed: Notify,
+    /// The roll that the connections were last held against.
+    roll_seen: Mutex<Option<[u8; 32]>>,
     pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
     pub(crate) fetches: Fetches,
@@ -419,6 +422,7 @@ impl Mesh {
             store,
             group: config.group,
             rekeyed: Notify::new(),
+            roll_seen: Mutex::default(),
             endpoint,
             roster: Roster::default(),
             fetches: Fetches::default(),

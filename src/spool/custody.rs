@@ -159,7 +159,7 @@ impl Spool {
             Scope::Ids(ids) => {
                 let mut ids: BTreeSet<PeerId> = ids.iter().copied().collect();
                 for peer in ids.clone() {
-                    if self.is_forgotten(peer)? {
+                    if self.is_forgotten(peer)? || self.group.is_out(peer) {
                         ids.remove(&peer);
                     }
                 }
