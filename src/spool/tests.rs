@@ -6,6 +6,7 @@ mod cancels;
 mod crash;
 #[cfg(test)]
 mod custody;
+#[cfg(test)]
 mod delta;
 #[cfg(test)]
 mod growth;

@@ -1,5 +1,7 @@
 //! The plan without a network: rules one by one, then whole fetches from random sources on a simulated clock.
 
+use std::collections::{HashMap, HashSet};
+
 use proptest::prelude::*;
 
 use super::*;
