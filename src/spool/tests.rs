@@ -9,6 +9,8 @@ mod custody;
 #[cfg(test)]
 mod delta;
 #[cfg(test)]
+mod expiry;
+#[cfg(test)]
 mod growth;
 #[cfg(test)]
 mod limits;
@@ -20,6 +22,8 @@ mod membership;
 mod races;
 #[cfg(test)]
 mod renames;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod trees;
 #[cfg(test)]
