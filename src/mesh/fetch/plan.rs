@@ -13,15 +13,17 @@
 
 mod source;
 #[cfg(test)]
+mod swarm;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use self::source::Source;
 pub(crate) use self::source::Bits;
 pub(super) use self::source::Piece;
+use self::source::Source;
 use crate::peer::PeerId;
 
 /// Silence after which a source's pieces go to another one.
