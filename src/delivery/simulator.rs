@@ -21,7 +21,7 @@
 //! ```text
 //! MESHBOX_SIM_SEED=4711 MESHBOX_SIM_SCHEDULES=1 cargo test --release --lib simulator::schedules
 //! MESHBOX_SIM_SCHEDULES=100000 MESHBOX_SIM_MEMBERS=40 cargo test --release --lib simulator::schedules -- --nocapture
-//! MESHBOX_SIM_SCHEDULES=20 cargo test --release --lib simulator::thousand -- --nocapture
+//! MESHBOX_SIM_SCHEDULES=20 cargo test --release --lib simulator::thousand_members -- --nocapture
 //! ```
 
 #[cfg(test)]
@@ -30,6 +30,10 @@ mod chaos;
 mod custody;
 #[cfg(test)]
 mod disk;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod flaws;
 #[cfg(test)]
 mod intake;
 #[cfg(test)]
@@ -66,7 +70,9 @@ const MEMBERS: u64 = 12;
 
 fn from_environment(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")),
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number")),
         Err(_) => default,
     }
 }
@@ -138,5 +144,17 @@ fn schedules() {
     println!("{happened:?}");
     for (what, count) in happened {
         assert!(count > 20, "{what}: {count}");
+    }
+}
+
+#[test]
+fn thousand_members() {
+    let first = from_environment("MESHBOX_SIM_SEED", 1);
+    let count = from_environment("MESHBOX_SIM_SCHEDULES", 1);
+    let members = from_environment("MESHBOX_SIM_MEMBERS", 1_000) as usize;
+    for seed in first..first + count {
+        let stats = run(Plan::large(seed, members));
+        println!("seed {seed}: {stats:?}");
+        assert!(stats.delivered > 5_000 || members < 1_000, "{stats:?}");
     }
 }

@@ -11,8 +11,21 @@ use crate::delivery::Limits;
 /// Paths that one member uses: few, so that versions replace each other.
 const PATHS: u64 = 4;
 
+/// How often an origin looks whether a lifetime is over.
+const AGE_LOOK: Time = 5_000;
+
 /// The longest trouble.
 const TROUBLE_MAX: Time = 40_000;
+
+/// A clock on the wall: 1970, a month ahead, or nearly right.
+fn clock(random: &mut Random) -> i128 {
+    const MONTH: i128 = 30 * 24 * 3_600 * 1_000;
+    match random.below(3) {
+        0 => -680 * MONTH,
+        1 => MONTH,
+        _ => i128::from(random.below(5_000)),
+    }
+}
 
 impl Plan {
     /// A schedule of up to `members_max` members.
@@ -24,7 +37,11 @@ impl Plan {
             _ => 0,
         };
         let small = random.chance(500);
-        let page = if small { random.between(1, 3) as usize } else { 256 };
+        let page = if small {
+            random.between(1, 3) as usize
+        } else {
+            256
+        };
         let limits = if small {
             let ahead = page * random.between(1, 3) as usize;
             Limits {
@@ -46,10 +63,46 @@ impl Plan {
             trouble_ends: random.between(1_000, 60_000),
             patience: 800_000,
             limits,
-            slots: (random.between(1, 8) as usize, random.between(1, 24) as usize),
+            slots: (
+                random.between(1, 8) as usize,
+                random.between(1, 24) as usize,
+            ),
             custody: random.chance(500),
             lifetimes: random.chance(250),
             flaw: None,
+        }
+    }
+
+    /// A schedule of that many members, a few of whom send to all.
+    pub(super) fn large(seed: u64, members: usize) -> Self {
+        Self {
+            members,
+            liars: members / 20,
+            bundles: 16,
+            hubs: Some(6),
+            troubles: members / 10,
+            trouble_ends: 60_000,
+            limits: Limits::default(),
+            slots: (11, 32),
+            custody: true,
+            ..Self::new(seed, 2)
+        }
+    }
+
+    /// Members that behave, without trouble and with nothing to do yet.
+    pub(super) fn quiet(members: usize) -> Self {
+        Self {
+            members,
+            liars: 0,
+            bundles: 0,
+            troubles: 0,
+            // Nobody looks whether all is done.
+            trouble_ends: Time::MAX / 2,
+            limits: Limits::default(),
+            slots: (11, 32),
+            custody: false,
+            lifetimes: false,
+            ..Self::new(1, 2)
         }
     }
 
@@ -108,7 +161,7 @@ impl World {
         }
         (node.up, node.started) = (true, now);
         // Nothing may come of it.
-        node.wall = self.random.next() as i64;
+        node.wall = clock(&mut self.random);
         self.submit(member, Row::Epoch);
         // Epoch and incarnation are durable before the first offer.
         self.commit(member);
@@ -116,7 +169,7 @@ impl World {
     }
 
     /// The daemon is killed, or with it the machine.
-    fn crash(&mut self, member: Member, power: bool, pause: Time) {
+    pub(super) fn crash(&mut self, member: Member, power: bool, pause: Time) {
         if !self.nodes[member].up {
             return;
         }
@@ -146,7 +199,13 @@ impl World {
             }
         }
         if self.flawed(Flaw::ForgetOnCrash) {
-            let pending: Vec<_> = self.nodes[member].disk.rows.pending.iter().copied().collect();
+            let pending: Vec<_> = self.nodes[member]
+                .disk
+                .rows
+                .pending
+                .iter()
+                .copied()
+                .collect();
             for (peer, bundle) in pending {
                 self.nodes[member].disk.rows.pending.remove(&(peer, bundle));
             }
@@ -158,7 +217,11 @@ impl World {
         // Also with those that were just connecting.
         for peer in (0..self.nodes.len()).filter(|peer| *peer != member) {
             let word = self.random.chance(300);
-            let noticed = if word { 50 } else { self.random.between(5_000, DEAD_AFTER) };
+            let noticed = if word {
+                50
+            } else {
+                self.random.between(5_000, DEAD_AFTER)
+            };
             self.disconnect(member, peer, [0, noticed]);
         }
         self.at(pause, Ev::Start(member));
@@ -200,7 +263,7 @@ impl World {
         let peers: Vec<Member> = self.nodes[member].sessions.keys().copied().collect();
         let peer = self.random.pick(&peers);
         self.stats.troubles += 1;
-        match self.random.below(13) {
+        match self.random.below(14) {
             0 => self.crash(member, false, span),
             1 => self.crash(member, true, span),
             2 => {
@@ -254,6 +317,7 @@ impl World {
             9 => self.nodes[member].full_until = until,
             10 => self.nodes[member].stuck_until = until,
             11 => self.nodes[member].deaf_until = until,
+            12 => self.nodes[member].wall = clock(&mut self.random),
             _ => self.nodes[member].bulk_until = until,
         }
     }
@@ -301,12 +365,24 @@ impl World {
         }
         let path = self.random.below(PATHS) as u32;
         let inline = self.random.chance(600);
-        let chunks = if inline { 1 } else { self.random.between(1, CHUNKS_MAX as u64) as usize };
+        let chunks = if inline {
+            1
+        } else {
+            self.random.between(1, CHUNKS_MAX as u64) as usize
+        };
         let lies = self.nodes[member].lies;
         let lifetime = self.random.between(5_000, 300_000);
         let lifetime = (self.plan.lifetimes && self.random.chance(500)).then_some(lifetime);
         let contradicts = lies && self.random.chance(300);
-        self.seal_as(member, recipients, path, inline, chunks, lifetime, contradicts);
+        self.seal_as(
+            member,
+            recipients,
+            path,
+            inline,
+            chunks,
+            lifetime,
+            contradicts,
+        );
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that a bundle is")]
@@ -331,6 +407,7 @@ impl World {
             inline,
             sealed: self.now,
             sealed_age: self.age_of(member),
+            sealed_wall: i128::from(self.now) + self.nodes[member].wall,
             lifetime,
             contradicts,
             durable: false,
@@ -346,12 +423,16 @@ impl World {
         for recipient in recipients {
             self.submit(member, Row::Fate(bundle, recipient, Fate::Pending));
         }
-        if let Some(lifetime) = lifetime {
-            self.at(lifetime, Ev::Expire(bundle));
+        if lifetime.is_some() {
+            self.at(AGE_LOOK, Ev::Expire(bundle));
         }
         let peers: Vec<Member> = self.nodes[member].sessions.keys().copied().collect();
         for peer in peers {
-            let owed = self.nodes[member].disk.rows.pending.contains(&(peer, bundle));
+            let owed = self.nodes[member]
+                .disk
+                .rows
+                .pending
+                .contains(&(peer, bundle));
             if owed {
                 self.ring(member, peer, Input::Sealed(bundle));
             }
@@ -389,7 +470,12 @@ impl World {
         };
         self.submit(member, Row::Ended(bundle, ending));
         for peer in &truth.recipients {
-            if self.nodes[member].disk.rows.pending.contains(&(*peer, bundle)) {
+            if self.nodes[member]
+                .disk
+                .rows
+                .pending
+                .contains(&(*peer, bundle))
+            {
                 self.stats.ended += 1;
                 self.submit(member, Row::Fate(bundle, *peer, fate));
             }
@@ -410,14 +496,18 @@ impl World {
         let (origin, Some(lifetime)) = (truth.origin, truth.lifetime) else {
             return;
         };
-        let by_wall = self.flawed(Flaw::WallClock) && self.nodes[origin].wall % 7 == 0;
         if !self.nodes[origin].up || self.nodes[origin].frozen_until > self.now {
-            self.at(5_000, Ev::Expire(bundle));
+            self.at(AGE_LOOK, Ev::Expire(bundle));
             return;
         }
-        let age = self.age_of(origin).saturating_sub(truth.sealed_age);
-        if age < lifetime && !by_wall {
-            self.at((lifetime - age).max(1_000), Ev::Expire(bundle));
+        let age = if self.flawed(Flaw::WallClock) {
+            let wall = i128::from(self.now) + self.nodes[origin].wall - truth.sealed_wall;
+            wall.clamp(0, i128::from(Time::MAX)) as Time
+        } else {
+            self.age_of(origin).saturating_sub(truth.sealed_age)
+        };
+        if age < lifetime {
+            self.at(AGE_LOOK, Ev::Expire(bundle));
             return;
         }
         if self.now - truth.sealed < lifetime {

@@ -16,7 +16,9 @@ impl World {
     fn others(&self, member: Member, bundle: Bundle) -> Vec<Member> {
         let truth = &self.truths[bundle];
         let others = truth.recipients.iter().copied();
-        others.filter(|m| *m != member && *m != truth.origin).collect()
+        let others = others.filter(|m| *m != member && *m != truth.origin);
+        // Whom it never meets it need not count.
+        others.filter(|m| self.plan.linked(member, *m)).collect()
     }
 
     fn custody_now(&self, member: Member) -> Duration {
@@ -52,7 +54,13 @@ impl World {
             return;
         }
         let now = self.custody_now(member);
-        let settled: Vec<Bundle> = self.nodes[member].disk.rows.settled.iter().copied().collect();
+        let settled: Vec<Bundle> = self.nodes[member]
+            .disk
+            .rows
+            .settled
+            .iter()
+            .copied()
+            .collect();
         for bundle in settled {
             let rows = &self.nodes[member].disk.rows;
             if rows.ended.contains_key(&bundle) {
@@ -66,7 +74,9 @@ impl World {
                 kept(m) || fate.is_some_and(|fate| *fate != Fate::Pending)
             };
             let waiting: Vec<Member> = others.iter().copied().filter(|m| !gone(m)).collect();
-            let carried = others.iter().any(|m| rows.fates.contains_key(&(bundle, *m)));
+            let carried = others
+                .iter()
+                .any(|m| rows.fates.contains_key(&(bundle, *m)));
             let stage = match (carried, waiting.is_empty()) {
                 (_, true) if receipts.is_empty() => continue,
                 (_, true) => Stage::Relaying,
@@ -132,7 +142,12 @@ impl World {
     /// A session with `peer` began.
     pub(super) fn custody_connected(&mut self, member: Member, peer: Member) {
         let of_peer = |b: &&Bundle| self.truths[**b].origin == peer;
-        let bundles: Vec<Bundle> = self.nodes[member].custody.keys().filter(of_peer).copied().collect();
+        let bundles: Vec<Bundle> = self.nodes[member]
+            .custody
+            .keys()
+            .filter(of_peer)
+            .copied()
+            .collect();
         for bundle in bundles {
             self.custody_event(member, bundle, custody::Event::OriginConnected);
         }
@@ -141,7 +156,12 @@ impl World {
     /// A receipt of `recipient` was checked.
     pub(super) fn custody_receipt(&mut self, member: Member, recipient: Member, bundle: Bundle) {
         if self.nodes[member].custody.contains_key(&bundle) {
-            if !self.nodes[member].disk.rows.kept.contains(&(bundle, recipient)) {
+            if !self.nodes[member]
+                .disk
+                .rows
+                .kept
+                .contains(&(bundle, recipient))
+            {
                 self.submit(member, Row::Kept(bundle, recipient));
             }
             self.custody_event(member, bundle, custody::Event::Receipt(peer_id(recipient)));

@@ -184,22 +184,23 @@ impl Disk {
         shown.retain(|bundle, _| settled.contains(bundle));
         self.rows.shown.clone_from(shown);
         let synced = &self.synced;
-        self.bytes.retain(|bundle, chunks| match synced.get(bundle) {
-            Some(safe) => {
-                *chunks = *safe;
-                true
-            }
-            None => {
-                for chunk in chunks.iter_mut() {
-                    *chunk = match random.below(3) {
-                        0 => Chunk::Missing,
-                        1 => Chunk::Wrong,
-                        _ => *chunk,
-                    };
+        self.bytes
+            .retain(|bundle, chunks| match synced.get(bundle) {
+                Some(safe) => {
+                    *chunks = *safe;
+                    true
                 }
-                true
-            }
-        });
+                None => {
+                    for chunk in chunks.iter_mut() {
+                        *chunk = match random.below(3) {
+                            0 => Chunk::Missing,
+                            1 => Chunk::Wrong,
+                            _ => *chunk,
+                        };
+                    }
+                    true
+                }
+            });
     }
 
     /// What an earlier attempt left is hashed again before it counts.

@@ -426,7 +426,13 @@ impl World {
 
     /// After a kill: publishes that had begun are completed before anything else. After a power loss they are not.
     pub(super) fn recover(&mut self, member: Member, same_boot: bool) {
-        let intents: Vec<Bundle> = self.nodes[member].disk.rows.intents.iter().copied().collect();
+        let intents: Vec<Bundle> = self.nodes[member]
+            .disk
+            .rows
+            .intents
+            .iter()
+            .copied()
+            .collect();
         for bundle in intents {
             self.stats.recovered += 1;
             if !same_boot {

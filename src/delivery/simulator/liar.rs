@@ -71,7 +71,9 @@ impl World {
         let origin = truth.origin;
         let other = self.random.pick(&self.truths[bundle].recipients)?;
         let seen = !self.honest(other)
-            || self.nodes[other].disk.is_safe(bundle, self.truths[bundle].chunks);
+            || self.nodes[other]
+                .disk
+                .is_safe(bundle, self.truths[bundle].chunks);
         Some(match self.random.below(3) {
             0 => receipt(bundle, origin, from),
             1 if seen => receipt(bundle, origin, other),

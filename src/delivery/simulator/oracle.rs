@@ -38,7 +38,7 @@ pub(super) enum Rule {
 pub(super) enum Flaw {
     /// The receipt is sent when the bundle is published, not when it is durable.
     EarlyReceipt,
-    /// A receipt counts for whoever brings it.
+    /// The signature of a receipt is not looked at, nor who brings it.
     AnyReceipt,
     /// What was settled is taken again.
     Republish,
@@ -56,6 +56,8 @@ pub(super) enum Flaw {
     WallClock,
     /// A crash takes what is pending.
     ForgetOnCrash,
+    /// The journal is read once, and when something rings.
+    NoRescan,
     /// Nothing is asked or read a second time (S25: a lossy trigger is the only one).
     NoClock,
 }
@@ -112,8 +114,11 @@ impl World {
     pub(super) fn check_machine(&mut self, member: Member, peer: Member) {
         let limits = self.plan.limits;
         let machine = &self.nodes[member].sessions[&peer].delivery;
-        let (tracked, outstanding, ready) =
-            (machine.tracked(), machine.outstanding(), machine.ready.len());
+        let (tracked, outstanding, ready) = (
+            machine.tracked(),
+            machine.outstanding(),
+            machine.ready.len(),
+        );
         self.stats.tracked = self.stats.tracked.max(tracked as u64);
         let within = tracked <= limits.tracked
             && outstanding <= limits.window
@@ -179,8 +184,8 @@ impl World {
         let (bundle, recipient) = (bundle_of(receipt.bundle), member_of(receipt.recipient));
         let truth = &self.truths[bundle];
         let knows = to == truth.origin || truth.recipients.contains(&to);
-        let safe = !self.honest(recipient)
-            || self.nodes[recipient].disk.is_safe(bundle, truth.chunks);
+        let safe =
+            !self.honest(recipient) || self.nodes[recipient].disk.is_safe(bundle, truth.chunks);
         self.rule(safe && knows, Rule::EarlyReceipt, || {
             format!("{from} gives {to} a receipt of {recipient} for bundle {bundle}")
         });
@@ -233,8 +238,8 @@ impl World {
         for (member, node) in self.nodes.iter().enumerate().filter(|(_, n)| !n.lies) {
             for (peer, bundle) in &node.disk.rows.pending {
                 let truth = &self.truths[*bundle];
-                let ends = self.honest(*peer)
-                    || (truth.lifetime.is_some() && truth.origin == member);
+                let ends =
+                    self.honest(*peer) || (truth.lifetime.is_some() && truth.origin == member);
                 if ends && self.plan.linked(member, *peer) {
                     return Some((member, *peer, *bundle));
                 }
@@ -314,6 +319,8 @@ impl World {
 fn rows_have_newer(truths: &[super::world::Truth], bundle: Bundle, recipient: Member) -> bool {
     let old = &truths[bundle];
     truths[bundle + 1..].iter().any(|newer| {
-        newer.origin == old.origin && newer.path == old.path && newer.recipients.contains(&recipient)
+        newer.origin == old.origin
+            && newer.path == old.path
+            && newer.recipients.contains(&recipient)
     })
 }

@@ -10,7 +10,7 @@ use super::world::{
 };
 use super::{Bundle, Member, Time};
 use crate::bundle::{BundleId, DeliveryState, Receipt};
-use crate::delivery::{Action, Delivery, Event, Verdict};
+use crate::delivery::{Action, Delivery, Event, Scan, Verdict};
 
 impl World {
     pub(super) fn session_begins(&mut self, member: Member, peer: Member, conn: Conn) {
@@ -248,7 +248,10 @@ impl World {
         let passed = self.now - session.started;
         let due = (due.as_millis() as Time).max(passed + 1).div_ceil(1_000) * 1_000;
         let at = session.started + due;
-        if session.tick_at.is_none_or(|known| known > at || known <= self.now) {
+        if session
+            .tick_at
+            .is_none_or(|known| known > at || known <= self.now)
+        {
             let conn = session.conn;
             let delay = at - self.now;
             if let Some(session) = self.nodes[member].sessions.get_mut(&peer) {
@@ -279,6 +282,12 @@ impl World {
         }
         if missed {
             self.machine(member, peer, Event::Rescan);
+        }
+        if self.flawed(Flaw::NoRescan)
+            && let Some(session) = self.nodes[member].sessions.get_mut(&peer)
+            && let Scan::Idle(until) = &mut session.delivery.scan
+        {
+            *until = std::time::Duration::from_secs(1_000_000);
         }
         self.machine(member, peer, Event::Tick);
     }
@@ -342,7 +351,7 @@ impl World {
                 continue;
             }
             let bundle = bundle_of(receipt.bundle);
-            let recipient = if flawed { peer } else { member_of(receipt.recipient) };
+            let recipient = member_of(receipt.recipient);
             let taken = self.finish(member, recipient, bundle, Fate::Delivered);
             if taken && recipient == peer {
                 self.event_soon(member, peer, Event::Receipt(receipt.bundle));

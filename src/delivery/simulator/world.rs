@@ -226,7 +226,7 @@ pub(super) struct Node {
     pub(super) ran: Time,
     pub(super) started: Time,
     /// What its clock on the wall is off by; nothing may depend on it.
-    pub(super) wall: i64,
+    pub(super) wall: i128,
     pub(super) disk: Disk,
     pub(super) sessions: BTreeMap<Member, Session>,
     pub(super) fetches: BTreeMap<Bundle, Fetch>,
@@ -255,6 +255,8 @@ pub(super) struct Truth {
     pub(super) sealed: Time,
     /// How long its origin had run.
     pub(super) sealed_age: Time,
+    /// What the clock on its wall said.
+    pub(super) sealed_wall: i128,
     pub(super) lifetime: Option<Time>,
     /// Chunks right, whole wrong.
     pub(super) contradicts: bool,
@@ -343,7 +345,25 @@ impl World {
 
     /// Runs to the end, or to the first rule that is broken.
     pub(super) fn run(mut self) -> Result<Stats, Found> {
-        while let Some(Reverse(Entry { at, seq, ev })) = self.queue.pop() {
+        self.run_until(Time::MAX);
+        match self.found {
+            Some(found) => Err(found),
+            None => Ok(self.stats),
+        }
+    }
+
+    /// Runs to a moment, if nothing ends it before.
+    pub(super) fn run_until(&mut self, end: Time) {
+        while !self.done && self.found.is_none() {
+            let Some(Reverse(Entry { at, seq, ev })) = self.queue.pop() else {
+                self.now = end;
+                return;
+            };
+            if at > end {
+                self.queue.push(Reverse(Entry { at, seq, ev }));
+                self.now = end;
+                return;
+            }
             let frozen = ev.of().map_or(0, |member| self.nodes[member].frozen_until);
             let held = match &ev {
                 Ev::Frame { from, to, .. } => self.link(*from, *to).cut_until.max(frozen),
@@ -361,19 +381,12 @@ impl World {
                 println!("{at} {ev:?}");
             }
             self.happen(ev);
-            if let Some(found) = self.found {
-                return Err(found);
-            }
-            if self.done {
-                break;
-            }
             // A livelock without the passing of time shows itself here.
             if self.stats.events > 40_000_000 {
                 let text = "events without end".to_owned();
                 self.breaks(Rule::Stalls, text);
             }
         }
-        Ok(self.stats)
     }
 
     /// Notes the first rule that is broken.
@@ -640,7 +653,8 @@ pub(super) fn member_of(id: PeerId) -> Member {
 
 /// A receipt as only `recipient` can make it. Signatures are modelled: making real ones would be all the work.
 pub(super) fn receipt(bundle: Bundle, origin: Member, recipient: Member) -> Receipt {
-    let mut secret = Random::new(((recipient as u64) << 32) ^ ((origin as u64) << 48) ^ bundle as u64);
+    let mut secret =
+        Random::new(((recipient as u64) << 32) ^ ((origin as u64) << 48) ^ bundle as u64);
     let mut signature = [0; 64];
     signature[..8].copy_from_slice(&secret.next().to_be_bytes());
     Receipt {
