@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, VerifiedManifest};
-use crate::delivery::Verdict;
+use crate::delivery::{Verdict, is_urgent};
 use crate::digest::INLINE_MAX;
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
@@ -18,7 +18,7 @@ use crate::mesh::store::{Arriving, Offered};
 use crate::mesh::wire::{Frame, INLINE_TOTAL, Offer};
 use crate::mesh::{Hub, fetch};
 use crate::peer::PeerId;
-use crate::spool::{FinishError, IntakeError};
+use crate::spool::{CONTRADICTS, FinishError, IntakeError};
 
 /// How long an offer from a peer that served wrong bytes for it is not even looked at.
 const BLAME_PAUSE: Duration = Duration::from_secs(1);
@@ -71,11 +71,15 @@ pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> 
 }
 
 /// The answer to "I owe you this". Blocks on disk, briefly.
-pub(crate) fn answer(hub: &Hub, bundle: BundleId) -> Verdict {
-    if let Some(receipt) = hub.store.receipt(bundle) {
+pub(crate) fn answer(hub: &Hub, bundle: BundleId, peer: PeerId) -> Verdict {
+    if let Some(receipt) = hub.store.receipt_for(bundle, peer) {
         Verdict::Settled(Box::new(receipt))
+    } else if let Some(reason) = hub.store.ended_as_named(bundle, peer) {
+        Verdict::Refused(reason.refusal().into())
     } else if hub.fetches.is_running(bundle) {
         Verdict::Working
+    } else if hub.care.put_off(bundle, peer, Instant::now()) {
+        Verdict::Deferred("another member is about to give it".into())
     } else {
         Verdict::Want
     }
@@ -89,6 +93,9 @@ pub(crate) fn receive(
     inline: Vec<Option<Bytes>>,
     permit: OwnedSemaphorePermit,
 ) {
+    if manifest.manifest().origin != peer.id {
+        hub.care.offered(manifest.id(), peer.id);
+    }
     let has = |index: usize| inline.get(index).is_some_and(Option::is_some);
     let absent = |(index, entry): (usize, &crate::bundle::Entry)| entry.size() > 0 && !has(index);
     if manifest.manifest().entries.iter().enumerate().any(absent) {
@@ -96,7 +103,11 @@ pub(crate) fn receive(
         drop(permit);
         return;
     }
-    let lane = peer.intake.clone();
+    let lane = if is_urgent(manifest.manifest().priority) {
+        peer.express.clone()
+    } else {
+        peer.intake.clone()
+    };
     lane.push(move || {
         let bundle = manifest.id();
         if let Some(verdict) = take_inline(&hub, &peer, manifest, &inline)
@@ -212,6 +223,11 @@ pub(crate) fn wrong_or_disk(
             hub.blames.add(manifest.id(), peer.id, &why);
             defer(hub, manifest, arriving, why)
         }
+        IntakeError::Ended(reason) => {
+            tracing::info!("{}: {error}", describe(manifest.manifest()));
+            drop(arriving);
+            Verdict::Refused(reason.refusal().into())
+        }
         IntakeError::Disk(error) => {
             tracing::error!(
                 "{} cannot be stored: {error}",
@@ -267,7 +283,7 @@ pub(crate) fn publish(
             Verdict::Taken
         }
         Err(FinishError::Quarantined(bad)) if bad.manifest_contradicts_itself => {
-            let why = "manifest contradicts itself".to_owned();
+            let why = CONTRADICTS.to_owned();
             tracing::warn!(
                 "refused {} of {}: {why}: {bad}",
                 describe(says),
@@ -284,6 +300,10 @@ pub(crate) fn publish(
             hub.store
                 .note_inbound(says, bundle, "quarantined", Some(why.clone()));
             Verdict::Deferred(why)
+        }
+        Err(FinishError::Ended(reason)) => {
+            tracing::info!("{}: {}", describe(says), reason.refusal());
+            Verdict::Refused(reason.refusal().into())
         }
         Err(error @ (FinishError::Incomplete(_) | FinishError::Disk(_))) => {
             tracing::error!("{} cannot be published: {error}", describe(says));

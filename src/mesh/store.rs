@@ -2,13 +2,19 @@
 //!
 //! All calls may block on local disk. Those that read or write content are made from blocking threads only.
 
+mod members;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::bundle::{BundleId, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest};
+pub(crate) use self::members::Members;
+use crate::bundle::{
+    BundleId, Cancel, CancelReason, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest,
+};
 use crate::digest::Digest;
+use crate::mesh::custody::Custodian;
 use crate::peer::{Identity, PeerId, PeerName};
 use crate::spool::{self, Event, FinishError, IntakeError, Member, ServeError, Spool, SpoolError};
 use std::net::SocketAddr;
@@ -54,7 +60,7 @@ pub(crate) enum Offered {
 
 /// The spool as the mesh uses it; each call is the one of that name of [`Spool`].
 #[allow(missing_docs)]
-pub(crate) trait Store: Send + Sync + 'static {
+pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     fn epoch(&self) -> (u64, [u8; 16]);
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;
@@ -88,7 +94,6 @@ pub(crate) trait Store: Send + Sync + 'static {
         peer: PeerId,
     ) -> Result<Box<dyn Content>, ServeError>;
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError>;
-    fn receipt(&self, bundle: BundleId) -> Option<Receipt>;
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError>;
     fn set_delivery(
         &self,
@@ -106,6 +111,30 @@ pub(crate) trait Store: Send + Sync + 'static {
         error: Option<String>,
     );
     fn count_bytes(&self, sent: u64, received: u64);
+    fn ended_as_named(&self, _bundle: BundleId, _peer: PeerId) -> Option<CancelReason> {
+        None
+    }
+    fn take_cancel(&self, _cancel: &Cancel, _from: PeerId) -> Result<bool, SpoolError> {
+        Ok(false)
+    }
+    fn cancels_owed(
+        &self,
+        _peer: PeerId,
+        _after: Option<&Cancel>,
+        _limit: usize,
+    ) -> Result<Vec<Cancel>, SpoolError> {
+        Ok(Vec::new())
+    }
+    fn cancels_seen(&self, _peer: PeerId, _bundles: &[BundleId]) -> Result<(), SpoolError> {
+        Ok(())
+    }
+    fn count_twice(&self, bytes: u64);
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError>;
 }
 
 impl Store for Arc<Spool> {
@@ -174,6 +203,9 @@ impl Store for Arc<Spool> {
         Ok(Box::new(Spool::open_content(self, bundle, entry, peer)?))
     }
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError> {
+        if let Some(why) = self.refuses_origin(manifest.manifest().origin) {
+            return Ok(Offered::Refused(why));
+        }
         Ok(match Spool::offered(self, manifest, from)? {
             spool::Offered::Settled(receipt) => Offered::Settled(receipt),
             spool::Offered::AwaitingDurable => Offered::AwaitingDurable,
@@ -182,9 +214,6 @@ impl Store for Arc<Spool> {
             spool::Offered::Deferred(why) => Offered::Deferred(why),
             spool::Offered::Wanted(incoming) => Offered::Wanted(incoming),
         })
-    }
-    fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
-        Spool::receipt(self, bundle)
     }
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
         Spool::take_receipt(self, receipt)
@@ -215,6 +244,34 @@ impl Store for Arc<Spool> {
     fn count_bytes(&self, sent: u64, received: u64) {
         Spool::count_bytes(self, sent, received);
     }
+    fn ended_as_named(&self, bundle: BundleId, peer: PeerId) -> Option<CancelReason> {
+        Spool::ended_as_named(self, bundle, peer)
+    }
+    fn take_cancel(&self, cancel: &Cancel, from: PeerId) -> Result<bool, SpoolError> {
+        Spool::take_cancel(self, cancel, from)
+    }
+    fn cancels_owed(
+        &self,
+        peer: PeerId,
+        after: Option<&Cancel>,
+        limit: usize,
+    ) -> Result<Vec<Cancel>, SpoolError> {
+        Spool::cancels_owed(self, peer, after, limit)
+    }
+    fn cancels_seen(&self, peer: PeerId, bundles: &[BundleId]) -> Result<(), SpoolError> {
+        Spool::cancels_seen(self, peer, bundles)
+    }
+    fn count_twice(&self, bytes: u64) {
+        Spool::count_twice(self, bytes);
+    }
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError> {
+        Ok(Box::new(Spool::open_arrived(self, manifest, entry, peer)?))
+    }
 }
 
 impl Arriving for spool::Incoming {
@@ -226,7 +283,11 @@ impl Arriving for spool::Incoming {
     }
     fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError> {
         let verified = spool::Incoming::finish(*self)?;
-        Ok(verified.publish().map_err(FinishError::Disk)?.names)
+        let published = verified.publish().map_err(|error| match error {
+            SpoolError::Ended(reason) => FinishError::Ended(reason),
+            error => FinishError::Disk(error),
+        });
+        Ok(published?.names)
     }
     fn park(self: Box<Self>, why: String) {
         spool::Incoming::park(*self, why);

@@ -1,11 +1,19 @@
 //! Whole meshes over real iroh on loopback, on a store in memory; and peers that break the rules, on the real wire.
 
 #[cfg(test)]
+mod cancels;
+#[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod membership;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
 mod restored;
+#[cfg(test)]
+mod sources;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -49,6 +57,8 @@ fn ticket(store: &Fake, called: &str, mesh: &Mesh, group: &GroupKey) -> Ticket {
         inviter: store.id(),
         name: name(called),
         addrs: mesh.listen_addrs(),
+        charter: None,
+        generation: 0,
     }
 }
 
@@ -320,8 +330,11 @@ struct Scripted {
 
 impl Scripted {
     fn new() -> Self {
+        Self::with(Identity::generate())
+    }
+
+    fn with(identity: Identity) -> Self {
         let runtime = Runtime::new().unwrap();
-        let identity = Identity::generate();
         let listen = ["127.0.0.1:0".parse().unwrap()];
         let endpoint = runtime
             .block_on(endpoint::bind(&identity, &listen))

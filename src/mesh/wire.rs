@@ -16,13 +16,16 @@
 //!
 //! The proof frame is frozen: every version of the program can read it and the protocol version in it.
 
+mod member;
+
 use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::bundle::{BundleId, Receipt, SignedManifest};
+pub(crate) use self::member::MemberFrame;
+use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
 use crate::delivery::Verdict;
 use crate::peer::{PeerId, PeerName};
 
@@ -31,6 +34,9 @@ pub(super) const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
 
 /// Name of the bulk protocol in the TLS handshake.
 pub(super) const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
+
+/// Name of the protocol in which an invitation is redeemed.
+pub(super) const JOIN_ALPN: &[u8] = b"meshbox/join/1";
 
 /// Version of what follows the proof.
 pub(super) const PROTOCOL: u16 = 1;
@@ -89,7 +95,7 @@ pub(crate) struct Told {
 
 /// A bundle with as much of its content as travels with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Offer {
+pub(crate) struct Offer {
     /// The manifest, not yet verified.
     pub signed: SignedManifest,
     /// Content of each entry, where sent; may be shorter than the list of entries.
@@ -98,7 +104,7 @@ pub(super) struct Offer {
 
 /// A request for bytes, alone on its stream of the bulk connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct RangeRequest {
+pub(crate) struct RangeRequest {
     /// Of which bundle.
     pub bundle: BundleId,
     /// Index of the entry in its manifest.
@@ -107,6 +113,17 @@ pub(super) struct RangeRequest {
     pub offset: u64,
     /// Number of bytes.
     pub len: u64,
+}
+
+/// Which chunks of a bundle that it fetches the sender has checked, for other recipients to ask it for them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Have {
+    /// Of which bundle.
+    pub bundle: BundleId,
+    /// It has all, and is not fetching any more.
+    pub whole: bool,
+    /// One bit for each chunk of an entry, lowest first.
+    pub entries: Vec<(u32, Vec<u8>)>,
 }
 
 /// First byte of the answer to a [`RangeRequest`]; only after `Ok` the bytes follow.
@@ -144,7 +161,7 @@ impl RangeStatus {
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// The membership proof, with the sender's protocol version.
     Proof {
         /// What the sender speaks.
@@ -160,7 +177,7 @@ pub(super) enum Frame {
     Verdicts(Vec<(BundleId, Verdict)>),
     /// A bundle.
     Offer(Box<Offer>),
-    /// Receipts of bundles the receiver is the origin of.
+    /// Receipts of bundles the receiver is the origin of, or offered.
     Receipts(Vec<Receipt>),
     /// Members whose addresses changed.
     Members(Vec<Told>),
@@ -170,6 +187,20 @@ pub(super) enum Frame {
     Owed(Vec<BundleId>),
     /// "I do not owe you these, and you need not wait for them."
     Withdrawn(Vec<BundleId>),
+    /// Bundles that their origin has ended. Answered by [`Frame::CancelsSeen`].
+    Cancels(Vec<Cancel>),
+    /// "I know that these have ended."
+    CancelsSeen(Vec<BundleId>),
+    /// Told to other recipients of the bundle only.
+    Have(Have),
+    /// "What I told you that I have of these, I do not serve any more."
+    Gone(Vec<BundleId>),
+    /// "These bundles of mine are final for every recipient."
+    Closed(Vec<BundleId>),
+    /// Of bundles of the receiver: "are these closed?" Of bundles of the sender: "these are not."
+    Open(Vec<BundleId>),
+    /// On who belongs to the group.
+    Member(MemberFrame),
 }
 
 /// Why bytes are not a frame.
@@ -214,6 +245,12 @@ mod kind {
     pub(super) const RANGE: u8 = 8;
     pub(super) const OWED: u8 = 9;
     pub(super) const WITHDRAWN: u8 = 10;
+    pub(super) const CANCELS: u8 = 16;
+    pub(super) const CANCELS_SEEN: u8 = 17;
+    pub(super) const HAVE: u8 = 32;
+    pub(super) const GONE: u8 = 33;
+    pub(super) const CLOSED: u8 = 20;
+    pub(super) const OPEN: u8 = 21;
 }
 
 /// [`Verdict`] as it travels.
@@ -274,6 +311,13 @@ impl Frame {
             Self::Range(request) => put(out, kind::RANGE, request),
             Self::Owed(ids) => put(out, kind::OWED, ids),
             Self::Withdrawn(ids) => put(out, kind::WITHDRAWN, ids),
+            Self::Cancels(list) => put(out, kind::CANCELS, list),
+            Self::CancelsSeen(ids) => put(out, kind::CANCELS_SEEN, ids),
+            Self::Have(have) => put(out, kind::HAVE, have),
+            Self::Gone(ids) => put(out, kind::GONE, ids),
+            Self::Closed(ids) => put(out, kind::CLOSED, ids),
+            Self::Open(ids) => put(out, kind::OPEN, ids),
+            Self::Member(frame) => frame.encode(out),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -322,7 +366,17 @@ impl Frame {
             kind::RANGE => Self::Range(take(kind, &bytes)?),
             kind::OWED => Self::Owed(list(kind, &bytes)?),
             kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
-            _ => return Ok(None),
+            kind::CANCELS => Self::Cancels(list(kind, &bytes)?),
+            kind::CANCELS_SEEN => Self::CancelsSeen(list(kind, &bytes)?),
+            kind::HAVE => {
+                let have: Have = take(kind, &bytes)?;
+                check_count(kind, have.entries.len())?;
+                Self::Have(have)
+            }
+            kind::GONE => Self::Gone(list(kind, &bytes)?),
+            kind::CLOSED => Self::Closed(list(kind, &bytes)?),
+            kind::OPEN => Self::Open(list(kind, &bytes)?),
+            _ => return Ok(MemberFrame::decode(kind, &bytes)?.map(Self::Member)),
         };
         Ok(Some(frame))
     }
@@ -343,13 +397,15 @@ fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError
 
 fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, WireError> {
     let items: Vec<T> = take(kind, body)?;
-    if items.len() > LIST_MAX {
-        Err(WireError::TooMany {
-            kind,
-            count: items.len(),
-        })
+    check_count(kind, items.len())?;
+    Ok(items)
+}
+
+fn check_count(kind: u8, count: usize) -> Result<(), WireError> {
+    if count > LIST_MAX {
+        Err(WireError::TooMany { kind, count })
     } else {
-        Ok(items)
+        Ok(())
     }
 }
 
@@ -472,6 +528,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bundle::{CancelReason, Scope};
     use crate::peer::Signature;
 
     fn told() -> Told {
@@ -573,6 +630,33 @@ mod tests {
                 Frame::Withdrawn(vec![BundleId([1; 32])]),
                 format!("000000220a01{ones}"),
             ),
+            (
+                Frame::Cancels(vec![Cancel {
+                    bundle: b,
+                    origin: PeerId::from_bytes([2; 32]),
+                    reason: CancelReason::Expired,
+                    scope: Scope::Ids(vec![PeerId::from_bytes([3; 32])]),
+                    lifetime_secs: 300,
+                    signature: Signature([4; 64]),
+                }]),
+                format!(
+                    "000000a71001{ones}{twos}010101{threes}ac02{}",
+                    "04".repeat(64)
+                ),
+            ),
+            (Frame::CancelsSeen(vec![b]), format!("000000221101{ones}")),
+            (
+                Frame::Have(Have {
+                    bundle: b,
+                    whole: false,
+                    entries: vec![(3, vec![0x81, 2])],
+                }),
+                format!("0000002720{ones}0001030281{}", "02"),
+            ),
+            (
+                Frame::Gone(vec![BundleId([1; 32])]),
+                format!("000000222101{ones}"),
+            ),
         ]
     }
 
@@ -650,7 +734,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(kind in 0u8..12, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_never_panic(kind in 0u8..40, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut body = vec![kind];
             body.extend(&bytes);
             Frame::decode(body.into()).ok();

@@ -12,10 +12,11 @@ use std::sync::atomic::Ordering;
 
 use super::content::{ContentReader, inode_at};
 use super::journal::Batch;
+use super::rank::Rank;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST, MEMBERS,
-    ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending, order_of,
-    pending_key, user_key,
+    BUNDLES, BundleRow, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST,
+    MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending,
+    order_of, pending_key, user_key,
 };
 use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
 use crate::bundle::{
@@ -49,7 +50,10 @@ impl Spool {
             .journal
             .scan::<Member>(MEMBERS, &[], None, usize::MAX)
             .unwrap_or_default();
-        rows.into_iter().map(|(_, member)| member).collect()
+        let members = rows.into_iter().map(|(_, member)| member);
+        members
+            .filter(|member| !self.group.is_out(member.id))
+            .collect()
     }
 
     /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
@@ -61,11 +65,15 @@ impl Spool {
         addrs: &[SocketAddr],
         contact: bool,
     ) -> Result<(), SpoolError> {
-        if id == self.identity.id() {
+        if id == self.identity.id() || self.group.is_out(id) {
             return Ok(());
         }
         let decide = self.decide.lock();
         let known: Option<Member> = self.journal.get(MEMBERS, id.as_bytes())?;
+        // Only its own word brings a forgotten member back.
+        if known.is_none() && !contact && self.is_forgotten(id)? {
+            return Ok(());
+        }
         let mut member = known.clone().unwrap_or_else(|| Member {
             id,
             name: name.clone(),
@@ -95,6 +103,7 @@ impl Spool {
             batch.put(MEMBERS, id.as_bytes(), &member);
             if known.is_none() {
                 batch.put(JOINING, id.as_bytes(), &());
+                batch.delete(FORGOTTEN, id.as_bytes());
             }
             self.journal.submit(batch)?;
         }
@@ -132,7 +141,11 @@ impl Spool {
         let mut after: Option<Vec<u8>> = None;
         let mut whole: HashMap<BundleId, bool> = HashMap::new();
         let mut rests: HashMap<BundleId, Vec<RelPath>> = HashMap::new();
-        loop {
+        let current = self.late_joiners();
+        if current {
+            self.give_kept(peer)?;
+        }
+        while current {
             let decide = self.decide.lock();
             let page = self
                 .journal
@@ -250,6 +263,9 @@ impl Spool {
 
     /// `false`: it was promised before, or is not for everybody.
     fn owe(&self, peer: PeerId, bundle: BundleId, batch: &mut Batch) -> Result<bool, SpoolError> {
+        if self.group.is_out(peer) {
+            return Ok(false);
+        }
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
             return Ok(false);
         };
@@ -263,7 +279,9 @@ impl Spool {
         let Some(manifest) = self.shared_manifest(bundle)? else {
             return Ok(false);
         };
-        if !matches!(manifest.manifest().scope, Scope::All { .. }) {
+        if !matches!(manifest.manifest().scope, Scope::All { .. })
+            || self.ended(bundle, self.identity.id()).is_some()
+        {
             return Ok(false);
         }
         batch.put(
@@ -271,7 +289,8 @@ impl Spool {
             &delivery_key(bundle, peer),
             &DeliveryState::Queued,
         );
-        batch.put(PENDING, &pending_key(peer, row.order), &bundle);
+        let rank = Rank::of(manifest.manifest().priority, row.order);
+        batch.put(PENDING, &pending_key(peer, rank), &bundle);
         for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
             batch.put(USERS, &user_key(digest, bundle), &());
         }
@@ -309,7 +328,29 @@ impl Spool {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
-        let after = after.map(|order| pending_key(peer, order));
+        let mut rows = Vec::new();
+        let after = after.unwrap_or(Rank::FIRST - 1);
+        let begun = after >= Rank::FIRST - 1;
+        if begun {
+            rows = self.pending_rows(peer, Some(after), limit)?;
+        }
+        if rows.len() < limit {
+            let after = (!begun).then_some(after);
+            let mut rest = self.pending_rows(peer, after, limit - rows.len())?;
+            rest.retain(|(rank, _)| !Rank(*rank).is_urgent());
+            rows.append(&mut rest);
+        }
+        Ok(rows)
+    }
+
+    /// What is owed in the order of the keys.
+    fn pending_rows(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let after = after.map(|rank| pending_key(peer, Rank(rank)));
         let rows =
             self.journal
                 .scan::<BundleId>(PENDING, peer.as_bytes(), after.as_deref(), limit)?;
@@ -333,7 +374,7 @@ impl Spool {
         state.ok().flatten().is_some_and(|state| !state.is_final())
     }
 
-    /// The manifest of a bundle of ours.
+    /// The manifest of a bundle of ours, or of one of another that is kept.
     pub fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         let shared = self.shared_manifest(bundle)?;
         Ok(shared.map(Arc::unwrap_or_clone))
@@ -365,7 +406,7 @@ impl Spool {
 
     fn read_manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
-            return Ok(None);
+            return self.kept(bundle);
         };
         row.signed
             .verify_own()
@@ -408,7 +449,8 @@ impl Spool {
         let state = self
             .journal
             .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?;
-        if state.is_none_or(|state| state == DeliveryState::Cancelled) {
+        let over = |state| matches!(state, DeliveryState::Cancelled | DeliveryState::Expired);
+        if state.is_none_or(over) {
             return Err(ServeError::NotHeld);
         }
         let manifest = self.shared_manifest(bundle)?.ok_or(ServeError::NotHeld)?;
@@ -431,9 +473,12 @@ impl Spool {
         (!self.volatile.lock().contains(&bundle)).then_some(receipt)
     }
 
-    /// A recipient's receipt arrived. `false`: it is forged, or not for a bundle of ours.
+    /// A recipient's receipt arrived, from whoever had it. `false`: it is forged, or nobody waits for it.
     pub fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
-        if receipt.origin != self.identity.id() || !receipt.is_genuine() {
+        if receipt.origin != self.identity.id() {
+            return self.take_others_receipt(receipt);
+        }
+        if !receipt.is_genuine() {
             return Ok(false);
         }
         let taken =
@@ -477,28 +522,43 @@ impl Spool {
     ) -> Result<bool, SpoolError> {
         let decide = self.decide.lock();
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
-            return Ok(false);
+            drop(decide);
+            return self.carried_ended(bundle, peer, state);
         };
         let key = delivery_key(bundle, peer);
-        let Some(known) = self.journal.get::<DeliveryState>(DELIVERIES, &key)? else {
-            return Ok(false);
+        let known = match self.journal.get::<DeliveryState>(DELIVERIES, &key)? {
+            Some(known) => known,
+            // Another holder gave it to a member that joined later.
+            None if state == DeliveryState::Delivered && self.may_have(bundle, peer)? => {
+                DeliveryState::Queued
+            }
+            None => return Ok(false),
         };
-        // A receipt that comes after "superseded" or "refused" still tells the truth; nothing undoes a receipt.
-        if known != DeliveryState::Delivered && known != state {
+        let mut closed = false;
+        // A receipt that comes after "superseded" or "refused" still tells the truth; nothing undoes a receipt, and
+        // nothing else follows what was final.
+        if known != DeliveryState::Delivered
+            && known != state
+            && (!known.is_final() || state == DeliveryState::Delivered)
+        {
             let mut batch = Batch::default();
-            batch.delete(PENDING, &pending_key(peer, row.order));
+            batch.delete(PENDING, &pending_key(peer, row.rank()));
             batch.put(DELIVERIES, &key, &state);
             let others = self.deliveries_of(bundle)?;
             let complete = others
                 .iter()
                 .all(|(other, state)| *other == peer || state.is_final());
             // In one batch: a kill in between would keep the content for ever.
+            closed = complete && others.len() > 1;
             let freed = if complete {
                 self.release_rows(bundle, &mut batch)?
             } else {
                 Vec::new()
             };
             self.journal.submit(batch)?;
+            if complete {
+                self.history.ended();
+            }
             freed
                 .into_iter()
                 .try_for_each(|digest| self.free_content(digest))?;
@@ -506,7 +566,17 @@ impl Spool {
         self.progress.lock().remove(&(bundle, peer));
         drop(decide);
         self.ring(&Event::StatusChanged);
+        if closed {
+            self.ring(&Event::Closed(bundle));
+        }
         Ok(true)
+    }
+
+    /// Whether a member that a bundle of ours was not promised to may have it.
+    fn may_have(&self, bundle: BundleId, peer: PeerId) -> Result<bool, SpoolError> {
+        let manifest = self.shared_manifest(bundle)?;
+        let is_for = manifest.is_some_and(|manifest| manifest.manifest().is_for(peer));
+        Ok(is_for && self.member_ids.read().contains(&peer))
     }
 
     /// Every recipient of a bundle of ours with its state.
@@ -561,6 +631,10 @@ impl Spool {
         let Some(path) = manifest.title() else {
             return;
         };
+        let ended = self
+            .ended(bundle, manifest.origin)
+            .map(|reason| (reason.word(), None));
+        let (state, error) = ended.unwrap_or((state, error));
         let row = InboundShown {
             bundle,
             origin: manifest.origin,
@@ -576,19 +650,19 @@ impl Spool {
         let mut batch = Batch::default();
         if let Err(error) = self
             .show_inbound(&row, &mut batch)
-            .and_then(|()| self.journal.submit(batch))
+            .and_then(|_| self.journal.submit(batch))
         {
             tracing::error!(%error, "cannot record the state of an offer");
         }
         self.ring(&Event::StatusChanged);
     }
 
-    /// Puts or replaces the row that status shows of a bundle of another.
+    /// Puts or replaces the row that status shows of a bundle of another. Gives its place among all of them.
     pub(super) fn show_inbound(
         &self,
         row: &InboundShown,
         batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
+    ) -> Result<u64, SpoolError> {
         let order = match self.journal.get::<u64>(IN_SHOWN, &row.bundle.0)? {
             Some(order) => order,
             None => {
@@ -598,7 +672,7 @@ impl Spool {
             }
         };
         batch.put(IN_ORDER, &descending(order), row);
-        Ok(())
+        Ok(order)
     }
 
     /// The row that status shows of a bundle of another.
@@ -649,6 +723,8 @@ impl Spool {
             .get::<Member>(MEMBERS, peer.as_bytes())
             .ok()
             .flatten();
-        member.map_or_else(|| peer.short(), |member| member.name.to_string())
+        let name = member.map(|member| member.name);
+        let name = name.or_else(|| self.forgotten_name(peer));
+        name.map_or_else(|| peer.short(), |name| name.to_string())
     }
 }

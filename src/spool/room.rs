@@ -50,6 +50,8 @@ pub struct Limits {
     pub min_free: Option<u64>,
     /// Most bytes of one file; no limit if `None`.
     pub max_file_bytes: Option<u64>,
+    /// Bundles of each direction that stay in status when they are over; 10,000 if `None`.
+    pub history: Option<u64>,
 }
 
 /// The count of what is used, and the measure of what is free.
@@ -141,7 +143,12 @@ impl Room {
 impl Spool {
     /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
     pub fn room_for(&self, len: u64) -> Result<(), SpoolError> {
-        self.room.take(len)
+        match self.room.take(len) {
+            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.room.take(len),
+            // What is kept for others goes first.
+            Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => self.room.take(len),
+            taken => taken,
+        }
     }
 
     /// Bytes that are left free, whoever writes.
@@ -215,7 +222,7 @@ impl Spool {
             return Ok(());
         }
         match self.linked_digest(ino) {
-            Some(digest) if self.content_needed(digest)? => self.may_hold(digest, len),
+            Some(digest) if self.content_needed(digest)? => self.make_hold(digest, len),
             Some(_) | None => Ok(()),
         }
     }
@@ -278,9 +285,19 @@ impl Spool {
             .map(|entry| entry.size())
             .fold(0, u64::saturating_add);
         let arriving = self.arriving_bytes();
-        let (free, min_free) = self.room.measure()?;
+        let wanted = need.saturating_add(arriving);
+        let (mut free, min_free) = self.room.measure()?;
+        if free < wanted && self.shed_custody(wanted - free)? > 0 {
+            free = self.room.measure()?.0;
+        }
+        if let Some(max) = self.room.limits.max_bytes {
+            let used = self.used_for_others().saturating_add(wanted);
+            if used > max && wanted <= max {
+                self.shed_custody(used - max)?;
+            }
+        }
         let mut why = None;
-        if free < need.saturating_add(arriving).max(1) {
+        if free < wanted.max(1) {
             why = Some(format!(
                 "no room here: {need} bytes are needed, {free} are free above min_free ({min_free})"
             ));

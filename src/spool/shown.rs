@@ -25,6 +25,7 @@ pub(super) struct Counters {
     pub(super) receipts: AtomicU64,
     pub(super) bytes_sent: AtomicU64,
     pub(super) bytes_received: AtomicU64,
+    pub(super) bytes_twice: AtomicU64,
     pub(super) ignored: AtomicU64,
     pub(super) quarantined: AtomicU64,
     pub(super) refused: AtomicU64,
@@ -127,10 +128,10 @@ impl Spool {
                 DeliveryState::Deferred(why) | DeliveryState::Refused(why) => {
                     (0, Some(why.clone()))
                 }
+                DeliveryState::Cancelled => (0, self.why_cancelled(peer)),
                 DeliveryState::Delivered => (manifest.manifest().total_size(), None),
                 DeliveryState::Queued
                 | DeliveryState::Offered
-                | DeliveryState::Cancelled
                 | DeliveryState::Superseded
                 | DeliveryState::Expired => (0, None),
             };
@@ -144,7 +145,10 @@ impl Spool {
             states.push(state);
         }
         let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
-        let state = if sealed_only && !settled {
+        let ended = || self.ended(bundle, manifest.manifest().origin);
+        let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
+            reason.word()
+        } else if sealed_only && !settled {
             "sealed"
         } else {
             least(&states)
@@ -260,8 +264,11 @@ impl Spool {
             .journal
             .scan::<BundleId>(super::tables::ORPHANS, &[], None, COUNT_MAX)
             .unwrap_or_default();
-        let bundles: std::collections::BTreeSet<BundleId> =
-            pending.into_iter().map(|(_, bundle)| bundle).collect();
+        let bundles: std::collections::BTreeSet<BundleId> = pending
+            .into_iter()
+            .filter(|(key, _)| order_of(key).is_some_and(super::custody::is_ours))
+            .map(|(_, bundle)| bundle)
+            .collect();
         let quarantine = std::fs::read_dir(self.layout.quarantine());
         let quarantined = quarantine.map_or(0, |entries| {
             entries.flatten().filter(|e| !has_reason(&e.path())).count()
@@ -273,6 +280,7 @@ impl Spool {
             receipts: read(&self.counters.receipts),
             bytes_sent: read(&self.counters.bytes_sent),
             bytes_received: read(&self.counters.bytes_received),
+            bytes_twice: read(&self.counters.bytes_twice),
             incomplete: marks
                 .iter()
                 .filter(|(_, mark)| mark.kind == MarkKind::Torn)

@@ -66,6 +66,10 @@ impl Real {
         self.identity.id()
     }
 
+    pub(super) fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
     pub(super) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -74,7 +78,7 @@ impl Real {
         self.state().join("inbox").join(path)
     }
 
-    fn names_in(&self, room: &str) -> Vec<String> {
+    pub(super) fn names_in(&self, room: &str) -> Vec<String> {
         let entries = fs::read_dir(self.state().join(room)).unwrap();
         let name = |e: std::io::Result<fs::DirEntry>| e.unwrap().file_name().into_string().unwrap();
         entries.map(name).collect()
@@ -105,12 +109,22 @@ impl Real {
         }
     }
 
-    fn row(&self, bundle: BundleId) -> Option<InboundRow> {
+    /// Removes a name from the outbox.
+    pub(super) fn remove(&self, path: &str) {
+        use std::os::unix::fs::MetadataExt;
+        let at = self.state().join("outbox").join(path);
+        let ino = fs::metadata(&at).unwrap().ino();
+        fs::remove_file(&at).unwrap();
+        let rel = RelPath::parse(path).unwrap();
+        self.spool().outbox_removed(&rel, ino, 0);
+    }
+
+    pub(super) fn row(&self, bundle: BundleId) -> Option<InboundRow> {
         let rows = self.spool().inbound(None, 100);
         rows.into_iter().find(|r| r.bundle == bundle.to_string())
     }
 
-    fn wait_row(&self, bundle: BundleId, state: &str) -> InboundRow {
+    pub(super) fn wait_row(&self, bundle: BundleId, state: &str) -> InboundRow {
         eventually(state, || self.row(bundle).is_some_and(|r| r.state == state));
         self.row(bundle).unwrap()
     }
@@ -125,19 +139,19 @@ impl Drop for Real {
 }
 
 /// A real node with nobody in its group but those a test scripts.
-fn alone() -> (GroupKey, Real, Mesh) {
+pub(super) fn alone() -> (GroupKey, Real, Mesh) {
     let (group, alder) = (GroupKey::generate(), Real::new());
     let mesh = alder.start(config("alder", &group));
     (group, alder, mesh)
 }
 
 impl Scripted {
-    fn sign(&self, path: &str, content: &[u8]) -> VerifiedManifest {
+    pub(super) fn sign(&self, path: &str, content: &[u8]) -> VerifiedManifest {
         manifest_of(self.id(), path, content).sign(&self.identity)
     }
 
     /// A bulk connection on which ranges are answered with what `answer` gives.
-    fn serve(
+    pub(super) fn serve(
         &self,
         to: &Mesh,
         group: &GroupKey,
@@ -166,7 +180,7 @@ impl Scripted {
     }
 
     /// Offers without content and waits for what becomes of it.
-    fn offer(&self, channel: &mut Channel, signed: &SignedManifest) -> Verdict {
+    pub(super) fn offer(&self, channel: &mut Channel, signed: &SignedManifest) -> Verdict {
         let offer = Offer {
             signed: signed.clone(),
             inline: vec![],
@@ -174,7 +188,7 @@ impl Scripted {
         self.offer_inline(channel, offer)
     }
 
-    fn offer_inline(&self, channel: &mut Channel, offer: Offer) -> Verdict {
+    pub(super) fn offer_inline(&self, channel: &mut Channel, offer: Offer) -> Verdict {
         let bundle = offer.signed.id();
         self.say(channel, &Frame::Offer(Box::new(offer)));
         loop {
@@ -188,11 +202,11 @@ impl Scripted {
         }
     }
 
-    fn say(&self, channel: &mut Channel, frame: &Frame) {
+    pub(super) fn say(&self, channel: &mut Channel, frame: &Frame) {
         self.runtime.block_on(channel.send(frame)).unwrap();
     }
 
-    fn hear(&self, channel: &mut Channel) -> Frame {
+    pub(super) fn hear(&self, channel: &mut Channel) -> Frame {
         self.runtime.block_on(channel.frame()).unwrap()
     }
 
@@ -206,12 +220,12 @@ impl Scripted {
     }
 
     /// Returns when the peer has dealt with all that was said before.
-    fn settle(&self, channel: &mut Channel) {
+    pub(super) fn settle(&self, channel: &mut Channel) {
         self.ask(channel, &Frame::Pending(vec![BundleId([5; 32])]));
     }
 }
 
-fn range_of(content: &[u8], request: RangeRequest) -> Vec<u8> {
+pub(super) fn range_of(content: &[u8], request: RangeRequest) -> Vec<u8> {
     let from = request.offset as usize;
     let mut answer = vec![RangeStatus::Ok as u8];
     answer.extend_from_slice(&content[from..from + request.len as usize]);
@@ -347,7 +361,7 @@ fn a_manifest_at_odds_with_itself_is_quarantined_once_and_never_fetched_again() 
             "{verdict:?}"
         );
     }
-    assert_eq!(asked.load(Ordering::Relaxed), 1, "fetched once");
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "both chunks, once");
     assert_eq!(alder.spool().counts().quarantined, 1);
     let row = alder.wait_row(manifest.id(), "refused");
     assert_eq!(row.error.as_deref(), Some("manifest contradicts itself"));
