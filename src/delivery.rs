@@ -39,6 +39,9 @@ pub const WINDOW: usize = 256;
 /// Offers of urgent bundles that may be unanswered beyond [`WINDOW`], so that these never wait for lesser ones.
 pub const RESERVED: usize = 32;
 
+/// This part of the window is left to bundles that are not urgent.
+const OTHERS_PART: usize = 8;
+
 /// Ids asked about in one message, and rows read from the journal at once.
 pub const PAGE: usize = 256;
 
@@ -192,6 +195,8 @@ pub struct Delivery {
     ready: Ready,
     asked: usize,
     offered: usize,
+    /// Of those the urgent ones.
+    urgent: usize,
     scan: Scan,
     /// Something was dropped or rang during a scan: begin again at its end.
     again: bool,
@@ -209,6 +214,7 @@ impl Delivery {
             ready: Ready::default(),
             asked: 0,
             offered: 0,
+            urgent: 0,
             scan: Scan::Idle(Duration::ZERO),
             again: false,
             seed: seed | 1,
@@ -284,7 +290,7 @@ impl Delivery {
         self.connected = false;
         self.tracks.clear();
         self.ready.clear();
-        (self.asked, self.offered, self.again) = (0, 0, false);
+        (self.asked, self.offered, self.urgent, self.again) = (0, 0, 0, false);
         self.scan = Scan::Idle(Duration::ZERO);
     }
 
@@ -309,9 +315,14 @@ impl Delivery {
         if let Some(track) = self.tracks.get_mut(&bundle)
             && track.priority != priority
         {
-            track.priority = priority;
-            if track.phase == Phase::Ready {
-                self.ready.push(bundle, priority);
+            let before = std::mem::replace(&mut track.priority, priority);
+            match track.phase {
+                Phase::Ready => self.ready.push(bundle, priority),
+                Phase::Offered => {
+                    self.urgent -= usize::from(is_urgent(before));
+                    self.urgent += usize::from(is_urgent(priority));
+                }
+                Phase::Asked | Phase::Fetching | Phase::Taken | Phase::Waiting => {}
             }
         }
     }
@@ -466,9 +477,13 @@ impl Delivery {
     /// Sends what the window admits, and reads on in the journal when there is room.
     fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
         loop {
-            let least = if self.offered < self.limits.window {
+            // Where urgent ones hold nearly all places, those kept for them are for the others' turn too: else a constant
+            // urgent load, which fills each place as it becomes free, would leave the window to nobody else.
+            let few_others = self.offered - self.urgent < self.limits.window.div_ceil(OTHERS_PART);
+            let within = self.offered < self.limits.window + RESERVED;
+            let least = if self.offered < self.limits.window || (few_others && within) {
                 Priority::Bulk
-            } else if self.offered < self.limits.window + RESERVED {
+            } else if within {
                 Priority::Priority
             } else {
                 break;
@@ -497,8 +512,9 @@ impl Delivery {
             tracked,
             ..
         } = self.limits;
-        let room =
-            self.asked + self.ready.len() + page <= ahead && self.tracks.len() + page <= tracked;
+        // Not counting urgent ones: a queue that these keep full would never let the others be read.
+        let waiting = self.asked + self.ready.len_of_others();
+        let room = waiting + page <= ahead && self.tracks.len() + page <= tracked;
         if let Scan::Due(after) = self.scan
             && room
         {
@@ -559,14 +575,23 @@ impl Delivery {
         self.tracks.remove(&bundle);
     }
 
-    /// Keeps the two counters in step with the phase of `bundle`.
+    /// Keeps the counters in step with the phase of `bundle`.
     fn count(&mut self, bundle: &BundleId, entering: bool) {
-        let counter = match self.tracks.get(bundle).map(|t| &t.phase) {
-            Some(Phase::Asked) => &mut self.asked,
-            Some(Phase::Offered) => &mut self.offered,
-            Some(Phase::Ready | Phase::Fetching | Phase::Taken | Phase::Waiting) | None => return,
+        let Some(track) = self.tracks.get(bundle) else {
+            return;
         };
-        *counter = if entering { *counter + 1 } else { *counter - 1 };
+        let urgent = usize::from(is_urgent(track.priority));
+        let change = |counter: &mut usize, by: usize| {
+            *counter = if entering { *counter + by } else { *counter - by };
+        };
+        match track.phase {
+            Phase::Asked => change(&mut self.asked, 1),
+            Phase::Offered => {
+                change(&mut self.offered, 1);
+                change(&mut self.urgent, urgent);
+            }
+            Phase::Ready | Phase::Fetching | Phase::Taken | Phase::Waiting => {}
+        }
     }
 
     fn backoff(&mut self, deferrals: u32) -> Duration {

@@ -490,6 +490,9 @@ fn check(machine: &Delivery) {
     let in_phase = |phase| machine.tracks.values().filter(|t| t.phase == phase).count();
     assert_eq!(machine.asked, in_phase(Phase::Asked));
     assert_eq!(machine.offered, in_phase(Phase::Offered));
+    let urgent = |t: &&Track| t.phase == Phase::Offered && is_urgent(t.priority);
+    let urgent = machine.tracks.values().filter(urgent).count();
+    assert_eq!(machine.urgent, urgent);
     assert!(machine.offered <= machine.limits.window + RESERVED);
     assert!(machine.tracks.len() <= machine.limits.tracked);
     for (bundle, track) in &machine.tracks {

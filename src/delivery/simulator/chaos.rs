@@ -5,7 +5,7 @@ use super::oracle::{Flaw, Rule};
 use super::random::Random;
 use super::world::{DEAD_AFTER, Ev, Frame, Input, Plan, Truth, World, bundle_id};
 use super::{Bundle, CHUNKS_MAX, Member, Time};
-use crate::bundle::DeliveryState;
+use crate::bundle::{DeliveryState, Priority};
 use crate::delivery::Limits;
 
 /// Paths that one member uses: few, so that versions replace each other.
@@ -115,6 +115,27 @@ impl Plan {
     }
 }
 
+impl Truth {
+    /// A small file of no special kind.
+    pub(super) fn small(origin: Member, recipients: Vec<Member>) -> Self {
+        Self {
+            origin,
+            recipients,
+            path: 0,
+            priority: Priority::Routine,
+            order: (0, 0),
+            chunks: 1,
+            inline: true,
+            sealed: 0,
+            sealed_age: 0,
+            sealed_wall: 0,
+            lifetime: None,
+            contradicts: false,
+            durable: false,
+        }
+    }
+}
+
 impl World {
     /// Puts everything that will happen from outside into the queue.
     pub(super) fn begin(&mut self) {
@@ -188,6 +209,7 @@ impl World {
         node.blames.clear();
         node.progress.clear();
         node.intake_at.clear();
+        node.promises.clear();
         node.commit_due = false;
         if power {
             node.disk.lost_power(&mut self.random);
@@ -374,45 +396,33 @@ impl World {
         let lifetime = self.random.between(5_000, 300_000);
         let lifetime = (self.plan.lifetimes && self.random.chance(500)).then_some(lifetime);
         let contradicts = lies && self.random.chance(300);
-        self.seal_as(
-            member,
-            recipients,
+        let priority = match self.random.below(4) {
+            0 => Priority::Bulk,
+            1 => Priority::Critical,
+            _ => Priority::Routine,
+        };
+        self.seal_as(Truth {
             path,
-            inline,
+            priority,
             chunks,
+            inline,
             lifetime,
             contradicts,
-        );
+            ..Truth::small(member, recipients)
+        });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that a bundle is")]
-    pub(super) fn seal_as(
-        &mut self,
-        member: Member,
-        recipients: Vec<Member>,
-        path: u32,
-        inline: bool,
-        chunks: usize,
-        lifetime: Option<Time>,
-        contradicts: bool,
-    ) -> Bundle {
-        let bundle = self.truths.len();
-        let epoch = self.nodes[member].disk.rows.epoch;
-        let truth = Truth {
-            origin: member,
-            recipients: recipients.clone(),
-            path,
-            order: (epoch, bundle as u64),
-            chunks,
-            inline,
+    /// Seals a bundle of that kind.
+    pub(super) fn seal_as(&mut self, kind: Truth) -> Bundle {
+        let (bundle, member) = (self.truths.len(), kind.origin);
+        let (recipients, path, lifetime) = (kind.recipients.clone(), kind.path, kind.lifetime);
+        self.truths.push(Truth {
+            order: (self.nodes[member].disk.rows.epoch, bundle as u64),
             sealed: self.now,
             sealed_age: self.age_of(member),
             sealed_wall: i128::from(self.now) + self.nodes[member].wall,
-            lifetime,
-            contradicts,
-            durable: false,
-        };
-        self.truths.push(truth);
+            ..kind
+        });
         self.stats.sealed += 1;
         let latest = self.nodes[member].disk.rows.latest.get(&path).copied();
         if let Some(old) = latest {

@@ -2,8 +2,9 @@
 
 use super::disk::Fate;
 use super::oracle::Flaw;
-use super::world::{Plan, World};
+use super::world::{Plan, Truth, World};
 use super::{Bundle, Member, Time};
+use crate::bundle::Priority;
 
 const SECOND: Time = 1_000;
 
@@ -17,16 +18,12 @@ fn mesh(plan: Plan) -> World {
 
 /// A small bundle for these, or one of so many chunks.
 fn seal(world: &mut World, origin: Member, to: &[Member], chunks: usize) -> Bundle {
-    let (path, inline) = (world.truths.len() as u32, chunks == 0);
-    world.seal_as(
-        origin,
-        to.to_vec(),
-        path,
-        inline,
-        chunks.max(1),
-        None,
-        false,
-    )
+    world.seal_as(Truth {
+        path: world.truths.len() as u32,
+        inline: chunks == 0,
+        chunks: chunks.max(1),
+        ..Truth::small(origin, to.to_vec())
+    })
 }
 
 fn fate(world: &World, bundle: Bundle, recipient: Member) -> Fate {
@@ -162,4 +159,37 @@ fn s25_no_peer_starves_at_seven_nodes() {
     }
     let backlog = world.nodes[0].disk.rows.pending.len();
     assert!(backlog > 100, "there was none: {backlog}");
+}
+
+/// More critical files than the peer can take, for ever: bulk still gets through, in time.
+#[test]
+fn s25_strict_priority_does_not_starve_bulk() {
+    let mut world = mesh(Plan::quiet(2));
+    world.nodes[1].slow = 50;
+    let seal_as = |world: &mut World, priority| {
+        world.seal_as(Truth {
+            path: world.truths.len() as u32,
+            priority,
+            ..Truth::small(0, vec![1])
+        })
+    };
+    let first: Vec<Bundle> = (0..1_500)
+        .map(|_| seal_as(&mut world, Priority::Critical))
+        .collect();
+    // The second when there is room for no more of them.
+    for _ in 0..2 {
+        let start = world.now;
+        let bulk: Vec<Bundle> = (0..5).map(|_| seal_as(&mut world, Priority::Bulk)).collect();
+        while delivered(&world, &bulk, 1) < bulk.len() {
+            assert!(world.now < start + 600 * SECOND, "bulk starves");
+            for _ in 0..2 {
+                seal_as(&mut world, Priority::Critical);
+            }
+            let next = world.now + 100;
+            world.run_until(next);
+        }
+    }
+    assert!(delivered(&world, &first, 1) > 100);
+    let waiting = world.nodes[0].disk.rows.pending.len();
+    assert!(waiting > 1_400, "there was no load: {waiting}");
 }

@@ -4,7 +4,7 @@ use super::disk::{Chunk, Fate};
 use super::world::{Ev, Frame, World, bundle_of, member_of};
 use super::{Bundle, Member, Time};
 use crate::bundle::{DeliveryState, Receipt};
-use crate::delivery::Verdict;
+use crate::delivery::{RESERVED, Verdict};
 
 /// What must never happen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -121,7 +121,7 @@ impl World {
         );
         self.stats.tracked = self.stats.tracked.max(tracked as u64);
         let within = tracked <= limits.tracked
-            && outstanding <= limits.window
+            && outstanding <= limits.window + RESERVED
             && ready <= 2 * limits.tracked + limits.ahead;
         self.rule(within, Rule::Memory, || {
             format!("{member} tracks {tracked}, {outstanding} offered, {ready} ready for {peer}")

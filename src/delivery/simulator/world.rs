@@ -9,7 +9,7 @@ use super::intake::Fetch;
 use super::oracle::{Flaw, Found, Rule, Stats};
 use super::random::Random;
 use super::{Bundle, Member, Time};
-use crate::bundle::{BundleId, DeliveryState, Receipt};
+use crate::bundle::{BundleId, DeliveryState, Priority, Receipt};
 use crate::delivery::{Delivery, Event, Limits, Verdict};
 use crate::peer::{PeerId, Signature};
 
@@ -204,7 +204,13 @@ pub(super) struct Session {
     pub(super) desk_runs: bool,
     pub(super) missed: bool,
     pub(super) tick_at: Option<Time>,
+    /// When the last of what is in its channel is taken out.
+    pub(super) channel_at: Time,
 }
+
+/// Who was told to offer a bundle, until when the others wait, and who of them did so.
+pub(super) type Promise = (Member, Time, Vec<Member>);
+
 
 /// One member: its disk, and what a crash takes.
 #[derive(Debug, Default)]
@@ -240,6 +246,7 @@ pub(super) struct Node {
     /// It dies at its next step of that number of a publish (3: at its next commit); by power loss if true.
     pub(super) dies_at: Option<(u8, bool)>,
     pub(super) custody: BTreeMap<Bundle, crate::delivery::custody::Custody>,
+    pub(super) promises: BTreeMap<Bundle, Promise>,
 }
 
 /// What is true of a bundle, whoever says what.
@@ -248,6 +255,7 @@ pub(super) struct Truth {
     pub(super) origin: Member,
     pub(super) recipients: Vec<Member>,
     pub(super) path: u32,
+    pub(super) priority: Priority,
     pub(super) order: (u64, u64),
     pub(super) chunks: usize,
     /// Travels with the offer.
