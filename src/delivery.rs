@@ -317,7 +317,7 @@ impl Delivery {
         {
             let before = std::mem::replace(&mut track.priority, priority);
             match track.phase {
-                Phase::Ready => self.ready.push(bundle, priority),
+                Phase::Ready => self.ready.move_to(bundle, before, priority),
                 Phase::Offered => {
                     self.urgent -= usize::from(is_urgent(before));
                     self.urgent += usize::from(is_urgent(priority));
@@ -582,7 +582,11 @@ impl Delivery {
         };
         let urgent = usize::from(is_urgent(track.priority));
         let change = |counter: &mut usize, by: usize| {
-            *counter = if entering { *counter + by } else { *counter - by };
+            *counter = if entering {
+                *counter + by
+            } else {
+                *counter - by
+            };
         };
         match track.phase {
             Phase::Asked => change(&mut self.asked, 1),

@@ -179,7 +179,9 @@ fn s25_strict_priority_does_not_starve_bulk() {
     // The second when there is room for no more of them.
     for _ in 0..2 {
         let start = world.now;
-        let bulk: Vec<Bundle> = (0..5).map(|_| seal_as(&mut world, Priority::Bulk)).collect();
+        let bulk: Vec<Bundle> = (0..5)
+            .map(|_| seal_as(&mut world, Priority::Bulk))
+            .collect();
         while delivered(&world, &bulk, 1) < bulk.len() {
             assert!(world.now < start + 600 * SECOND, "bulk starves");
             for _ in 0..2 {

@@ -134,7 +134,11 @@ impl World {
         match job {
             Job::Page(after) => {
                 let page = self.plan.limits.page;
-                let pending = node.disk.rows.pending.range((peer, 0)..=(peer, Bundle::MAX));
+                let pending = node
+                    .disk
+                    .rows
+                    .pending
+                    .range((peer, 0)..=(peer, Bundle::MAX));
                 let ranked = pending.map(|(_, b)| (rank(self.truths[*b].priority, *b), *b));
                 let mut rows: Vec<(u64, Bundle)> = ranked
                     .filter(|(rank, _)| after.is_none_or(|after| *rank > after))

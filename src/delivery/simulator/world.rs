@@ -211,7 +211,6 @@ pub(super) struct Session {
 /// Who was told to offer a bundle, until when the others wait, and who of them did so.
 pub(super) type Promise = (Member, Time, Vec<Member>);
 
-
 /// One member: its disk, and what a crash takes.
 #[derive(Debug, Default)]
 pub(super) struct Node {
