@@ -20,7 +20,8 @@
 //! 3. A bundle leaves only by receipt, refusal, the journal not owing it any more, a question without answer, or the end
 //!    of the connection; in the last two cases it is found in the journal again.
 //! 4. The live push is an optimisation: every state has a time after which the bundle is asked about again. A question
-//!    that is not answered is forgotten, so that it keeps no room from others, and comes again with the next scan.
+//!    that is not answered is forgotten, so that it keeps no room from others, and comes again with the next scan; so do
+//!    bundles that are deferred again and again, where there is no room for what was not read yet.
 
 pub mod custody;
 
@@ -200,6 +201,8 @@ pub struct Delivery {
     scan: Scan,
     /// Something was dropped or rang during a scan: begin again at its end.
     again: bool,
+    /// Until then no room is made for others.
+    keep: Duration,
     /// State of the jitter generator.
     seed: u64,
 }
@@ -217,6 +220,7 @@ impl Delivery {
             urgent: 0,
             scan: Scan::Idle(Duration::ZERO),
             again: false,
+            keep: Duration::ZERO,
             seed: seed | 1,
         }
     }
@@ -466,11 +470,32 @@ impl Delivery {
         for page in due.chunks(self.limits.page) {
             out.push(Action::Ask(page.to_vec()));
         }
+        self.make_room(now);
         if let Scan::Idle(until) = self.scan
             && self.connected
             && until <= now
         {
             self.scan = Scan::Due(None);
+        }
+    }
+
+    /// Where deferred ones take all the room, those deferred most often leave it to what was not read yet. The journal
+    /// has them, and the next scan finds them. Not too often: each of them costs an offer.
+    fn make_room(&mut self, now: Duration) {
+        let Limits { page, tracked, .. } = self.limits;
+        let full = self.tracks.len() + page > tracked;
+        if !full || !matches!(self.scan, Scan::Due(_)) || now < self.keep {
+            return;
+        }
+        self.keep = now + RESCAN;
+        let waiting = self
+            .tracks
+            .iter()
+            .filter(|(_, t)| t.phase == Phase::Waiting);
+        let mut waiting: Vec<(u32, BundleId)> = waiting.map(|(b, t)| (t.deferrals, *b)).collect();
+        waiting.sort_unstable();
+        for (_, bundle) in waiting.into_iter().rev().take(page) {
+            self.drop_track(bundle);
         }
     }
 

@@ -20,6 +20,7 @@
 //!
 //! ```text
 //! MESHBOX_SIM_SEED=4711 MESHBOX_SIM_SCHEDULES=1 cargo test --release --lib simulator::schedules
+//! MESHBOX_SIM_TRACE=1 MESHBOX_SIM_SEED=4711 MESHBOX_SIM_SCHEDULES=1 cargo test --release --lib simulator::schedules -- --nocapture
 //! MESHBOX_SIM_SCHEDULES=100000 MESHBOX_SIM_MEMBERS=40 cargo test --release --lib simulator::schedules -- --nocapture
 //! MESHBOX_SIM_SCHEDULES=20 cargo test --release --lib simulator::thousand_members -- --nocapture
 //! ```
@@ -65,6 +66,9 @@ const CHUNKS_MAX: usize = 8;
 /// Schedules of up to [`MEMBERS`] members in CI.
 const SCHEDULES: u64 = 2_000;
 
+/// Threads that run them.
+const WORKERS: usize = 2;
+
 /// Members of those.
 const MEMBERS: u64 = 12;
 
@@ -106,7 +110,7 @@ fn schedules() {
                 all.push(run(Plan::new(seed, members)));
             }
         };
-        let workers: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
         let joined = workers.into_iter().map(|worker| worker.join());
         joined
             .flat_map(|stats| stats.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
