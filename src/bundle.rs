@@ -10,6 +10,8 @@
 //! 2. A `VerifiedManifest` has a good signature by its origin, at least one entry, entries with distinct paths none of
 //!    which lies under a file of the same bundle, and chunk lists that fit the sizes.
 
+mod cancel;
+
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,6 +22,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::cancel::{Cancel, CancelReason};
 use crate::digest::{self, ChunkList, Digest};
 use crate::peer::{Identity, PeerId, Signature};
 
@@ -248,6 +251,25 @@ pub enum Scope {
     Ids(Vec<PeerId>),
 }
 
+impl Scope {
+    /// Whether `peer` is meant.
+    pub fn has(&self, peer: PeerId) -> bool {
+        match self {
+            Self::All { .. } => true,
+            Self::Ids(ids) => ids.contains(&peer),
+        }
+    }
+
+    /// Whether everybody that `other` means is meant here too.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All { .. }, _) => true,
+            (Self::Ids(_), Self::All { .. }) => false,
+            (Self::Ids(_), Self::Ids(ids)) => ids.iter().all(|id| self.has(*id)),
+        }
+    }
+}
+
 /// What an entry is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum EntryKind {
@@ -392,11 +414,7 @@ impl Manifest {
 
     /// Whether `peer` may receive it: in scope and not the origin itself.
     pub fn is_for(&self, peer: PeerId) -> bool {
-        peer != self.origin
-            && match &self.scope {
-                Scope::All { .. } => true,
-                Scope::Ids(ids) => ids.contains(&peer),
-            }
+        peer != self.origin && self.scope.has(peer)
     }
 
     /// Encodes and signs.

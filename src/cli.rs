@@ -198,6 +198,9 @@ struct Settings {
     /// Take no larger file, neither from programs nor from peers
     #[arg(long, value_name = "SIZE")]
     max_file_bytes: Option<OsString>,
+    /// Show so many finished bundles of each direction in status; older ones are forgotten [default: 10000]
+    #[arg(long, value_name = "COUNT")]
+    history: Option<OsString>,
     /// Give files in the inbox these permission bits [default: 0644]
     #[arg(long, value_name = "MODE")]
     inbox_mode: Option<OsString>,
@@ -235,6 +238,7 @@ impl Settings {
             ("max_bytes", one(self.max_bytes)),
             ("min_free", one(self.min_free)),
             ("max_file_bytes", one(self.max_file_bytes)),
+            ("history", one(self.history)),
             ("inbox_mode", one(self.inbox_mode)),
             ("uid", one(self.uid)),
             ("gid", one(self.gid)),

@@ -19,6 +19,7 @@
 //! One tokio runtime of two workers, owned by [`Mesh`]. Disk is touched on its blocking threads only.
 //! Nothing here is durable; a crash loses connections, and the next exchange of pending ids repairs the rest.
 
+mod cancel;
 mod custody;
 mod discover;
 mod endpoint;
@@ -314,6 +315,11 @@ impl Hub {
             }
             Event::Closed(bundle) => self.care.closed(bundle),
             Event::PendingChanged(peer) => self.ring(peer, Input::Rescan),
+            Event::Retry(bundle, peer) => {
+                // What it said before counts no more: the journal still owes it, so the scan finds it as new.
+                self.ring(peer, Input::Event(crate::delivery::Event::Gone(bundle)));
+                self.ring(peer, Input::Rescan);
+            }
             Event::MembersChanged => {
                 let hub = self.clone();
                 drop(tokio::task::spawn_blocking(move || hub.refresh()).await);

@@ -3,24 +3,31 @@
 //! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Spool::subscribe`] is only a doorbell.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
+mod arrived;
+mod cancel;
+mod consumed;
 mod content;
 mod custody;
 mod deliver;
+mod delta;
 mod dress;
 mod durable;
 mod gate;
+mod history;
 mod inbox;
 mod intake;
 mod journal;
 mod layout;
 mod listen;
 mod outbox;
+mod policy;
 mod publish;
 mod recover;
 mod renamed;
 mod room;
 mod seal;
 mod shown;
+mod start;
 mod tables;
 mod tail;
 #[cfg(test)]
@@ -31,25 +38,27 @@ mod withdrawn;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::cancel::{Cancelled, Retried};
 pub use self::content::ContentReader;
+pub use self::custody::OriginSays;
 pub use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
 pub use self::gate::{Gate, GateGuard};
-pub use self::intake::{Incoming, Verified};
+use self::history::History;
+pub use self::intake::{CONTRADICTS, Incoming, Verified};
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
 pub use self::publish::{InboxObserver, NewName};
@@ -57,21 +66,18 @@ use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
 use self::seal::Job;
 use self::shown::Counters;
+use self::start::{check_format, check_hard_links, same_boot, save_boot, save_clean, take_lock};
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
 pub use self::tree::{RecoveredTree, TreeRequest};
-use crate::bundle::{BundleId, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest};
+use crate::bundle::{
+    BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
+};
 use crate::peer::{self, Identity, PeerId, PeerName};
-
-/// Version of the state directory's format written here.
-const FORMAT: u32 = 1;
 
 /// How far one peer may push our epoch at once: more starts than a restored backup can have missed. The number is 64
 /// bits wide, so that no series of lies reaches its end.
 const EPOCH_LEAP: u64 = 1 << 32;
-
-/// What `boot` says after a clean stop: everything is on the disk, whatever happens to the machine.
-const CLEAN: &str = "clean\n";
 
 /// What the spool is opened with.
 #[derive(Clone, Debug)]
@@ -168,6 +174,9 @@ pub enum SpoolError {
         /// Names of those who wait.
         waiting: String,
     },
+    /// What is to be published was ended by its origin.
+    #[error("{}", .0.refusal())]
+    Ended(CancelReason),
     /// A stored record that cannot be read.
     #[error("damaged record in the journal: {0}")]
     Corrupted(String),
@@ -198,6 +207,8 @@ pub enum Event {
     PendingChanged(PeerId),
     /// The set of members or their addresses changed.
     MembersChanged,
+    /// Ask this peer about this bundle again at once, whatever it said before.
+    Retry(BundleId, PeerId),
     /// Something `status` shows changed.
     StatusChanged,
 }
@@ -287,6 +298,9 @@ pub enum IntakeError {
         /// Which chunk.
         index: u64,
     },
+    /// Its origin has cancelled the bundle, or its lifetime is over.
+    #[error("{}", .0.refusal())]
+    Ended(CancelReason),
     /// Our disk.
     #[error(transparent)]
     Disk(#[from] SpoolError),
@@ -313,6 +327,9 @@ pub enum FinishError {
     /// The bytes are wrong.
     #[error(transparent)]
     Quarantined(#[from] Quarantined),
+    /// Its origin has cancelled the bundle, or its lifetime is over.
+    #[error("{}", .0.refusal())]
+    Ended(CancelReason),
     /// Our disk.
     #[error(transparent)]
     Disk(#[from] SpoolError),
@@ -407,7 +424,8 @@ pub struct InboundRow {
     pub size: u64,
     /// Name of the origin.
     pub from: String,
-    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`, `withdrawn`.
+    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`, `withdrawn`,
+    /// `cancelled`, `expired`.
     pub state: String,
     /// Why it does not go on.
     pub error: Option<String>,
@@ -428,6 +446,9 @@ pub struct Counts {
     pub bytes_sent: u64,
     /// Content bytes taken from peers since start.
     pub bytes_received: u64,
+    /// Those of them that were of no use: cut off before a chunk was whole, wrong, or here already.
+    #[serde(default)]
+    pub bytes_twice: u64,
     /// Files held back because their writer was killed.
     pub incomplete: u64,
     /// Files open for writing, settling or being sealed. Not known to the spool: the daemon fills it in.
@@ -504,6 +525,8 @@ pub struct Spool {
     changed: Condvar,
     counters: Counters,
     custodian: custody::Custodian,
+    history: History,
+    policy: policy::Policy,
     jobs: Sender<Job>,
     tails: TailHasher,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -586,16 +609,20 @@ impl Spool {
             changed: Condvar::new(),
             counters: Counters::default(),
             custodian: custody::Custodian::default(),
+            history: History::new(config.limits.history),
+            policy: policy::Policy::default(),
             jobs,
             tails,
             workers: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         });
+        spool.begin_policy()?;
         spool.recover(same_boot)?;
         spool.resume_forgetting()?;
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
+        spool.history.start(&spool)?;
         for number in 0..sealers {
             let (weak, queue) = (Arc::downgrade(&spool), queue.clone());
             let thread = std::thread::Builder::new().name(format!("sealer-{number}"));
@@ -610,6 +637,7 @@ impl Spool {
     /// Finishes the seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
         self.tails.stop();
+        self.history.stop();
         let workers = std::mem::take(&mut *self.workers.lock());
         for _ in &workers {
             // One for each worker; they take what is queued before it first.
@@ -699,99 +727,4 @@ fn now_secs() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-/// A daemon that was killed holds its lock until its last system call is done: a sync on a slow disk.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
-
-/// How often the lock is tried.
-const LOCK_INTERVAL: Duration = Duration::from_millis(10);
-
-fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
-    let path = layout.lock();
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .on("open", &path)?;
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
-                std::thread::sleep(LOCK_INTERVAL);
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(SpoolError::InUse(layout.state().to_path_buf()));
-            }
-            Err(e) => return Err(e).on("lock", &path),
-        }
-    }
-}
-
-fn check_format(state: &Path) -> Result<(), SpoolError> {
-    let path = state.join("format");
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return durable::write_file(&path, format!("{FORMAT}\n").as_bytes());
-        }
-        Err(e) => return Err(e).on("read", &path),
-    };
-    let found: u32 = text
-        .trim()
-        .parse()
-        .map_err(|_| SpoolError::Corrupted(format!("{} says {text:?}", path.display())))?;
-    if found > FORMAT {
-        return Err(SpoolError::NewerFormat {
-            path: state.to_path_buf(),
-            found,
-            known: FORMAT,
-        });
-    }
-    Ok(())
-}
-
-fn check_hard_links(layout: &Layout) -> Result<(), SpoolError> {
-    let (from, to) = (layout.lock(), layout.partial().join("link-probe"));
-    durable::remove(&to)?;
-    match std::fs::hard_link(&from, &to) {
-        Ok(()) => durable::remove(&to).map(drop),
-        Err(_) => Err(SpoolError::Unsupported {
-            path: layout.state().to_path_buf(),
-            what: "hard links",
-        }),
-    }
-}
-
-fn boot_id() -> Result<String, SpoolError> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    std::fs::read_to_string(path).on("read", path)
-}
-
-/// Whether what the page cache had when the state was last in use is there: the kernel has been up since, or the stop
-/// was clean. Also for fresh state.
-fn same_boot(state: &Path) -> Result<bool, SpoolError> {
-    let path = state.join("boot");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text == CLEAN || text == boot_id()?),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(e) => Err(e).on("read", &path),
-    }
-}
-
-/// Everything becomes durable, then the word for it.
-fn save_clean(state: &Path) -> Result<(), SpoolError> {
-    durable::sync_all(state, &[durable::Sync::Everything])?;
-    durable::write_file(&state.join("boot"), CLEAN.as_bytes())
-}
-
-fn save_boot(state: &Path) -> Result<(), SpoolError> {
-    let path = state.join("boot");
-    let boot = boot_id()?;
-    if std::fs::read_to_string(&path).is_ok_and(|saved| saved == boot) {
-        return Ok(());
-    }
-    durable::write_file(&path, boot.as_bytes())
 }

@@ -11,6 +11,7 @@ impl Stack<'_> {
             max_bytes: self.parsed("max_bytes", value::parse_limit)?,
             min_free: self.parsed("min_free", value::parse_size)?,
             max_file_bytes: self.parsed("max_file_bytes", value::parse_limit)?,
+            history: self.parsed("history", value::parse_count)?,
         })
     }
 
@@ -43,6 +44,7 @@ pub(super) fn shown(config: &Config, name: &str) -> Option<String> {
         "max_bytes" => limits.max_bytes.map(format_size),
         "min_free" => limits.min_free.map(format_size),
         "max_file_bytes" => limits.max_file_bytes.map(format_size),
+        "history" => limits.history.map(|count| count.to_string()),
         "inbox_mode" => dress.mode.map(octal),
         "umask" => dress.umask.map(octal),
         "uid" => dress.uid.map(|id| id.to_string()),

@@ -87,6 +87,9 @@ pub fn judge(delivery: &Delivery, to: &WaitFor) -> (Option<Outcome>, String) {
 }
 
 fn judge_row(row: &OutboundRow, to: &WaitFor) -> (Option<Outcome>, String) {
+    if row.recipients.is_empty() && matches!(row.state.as_str(), "cancelled" | "expired") {
+        return (Some(Outcome::Failed), row.state.clone());
+    }
     if row.recipients.is_empty() {
         return (None, "queued: the group has no other member yet".to_owned());
     }

@@ -18,7 +18,8 @@
 //! 1. Only the origin's word ends a bundle; a custodian merely ends its own custody, and only when nobody is left to
 //!    give it to, when the origin says so, or when there is no room. In the last case the user is told.
 //! 2. Content is needed exactly while Watching, Asked or Carrying: leaving these emits one [`Action::Release`].
-//! 3. A receipt that was seen is handed to the origin each time it connects, until the origin says "closed".
+//! 3. A receipt that was seen is handed to the origin each time it connects, until the origin says "closed" or that
+//!    it does not know the bundle.
 //! 4. Nothing is asked or said while the origin closes its bundles in time.
 
 use std::collections::BTreeSet;
@@ -73,6 +74,8 @@ pub enum Event {
     OriginClosed,
     /// The origin says that somebody still waits for it.
     OriginOpen,
+    /// The origin knows nothing of it: it forgot it long after its end, or its state is an older copy.
+    OriginUnknown,
     /// This recipient's receipt, checked, was seen.
     Receipt(PeerId),
     /// This recipient will never take it: it refused it, or was forgotten or removed.
@@ -171,6 +174,13 @@ impl Custody {
             Event::OriginOpen => match self.stage {
                 Stage::Watching(_) | Stage::Asked(_) => self.carry(out),
                 Stage::Carrying | Stage::Relaying | Stage::Ended => {}
+            },
+            Event::OriginUnknown => match self.stage {
+                Stage::Watching(_) | Stage::Asked(_) => self.carry(out),
+                // Those who do not have it get it all the same.
+                Stage::Carrying | Stage::Ended => {}
+                // It has no use for the receipts.
+                Stage::Relaying => self.end(Why::Closed, out),
             },
             Event::Receipt(peer) => {
                 if self.receipts.insert(peer) {
@@ -366,6 +376,17 @@ mod tests {
             ),
             (
                 T0,
+                Event::OriginUnknown,
+                [
+                    (Stage::Carrying, vec![owe(&[1, 2])]),
+                    (Stage::Carrying, vec![owe(&[1, 2])]),
+                    (Stage::Carrying, vec![]),
+                    (Stage::Ended, vec![Forget]),
+                    (Stage::Ended, vec![]),
+                ],
+            ),
+            (
+                T0,
                 Event::Receipt(peer(1)),
                 [
                     (WATCHING, vec![Relay(peer(1))]),
@@ -550,6 +571,7 @@ mod tests {
             Event::OriginConnected,
             Event::OriginClosed,
             Event::OriginOpen,
+            Event::OriginUnknown,
             Event::Receipt(peer(1)),
             Event::Receipt(peer(2)),
             Event::Gone(peer(1)),

@@ -325,7 +325,12 @@ async fn verify(
         | Frame::Owed(_)
         | Frame::Withdrawn(_)
         | Frame::Closed(_)
-        | Frame::Open(_) => Err(MemberError::Unexpected("membership proof")),
+        | Frame::Open(_)
+        | Frame::Unknown(_)
+        | Frame::Cancels(_)
+        | Frame::CancelsSeen(_)
+        | Frame::Have(_)
+        | Frame::Gone(_) => Err(MemberError::Unexpected("membership proof")),
     }
 }
 

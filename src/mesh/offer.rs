@@ -18,7 +18,7 @@ use crate::mesh::store::{Arriving, Offered};
 use crate::mesh::wire::{Frame, INLINE_TOTAL, Offer};
 use crate::mesh::{Hub, fetch};
 use crate::peer::PeerId;
-use crate::spool::{FinishError, IntakeError};
+use crate::spool::{CONTRADICTS, FinishError, IntakeError};
 
 /// How long an offer from a peer that served wrong bytes for it is not even looked at.
 const BLAME_PAUSE: Duration = Duration::from_secs(1);
@@ -74,6 +74,8 @@ pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> 
 pub(crate) fn answer(hub: &Hub, bundle: BundleId, peer: PeerId) -> Verdict {
     if let Some(receipt) = hub.store.receipt_for(bundle, peer) {
         Verdict::Settled(Box::new(receipt))
+    } else if let Some(reason) = hub.store.ended_as_named(bundle, peer) {
+        Verdict::Refused(reason.refusal().into())
     } else if hub.fetches.is_running(bundle) {
         Verdict::Working
     } else if hub.care.put_off(bundle, peer, Instant::now()) {
@@ -217,6 +219,11 @@ pub(crate) fn wrong_or_disk(
             hub.blames.add(manifest.id(), peer.id, &why);
             defer(hub, manifest, arriving, why)
         }
+        IntakeError::Ended(reason) => {
+            tracing::info!("{}: {error}", describe(manifest.manifest()));
+            drop(arriving);
+            Verdict::Refused(reason.refusal().into())
+        }
         IntakeError::Disk(error) => {
             tracing::error!(
                 "{} cannot be stored: {error}",
@@ -272,7 +279,7 @@ pub(crate) fn publish(
             Verdict::Taken
         }
         Err(FinishError::Quarantined(bad)) if bad.manifest_contradicts_itself => {
-            let why = "manifest contradicts itself".to_owned();
+            let why = CONTRADICTS.to_owned();
             tracing::warn!(
                 "refused {} of {}: {why}: {bad}",
                 describe(says),
@@ -289,6 +296,10 @@ pub(crate) fn publish(
             hub.store
                 .note_inbound(says, bundle, "quarantined", Some(why.clone()));
             Verdict::Deferred(why)
+        }
+        Err(FinishError::Ended(reason)) => {
+            tracing::info!("{}: {}", describe(says), reason.refusal());
+            Verdict::Refused(reason.refusal().into())
         }
         Err(error @ (FinishError::Incomplete(_) | FinishError::Disk(_))) => {
             tracing::error!("{} cannot be published: {error}", describe(says));

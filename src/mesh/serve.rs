@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::bundle::BundleId;
 use crate::delivery::Event;
 use crate::mesh::Hub;
+use crate::mesh::fetch::share;
 use crate::mesh::member::{Channel, CloseCode};
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
@@ -20,8 +21,8 @@ use crate::mesh::store::Content;
 use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, RangeRequest, RangeStatus};
 use crate::spool::ServeError;
 
-/// Most bytes of one request.
-pub(crate) const RANGE_MAX: u64 = 64 * 1024 * 1024;
+/// Most bytes of one request: a chunk of the largest file there can be. Nothing is allocated for it.
+pub(crate) const RANGE_MAX: u64 = 1 << 40;
 
 /// Read from disk and handed to the stream at once; two are in memory per request being served.
 const PIECE: u64 = 256 * 1024;
@@ -92,9 +93,13 @@ async fn open(
 ) -> Result<Box<dyn Content>, ServeError> {
     let (hub, peer) = (hub.clone(), peer.id);
     let opened = tokio::task::spawn_blocking(move || {
-        let content = hub
+        let own = hub
             .store
-            .open_content(request.bundle, request.entry as usize, peer)?;
+            .open_content(request.bundle, request.entry as usize, peer);
+        let content = match own {
+            Err(ServeError::NotHeld) => share::open(&hub, peer, &request)?,
+            own => own?,
+        };
         let end = request.offset.checked_add(request.len);
         let inside = end.is_some_and(|end| end <= content.len()) && request.len <= RANGE_MAX;
         if inside {

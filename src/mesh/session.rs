@@ -25,7 +25,8 @@ use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
-use crate::mesh::{Hub, custody, offer};
+use crate::mesh::{Hub, cancel, custody, fetch, offer};
+use crate::spool::OriginSays;
 
 /// Bytes of frames read and not yet dealt with.
 const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
@@ -64,12 +65,12 @@ pub(crate) enum Input {
     Members,
     /// Ask whether the peer still owes us these.
     Owed(Vec<BundleId>),
-    /// Say this.
-    Say(Frame),
     /// What became of the peer's offer.
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
     Event(Event),
+    /// To be sent as it is.
+    Say(Frame),
 }
 
 /// What the reader hands to the session.
@@ -187,6 +188,7 @@ pub(crate) async fn run(
         started: Instant::now(),
         members_told: hello.members,
     };
+    session.tell_cancels();
     session.event(Event::Connected);
     session.ask_about_unfinished();
     session.hand_over_custody();
@@ -268,7 +270,12 @@ async fn read(
                 | Frame::Owed(_)
                 | Frame::Withdrawn(_)
                 | Frame::Closed(_)
-                | Frame::Open(_)) => Heard::Frame(frame),
+                | Frame::Open(_)
+                | Frame::Unknown(_)
+                | Frame::Cancels(_)
+                | Frame::CancelsSeen(_)
+                | Frame::Have(_)
+                | Frame::Gone(_)) => Heard::Frame(frame),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -294,7 +301,7 @@ impl Session {
                     .push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
             }
             Heard::Frame(Frame::Pending(ids)) => {
-                let (hub, out, peer) = (self.hub.clone(), self.out.clone(), self.peer.id);
+                let (hub, peer, out) = (self.hub.clone(), self.peer.id, self.out.clone());
                 self.desk.push(move || {
                     let answer = |id| (id, offer::answer(&hub, id, peer));
                     out.push(&Frame::Verdicts(ids.into_iter().map(answer).collect()));
@@ -325,7 +332,14 @@ impl Session {
             Heard::Frame(Frame::Closed(ids)) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
                 self.desk.push(move || {
-                    custody::heard_closed(&hub, &peer, &ids);
+                    custody::heard(&hub, &peer, &ids, OriginSays::Closed);
+                    drop(permit);
+                });
+            }
+            Heard::Frame(Frame::Unknown(ids)) => {
+                let (hub, peer) = (self.hub.clone(), self.peer.clone());
+                self.desk.push(move || {
+                    custody::heard(&hub, &peer, &ids, OriginSays::Unknown);
                     drop(permit);
                 });
             }
@@ -336,6 +350,14 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Cancels(list)) => {
+                cancel::take(&self.hub, &self.peer, &self.desk, &self.out, list, permit);
+            }
+            Heard::Frame(Frame::CancelsSeen(ids)) => {
+                cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
+            }
+            Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
+            Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
             // The reader lets nothing else through.
             Heard::Frame(
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
@@ -422,15 +444,22 @@ impl Session {
         match input {
             Input::Sealed(bundle) => self.event(Event::Sealed(bundle)),
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
-            Input::Rescan => self.event(Event::Rescan),
+            Input::Rescan => {
+                self.tell_cancels();
+                self.event(Event::Rescan);
+            }
             Input::Members => self.tell_members(),
             Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
-            Input::Say(frame) => self.out.push(&frame),
             Input::Verdict(bundle, verdict) => {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Input::Event(event) => self.event(event),
+            Input::Say(frame) => self.out.push(&frame),
         }
+    }
+
+    fn tell_cancels(&self) {
+        cancel::tell(&self.hub, &self.peer, &self.desk, &self.out);
     }
 
     fn tell_members(&mut self) {
@@ -517,7 +546,8 @@ impl Session {
                         }
                     });
                 }
-                Action::Show(bundle, state) => self.desk.push(move || {
+                // Kept: else status shows it on its way, or the journal owes it, after the connection is gone.
+                Action::Show(bundle, state) => self.desk.push_kept(move || {
                     if let Err(error) = hub.store.set_delivery(bundle, peer.id, state) {
                         tracing::error!("state of {bundle:?} not recorded: {error}");
                     }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::bundle::{BundleId, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest};
+use crate::bundle::{
+    BundleId, Cancel, CancelReason, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest,
+};
 use crate::digest::Digest;
 use crate::mesh::custody::Custodian;
 use crate::peer::{Identity, PeerId, PeerName};
@@ -106,6 +108,30 @@ pub(crate) trait Store: Custodian + Send + Sync + 'static {
         error: Option<String>,
     );
     fn count_bytes(&self, sent: u64, received: u64);
+    fn ended_as_named(&self, _bundle: BundleId, _peer: PeerId) -> Option<CancelReason> {
+        None
+    }
+    fn take_cancel(&self, _cancel: &Cancel, _from: PeerId) -> Result<bool, SpoolError> {
+        Ok(false)
+    }
+    fn cancels_owed(
+        &self,
+        _peer: PeerId,
+        _after: Option<&Cancel>,
+        _limit: usize,
+    ) -> Result<Vec<Cancel>, SpoolError> {
+        Ok(Vec::new())
+    }
+    fn cancels_seen(&self, _peer: PeerId, _bundles: &[BundleId]) -> Result<(), SpoolError> {
+        Ok(())
+    }
+    fn count_twice(&self, bytes: u64);
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError>;
 }
 
 impl Store for Arc<Spool> {
@@ -212,6 +238,34 @@ impl Store for Arc<Spool> {
     fn count_bytes(&self, sent: u64, received: u64) {
         Spool::count_bytes(self, sent, received);
     }
+    fn ended_as_named(&self, bundle: BundleId, peer: PeerId) -> Option<CancelReason> {
+        Spool::ended_as_named(self, bundle, peer)
+    }
+    fn take_cancel(&self, cancel: &Cancel, from: PeerId) -> Result<bool, SpoolError> {
+        Spool::take_cancel(self, cancel, from)
+    }
+    fn cancels_owed(
+        &self,
+        peer: PeerId,
+        after: Option<&Cancel>,
+        limit: usize,
+    ) -> Result<Vec<Cancel>, SpoolError> {
+        Spool::cancels_owed(self, peer, after, limit)
+    }
+    fn cancels_seen(&self, peer: PeerId, bundles: &[BundleId]) -> Result<(), SpoolError> {
+        Spool::cancels_seen(self, peer, bundles)
+    }
+    fn count_twice(&self, bytes: u64) {
+        Spool::count_twice(self, bytes);
+    }
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError> {
+        Ok(Box::new(Spool::open_arrived(self, manifest, entry, peer)?))
+    }
 }
 
 impl Arriving for spool::Incoming {
@@ -223,7 +277,11 @@ impl Arriving for spool::Incoming {
     }
     fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError> {
         let verified = spool::Incoming::finish(*self)?;
-        Ok(verified.publish().map_err(FinishError::Disk)?.names)
+        let published = verified.publish().map_err(|error| match error {
+            SpoolError::Ended(reason) => FinishError::Ended(reason),
+            error => FinishError::Disk(error),
+        });
+        Ok(published?.names)
     }
     fn park(self: Box<Self>, why: String) {
         spool::Incoming::park(*self, why);

@@ -1,6 +1,8 @@
 //! Whole meshes over real iroh on loopback, on a store in memory; and peers that break the rules, on the real wire.
 
 #[cfg(test)]
+mod cancels;
+#[cfg(test)]
 mod custody;
 #[cfg(test)]
 mod faults;
@@ -8,6 +10,8 @@ mod faults;
 mod moves;
 #[cfg(test)]
 mod restored;
+#[cfg(test)]
+mod sources;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -22,7 +22,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::bundle::{BundleId, Receipt, SignedManifest};
+use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
 use crate::delivery::Verdict;
 use crate::peer::{PeerId, PeerName};
 
@@ -109,6 +109,17 @@ pub(crate) struct RangeRequest {
     pub len: u64,
 }
 
+/// Which chunks of a bundle that it fetches the sender has checked, for other recipients to ask it for them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Have {
+    /// Of which bundle.
+    pub bundle: BundleId,
+    /// It has all, and is not fetching any more.
+    pub whole: bool,
+    /// One bit for each chunk of an entry, lowest first.
+    pub entries: Vec<(u32, Vec<u8>)>,
+}
+
 /// First byte of the answer to a [`RangeRequest`]; only after `Ok` the bytes follow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -174,6 +185,16 @@ pub(crate) enum Frame {
     Closed(Vec<BundleId>),
     /// Of bundles of the receiver: "are these closed?" Of bundles of the sender: "these are not."
     Open(Vec<BundleId>),
+    /// "I know nothing of these."
+    Unknown(Vec<BundleId>),
+    /// Bundles that their origin has ended. Answered by [`Frame::CancelsSeen`].
+    Cancels(Vec<Cancel>),
+    /// "I know that these have ended."
+    CancelsSeen(Vec<BundleId>),
+    /// Told to other recipients of the bundle only.
+    Have(Have),
+    /// "What I told you that I have of these, I do not serve any more."
+    Gone(Vec<BundleId>),
 }
 
 /// Why bytes are not a frame.
@@ -220,6 +241,11 @@ mod kind {
     pub(super) const WITHDRAWN: u8 = 10;
     pub(super) const CLOSED: u8 = 20;
     pub(super) const OPEN: u8 = 21;
+    pub(super) const UNKNOWN: u8 = 22;
+    pub(super) const CANCELS: u8 = 16;
+    pub(super) const CANCELS_SEEN: u8 = 17;
+    pub(super) const HAVE: u8 = 32;
+    pub(super) const GONE: u8 = 33;
 }
 
 /// [`Verdict`] as it travels.
@@ -282,6 +308,11 @@ impl Frame {
             Self::Withdrawn(ids) => put(out, kind::WITHDRAWN, ids),
             Self::Closed(ids) => put(out, kind::CLOSED, ids),
             Self::Open(ids) => put(out, kind::OPEN, ids),
+            Self::Unknown(ids) => put(out, kind::UNKNOWN, ids),
+            Self::Cancels(list) => put(out, kind::CANCELS, list),
+            Self::CancelsSeen(ids) => put(out, kind::CANCELS_SEEN, ids),
+            Self::Have(have) => put(out, kind::HAVE, have),
+            Self::Gone(ids) => put(out, kind::GONE, ids),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -332,6 +363,15 @@ impl Frame {
             kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
             kind::CLOSED => Self::Closed(list(kind, &bytes)?),
             kind::OPEN => Self::Open(list(kind, &bytes)?),
+            kind::UNKNOWN => Self::Unknown(list(kind, &bytes)?),
+            kind::CANCELS => Self::Cancels(list(kind, &bytes)?),
+            kind::CANCELS_SEEN => Self::CancelsSeen(list(kind, &bytes)?),
+            kind::HAVE => {
+                let have: Have = take(kind, &bytes)?;
+                check_count(kind, have.entries.len())?;
+                Self::Have(have)
+            }
+            kind::GONE => Self::Gone(list(kind, &bytes)?),
             _ => return Ok(None),
         };
         Ok(Some(frame))
@@ -353,13 +393,15 @@ fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError
 
 fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, WireError> {
     let items: Vec<T> = take(kind, body)?;
-    if items.len() > LIST_MAX {
-        Err(WireError::TooMany {
-            kind,
-            count: items.len(),
-        })
+    check_count(kind, items.len())?;
+    Ok(items)
+}
+
+fn check_count(kind: u8, count: usize) -> Result<(), WireError> {
+    if count > LIST_MAX {
+        Err(WireError::TooMany { kind, count })
     } else {
-        Ok(items)
+        Ok(())
     }
 }
 
@@ -482,6 +524,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bundle::{CancelReason, Scope};
     use crate::peer::Signature;
 
     fn told() -> Told {
@@ -583,6 +626,33 @@ mod tests {
                 Frame::Withdrawn(vec![BundleId([1; 32])]),
                 format!("000000220a01{ones}"),
             ),
+            (
+                Frame::Cancels(vec![Cancel {
+                    bundle: b,
+                    origin: PeerId::from_bytes([2; 32]),
+                    reason: CancelReason::Expired,
+                    scope: Scope::Ids(vec![PeerId::from_bytes([3; 32])]),
+                    lifetime_secs: 300,
+                    signature: Signature([4; 64]),
+                }]),
+                format!(
+                    "000000a71001{ones}{twos}010101{threes}ac02{}",
+                    "04".repeat(64)
+                ),
+            ),
+            (Frame::CancelsSeen(vec![b]), format!("000000221101{ones}")),
+            (
+                Frame::Have(Have {
+                    bundle: b,
+                    whole: false,
+                    entries: vec![(3, vec![0x81, 2])],
+                }),
+                format!("0000002720{ones}0001030281{}", "02"),
+            ),
+            (
+                Frame::Gone(vec![BundleId([1; 32])]),
+                format!("000000222101{ones}"),
+            ),
         ]
     }
 
@@ -660,7 +730,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(kind in 0u8..12, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_never_panic(kind in 0u8..40, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut body = vec![kind];
             body.extend(&bytes);
             Frame::decode(body.into()).ok();

@@ -49,6 +49,17 @@ pub(super) fn is_ours(order: u64) -> bool {
     order & OF_OTHERS == 0
 }
 
+/// What an origin says of a bundle of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OriginSays {
+    /// It is final for everybody.
+    Closed,
+    /// Somebody waits for it.
+    Open,
+    /// It knows nothing of it.
+    Unknown,
+}
+
 /// What the spool keeps in memory of custody.
 #[derive(Debug)]
 pub(super) struct Custodian {
@@ -510,24 +521,25 @@ impl Spool {
         Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
     }
 
-    /// `origin` says that these are closed, or that somebody waits for them. Those that are not its own are passed over.
+    /// What `origin` says of these bundles. Gives those that are not its own, or not kept.
     pub fn origin_says(
         &self,
         origin: PeerId,
         bundles: &[BundleId],
-        closed: bool,
-    ) -> Result<(), SpoolError> {
-        let event = if closed {
-            custody::Event::OriginClosed
-        } else {
-            custody::Event::OriginOpen
+        says: OriginSays,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let event = match says {
+            OriginSays::Closed => custody::Event::OriginClosed,
+            OriginSays::Open => custody::Event::OriginOpen,
+            OriginSays::Unknown => custody::Event::OriginUnknown,
         };
         self.custody_events(Some(origin), bundles, event)
     }
 
     /// Nobody may be given this bundle any more: its origin took it back.
-    pub fn end_custody(&self, bundle: BundleId) -> Result<(), SpoolError> {
-        self.custody_events(None, &[bundle], custody::Event::Cancelled)
+    pub(super) fn end_custody(&self, bundle: BundleId, origin: PeerId) -> Result<(), SpoolError> {
+        let ended = self.custody_events(Some(origin), &[bundle], custody::Event::Cancelled);
+        ended.map(drop)
     }
 
     fn custody_events(
@@ -535,21 +547,23 @@ impl Spool {
         origin: Option<PeerId>,
         bundles: &[BundleId],
         event: custody::Event,
-    ) -> Result<(), SpoolError> {
-        let mut steps = Steps::default();
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let (mut steps, mut others) = (Steps::default(), Vec::new());
         let decide = self.decide.lock();
         for bundle in bundles.iter().copied().collect::<BTreeSet<_>>() {
-            let Some(manifest) = self.kept(bundle)? else {
-                continue;
-            };
-            if origin.is_none_or(|origin| origin == manifest.manifest().origin) {
-                self.step(&manifest, event, &mut steps)?;
+            match self.kept(bundle)? {
+                Some(manifest)
+                    if origin.is_none_or(|origin| origin == manifest.manifest().origin) =>
+                {
+                    self.step(&manifest, event, &mut steps)?;
+                }
+                Some(_) | None => others.push(bundle),
             }
         }
         self.record(&mut steps)?;
         drop(decide);
         self.tell(steps);
-        Ok(())
+        Ok(others)
     }
 
     /// Of bundles of ours that `asker` may know of, those that are final for everybody, and those that are not.
@@ -650,10 +664,15 @@ impl Spool {
             let Some(known) = self.custody_of(&manifest)? else {
                 break;
             };
-            if !known.waiting().any(|peer| peer == *holder) {
+            let told = known.receipts().any(|peer| peer == *holder);
+            if !told && !known.waiting().any(|peer| peer == *holder) {
                 continue;
             }
             let mut rows = Batch::default();
+            rows.delete(
+                RELAYS,
+                &relay_key(manifest.manifest().origin, bundle, *holder),
+            );
             if self.deliveries_of(bundle)?.is_empty() {
                 for peer in known.waiting() {
                     let key = delivery_key(bundle, peer);

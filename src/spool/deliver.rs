@@ -272,7 +272,9 @@ impl Spool {
         let Some(manifest) = self.shared_manifest(bundle)? else {
             return Ok(false);
         };
-        if !matches!(manifest.manifest().scope, Scope::All { .. }) {
+        if !matches!(manifest.manifest().scope, Scope::All { .. })
+            || self.ended(bundle, self.identity.id()).is_some()
+        {
             return Ok(false);
         }
         batch.put(
@@ -417,7 +419,8 @@ impl Spool {
         let state = self
             .journal
             .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?;
-        if state.is_none_or(|state| state == DeliveryState::Cancelled) {
+        let over = |state| matches!(state, DeliveryState::Cancelled | DeliveryState::Expired);
+        if state.is_none_or(over) {
             return Err(ServeError::NotHeld);
         }
         let manifest = self.shared_manifest(bundle)?.ok_or(ServeError::NotHeld)?;
@@ -502,8 +505,12 @@ impl Spool {
             None => return Ok(false),
         };
         let mut closed = false;
-        // A receipt that comes after "superseded" or "refused" still tells the truth; nothing undoes a receipt.
-        if known != DeliveryState::Delivered && known != state {
+        // A receipt that comes after "superseded" or "refused" still tells the truth; nothing undoes a receipt, and
+        // nothing else follows what was final.
+        if known != DeliveryState::Delivered
+            && known != state
+            && (!known.is_final() || state == DeliveryState::Delivered)
+        {
             let mut batch = Batch::default();
             batch.delete(PENDING, &pending_key(peer, row.order));
             batch.put(DELIVERIES, &key, &state);
@@ -519,6 +526,9 @@ impl Spool {
                 Vec::new()
             };
             self.journal.submit(batch)?;
+            if complete {
+                self.history.ended();
+            }
             freed
                 .into_iter()
                 .try_for_each(|digest| self.free_content(digest))?;
@@ -591,6 +601,10 @@ impl Spool {
         let Some(path) = manifest.title() else {
             return;
         };
+        let ended = self
+            .ended(bundle, manifest.origin)
+            .map(|reason| (reason.word(), None));
+        let (state, error) = ended.unwrap_or((state, error));
         let row = InboundShown {
             bundle,
             origin: manifest.origin,

@@ -42,10 +42,15 @@ const READ_BYTES: usize = 256 * 1024;
 /// Bytes kept for `~name-9999`, the name having at most 63: what is offered fits also when its name is taken.
 const CONFLICT_ROOM: usize = 1 + 63 + 5;
 
+/// What a bundle is refused with whose chunks are right and whose digest is wrong.
+pub const CONTRADICTS: &str = "manifest contradicts itself";
+
 /// A bundle that is arriving. One fetch owns it. All calls block on local disk; call from a blocking thread.
 #[derive(Debug)]
 pub struct Incoming {
     arrival: Arrival,
+    /// How many cancels there were when it was last looked for one of this bundle.
+    cancels: u64,
     manifest: VerifiedManifest,
     parts: Vec<Part>,
 }
@@ -59,7 +64,12 @@ pub(super) struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.spool.arriving.lock().remove(&self.bundle);
+        let row = self.spool.arriving.lock().remove(&self.bundle);
+        if row.is_some_and(|row| self.spool.ended(self.bundle, row.origin).is_some())
+            && let Err(error) = self.spool.discard_partial(self.bundle)
+        {
+            tracing::warn!(%error, "bytes of a bundle that was cancelled stay until the next start");
+        }
         self.spool.ring(&Event::StatusChanged);
     }
 }
@@ -73,7 +83,7 @@ struct Part {
 }
 
 #[derive(Debug)]
-struct PartFile {
+pub(super) struct PartFile {
     at: PathBuf,
     /// `None`: opened for each use.
     kept: Option<Arc<File>>,
@@ -81,18 +91,18 @@ struct PartFile {
     chunk: u64,
     digest: Digest,
     chunks: ChunkList,
-    have: Vec<bool>,
+    pub(super) have: Vec<bool>,
     sha: Sha256,
     hashed: u64,
 }
 
 impl PartFile {
-    fn chunk_range(&self, index: usize) -> Range<u64> {
+    pub(super) fn chunk_range(&self, index: usize) -> Range<u64> {
         let from = index as u64 * self.chunk;
         from..from.saturating_add(self.chunk).min(self.size)
     }
 
-    fn matches(&self, index: usize, bytes: &[u8]) -> bool {
+    pub(super) fn matches(&self, index: usize, bytes: &[u8]) -> bool {
         match self.chunks.0.get(index) {
             Some(hash) => digest::chunk_hash(bytes) == *hash,
             None => Digest::of(bytes) == self.digest,
@@ -100,7 +110,7 @@ impl PartFile {
     }
 
     /// The file, made when it is not there yet.
-    fn open(&self) -> Result<Arc<File>, SpoolError> {
+    pub(super) fn open(&self) -> Result<Arc<File>, SpoolError> {
         if let Some(kept) = &self.kept {
             return Ok(Arc::clone(kept));
         }
@@ -132,6 +142,18 @@ impl PartFile {
                 self.sha.update(&buffer);
                 self.hashed = range.end;
             }
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk that was checked.
+    pub(super) fn put(&mut self, file: &File, index: usize, bytes: &[u8]) -> io::Result<()> {
+        let offset = self.chunk_range(index).start;
+        file.write_all_at(bytes, offset)?;
+        self.have[index] = true;
+        if self.hashed == offset {
+            self.sha.update(bytes);
+            self.hashed += bytes.len() as u64;
         }
         Ok(())
     }
@@ -180,6 +202,15 @@ impl Incoming {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), IntakeError> {
+        let cancels = self.arrival.spool.policy.cancels.load(Ordering::Acquire);
+        if std::mem::replace(&mut self.cancels, cancels) != cancels
+            && let Some(reason) = self
+                .arrival
+                .spool
+                .ended(self.arrival.bundle, self.manifest.manifest().origin)
+        {
+            return Err(IntakeError::Ended(reason));
+        }
         let wrong = |path: &RelPath, index| IntakeError::WrongBytes {
             path: path.clone(),
             index,
@@ -204,12 +235,7 @@ impl Incoming {
             return Ok(());
         }
         let file = part.open()?;
-        file.write_all_at(bytes, offset).on("write", &part.at)?;
-        part.have[at] = true;
-        if part.hashed == offset {
-            part.sha.update(bytes);
-            part.hashed += bytes.len() as u64;
-        }
+        part.put(&file, at, bytes).on("write", &part.at)?;
         part.follow(&file).on("read", &part.at)?;
         Ok(())
     }
@@ -349,8 +375,13 @@ impl Spool {
         if self.follow_offer(&manifest)? {
             return Ok(Offered::AwaitingDurable);
         }
-        if let Some(known) = self.known_offer(bundle)? {
+        if let Some(known) = self.known_offer(&manifest)? {
             return Ok(known);
+        }
+        let cancels = self.policy.cancels.load(Ordering::Acquire);
+        if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
+            self.note_inbound(manifest.manifest(), bundle, reason.word(), None);
+            return Ok(Offered::Refused(reason.refusal().into()));
         }
         if let Some(answer) = self.no_room_for(&manifest)? {
             if matches!(answer, Offered::Refused(_)) {
@@ -384,23 +415,28 @@ impl Spool {
         }
         Ok(Offered::Wanted(Box::new(Incoming {
             arrival,
+            cancels,
             manifest,
             parts,
         })))
     }
 
     /// What to answer to an offer of a bundle that is here, on its way, or refused for good.
-    fn known_offer(&self, bundle: BundleId) -> Result<Option<Offered>, SpoolError> {
+    fn known_offer(&self, manifest: &VerifiedManifest) -> Result<Option<Offered>, SpoolError> {
+        let bundle = manifest.id();
         if self.arriving.lock().contains_key(&bundle) {
             return Ok(Some(Offered::Busy));
         }
-        if let Some(receipt) = self.settled(bundle)? {
+        if let Some(receipt) = self.receipt_again(manifest)? {
             return Ok(Some(self.settled_answer(bundle, receipt)));
         }
         // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and room in
         // quarantine.
         let row = self.inbound_shown(bundle)?;
-        Ok(row.filter(|row| row.state == "refused").map(|row| {
+        let contradicts = |row: &InboundShown| {
+            row.state == "refused" && row.error.as_deref() == Some(CONTRADICTS)
+        };
+        Ok(row.filter(contradicts).map(|row| {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             Offered::Refused(row.error.unwrap_or_default())
         }))
@@ -463,6 +499,9 @@ impl Spool {
             } else if len > 0 {
                 part.recount(&file).on("read", &part.at)?;
             }
+        }
+        if *size > INLINE_MAX && part.have.contains(&false) {
+            self.take_from_older(&mut part, origin, &entry.path)?;
         }
         Ok(Some(part))
     }

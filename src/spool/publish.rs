@@ -118,6 +118,9 @@ impl Spool {
         let mut attempts = 0;
         let (decide, plan) = loop {
             let decide = self.decide.lock();
+            if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
+                return Err(SpoolError::Ended(reason));
+            }
             let mut plan = self.plan(manifest)?;
             attempts += 1;
             let Some(observer) = &observer else {

@@ -50,6 +50,8 @@ pub struct Limits {
     pub min_free: Option<u64>,
     /// Most bytes of one file; no limit if `None`.
     pub max_file_bytes: Option<u64>,
+    /// Bundles of each direction that stay in status when they are over; 10,000 if `None`.
+    pub history: Option<u64>,
 }
 
 /// The count of what is used, and the measure of what is free.
@@ -142,6 +144,7 @@ impl Spool {
     /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
     pub fn room_for(&self, len: u64) -> Result<(), SpoolError> {
         match self.room.take(len) {
+            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.room.take(len),
             // What is kept for others goes first.
             Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => self.room.take(len),
             taken => taken,

@@ -25,6 +25,7 @@ pub(super) struct Counters {
     pub(super) receipts: AtomicU64,
     pub(super) bytes_sent: AtomicU64,
     pub(super) bytes_received: AtomicU64,
+    pub(super) bytes_twice: AtomicU64,
     pub(super) ignored: AtomicU64,
     pub(super) quarantined: AtomicU64,
     pub(super) refused: AtomicU64,
@@ -144,7 +145,10 @@ impl Spool {
             states.push(state);
         }
         let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
-        let state = if sealed_only && !settled {
+        let ended = || self.ended(bundle, manifest.manifest().origin);
+        let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
+            reason.word()
+        } else if sealed_only && !settled {
             "sealed"
         } else {
             least(&states)
@@ -276,6 +280,7 @@ impl Spool {
             receipts: read(&self.counters.receipts),
             bytes_sent: read(&self.counters.bytes_sent),
             bytes_received: read(&self.counters.bytes_received),
+            bytes_twice: read(&self.counters.bytes_twice),
             incomplete: marks
                 .iter()
                 .filter(|(_, mark)| mark.kind == MarkKind::Torn)

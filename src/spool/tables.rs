@@ -57,6 +57,11 @@ pub(super) const JOINING: Table = Table(23);
 /// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
 pub(super) const TREES: Table = Table(30);
 
+/// Bundle id, origin → `Cancel`: bundles that their origin has ended, ours and those of others that are for us.
+pub(super) const CANCELS: Table = Table(32);
+/// Peer, bundle id, origin → (): whom we have not told of a cancel yet, as far as we know.
+pub(super) const CANCELS_OWED: Table = Table(33);
+
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table = Table(40);
 
@@ -72,6 +77,12 @@ pub(super) const RELAYS: Table = Table(44);
 pub(super) const FORGOTTEN: Table = Table(45);
 /// Bundle id → its recipients: bundles settled here that are not for everybody.
 pub(super) const SCOPED: Table = Table(46);
+/// Bundle id → `Seq`: of those in [`SETTLED`], what the bit is found by that stands for them later.
+pub(super) const SETTLED_SEQ: Table = Table(60);
+/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`SETTLED`].
+pub(super) const SETTLED_BITS: Table = Table(61);
+/// Hash of an inbox path → `Consumed`: a name whose file was consumed.
+pub(super) const CONSUMED: Table = Table(62);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";

@@ -1,9 +1,14 @@
 //! Two spools in one process, joined by function calls instead of a mesh.
 
 #[cfg(test)]
+mod cancels;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod custody;
+mod delta;
+#[cfg(test)]
+mod growth;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
@@ -20,8 +25,11 @@ mod waits;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+use std::path::Path;
+
 use tempfile::TempDir;
 
+use super::start::boot_id;
 use super::*;
 use crate::bundle::VerifiedManifest;
 use crate::digest::{Digest, INLINE_MAX, LEAF};

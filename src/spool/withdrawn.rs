@@ -8,7 +8,6 @@
 
 use std::collections::BTreeSet;
 
-use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::{Event, Spool, SpoolError};
 use crate::bundle::BundleId;
@@ -64,15 +63,7 @@ impl Spool {
         let mut batch = Batch::default();
         self.show_inbound(&row, &mut batch)?;
         self.journal.submit(batch)?;
-        let partial = self.layout.partial();
-        let prefix = format!("{bundle}.");
-        for entry in std::fs::read_dir(&partial).on("read", &partial)? {
-            let path = entry.on("read", &partial)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(&prefix) {
-                durable::remove_all(&path)?;
-            }
-        }
+        self.discard_partial(bundle)?;
         drop((arriving, decide));
         self.ring(&Event::StatusChanged);
         Ok(true)

@@ -381,7 +381,7 @@ impl Scripted {
     }
 
     /// Asks for the first bytes of a bundle; gives the status byte.
-    fn range(&self, of: &Mesh, group: &GroupKey, bundle: BundleId) -> u8 {
+    fn first_bytes(&self, of: &Mesh, group: &GroupKey, bundle: BundleId) -> u8 {
         let conn = self.connect(of, BULK_ALPN);
         self.runtime.block_on(async {
             prove(&conn, group, self.id(), Role::Dialer).await.unwrap();
@@ -454,18 +454,23 @@ fn who_is_no_recipient_gets_nothing_of_a_bundle_that_is_carried() {
     // To a recipient it is announced …
     cedar.hear_pending(&mut theirs, manifest.id());
     assert_eq!(
-        cedar.range(&b, &group, manifest.id()),
+        cedar.first_bytes(&b, &group, manifest.id()),
         RangeStatus::Ok as u8
     );
     // … and to another member it is as if it did not exist, whatever that one asks.
     let verdicts = dogwood.ask(&mut others, &Frame::Pending(vec![manifest.id()]));
     assert_eq!(verdicts, [(manifest.id(), Verdict::Want)], "as for any id");
     let not_held = RangeStatus::NotHeld as u8;
-    assert_eq!(dogwood.range(&b, &group, manifest.id()), not_held);
+    assert_eq!(dogwood.first_bytes(&b, &group, manifest.id()), not_held);
     dogwood.say(&mut others, &Frame::Closed(vec![manifest.id()]));
     dogwood.say(&mut others, &Frame::Open(vec![manifest.id()]));
     let heard = dogwood.heard_until_settled(&mut others);
-    assert_eq!(heard, [], "neither offers, nor questions, nor receipts");
+    let unknown = Frame::Unknown(vec![manifest.id()]);
+    assert_eq!(
+        heard,
+        [unknown],
+        "as for any id: neither offers, nor questions, nor receipts"
+    );
     assert!(
         birch.spool().is_pending(manifest.id(), cedar.id()),
         "only its origin may close it"

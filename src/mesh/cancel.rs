@@ -1,0 +1,91 @@
+//! Cancels between peers: told before any bundle is offered, on every connection, until the peer says that it has seen
+//! them. What a cancel does is the spool's.
+//!
+//! Both directions are the same: the origin tells its recipients, and they tell each other what the origin could not.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::bundle::{BundleId, Cancel};
+use crate::mesh::Hub;
+use crate::mesh::lane::Lane;
+use crate::mesh::roster::Peer;
+use crate::mesh::session::Out;
+use crate::mesh::wire::Frame;
+
+/// Cancels in one frame; with the longest list of recipients that is some 8 MiB.
+const BATCH: usize = 64;
+
+/// Tells the peer what it may not know yet. In the session's desk, so that it comes before what is offered after it.
+pub(crate) fn tell(hub: &Arc<Hub>, peer: &Arc<Peer>, desk: &Lane, out: &Out) {
+    let (hub, peer, out) = (hub.clone(), peer.clone(), out.clone());
+    desk.push(move || {
+        let mut after: Option<Cancel> = None;
+        loop {
+            out.wait_room();
+            let owed = match hub.store.cancels_owed(peer.id, after.as_ref(), BATCH) {
+                Ok(owed) => owed,
+                Err(error) => {
+                    tracing::error!("cancels cannot be read: {error}");
+                    return;
+                }
+            };
+            let Some(last) = owed.last() else { return };
+            after = Some(last.clone());
+            out.push(&Frame::Cancels(owed));
+        }
+    });
+}
+
+/// Takes what the peer told, and says what was seen.
+pub(crate) fn take(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    desk: &Lane,
+    out: &Out,
+    cancels: Vec<Cancel>,
+    permit: OwnedSemaphorePermit,
+) {
+    let (hub, peer, out) = (hub.clone(), peer.clone(), out.clone());
+    desk.push(move || {
+        let mut seen = Vec::with_capacity(cancels.len());
+        for cancel in cancels {
+            match hub.store.take_cancel(&cancel, peer.id) {
+                Ok(true) => seen.push(cancel.bundle),
+                Ok(false) => tracing::warn!(
+                    "{} told of a cancel of {:?} that is not genuine or not for both of us",
+                    peer.label(),
+                    cancel.bundle
+                ),
+                Err(error) => {
+                    tracing::error!("cancel of {:?} not recorded: {error}", cancel.bundle)
+                }
+            }
+        }
+        if !seen.is_empty() {
+            out.push(&Frame::CancelsSeen(seen));
+        }
+        drop(permit);
+    });
+}
+
+/// The peer has seen these.
+pub(crate) fn seen(
+    hub: &Arc<Hub>,
+    peer: &Arc<Peer>,
+    desk: &Lane,
+    bundles: Vec<BundleId>,
+    permit: OwnedSemaphorePermit,
+) {
+    let (hub, peer) = (hub.clone(), peer.clone());
+    desk.push(move || {
+        if let Err(error) = hub.store.cancels_seen(peer.id, &bundles) {
+            tracing::error!(
+                "it is not recorded which cancels {} has: {error}",
+                peer.label()
+            );
+        }
+        drop(permit);
+    });
+}
