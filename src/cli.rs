@@ -6,6 +6,7 @@
 
 mod ask;
 mod exit;
+mod member;
 mod mount;
 mod show;
 mod which;
@@ -69,8 +70,47 @@ enum Command {
     },
     /// Print a ticket, a secret: who has it can join the group
     Ticket {
+        /// Make it useless after this time, as in 1h; only this node can redeem it then
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        expires: Option<Duration>,
+        /// Let it admit one node only; only this node can redeem it then
+        #[arg(long)]
+        once: bool,
         #[command(flatten)]
         daemon: DaemonArgs,
+    },
+    /// Remove members from the group for good, and give the others a new key (admin only)
+    Remove {
+        /// Names or ids, as `meshbox peers` shows them
+        #[arg(required = true, value_name = "NAME|ID")]
+        who: Vec<String>,
+        /// Keep the group key: a removed member that has it can come back under a new id
+        #[arg(long)]
+        no_rekey: bool,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give up a member that is gone: nothing waits for it any more
+    Forget {
+        /// Its name or id, as `meshbox peers` shows it
+        #[arg(value_name = "NAME|ID")]
+        who: String,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give all members a new group key: tickets made before let nobody in any more (admin only)
+    Rekey {
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Wait until files are delivered
     Wait {
@@ -108,6 +148,9 @@ enum Command {
     },
     /// Print the id of this node
     Id {
+        /// Print the id that a node of this name has with `identity = "derived"`
+        #[arg(long, value_name = "NAME")]
+        derive: Option<String>,
         #[command(flatten)]
         daemon: DaemonArgs,
     },
@@ -159,6 +202,18 @@ struct Settings {
     /// Join the group of the ticket in this file
     #[arg(long, value_name = "FILE")]
     join_file: Option<OsString>,
+    /// Take the key pair at the first start from: own (random), derived (from group key and name) [default: own]
+    #[arg(long, value_name = "KIND")]
+    identity: Option<OsString>,
+    /// Who may be a member: open (all who have the group key), listed [default: open]
+    #[arg(long, value_name = "WHO")]
+    members: Option<OsString>,
+    /// With members=listed: this id is one (repeatable)
+    #[arg(long, value_name = "ID")]
+    member: Vec<OsString>,
+    /// The group's admin, for a group made by an early version
+    #[arg(long, value_name = "ID")]
+    admin: Option<OsString>,
     /// Listen on this address (repeatable); port 0 picks a free one
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<OsString>,
@@ -174,6 +229,9 @@ struct Settings {
     /// Try this long to deliver a file [default: 30days]
     #[arg(long, value_name = "DURATION")]
     lifetime: Option<OsString>,
+    /// What members get that join later: what is still shown (current), or none of it (none) [default: current]
+    #[arg(long, value_name = "WHAT")]
+    late_joiners: Option<OsString>,
     /// Stay in the foreground and log to standard error
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     foreground: Option<OsString>,
@@ -225,11 +283,16 @@ impl Settings {
             ("name", one(self.name)),
             ("join", one(self.join)),
             ("join_file", one(self.join_file)),
+            ("identity", one(self.identity)),
+            ("members", one(self.members)),
+            ("member", self.member),
+            ("admin", one(self.admin)),
             ("listen", self.listen),
             ("peer", self.peer),
             ("no_mdns", one(self.no_mdns)),
             ("settle", one(self.settle)),
             ("lifetime", one(self.lifetime)),
+            ("late_joiners", one(self.late_joiners)),
             ("foreground", one(self.foreground)),
             ("allow_other", one(self.allow_other)),
             ("log", one(self.log)),
@@ -308,7 +371,19 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             limit,
         } => ask::status(daemon, json, limit),
         Command::Peers { daemon, json } => ask::peers(daemon, json),
-        Command::Ticket { daemon } => ask::ticket(daemon),
+        Command::Ticket {
+            expires,
+            once,
+            daemon,
+        } => member::ticket(daemon, expires, once),
+        Command::Remove {
+            who,
+            no_rekey,
+            daemon,
+            json,
+        } => member::remove(daemon, who, no_rekey, json),
+        Command::Forget { who, daemon, json } => member::forget(daemon, who, json),
+        Command::Rekey { daemon, json } => member::rekey(daemon, json),
         Command::Wait {
             paths,
             to,
@@ -322,7 +397,14 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             settings,
             json,
         } => mount::show_config(mountpoint, settings, json),
-        Command::Id { daemon } => ask::id(daemon),
+        Command::Id {
+            derive: Some(name),
+            daemon,
+        } => member::derived_id(daemon, &name),
+        Command::Id {
+            derive: None,
+            daemon,
+        } => ask::id(daemon),
         Command::Announce {
             id,
             device,

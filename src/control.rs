@@ -65,6 +65,22 @@ pub enum Request {
     Peers,
     /// A ticket to this group.
     Ticket,
+    /// A ticket that expires, or holds for one node only.
+    Invite {
+        /// For how long.
+        seconds: Option<u64>,
+        /// For one node only.
+        once: bool,
+    },
+    /// Remove members from the group.
+    Remove {
+        /// Names or ids.
+        who: Vec<String>,
+        /// Do not give the others a new key.
+        keep_key: bool,
+    },
+    /// Give all members a new key.
+    Rekey,
     /// Come back when these files are delivered.
     Wait {
         /// Below `outbox/`.
@@ -79,6 +95,11 @@ pub enum Request {
     Send {
         /// Below `outbox/`.
         path: WirePath,
+    },
+    /// Give a member up that is gone.
+    Forget {
+        /// Its name or id.
+        who: String,
     },
     /// End the daemon.
     Stop,
@@ -100,6 +121,10 @@ pub enum Reply {
         /// One line; a secret.
         ticket: String,
     },
+    /// To [`Request::Remove`] and [`Request::Rekey`].
+    Changed(MembershipChange),
+    /// To [`Request::Forget`].
+    Forgotten(Forgotten),
     /// To [`Request::Wait`].
     Waited(Waited),
     /// It was done.
@@ -109,6 +134,28 @@ pub enum Reply {
         /// Why.
         message: String,
     },
+}
+
+/// How the membership changed. Members are pairs of id and name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MembershipChange {
+    /// Number of the group key that holds now.
+    pub generation: u64,
+    /// Who was removed.
+    pub removed: Vec<(String, String)>,
+    /// Who gets the new key; absent if the key stays.
+    pub keyed: Option<Vec<(String, String)>>,
+}
+
+/// A member that was given up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Its id as hex.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Bundles that it will not get any more.
+    pub bundles: u64,
 }
 
 /// How a wait ended.
@@ -189,7 +236,7 @@ pub struct Status {
     pub incomplete: Vec<WirePath>,
     /// Counters.
     pub counts: Counts,
-    /// What our own disk fails with at present; absent when all is well.
+    /// What our own disk fails with at present, and copies of states that are in use; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
@@ -229,6 +276,22 @@ pub trait ControlBackend: Send + Sync + 'static {
     fn wait_change(&self, seen: u64, at_most: Duration) -> u64;
     /// Sends a file now.
     fn send(&self, path: &RelPath) -> Result<(), String>;
+    /// A ticket that expires or holds for one node only, one line.
+    fn invite(&self, _lasts: Option<Duration>, _once: bool) -> Result<String, String> {
+        Err("not available".to_owned())
+    }
+    /// Removes members.
+    fn remove(&self, _who: &[String], _keep_key: bool) -> Result<MembershipChange, String> {
+        Err("not available".to_owned())
+    }
+    /// Gives all members a new key.
+    fn rekey(&self) -> Result<MembershipChange, String> {
+        Err("not available".to_owned())
+    }
+    /// Gives a member up that is gone; by name or id.
+    fn forget(&self, _who: &str) -> Result<Forgotten, String> {
+        Err("not available".to_owned())
+    }
     /// Begins to end the daemon; returns at once.
     fn stop(&self);
 }

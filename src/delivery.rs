@@ -15,7 +15,8 @@
 //! # Invariants
 //! 1. Memory is bounded: at most [`TRACKED_MAX`] bundles are known here. All others stay in the journal and are paged
 //!    in as room comes; what does not fit is found by the next scan, never lost.
-//! 2. At most [`WINDOW`] offers are unanswered, so the receiver's queue is bounded too.
+//! 2. At most [`WINDOW`] offers are unanswered, and [`RESERVED`] urgent ones beyond, so the receiver's queue is bounded
+//!    too. What is offered next is the most urgent; no priority starves (`ready`).
 //! 3. A bundle leaves only by receipt, refusal, the journal not owing it any more, a question without answer, or the end
 //!    of the connection; in the last two cases it is found in the journal again.
 //! 4. The live push is an optimisation: every state has a time after which the bundle is asked about again. A question
@@ -23,14 +24,20 @@
 
 pub mod custody;
 
-use std::collections::{HashMap, VecDeque};
+mod ready;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::bundle::{BundleId, DeliveryState, Receipt};
+use self::ready::Ready;
+use crate::bundle::{BundleId, DeliveryState, Priority, Receipt};
 
 /// Offers sent and not answered. With content of 64 KiB each that is 16 MiB at the receiver; measured to keep a
 /// loopback connection busy with files of 4 KiB.
 pub const WINDOW: usize = 256;
+
+/// Offers of urgent bundles that may be unanswered beyond [`WINDOW`], so that these never wait for lesser ones.
+pub const RESERVED: usize = 32;
 
 /// Ids asked about in one message, and rows read from the journal at once.
 pub const PAGE: usize = 256;
@@ -100,8 +107,12 @@ pub enum Event {
     Connected,
     /// The connection is gone.
     Disconnected,
-    /// A bundle the peer is owed was sealed just now.
+    /// A bundle the peer is owed was sealed just now, with routine priority.
     Sealed(BundleId),
+    /// The same, with this priority.
+    SealedAs(BundleId, Priority),
+    /// The priority of a bundle that a page told of.
+    Ranked(BundleId, Priority),
     /// More may be owed than was seen: read the journal again.
     Rescan,
     /// The page that [`Action::Page`] asked for; `end` when there is no further one.
@@ -158,6 +169,7 @@ struct Track {
     deferrals: u32,
     /// Something was shown of it on this connection.
     begun: bool,
+    priority: Priority,
 }
 
 /// Where the reading of the journal stands.
@@ -177,7 +189,7 @@ pub struct Delivery {
     limits: Limits,
     connected: bool,
     tracks: HashMap<BundleId, Track>,
-    ready: VecDeque<BundleId>,
+    ready: Ready,
     asked: usize,
     offered: usize,
     scan: Scan,
@@ -194,7 +206,7 @@ impl Delivery {
             limits: Limits::default(),
             connected: false,
             tracks: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             asked: 0,
             offered: 0,
             scan: Scan::Idle(Duration::ZERO),
@@ -224,6 +236,12 @@ impl Delivery {
         tracks.map(|t| t.until).chain(scan).min()
     }
 
+    /// How urgent a bundle is, as far as known.
+    pub fn priority(&self, bundle: BundleId) -> Priority {
+        let track = self.tracks.get(&bundle);
+        track.map_or_else(Priority::default, |track| track.priority)
+    }
+
     /// Takes one event at time `now` (of any monotonic clock) and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Action>) {
         match event {
@@ -233,7 +251,9 @@ impl Delivery {
                 self.scan = Scan::Due(None);
             }
             Event::Disconnected => self.disconnected(out),
-            Event::Sealed(bundle) => self.sealed(now, bundle),
+            Event::Sealed(bundle) => self.sealed(now, bundle, Priority::Routine),
+            Event::SealedAs(bundle, priority) => self.sealed(now, bundle, priority),
+            Event::Ranked(bundle, priority) => self.rank(bundle, priority),
             Event::Rescan => self.rescan(),
             Event::Page {
                 cursor,
@@ -268,15 +288,32 @@ impl Delivery {
         self.scan = Scan::Idle(Duration::ZERO);
     }
 
-    fn sealed(&mut self, now: Duration, bundle: BundleId) {
+    fn sealed(&mut self, now: Duration, bundle: BundleId, priority: Priority) {
         if !self.connected || self.tracks.contains_key(&bundle) {
             return;
         }
-        if self.ready.len() >= self.limits.ahead || self.tracks.len() >= self.limits.tracked {
+        let ahead = if is_urgent(priority) {
+            2 * self.limits.ahead
+        } else {
+            self.limits.ahead
+        };
+        if self.ready.len() >= ahead || self.tracks.len() >= self.limits.tracked {
             self.again = true;
             return;
         }
-        self.set(now, bundle, Phase::Ready);
+        self.enter(now, bundle, Phase::Ready, priority);
+    }
+
+    /// The priority of a bundle became known.
+    fn rank(&mut self, bundle: BundleId, priority: Priority) {
+        if let Some(track) = self.tracks.get_mut(&bundle)
+            && track.priority != priority
+        {
+            track.priority = priority;
+            if track.phase == Phase::Ready {
+                self.ready.push(bundle, priority);
+            }
+        }
     }
 
     fn rescan(&mut self) {
@@ -428,8 +465,15 @@ impl Delivery {
 
     /// Sends what the window admits, and reads on in the journal when there is room.
     fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
-        while self.offered < self.limits.window {
-            let Some(bundle) = self.ready.pop_front() else {
+        loop {
+            let least = if self.offered < self.limits.window {
+                Priority::Bulk
+            } else if self.offered < self.limits.window + RESERVED {
+                Priority::Priority
+            } else {
+                break;
+            };
+            let Some(bundle) = self.ready.pop(least) else {
                 break;
             };
             if self
@@ -464,6 +508,14 @@ impl Delivery {
     }
 
     fn set(&mut self, now: Duration, bundle: BundleId, phase: Phase) {
+        let priority = self
+            .tracks
+            .get(&bundle)
+            .map_or_else(Priority::default, |t| t.priority);
+        self.enter(now, bundle, phase, priority);
+    }
+
+    fn enter(&mut self, now: Duration, bundle: BundleId, phase: Phase, priority: Priority) {
         let known = self.tracks.get(&bundle);
         let (deferrals, begun) = known.map_or((0, false), |t| (t.deferrals, t.begun));
         let begun = match phase {
@@ -479,7 +531,7 @@ impl Delivery {
         };
         self.count(&bundle, false);
         if phase == Phase::Ready {
-            self.ready.push_back(bundle);
+            self.ready.push(bundle, priority);
         }
         self.tracks.insert(
             bundle,
@@ -488,6 +540,7 @@ impl Delivery {
                 until: now.saturating_add(wait),
                 deferrals,
                 begun,
+                priority,
             },
         );
         self.count(&bundle, true);
@@ -521,6 +574,11 @@ impl Delivery {
         let base = first.saturating_mul(1 << deferrals.min(16)).min(most);
         jittered(base, &mut self.seed)
     }
+}
+
+/// Whether places are kept free for bundles of that priority.
+pub fn is_urgent(priority: Priority) -> bool {
+    priority >= Priority::Priority
 }
 
 /// `base` plus or minus a quarter of it, by the next number of the generator in `seed` (xorshift; not for secrets).

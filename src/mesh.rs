@@ -24,14 +24,19 @@ mod custody;
 mod discover;
 mod endpoint;
 mod fetch;
+mod join;
 mod lane;
 mod link;
 mod member;
+mod membership;
 mod offer;
+mod out;
+mod pacer;
 mod roster;
 mod serve;
 mod session;
 pub(crate) mod store;
+mod twins;
 mod wire;
 
 #[cfg(test)]
@@ -48,17 +53,20 @@ use std::time::{Duration, Instant};
 use iroh::Endpoint;
 use serde::Serialize;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::custody::Care;
 use self::discover::Discovery;
 use self::fetch::Fetches;
+pub use self::join::{JoinError, redeem};
 use self::member::CloseCode;
 use self::offer::Blames;
+use self::pacer::Pacer;
 use self::roster::{Peer, Roster};
 use self::session::Input;
 use self::store::Store;
+use self::twins::Twins;
 use self::wire::{ADDRS_MAX, Hello, MEMBERS_MAX, Told};
 use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
 use crate::spool::{Event, Member, Spool};
@@ -133,12 +141,17 @@ pub enum MeshError {
 pub(crate) struct Hub {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) me: PeerId,
-    pub(crate) group: GroupKey,
+    /// The key at the start, for a store without a roll; see [`Hub::group`].
+    group: GroupKey,
+    /// Rung when the roll changed.
+    pub(crate) rekeyed: Notify,
     pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
     pub(crate) fetches: Fetches,
     pub(crate) blames: Blames,
+    pub(crate) pacer: Pacer,
     pub(crate) care: Care,
+    pub(crate) twins: Twins,
     name: PeerName,
     runtime: Handle,
     stopping: AtomicBool,
@@ -153,7 +166,7 @@ impl Hub {
     /// The peer of that id, with its dial loop running.
     pub(crate) fn known(self: &Arc<Self>, id: PeerId) -> Arc<Peer> {
         let (peer, new) = self.roster.known(id);
-        if new && id != self.me {
+        if new && id != self.me && !self.is_out(id) {
             self.runtime.spawn(link::dial(self.clone(), peer.clone()));
         }
         peer
@@ -208,6 +221,21 @@ impl Hub {
         if taken && let Err(error) = self.store.raise_epoch(hello.seen) {
             tracing::error!("the epoch cannot be raised: {error}");
         }
+        if taken {
+            let (name, seen) = (&hello.name, hello.seen);
+            let text = format!(
+                "this state is an older copy (a restored backup?): {name} has seen epoch {seen} of this node; what is sent from now on counts as newer"
+            );
+            self.twins.notice(self.me, "restored", text);
+        }
+        if self.twins.hello(id, hello.incarnation) {
+            let text = format!(
+                "{} ({}) runs twice: two daemons use copies of one state; stop one of them, and give it a state of its own",
+                hello.name,
+                id.short()
+            );
+            self.twins.notice(id, "twin", text);
+        }
         // Behind a forwarded port it does not know the address at which we found it.
         let mut addrs = usable(&hello.addrs);
         addrs.extend(via.filter(|via| !addrs.is_empty() && !addrs.contains(via)));
@@ -217,6 +245,17 @@ impl Hub {
         self.saw_epoch(&self.known(id), hello.epoch);
         self.told(&hello.members, id);
         self.refresh();
+    }
+
+    /// `peer` has seen another run of this node.
+    pub(crate) fn told_of_twin(&self, peer: &Peer, run: [u8; 16]) {
+        if run != self.store.epoch().1 {
+            let text = format!(
+                "another daemon uses a copy of this state, says {}: stop one of them, and give it a state of its own",
+                peer.label()
+            );
+            self.twins.notice(self.me, "twin", text);
+        }
     }
 
     /// Remembers the epoch of `peer`, to tell it should it ever fall behind. Blocks on disk when it is new.
@@ -234,7 +273,7 @@ impl Hub {
         let known: HashSet<PeerId> = self.store.members().iter().map(|m| m.id).collect();
         let mut changed = false;
         for member in told {
-            if member.id == self.me || member.id == from {
+            if member.id == self.me || member.id == from || self.is_out(member.id) {
                 continue;
             }
             let addrs = usable(&member.addrs);
@@ -306,7 +345,7 @@ impl Hub {
 
     async fn pass(self: &Arc<Self>, event: Event) {
         match event {
-            Event::Sealed(bundle) => self.ring_all(|| Input::Sealed(bundle)),
+            Event::Sealed(bundle, priority) => self.ring_all(|| Input::Sealed(bundle, priority)),
             Event::ReceiptReady(receipt) => {
                 if receipt.recipient == self.me {
                     custody::settled(self, &receipt).await;
@@ -323,6 +362,7 @@ impl Hub {
             Event::MembersChanged => {
                 let hub = self.clone();
                 drop(tokio::task::spawn_blocking(move || hub.refresh()).await);
+                self.keep_out();
                 self.ring_all(|| Input::Members);
             }
             Event::StatusChanged => {}
@@ -395,11 +435,14 @@ impl Mesh {
             me: store.identity().id(),
             store,
             group: config.group,
+            rekeyed: Notify::new(),
             endpoint,
             roster: Roster::default(),
             fetches: Fetches::default(),
             blames: Blames::default(),
+            pacer: Pacer::default(),
             care: Care::default(),
+            twins: Twins::default(),
             name: config.name,
             runtime: runtime.handle().clone(),
             stopping: AtomicBool::new(false),
@@ -446,6 +489,11 @@ impl Mesh {
         endpoint::listen_addrs(&self.hub.endpoint)
     }
 
+    /// What the user should know of copies of states that are in use.
+    pub fn notices(&self) -> Vec<String> {
+        self.hub.twins.notices()
+    }
+
     /// Every known peer.
     pub fn peers(&self) -> Vec<PeerStatus> {
         let members: HashMap<PeerId, Member> = self
@@ -475,7 +523,7 @@ impl Mesh {
         };
         let all = self.hub.roster.all().into_iter();
         let mut all: Vec<PeerStatus> = all
-            .filter(|peer| !self.hub.is_given_up(peer))
+            .filter(|peer| !self.hub.is_given_up(peer) && !self.hub.is_out(peer.id))
             .map(status)
             .collect();
         all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));

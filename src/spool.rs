@@ -19,9 +19,11 @@ mod intake;
 mod journal;
 mod layout;
 mod listen;
+mod membership;
 mod outbox;
 mod policy;
 mod publish;
+pub(crate) mod rank;
 mod recover;
 mod renamed;
 mod room;
@@ -61,6 +63,7 @@ use self::history::History;
 pub use self::intake::{CONTRADICTS, Incoming, Verified};
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
+pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome};
 pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
@@ -198,7 +201,7 @@ impl SpoolError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A bundle of ours was sealed; its recipients have it pending.
-    Sealed(BundleId),
+    Sealed(BundleId, Priority),
     /// A receipt is ready to go to the bundle's origin: ours, or one of another recipient that we keep the bundle for.
     ReceiptReady(Receipt),
     /// A bundle of ours is final for every recipient.
@@ -507,6 +510,7 @@ pub struct Spool {
     next_in: AtomicU64,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
     member_ids: RwLock<BTreeSet<PeerId>>,
+    group: membership::Group,
     /// Deliveries in motion. Bounded by the windows of the sessions that report them.
     progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
     /// Sealed or published, and not durable yet.
@@ -524,9 +528,9 @@ pub struct Spool {
     changes: Mutex<u64>,
     changed: Condvar,
     counters: Counters,
-    custodian: custody::Custodian,
     history: History,
     policy: policy::Policy,
+    custodian: custody::Custodian,
     jobs: Sender<Job>,
     tails: TailHasher,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -573,6 +577,7 @@ impl Spool {
         let out = journal.scan::<BundleId>(OUT_ORDER, &[], None, 1)?;
         let inbound = journal.scan::<InboundShown>(IN_ORDER, &[], None, 1)?;
         let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
+        let group = membership::Group::load(&journal)?;
         let (jobs, queue) = crossbeam_channel::bounded(seal::JOB_CAP);
         let sealers = config.sealers.max(1);
         let tails = TailHasher::start().on("start a thread for", &state)?;
@@ -594,6 +599,7 @@ impl Spool {
                 inbound.first().map(|(key, _)| key.as_slice()),
             )),
             gates: Mutex::default(),
+            group,
             member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),
             progress: Mutex::default(),
             volatile: Mutex::default(),
@@ -608,9 +614,9 @@ impl Spool {
             changes: Mutex::new(1),
             changed: Condvar::new(),
             counters: Counters::default(),
-            custodian: custody::Custodian::default(),
             history: History::new(config.limits.history),
             policy: policy::Policy::default(),
+            custodian: custody::Custodian::default(),
             jobs,
             tails,
             workers: Mutex::default(),

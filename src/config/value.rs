@@ -87,6 +87,22 @@ pub(super) fn parse_limit(text: &str) -> Result<u64, String> {
     }
 }
 
+/// What members get that join later: `true` is what is current.
+pub(super) fn parse_late_joiners(text: &str) -> Result<bool, String> {
+    match text {
+        "current" => Ok(true),
+        "none" => Ok(false),
+        _ => Err(format!(
+            "{text:?}: say current (they get what is still shown) or none"
+        )),
+    }
+}
+
+/// The word for it.
+pub(super) fn show_late_joiners(current: bool) -> &'static str {
+    if current { "current" } else { "none" }
+}
+
 /// A number of things, at least one.
 pub(super) fn parse_count(text: &str) -> Result<u64, String> {
     match text.parse() {
@@ -191,6 +207,49 @@ pub(super) fn name_of_host(hostname: &str) -> PeerName {
     PeerName::parse(name)
         .or_else(|_| PeerName::parse("node"))
         .expect("a good name")
+}
+
+/// How a node gets its key pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IdentityKind {
+    /// A random one of its own.
+    #[default]
+    Own,
+    /// Made from the group key and its name.
+    Derived,
+}
+
+impl IdentityKind {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Derived => "derived",
+        }
+    }
+}
+
+/// `own` or `derived`.
+pub(super) fn parse_identity(text: &str) -> Result<IdentityKind, String> {
+    [IdentityKind::Own, IdentityKind::Derived]
+        .into_iter()
+        .find(|kind| kind.word() == text)
+        .ok_or_else(|| format!("{text:?} is neither `own` nor `derived`"))
+}
+
+/// `open` or `listed`.
+pub(super) fn parse_members(text: &str) -> Result<bool, String> {
+    match text {
+        "open" => Ok(false),
+        "listed" => Ok(true),
+        _ => Err(format!("{text:?} is neither `open` nor `listed`")),
+    }
+}
+
+/// The id of a node.
+pub(super) fn parse_peer_id(text: &str) -> Result<PeerId, String> {
+    PeerId::from_hex(text)
+        .ok_or_else(|| format!("{text:?} is not an id; `meshbox id` prints 64 hex digits"))
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bundle::{BundleId, Receipt};
 use crate::mesh::Hub;
+use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
-use crate::mesh::session::{Input, Out};
+use crate::mesh::session::Input;
 use crate::mesh::wire::{Frame, LIST_MAX};
 use crate::peer::PeerId;
 use crate::spool::{OriginSays, Spool, SpoolError};
@@ -316,6 +317,9 @@ fn say(hub: &Hub, to: PeerId, bundles: &[BundleId], frame: impl Fn(Vec<BundleId>
 /// A session with `peer` began: it gets receipts for its bundles, and is asked which of those that we carry are closed.
 /// Blocks on disk.
 pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
+    if let Some(run) = hub.twins.other_of(peer.id) {
+        out.push(&Frame::Twin(run));
+    }
     let failed = |error: SpoolError| tracing::error!("custody cannot be read: {error}");
     let mut last: Option<Receipt> = None;
     while let Some(page) = hub

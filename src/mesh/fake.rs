@@ -19,6 +19,7 @@ use crate::digest::{self, Digest};
 use crate::mesh::custody::Custodian;
 use crate::mesh::store::{Arriving, Bell, Content, Offered, Store};
 use crate::peer::{Identity, PeerId, PeerName};
+use crate::spool::rank::Rank;
 use crate::spool::{Event, FinishError, IntakeError, Member, Quarantined, ServeError, SpoolError};
 
 /// Longest wait for anything in these tests; they fail then.
@@ -100,11 +101,11 @@ impl Fake {
         );
         for peer in to {
             state.seq += 1;
-            let seq = state.seq;
-            state.pending.entry(*peer).or_default().insert(seq, id);
+            let rank = Rank::of(manifest.manifest().priority, state.seq);
+            state.pending.entry(*peer).or_default().insert(rank.0, id);
         }
         drop(state);
-        self.ring(&Event::Sealed(id));
+        self.ring(&Event::Sealed(id, manifest.manifest().priority));
     }
 
     /// Seals a file for `to`.
@@ -212,6 +213,7 @@ impl Custodian for Arc<Fake> {
         self.state.lock().receipts.get(&bundle).cloned()
     }
 }
+impl super::store::Members for Arc<Fake> {}
 
 /// `Arc<Fake>` is what the mesh gets.
 impl Store for Arc<Fake> {
@@ -290,11 +292,13 @@ impl Store for Arc<Fake> {
         let Some(rows) = state.pending.get(&peer) else {
             return Ok(vec![]);
         };
-        Ok(rows
-            .range(after.map_or(0, |a| a + 1)..)
-            .take(limit)
-            .map(|(n, b)| (*n, *b))
-            .collect())
+        // As the spool has it: urgent ranks are the upper half of the numbers, and come first.
+        let place = |rank: u64| rank.wrapping_add(1 << 63);
+        let mut rows: Vec<(u64, BundleId)> = rows.iter().map(|(n, b)| (*n, *b)).collect();
+        rows.sort_by_key(|(rank, _)| place(*rank));
+        rows.retain(|(rank, _)| after.is_none_or(|after| place(*rank) > place(after)));
+        rows.truncate(limit);
+        Ok(rows)
     }
     fn pending_count(&self, peer: PeerId) -> u64 {
         self.state

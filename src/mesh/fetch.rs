@@ -7,7 +7,8 @@
 //!
 //! # Limits
 //! Per peer and in all, a few large fetches and more small ones run at once ([`Slots`]), so that a small bundle never
-//! waits behind a large one. Memory per fetch: what [`plan`] lets be on its way, and what the stream windows hold.
+//! waits behind a large one, and urgent ones have places of their own. Memory per fetch: what [`plan`] lets be on its
+//! way, and what the stream windows hold.
 
 mod plan;
 mod pull;
@@ -25,8 +26,8 @@ use tokio::task::spawn_blocking;
 
 use self::pull::{Activity, End};
 use self::share::{Seeds, Share};
-use crate::bundle::{BundleId, VerifiedManifest};
-use crate::delivery::Verdict;
+use crate::bundle::{BundleId, Priority, VerifiedManifest};
+use crate::delivery::{Verdict, is_urgent};
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
 use crate::mesh::{Hub, offer};
@@ -45,6 +46,7 @@ const HOLDERS_MAX: usize = 16;
 pub(crate) struct Slots {
     small: Semaphore,
     large: Semaphore,
+    urgent: Semaphore,
     queued: AtomicUsize,
     queued_bytes: AtomicUsize,
 }
@@ -52,26 +54,29 @@ pub(crate) struct Slots {
 impl Slots {
     /// For one peer.
     pub(crate) fn of_peer() -> Self {
-        Self::new(8, 3)
+        Self::new(8, 3, 2)
     }
 
     /// For all peers together.
     fn of_all() -> Self {
-        Self::new(24, 8)
+        Self::new(24, 8, 4)
     }
 
-    fn new(small: usize, large: usize) -> Self {
-        let (small, large) = (Semaphore::new(small), Semaphore::new(large));
+    fn new(small: usize, large: usize, urgent: usize) -> Self {
+        let [small, large, urgent] = [small, large, urgent].map(Semaphore::new);
         Self {
             small,
             large,
+            urgent,
             queued: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
         }
     }
 
-    fn class(&self, size: u64) -> &Semaphore {
-        if size <= SMALL {
+    fn class(&self, size: u64, priority: Priority) -> &Semaphore {
+        if is_urgent(priority) {
+            &self.urgent
+        } else if size <= SMALL {
             &self.small
         } else {
             &self.large
@@ -205,9 +210,10 @@ async fn fetch(
         .iter()
         .map(|e| e.size())
         .fold(0, u64::saturating_add);
+    let priority = manifest.manifest().priority;
     let (Ok(_mine), Ok(_all)) = (
-        peer.slots.class(size).acquire().await,
-        hub.fetches.slots.class(size).acquire().await,
+        peer.slots.class(size, priority).acquire().await,
+        hub.fetches.slots.class(size, priority).acquire().await,
     ) else {
         return Verdict::Deferred("stopping".into());
     };

@@ -9,24 +9,27 @@
 //! connection with more than 2,048 unread pieces on a stream: the reader drains at once and the writer sends few large
 //! pieces, so that is met only past the budget, where it harms nobody else.
 
+mod roll;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use iroh::endpoint::{Connection, RecvStream, SendStream};
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use bytes::Bytes;
+use iroh::endpoint::{Connection, RecvStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::bundle::{BundleId, Receipt, VerifiedManifest};
-use crate::delivery::{Action, Delivery, Event, PAGE, Verdict};
+use crate::bundle::{BundleId, Priority, Receipt, VerifiedManifest};
+use crate::delivery::{Action, Delivery, Event, PAGE, Verdict, is_urgent};
 use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
+use crate::mesh::out::Out;
 use crate::mesh::roster::{Peer, SessionHandle};
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, MemberFrame, reason};
 use crate::mesh::{Hub, cancel, custody, fetch, offer};
 use crate::spool::OriginSays;
+use crate::spool::rank::Rank;
 
 /// Bytes of frames read and not yet dealt with.
 const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
@@ -34,14 +37,8 @@ const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
 /// What a frame weighs at least, so that many small ones count too.
 const FRAME_WEIGHT_MIN: usize = 512;
 
-/// Bytes waiting to be sent, beyond which the peer is not reading: twice all offers of a full window.
-const OUTBOUND_MAX: usize = 48 * 1024 * 1024;
-
-/// With more than this unsent no further offer is built: a bundle of many files may be large.
-const OUTBOUND_ROOM: usize = 8 * 1024 * 1024;
-
-/// How long an offer waits for that. A peer that reads nothing for so long is found out by other means.
-const ROOM_PATIENCE: Duration = Duration::from_secs(30);
+/// What an offer counts for the pacer: what it is not known to be, small.
+const OFFER: usize = 64 * 1024;
 
 /// Rings and results waiting for the session; a ring that does not fit leads to a rescan.
 const INPUTS: usize = 1024;
@@ -56,7 +53,7 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A bundle was sealed.
-    Sealed(BundleId),
+    Sealed(BundleId, Priority),
     /// A receipt for a bundle that this peer sealed or offered is ready.
     Receipt(Receipt),
     /// Read the journal again.
@@ -65,12 +62,12 @@ pub(crate) enum Input {
     Members,
     /// Ask whether the peer still owes us these.
     Owed(Vec<BundleId>),
+    /// Say this.
+    Say(Frame),
     /// What became of the peer's offer.
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
     Event(Event),
-    /// To be sent as it is.
-    Say(Frame),
 }
 
 /// What the reader hands to the session.
@@ -80,51 +77,6 @@ enum Heard {
     BadOffer(BundleId, String),
 }
 
-/// Bytes on their way to the writer.
-#[derive(Clone)]
-pub(crate) struct Out(Arc<(Mutex<BytesMut>, Notify, Connection, Condvar)>);
-
-impl Out {
-    /// Queues a frame; the writer sends all that is queued at once.
-    pub(super) fn push(&self, frame: &Frame) {
-        let (buffer, bell, conn, _) = &*self.0;
-        let mut buffer = buffer.lock();
-        if buffer.len() > OUTBOUND_MAX {
-            buffer.clear();
-            conn.close(CloseCode::Protocol.code(), b"not reading");
-            return;
-        }
-        frame.encode(&mut buffer);
-        drop(buffer);
-        bell.notify_one();
-    }
-
-    /// Waits until little is unsent. Blocks.
-    pub(super) fn wait_room(&self) {
-        let (buffer, _, conn, room) = &*self.0;
-        let until = std::time::Instant::now() + ROOM_PATIENCE;
-        let mut buffer = buffer.lock();
-        while buffer.len() > OUTBOUND_ROOM && conn.close_reason().is_none() {
-            if room.wait_until(&mut buffer, until).timed_out() {
-                break;
-            }
-        }
-    }
-
-    async fn write(self, mut send: SendStream) {
-        let (buffer, bell, _, room) = &*self.0;
-        loop {
-            let bytes = buffer.lock().split().freeze();
-            room.notify_all();
-            if bytes.is_empty() {
-                bell.notified().await;
-            } else if send.write_chunk(bytes).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
 /// One running session.
 struct Session {
     hub: Arc<Hub>,
@@ -132,10 +84,14 @@ struct Session {
     out: Out,
     /// Reads of the journal and of content for offers, in order. Bounded by the delivery window and by the budget.
     desk: Lane,
+    /// The same for offers of urgent bundles, which wait for nothing else.
+    express: Lane,
     inputs: mpsc::Sender<Input>,
     delivery: Delivery,
     started: Instant,
     members_told: Vec<crate::mesh::wire::Told>,
+    /// The roll that the peer knows to be ours.
+    roll_told: Option<[u8; 32]>,
 }
 
 /// Runs the session until the connection ends, and says why.
@@ -163,12 +119,7 @@ pub(crate) async fn run(
     }
     drop(greeting);
     tracing::info!("connected with {} ({})", peer.label(), peer.id.short());
-    let out = Out(Arc::new((
-        Mutex::new(BytesMut::new()),
-        Notify::new(),
-        conn.clone(),
-        Condvar::new(),
-    )));
+    let out = Out::new(conn.clone());
     let (heard_tx, mut heard) = mpsc::channel(HEARD);
     let Channel {
         send,
@@ -183,11 +134,15 @@ pub(crate) async fn run(
         peer,
         out,
         desk: Lane::default(),
+        express: Lane::default(),
         inputs,
         delivery: Delivery::new(seed),
         started: Instant::now(),
         members_told: hello.members,
+        roll_told: None,
     };
+    session.hub.check(&session.peer);
+    session.compare_rolls();
     session.tell_cancels();
     session.event(Event::Connected);
     session.ask_about_unfinished();
@@ -223,6 +178,7 @@ pub(crate) async fn run(
     session.hub.teller_gone(&session.peer);
     session.hub.store.custody_nudge();
     session.desk.clear();
+    session.express.clear();
     session.event(Event::Disconnected);
     let told = conn
         .close_reason()
@@ -269,13 +225,18 @@ async fn read(
                 | Frame::Members(_)
                 | Frame::Owed(_)
                 | Frame::Withdrawn(_)
-                | Frame::Closed(_)
-                | Frame::Open(_)
-                | Frame::Unknown(_)
                 | Frame::Cancels(_)
                 | Frame::CancelsSeen(_)
                 | Frame::Have(_)
-                | Frame::Gone(_)) => Heard::Frame(frame),
+                | Frame::Gone(_)
+                | Frame::Closed(_)
+                | Frame::Open(_)
+                | Frame::Unknown(_)
+                | Frame::Twin(_)
+                | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => {
+                    Heard::Frame(frame)
+                }
+                Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -317,6 +278,7 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Member(frame)) => self.heard_member(frame, permit),
             Heard::Frame(Frame::Owed(ids)) => self.answer_owed(ids, permit),
             Heard::Frame(Frame::Withdrawn(ids)) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.id);
@@ -329,6 +291,14 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Cancels(list)) => {
+                cancel::take(&self.hub, &self.peer, &self.desk, &self.out, list, permit);
+            }
+            Heard::Frame(Frame::CancelsSeen(ids)) => {
+                cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
+            }
+            Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
+            Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
             Heard::Frame(Frame::Closed(ids)) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
                 self.desk.push(move || {
@@ -336,6 +306,7 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Twin(run)) => self.hub.told_of_twin(&self.peer, run),
             Heard::Frame(Frame::Unknown(ids)) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
                 self.desk.push(move || {
@@ -350,14 +321,6 @@ impl Session {
                     drop(permit);
                 });
             }
-            Heard::Frame(Frame::Cancels(list)) => {
-                cancel::take(&self.hub, &self.peer, &self.desk, &self.out, list, permit);
-            }
-            Heard::Frame(Frame::CancelsSeen(ids)) => {
-                cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
-            }
-            Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
-            Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
             // The reader lets nothing else through.
             Heard::Frame(
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
@@ -442,19 +405,22 @@ impl Session {
 
     fn input(&mut self, input: Input) {
         match input {
-            Input::Sealed(bundle) => self.event(Event::Sealed(bundle)),
+            Input::Sealed(bundle, priority) => self.event(Event::SealedAs(bundle, priority)),
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
             Input::Rescan => {
                 self.tell_cancels();
                 self.event(Event::Rescan);
             }
-            Input::Members => self.tell_members(),
+            Input::Members => {
+                self.tell_roll();
+                self.tell_members();
+            }
             Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
+            Input::Say(frame) => self.out.push(&frame),
             Input::Verdict(bundle, verdict) => {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Input::Event(event) => self.event(event),
-            Input::Say(frame) => self.out.push(&frame),
         }
     }
 
@@ -526,20 +492,35 @@ impl Session {
                         });
                     let cursor = rows.last().map(|r| r.0).or(after);
                     let end = rows.len() < PAGE;
+                    let ranked: Vec<(BundleId, Priority)> = rows
+                        .iter()
+                        .map(|(rank, bundle)| (*bundle, Rank(*rank).priority()))
+                        .filter(|(_, priority)| *priority != Priority::default())
+                        .collect();
                     let bundles = rows.into_iter().map(|r| r.1).collect();
                     drop(inputs.blocking_send(Input::Event(Event::Page {
                         cursor,
                         bundles,
                         end,
                     })));
+                    for (bundle, priority) in ranked {
+                        drop(inputs.blocking_send(Input::Event(Event::Ranked(bundle, priority))));
+                    }
                 }),
                 Action::Ask(ids) => self.out.push(&Frame::Pending(ids)),
                 Action::Offer(bundle) => {
-                    let out = self.out.clone();
-                    self.desk.push(move || {
-                        out.wait_room();
+                    let (out, priority) = (self.out.clone(), self.delivery.priority(bundle));
+                    let urgent = is_urgent(priority);
+                    let lane = if urgent { &self.express } else { &self.desk };
+                    lane.push(move || {
+                        if !urgent {
+                            out.wait_room();
+                        }
                         match offer::build(&hub, bundle, peer.id) {
-                            Some(frame) => out.push(&frame),
+                            Some(frame) => {
+                                hub.pacer.note(out.conn(), priority, OFFER);
+                                out.push_as(&frame, urgent);
+                            }
                             None => {
                                 drop(inputs.blocking_send(Input::Event(Event::Gone(bundle))));
                             }

@@ -2,11 +2,14 @@
 //!
 //! All calls may block on local disk. Those that read or write content are made from blocking threads only.
 
+mod members;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use self::members::Members;
 use crate::bundle::{
     BundleId, Cancel, CancelReason, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest,
 };
@@ -57,7 +60,7 @@ pub(crate) enum Offered {
 
 /// The spool as the mesh uses it; each call is the one of that name of [`Spool`].
 #[allow(missing_docs)]
-pub(crate) trait Store: Custodian + Send + Sync + 'static {
+pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     fn epoch(&self) -> (u64, [u8; 16]);
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;
@@ -200,6 +203,9 @@ impl Store for Arc<Spool> {
         Ok(Box::new(Spool::open_content(self, bundle, entry, peer)?))
     }
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError> {
+        if let Some(why) = self.refuses_origin(manifest.manifest().origin) {
+            return Ok(Offered::Refused(why));
+        }
         Ok(match Spool::offered(self, manifest, from)? {
             spool::Offered::Settled(receipt) => Offered::Settled(receipt),
             spool::Offered::AwaitingDurable => Offered::AwaitingDurable,

@@ -7,6 +7,8 @@ mod custody;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod membership;
+#[cfg(test)]
 mod moves;
 #[cfg(test)]
 mod restored;
@@ -55,6 +57,8 @@ fn ticket(store: &Fake, called: &str, mesh: &Mesh, group: &GroupKey) -> Ticket {
         inviter: store.id(),
         name: name(called),
         addrs: mesh.listen_addrs(),
+        charter: None,
+        generation: 0,
     }
 }
 
@@ -326,8 +330,11 @@ struct Scripted {
 
 impl Scripted {
     fn new() -> Self {
+        Self::with(Identity::generate())
+    }
+
+    fn with(identity: Identity) -> Self {
         let runtime = Runtime::new().unwrap();
-        let identity = Identity::generate();
         let listen = ["127.0.0.1:0".parse().unwrap()];
         let endpoint = runtime
             .block_on(endpoint::bind(&identity, &listen))

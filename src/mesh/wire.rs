@@ -16,12 +16,15 @@
 //!
 //! The proof frame is frozen: every version of the program can read it and the protocol version in it.
 
+mod member;
+
 use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) use self::member::MemberFrame;
 use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
 use crate::delivery::Verdict;
 use crate::peer::{PeerId, PeerName};
@@ -31,6 +34,9 @@ pub(super) const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
 
 /// Name of the bulk protocol in the TLS handshake.
 pub(super) const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
+
+/// Name of the protocol in which an invitation is redeemed.
+pub(super) const JOIN_ALPN: &[u8] = b"meshbox/join/1";
 
 /// Version of what follows the proof.
 pub(super) const PROTOCOL: u16 = 1;
@@ -181,12 +187,6 @@ pub(crate) enum Frame {
     Owed(Vec<BundleId>),
     /// "I do not owe you these, and you need not wait for them."
     Withdrawn(Vec<BundleId>),
-    /// "These bundles of mine are final for every recipient."
-    Closed(Vec<BundleId>),
-    /// Of bundles of the receiver: "are these closed?" Of bundles of the sender: "these are not."
-    Open(Vec<BundleId>),
-    /// "I know nothing of these."
-    Unknown(Vec<BundleId>),
     /// Bundles that their origin has ended. Answered by [`Frame::CancelsSeen`].
     Cancels(Vec<Cancel>),
     /// "I know that these have ended."
@@ -195,6 +195,16 @@ pub(crate) enum Frame {
     Have(Have),
     /// "What I told you that I have of these, I do not serve any more."
     Gone(Vec<BundleId>),
+    /// "These bundles of mine are final for every recipient."
+    Closed(Vec<BundleId>),
+    /// Of bundles of the receiver: "are these closed?" Of bundles of the sender: "these are not."
+    Open(Vec<BundleId>),
+    /// "I know nothing of these."
+    Unknown(Vec<BundleId>),
+    /// "Another run of your node, this one, is alive too."
+    Twin([u8; 16]),
+    /// On who belongs to the group.
+    Member(MemberFrame),
 }
 
 /// Why bytes are not a frame.
@@ -239,13 +249,14 @@ mod kind {
     pub(super) const RANGE: u8 = 8;
     pub(super) const OWED: u8 = 9;
     pub(super) const WITHDRAWN: u8 = 10;
-    pub(super) const CLOSED: u8 = 20;
-    pub(super) const OPEN: u8 = 21;
-    pub(super) const UNKNOWN: u8 = 22;
     pub(super) const CANCELS: u8 = 16;
     pub(super) const CANCELS_SEEN: u8 = 17;
     pub(super) const HAVE: u8 = 32;
     pub(super) const GONE: u8 = 33;
+    pub(super) const CLOSED: u8 = 20;
+    pub(super) const OPEN: u8 = 21;
+    pub(super) const UNKNOWN: u8 = 22;
+    pub(super) const TWIN: u8 = 23;
 }
 
 /// [`Verdict`] as it travels.
@@ -306,13 +317,15 @@ impl Frame {
             Self::Range(request) => put(out, kind::RANGE, request),
             Self::Owed(ids) => put(out, kind::OWED, ids),
             Self::Withdrawn(ids) => put(out, kind::WITHDRAWN, ids),
-            Self::Closed(ids) => put(out, kind::CLOSED, ids),
-            Self::Open(ids) => put(out, kind::OPEN, ids),
-            Self::Unknown(ids) => put(out, kind::UNKNOWN, ids),
             Self::Cancels(list) => put(out, kind::CANCELS, list),
             Self::CancelsSeen(ids) => put(out, kind::CANCELS_SEEN, ids),
             Self::Have(have) => put(out, kind::HAVE, have),
             Self::Gone(ids) => put(out, kind::GONE, ids),
+            Self::Closed(ids) => put(out, kind::CLOSED, ids),
+            Self::Open(ids) => put(out, kind::OPEN, ids),
+            Self::Unknown(ids) => put(out, kind::UNKNOWN, ids),
+            Self::Twin(run) => put(out, kind::TWIN, run),
+            Self::Member(frame) => frame.encode(out),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -361,9 +374,6 @@ impl Frame {
             kind::RANGE => Self::Range(take(kind, &bytes)?),
             kind::OWED => Self::Owed(list(kind, &bytes)?),
             kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
-            kind::CLOSED => Self::Closed(list(kind, &bytes)?),
-            kind::OPEN => Self::Open(list(kind, &bytes)?),
-            kind::UNKNOWN => Self::Unknown(list(kind, &bytes)?),
             kind::CANCELS => Self::Cancels(list(kind, &bytes)?),
             kind::CANCELS_SEEN => Self::CancelsSeen(list(kind, &bytes)?),
             kind::HAVE => {
@@ -372,7 +382,11 @@ impl Frame {
                 Self::Have(have)
             }
             kind::GONE => Self::Gone(list(kind, &bytes)?),
-            _ => return Ok(None),
+            kind::CLOSED => Self::Closed(list(kind, &bytes)?),
+            kind::OPEN => Self::Open(list(kind, &bytes)?),
+            kind::UNKNOWN => Self::Unknown(list(kind, &bytes)?),
+            kind::TWIN => Self::Twin(take(kind, &bytes)?),
+            _ => return Ok(MemberFrame::decode(kind, &bytes)?.map(Self::Member)),
         };
         Ok(Some(frame))
     }

@@ -149,7 +149,7 @@ impl Spool {
         batch.delete(ORPHANS, &row.order.to_be_bytes());
         for (peer, known) in self.deliveries_of(bundle)? {
             if !known.is_final() {
-                batch.delete(PENDING, &pending_key(peer, row.order));
+                batch.delete(PENDING, &pending_key(peer, row.rank()));
                 batch.put(DELIVERIES, &delivery_key(bundle, peer), state);
             }
             self.progress.lock().remove(&(bundle, peer));
@@ -347,7 +347,7 @@ impl Spool {
                     &delivery_key(bundle, *id),
                     &DeliveryState::Queued,
                 );
-                batch.put(PENDING, &pending_key(*id, row.order), &bundle);
+                batch.put(PENDING, &pending_key(*id, row.rank()), &bundle);
             }
             self.progress.lock().remove(&(bundle, *id));
         }

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use super::content::inode_at;
 use super::journal::Batch;
+use super::rank::{Rank, priority_of};
 use super::tables::{
     BUNDLES, BundleRow, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, SCOPED, USERS,
     WATCHED, carried_key, delivery_key, pending_key, relay_key, user_key,
@@ -42,7 +43,7 @@ use crate::peer::PeerId;
 const PAGE: usize = 256;
 
 /// Orders of bundles of others in `PENDING` have this bit: they come after ours.
-const OF_OTHERS: u64 = 1 << 63;
+const OF_OTHERS: u64 = 1 << 55;
 
 /// Whether a place in `PENDING` is that of a bundle of ours.
 pub(super) fn is_ours(order: u64) -> bool {
@@ -322,7 +323,7 @@ impl Spool {
         match action {
             Action::Ask => steps.asks.entry(of.origin).or_default().push(bundle),
             Action::Owe(peers) => {
-                let Some(order) = self.kept_order(bundle)? else {
+                let Some(rank) = self.kept_rank(bundle)? else {
                     return Ok(());
                 };
                 for peer in peers {
@@ -330,7 +331,7 @@ impl Spool {
                     steps
                         .batch
                         .put(DELIVERIES, &delivery_key(bundle, peer), &queued);
-                    steps.batch.put(PENDING, &pending_key(peer, order), &bundle);
+                    steps.batch.put(PENDING, &pending_key(peer, rank), &bundle);
                     steps.owed.insert(peer);
                 }
             }
@@ -339,12 +340,12 @@ impl Spool {
                 steps.relays.extend(self.journal.get(RELAYS, &key)?);
             }
             Action::Release(why) => {
-                let order = self.kept_order(bundle)?;
+                let rank = self.kept_rank(bundle)?;
                 for (peer, state) in self.deliveries_of(bundle)? {
                     if !state.is_final() {
                         steps.batch.delete(DELIVERIES, &delivery_key(bundle, peer));
-                        if let Some(order) = order {
-                            steps.batch.delete(PENDING, &pending_key(peer, order));
+                        if let Some(rank) = rank {
+                            steps.batch.delete(PENDING, &pending_key(peer, rank));
                         }
                         self.progress.lock().remove(&(bundle, peer));
                     }
@@ -390,9 +391,9 @@ impl Spool {
         Ok(())
     }
 
-    fn kept_order(&self, bundle: BundleId) -> Result<Option<u64>, SpoolError> {
+    fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
         let row = self.journal.get::<KeptRow>(KEPT, &bundle.0)?;
-        Ok(row.map(|row| row.order))
+        Ok(row.map(|row| Rank::of(priority_of(&row.signed), row.order)))
     }
 
     /// Submits what was decided, and frees content. Call with the decision lock held.
@@ -636,8 +637,8 @@ impl Spool {
             .is_some()
         {
             first.put(DELIVERIES, &key, &DeliveryState::Delivered);
-            if let Some(order) = self.kept_order(bundle)? {
-                first.delete(PENDING, &pending_key(peer, order));
+            if let Some(rank) = self.kept_rank(bundle)? {
+                first.delete(PENDING, &pending_key(peer, rank));
             }
         }
         self.journal.submit(first)?;
@@ -681,8 +682,8 @@ impl Spool {
             }
             let key = delivery_key(bundle, *holder);
             rows.put(DELIVERIES, &key, &DeliveryState::Delivered);
-            if let Some(order) = self.kept_order(bundle)? {
-                rows.delete(PENDING, &pending_key(*holder, order));
+            if let Some(rank) = self.kept_rank(bundle)? {
+                rows.delete(PENDING, &pending_key(*holder, rank));
             }
             self.journal.submit(rows)?;
             self.step(&manifest, custody::Event::Gone(*holder), &mut steps)?;
@@ -701,7 +702,7 @@ impl Spool {
         state: DeliveryState,
     ) -> Result<bool, SpoolError> {
         let decide = self.decide.lock();
-        let (Some(manifest), Some(order)) = (self.kept(bundle)?, self.kept_order(bundle)?) else {
+        let (Some(manifest), Some(rank)) = (self.kept(bundle)?, self.kept_rank(bundle)?) else {
             return Ok(false);
         };
         let key = delivery_key(bundle, peer);
@@ -711,7 +712,7 @@ impl Spool {
         }
         let mut steps = Steps::default();
         steps.batch.put(DELIVERIES, &key, &state);
-        steps.batch.delete(PENDING, &pending_key(peer, order));
+        steps.batch.delete(PENDING, &pending_key(peer, rank));
         self.step(&manifest, custody::Event::Gone(peer), &mut steps)?;
         self.record(&mut steps)?;
         self.progress.lock().remove(&(bundle, peer));

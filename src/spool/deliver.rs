@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use super::content::{ContentReader, inode_at};
 use super::journal::Batch;
+use super::rank::Rank;
 use super::tables::{
     BUNDLES, BundleRow, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST,
     MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending,
@@ -49,7 +50,10 @@ impl Spool {
             .journal
             .scan::<Member>(MEMBERS, &[], None, usize::MAX)
             .unwrap_or_default();
-        rows.into_iter().map(|(_, member)| member).collect()
+        let members = rows.into_iter().map(|(_, member)| member);
+        members
+            .filter(|member| !self.group.is_out(member.id))
+            .collect()
     }
 
     /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
@@ -61,7 +65,7 @@ impl Spool {
         addrs: &[SocketAddr],
         contact: bool,
     ) -> Result<(), SpoolError> {
-        if id == self.identity.id() {
+        if id == self.identity.id() || self.group.is_out(id) {
             return Ok(());
         }
         let decide = self.decide.lock();
@@ -259,6 +263,9 @@ impl Spool {
 
     /// `false`: it was promised before, or is not for everybody.
     fn owe(&self, peer: PeerId, bundle: BundleId, batch: &mut Batch) -> Result<bool, SpoolError> {
+        if self.group.is_out(peer) {
+            return Ok(false);
+        }
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
             return Ok(false);
         };
@@ -282,7 +289,8 @@ impl Spool {
             &delivery_key(bundle, peer),
             &DeliveryState::Queued,
         );
-        batch.put(PENDING, &pending_key(peer, row.order), &bundle);
+        let rank = Rank::of(manifest.manifest().priority, row.order);
+        batch.put(PENDING, &pending_key(peer, rank), &bundle);
         for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
             batch.put(USERS, &user_key(digest, bundle), &());
         }
@@ -320,7 +328,29 @@ impl Spool {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
-        let after = after.map(|order| pending_key(peer, order));
+        let mut rows = Vec::new();
+        let after = after.unwrap_or(Rank::FIRST - 1);
+        let begun = after >= Rank::FIRST - 1;
+        if begun {
+            rows = self.pending_rows(peer, Some(after), limit)?;
+        }
+        if rows.len() < limit {
+            let after = (!begun).then_some(after);
+            let mut rest = self.pending_rows(peer, after, limit - rows.len())?;
+            rest.retain(|(rank, _)| !Rank(*rank).is_urgent());
+            rows.append(&mut rest);
+        }
+        Ok(rows)
+    }
+
+    /// What is owed in the order of the keys.
+    fn pending_rows(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let after = after.map(|rank| pending_key(peer, Rank(rank)));
         let rows =
             self.journal
                 .scan::<BundleId>(PENDING, peer.as_bytes(), after.as_deref(), limit)?;
@@ -512,7 +542,7 @@ impl Spool {
             && (!known.is_final() || state == DeliveryState::Delivered)
         {
             let mut batch = Batch::default();
-            batch.delete(PENDING, &pending_key(peer, row.order));
+            batch.delete(PENDING, &pending_key(peer, row.rank()));
             batch.put(DELIVERIES, &key, &state);
             let others = self.deliveries_of(bundle)?;
             let complete = others

@@ -465,8 +465,8 @@ impl Spool {
         }
         if let Some(row) = &row {
             self.show_consumed(row.bundle, &mut batch)?;
-            self.shown_no_more(row, &mut batch)?;
             self.name_consumed(row.origin, &row.path, path, None, &mut batch)?;
+            self.shown_no_more(row, &mut batch)?;
         }
         self.journal.submit(batch)?;
         match row {
@@ -546,8 +546,8 @@ impl Spool {
         }
         if let Some(row) = row {
             self.show_consumed(row.bundle, &mut batch)?;
-            self.shown_no_more(&row, &mut batch)?;
             self.name_consumed(row.origin, &row.path, from, None, &mut batch)?;
+            self.shown_no_more(&row, &mut batch)?;
         }
         self.journal.submit(batch)?;
         self.ring(&Event::StatusChanged);

@@ -191,10 +191,10 @@ impl Spool {
                 batch.delete(INODES, &row.ino.to_be_bytes());
             }
             spool.show_consumed(row.bundle, &mut batch)?;
-            spool.shown_no_more(row, &mut batch)?;
             if let Ok(name) = RelPath::parse(key) {
                 spool.name_consumed(row.origin, &row.path, &name, None, &mut batch)?;
             }
+            spool.shown_no_more(row, &mut batch)?;
             spool.journal.submit(batch)
         })
     }

@@ -14,6 +14,8 @@ mod limits;
 #[cfg(test)]
 mod links;
 #[cfg(test)]
+mod membership;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod renames;

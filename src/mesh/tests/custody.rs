@@ -67,6 +67,8 @@ impl Three {
             inviter: self.id(by),
             name: name(NAMES[by]),
             addrs: self.mesh(by).listen_addrs(),
+            charter: None,
+            generation: 0,
         };
         let invited = MeshConfig {
             ticket: Some(ticket),

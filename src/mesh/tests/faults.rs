@@ -66,6 +66,10 @@ impl Real {
         self.identity.id()
     }
 
+    pub(super) fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
     pub(super) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
