@@ -263,8 +263,10 @@ impl Custody {
         if self.receipts.is_empty() {
             self.stage = Stage::Ended;
             out.push(Action::Forget);
-        } else {
+        } else if self.stage != Stage::Relaying {
             self.stage = Stage::Relaying;
+            // It may be closed by these receipts, or long since.
+            out.push(Action::Ask);
         }
     }
 
@@ -433,9 +435,9 @@ mod tests {
                 T0,
                 Event::QuotaFull,
                 [
-                    (Stage::Relaying, vec![Release(Why::Quota)]),
-                    (Stage::Relaying, vec![Release(Why::Quota)]),
-                    (Stage::Relaying, vec![Release(Why::Quota)]),
+                    (Stage::Relaying, vec![Release(Why::Quota), Ask]),
+                    (Stage::Relaying, vec![Release(Why::Quota), Ask]),
+                    (Stage::Relaying, vec![Release(Why::Quota), Ask]),
                     (Stage::Relaying, vec![]),
                     (Stage::Ended, vec![]),
                 ],
@@ -494,7 +496,11 @@ mod tests {
             );
             assert_eq!(
                 step(&mut custody, T0, Event::Receipt(peer(1))),
-                [Action::Relay(peer(1)), Action::Release(Why::Complete)]
+                [
+                    Action::Relay(peer(1)),
+                    Action::Release(Why::Complete),
+                    Action::Ask
+                ]
             );
             assert_eq!(custody.stage(), Stage::Relaying);
             assert_eq!(

@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::content::inode_at;
 use super::journal::Batch;
 use super::rank::{Rank, priority_of};
@@ -71,6 +73,8 @@ pub(super) struct Custodian {
     delay: AtomicU64,
     /// Whether members that join later get what is still shown.
     late_joiners: AtomicBool,
+    /// What is to be asked at the next pass. Bounded by what custody is told between two of them.
+    asks: Mutex<BTreeMap<PeerId, Vec<BundleId>>>,
 }
 
 impl Default for Custodian {
@@ -82,6 +86,7 @@ impl Default for Custodian {
             due: AtomicU64::new(delay),
             delay: AtomicU64::new(delay),
             late_joiners: AtomicBool::new(true),
+            asks: Mutex::default(),
         }
     }
 }
@@ -405,15 +410,21 @@ impl Spool {
     }
 
     /// Tells who has to know; call without the decision lock.
-    fn tell(&self, steps: Steps) -> Vec<(PeerId, Vec<BundleId>)> {
+    fn tell(&self, steps: Steps) {
         for peer in steps.owed {
             self.ring(&Event::PendingChanged(peer));
         }
         for receipt in steps.relays {
             self.ring(&Event::ReceiptReady(receipt));
         }
+        if !steps.asks.is_empty() {
+            let mut asks = self.custodian.asks.lock();
+            for (origin, bundles) in steps.asks {
+                asks.entry(origin).or_default().extend(bundles);
+            }
+            self.custodian.due.store(0, Ordering::Relaxed);
+        }
         self.ring(&Event::StatusChanged);
-        steps.asks.into_iter().collect()
     }
 
     fn is_held(&self, of: &Manifest) -> bool {
@@ -438,7 +449,6 @@ impl Spool {
     ) -> Result<Vec<(PeerId, Vec<BundleId>)>, SpoolError> {
         self.custodian.due.store(u64::MAX, Ordering::Relaxed);
         let mut after: Option<Vec<u8>> = None;
-        let mut asks = Vec::new();
         loop {
             let page =
                 self.journal
@@ -480,10 +490,12 @@ impl Spool {
             let done = page.is_empty();
             after = page.into_iter().next_back().map(|(key, _)| key);
             if done {
-                return Ok(asks);
+                break;
             }
-            asks.extend(self.tell(steps));
+            self.tell(steps);
         }
+        let asks = std::mem::take(&mut *self.custodian.asks.lock());
+        Ok(asks.into_iter().collect())
     }
 
     fn is_watched(&self, bundle: &[u8]) -> Result<bool, SpoolError> {

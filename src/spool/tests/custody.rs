@@ -100,6 +100,7 @@ fn s11_another_holder_gives_it_and_the_receipt_finds_its_way_back() {
     let receipt = cedar.receipt();
     assert!(birch.spool().take_receipt(&receipt).unwrap());
     assert_eq!(birch.owes(&cedar), []);
+    assert_eq!(birch.pass(NOBODY), [(alder.id(), vec![bundle])]);
     assert_eq!(birch.keys(USERS), 0, "nobody needs the content any more");
     assert_eq!(
         birch.spool().carried(alder.id(), None, 9).unwrap(),
