@@ -11,6 +11,7 @@
 //! 3. A secret is never part of what [`Resolved::held`] shows or of an error.
 
 mod bounds;
+mod routes;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -28,9 +29,9 @@ pub use self::source::{Kind, Layer, SETTINGS, Setting, setting};
 pub use self::value::IdentityKind;
 pub use self::value::{format_size, parse_duration, parse_peer, parse_size};
 use crate::fs::FsConfig;
-use crate::mesh::MeshConfig;
+use crate::mesh::{Congestion, MeshConfig};
 use crate::peer::{AnyTicket, GroupKey, Identity, Invitation, PeerId, PeerName, Ticket};
-use crate::spool::{Dress, Layout, Limits, SpoolConfig};
+use crate::spool::{Dress, Layout, Limits, Routing, SpoolConfig};
 
 /// Quiet time after the last close before a file is sent. Covers programs that rename right after closing
 /// (measured: 0.2 ms to 3 ms on a busy machine), and is not felt.
@@ -199,6 +200,8 @@ pub struct Config {
     pub peers: Vec<(PeerId, SocketAddr)>,
     /// Whether to look for members on the local network.
     pub mdns: bool,
+    /// Congestion control.
+    pub congestion: Congestion,
     /// Quiet time before a file is sent.
     pub settle: Duration,
     /// How long a bundle waits for its recipients.
@@ -219,6 +222,8 @@ pub struct Config {
     pub limits: Limits,
     /// Modes and owner of what the mount shows.
     pub dress: Dress,
+    /// Whom bundles go to, and how large they may be.
+    pub routing: Routing,
     root: bool,
     sealers: usize,
 }
@@ -257,6 +262,7 @@ impl Config {
             peers: self.peers.clone(),
             ticket: self.ticket.clone(),
             mdns: self.mdns,
+            congestion: self.congestion,
         }
     }
 }
@@ -343,6 +349,7 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         })?,
         peers: stack.list("peer", parse_peer)?,
         mdns: !stack.switch("no_mdns")?,
+        congestion: stack.parsed("congestion", str::parse)?.unwrap_or_default(),
         settle: stack
             .parsed("settle", parse_duration)?
             .unwrap_or(DEFAULT_SETTLE),
@@ -361,6 +368,7 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         ignore_except: stack.list("ignore_except", |text| Ok(text.to_owned()))?,
         limits: stack.limits()?,
         dress: stack.dress(inputs.surroundings.root)?,
+        routing: stack.routing()?,
         root: inputs.surroundings.root,
         sealers: inputs.surroundings.processors.clamp(1, MOST_SEALERS),
         state,
@@ -497,6 +505,7 @@ impl Stack<'_> {
             "member" => list(config.member.iter().map(PeerId::to_string).collect()),
             "admin" => config.admin.and_then(|id| text(&id.to_string())),
             "no_mdns" => Some((!config.mdns).into()),
+            "congestion" => text(&config.congestion.to_string()),
             "settle" => duration(config.settle),
             "lifetime" => duration(config.lifetime),
             "late_joiners" => text(value::show_late_joiners(config.late_joiners)),

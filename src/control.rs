@@ -17,6 +17,7 @@
 //! # Threads
 //! One that accepts, one per connection; all joined by [`Server::stop`].
 
+pub mod act;
 mod client;
 mod server;
 pub mod wait;
@@ -101,6 +102,11 @@ pub enum Request {
         /// Its name or id.
         who: String,
     },
+    /// Do something to bundles.
+    Act {
+        /// What.
+        act: act::Act,
+    },
     /// End the daemon.
     Stop,
 }
@@ -127,6 +133,8 @@ pub enum Reply {
     Forgotten(Forgotten),
     /// To [`Request::Wait`].
     Waited(Waited),
+    /// To [`Request::Act`].
+    Acted(act::Acted),
     /// It was done.
     Done,
     /// It could not be done.
@@ -260,6 +268,12 @@ pub struct PeerRow {
     /// Why it is not connected, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why it is slowed, if it is: it sends too much of something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited: Option<String>,
+    /// How often it was slowed since the start.
+    #[serde(default)]
+    pub slowed: u64,
 }
 
 /// The daemon, as the server sees it. Calls may block on local disk, briefly.
@@ -292,6 +306,8 @@ pub trait ControlBackend: Send + Sync + 'static {
     fn forget(&self, _who: &str) -> Result<Forgotten, String> {
         Err("not available".to_owned())
     }
+    /// Does something to bundles. Blocks until it is durable.
+    fn act(&self, act: act::Act) -> act::Acted;
     /// Begins to end the daemon; returns at once.
     fn stop(&self);
 }
@@ -373,6 +389,8 @@ mod tests {
                 last_seen: 1_800_000_000,
                 addrs: vec![],
                 error: None,
+                limited: None,
+                slowed: 0,
             }],
             outbound: vec![OutboundRow {
                 path: "a/b.pdf".into(),

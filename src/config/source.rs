@@ -45,6 +45,7 @@ pub const SETTINGS: &[Setting] = &[
     new("listen", Kind::List),
     new("peer", Kind::List),
     new("no_mdns", Kind::Switch),
+    new("congestion", Kind::Text),
     new("settle", Kind::Text),
     new("lifetime", Kind::Text),
     new("late_joiners", Kind::Text),
@@ -57,6 +58,9 @@ pub const SETTINGS: &[Setting] = &[
     new("min_free", Kind::Text),
     new("max_file_bytes", Kind::Text),
     new("history", Kind::Text),
+    new("max_bundle_files", Kind::Text),
+    new("max_bundle_bytes", Kind::Text),
+    new("max_recipients", Kind::Text),
     new("inbox_mode", Kind::Text),
     new("uid", Kind::Text),
     new("gid", Kind::Text),
@@ -82,6 +86,8 @@ pub(super) fn env_name(setting: &str) -> String {
 pub struct Layer {
     source: Source,
     values: BTreeMap<&'static str, Vec<OsString>>,
+    /// `[[route]]` and `[groups]`.
+    tables: toml::Table,
 }
 
 impl Layer {
@@ -90,7 +96,13 @@ impl Layer {
         Self {
             source,
             values: BTreeMap::new(),
+            tables: toml::Table::new(),
         }
+    }
+
+    /// The tables of a file that are no settings.
+    pub(super) fn tables(&self) -> &toml::Table {
+        &self.tables
     }
 
     /// Where the values are from.
@@ -186,6 +198,10 @@ impl Layer {
         let source = Source::File(path.clone());
         let mut layer = Self::new(source.clone());
         for (key, value) in flat(table, &path)? {
+            if super::routes::KEYS.contains(&key.as_str()) {
+                layer.tables.insert(key, value);
+                continue;
+            }
             let Some(known) = setting(&key) else {
                 return Err(ConfigError::Unknown {
                     name: key,

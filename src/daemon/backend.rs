@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use crate::bundle::RelPath;
+use crate::control::act::{Act, Acted};
 use crate::control::wait::Delivery;
 use crate::control::{
     ControlBackend, Counts, DEFAULT_ROWS, Forgotten, MembershipChange, PeerRow, Status, WirePath,
@@ -81,6 +82,27 @@ impl Backend {
     }
 }
 
+impl Backend {
+    /// Shows that a peer goes by a name which another had first: nothing is routed to it by that name.
+    fn with_claim(&self, row: PeerRow) -> PeerRow {
+        let owner =
+            PeerId::from_hex(&row.id).and_then(|id| self.facts.spool.false_claim(id, &row.name));
+        let Some(owner) = owner else { return row };
+        let claims = format!(
+            "{} is the name of {}: nothing is sent to this one by it",
+            row.name,
+            owner.short()
+        );
+        PeerRow {
+            error: Some(
+                row.error
+                    .map_or(claims.clone(), |error| format!("{error}; {claims}")),
+            ),
+            ..row
+        }
+    }
+}
+
 fn row(peer: PeerStatus) -> PeerRow {
     let PeerStatus {
         id,
@@ -90,6 +112,8 @@ fn row(peer: PeerStatus) -> PeerRow {
         last_seen,
         addrs,
         error,
+        limited,
+        slowed,
         ..
     } = peer;
     PeerRow {
@@ -100,6 +124,8 @@ fn row(peer: PeerStatus) -> PeerRow {
         last_seen,
         addrs,
         error,
+        limited,
+        slowed,
     }
 }
 
@@ -169,10 +195,10 @@ impl ControlBackend for Backend {
     }
 
     fn peers(&self) -> Vec<PeerRow> {
-        self.mesh
-            .read()
-            .as_ref()
-            .map_or_else(Vec::new, |mesh| mesh.peers().into_iter().map(row).collect())
+        self.mesh.read().as_ref().map_or_else(Vec::new, |mesh| {
+            let rows = mesh.peers().into_iter().map(row);
+            rows.map(|row| self.with_claim(row)).collect()
+        })
     }
 
     fn ticket(&self) -> String {
@@ -257,6 +283,10 @@ impl ControlBackend for Backend {
         })
     }
 
+    fn act(&self, act: Act) -> Acted {
+        super::act::act(&self.facts, act)
+    }
+
     fn stop(&self) {
         (self.facts.stop)();
     }
@@ -291,6 +321,8 @@ fn line(json: serde_json::Result<Vec<u8>>) -> Vec<u8> {
 fn metrics(status: &Status) -> String {
     let counts = &status.counts;
     let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
+    let limited = status.peers.iter().filter(|peer| peer.limited.is_some());
+    let limited = limited.count() as u64;
     let rows = [
         (
             "meshbox_sealed_total",
@@ -381,6 +413,18 @@ fn metrics(status: &Status) -> String {
             "gauge",
             "Peers connected now",
             connected,
+        ),
+        (
+            "meshbox_peers_limited",
+            "gauge",
+            "Peers that send too much of something and are slowed",
+            limited,
+        ),
+        (
+            "meshbox_slowed_total",
+            "counter",
+            "Times a peer was slowed since start",
+            status.peers.iter().map(|peer| peer.slowed).sum(),
         ),
     ];
     let lines = rows.map(|(name, kind, help, value)| {

@@ -7,11 +7,17 @@ mod custody;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod forwarder;
+#[cfg(test)]
+mod links;
+#[cfg(test)]
 mod membership;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
 mod restored;
+#[cfg(test)]
+mod scopes;
 #[cfg(test)]
 mod sources;
 
@@ -44,6 +50,7 @@ fn config(called: &str, group: &GroupKey) -> MeshConfig {
         peers: vec![],
         ticket: None,
         mdns: false,
+        congestion: super::Congestion::Auto,
     }
 }
 

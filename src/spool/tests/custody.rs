@@ -658,10 +658,7 @@ fn a_cancel_by_the_origin_ends_custody_whoever_tells_of_it() {
     birch.fetch(&alder, bundle);
     birch.pass(NOBODY);
     birch.removes("f");
-    alder
-        .spool()
-        .cancel(bundle, crate::bundle::CancelReason::Cancelled)
-        .unwrap();
+    alder.spool().cancel(bundle).unwrap();
     let cancel = alder
         .spool()
         .cancels_owed(cedar.id(), None, 9)
