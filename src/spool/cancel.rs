@@ -247,6 +247,9 @@ impl Spool {
         }
         let volatile = self.volatile.lock().contains(&bundle);
         drop(decide);
+        if !known {
+            self.end_custody(bundle, cancel.origin)?;
+        }
         for peer in told {
             self.ring(&Event::PendingChanged(peer));
         }

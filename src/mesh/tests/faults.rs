@@ -54,6 +54,18 @@ impl Real {
         self.spool = Some(Self::open(&self.dir, &self.identity));
     }
 
+    /// The same node once more, with a copy of its state.
+    pub(super) fn twin(&self, backup: &std::path::Path) -> Self {
+        let (dir, identity) = (tempfile::tempdir().unwrap(), self.identity.clone());
+        fs::rename(backup, dir.path().join("state")).unwrap();
+        let spool = Some(Self::open(&dir, &identity));
+        Self {
+            dir,
+            identity,
+            spool,
+        }
+    }
+
     pub(super) fn spool(&self) -> &Arc<Spool> {
         self.spool.as_ref().unwrap()
     }
