@@ -239,6 +239,9 @@ struct Settings {
     /// Send and take no bundle that names more recipients [default: 1024]
     #[arg(long, value_name = "N")]
     max_recipients: Option<OsString>,
+    /// Show so many finished bundles of each direction in status; older ones are forgotten [default: 10000]
+    #[arg(long, value_name = "COUNT")]
+    history: Option<OsString>,
     /// Give files in the inbox these permission bits [default: 0644]
     #[arg(long, value_name = "MODE")]
     inbox_mode: Option<OsString>,
@@ -279,6 +282,7 @@ impl Settings {
             ("max_bundle_files", one(self.max_bundle_files)),
             ("max_bundle_bytes", one(self.max_bundle_bytes)),
             ("max_recipients", one(self.max_recipients)),
+            ("history", one(self.history)),
             ("inbox_mode", one(self.inbox_mode)),
             ("uid", one(self.uid)),
             ("gid", one(self.gid)),

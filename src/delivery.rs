@@ -15,19 +15,29 @@
 //! # Invariants
 //! 1. Memory is bounded: at most [`TRACKED_MAX`] bundles are known here. All others stay in the journal and are paged
 //!    in as room comes; what does not fit is found by the next scan, never lost.
-//! 2. At most [`WINDOW`] offers are unanswered, so the receiver's queue is bounded too.
-//! 3. A bundle leaves only by receipt, refusal, the journal not owing it any more, or the end of the connection; in the
-//!    last case the next connection finds it in the journal again.
-//! 4. The live push is an optimisation: every state has a time after which the bundle is asked about again.
+//! 2. At most [`WINDOW`] offers are unanswered, and [`RESERVED`] urgent ones beyond, so the receiver's queue is bounded
+//!    too. What is offered next is the most urgent; no priority starves (`ready`).
+//! 3. A bundle leaves only by receipt, refusal, the journal not owing it any more, a question without answer, or the end
+//!    of the connection; in the last two cases it is found in the journal again.
+//! 4. The live push is an optimisation: every state has a time after which the bundle is asked about again. A question
+//!    that is not answered is forgotten, so that it keeps no room from others, and comes again with the next scan.
 
-use std::collections::{HashMap, VecDeque};
+pub mod custody;
+
+mod ready;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::bundle::{BundleId, DeliveryState, Receipt};
+use self::ready::Ready;
+use crate::bundle::{BundleId, DeliveryState, Priority, Receipt};
 
 /// Offers sent and not answered. With content of 64 KiB each that is 16 MiB at the receiver; measured to keep a
 /// loopback connection busy with files of 4 KiB.
 pub const WINDOW: usize = 256;
+
+/// Offers of urgent bundles that may be unanswered beyond [`WINDOW`], so that these never wait for lesser ones.
+pub const RESERVED: usize = 32;
 
 /// Ids asked about in one message, and rows read from the journal at once.
 pub const PAGE: usize = 256;
@@ -53,6 +63,26 @@ pub const RESCAN: Duration = Duration::from_secs(5);
 /// First and longest pause after a deferral.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
+/// How much one machine holds. There is one set of limits; tests use smaller ones, to meet them often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Limits {
+    window: usize,
+    page: usize,
+    ahead: usize,
+    tracked: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            window: WINDOW,
+            page: PAGE,
+            ahead: AHEAD_MAX,
+            tracked: TRACKED_MAX,
+        }
+    }
+}
+
 /// What a peer says about a bundle it was asked about or offered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -77,8 +107,12 @@ pub enum Event {
     Connected,
     /// The connection is gone.
     Disconnected,
-    /// A bundle the peer is owed was sealed just now.
+    /// A bundle the peer is owed was sealed just now, with routine priority.
     Sealed(BundleId),
+    /// The same, with this priority.
+    SealedAs(BundleId, Priority),
+    /// The priority of a bundle that a page told of.
+    Ranked(BundleId, Priority),
     /// More may be owed than was seen: read the journal again.
     Rescan,
     /// The page that [`Action::Page`] asked for; `end` when there is no further one.
@@ -133,6 +167,9 @@ struct Track {
     until: Duration,
     /// Deferrals in a row.
     deferrals: u32,
+    /// Something was shown of it on this connection.
+    begun: bool,
+    priority: Priority,
 }
 
 /// Where the reading of the journal stands.
@@ -147,11 +184,12 @@ enum Scan {
 }
 
 /// The delivery of everything to one peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Delivery {
+    limits: Limits,
     connected: bool,
     tracks: HashMap<BundleId, Track>,
-    ready: VecDeque<BundleId>,
+    ready: Ready,
     asked: usize,
     offered: usize,
     scan: Scan,
@@ -165,9 +203,10 @@ impl Delivery {
     /// A machine that knows nothing yet. `seed` makes its jitter reproducible.
     pub fn new(seed: u64) -> Self {
         Self {
+            limits: Limits::default(),
             connected: false,
             tracks: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             asked: 0,
             offered: 0,
             scan: Scan::Idle(Duration::ZERO),
@@ -186,6 +225,23 @@ impl Delivery {
         self.offered
     }
 
+    /// When a tick next does something, if nothing else happens before: then it does at every tick.
+    #[cfg(test)]
+    fn next_due(&self) -> Option<Duration> {
+        let tracks = self.tracks.values().filter(|t| t.phase != Phase::Ready);
+        let scan = match self.scan {
+            Scan::Idle(until) => Some(until),
+            Scan::Due(_) | Scan::Reading => None,
+        };
+        tracks.map(|t| t.until).chain(scan).min()
+    }
+
+    /// How urgent a bundle is, as far as known.
+    pub fn priority(&self, bundle: BundleId) -> Priority {
+        let track = self.tracks.get(&bundle);
+        track.map_or_else(Priority::default, |track| track.priority)
+    }
+
     /// Takes one event at time `now` (of any monotonic clock) and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Action>) {
         match event {
@@ -195,7 +251,9 @@ impl Delivery {
                 self.scan = Scan::Due(None);
             }
             Event::Disconnected => self.disconnected(out),
-            Event::Sealed(bundle) => self.sealed(now, bundle),
+            Event::Sealed(bundle) => self.sealed(now, bundle, Priority::Routine),
+            Event::SealedAs(bundle, priority) => self.sealed(now, bundle, priority),
+            Event::Ranked(bundle, priority) => self.rank(bundle, priority),
             Event::Rescan => self.rescan(),
             Event::Page {
                 cursor,
@@ -203,7 +261,8 @@ impl Delivery {
                 end,
             } => self.page(now, cursor, bundles, end, out),
             Event::Verdict(bundle, verdict) => self.verdict(now, bundle, verdict, out),
-            Event::Receipt(bundle) | Event::Gone(bundle) => self.drop_track(bundle),
+            Event::Receipt(bundle) => self.drop_track(bundle),
+            Event::Gone(bundle) => self.give_up(bundle, out),
             Event::Serving(bundle, bytes) => self.serving(now, bundle, bytes, out),
             Event::Tick => self.tick(now, out),
         }
@@ -213,14 +272,11 @@ impl Delivery {
     }
 
     fn disconnected(&mut self, out: &mut Vec<Action>) {
-        for (bundle, track) in &self.tracks {
-            match track.phase {
-                Phase::Offered | Phase::Fetching | Phase::Taken => {
-                    out.push(Action::Show(*bundle, DeliveryState::Queued));
-                }
-                Phase::Asked | Phase::Ready | Phase::Waiting => {}
-            }
-        }
+        let begun = self.tracks.iter().filter(|(_, t)| t.begun);
+        let mut queued: Vec<BundleId> = begun.map(|(b, _)| *b).collect();
+        queued.sort_unstable();
+        let show = |bundle| Action::Show(bundle, DeliveryState::Queued);
+        out.extend(queued.into_iter().map(show));
         self.forget_all();
     }
 
@@ -232,15 +288,32 @@ impl Delivery {
         self.scan = Scan::Idle(Duration::ZERO);
     }
 
-    fn sealed(&mut self, now: Duration, bundle: BundleId) {
+    fn sealed(&mut self, now: Duration, bundle: BundleId, priority: Priority) {
         if !self.connected || self.tracks.contains_key(&bundle) {
             return;
         }
-        if self.ready.len() >= AHEAD_MAX || self.tracks.len() >= TRACKED_MAX {
+        let ahead = if is_urgent(priority) {
+            2 * self.limits.ahead
+        } else {
+            self.limits.ahead
+        };
+        if self.ready.len() >= ahead || self.tracks.len() >= self.limits.tracked {
             self.again = true;
             return;
         }
-        self.set(now, bundle, Phase::Ready);
+        self.enter(now, bundle, Phase::Ready, priority);
+    }
+
+    /// The priority of a bundle became known.
+    fn rank(&mut self, bundle: BundleId, priority: Priority) {
+        if let Some(track) = self.tracks.get_mut(&bundle)
+            && track.priority != priority
+        {
+            track.priority = priority;
+            if track.phase == Phase::Ready {
+                self.ready.push(bundle, priority);
+            }
+        }
     }
 
     fn rescan(&mut self) {
@@ -262,14 +335,20 @@ impl Delivery {
         if self.scan != Scan::Reading {
             return;
         }
-        let new: Vec<BundleId> = bundles
+        let mut new: Vec<BundleId> = bundles
             .into_iter()
             .filter(|b| !self.tracks.contains_key(b))
             .collect();
+        // What was sealed while the page was read may have taken the room for it.
+        let room = self.limits.tracked - self.tracks.len();
+        if new.len() > room {
+            new.truncate(room);
+            self.again = true;
+        }
         for bundle in &new {
             self.set(now, *bundle, Phase::Asked);
         }
-        for page in new.chunks(PAGE) {
+        for page in new.chunks(self.limits.page) {
             out.push(Action::Ask(page.to_vec()));
         }
         self.scan = match (end, std::mem::take(&mut self.again)) {
@@ -352,17 +431,28 @@ impl Delivery {
     }
 
     fn tick(&mut self, now: Duration, out: &mut Vec<Action>) {
-        let overdue = |t: &Track| t.phase != Phase::Ready && t.until <= now;
-        let due: Vec<BundleId> = self
-            .tracks
-            .iter()
-            .filter(|(_, t)| overdue(t))
-            .map(|(b, _)| *b)
-            .collect();
+        let (mut due, mut unanswered) = (Vec::new(), Vec::new());
+        for (bundle, track) in self.tracks.iter().filter(|(_, t)| t.until <= now) {
+            match track.phase {
+                Phase::Ready => {}
+                Phase::Asked => unanswered.push(*bundle),
+                Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting => {
+                    due.push(*bundle);
+                }
+            }
+        }
+        // A given order of events gives one order of actions.
+        due.sort_unstable();
+        unanswered.sort_unstable();
+        // It may not be owed any more, or the peer does not want to say: that must not keep others out. If it is owed,
+        // the journal says so at the next scan.
+        for bundle in unanswered {
+            self.give_up(bundle, out);
+        }
         for bundle in &due {
             self.set(now, *bundle, Phase::Asked);
         }
-        for page in due.chunks(PAGE) {
+        for page in due.chunks(self.limits.page) {
             out.push(Action::Ask(page.to_vec()));
         }
         if let Scan::Idle(until) = self.scan
@@ -375,8 +465,15 @@ impl Delivery {
 
     /// Sends what the window admits, and reads on in the journal when there is room.
     fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
-        while self.offered < WINDOW {
-            let Some(bundle) = self.ready.pop_front() else {
+        loop {
+            let least = if self.offered < self.limits.window {
+                Priority::Bulk
+            } else if self.offered < self.limits.window + RESERVED {
+                Priority::Priority
+            } else {
+                break;
+            };
+            let Some(bundle) = self.ready.pop(least) else {
                 break;
             };
             if self
@@ -394,8 +491,14 @@ impl Delivery {
             self.again = false;
             self.scan = Scan::Due(None);
         }
-        let room = self.asked + self.ready.len() + PAGE <= AHEAD_MAX
-            && self.tracks.len() + PAGE <= TRACKED_MAX;
+        let Limits {
+            page,
+            ahead,
+            tracked,
+            ..
+        } = self.limits;
+        let room =
+            self.asked + self.ready.len() + page <= ahead && self.tracks.len() + page <= tracked;
         if let Scan::Due(after) = self.scan
             && room
         {
@@ -405,7 +508,20 @@ impl Delivery {
     }
 
     fn set(&mut self, now: Duration, bundle: BundleId, phase: Phase) {
-        let deferrals = self.tracks.get(&bundle).map_or(0, |t| t.deferrals);
+        let priority = self
+            .tracks
+            .get(&bundle)
+            .map_or_else(Priority::default, |t| t.priority);
+        self.enter(now, bundle, phase, priority);
+    }
+
+    fn enter(&mut self, now: Duration, bundle: BundleId, phase: Phase, priority: Priority) {
+        let known = self.tracks.get(&bundle);
+        let (deferrals, begun) = known.map_or((0, false), |t| (t.deferrals, t.begun));
+        let begun = match phase {
+            Phase::Asked | Phase::Ready => begun,
+            Phase::Offered | Phase::Fetching | Phase::Taken | Phase::Waiting => true,
+        };
         let (deferrals, wait) = match phase {
             Phase::Asked | Phase::Offered => (deferrals, ANSWER_TIMEOUT),
             Phase::Ready => (deferrals, Duration::MAX),
@@ -415,7 +531,7 @@ impl Delivery {
         };
         self.count(&bundle, false);
         if phase == Phase::Ready {
-            self.ready.push_back(bundle);
+            self.ready.push(bundle, priority);
         }
         self.tracks.insert(
             bundle,
@@ -423,9 +539,19 @@ impl Delivery {
                 phase,
                 until: now.saturating_add(wait),
                 deferrals,
+                begun,
+                priority,
             },
         );
         self.count(&bundle, true);
+    }
+
+    /// Forgets a bundle without an end to record: what was shown of its way is not so any more.
+    fn give_up(&mut self, bundle: BundleId, out: &mut Vec<Action>) {
+        if self.tracks.get(&bundle).is_some_and(|t| t.begun) {
+            out.push(Action::Show(bundle, DeliveryState::Queued));
+        }
+        self.drop_track(bundle);
     }
 
     fn drop_track(&mut self, bundle: BundleId) {
@@ -450,6 +576,11 @@ impl Delivery {
     }
 }
 
+/// Whether places are kept free for bundles of that priority.
+pub fn is_urgent(priority: Priority) -> bool {
+    priority >= Priority::Priority
+}
+
 /// `base` plus or minus a quarter of it, by the next number of the generator in `seed` (xorshift; not for secrets).
 pub fn jittered(base: Duration, seed: &mut u64) -> Duration {
     *seed ^= *seed << 13;
@@ -460,349 +591,6 @@ pub fn jittered(base: Duration, seed: &mut u64) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::peer::{PeerId, Signature};
-
-    const T0: Duration = Duration::from_secs(1000);
-
-    fn id(n: u64) -> BundleId {
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&n.to_le_bytes());
-        BundleId(bytes)
-    }
-
-    fn receipt(bundle: BundleId) -> Box<Receipt> {
-        let peer = PeerId::from_bytes([1; 32]);
-        Box::new(Receipt {
-            bundle,
-            origin: peer,
-            recipient: peer,
-            signature: Signature([0; 64]),
-        })
-    }
-
-    fn step(machine: &mut Delivery, now: Duration, event: Event) -> Vec<Action> {
-        let mut out = Vec::new();
-        machine.handle(now, event, &mut out);
-        out
-    }
-
-    /// A machine that is connected and has read an empty journal.
-    fn idle() -> Delivery {
-        let mut machine = Delivery::new(7);
-        assert_eq!(
-            step(&mut machine, T0, Event::Connected),
-            [Action::Page(None)]
-        );
-        assert_eq!(
-            step(
-                &mut machine,
-                T0,
-                Event::Page {
-                    cursor: None,
-                    bundles: vec![],
-                    end: true
-                }
-            ),
-            []
-        );
-        machine
-    }
-
-    /// A machine that tracks bundle 1 in `phase` and nothing else.
-    fn in_phase(phase: Option<Phase>) -> Delivery {
-        let mut machine = idle();
-        let b = id(1);
-        let verdict = |v| Event::Verdict(b, v);
-        let steps: Vec<Event> = match phase {
-            None => vec![],
-            Some(Phase::Asked) => {
-                vec![
-                    Event::Rescan,
-                    Event::Page {
-                        cursor: Some(1),
-                        bundles: vec![b],
-                        end: true,
-                    },
-                ]
-            }
-            Some(Phase::Offered) => vec![Event::Sealed(b)],
-            Some(Phase::Fetching) => vec![Event::Sealed(b), verdict(Verdict::Working)],
-            Some(Phase::Taken) => vec![Event::Sealed(b), verdict(Verdict::Taken)],
-            Some(Phase::Waiting) => {
-                vec![Event::Sealed(b), verdict(Verdict::Deferred("full".into()))]
-            }
-            Some(Phase::Ready) => {
-                // Ready lasts only while the window is full of others.
-                machine.offered = WINDOW;
-                vec![Event::Sealed(b)]
-            }
-        };
-        for event in steps {
-            step(&mut machine, T0, event);
-        }
-        assert_eq!(machine.tracks.get(&b).map(|t| t.phase.clone()), phase);
-        machine
-    }
-
-    #[test]
-    fn every_state_and_every_event() {
-        use Phase::*;
-        let b = id(1);
-        let show = |state| Action::Show(b, state);
-        let queued = || vec![show(DeliveryState::Queued)];
-        let why = || "why".to_owned();
-        let all = [
-            None,
-            Some(Asked),
-            Some(Ready),
-            Some(Offered),
-            Some(Fetching),
-            Some(Taken),
-            Some(Waiting),
-        ];
-        // For each event: the phase it leads to and the actions, per phase in the order of `all`.
-        type Row = (Event, [(Option<Phase>, Vec<Action>); 7]);
-        let page = || vec![Action::Page(None)];
-        let rows: Vec<Row> = vec![
-            (Event::Connected, [0; 7].map(|_| (None, page()))),
-            (
-                Event::Disconnected,
-                [
-                    (None, vec![]),
-                    (None, vec![]),
-                    (None, vec![]),
-                    (None, queued()),
-                    (None, queued()),
-                    (None, queued()),
-                    (None, vec![]),
-                ],
-            ),
-            (
-                Event::Sealed(b),
-                [
-                    (Some(Offered), vec![Action::Offer(b)]),
-                    (Some(Asked), vec![]),
-                    (Some(Ready), vec![]),
-                    (Some(Offered), vec![]),
-                    (Some(Fetching), vec![]),
-                    (Some(Taken), vec![]),
-                    (Some(Waiting), vec![]),
-                ],
-            ),
-            (Event::Rescan, all.clone().map(|p| (p, page()))),
-            // No page was asked for: ignored.
-            (
-                Event::Page {
-                    cursor: None,
-                    bundles: vec![b],
-                    end: true,
-                },
-                all.clone().map(|p| (p, vec![])),
-            ),
-            (
-                Event::Verdict(b, Verdict::Want),
-                [
-                    (None, vec![]),
-                    (Some(Offered), vec![Action::Offer(b)]),
-                    (Some(Ready), vec![]),
-                    (Some(Offered), vec![]),
-                    (Some(Fetching), vec![]),
-                    (Some(Taken), vec![]),
-                    (Some(Waiting), vec![]),
-                ],
-            ),
-            (
-                Event::Verdict(b, Verdict::Working),
-                [
-                    None,
-                    Some(Fetching),
-                    Some(Ready),
-                    Some(Fetching),
-                    Some(Fetching),
-                    Some(Taken),
-                    Some(Waiting),
-                ]
-                .map(|p| (p, vec![])),
-            ),
-            (
-                Event::Verdict(b, Verdict::Taken),
-                [
-                    None,
-                    Some(Taken),
-                    Some(Ready),
-                    Some(Taken),
-                    Some(Taken),
-                    Some(Taken),
-                    Some(Waiting),
-                ]
-                .map(|p| (p, vec![])),
-            ),
-            (
-                Event::Verdict(b, Verdict::Settled(receipt(b))),
-                [0; 7].map(|_| (None, vec![])),
-            ),
-            (Event::Verdict(b, Verdict::Refused(why())), {
-                let mut row = [0; 7].map(|_| (None, vec![show(DeliveryState::Refused(why()))]));
-                row[0].1.clear();
-                row
-            }),
-            (Event::Verdict(b, Verdict::Deferred(why())), {
-                let shown = || vec![show(DeliveryState::Deferred(why()))];
-                [
-                    (None, vec![]),
-                    (Some(Waiting), shown()),
-                    (Some(Ready), vec![]),
-                    (Some(Waiting), shown()),
-                    (Some(Waiting), shown()),
-                    (Some(Waiting), shown()),
-                    (Some(Waiting), vec![]),
-                ]
-            }),
-            (Event::Receipt(b), [0; 7].map(|_| (None, vec![]))),
-            (Event::Gone(b), [0; 7].map(|_| (None, vec![]))),
-            (Event::Serving(b, 9), {
-                let shown = || vec![show(DeliveryState::Sending(9))];
-                [
-                    (None, vec![]),
-                    (Some(Asked), vec![]),
-                    (Some(Ready), vec![]),
-                    (Some(Fetching), shown()),
-                    (Some(Fetching), shown()),
-                    (Some(Taken), vec![]),
-                    (Some(Waiting), vec![]),
-                ]
-            }),
-            (Event::Tick, all.clone().map(|p| (p, vec![]))),
-        ];
-        for (event, expected) in rows {
-            for (phase, (after, actions)) in all.iter().zip(expected) {
-                let mut machine = in_phase(phase.clone());
-                assert_eq!(
-                    step(&mut machine, T0, event.clone()),
-                    actions,
-                    "{phase:?} {event:?}"
-                );
-                assert_eq!(
-                    machine.tracks.get(&b).map(|t| t.phase.clone()),
-                    after,
-                    "{phase:?} {event:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn every_state_is_asked_about_again_in_the_end() {
-        let cases = [
-            (Phase::Asked, ANSWER_TIMEOUT),
-            (Phase::Offered, ANSWER_TIMEOUT),
-            (Phase::Fetching, FETCH_TIMEOUT),
-            (Phase::Taken, RECEIPT_TIMEOUT),
-            (Phase::Waiting, BACKOFF.0 * 2),
-        ];
-        for (phase, after) in cases {
-            let mut machine = in_phase(Some(phase.clone()));
-            machine.scan = Scan::Idle(Duration::MAX);
-            assert_eq!(
-                step(&mut machine, T0 + Duration::from_millis(1), Event::Tick),
-                [],
-                "{phase:?}"
-            );
-            assert_eq!(
-                step(&mut machine, T0 + after, Event::Tick),
-                [Action::Ask(vec![id(1)])],
-                "{phase:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_journal_is_read_again_after_the_rescan_interval() {
-        let mut machine = idle();
-        assert_eq!(step(&mut machine, T0 + RESCAN / 2, Event::Tick), []);
-        assert_eq!(
-            step(&mut machine, T0 + RESCAN, Event::Tick),
-            [Action::Page(None)]
-        );
-    }
-
-    #[test]
-    fn deferrals_back_off_with_jitter_and_a_new_connection_forgets_them() {
-        let mut machine = Delivery::new(7);
-        let pauses: Vec<Duration> = (0..12).map(|n| machine.backoff(n)).collect();
-        for (n, pause) in pauses.iter().enumerate() {
-            let base = BACKOFF.0.saturating_mul(1 << n).min(BACKOFF.1);
-            assert!(
-                *pause >= base * 3 / 4 && *pause <= base * 5 / 4,
-                "{n}: {pause:?}"
-            );
-        }
-        assert_ne!(pauses[10], pauses[11], "jitter");
-
-        let mut machine = in_phase(Some(Phase::Waiting));
-        step(&mut machine, T0, Event::Disconnected);
-        step(&mut machine, T0, Event::Connected);
-        let page = Event::Page {
-            cursor: Some(1),
-            bundles: vec![id(1)],
-            end: true,
-        };
-        assert_eq!(step(&mut machine, T0, page), [Action::Ask(vec![id(1)])]);
-    }
-
-    /// Ten thousand and more bundles flow through bounded memory, and every one is delivered though rings are lost.
-    #[test]
-    fn memory_stays_bounded_while_everything_is_delivered() {
-        const ALL: u64 = 20_000;
-        let mut journal: std::collections::BTreeMap<u64, BundleId> =
-            (0..ALL).map(|n| (n, id(n))).collect();
-        let mut machine = Delivery::new(3);
-        let mut queue: VecDeque<Event> = VecDeque::from([Event::Connected]);
-        // Seals ring while the scan runs; most do not fit and must be found again.
-        queue.extend((0..ALL).map(|n| Event::Sealed(id(n))));
-        let mut now = T0;
-        let mut steps = 0;
-        while !journal.is_empty() {
-            let event = queue.pop_front().unwrap_or_else(|| {
-                now += Duration::from_secs(1);
-                Event::Tick
-            });
-            for action in step(&mut machine, now, event) {
-                match action {
-                    Action::Page(after) => {
-                        let from = after.map_or(0, |c| c + 1);
-                        let rows: Vec<(u64, BundleId)> = journal
-                            .range(from..)
-                            .take(PAGE)
-                            .map(|(n, b)| (*n, *b))
-                            .collect();
-                        queue.push_back(Event::Page {
-                            cursor: rows.last().map(|r| r.0).or(after),
-                            end: rows.len() < PAGE,
-                            bundles: rows.into_iter().map(|r| r.1).collect(),
-                        });
-                    }
-                    Action::Ask(ids) => {
-                        assert!(ids.len() <= PAGE);
-                        queue.extend(ids.into_iter().map(|b| Event::Verdict(b, Verdict::Want)));
-                    }
-                    Action::Offer(bundle) => {
-                        journal.retain(|_, b| *b != bundle || journal_keeps(bundle));
-                        queue.push_back(Event::Verdict(bundle, Verdict::Taken));
-                        queue.push_back(Event::Receipt(bundle));
-                    }
-                    Action::Show(..) => panic!("nothing is refused here"),
-                }
-            }
-            assert!(machine.outstanding() <= WINDOW && machine.tracked() <= TRACKED_MAX);
-            assert!(machine.ready.len() <= AHEAD_MAX + PAGE);
-            steps += 1;
-            assert!(steps < 200 * ALL, "no progress: {} left", journal.len());
-        }
-        fn journal_keeps(_: BundleId) -> bool {
-            false
-        }
-    }
-}
+mod simulator;
+#[cfg(test)]
+mod tests;

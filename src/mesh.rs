@@ -27,6 +27,8 @@ mod lane;
 mod link;
 mod member;
 mod offer;
+mod out;
+mod pacer;
 mod roster;
 mod serve;
 mod session;
@@ -54,6 +56,7 @@ use self::discover::Discovery;
 use self::fetch::Fetches;
 use self::member::CloseCode;
 use self::offer::Blames;
+use self::pacer::Pacer;
 use self::roster::{Peer, Roster};
 use self::session::Input;
 use self::store::Store;
@@ -136,6 +139,7 @@ pub(crate) struct Hub {
     pub(crate) roster: Roster,
     pub(crate) fetches: Fetches,
     pub(crate) blames: Blames,
+    pub(crate) pacer: Pacer,
     name: PeerName,
     runtime: Handle,
     stopping: AtomicBool,
@@ -293,7 +297,7 @@ impl Hub {
 
     async fn pass(self: &Arc<Self>, event: Event) {
         match event {
-            Event::Sealed(bundle) => self.ring_all(|| Input::Sealed(bundle)),
+            Event::Sealed(bundle, priority) => self.ring_all(|| Input::Sealed(bundle, priority)),
             Event::ReceiptReady(receipt) => self.ring(receipt.origin, Input::Receipt(receipt)),
             Event::PendingChanged(peer) => self.ring(peer, Input::Rescan),
             Event::Retry(bundle, peer) => {
@@ -380,6 +384,7 @@ impl Mesh {
             roster: Roster::default(),
             fetches: Fetches::default(),
             blames: Blames::default(),
+            pacer: Pacer::default(),
             name: config.name,
             runtime: runtime.handle().clone(),
             stopping: AtomicBool::new(false),

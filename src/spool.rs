@@ -3,13 +3,17 @@
 //! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Spool::subscribe`] is only a doorbell.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
+mod arrived;
 mod cancel;
+mod consumed;
 mod content;
 mod deliver;
+mod delta;
 mod dress;
 mod durable;
 mod expiry;
 mod gate;
+mod history;
 mod inbox;
 mod intake;
 mod journal;
@@ -18,6 +22,7 @@ mod listen;
 mod outbox;
 mod policy;
 mod publish;
+pub(crate) mod rank;
 mod recover;
 mod renamed;
 mod room;
@@ -54,6 +59,7 @@ pub use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
 pub use self::gate::{Gate, GateGuard};
+use self::history::History;
 pub use self::intake::{CONTRADICTS, Incoming, Verified};
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
@@ -196,7 +202,7 @@ impl SpoolError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A bundle of ours was sealed; its recipients have it pending.
-    Sealed(BundleId),
+    Sealed(BundleId, Priority),
     /// A bundle we received is durable; its receipt is ready to go to its origin.
     ReceiptReady(Receipt),
     /// Something new is pending for this peer beyond a single seal (it joined, a deferral ended): rescan.
@@ -442,6 +448,9 @@ pub struct Counts {
     pub bytes_sent: u64,
     /// Content bytes taken from peers since start.
     pub bytes_received: u64,
+    /// Those of them that were of no use: cut off before a chunk was whole, wrong, or here already.
+    #[serde(default)]
+    pub bytes_twice: u64,
     /// Files held back because their writer was killed.
     pub incomplete: u64,
     /// Files open for writing, settling or being sealed. Not known to the spool: the daemon fills it in.
@@ -517,6 +526,7 @@ pub struct Spool {
     changes: Mutex<u64>,
     changed: Condvar,
     counters: Counters,
+    history: History,
     policy: policy::Policy,
     jobs: Sender<Job>,
     tails: TailHasher,
@@ -599,6 +609,7 @@ impl Spool {
             changes: Mutex::new(1),
             changed: Condvar::new(),
             counters: Counters::default(),
+            history: History::new(config.limits.history),
             policy: policy::Policy::default(),
             jobs,
             tails,
@@ -610,6 +621,7 @@ impl Spool {
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
+        spool.history.start(&spool)?;
         for number in 0..sealers {
             let (weak, queue) = (Arc::downgrade(&spool), queue.clone());
             let thread = std::thread::Builder::new().name(format!("sealer-{number}"));
@@ -626,6 +638,7 @@ impl Spool {
     pub fn close(&self) {
         self.tails.stop();
         self.stop_ager();
+        self.history.stop();
         let workers = std::mem::take(&mut *self.workers.lock());
         for _ in &workers {
             // One for each worker; they take what is queued before it first.

@@ -11,6 +11,7 @@ impl Stack<'_> {
             max_bytes: self.parsed("max_bytes", value::parse_limit)?,
             min_free: self.parsed("min_free", value::parse_size)?,
             max_file_bytes: self.parsed("max_file_bytes", value::parse_limit)?,
+            history: self.parsed("history", value::parse_count)?,
         })
     }
 
@@ -51,6 +52,7 @@ pub(super) fn shown(config: &Config, name: &str) -> Option<String> {
         "max_bundle_files" => routing.max_bundle_files.map(|max| max.to_string()),
         "max_bundle_bytes" => routing.max_bundle_bytes.map(format_size),
         "max_recipients" => routing.max_recipients.map(|max| max.to_string()),
+        "history" => limits.history.map(|count| count.to_string()),
         "inbox_mode" => dress.mode.map(octal),
         "umask" => dress.umask.map(octal),
         "uid" => dress.uid.map(|id| id.to_string()),

@@ -54,6 +54,7 @@ pub const SETTINGS: &[Setting] = &[
     new("max_bundle_files", Kind::Text),
     new("max_bundle_bytes", Kind::Text),
     new("max_recipients", Kind::Text),
+    new("history", Kind::Text),
     new("inbox_mode", Kind::Text),
     new("uid", Kind::Text),
     new("gid", Kind::Text),
@@ -61,7 +62,7 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Settings that a file may also have in a table `[spool]`, under the same names.
-const SPOOL_TABLE: [&str; 3] = ["max_bytes", "min_free", "max_file_bytes"];
+const SPOOL_TABLE: [&str; 4] = ["max_bytes", "min_free", "max_file_bytes", "history"];
 
 /// The setting of this name, with dashes or underscores.
 pub fn setting(name: &str) -> Option<&'static Setting> {

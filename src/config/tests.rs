@@ -294,6 +294,7 @@ fn what_is_shown_can_be_read_back() {
             ("max_bytes", "3GiB"),
             ("min_free", "7"),
             ("max_file_bytes", "1MB"),
+            ("history", "500"),
             ("inbox_mode", "0640"),
             ("umask", "0007"),
         ]),
@@ -327,6 +328,7 @@ fn limits_may_stand_in_a_table_of_their_own_and_not_twice() {
         ("max_bytes = \"1G\"\n[spool]\nmax_bytes = \"2G\"\n", "twice"),
         ("[spool]\nname = \"x\"\n", "spool.name"),
         ("spool = 5\n", "spool"),
+        ("history = 0\n", "whole number"),
         ("max_bytes = \"much\"\n", "64MiB"),
     ] {
         let err = with(flags(&[]), env(&[]), Some(&file(&dir, text))).unwrap_err();

@@ -87,6 +87,14 @@ pub(super) fn parse_limit(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A number of things, at least one.
+pub(super) fn parse_count(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        Ok(_) | Err(_) => Err(format!("{text:?} is not a whole number above 0")),
+    }
+}
+
 fn parse_octal(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let octal = !digits.is_empty() && digits.bytes().all(|b| matches!(b, b'0'..=b'7'));

@@ -283,6 +283,12 @@ fn metrics(status: &Status) -> String {
             counts.bytes_received,
         ),
         (
+            "meshbox_received_twice_bytes_total",
+            "counter",
+            "Content bytes received in vain: cut off, wrong, or here already",
+            counts.bytes_twice,
+        ),
+        (
             "meshbox_ignored_total",
             "counter",
             "Names not sent since they match the ignore list",

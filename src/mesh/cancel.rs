@@ -10,8 +10,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::bundle::{BundleId, Cancel};
 use crate::mesh::Hub;
 use crate::mesh::lane::Lane;
+use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
-use crate::mesh::session::Out;
 use crate::mesh::wire::Frame;
 
 /// Cancels in one frame; with the longest list of recipients that is some 8 MiB.

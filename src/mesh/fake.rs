@@ -18,10 +18,14 @@ use crate::bundle::{
 use crate::digest::{self, Digest};
 use crate::mesh::store::{Arriving, Bell, Content, Offered, Store};
 use crate::peer::{Identity, PeerId, PeerName};
+use crate::spool::rank::Rank;
 use crate::spool::{Event, FinishError, IntakeError, Member, Quarantined, ServeError, SpoolError};
 
 /// Longest wait for anything in these tests; they fail then.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Chunks by offset, for each entry.
+type Got = Arc<Mutex<Vec<BTreeMap<u64, Bytes>>>>;
 
 #[derive(Default)]
 struct State {
@@ -32,6 +36,7 @@ struct State {
     receipts: HashMap<BundleId, Receipt>,
     inbox: HashMap<RelPath, Bytes>,
     partial: HashMap<BundleId, Vec<BTreeMap<u64, Bytes>>>,
+    arriving: HashMap<BundleId, Got>,
     busy: HashSet<BundleId>,
     notes: Vec<(BundleId, String, Option<String>)>,
     seq: u64,
@@ -50,6 +55,7 @@ pub(crate) struct Fake {
     pub mute: AtomicBool,
     pub sent: AtomicU64,
     pub received: AtomicU64,
+    pub twice: AtomicU64,
 }
 
 impl Fake {
@@ -64,6 +70,7 @@ impl Fake {
             mute: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            twice: AtomicU64::new(0),
         })
     }
 
@@ -93,11 +100,11 @@ impl Fake {
         );
         for peer in to {
             state.seq += 1;
-            let seq = state.seq;
-            state.pending.entry(*peer).or_default().insert(seq, id);
+            let rank = Rank::of(manifest.manifest().priority, state.seq);
+            state.pending.entry(*peer).or_default().insert(rank.0, id);
         }
         drop(state);
-        self.ring(&Event::Sealed(id));
+        self.ring(&Event::Sealed(id, manifest.manifest().priority));
     }
 
     /// Seals a file for `to`.
@@ -277,11 +284,13 @@ impl Store for Arc<Fake> {
         let Some(rows) = state.pending.get(&peer) else {
             return Ok(vec![]);
         };
-        Ok(rows
-            .range(after.map_or(0, |a| a + 1)..)
-            .take(limit)
-            .map(|(n, b)| (*n, *b))
-            .collect())
+        // As the spool has it: urgent ranks are the upper half of the numbers, and come first.
+        let place = |rank: u64| rank.wrapping_add(1 << 63);
+        let mut rows: Vec<(u64, BundleId)> = rows.iter().map(|(n, b)| (*n, *b)).collect();
+        rows.sort_by_key(|(rank, _)| place(*rank));
+        rows.retain(|(rank, _)| after.is_none_or(|after| place(*rank) > place(after)));
+        rows.truncate(limit);
+        Ok(rows)
     }
     fn pending_count(&self, peer: PeerId) -> u64 {
         self.state
@@ -337,6 +346,8 @@ impl Store for Arc<Fake> {
             .partial
             .remove(&id)
             .unwrap_or_else(|| vec![BTreeMap::new(); entries]);
+        let got = Arc::new(Mutex::new(got));
+        state.arriving.insert(id, got.clone());
         Ok(Offered::Wanted(Box::new(FakeArriving {
             store: self.clone(),
             manifest,
@@ -394,6 +405,56 @@ impl Store for Arc<Fake> {
         self.sent.fetch_add(sent, Ordering::Relaxed);
         self.received.fetch_add(received, Ordering::Relaxed);
     }
+    fn count_twice(&self, bytes: u64) {
+        self.twice.fetch_add(bytes, Ordering::Relaxed);
+    }
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError> {
+        let (state, says) = (self.state.lock(), manifest.manifest());
+        let got = state.arriving.get(&manifest.id());
+        let got = got.filter(|_| says.is_for(peer)).cloned();
+        Ok(Box::new(Arrived {
+            got: got.ok_or(ServeError::NotHeld)?,
+            entry,
+            len: says.entries[entry].size(),
+        }))
+    }
+}
+
+/// What arrived of one entry, while the rest does.
+struct Arrived {
+    got: Got,
+    entry: usize,
+    len: u64,
+}
+
+impl Content for Arrived {
+    fn len(&self) -> u64 {
+        self.len
+    }
+    fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError> {
+        let got = self.got.lock();
+        let mut bytes = Vec::with_capacity(len);
+        let (from, end) = (offset, offset + len as u64);
+        let mut at = from;
+        while at < end {
+            let (begin, chunk) = got[self.entry]
+                .range(..=at)
+                .next_back()
+                .ok_or(ServeError::NotHeld)?;
+            let skip = (at - begin) as usize;
+            let rest = chunk.get(skip..).filter(|rest| !rest.is_empty());
+            let rest = rest.ok_or(ServeError::NotHeld)?;
+            let take = rest.len().min((end - at) as usize);
+            bytes.extend_from_slice(&rest[..take]);
+            at += take as u64;
+        }
+        Ok(bytes.into())
+    }
 }
 
 struct FakeContent {
@@ -421,7 +482,7 @@ impl Content for FakeContent {
 struct FakeArriving {
     store: Arc<Fake>,
     manifest: VerifiedManifest,
-    got: Vec<BTreeMap<u64, Bytes>>,
+    got: Got,
 }
 
 impl Drop for FakeArriving {
@@ -447,7 +508,7 @@ impl FakeArriving {
 impl Arriving for FakeArriving {
     fn missing(&self, entry: usize) -> Vec<Range<u64>> {
         let (size, _, chunks) = self.file(entry);
-        let got = &self.got[entry];
+        let got = &self.got.lock()[entry];
         if chunks.0.is_empty() {
             return if got.is_empty() {
                 std::iter::once(0..size).collect()
@@ -480,12 +541,12 @@ impl Arriving for FakeArriving {
             let path = self.manifest.manifest().entries[entry].path.clone();
             return Err(IntakeError::WrongBytes { path, index });
         }
-        self.got[entry].insert(offset, Bytes::copy_from_slice(bytes));
+        self.got.lock()[entry].insert(offset, Bytes::copy_from_slice(bytes));
         Ok(())
     }
     fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError> {
         let mut files = Vec::new();
-        for (entry, got) in self.got.iter().enumerate() {
+        for (entry, got) in self.got.lock().iter().enumerate() {
             let bytes: Vec<u8> = got.values().flatten().copied().collect();
             let path = self.manifest.manifest().entries[entry].path.clone();
             let (_, digest, chunks) = self.file(entry);
@@ -518,6 +579,6 @@ impl Arriving for FakeArriving {
             .state
             .lock()
             .partial
-            .insert(self.manifest.id(), self.got.clone());
+            .insert(self.manifest.id(), self.got.lock().clone());
     }
 }

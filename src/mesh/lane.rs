@@ -15,15 +15,25 @@ pub(crate) struct Lane(Arc<Mutex<Queue>>);
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    /// With whether [`Lane::clear`] leaves it.
+    jobs: VecDeque<(bool, Job)>,
     running: bool,
 }
 
 impl Lane {
     /// Adds a job; it runs after all earlier ones. Call within the runtime.
     pub(crate) fn push(&self, job: impl FnOnce() + Send + 'static) {
+        self.add(false, Box::new(job));
+    }
+
+    /// The same for a job that is done even if the lane is cleared before.
+    pub(crate) fn push_kept(&self, job: impl FnOnce() + Send + 'static) {
+        self.add(true, Box::new(job));
+    }
+
+    fn add(&self, kept: bool, job: Job) {
         let mut queue = self.0.lock();
-        queue.jobs.push_back(Box::new(job));
+        queue.jobs.push_back((kept, job));
         if !queue.running {
             queue.running = true;
             let lane = self.clone();
@@ -31,9 +41,9 @@ impl Lane {
         }
     }
 
-    /// Forgets jobs that did not start.
+    /// Forgets jobs that did not start, save those that were pushed to be kept.
     pub(crate) fn clear(&self) {
-        self.0.lock().jobs.clear();
+        self.0.lock().jobs.retain(|(kept, _)| *kept);
     }
 
     fn drain(&self) {
@@ -41,7 +51,7 @@ impl Lane {
             let job = {
                 let mut queue = self.0.lock();
                 match queue.jobs.pop_front() {
-                    Some(job) => job,
+                    Some((_, job)) => job,
                     None => {
                         queue.running = false;
                         return;
@@ -71,5 +81,27 @@ mod tests {
         for n in 0..50 {
             assert_eq!(rx.recv().await, Some(n));
         }
+    }
+
+    #[tokio::test]
+    async fn clearing_leaves_what_must_be_done() {
+        let lane = Lane::default();
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let (tx, mut rx) = tokio::sync::mpsc::channel(8);
+        // The lane is busy until it is cleared.
+        lane.push(move || gone.recv().unwrap());
+        for (n, kept) in [(1, false), (2, true), (3, false)] {
+            let tx = tx.clone();
+            let job = move || tx.blocking_send(n).unwrap();
+            if kept {
+                lane.push_kept(job);
+            } else {
+                lane.push(job);
+            }
+        }
+        drop(tx);
+        lane.clear();
+        go.send(()).unwrap();
+        assert_eq!((rx.recv().await, rx.recv().await), (Some(2), None));
     }
 }

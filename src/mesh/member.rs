@@ -325,7 +325,9 @@ async fn verify(
         | Frame::Owed(_)
         | Frame::Withdrawn(_)
         | Frame::Cancels(_)
-        | Frame::CancelsSeen(_) => Err(MemberError::Unexpected("membership proof")),
+        | Frame::CancelsSeen(_)
+        | Frame::Have(_)
+        | Frame::Gone(_) => Err(MemberError::Unexpected("membership proof")),
     }
 }
 

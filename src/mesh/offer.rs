@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, VerifiedManifest};
-use crate::delivery::Verdict;
+use crate::delivery::{Verdict, is_urgent};
 use crate::digest::INLINE_MAX;
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
@@ -98,7 +98,11 @@ pub(crate) fn receive(
         drop(permit);
         return;
     }
-    let lane = peer.intake.clone();
+    let lane = if is_urgent(manifest.manifest().priority) {
+        peer.express.clone()
+    } else {
+        peer.intake.clone()
+    };
     lane.push(move || {
         let bundle = manifest.id();
         if let Some(verdict) = take_inline(&hub, &peer, manifest, &inline)

@@ -45,6 +45,8 @@ pub(crate) struct Peer {
     pub wake: Notify,
     /// Its offers that are taken without fetching, in order. Bounded by the session's byte budget.
     pub intake: Lane,
+    /// The same for urgent ones.
+    pub express: Lane,
     /// What may be fetched from it at once.
     pub slots: Slots,
     /// Bytes it asked for on this session, by bundle.
@@ -114,6 +116,7 @@ impl Peer {
             bulk: watch::Sender::new(None),
             wake: Notify::new(),
             intake: Lane::default(),
+            express: Lane::default(),
             slots: Slots::of_peer(),
             served: Mutex::new(HashMap::new()),
             epoch_told: AtomicU64::new(0),

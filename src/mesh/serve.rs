@@ -10,9 +10,10 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::bundle::BundleId;
-use crate::delivery::Event;
+use crate::bundle::{BundleId, Priority};
+use crate::delivery::{Event, is_urgent};
 use crate::mesh::Hub;
+use crate::mesh::fetch::share;
 use crate::mesh::member::{Channel, CloseCode};
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
@@ -20,14 +21,17 @@ use crate::mesh::store::Content;
 use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, RangeRequest, RangeStatus};
 use crate::spool::ServeError;
 
-/// Most bytes of one request.
-pub(crate) const RANGE_MAX: u64 = 64 * 1024 * 1024;
+/// Most bytes of one request: a chunk of the largest file there can be. Nothing is allocated for it.
+pub(crate) const RANGE_MAX: u64 = 1 << 40;
 
 /// Read from disk and handed to the stream at once; two are in memory per request being served.
 const PIECE: u64 = 256 * 1024;
 
 /// Requests of one connection served at a time; more wait. With [`PIECE`] that is 8 MiB.
 const AT_ONCE: usize = 16;
+
+/// Requests for urgent content beyond those, so that it never waits for the rest.
+const URGENT_AT_ONCE: usize = 4;
 
 /// A peer that takes no byte for this long is not waited for.
 const STALL: Duration = Duration::from_secs(30);
@@ -37,19 +41,24 @@ const COUNTED_MAX: usize = 1024;
 
 /// Answers range requests until the connection ends.
 pub(crate) async fn serve(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let slots = Arc::new([AT_ONCE, URGENT_AT_ONCE].map(Semaphore::new));
     while let Ok((send, recv)) = conn.accept_bi().await {
         let (hub, peer, slots) = (hub.clone(), peer.clone(), slots.clone());
+        let conn = conn.clone();
         tokio::spawn(async move {
-            let Ok(_slot) = slots.acquire().await else {
-                return;
-            };
-            answer(&hub, &peer, send, recv).await;
+            answer(&hub, &peer, &conn, &slots, send, recv).await;
         });
     }
 }
 
-async fn answer(hub: &Arc<Hub>, peer: &Peer, send: SendStream, recv: RecvStream) {
+async fn answer(
+    hub: &Arc<Hub>,
+    peer: &Peer,
+    conn: &Connection,
+    slots: &[Semaphore; 2],
+    send: SendStream,
+    recv: RecvStream,
+) {
     let mut channel = Channel {
         send,
         recv,
@@ -59,10 +68,16 @@ async fn answer(hub: &Arc<Hub>, peer: &Peer, send: SendStream, recv: RecvStream)
         let _ = channel.send.reset(CloseCode::Protocol.code());
         return;
     };
+    let priority = priority_of(hub, request.bundle).await;
+    let _ = channel.send.set_priority(priority as i32);
+    let Ok(_slot) = slots[usize::from(is_urgent(priority))].acquire().await else {
+        return;
+    };
     match open(hub, peer, request).await {
         Ok(content) => {
             note(peer, request.bundle, request.len);
-            if stream(hub, &mut channel.send, content, request)
+            let paced = (conn, priority);
+            if stream(hub, paced, &mut channel.send, content, request)
                 .await
                 .is_none()
             {
@@ -85,6 +100,14 @@ async fn answer(hub: &Arc<Hub>, peer: &Peer, send: SendStream, recv: RecvStream)
     let _ = channel.send.finish();
 }
 
+/// How urgent a bundle is; of one that is not held it does not matter.
+async fn priority_of(hub: &Arc<Hub>, bundle: BundleId) -> Priority {
+    let hub = hub.clone();
+    let read = move || hub.store.manifest(bundle).ok().flatten();
+    let manifest = tokio::task::spawn_blocking(read).await.ok().flatten();
+    manifest.map_or_else(Priority::default, |m| m.manifest().priority)
+}
+
 async fn open(
     hub: &Arc<Hub>,
     peer: &Peer,
@@ -92,9 +115,13 @@ async fn open(
 ) -> Result<Box<dyn Content>, ServeError> {
     let (hub, peer) = (hub.clone(), peer.id);
     let opened = tokio::task::spawn_blocking(move || {
-        let content = hub
+        let own = hub
             .store
-            .open_content(request.bundle, request.entry as usize, peer)?;
+            .open_content(request.bundle, request.entry as usize, peer);
+        let content = match own {
+            Err(ServeError::NotHeld) => share::open(&hub, peer, &request)?,
+            own => own?,
+        };
         let end = request.offset.checked_add(request.len);
         let inside = end.is_some_and(|end| end <= content.len()) && request.len <= RANGE_MAX;
         if inside {
@@ -109,6 +136,7 @@ async fn open(
 /// Sends the range, reading ahead by one piece; `None` when disk or stream failed.
 async fn stream(
     hub: &Arc<Hub>,
+    (conn, priority): (&Connection, Priority),
     send: &mut SendStream,
     content: Box<dyn Content>,
     request: RangeRequest,
@@ -131,7 +159,7 @@ async fn stream(
     let mut next = (at < end).then(|| read(content, at));
     while let Some(reading) = next.take() {
         let (content, bytes) = reading.await.ok()?;
-        let bytes = bytes
+        let mut bytes = bytes
             .map_err(|e| tracing::error!("content of {:?} cannot be read: {e}", request.bundle))
             .ok()?;
         at += bytes.len() as u64;
@@ -139,7 +167,11 @@ async fn stream(
             next = Some(read(content, at));
         }
         hub.store.count_bytes(bytes.len() as u64, 0);
-        timeout(STALL, send.write_chunk(bytes)).await.ok()?.ok()?;
+        while !bytes.is_empty() {
+            let now = hub.pacer.acquire(conn, priority, bytes.len()).await;
+            let write = send.write_chunk(bytes.split_to(now));
+            timeout(STALL, write).await.ok()?.ok()?;
+        }
     }
     Some(())
 }

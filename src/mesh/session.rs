@@ -13,19 +13,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use iroh::endpoint::{Connection, RecvStream, SendStream};
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use bytes::Bytes;
+use iroh::endpoint::{Connection, RecvStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::bundle::{BundleId, Receipt, VerifiedManifest};
-use crate::delivery::{Action, Delivery, Event, PAGE, Verdict};
+use crate::bundle::{BundleId, Priority, Receipt, VerifiedManifest};
+use crate::delivery::{Action, Delivery, Event, PAGE, Verdict, is_urgent};
 use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
+use crate::mesh::out::Out;
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
-use crate::mesh::{Hub, cancel, offer};
+use crate::mesh::{Hub, cancel, fetch, offer};
+use crate::spool::rank::Rank;
 
 /// Bytes of frames read and not yet dealt with.
 const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
@@ -33,14 +34,8 @@ const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
 /// What a frame weighs at least, so that many small ones count too.
 const FRAME_WEIGHT_MIN: usize = 512;
 
-/// Bytes waiting to be sent, beyond which the peer is not reading: twice all offers of a full window.
-const OUTBOUND_MAX: usize = 48 * 1024 * 1024;
-
-/// With more than this unsent no further offer is built: a bundle of many files may be large.
-const OUTBOUND_ROOM: usize = 8 * 1024 * 1024;
-
-/// How long an offer waits for that. A peer that reads nothing for so long is found out by other means.
-const ROOM_PATIENCE: Duration = Duration::from_secs(30);
+/// What an offer counts for the pacer: what it is not known to be, small.
+const OFFER: usize = 64 * 1024;
 
 /// Rings and results waiting for the session; a ring that does not fit leads to a rescan.
 const INPUTS: usize = 1024;
@@ -55,7 +50,7 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A bundle was sealed.
-    Sealed(BundleId),
+    Sealed(BundleId, Priority),
     /// Our receipt for a bundle of this peer is ready.
     Receipt(Receipt),
     /// Read the journal again.
@@ -68,6 +63,8 @@ pub(crate) enum Input {
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
     Event(Event),
+    /// To be sent as it is.
+    Say(Frame),
 }
 
 /// What the reader hands to the session.
@@ -77,51 +74,6 @@ enum Heard {
     BadOffer(BundleId, String),
 }
 
-/// Bytes on their way to the writer.
-#[derive(Clone)]
-pub(crate) struct Out(Arc<(Mutex<BytesMut>, Notify, Connection, Condvar)>);
-
-impl Out {
-    /// Queues a frame; the writer sends all that is queued at once.
-    pub(super) fn push(&self, frame: &Frame) {
-        let (buffer, bell, conn, _) = &*self.0;
-        let mut buffer = buffer.lock();
-        if buffer.len() > OUTBOUND_MAX {
-            buffer.clear();
-            conn.close(CloseCode::Protocol.code(), b"not reading");
-            return;
-        }
-        frame.encode(&mut buffer);
-        drop(buffer);
-        bell.notify_one();
-    }
-
-    /// Waits until little is unsent. Blocks.
-    pub(super) fn wait_room(&self) {
-        let (buffer, _, conn, room) = &*self.0;
-        let until = std::time::Instant::now() + ROOM_PATIENCE;
-        let mut buffer = buffer.lock();
-        while buffer.len() > OUTBOUND_ROOM && conn.close_reason().is_none() {
-            if room.wait_until(&mut buffer, until).timed_out() {
-                break;
-            }
-        }
-    }
-
-    async fn write(self, mut send: SendStream) {
-        let (buffer, bell, _, room) = &*self.0;
-        loop {
-            let bytes = buffer.lock().split().freeze();
-            room.notify_all();
-            if bytes.is_empty() {
-                bell.notified().await;
-            } else if send.write_chunk(bytes).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
 /// One running session.
 struct Session {
     hub: Arc<Hub>,
@@ -129,6 +81,8 @@ struct Session {
     out: Out,
     /// Reads of the journal and of content for offers, in order. Bounded by the delivery window and by the budget.
     desk: Lane,
+    /// The same for offers of urgent bundles, which wait for nothing else.
+    express: Lane,
     inputs: mpsc::Sender<Input>,
     delivery: Delivery,
     started: Instant,
@@ -160,12 +114,7 @@ pub(crate) async fn run(
     }
     drop(greeting);
     tracing::info!("connected with {} ({})", peer.label(), peer.id.short());
-    let out = Out(Arc::new((
-        Mutex::new(BytesMut::new()),
-        Notify::new(),
-        conn.clone(),
-        Condvar::new(),
-    )));
+    let out = Out::new(conn.clone());
     let (heard_tx, mut heard) = mpsc::channel(HEARD);
     let Channel {
         send,
@@ -180,6 +129,7 @@ pub(crate) async fn run(
         peer,
         out,
         desk: Lane::default(),
+        express: Lane::default(),
         inputs,
         delivery: Delivery::new(seed),
         started: Instant::now(),
@@ -218,6 +168,7 @@ pub(crate) async fn run(
     session.peer.ended(&conn);
     session.hub.teller_gone(&session.peer);
     session.desk.clear();
+    session.express.clear();
     session.event(Event::Disconnected);
     let told = conn
         .close_reason()
@@ -265,7 +216,9 @@ async fn read(
                 | Frame::Owed(_)
                 | Frame::Withdrawn(_)
                 | Frame::Cancels(_)
-                | Frame::CancelsSeen(_)) => Heard::Frame(frame),
+                | Frame::CancelsSeen(_)
+                | Frame::Have(_)
+                | Frame::Gone(_)) => Heard::Frame(frame),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -325,6 +278,8 @@ impl Session {
             Heard::Frame(Frame::CancelsSeen(ids)) => {
                 cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
             }
+            Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
+            Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
             // The reader lets nothing else through.
             Heard::Frame(
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
@@ -402,7 +357,7 @@ impl Session {
 
     fn input(&mut self, input: Input) {
         match input {
-            Input::Sealed(bundle) => self.event(Event::Sealed(bundle)),
+            Input::Sealed(bundle, priority) => self.event(Event::SealedAs(bundle, priority)),
             Input::Receipt(receipt) => self.out.push(&Frame::Receipts(vec![receipt])),
             Input::Rescan => {
                 self.tell_cancels();
@@ -414,6 +369,7 @@ impl Session {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Input::Event(event) => self.event(event),
+            Input::Say(frame) => self.out.push(&frame),
         }
     }
 
@@ -485,27 +441,43 @@ impl Session {
                         });
                     let cursor = rows.last().map(|r| r.0).or(after);
                     let end = rows.len() < PAGE;
+                    let ranked: Vec<(BundleId, Priority)> = rows
+                        .iter()
+                        .map(|(rank, bundle)| (*bundle, Rank(*rank).priority()))
+                        .filter(|(_, priority)| *priority != Priority::default())
+                        .collect();
                     let bundles = rows.into_iter().map(|r| r.1).collect();
                     drop(inputs.blocking_send(Input::Event(Event::Page {
                         cursor,
                         bundles,
                         end,
                     })));
+                    for (bundle, priority) in ranked {
+                        drop(inputs.blocking_send(Input::Event(Event::Ranked(bundle, priority))));
+                    }
                 }),
                 Action::Ask(ids) => self.out.push(&Frame::Pending(ids)),
                 Action::Offer(bundle) => {
-                    let out = self.out.clone();
-                    self.desk.push(move || {
-                        out.wait_room();
+                    let (out, priority) = (self.out.clone(), self.delivery.priority(bundle));
+                    let urgent = is_urgent(priority);
+                    let lane = if urgent { &self.express } else { &self.desk };
+                    lane.push(move || {
+                        if !urgent {
+                            out.wait_room();
+                        }
                         match offer::build(&hub, bundle, peer.id) {
-                            Some(frame) => out.push(&frame),
+                            Some(frame) => {
+                                hub.pacer.note(out.conn(), priority, OFFER);
+                                out.push_as(&frame, urgent);
+                            }
                             None => {
                                 drop(inputs.blocking_send(Input::Event(Event::Gone(bundle))));
                             }
                         }
                     });
                 }
-                Action::Show(bundle, state) => self.desk.push(move || {
+                // Kept: else status shows it on its way, or the journal owes it, after the connection is gone.
+                Action::Show(bundle, state) => self.desk.push_kept(move || {
                     if let Err(error) = hub.store.set_delivery(bundle, peer.id, state) {
                         tracing::error!("state of {bundle:?} not recorded: {error}");
                     }

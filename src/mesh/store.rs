@@ -128,6 +128,13 @@ pub(crate) trait Store: Send + Sync + 'static {
     fn cancels_seen(&self, _peer: PeerId, _bundles: &[BundleId]) -> Result<(), SpoolError> {
         Ok(())
     }
+    fn count_twice(&self, bytes: u64);
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError>;
 }
 
 impl Store for Arc<Spool> {
@@ -256,6 +263,17 @@ impl Store for Arc<Spool> {
     }
     fn cancels_seen(&self, peer: PeerId, bundles: &[BundleId]) -> Result<(), SpoolError> {
         Spool::cancels_seen(self, peer, bundles)
+    }
+    fn count_twice(&self, bytes: u64) {
+        Spool::count_twice(self, bytes);
+    }
+    fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<Box<dyn Content>, ServeError> {
+        Ok(Box::new(Spool::open_arrived(self, manifest, entry, peer)?))
     }
 }
 

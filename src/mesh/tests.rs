@@ -10,6 +10,8 @@ mod moves;
 mod restored;
 #[cfg(test)]
 mod scopes;
+#[cfg(test)]
+mod sources;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

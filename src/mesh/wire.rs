@@ -89,7 +89,7 @@ pub(crate) struct Told {
 
 /// A bundle with as much of its content as travels with it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Offer {
+pub(crate) struct Offer {
     /// The manifest, not yet verified.
     pub signed: SignedManifest,
     /// Content of each entry, where sent; may be shorter than the list of entries.
@@ -98,7 +98,7 @@ pub(super) struct Offer {
 
 /// A request for bytes, alone on its stream of the bulk connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct RangeRequest {
+pub(crate) struct RangeRequest {
     /// Of which bundle.
     pub bundle: BundleId,
     /// Index of the entry in its manifest.
@@ -107,6 +107,17 @@ pub(super) struct RangeRequest {
     pub offset: u64,
     /// Number of bytes.
     pub len: u64,
+}
+
+/// Which chunks of a bundle that it fetches the sender has checked, for other recipients to ask it for them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Have {
+    /// Of which bundle.
+    pub bundle: BundleId,
+    /// It has all, and is not fetching any more.
+    pub whole: bool,
+    /// One bit for each chunk of an entry, lowest first.
+    pub entries: Vec<(u32, Vec<u8>)>,
 }
 
 /// First byte of the answer to a [`RangeRequest`]; only after `Ok` the bytes follow.
@@ -144,7 +155,7 @@ impl RangeStatus {
 
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// The membership proof, with the sender's protocol version.
     Proof {
         /// What the sender speaks.
@@ -174,6 +185,10 @@ pub(super) enum Frame {
     Cancels(Vec<Cancel>),
     /// "I know that these have ended."
     CancelsSeen(Vec<BundleId>),
+    /// Told to other recipients of the bundle only.
+    Have(Have),
+    /// "What I told you that I have of these, I do not serve any more."
+    Gone(Vec<BundleId>),
 }
 
 /// Why bytes are not a frame.
@@ -220,6 +235,8 @@ mod kind {
     pub(super) const WITHDRAWN: u8 = 10;
     pub(super) const CANCELS: u8 = 16;
     pub(super) const CANCELS_SEEN: u8 = 17;
+    pub(super) const HAVE: u8 = 32;
+    pub(super) const GONE: u8 = 33;
 }
 
 /// [`Verdict`] as it travels.
@@ -282,6 +299,8 @@ impl Frame {
             Self::Withdrawn(ids) => put(out, kind::WITHDRAWN, ids),
             Self::Cancels(list) => put(out, kind::CANCELS, list),
             Self::CancelsSeen(ids) => put(out, kind::CANCELS_SEEN, ids),
+            Self::Have(have) => put(out, kind::HAVE, have),
+            Self::Gone(ids) => put(out, kind::GONE, ids),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -332,6 +351,12 @@ impl Frame {
             kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
             kind::CANCELS => Self::Cancels(list(kind, &bytes)?),
             kind::CANCELS_SEEN => Self::CancelsSeen(list(kind, &bytes)?),
+            kind::HAVE => {
+                let have: Have = take(kind, &bytes)?;
+                check_count(kind, have.entries.len())?;
+                Self::Have(have)
+            }
+            kind::GONE => Self::Gone(list(kind, &bytes)?),
             _ => return Ok(None),
         };
         Ok(Some(frame))
@@ -353,13 +378,15 @@ fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError
 
 fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, WireError> {
     let items: Vec<T> = take(kind, body)?;
-    if items.len() > LIST_MAX {
-        Err(WireError::TooMany {
-            kind,
-            count: items.len(),
-        })
+    check_count(kind, items.len())?;
+    Ok(items)
+}
+
+fn check_count(kind: u8, count: usize) -> Result<(), WireError> {
+    if count > LIST_MAX {
+        Err(WireError::TooMany { kind, count })
     } else {
-        Ok(items)
+        Ok(())
     }
 }
 
@@ -599,6 +626,18 @@ mod tests {
                 ),
             ),
             (Frame::CancelsSeen(vec![b]), format!("000000221101{ones}")),
+            (
+                Frame::Have(Have {
+                    bundle: b,
+                    whole: false,
+                    entries: vec![(3, vec![0x81, 2])],
+                }),
+                format!("0000002720{ones}0001030281{}", "02"),
+            ),
+            (
+                Frame::Gone(vec![BundleId([1; 32])]),
+                format!("000000222101{ones}"),
+            ),
         ]
     }
 
@@ -676,7 +715,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(kind in 0u8..20, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_never_panic(kind in 0u8..40, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut body = vec![kind];
             body.extend(&bytes);
             Frame::decode(body.into()).ok();

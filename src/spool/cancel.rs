@@ -11,7 +11,7 @@
 //! durable. Bytes of a cancelled bundle that are left over are removed when the cancel or an offer is seen again, and
 //! at the next start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::content::inode_at;
@@ -161,7 +161,7 @@ impl Spool {
         batch.delete(HELD, &bundle.0);
         for (peer, known) in self.deliveries_of(bundle)? {
             if !known.is_final() {
-                batch.delete(PENDING, &pending_key(peer, row.order));
+                batch.delete(PENDING, &pending_key(peer, row.rank()));
                 batch.put(DELIVERIES, &delivery_key(bundle, peer), state);
             }
             self.progress.lock().remove(&(bundle, peer));
@@ -314,6 +314,19 @@ impl Spool {
         self.journal.submit(batch)
     }
 
+    /// Nobody is told of these cancels any more; given by their keys.
+    pub(super) fn forget_owed(&self, cancels: &HashSet<&[u8]>) -> Result<(), SpoolError> {
+        self.each_row::<()>(CANCELS_OWED, |spool, key, ()| {
+            let of = key.get(32..).unwrap_or_default();
+            if !cancels.contains(of) {
+                return Ok(());
+            }
+            let mut batch = Batch::default();
+            batch.delete(CANCELS_OWED, key);
+            spool.journal.submit(batch)
+        })
+    }
+
     /// Asks recipients again that refused or put off the bundle, or only `peer`.
     pub fn retry(&self, bundle: BundleId, peer: Option<PeerId>) -> Result<Retried, SpoolError> {
         let decide = self.decide.lock();
@@ -357,7 +370,7 @@ impl Spool {
                     &delivery_key(bundle, *id),
                     &DeliveryState::Queued,
                 );
-                batch.put(PENDING, &pending_key(*id, row.order), &bundle);
+                batch.put(PENDING, &pending_key(*id, row.rank()), &bundle);
             }
             self.progress.lock().remove(&(bundle, *id));
         }

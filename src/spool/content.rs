@@ -17,10 +17,13 @@ use bytes::Bytes;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{INODES, InodeRow, USERS};
+use super::tables::{GOT_FROM, INODES, InodeRow, SENT_AS, USERS};
 use super::{GateGuard, ServeError, Spool, SpoolError};
 use crate::bundle::RelPath;
 use crate::digest::Digest;
+
+/// Origins of one content that are forgotten at once.
+const GIVERS_MAX: usize = 256;
 
 /// Inode of what `path` shows, or `None`.
 pub(super) fn inode_at(path: &Path) -> Option<u64> {
@@ -70,12 +73,25 @@ impl Spool {
                 self.room.uncount(digest, meta.len());
                 let mut batch = Batch::default();
                 batch.delete(INODES, &meta.ino().to_be_bytes());
+                self.forget_uses(digest, &mut batch)?;
                 self.journal.submit(batch)
             }
             Ok(_) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e).on("stat", &link),
         }
+    }
+
+    /// Who gave it, and as what it was sent, is of no use without the content: nothing can be copied from it.
+    fn forget_uses(&self, digest: Digest, batch: &mut Batch) -> Result<(), SpoolError> {
+        batch.delete(SENT_AS, &digest.0);
+        for (key, ()) in self
+            .journal
+            .scan::<()>(GOT_FROM, &digest.0, None, GIVERS_MAX)?
+        {
+            batch.delete(GOT_FROM, &key);
+        }
+        Ok(())
     }
 
     /// The inode turned out not to have these bytes: it does not stand for them. Call with the decision lock held.

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use super::content::{ContentReader, inode_at};
 use super::journal::Batch;
+use super::rank::Rank;
 use super::tables::{
     BUNDLES, BundleRow, DEADLINES, DELIVERIES, IN_ORDER, IN_SCOPE, IN_SHOWN, InboundShown, JOINING,
     LATEST, MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key,
@@ -284,7 +285,8 @@ impl Spool {
             &delivery_key(bundle, peer),
             &DeliveryState::Queued,
         );
-        batch.put(PENDING, &pending_key(peer, row.order), &bundle);
+        let rank = Rank::of(manifest.manifest().priority, row.order);
+        batch.put(PENDING, &pending_key(peer, rank), &bundle);
         for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
             batch.put(USERS, &user_key(digest, bundle), &());
         }
@@ -322,7 +324,29 @@ impl Spool {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
-        let after = after.map(|order| pending_key(peer, order));
+        let mut rows = Vec::new();
+        let after = after.unwrap_or(Rank::FIRST - 1);
+        let begun = after >= Rank::FIRST - 1;
+        if begun {
+            rows = self.pending_rows(peer, Some(after), limit)?;
+        }
+        if rows.len() < limit {
+            let after = (!begun).then_some(after);
+            let mut rest = self.pending_rows(peer, after, limit - rows.len())?;
+            rest.retain(|(rank, _)| !Rank(*rank).is_urgent());
+            rows.append(&mut rest);
+        }
+        Ok(rows)
+    }
+
+    /// What is owed in the order of the keys.
+    fn pending_rows(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let after = after.map(|rank| pending_key(peer, Rank(rank)));
         let rows =
             self.journal
                 .scan::<BundleId>(PENDING, peer.as_bytes(), after.as_deref(), limit)?;
@@ -512,7 +536,7 @@ impl Spool {
             && (!known.is_final() || state == DeliveryState::Delivered)
         {
             let mut batch = Batch::default();
-            batch.delete(PENDING, &pending_key(peer, row.order));
+            batch.delete(PENDING, &pending_key(peer, row.rank()));
             batch.put(DELIVERIES, &key, &state);
             let others = self.deliveries_of(bundle)?;
             let complete = others
@@ -525,6 +549,9 @@ impl Spool {
                 Vec::new()
             };
             self.journal.submit(batch)?;
+            if complete {
+                self.history.ended();
+            }
             freed
                 .into_iter()
                 .try_for_each(|digest| self.free_content(digest))?;

@@ -21,12 +21,14 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::OFlags;
 
+use super::consumed::Owner;
 use super::durable::{self, OnPath, Sync};
+use super::history::Seq;
 use super::intake::{Verified, shown};
 use super::journal::Batch;
 use super::tables::{
     CHOSEN, GOT_FROM, IN_NAMES, IN_SCOPE, INODES, INTENTS, InName, InodeRow, Intent, OWNED,
-    SETTLED, VERSIONS, Version, got_key, origin_key,
+    SETTLED, SETTLED_SEQ, VERSIONS, Version, got_key, origin_key,
 };
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, Scope, VerifiedManifest};
@@ -186,6 +188,7 @@ impl Spool {
         if let Scope::Ids(ids) = &of.scope {
             batch.put(IN_SCOPE, &bundle.0, ids);
         }
+        batch.put(SETTLED_SEQ, &bundle.0, &Seq::of(of));
         batch.delete(INTENTS, &bundle.0);
         let mut row = shown(manifest);
         row.state = "received".into();
@@ -202,6 +205,7 @@ impl Spool {
         batch.on_durable(move || {
             if let Some(spool) = me.upgrade() {
                 spool.volatile.lock().remove(&bundle);
+                spool.history.ended();
                 spool.ring(&Event::ReceiptReady(receipt));
             }
         });
@@ -276,9 +280,7 @@ impl Spool {
         let of = manifest.manifest();
         let mut namings = Vec::with_capacity(of.entries.len());
         for (entry, said) in of.entries.iter().enumerate() {
-            let newest: Option<Version> = self
-                .journal
-                .get(VERSIONS, &origin_key(of.origin, &said.path))?;
+            let newest = self.version(of.origin, &said.path)?;
             if newest.is_some_and(|newest| newest.order >= of.order()) {
                 continue;
             }
@@ -379,7 +381,7 @@ impl Spool {
             return Ok(true);
         }
         let origin = choosing.origin;
-        let owner: Option<(PeerId, RelPath)> = self.journal.get(OWNED, candidate.as_bytes())?;
+        let owner = self.owner(candidate)?;
         let at = self.at_inbox(candidate.as_path());
         let meta = match fs::symlink_metadata(&at) {
             Ok(meta) => Some(meta),
@@ -387,7 +389,7 @@ impl Spool {
             Err(e) => return Err(e).on("stat", &at),
         };
         if as_file {
-            if owner.is_some_and(|owner| owner != (origin, path.clone())) {
+            if owner.is_some_and(|owner| !owner.is(origin, path, candidate)) {
                 return Ok(false);
             }
             return match meta {
@@ -408,9 +410,8 @@ impl Spool {
         let may = match meta {
             Some(meta) if meta.is_dir() => true,
             Some(_) => match owner {
-                Some((owner, its_path)) if owner == origin => {
-                    let key = origin_key(origin, &its_path);
-                    let newest: Option<Version> = self.journal.get(VERSIONS, &key)?;
+                Some(Owner::Known(owner, its_path)) if owner == origin => {
+                    let newest = self.version(origin, &its_path)?;
                     let older = newest.is_none_or(|newest| newest.order < choosing.order);
                     if older {
                         self.remove_name(candidate)?;
@@ -419,9 +420,9 @@ impl Spool {
                     }
                     older
                 }
-                Some(_) | None => false,
+                Some(Owner::Known(..) | Owner::Consumed(_)) | None => false,
             },
-            None => owner.is_none_or(|(owner, _)| owner == origin),
+            None => owner.is_none_or(|owner| owner.is_of(origin)),
         };
         if may {
             choosing.directories.insert(candidate.clone());
@@ -459,6 +460,7 @@ impl Spool {
         }
         if let Some(row) = &row {
             self.show_consumed(row.bundle, &mut batch)?;
+            self.name_consumed(row.origin, &row.path, path, None, &mut batch)?;
         }
         self.journal.submit(batch)?;
         match row {
@@ -538,6 +540,7 @@ impl Spool {
         }
         if let Some(row) = row {
             self.show_consumed(row.bundle, &mut batch)?;
+            self.name_consumed(row.origin, &row.path, from, None, &mut batch)?;
         }
         self.journal.submit(batch)?;
         self.ring(&Event::StatusChanged);

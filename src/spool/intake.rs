@@ -83,7 +83,7 @@ struct Part {
 }
 
 #[derive(Debug)]
-struct PartFile {
+pub(super) struct PartFile {
     at: PathBuf,
     /// `None`: opened for each use.
     kept: Option<Arc<File>>,
@@ -91,18 +91,18 @@ struct PartFile {
     chunk: u64,
     digest: Digest,
     chunks: ChunkList,
-    have: Vec<bool>,
+    pub(super) have: Vec<bool>,
     sha: Sha256,
     hashed: u64,
 }
 
 impl PartFile {
-    fn chunk_range(&self, index: usize) -> Range<u64> {
+    pub(super) fn chunk_range(&self, index: usize) -> Range<u64> {
         let from = index as u64 * self.chunk;
         from..from.saturating_add(self.chunk).min(self.size)
     }
 
-    fn matches(&self, index: usize, bytes: &[u8]) -> bool {
+    pub(super) fn matches(&self, index: usize, bytes: &[u8]) -> bool {
         match self.chunks.0.get(index) {
             Some(hash) => digest::chunk_hash(bytes) == *hash,
             None => Digest::of(bytes) == self.digest,
@@ -110,7 +110,7 @@ impl PartFile {
     }
 
     /// The file, made when it is not there yet.
-    fn open(&self) -> Result<Arc<File>, SpoolError> {
+    pub(super) fn open(&self) -> Result<Arc<File>, SpoolError> {
         if let Some(kept) = &self.kept {
             return Ok(Arc::clone(kept));
         }
@@ -142,6 +142,18 @@ impl PartFile {
                 self.sha.update(&buffer);
                 self.hashed = range.end;
             }
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk that was checked.
+    pub(super) fn put(&mut self, file: &File, index: usize, bytes: &[u8]) -> io::Result<()> {
+        let offset = self.chunk_range(index).start;
+        file.write_all_at(bytes, offset)?;
+        self.have[index] = true;
+        if self.hashed == offset {
+            self.sha.update(bytes);
+            self.hashed += bytes.len() as u64;
         }
         Ok(())
     }
@@ -223,12 +235,7 @@ impl Incoming {
             return Ok(());
         }
         let file = part.open()?;
-        file.write_all_at(bytes, offset).on("write", &part.at)?;
-        part.have[at] = true;
-        if part.hashed == offset {
-            part.sha.update(bytes);
-            part.hashed += bytes.len() as u64;
-        }
+        part.put(&file, at, bytes).on("write", &part.at)?;
         part.follow(&file).on("read", &part.at)?;
         Ok(())
     }
@@ -368,7 +375,7 @@ impl Spool {
         if self.follow_offer(&manifest)? {
             return Ok(Offered::AwaitingDurable);
         }
-        if let Some(known) = self.known_offer(bundle)? {
+        if let Some(known) = self.known_offer(&manifest)? {
             return Ok(known);
         }
         let cancels = self.policy.cancels.load(Ordering::Acquire);
@@ -415,11 +422,12 @@ impl Spool {
     }
 
     /// What to answer to an offer of a bundle that is here, on its way, or refused for good.
-    fn known_offer(&self, bundle: BundleId) -> Result<Option<Offered>, SpoolError> {
+    fn known_offer(&self, manifest: &VerifiedManifest) -> Result<Option<Offered>, SpoolError> {
+        let bundle = manifest.id();
         if self.arriving.lock().contains_key(&bundle) {
             return Ok(Some(Offered::Busy));
         }
-        if let Some(receipt) = self.settled(bundle)? {
+        if let Some(receipt) = self.receipt_again(manifest)? {
             return Ok(Some(self.settled_answer(bundle, receipt)));
         }
         // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and room in
@@ -491,6 +499,9 @@ impl Spool {
             } else if len > 0 {
                 part.recount(&file).on("read", &part.at)?;
             }
+        }
+        if *size > INLINE_MAX && part.have.contains(&false) {
+            self.take_from_older(&mut part, origin, &entry.path)?;
         }
         Ok(Some(part))
     }

@@ -59,6 +59,12 @@ const BATCHES_FORGOTTEN: usize = 16;
 /// Rows waiting for their commit beyond which sealers and intake pause ([`Journal::make_room`]): 32 MiB.
 const BACKLOG_BYTES: usize = 32 << 20;
 
+/// A journal file below this size is left as it is.
+const COMPACT_FROM: u64 = 16 << 20;
+
+/// It is compacted at start when its rows fill less than one part of so many.
+const COMPACT_BELOW: u64 = 4;
+
 /// A table's number; part of the format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Table(pub(super) u8);
@@ -166,12 +172,16 @@ impl fmt::Debug for Journal {
 impl Journal {
     /// Opens or makes `state/journal.redb`. The log in `state/wal` is replayed if `replay`, else dropped.
     pub(super) fn open(state: &Path, replay: bool) -> Result<Self, SpoolError> {
-        let database = open_database(&database_path(state))?;
+        let path = database_path(state);
+        let mut database = open_database(&path)?;
         let directory = state.join("wal");
         if replay {
             replay_log(&database, state, &directory)?;
         }
         Wal::release(&directory, u64::MAX)?;
+        if let Err(error) = compact(&mut database, &path) {
+            tracing::warn!(%error, "the journal's file stays larger than it need be");
+        }
         let wal = Wal::open(&directory)?;
         let shared = Arc::new(Shared {
             state: state.to_path_buf(),
@@ -425,6 +435,24 @@ fn open_database(path: &Path) -> Result<Database, SpoolError> {
     Ok(database)
 }
 
+/// Gives back the room of rows that are gone. While the daemon runs, new rows use it.
+fn compact(database: &mut Database, path: &Path) -> Result<(), SpoolError> {
+    let size = std::fs::metadata(path).map_err(journal)?.len();
+    if size < COMPACT_FROM {
+        return Ok(());
+    }
+    let write = database.begin_write().map_err(journal)?;
+    let stats = write.stats().map_err(journal)?;
+    write.abort().map_err(journal)?;
+    if stats.stored_bytes().saturating_mul(COMPACT_BELOW) > size {
+        return Ok(());
+    }
+    database.compact().map_err(journal)?;
+    let now = std::fs::metadata(path).map_err(journal)?.len();
+    tracing::info!(before = size, after = now, "the journal was compacted");
+    Ok(())
+}
+
 /// What the log's rows speak of is in the page cache only; it becomes durable before they do.
 fn replay_log(database: &Database, state: &Path, directory: &Path) -> Result<(), SpoolError> {
     let records = wal::read(directory)?;
@@ -643,6 +671,36 @@ mod tests {
         batch.delete(T, b"a");
         journal.submit(batch).unwrap();
         assert_eq!(journal.get::<u32>(T, b"a").unwrap(), None);
+        journal.close();
+    }
+
+    #[test]
+    fn a_journal_whose_rows_are_gone_gives_their_room_back_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = || std::fs::metadata(database_path(dir.path())).unwrap().len();
+        let journal = Journal::open(dir.path(), true).unwrap();
+        let fill = |bytes: Option<Vec<u8>>| {
+            for part in 0..8_u32 {
+                let mut batch = Batch::default();
+                for n in 0..100_u32 {
+                    let key = [part.to_be_bytes(), n.to_be_bytes()].concat();
+                    match &bytes {
+                        Some(bytes) => batch.put(T, &key, bytes),
+                        None => batch.delete(T, &key),
+                    }
+                }
+                journal.submit(batch).unwrap();
+            }
+            put(&journal, U, "kept", 5);
+            journal.flush().unwrap();
+        };
+        fill(Some(vec![7; 30_000]));
+        fill(None);
+        journal.close();
+        assert!(size() > COMPACT_FROM, "{}", size());
+        let journal = Journal::open(dir.path(), true).unwrap();
+        assert!(size() < COMPACT_FROM, "{}", size());
+        assert_eq!(journal.get(U, b"kept").unwrap(), Some(5_u32));
         journal.close();
     }
 

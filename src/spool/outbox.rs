@@ -210,6 +210,7 @@ impl Spool {
         match self.journal.get::<OutName>(OUT_NAMES, from.as_bytes())? {
             Some(row) => {
                 batch.delete(OUT_NAMES, from.as_bytes());
+                self.history.name_moved();
                 batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to));
             }
             None => batch.delete(OUT_NAMES, to.as_bytes()),
@@ -232,6 +233,7 @@ impl Spool {
                     .ok()
                     .and_then(|old| Some((old.rebase(from, to)?, old)));
                 if let Some((new, old)) = moved {
+                    self.history.name_moved();
                     batch.put(OUT_NAMES, new.as_bytes(), &row.clone().moved(&old, &new));
                 }
             }
@@ -313,7 +315,10 @@ impl Spool {
         let row = |name: &RelPath| self.journal.get::<OutName>(OUT_NAMES, name.as_bytes());
         for (row, from, to) in [(row(a)?, a, b), (row(b)?, b, a)] {
             match row {
-                Some(row) => batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to)),
+                Some(row) => {
+                    self.history.name_moved();
+                    batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to));
+                }
                 None => batch.delete(OUT_NAMES, to.as_bytes()),
             }
         }

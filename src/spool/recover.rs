@@ -20,7 +20,7 @@ use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
 use super::tables::{
     IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, MARKS, Mark, MarkKind, OUT_NAMES, OutName,
-    SETTLED, Stat, TREES, TreeRow, VERSIONS, Version, origin_key,
+    SETTLED, Stat, TREES, TreeRow,
 };
 use super::{Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, Receipt, RelPath, VerifiedManifest};
@@ -106,9 +106,7 @@ impl Spool {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
             };
-            let newest: Option<Version> = self
-                .journal
-                .get(VERSIONS, &origin_key(of.origin, &entry.path))?;
+            let newest = self.version(of.origin, &entry.path)?;
             if newest.is_some_and(|newest| newest.order >= of.order()) {
                 continue;
             }
@@ -192,6 +190,9 @@ impl Spool {
                 batch.delete(INODES, &row.ino.to_be_bytes());
             }
             spool.show_consumed(row.bundle, &mut batch)?;
+            if let Ok(name) = RelPath::parse(key) {
+                spool.name_consumed(row.origin, &row.path, &name, None, &mut batch)?;
+            }
             spool.journal.submit(batch)
         })
     }

@@ -227,10 +227,6 @@ impl Spool {
         Ok(Some(names))
     }
 
-    fn version(&self, origin: PeerId, path: &RelPath) -> Result<Option<Version>, SpoolError> {
-        self.journal.get(VERSIONS, &origin_key(origin, path))
-    }
-
     /// The name in the inbox that shows what `origin` calls `path`, if one does.
     fn shown_as(
         &self,
@@ -276,13 +272,16 @@ impl Spool {
                 gone => Some(Here::Shown(name, row, gone.saturating_sub(1))),
             });
         }
-        let ours = |bundle| of.renamed_from.iter().any(|former| former.bundle == bundle);
-        if newest.is_some_and(|newest| !ours(newest.bundle)) {
+        let ours = |newest: &Version| {
+            let mut formers = of.renamed_from.iter();
+            formers.any(|former| newest.is_of(former.bundle))
+        };
+        if newest.is_some_and(|newest| !ours(newest)) {
             return Ok(None);
         }
         for former in &of.renamed_from {
             let version = self.version(of.origin, &former.path)?;
-            if version.is_some_and(|version| version.bundle == former.bundle)
+            if version.is_some_and(|version| version.is_of(former.bundle))
                 && self.shown_as(of.origin, &former.path)?.is_none()
             {
                 return Ok(Some(Here::Consumed));
@@ -420,11 +419,22 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
         batch.delete(RENAMES, &manifest.id().0);
+        let mut left: Option<InName> = None;
         if renaming.from != renaming.to {
+            left = self.journal.get(IN_NAMES, renaming.from.as_bytes())?;
             batch.delete(IN_NAMES, renaming.from.as_bytes());
         }
         let names = [(0, renaming.to.clone(), renaming.ino)];
         self.settle(manifest, &names, &mut batch)?;
+        if let Some(row) = left {
+            let formers = &manifest.manifest().renamed_from;
+            let version = formers.iter().find(|former| former.path == row.path);
+            let version = version.map(|former| Version {
+                order: former.order(),
+                bundle: manifest.id(),
+            });
+            self.name_consumed(row.origin, &row.path, &renaming.from, version, &mut batch)?;
+        }
         // Its mode and time are to be as durable as the receipt.
         let at = self.at_inbox(renaming.to.as_path());
         let file = File::open(&at).on("open", &at)?;

@@ -50,6 +50,8 @@ pub struct Limits {
     pub min_free: Option<u64>,
     /// Most bytes of one file; no limit if `None`.
     pub max_file_bytes: Option<u64>,
+    /// Bundles of each direction that stay in status when they are over; 10,000 if `None`.
+    pub history: Option<u64>,
 }
 
 /// The count of what is used, and the measure of what is free.
@@ -141,7 +143,10 @@ impl Room {
 impl Spool {
     /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
     pub fn room_for(&self, len: u64) -> Result<(), SpoolError> {
-        self.room.take(len)
+        match self.room.take(len) {
+            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.room.take(len),
+            taken => taken,
+        }
     }
 
     /// Bytes that are left free, whoever writes.

@@ -600,7 +600,7 @@ impl Spool {
         self.journal.submit(batch)?;
         drop(decide);
         tracing::info!(old = %old.short(), bundle = %bundle.short(), "what was held is sealed");
-        self.ring(&Event::Sealed(bundle));
+        self.ring(&Event::Sealed(bundle, terms.priority));
         self.ring(&Event::StatusChanged);
         Ok(())
     }

@@ -24,6 +24,7 @@ use crossbeam_channel::{Receiver, TrySendError};
 use super::content::inode_at;
 use super::durable::{OnPath, Sync};
 use super::journal::Batch;
+use super::rank::Rank;
 use super::tables::{
     BUNDLES, BundleRow, DELIVERIES, HELD, INODES, InodeRow, LATEST, MARKS, Mark, MarkKind, ORPHANS,
     OUT_NAMES, OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending,
@@ -300,7 +301,7 @@ impl Spool {
         drop(guard);
         self.counters.sealed.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(%path, bundle = %bundle.short(), "sealed");
-        self.ring(&Event::Sealed(bundle));
+        self.ring(&Event::Sealed(bundle, manifest.manifest().priority));
         Ok(SealOutcome::Sealed(bundle))
     }
 
@@ -383,13 +384,14 @@ impl Spool {
         };
         batch.put(BUNDLES, &bundle.0, &row);
         batch.put(OUT_ORDER, &descending(order), &bundle);
+        let rank = Rank::of(manifest.manifest().priority, order);
         for peer in recipients {
             batch.put(
                 DELIVERIES,
                 &delivery_key(bundle, *peer),
                 &DeliveryState::Queued,
             );
-            batch.put(PENDING, &pending_key(*peer, order), &bundle);
+            batch.put(PENDING, &pending_key(*peer, rank), &bundle);
         }
         self.set_deadline(bundle, manifest.manifest().lifetime_secs, batch);
         if orphan {
@@ -437,7 +439,7 @@ impl Spool {
             let stays = begun || !scope.has(peer);
             complete &= state.is_final() || !stays;
             if !state.is_final() && !stays {
-                batch.delete(PENDING, &pending_key(peer, row.order));
+                batch.delete(PENDING, &pending_key(peer, row.rank()));
                 batch.put(
                     DELIVERIES,
                     &delivery_key(old, peer),

@@ -25,6 +25,7 @@ pub(super) struct Counters {
     pub(super) receipts: AtomicU64,
     pub(super) bytes_sent: AtomicU64,
     pub(super) bytes_received: AtomicU64,
+    pub(super) bytes_twice: AtomicU64,
     pub(super) ignored: AtomicU64,
     pub(super) quarantined: AtomicU64,
     pub(super) refused: AtomicU64,
@@ -293,6 +294,7 @@ impl Spool {
             receipts: read(&self.counters.receipts),
             bytes_sent: read(&self.counters.bytes_sent),
             bytes_received: read(&self.counters.bytes_received),
+            bytes_twice: read(&self.counters.bytes_twice),
             incomplete: marks
                 .iter()
                 .filter(|(_, mark)| mark.kind == MarkKind::Torn)

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::journal::Table;
+use super::rank::{Rank, priority_of};
 use crate::bundle::{BundleId, RelPath, SignedManifest};
 use crate::digest::Digest;
 use crate::peer::PeerId;
@@ -17,7 +18,7 @@ pub(super) const META: Table = Table(1);
 pub(super) const BUNDLES: Table = Table(2);
 /// Descending order → bundle id: bundles of ours, newest first.
 pub(super) const OUT_ORDER: Table = Table(3);
-/// Peer, ascending order → bundle id: what we owe the peer.
+/// Peer, [`Rank`] → bundle id: what we owe the peer.
 pub(super) const PENDING: Table = Table(4);
 /// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours.
 pub(super) const DELIVERIES: Table = Table(5);
@@ -76,6 +77,13 @@ pub(super) const IN_SCOPE: Table = Table(38);
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table = Table(40);
 
+/// Bundle id → `Seq`: of those in [`SETTLED`], what the bit is found by that stands for them later.
+pub(super) const SETTLED_SEQ: Table = Table(60);
+/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`SETTLED`].
+pub(super) const SETTLED_BITS: Table = Table(61);
+/// Hash of an inbox path → `Consumed`: a name whose file was consumed.
+pub(super) const CONSUMED: Table = Table(62);
+
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";
 
@@ -89,6 +97,13 @@ pub(super) struct BundleRow {
     pub(super) sealed_at: u64,
     /// The bundle with the same content before it.
     pub(super) same_content: Option<BundleId>,
+}
+
+impl BundleRow {
+    /// Its place in the queue of each recipient.
+    pub(super) fn rank(&self) -> Rank {
+        Rank::of(priority_of(&self.signed), self.order)
+    }
 }
 
 /// What was last sealed under an outbox name.
@@ -227,8 +242,8 @@ pub(super) struct InboundShown {
     pub(super) error: Option<String>,
 }
 
-pub(super) fn pending_key(peer: PeerId, order: u64) -> Vec<u8> {
-    join(peer.as_bytes(), &order.to_be_bytes())
+pub(super) fn pending_key(peer: PeerId, rank: Rank) -> Vec<u8> {
+    join(peer.as_bytes(), &rank.0.to_be_bytes())
 }
 
 pub(super) fn delivery_key(bundle: BundleId, peer: PeerId) -> Vec<u8> {

@@ -6,6 +6,9 @@
 //! get to, a sealer hashes at the close with ordinary priority; what it holds just then, the sealer waits for only a
 //! moment ([`super::GateGuard::take_tail`]).
 //!
+//! It gives up a file that was removed at once, since its descriptor keeps the space of that file taken; who finds the
+//! disk full waits for that ([`TailHasher::let_go`]).
+//!
 //! # Threads
 //! `tail-hasher`, fed by a bounded channel; a file is in it at most once.
 
@@ -14,9 +17,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::seal::READ_BYTES;
 use super::{Gate, Spool};
@@ -27,14 +31,32 @@ const QUEUE_CAP: usize = 64;
 /// Of 0 (ordinary) to 19.
 const NICE: i32 = 19;
 
+/// How long somebody who finds the disk full waits for the descriptor of a removed file.
+const LET_GO: Duration = Duration::from_millis(500);
+
 struct Work {
     gate: Arc<Gate>,
     /// Open for reading too.
     file: File,
 }
 
+/// The file at which the thread is.
+#[derive(Default)]
+struct Current {
+    gate: Mutex<Option<Arc<Gate>>>,
+    changed: Condvar,
+}
+
+impl Current {
+    fn set(&self, gate: Option<Arc<Gate>>) {
+        *self.gate.lock() = gate;
+        self.changed.notify_all();
+    }
+}
+
 /// The thread and its queue.
 pub(super) struct TailHasher {
+    current: Arc<Current>,
     queue: Mutex<Option<Sender<Work>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -42,10 +64,13 @@ pub(super) struct TailHasher {
 impl TailHasher {
     pub(super) fn start() -> io::Result<Self> {
         let (sender, receiver) = bounded(QUEUE_CAP);
+        let current = Arc::new(Current::default());
+        let here = Arc::clone(&current);
         let thread = std::thread::Builder::new()
             .name("tail-hasher".into())
-            .spawn(move || work_loop(&receiver))?;
+            .spawn(move || work_loop(&receiver, &here))?;
         Ok(Self {
+            current,
             queue: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
         })
@@ -61,6 +86,21 @@ impl TailHasher {
         }
     }
 
+    /// Waits until no descriptor of a removed file is held here; not for long. Says whether one was.
+    pub(super) fn let_go(&self) -> bool {
+        let deadline = Instant::now() + LET_GO;
+        let mut gate = self.current.gate.lock();
+        let mut held = false;
+        while gate.as_ref().is_some_and(|gate| gate.is_retired()) {
+            held = true;
+            let waited = self.current.changed.wait_until(&mut gate, deadline);
+            if waited.timed_out() {
+                break;
+            }
+        }
+        held
+    }
+
     /// Hashes what is queued and ends the thread.
     pub(super) fn stop(&self) {
         self.queue.lock().take();
@@ -72,13 +112,16 @@ impl TailHasher {
     }
 }
 
-fn work_loop(queue: &Receiver<Work>) {
+fn work_loop(queue: &Receiver<Work>, current: &Current) {
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
         tracing::debug!(%error, "the tail hasher competes with writers");
     }
     let mut buffer = vec![0; READ_BYTES];
     for Work { gate, file } in queue {
+        current.set(Some(Arc::clone(&gate)));
         follow(&gate, &file, &mut buffer);
+        drop(file);
+        current.set(None);
     }
 }
 
@@ -88,7 +131,7 @@ fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
         let Some(mut work) = gate.lock().begin_tail() else {
             return;
         };
-        while work.hasher.len() < work.until {
+        while work.hasher.len() < work.until && !gate.is_retired() {
             let want = (work.until - work.hasher.len()).min(buffer.len() as u64) as usize;
             match file.read_at(&mut buffer[..want], work.hasher.len()) {
                 Ok(0) => break,
@@ -97,7 +140,7 @@ fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
                 Err(_) => break,
             }
         }
-        if !gate.lock().end_tail(work) {
+        if !gate.lock().end_tail(work) || gate.is_retired() {
             return;
         }
     }
@@ -111,5 +154,32 @@ impl Spool {
             gate: Arc::clone(gate),
             file,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_file_is_let_go_before_it_is_hashed_to_its_end() {
+        const LEN: u64 = 8 << 30;
+        let tails = TailHasher::start().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN).unwrap();
+        let gate = Arc::new(Gate::new(1, None));
+        assert!(gate.lock().wrote(0, LEN));
+        tails.offer(Work {
+            gate: Arc::clone(&gate),
+            file: file.try_clone().unwrap(),
+        });
+        while tails.current.gate.lock().is_none() {
+            std::thread::yield_now();
+        }
+        gate.retire();
+        while tails.let_go() {}
+        assert!(tails.current.gate.lock().is_none());
+        tails.stop();
+        assert!(gate.lock().take_tail().len() < LEN);
     }
 }

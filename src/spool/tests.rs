@@ -4,8 +4,11 @@
 mod cancels;
 #[cfg(test)]
 mod crash;
+mod delta;
 #[cfg(test)]
 mod expiry;
+#[cfg(test)]
+mod growth;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
@@ -16,6 +19,8 @@ mod races;
 mod renames;
 #[cfg(test)]
 mod routes;
+#[cfg(test)]
+mod send;
 #[cfg(test)]
 mod trees;
 #[cfg(test)]

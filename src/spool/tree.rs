@@ -400,7 +400,7 @@ impl Spool {
             .fetch_add(bundles.len() as u64, Ordering::Relaxed);
         for bundle in &bundles {
             tracing::debug!(root = %request.root, bundle = %bundle.short(), files = sealed.len(), "sealed");
-            self.ring(&Event::Sealed(*bundle));
+            self.ring(&Event::Sealed(*bundle, request.priority));
         }
         Ok(SealOutcome::Sealed(bundles[0]))
     }

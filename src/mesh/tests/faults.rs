@@ -347,7 +347,7 @@ fn a_manifest_at_odds_with_itself_is_quarantined_once_and_never_fetched_again() 
             "{verdict:?}"
         );
     }
-    assert_eq!(asked.load(Ordering::Relaxed), 1, "fetched once");
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "both chunks, once");
     assert_eq!(alder.spool().counts().quarantined, 1);
     let row = alder.wait_row(manifest.id(), "refused");
     assert_eq!(row.error.as_deref(), Some("manifest contradicts itself"));

@@ -7,7 +7,7 @@ use std::io::Read;
 
 use super::super::inbox::Choosing;
 use super::super::journal::Batch;
-use super::super::tables::{IN_NAMES, InName, OUT_NAMES, OutName, RENAMES, Renaming, VERSIONS};
+use super::super::tables::{IN_NAMES, InName, OUT_NAMES, OutName, RENAMES, Renaming};
 use super::*;
 
 const BIG: usize = 3 * LEAF as usize;
@@ -49,13 +49,13 @@ impl Node {
         }
     }
 
-    fn remove(&self, path: &str) {
+    pub(super) fn remove(&self, path: &str) {
         let ino = self.ino(path);
         fs::remove_file(self.outbox(path)).unwrap();
         self.spool().outbox_removed(&rel(path), ino, 0);
     }
 
-    fn consume(&self, path: &str) {
+    pub(super) fn consume(&self, path: &str) {
         self.spool().inbox_unlink(&rel(path)).unwrap();
     }
 
@@ -738,8 +738,8 @@ fn versions_of_a_path_that_was_renamed_away_never_go_back() {
     birch.take_all(&alder);
     alder.rename("a", "b");
     birch.take_all(&alder);
-    let key = tables::origin_key(alder.id(), &rel("a"));
-    let version: tables::Version = birch.spool().journal.get(VERSIONS, &key).unwrap().unwrap();
+    let version = birch.spool().version(alder.id(), &rel("a"));
+    let version = version.unwrap().unwrap();
     assert_eq!(version.order, alder.manifest(second).manifest().order());
 }
 

@@ -1,0 +1,329 @@
+//! Sharing: receivers of one bundle tell each other what they have of it, and serve that.
+//!
+//! Only bundles with a file of [`SHARE_MIN`] or more take part. While one is fetched, every change is told to the other
+//! recipients, at most four times a second; when it is whole, to those that fetch it still; when it is given up, that
+//! there is nothing more to have. Nothing of it outlives the process: after a restart the origin, or who has custody,
+//! serves alone.
+//!
+//! # Invariants
+//! 1. Nothing is said to, taken from or served to a peer that is not a recipient of the bundle.
+//! 2. A chunk is served only after its hash was checked here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::plan::Bits;
+use crate::bundle::{BundleId, VerifiedManifest};
+use crate::digest::{chunk_count, chunk_size};
+use crate::mesh::Hub;
+use crate::mesh::roster::Peer;
+use crate::mesh::session::Input;
+use crate::mesh::store::{Arriving, Content};
+use crate::mesh::wire::{Frame, Have, LIST_MAX, RangeRequest};
+use crate::peer::PeerId;
+use crate::spool::ServeError;
+
+/// Files below this are fetched before it could be told of them.
+const SHARE_MIN: u64 = 4 * 1024 * 1024;
+
+/// How often others are told of what is new.
+const TELL: Duration = Duration::from_millis(250);
+
+/// Bundles that are whole here and still served to those that fetch them, and the bytes of their manifests.
+const SEEDS_MAX: (usize, usize) = (64, 8 * 1024 * 1024);
+
+/// Peers that tell of one bundle.
+const TELLERS_MAX: usize = 64;
+
+/// What is known of one bundle here and at others.
+pub(crate) struct Share {
+    manifest: Arc<VerifiedManifest>,
+    facts: Mutex<Facts>,
+    /// Rung when a peer told something, or may be a source now.
+    pub(super) bell: Notify,
+}
+
+#[derive(Default)]
+struct Facts {
+    /// Checked chunks of entries that are large enough.
+    have: BTreeMap<usize, Bits>,
+    whole: bool,
+    /// Grows with every change of `have`.
+    version: u64,
+    others: HashMap<PeerId, Other>,
+    told_at: Option<Instant>,
+}
+
+/// Another recipient.
+#[derive(Default)]
+struct Other {
+    /// The version that it was told, over which of its sessions.
+    told: Option<(u64, [u8; 16])>,
+    says: Option<Says>,
+}
+
+/// What another recipient says that it has.
+#[derive(Clone, Default)]
+pub(super) struct Says {
+    pub whole: bool,
+    pub entries: Vec<(usize, Bits)>,
+    /// Not looked at yet.
+    new: bool,
+}
+
+impl Share {
+    pub(super) fn new(manifest: &VerifiedManifest) -> Arc<Self> {
+        Arc::new(Self {
+            manifest: Arc::new(manifest.clone()),
+            facts: Mutex::default(),
+            bell: Notify::new(),
+        })
+    }
+
+    /// Takes stock of what is here already.
+    pub(super) fn begin(&self, arriving: &dyn Arriving) {
+        let mut have = BTreeMap::new();
+        for (entry, size) in self.shared() {
+            let mut bits = Bits::default();
+            let chunk = chunk_size(size);
+            let missing = arriving.missing(entry);
+            let absent = |at: u64| missing.iter().any(|range| range.contains(&at));
+            (0..chunk_count(size))
+                .filter(|index| !absent(index * chunk))
+                .for_each(|index| bits.set(index));
+            have.insert(entry, bits);
+        }
+        let mut facts = self.facts.lock();
+        facts.have = have;
+        facts.version += 1;
+    }
+
+    /// Entries that take part, with their sizes.
+    fn shared(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let entries = self.manifest.manifest().entries.iter().map(|e| e.size());
+        let large = entries.enumerate().filter(|(_, size)| *size >= SHARE_MIN);
+        large.take(LIST_MAX)
+    }
+
+    /// A chunk was checked and written.
+    pub(super) fn got(&self, entry: usize, index: u64) {
+        let mut facts = self.facts.lock();
+        if let Some(bits) = facts.have.get_mut(&entry) {
+            bits.set(index);
+            facts.version += 1;
+        }
+    }
+
+    fn is_recipient(&self, peer: PeerId) -> bool {
+        self.manifest.manifest().is_for(peer)
+    }
+
+    /// What others said since this was last asked.
+    pub(super) fn news(&self) -> Vec<(PeerId, Says)> {
+        let mut facts = self.facts.lock();
+        let says = facts.others.iter_mut().filter_map(|(peer, other)| {
+            let says = other.says.as_mut().filter(|says| says.new)?;
+            says.new = false;
+            Some((*peer, says.clone()))
+        });
+        says.collect()
+    }
+
+    /// Those that have something of it, and those that fetch it now.
+    pub(super) fn tellers(&self) -> (Vec<PeerId>, Vec<PeerId>) {
+        let facts = self.facts.lock();
+        let tellers = || {
+            let says = facts.others.iter();
+            says.filter_map(|(peer, other)| Some((*peer, other.says.as_ref()?)))
+        };
+        let fetching = tellers().filter(|(_, says)| !says.whole);
+        (
+            tellers().map(|(peer, _)| peer).collect(),
+            fetching.map(|(peer, _)| peer).collect(),
+        )
+    }
+
+    /// Tells the other recipients what is new for them, if it is time.
+    pub(super) fn tell(&self, hub: &Hub) {
+        let mut facts = self.facts.lock();
+        let early = facts.told_at.is_some_and(|at| at.elapsed() < TELL);
+        if facts.have.is_empty() || early {
+            return;
+        }
+        facts.told_at = Some(Instant::now());
+        let frame = self.frame(&facts);
+        let version = facts.version;
+        for (peer, session) in hub.roster.sessions() {
+            if !self.is_recipient(peer.id) || !facts.knows(peer.id) {
+                continue;
+            }
+            let other = facts.others.entry(peer.id).or_default();
+            let now = Some((version, session.incarnation));
+            if other.told != now && other.says.as_ref().is_none_or(|says| !says.whole) {
+                other.told = now;
+                session.ring(Input::Say(frame.clone()));
+            }
+        }
+    }
+
+    fn frame(&self, facts: &Facts) -> Frame {
+        let entries = facts.have.iter().filter(|_| !facts.whole);
+        Frame::Have(Have {
+            bundle: self.manifest.id(),
+            whole: facts.whole,
+            entries: entries
+                .map(|(entry, bits)| (*entry as u32, bits.0.clone()))
+                .collect(),
+        })
+    }
+
+    /// Whether every byte of the range is of a checked chunk.
+    fn holds(&self, request: &RangeRequest) -> bool {
+        let facts = self.facts.lock();
+        let (entry, entries) = (request.entry as usize, &self.manifest.manifest().entries);
+        let (Some(bits), Some(end)) = (
+            facts.have.get(&entry),
+            request.offset.checked_add(request.len),
+        ) else {
+            return facts.whole;
+        };
+        let size = entries.get(entry).map_or(0, |e| e.size());
+        let chunk = chunk_size(size);
+        let mut asked = request.offset / chunk..end.div_ceil(chunk);
+        facts.whole || (end <= size && asked.all(|index| bits.has(index)))
+    }
+}
+
+impl Facts {
+    /// Whether there is room for that peer.
+    fn knows(&self, peer: PeerId) -> bool {
+        self.others.len() < TELLERS_MAX || self.others.contains_key(&peer)
+    }
+}
+
+/// What is whole here and still served.
+#[derive(Default)]
+pub(crate) struct Seeds(Mutex<VecDeque<Arc<Share>>>);
+
+impl Seeds {
+    fn get(&self, bundle: BundleId) -> Option<Arc<Share>> {
+        let seeds = self.0.lock();
+        seeds.iter().find(|s| s.manifest.id() == bundle).cloned()
+    }
+
+    fn add(&self, share: Arc<Share>) {
+        let mut seeds = self.0.lock();
+        seeds.push_front(share);
+        let weight = |share: &Arc<Share>| share.manifest.signed().bytes.len();
+        while seeds.len() > SEEDS_MAX.0 || seeds.iter().map(weight).sum::<usize>() > SEEDS_MAX.1 {
+            seeds.pop_back();
+        }
+    }
+}
+
+/// A peer says what it has of a bundle.
+pub(crate) fn told(hub: &Hub, peer: &Peer, have: Have) {
+    let running = hub.fetches.share(have.bundle);
+    let Some(share) = running.or_else(|| hub.fetches.seeds.get(have.bundle)) else {
+        return;
+    };
+    if !share.is_recipient(peer.id) {
+        tracing::debug!("{} tells of a bundle that is not for it", peer.label());
+        return;
+    }
+    let sizes: HashMap<usize, u64> = share.shared().collect();
+    let fits = |(entry, bits): (u32, Vec<u8>)| {
+        let size = sizes.get(&(entry as usize))?;
+        let most = chunk_count(*size).div_ceil(8) as usize;
+        (bits.len() <= most).then_some((entry as usize, Bits(bits)))
+    };
+    let says = Says {
+        whole: have.whole,
+        entries: have.entries.into_iter().filter_map(fits).collect(),
+        new: true,
+    };
+    let mut facts = share.facts.lock();
+    if !facts.knows(peer.id) {
+        return;
+    }
+    let fetching = !says.whole;
+    let whole = facts.whole;
+    let other = facts.others.entry(peer.id).or_default();
+    if other.says.is_none() {
+        // It has just begun; what it was told before, it did not understand.
+        other.told = None;
+    }
+    other.says = Some(says);
+    if whole && fetching && other.told.is_none() {
+        other.told = Some((u64::MAX, [0; 16]));
+        let frame = share.frame(&facts);
+        if let Some(session) = peer.session() {
+            session.ring(Input::Say(frame));
+        }
+    }
+    drop(facts);
+    share.bell.notify_one();
+}
+
+/// A peer serves nothing of these any more.
+pub(crate) fn gone(hub: &Hub, peer: PeerId, bundles: &[BundleId]) {
+    for bundle in bundles {
+        let running = hub.fetches.share(*bundle);
+        if let Some(share) = running.or_else(|| hub.fetches.seeds.get(*bundle)) {
+            if let Some(other) = share.facts.lock().others.get_mut(&peer) {
+                // Not a source; and told anew when it begins again.
+                other.says = None;
+                other.told = None;
+            }
+            share.bell.notify_one();
+        }
+    }
+}
+
+/// The fetch ended: who still fetches it is told that it is whole here, or that there is nothing to be had.
+pub(super) fn ended(hub: &Hub, share: &Arc<Share>, whole: bool) {
+    let mut facts = share.facts.lock();
+    if facts.have.is_empty() {
+        return;
+    }
+    facts.whole = whole;
+    let frame = if whole {
+        share.frame(&facts)
+    } else {
+        Frame::Gone(vec![share.manifest.id()])
+    };
+    for (peer, other) in &mut facts.others {
+        let waits = other.says.as_ref().is_some_and(|says| !says.whole);
+        let told = other.told.take().is_some();
+        if (waits || (told && !whole))
+            && let Some(session) = hub.roster.get(*peer).and_then(|peer| peer.session())
+        {
+            other.told = Some((u64::MAX, [0; 16]));
+            session.ring(Input::Say(frame.clone()));
+        }
+    }
+    drop(facts);
+    if whole {
+        hub.fetches.seeds.add(share.clone());
+    }
+}
+
+/// Opens what arrived here of a bundle of another's, if `peer` may have it and every chunk of the range was checked.
+/// Blocks on disk.
+pub(crate) fn open(
+    hub: &Hub,
+    peer: PeerId,
+    request: &RangeRequest,
+) -> Result<Box<dyn Content>, ServeError> {
+    let running = hub.fetches.share(request.bundle);
+    let share = running.or_else(|| hub.fetches.seeds.get(request.bundle));
+    let share = share.filter(|share| share.is_recipient(peer) && share.holds(request));
+    let share = share.ok_or(ServeError::NotHeld)?;
+    let entry = request.entry as usize;
+    hub.store.open_arrived(&share.manifest, entry, peer)
+}

@@ -1,0 +1,47 @@
+//! What has arrived, for other recipients: pieces of bundles that are still arriving, and whole bundles of others.
+//!
+//! # Invariants
+//! 1. Only a recipient of the bundle gets a reader. The caller lets it read chunks only whose hash was checked.
+//!
+//! A reader finds out by itself when what it reads from is moved away or taken out of the inbox.
+
+use std::sync::atomic::Ordering;
+
+use super::content::{ContentReader, inode_at};
+use super::{ServeError, Spool};
+use crate::bundle::{EntryKind, VerifiedManifest};
+use crate::peer::PeerId;
+
+impl Spool {
+    /// Opens what is here of an entry of a bundle that this node is receiving, or has received, for `peer`.
+    pub fn open_arrived(
+        &self,
+        manifest: &VerifiedManifest,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<ContentReader, ServeError> {
+        let (bundle, says) = (manifest.id(), manifest.manifest());
+        let Some(EntryKind::File { size, digest, .. }) = says.entries.get(entry).map(|e| &e.kind)
+        else {
+            return Err(ServeError::NotHeld);
+        };
+        if !says.is_for(peer) || !says.is_for(self.identity.id()) {
+            return Err(ServeError::NotHeld);
+        }
+        let partial = self.layout.partial().join(format!("{bundle}.{entry}"));
+        if inode_at(&partial).is_some() {
+            return Ok(ContentReader::new(partial, *size));
+        }
+        if self.settled(bundle)?.is_none() {
+            return Err(ServeError::NotHeld);
+        }
+        Ok(ContentReader::new(self.layout.content(*digest), *size))
+    }
+
+    /// Adds to the bytes that came in vain.
+    pub fn count_twice(&self, bytes: u64) {
+        self.counters
+            .bytes_twice
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,146 @@
+//! Consumed names: what stays of a name in the inbox when the user has taken its file away.
+//!
+//! While a file is shown its name has three rows: which name was chosen, whose it is, and the newest version published
+//! there. Once the file is consumed a small row takes their place, found by a hash of the name, as long as the name is
+//! the path that the origin gave it (one chosen in a conflict keeps its rows). The next version of the path brings the
+//! three rows back; the small one is past then, and replaced the next time.
+//!
+//! # Invariants
+//! 1. Rows of a shown name are never looked for here first: a full row wins.
+//! 2. A name belongs to one origin for ever, so a small row is never another origin's than the full rows' before it.
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::Batch;
+use super::tables::{CHOSEN, CONSUMED, OWNED, VERSIONS, Version, origin_key};
+use super::{Spool, SpoolError};
+use crate::bundle::{BundleId, RelPath};
+use crate::peer::PeerId;
+
+/// Bytes of the hash of a name. Nobody gains by names that meet: they must be in one inbox, and only one's own
+/// versions are compared.
+const KEY: usize = 16;
+
+/// What is left of a consumed name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Consumed {
+    /// The first bytes of the origin's id.
+    origin: [u8; 8],
+    order: (u64, u64),
+    /// The first bytes of the bundle's id.
+    bundle: [u8; 8],
+}
+
+/// Whose a name of the inbox is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    /// Of this origin and path.
+    Known(PeerId, RelPath),
+    /// Of the origin whose id begins so; its path is the name itself, and nothing is shown there.
+    Consumed([u8; 8]),
+}
+
+impl Owner {
+    /// Whether it is the name that shows `path` of `origin`, where `name` is the name in question.
+    pub(super) fn is(&self, origin: PeerId, path: &RelPath, name: &RelPath) -> bool {
+        match self {
+            Self::Known(owner, its) => *owner == origin && its == path,
+            Self::Consumed(head) => *head == head_of(origin.as_bytes()) && name == path,
+        }
+    }
+
+    /// Whether it is a name of `origin`.
+    pub(super) fn is_of(&self, origin: PeerId) -> bool {
+        match self {
+            Self::Known(owner, _) => *owner == origin,
+            Self::Consumed(head) => *head == head_of(origin.as_bytes()),
+        }
+    }
+}
+
+fn head_of(id: &[u8; 32]) -> [u8; 8] {
+    let [a, b, c, d, e, f, g, h, ..] = *id;
+    [a, b, c, d, e, f, g, h]
+}
+
+fn key(name: &RelPath) -> [u8; KEY] {
+    let hash = blake3::hash(name.as_bytes());
+    let mut key = [0; KEY];
+    key.copy_from_slice(&hash.as_bytes()[..KEY]);
+    key
+}
+
+impl Version {
+    /// Whether it is a version of this bundle. Of a consumed name the beginning of the bundle's id is known.
+    pub(super) fn is_of(&self, bundle: BundleId) -> bool {
+        head_of(&self.bundle.0) == head_of(&bundle.0)
+    }
+}
+
+impl Spool {
+    /// The newest version of a path of `origin` that was published here.
+    pub(super) fn version(
+        &self,
+        origin: PeerId,
+        path: &RelPath,
+    ) -> Result<Option<Version>, SpoolError> {
+        if let Some(version) = self.journal.get(VERSIONS, &origin_key(origin, path))? {
+            return Ok(Some(version));
+        }
+        let consumed: Option<Consumed> = self.journal.get(CONSUMED, &key(path))?;
+        Ok(consumed
+            .filter(|row| row.origin == head_of(origin.as_bytes()))
+            .map(|row| {
+                let mut bundle = [0; 32];
+                bundle[..row.bundle.len()].copy_from_slice(&row.bundle);
+                Version {
+                    order: row.order,
+                    bundle: BundleId(bundle),
+                }
+            }))
+    }
+
+    /// Whose name this is, also while nothing is shown there.
+    pub(super) fn owner(&self, name: &RelPath) -> Result<Option<Owner>, SpoolError> {
+        let known: Option<(PeerId, RelPath)> = self.journal.get(OWNED, name.as_bytes())?;
+        if let Some((origin, path)) = known {
+            return Ok(Some(Owner::Known(origin, path)));
+        }
+        let consumed: Option<Consumed> = self.journal.get(CONSUMED, &key(name))?;
+        Ok(consumed.map(|row| Owner::Consumed(row.origin)))
+    }
+
+    /// `name`, which shows `path` of `origin` no more, needs its rows no longer. `version`: the newest of the path, if
+    /// it is not in the journal yet. Call with the decision lock held.
+    pub(super) fn name_consumed(
+        &self,
+        origin: PeerId,
+        path: &RelPath,
+        name: &RelPath,
+        version: Option<Version>,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        if name != path {
+            return Ok(());
+        }
+        let full = origin_key(origin, path);
+        let version = match version {
+            Some(version) => Some(version),
+            None => self.journal.get(VERSIONS, &full)?,
+        };
+        let owned: Option<(PeerId, RelPath)> = self.journal.get(OWNED, name.as_bytes())?;
+        let (Some(version), true) = (version, owned == Some((origin, path.clone()))) else {
+            return Ok(());
+        };
+        let row = Consumed {
+            origin: head_of(origin.as_bytes()),
+            order: version.order,
+            bundle: head_of(&version.bundle.0),
+        };
+        batch.put(CONSUMED, &key(name), &row);
+        batch.delete(VERSIONS, &full);
+        batch.delete(CHOSEN, &full);
+        batch.delete(OWNED, name.as_bytes());
+        Ok(())
+    }
+}

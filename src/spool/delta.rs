@@ -1,0 +1,68 @@
+//! Deltas: what a new version of a file has in common with the version that the inbox shows is not fetched again.
+//!
+//! The older version is compared chunk by chunk, at the same place, with the hashes of the new one; what is equal is
+//! copied. So a change in place costs the chunks that it touches, while bytes that moved cost all that follows. The
+//! older version came from the same origin under the same path, so nobody learns what we hold.
+//!
+//! # Crash behaviour
+//! What was copied lies in `partial/` like what arrived, and is hashed again before it counts.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::durable::OnPath;
+use super::intake::PartFile;
+use super::tables::{CHOSEN, IN_NAMES, InName, origin_key};
+use super::{Spool, SpoolError};
+use crate::bundle::RelPath;
+use crate::peer::PeerId;
+
+impl Spool {
+    /// Copies chunks that are missing from the version of `path` of that origin which the inbox shows, if it does.
+    pub(super) fn take_from_older(
+        &self,
+        part: &mut PartFile,
+        origin: PeerId,
+        path: &RelPath,
+    ) -> Result<(), SpoolError> {
+        let key = origin_key(origin, path);
+        let Some(name) = self.journal.get::<RelPath>(CHOSEN, &key)? else {
+            return Ok(());
+        };
+        let shown: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+        if !shown.is_some_and(|shown| shown.origin == origin && shown.path == *path) {
+            return Ok(());
+        }
+        let at = self.at_inbox(name.as_path());
+        let older = match File::open(&at) {
+            // Removed by the user meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.on("open", &at)?,
+        };
+        let len = older.metadata().on("stat", &at)?.len();
+        let (mut to, mut buffer) = (None, Vec::new());
+        for index in 0..part.have.len() {
+            let range = part.chunk_range(index);
+            if range.end > len {
+                break;
+            }
+            if part.have[index] {
+                continue;
+            }
+            buffer.resize((range.end - range.start) as usize, 0);
+            older
+                .read_exact_at(&mut buffer, range.start)
+                .on("read", &at)?;
+            if part.matches(index, &buffer) {
+                let file = match &to {
+                    Some(file) => file,
+                    None => to.insert(part.open()?),
+                };
+                let file = std::sync::Arc::clone(file);
+                part.put(&file, index, &buffer).on("copy", &at)?;
+            }
+        }
+        Ok(())
+    }
+}

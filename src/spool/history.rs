@@ -1,0 +1,432 @@
+//! History: bundles that are over are shown for a while, and then remembered in as little as a bit each.
+//!
+//! The newest [`HISTORY`] bundles of each direction keep their rows, for status and `wait`. What is older and over is
+//! forgotten: of a bundle of ours all rows go, once no name in the outbox shows it; of a bundle of another stays one bit
+//! under (origin, epoch, incarnation, seq), so that it is never published again and its receipt can be signed anew.
+//!
+//! # Invariants
+//! 1. What is not over is never forgotten: a delivery that is not final, a bundle nobody has yet, an offer that waits.
+//! 2. Rows of one bundle go in one batch, and with them comes the bit that stands for them.
+//! 3. One block of bits has at most [`BLOCK`] of them, so a row stays small whatever is missing in between.
+//!
+//! # Crash behaviour
+//! Nothing to do: a bundle is in its rows or in the bits.
+//!
+//! # Threads
+//! `sweeper`, of the lowest priority, woken after every [`History::every`] bundles. It holds the decision lock for one
+//! page at a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::durable::OnPath;
+use super::journal::Batch;
+use super::tables::{
+    BUNDLES, DELIVERIES, IN_ORDER, IN_SCOPE, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES, OUT_ORDER,
+    OutName, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ, delivery_key, descending, order_of,
+};
+use super::{Spool, SpoolError};
+use crate::bundle::{BundleId, Manifest, Receipt, VerifiedManifest};
+use crate::peer::PeerId;
+
+/// Bundles of each direction that stay in status when they are over.
+const HISTORY: u64 = 10_000;
+
+/// Bundles of one block of bits.
+const BLOCK: u64 = 4096;
+
+/// Bundles looked at under one hold of the decision lock.
+const PAGE: usize = 128;
+
+/// Pages of one sweep and direction. What is left is the next sweep's, which goes on from there.
+const PAGES: usize = 64;
+
+/// Of 0 (ordinary) to 19.
+const NICE: i32 = 19;
+
+/// When the sweeper is woken, and how far it is.
+#[derive(Debug)]
+pub(super) struct History {
+    kept: u64,
+    /// Bundles that came to an end since the last sweep.
+    ended: AtomicU64,
+    /// Times that a row of [`OUT_NAMES`] went to another name, which a scan may miss.
+    moved: AtomicU64,
+    bell: Mutex<Option<Sender<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    reached: Mutex<Reached>,
+}
+
+/// The last key looked at in each direction; `None`: begin with the newest that is old enough.
+#[derive(Debug, Default)]
+struct Reached {
+    sent: Option<Vec<u8>>,
+    received: Option<Vec<u8>>,
+}
+
+/// Which bundle of an origin it is: what its bit is found by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(super) struct Seq {
+    epoch: u64,
+    incarnation: [u8; 16],
+    seq: u64,
+}
+
+impl Seq {
+    pub(super) fn of(manifest: &Manifest) -> Self {
+        Self {
+            epoch: manifest.epoch,
+            incarnation: manifest.incarnation,
+            seq: manifest.seq,
+        }
+    }
+
+    /// The key of its block, and its place in it.
+    fn place(&self, origin: PeerId) -> (Vec<u8>, usize) {
+        let key = [
+            origin.as_bytes().as_slice(),
+            &self.epoch.to_be_bytes(),
+            &self.incarnation,
+            &(self.seq / BLOCK).to_be_bytes(),
+        ]
+        .concat();
+        (key, (self.seq % BLOCK) as usize)
+    }
+}
+
+/// A bit for each bundle of a block.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Block {
+    /// All.
+    Full,
+    /// Those whose bit is set; what lies beyond the end is not.
+    Bits(Vec<u8>),
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self::Bits(Vec::new())
+    }
+}
+
+impl Block {
+    fn has(&self, at: usize) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Bits(bits) => bits
+                .get(at / 8)
+                .is_some_and(|byte| byte & (1 << (at % 8)) != 0),
+        }
+    }
+
+    fn set(&mut self, at: usize) {
+        let Self::Bits(bits) = self else {
+            return;
+        };
+        if bits.len() <= at / 8 {
+            bits.resize(at / 8 + 1, 0);
+        }
+        bits[at / 8] |= 1 << (at % 8);
+        if bits.len() as u64 == BLOCK / 8 && bits.iter().all(|byte| *byte == u8::MAX) {
+            *self = Self::Full;
+        }
+    }
+}
+
+impl History {
+    /// `kept` bundles stay in status; [`HISTORY`] if `None`.
+    pub(super) fn new(kept: Option<u64>) -> Self {
+        Self {
+            kept: kept.unwrap_or(HISTORY).max(1),
+            ended: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            bell: Mutex::default(),
+            thread: Mutex::default(),
+            reached: Mutex::default(),
+        }
+    }
+
+    /// How many bundles end between two sweeps.
+    fn every(&self) -> u64 {
+        (self.kept / 4).max(1)
+    }
+
+    /// Starts the thread. Its first sweep is at once: the last run may have ended before its own.
+    pub(super) fn start(&self, spool: &Arc<Spool>) -> Result<(), SpoolError> {
+        let (bell, rung) = bounded(1);
+        let weak = Arc::downgrade(spool);
+        let thread = std::thread::Builder::new()
+            .name("sweeper".into())
+            .spawn(move || sweep_loop(&weak, &rung))
+            .on("start a thread for", spool.layout.state())?;
+        // The channel is empty.
+        bell.try_send(()).ok();
+        *self.bell.lock() = Some(bell);
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the thread after the page it is at.
+    pub(super) fn stop(&self) {
+        self.bell.lock().take();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the sweeper had panicked");
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.bell.lock().is_none()
+    }
+
+    /// A bundle came to an end.
+    pub(super) fn ended(&self) {
+        let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
+        if ended.is_multiple_of(self.every())
+            && let Some(bell) = &*self.bell.lock()
+        {
+            // Full: it is about to begin anyway.
+            bell.try_send(()).ok();
+        }
+    }
+
+    /// A row of [`OUT_NAMES`] is about to go to another name. Call with the decision lock held.
+    pub(super) fn name_moved(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+        tracing::debug!(%error, "the sweeper competes with others");
+    }
+    for () in rung {
+        let Some(spool) = spool.upgrade() else {
+            return;
+        };
+        if let Err(error) = spool.sweep_history() {
+            tracing::warn!(%error, "cannot forget old bundles now");
+        }
+    }
+}
+
+impl Spool {
+    /// Whether a bundle with this manifest was published here, as far as its rows are gone.
+    pub(super) fn was_settled(&self, of: &Manifest) -> Result<bool, SpoolError> {
+        let (key, at) = Seq::of(of).place(of.origin);
+        let block: Option<Block> = self.journal.get(SETTLED_BITS, &key)?;
+        Ok(block.is_some_and(|block| block.has(at)))
+    }
+
+    /// Our receipt for a bundle that was settled, whether its rows are still there or not.
+    pub(super) fn receipt_again(
+        &self,
+        manifest: &VerifiedManifest,
+    ) -> Result<Option<Receipt>, SpoolError> {
+        if let Some(receipt) = self.settled(manifest.id())? {
+            return Ok(Some(receipt));
+        }
+        let of = manifest.manifest();
+        Ok(self
+            .was_settled(of)?
+            .then(|| Receipt::sign(&self.identity, manifest.id(), of.origin)))
+    }
+
+    /// Forgets what is over and old.
+    pub(super) fn sweep_history(&self) -> Result<(), SpoolError> {
+        for _ in 0..PAGES {
+            if self.history.is_stopping() || !self.sweep_received()? {
+                break;
+            }
+        }
+        for _ in 0..PAGES {
+            if self.history.is_stopping() || !self.sweep_sent()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where to go on among rows with descending keys; `None`: nothing is old enough.
+    fn sweep_from(&self, next: &AtomicU64, reached: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let newest = next.load(Ordering::Relaxed);
+        let old = newest.checked_sub(self.history.kept)?;
+        Some(reached.unwrap_or_else(|| descending(old).to_vec()))
+    }
+
+    /// One page; `false` at the end.
+    fn sweep_received(&self) -> Result<bool, SpoolError> {
+        let reached = self.history.reached.lock().received.take();
+        let Some(from) = self.sweep_from(&self.next_in, reached) else {
+            return Ok(false);
+        };
+        let _decide = self.decide.lock();
+        let page = self
+            .journal
+            .scan::<InboundShown>(IN_ORDER, &[], Some(&from), PAGE)?;
+        let mut batch = Batch::default();
+        let mut blocks: HashMap<Vec<u8>, Block> = HashMap::new();
+        for (key, row) in &page {
+            if self.forget_received(row, &mut batch, &mut blocks)? {
+                batch.delete(IN_ORDER, key);
+                batch.delete(IN_SHOWN, &row.bundle.0);
+            }
+        }
+        for (key, block) in &blocks {
+            batch.put(SETTLED_BITS, key, block);
+        }
+        self.journal.submit(batch)?;
+        let last = page.into_iter().next_back().map(|(key, _)| key);
+        let more = last.is_some();
+        self.history.reached.lock().received = last;
+        Ok(more)
+    }
+
+    /// `false`: it is not over, or what is needed to remember it is not there.
+    fn forget_received(
+        &self,
+        row: &InboundShown,
+        batch: &mut Batch,
+        blocks: &mut HashMap<Vec<u8>, Block>,
+    ) -> Result<bool, SpoolError> {
+        let bundle = row.bundle;
+        if self.volatile.lock().contains(&bundle) || self.arriving.lock().contains_key(&bundle) {
+            return Ok(false);
+        }
+        if self.settled(bundle)?.is_none() {
+            return Ok(!matches!(
+                row.state.as_str(),
+                "incoming" | "deferred" | "quarantined"
+            ));
+        }
+        let Some(seq) = self.journal.get::<Seq>(SETTLED_SEQ, &bundle.0)? else {
+            return Ok(false);
+        };
+        let (key, at) = seq.place(row.origin);
+        let block = match blocks.entry(key) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let known = self.journal.get(SETTLED_BITS, entry.key())?;
+                entry.insert(known.unwrap_or_default())
+            }
+        };
+        block.set(at);
+        batch.delete(SETTLED, &bundle.0);
+        batch.delete(SETTLED_SEQ, &bundle.0);
+        batch.delete(IN_SCOPE, &bundle.0);
+        Ok(true)
+    }
+
+    /// One page; `false` at the end.
+    fn sweep_sent(&self) -> Result<bool, SpoolError> {
+        let reached = self.history.reached.lock().sent.take();
+        let Some(from) = self.sweep_from(&self.next_out, reached) else {
+            return Ok(false);
+        };
+        let moved = self.history.moved.load(Ordering::Acquire);
+        let page = self
+            .journal
+            .scan::<BundleId>(OUT_ORDER, &[], Some(&from), PAGE)?;
+        let mut over: HashMap<BundleId, Vec<u8>> = HashMap::new();
+        for (key, bundle) in &page {
+            if self.is_over(*bundle, key)? {
+                over.insert(*bundle, key.clone());
+            }
+        }
+        if !over.is_empty() {
+            self.each_row::<OutName>(OUT_NAMES, |_, _, row| {
+                over.remove(&row.bundle);
+                Ok(())
+            })?;
+        }
+        let _decide = self.decide.lock();
+        // A name that changed its place may have been missed: this page is looked at again another time.
+        if self.history.moved.load(Ordering::Acquire) == moved {
+            let mut batch = Batch::default();
+            for (bundle, key) in &over {
+                self.forget_sent(*bundle, key, &mut batch)?;
+            }
+            self.journal.submit(batch)?;
+        }
+        let last = page.into_iter().next_back().map(|(key, _)| key);
+        let more = last.is_some();
+        self.history.reached.lock().sent = last;
+        Ok(more)
+    }
+
+    /// Whether nobody waits for a bundle of ours any more. It stays so.
+    fn is_over(&self, bundle: BundleId, order_key: &[u8]) -> Result<bool, SpoolError> {
+        if self.volatile.lock().contains(&bundle) {
+            return Ok(false);
+        }
+        let states = self.deliveries_of(bundle)?;
+        if states.is_empty() {
+            // Sealed when there was nobody, and not replaced since: somebody may join.
+            let order = order_of(order_key).map(|key| u64::MAX - key);
+            let waits = match order {
+                Some(order) => self
+                    .journal
+                    .get::<BundleId>(ORPHANS, &order.to_be_bytes())?,
+                None => return Ok(false),
+            };
+            return Ok(waits.is_none() && self.held(bundle).is_none());
+        }
+        Ok(states.iter().all(|(_, state)| state.is_final()))
+    }
+
+    fn forget_sent(
+        &self,
+        bundle: BundleId,
+        order_key: &[u8],
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        if let Some(manifest) = self.shared_manifest(bundle)? {
+            for digest in manifest
+                .manifest()
+                .entries
+                .iter()
+                .filter_map(|e| e.digest())
+            {
+                let newest: Option<BundleId> = self.journal.get(SENT_AS, &digest.0)?;
+                if newest == Some(bundle) {
+                    batch.delete(SENT_AS, &digest.0);
+                }
+            }
+        }
+        for (peer, _) in self.deliveries_of(bundle)? {
+            batch.delete(DELIVERIES, &delivery_key(bundle, peer));
+        }
+        batch.delete(BUNDLES, &bundle.0);
+        batch.delete(OUT_ORDER, order_key);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_remembers_what_was_set_and_shrinks_when_it_is_full() {
+        let mut block = Block::default();
+        assert!(!block.has(0) && !block.has(4095));
+        for at in (0..4096).rev().step_by(2) {
+            block.set(at);
+        }
+        assert!(block.has(4095) && !block.has(4094) && block.has(1) && !block.has(0));
+        for at in (0..4096).step_by(2) {
+            assert_ne!(block, Block::Full);
+            block.set(at);
+        }
+        assert_eq!(block, Block::Full);
+        assert!((0..4096).all(|at| block.has(at)));
+        assert_eq!(postcard::to_stdvec(&block).unwrap().len(), 1);
+    }
+}
