@@ -47,7 +47,7 @@ fn what_is_routed_reaches_those_it_is_for_and_nobody_else() {
     setfattr(&directory, "user.meshbox.to", "cedar").ok();
     setfattr(&directory, "user.meshbox.priority", "critical").ok();
     setfattr(&directory, "user.meshbox.to", "@nowhere").fails_saying(&["invalid argument"]);
-    assert_eq!(Node::attribute(&directory, "user.meshbox.to"), "cedar");
+    assert_eq!(Node::attribute(&directory, "to"), "cedar");
     fs::create_dir(directory.join("deep")).unwrap();
     let sha = alder.put("for-cedar/deep/f", b"for cedar alone");
     cedar.wait_arrived("for-cedar/deep/f", &sha);
@@ -55,10 +55,10 @@ fn what_is_routed_reaches_those_it_is_for_and_nobody_else() {
     setfattr(&directory, "user.meshbox.to", "dogwood").ok();
     alder.put("for-cedar/held", b"for dogwood");
     wait_until("held", ARRIVES, || {
-        Node::attribute(&alder.outbox("for-cedar/held"), "user.meshbox.state") == "waiting"
+        Node::attribute(&alder.outbox("for-cedar/held"), "state") == "waiting"
     });
     assert!(
-        Node::attribute(&alder.outbox("for-cedar/held"), "user.meshbox.error")
+        Node::attribute(&alder.outbox("for-cedar/held"), "error")
             .contains("nobody known as dogwood")
     );
     alder.restart();
@@ -126,7 +126,7 @@ fn files_are_sent_as_one_bundle_with_an_id_and_cancelled_by_it() {
     ends(&alder, "cancel", &[gone.to_str().unwrap()], 0);
     ends(&alder, "cancel", &["batch-2"], 0);
     assert_eq!(alder.outbound_state("gone"), "cancelled");
-    assert_eq!(Node::attribute(&gone, "user.meshbox.state"), "cancelled");
+    assert_eq!(Node::attribute(&gone, "state"), "cancelled");
     ends(&alder, "wait", &[gone.to_str().unwrap()], 5);
     assert!(ends(&alder, "cancel", &["nothing-like-it"], 1).contains("nothing was sent"));
     birch.restart();
@@ -170,7 +170,7 @@ fn s22_routes_of_the_configuration_file_hold_and_what_was_refused_goes_when_aske
         alder.outbound_state("hq/f") == "refused"
     });
     let file = alder.outbox("hq/f");
-    let why = Node::attribute(&file, "user.meshbox.error");
+    let why = Node::attribute(&file, "error");
     assert!(why.contains("max_bundle_bytes"), "{why}");
     assert_eq!(goes_to(&alder, "hq/f"), ["birch"]);
     birch.stop();
