@@ -7,6 +7,7 @@
 mod act;
 mod ask;
 mod exit;
+mod member;
 mod mount;
 mod show;
 mod which;
@@ -71,8 +72,36 @@ enum Command {
     },
     /// Print a ticket, a secret: who has it can join the group
     Ticket {
+        /// Make it useless after this time, as in 1h; only this node can redeem it then
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        expires: Option<Duration>,
+        /// Let it admit one node only; only this node can redeem it then
+        #[arg(long)]
+        once: bool,
         #[command(flatten)]
         daemon: DaemonArgs,
+    },
+    /// Remove members from the group for good, and give the others a new key (admin only)
+    Remove {
+        /// Names or ids, as `meshbox peers` shows them
+        #[arg(required = true, value_name = "NAME|ID")]
+        who: Vec<String>,
+        /// Keep the group key: a removed member that has it can come back under a new id
+        #[arg(long)]
+        no_rekey: bool,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give all members a new group key: tickets made before let nobody in any more (admin only)
+    Rekey {
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Wait until files are delivered
     Wait {
@@ -140,6 +169,9 @@ enum Command {
     },
     /// Print the id of this node
     Id {
+        /// Print the id that a node of this name has with `identity = "derived"`
+        #[arg(long, value_name = "NAME")]
+        derive: Option<String>,
         #[command(flatten)]
         daemon: DaemonArgs,
     },
@@ -191,6 +223,18 @@ struct Settings {
     /// Join the group of the ticket in this file
     #[arg(long, value_name = "FILE")]
     join_file: Option<OsString>,
+    /// Take the key pair at the first start from: own (random), derived (from group key and name) [default: own]
+    #[arg(long, value_name = "KIND")]
+    identity: Option<OsString>,
+    /// Who may be a member: open (all who have the group key), listed [default: open]
+    #[arg(long, value_name = "WHO")]
+    members: Option<OsString>,
+    /// With members=listed: this id is one (repeatable)
+    #[arg(long, value_name = "ID")]
+    member: Vec<OsString>,
+    /// The group's admin, for a group made by an early version
+    #[arg(long, value_name = "ID")]
+    admin: Option<OsString>,
     /// Listen on this address (repeatable); port 0 picks a free one
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<OsString>,
@@ -230,6 +274,9 @@ struct Settings {
     /// Take no larger file, neither from programs nor from peers
     #[arg(long, value_name = "SIZE")]
     max_file_bytes: Option<OsString>,
+    /// Show so many finished bundles of each direction in status; older ones are forgotten [default: 10000]
+    #[arg(long, value_name = "COUNT")]
+    history: Option<OsString>,
     /// Send and take no bundle of more files and directories
     #[arg(long, value_name = "N")]
     max_bundle_files: Option<OsString>,
@@ -239,9 +286,6 @@ struct Settings {
     /// Send and take no bundle that names more recipients [default: 1024]
     #[arg(long, value_name = "N")]
     max_recipients: Option<OsString>,
-    /// Show so many finished bundles of each direction in status; older ones are forgotten [default: 10000]
-    #[arg(long, value_name = "COUNT")]
-    history: Option<OsString>,
     /// Give files in the inbox these permission bits [default: 0644]
     #[arg(long, value_name = "MODE")]
     inbox_mode: Option<OsString>,
@@ -266,6 +310,10 @@ impl Settings {
             ("name", one(self.name)),
             ("join", one(self.join)),
             ("join_file", one(self.join_file)),
+            ("identity", one(self.identity)),
+            ("members", one(self.members)),
+            ("member", self.member),
+            ("admin", one(self.admin)),
             ("listen", self.listen),
             ("peer", self.peer),
             ("no_mdns", one(self.no_mdns)),
@@ -279,10 +327,10 @@ impl Settings {
             ("max_bytes", one(self.max_bytes)),
             ("min_free", one(self.min_free)),
             ("max_file_bytes", one(self.max_file_bytes)),
+            ("history", one(self.history)),
             ("max_bundle_files", one(self.max_bundle_files)),
             ("max_bundle_bytes", one(self.max_bundle_bytes)),
             ("max_recipients", one(self.max_recipients)),
-            ("history", one(self.history)),
             ("inbox_mode", one(self.inbox_mode)),
             ("uid", one(self.uid)),
             ("gid", one(self.gid)),
@@ -352,7 +400,18 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             limit,
         } => ask::status(daemon, json, limit),
         Command::Peers { daemon, json } => ask::peers(daemon, json),
-        Command::Ticket { daemon } => ask::ticket(daemon),
+        Command::Ticket {
+            expires,
+            once,
+            daemon,
+        } => member::ticket(daemon, expires, once),
+        Command::Remove {
+            who,
+            no_rekey,
+            daemon,
+            json,
+        } => member::remove(daemon, who, no_rekey, json),
+        Command::Rekey { daemon, json } => member::rekey(daemon, json),
         Command::Wait {
             paths,
             to,
@@ -374,7 +433,14 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             settings,
             json,
         } => mount::show_config(mountpoint, settings, json),
-        Command::Id { daemon } => ask::id(daemon),
+        Command::Id {
+            derive: Some(name),
+            daemon,
+        } => member::derived_id(daemon, &name),
+        Command::Id {
+            derive: None,
+            daemon,
+        } => ask::id(daemon),
         Command::Announce {
             id,
             device,

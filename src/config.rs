@@ -26,10 +26,11 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use self::source::{Kind, Layer, SETTINGS, Setting, setting};
+pub use self::value::IdentityKind;
 pub use self::value::{format_size, parse_duration, parse_peer, parse_size};
 use crate::fs::FsConfig;
 use crate::mesh::MeshConfig;
-use crate::peer::{GroupKey, Identity, PeerId, PeerName, Ticket};
+use crate::peer::{AnyTicket, GroupKey, Identity, Invitation, PeerId, PeerName, Ticket};
 use crate::spool::{Dress, Layout, Limits, Routing, SpoolConfig};
 
 /// Quiet time after the last close before a file is sent. Covers programs that rename right after closing
@@ -183,6 +184,16 @@ pub struct Config {
     pub name: PeerName,
     /// The ticket to join with.
     pub ticket: Option<Ticket>,
+    /// The ticket to redeem, if it is one of those that expire or hold once.
+    pub invitation: Option<Invitation>,
+    /// How this node gets its key pair at its first start.
+    pub identity: IdentityKind,
+    /// Whether only listed ids are members.
+    pub listed: bool,
+    /// The list.
+    pub member: Vec<PeerId>,
+    /// Who is the admin, in a group that does not know.
+    pub admin: Option<PeerId>,
     /// Addresses to bind.
     pub listen: Vec<SocketAddr>,
     /// Static peers.
@@ -305,6 +316,11 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         }
     }
     let stack = Stack(&layers);
+    let (ticket, invitation) = match stack.ticket()? {
+        Some(AnyTicket::Key(ticket)) => (Some(ticket), None),
+        Some(AnyTicket::Invitation(invitation)) => (None, Some(invitation)),
+        None => (None, None),
+    };
     let config = Config {
         name: match stack.parsed("name", |text| {
             PeerName::parse(text).map_err(|err| err.to_string())
@@ -312,7 +328,16 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
             Some(name) => name,
             None => value::name_of_host(&inputs.surroundings.hostname),
         },
-        ticket: stack.ticket()?,
+        ticket,
+        invitation,
+        identity: stack
+            .parsed("identity", value::parse_identity)?
+            .unwrap_or_default(),
+        listed: stack
+            .parsed("members", value::parse_members)?
+            .unwrap_or(false),
+        member: stack.list("member", value::parse_peer_id)?,
+        admin: stack.parsed("admin", value::parse_peer_id)?,
         listen: stack.list("listen", |text| {
             text.parse()
                 .map_err(|_| format!("{text:?} is not ADDR:PORT"))
@@ -419,7 +444,7 @@ impl Stack<'_> {
         Ok(self.parsed(name, value::parse_switch)?.unwrap_or(false))
     }
 
-    fn ticket(&self) -> Result<Option<Ticket>, ConfigError> {
+    fn ticket(&self) -> Result<Option<AnyTicket>, ConfigError> {
         let (typed, file) = (self.rank("join"), self.rank("join_file"));
         if typed == file && typed < self.0.len() {
             let origin = self.0[typed].source().describe("join_file");
@@ -428,7 +453,7 @@ impl Stack<'_> {
                 why: "give either a ticket or a file with one".to_owned(),
             });
         }
-        let read = |text: &str| Ticket::parse(text).map_err(|err| err.to_string());
+        let read = |text: &str| AnyTicket::parse(text).map_err(|err| err.to_string());
         if typed < file {
             return self.parsed("join", read);
         }
@@ -466,6 +491,10 @@ impl Stack<'_> {
                     .map(|(id, addr)| format!("{id}@{addr}"))
                     .collect(),
             ),
+            "identity" => text(config.identity.word()),
+            "members" => text(if config.listed { "listed" } else { "open" }),
+            "member" => list(config.member.iter().map(PeerId::to_string).collect()),
+            "admin" => config.admin.and_then(|id| text(&id.to_string())),
             "no_mdns" => Some((!config.mdns).into()),
             "settle" => duration(config.settle),
             "lifetime" => duration(config.lifetime),

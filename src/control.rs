@@ -66,6 +66,22 @@ pub enum Request {
     Peers,
     /// A ticket to this group.
     Ticket,
+    /// A ticket that expires, or holds for one node only.
+    Invite {
+        /// For how long.
+        seconds: Option<u64>,
+        /// For one node only.
+        once: bool,
+    },
+    /// Remove members from the group.
+    Remove {
+        /// Names or ids.
+        who: Vec<String>,
+        /// Do not give the others a new key.
+        keep_key: bool,
+    },
+    /// Give all members a new key.
+    Rekey,
     /// Come back when these files are delivered.
     Wait {
         /// Below `outbox/`.
@@ -106,6 +122,8 @@ pub enum Reply {
         /// One line; a secret.
         ticket: String,
     },
+    /// To [`Request::Remove`] and [`Request::Rekey`].
+    Changed(MembershipChange),
     /// To [`Request::Wait`].
     Waited(Waited),
     /// To [`Request::Act`].
@@ -117,6 +135,17 @@ pub enum Reply {
         /// Why.
         message: String,
     },
+}
+
+/// How the membership changed. Members are pairs of id and name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MembershipChange {
+    /// Number of the group key that holds now.
+    pub generation: u64,
+    /// Who was removed.
+    pub removed: Vec<(String, String)>,
+    /// Who gets the new key; absent if the key stays.
+    pub keyed: Option<Vec<(String, String)>>,
 }
 
 /// How a wait ended.
@@ -237,6 +266,18 @@ pub trait ControlBackend: Send + Sync + 'static {
     fn wait_change(&self, seen: u64, at_most: Duration) -> u64;
     /// Sends a file now.
     fn send(&self, path: &RelPath) -> Result<(), String>;
+    /// A ticket that expires or holds for one node only, one line.
+    fn invite(&self, _lasts: Option<Duration>, _once: bool) -> Result<String, String> {
+        Err("not available".to_owned())
+    }
+    /// Removes members.
+    fn remove(&self, _who: &[String], _keep_key: bool) -> Result<MembershipChange, String> {
+        Err("not available".to_owned())
+    }
+    /// Gives all members a new key.
+    fn rekey(&self) -> Result<MembershipChange, String> {
+        Err("not available".to_owned())
+    }
     /// Does something to bundles. Blocks until it is durable.
     fn act(&self, act: act::Act) -> act::Acted;
     /// Begins to end the daemon; returns at once.

@@ -21,6 +21,7 @@
 
 mod act;
 mod backend;
+mod group;
 mod herald;
 pub mod keys;
 pub mod logging;
@@ -155,18 +156,17 @@ impl House {
             let _full = stop.try_send(End::Asked);
         })?);
 
-        let identity = keys::load_or_create_identity(&layout)?;
-        let group = keys::load_or_create_group(&layout, config.ticket.as_ref())?;
+        let (identity, key) = group::keys(&layout, &mut config)?;
         let id = identity.id();
         let spool = Spool::open(config.spool(identity))?;
         spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
-        let mesh = Mesh::start(Arc::clone(&spool), config.mesh(group.clone()))?;
+        let group = group::enter(&spool, key, &config)?;
+        let mesh = Mesh::start(Arc::clone(&spool), config.mesh(group))?;
         let stop = end.clone();
         let backend = Arc::new(Backend::new(backend::Facts {
             id,
             name: config.name.clone(),
-            group,
             mountpoint: prepared.mountpoint.clone(),
             spool: Arc::clone(&spool),
             stop: Box::new(move || {

@@ -12,20 +12,23 @@
 //!
 //! # Non-goals
 //! Relays, DNS and public discovery: peers are dialled at configured, told or ticketed addresses, and at those they
-//! announce on the local network (`discover`). Bundles are offered
-//! by their origin only; custody by other holders is the spool's to grant through `pending`.
+//! announce on the local network (`discover`). Who is
+//! offered what is the spool's to say; beside its origin also holders offer a bundle (`custody`).
 //!
 //! # Threads
 //! One tokio runtime of two workers, owned by [`Mesh`]. Disk is touched on its blocking threads only.
 //! Nothing here is durable; a crash loses connections, and the next exchange of pending ids repairs the rest.
 
 mod cancel;
+mod custody;
 mod discover;
 mod endpoint;
 mod fetch;
+mod join;
 mod lane;
 mod link;
 mod member;
+mod membership;
 mod offer;
 mod out;
 mod pacer;
@@ -49,11 +52,13 @@ use std::time::{Duration, Instant};
 use iroh::Endpoint;
 use serde::Serialize;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::custody::Care;
 use self::discover::Discovery;
 use self::fetch::Fetches;
+pub use self::join::{JoinError, redeem};
 use self::member::CloseCode;
 use self::offer::Blames;
 use self::pacer::Pacer;
@@ -134,12 +139,16 @@ pub enum MeshError {
 pub(crate) struct Hub {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) me: PeerId,
-    pub(crate) group: GroupKey,
+    /// The key at the start, for a store without a roll; see [`Hub::group`].
+    group: GroupKey,
+    /// Rung when the roll changed.
+    pub(crate) rekeyed: Notify,
     pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
     pub(crate) fetches: Fetches,
     pub(crate) blames: Blames,
     pub(crate) pacer: Pacer,
+    pub(crate) care: Care,
     name: PeerName,
     runtime: Handle,
     stopping: AtomicBool,
@@ -154,7 +163,7 @@ impl Hub {
     /// The peer of that id, with its dial loop running.
     pub(crate) fn known(self: &Arc<Self>, id: PeerId) -> Arc<Peer> {
         let (peer, new) = self.roster.known(id);
-        if new && id != self.me {
+        if new && id != self.me && !self.is_out(id) {
             self.runtime.spawn(link::dial(self.clone(), peer.clone()));
         }
         peer
@@ -235,7 +244,7 @@ impl Hub {
         let known: HashSet<PeerId> = self.store.members().iter().map(|m| m.id).collect();
         let mut changed = false;
         for member in told {
-            if member.id == self.me || member.id == from {
+            if member.id == self.me || member.id == from || self.is_out(member.id) {
                 continue;
             }
             let addrs = usable(&member.addrs);
@@ -274,6 +283,16 @@ impl Hub {
                     .learn(&member.name, &member.addrs, member.last_seen);
             }
         }
+        for peer in self.roster.all() {
+            if self.is_given_up(&peer) {
+                peer.unlearn();
+            }
+        }
+    }
+
+    /// Whether the user gave up a peer that is not there.
+    fn is_given_up(&self, peer: &Peer) -> bool {
+        peer.session().is_none() && self.store.is_forgotten(peer.id)
     }
 
     /// Passes the spool's events on to the sessions.
@@ -298,7 +317,13 @@ impl Hub {
     async fn pass(self: &Arc<Self>, event: Event) {
         match event {
             Event::Sealed(bundle, priority) => self.ring_all(|| Input::Sealed(bundle, priority)),
-            Event::ReceiptReady(receipt) => self.ring(receipt.origin, Input::Receipt(receipt)),
+            Event::ReceiptReady(receipt) => {
+                if receipt.recipient == self.me {
+                    custody::settled(self, &receipt).await;
+                }
+                self.ring(receipt.origin, Input::Receipt(receipt));
+            }
+            Event::Closed(bundle) => self.care.closed(bundle),
             Event::PendingChanged(peer) => self.ring(peer, Input::Rescan),
             Event::Retry(bundle, peer) => {
                 // What it said before counts no more: the journal still owes it, so the scan finds it as new.
@@ -308,6 +333,7 @@ impl Hub {
             Event::MembersChanged => {
                 let hub = self.clone();
                 drop(tokio::task::spawn_blocking(move || hub.refresh()).await);
+                self.keep_out();
                 self.ring_all(|| Input::Members);
             }
             Event::StatusChanged => {}
@@ -380,11 +406,13 @@ impl Mesh {
             me: store.identity().id(),
             store,
             group: config.group,
+            rekeyed: Notify::new(),
             endpoint,
             roster: Roster::default(),
             fetches: Fetches::default(),
             blames: Blames::default(),
             pacer: Pacer::default(),
+            care: Care::default(),
             name: config.name,
             runtime: runtime.handle().clone(),
             stopping: AtomicBool::new(false),
@@ -412,6 +440,7 @@ impl Mesh {
         hub.refresh();
         runtime.spawn(hub.clone().dispatch(rings, lost));
         runtime.spawn(link::accept(hub.clone()));
+        runtime.spawn(custody::run(hub.clone()));
         let discovery = if config.mdns {
             Discovery::start(&hub)
         } else {
@@ -457,7 +486,11 @@ impl Mesh {
                 error: if connected { None } else { peer.error() },
             }
         };
-        let mut all: Vec<PeerStatus> = self.hub.roster.all().into_iter().map(status).collect();
+        let all = self.hub.roster.all().into_iter();
+        let mut all: Vec<PeerStatus> = all
+            .filter(|peer| !self.hub.is_given_up(peer) && !self.hub.is_out(peer.id))
+            .map(status)
+            .collect();
         all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         all
     }

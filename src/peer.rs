@@ -5,8 +5,13 @@
 //!
 //! # Invariants
 //! 1. A group key is never empty or all zero.
-//! 2. Secrets print as `…` in `Debug`; they leave a process only in key files (0600) and tickets.
+//! 2. Secrets print as `…` in `Debug`; they leave a process only in key files (0600), in tickets, closed for one peer
+//!    ([`closed`]), and on a connection that proved a join secret ([`invitation`]).
 //! 3. Every signature is over a context string and the message, so that one kind never passes for another.
+
+pub mod closed;
+pub mod invitation;
+pub mod roll;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,6 +19,9 @@ use std::net::SocketAddr;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use self::invitation::{AnyTicket, Invitation};
+pub use self::roll::Charter;
 
 /// A daemon's public key: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -109,6 +117,14 @@ impl Identity {
         Self(SigningKey::from_bytes(&secret))
     }
 
+    /// The identity of the node `name` in the group of `key`: made again from nothing else, and by any member.
+    pub fn derived(key: &GroupKey, name: &PeerName) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("meshbox 2026 derived identity");
+        hasher.update(key.as_bytes());
+        hasher.update(name.as_str().as_bytes());
+        Self::from_secret(*hasher.finalize().as_bytes())
+    }
+
     /// The secret, to store it or to hand it to the transport.
     pub fn secret(&self) -> [u8; 32] {
         self.0.to_bytes()
@@ -135,6 +151,11 @@ impl fmt::Debug for Identity {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "[u8; 32]", into = "[u8; 32]")]
 pub struct GroupKey([u8; 32]);
+
+/// The short name of a group: ten hex digits.
+pub fn group_id(root: &[u8; 32]) -> String {
+    data_encoding::HEXLOWER.encode(&root[..5])
+}
 
 /// The key of a group must not be empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -163,8 +184,17 @@ impl GroupKey {
 
     /// A public name of the group, from which the key cannot be found: ten hex digits.
     pub fn group_id(&self) -> String {
-        let hash = blake3::derive_key("meshbox 2026 group id", &self.0);
-        data_encoding::HEXLOWER.encode(&hash[..5])
+        group_id(&self.root())
+    }
+
+    /// The whole of that name. A group is called by that of its first key, whatever its key is now.
+    pub fn root(&self) -> [u8; 32] {
+        blake3::derive_key("meshbox 2026 group id", &self.0)
+    }
+
+    /// A hash that says which key is meant.
+    pub fn commitment(&self) -> [u8; 32] {
+        blake3::derive_key("meshbox 2026 group key commitment", &self.0)
     }
 }
 
@@ -250,6 +280,38 @@ pub struct Ticket {
     pub name: PeerName,
     /// Where the inviter listens.
     pub addrs: Vec<SocketAddr>,
+    /// What the inviter knows of the group; nothing in tickets of early versions.
+    pub charter: Option<Charter>,
+    /// The number of the group key; 0 in tickets of early versions.
+    pub generation: u64,
+}
+
+/// [`Ticket`] as early versions wrote it.
+#[derive(Deserialize)]
+struct FirstTicket {
+    group: GroupKey,
+    inviter: PeerId,
+    name: PeerName,
+    addrs: Vec<SocketAddr>,
+}
+
+impl From<FirstTicket> for Ticket {
+    fn from(first: FirstTicket) -> Self {
+        let FirstTicket {
+            group,
+            inviter,
+            name,
+            addrs,
+        } = first;
+        Self {
+            group,
+            inviter,
+            name,
+            addrs,
+            charter: None,
+            generation: 0,
+        }
+    }
 }
 
 /// Why a text is not a ticket.
@@ -270,21 +332,38 @@ const TICKET_PREFIX: &str = "meshbox1";
 impl Ticket {
     /// Reads the line that `Display` prints; space around it is ignored.
     pub fn parse(text: &str) -> Result<Self, TicketError> {
-        let body = text
-            .trim()
-            .strip_prefix(TICKET_PREFIX)
-            .ok_or(TicketError::Prefix)?;
-        let bytes = data_encoding::BASE32_NOPAD_NOCASE
-            .decode(body.as_bytes())
-            .map_err(|_| TicketError::Damaged("characters that no ticket has"))?;
-        let (body, check) = bytes
-            .split_last_chunk::<4>()
-            .ok_or(TicketError::Damaged("too short"))?;
-        if ticket_check(body) != *check {
-            return Err(TicketError::Damaged("checksum"));
-        }
-        postcard::from_bytes(body).map_err(|_| TicketError::Damaged("content"))
+        let body = ticket_bytes(text, TICKET_PREFIX)?;
+        let first = || postcard::from_bytes::<FirstTicket>(&body).map(Self::from);
+        postcard::from_bytes(&body)
+            .or_else(|_| first())
+            .map_err(|_| TicketError::Damaged("content"))
     }
+}
+
+/// What is in a line that begins with `prefix`.
+fn ticket_bytes(text: &str, prefix: &str) -> Result<Vec<u8>, TicketError> {
+    let body = text
+        .trim()
+        .strip_prefix(prefix)
+        .ok_or(TicketError::Prefix)?;
+    let bytes = data_encoding::BASE32_NOPAD_NOCASE
+        .decode(body.as_bytes())
+        .map_err(|_| TicketError::Damaged("characters that no ticket has"))?;
+    let (body, check) = bytes
+        .split_last_chunk::<4>()
+        .ok_or(TicketError::Damaged("too short"))?;
+    if ticket_check(body) != *check {
+        return Err(TicketError::Damaged("checksum"));
+    }
+    Ok(body.to_vec())
+}
+
+/// The line with `content`; `None` if it cannot be encoded, which does not happen.
+fn ticket_line(prefix: &str, content: &impl Serialize) -> Option<String> {
+    let mut bytes = postcard::to_stdvec(content).ok()?;
+    bytes.extend_from_slice(&ticket_check(&bytes));
+    let text = data_encoding::BASE32_NOPAD_NOCASE.encode(&bytes);
+    Some(format!("{prefix}{}", text.to_ascii_lowercase()))
 }
 
 fn ticket_check(body: &[u8]) -> [u8; 4] {
@@ -296,12 +375,7 @@ fn ticket_check(body: &[u8]) -> [u8; 4] {
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = postcard::to_stdvec(self).map_err(|_| fmt::Error)?;
-        bytes.extend_from_slice(&ticket_check(&bytes));
-        let text = data_encoding::BASE32_NOPAD_NOCASE
-            .encode(&bytes)
-            .to_ascii_lowercase();
-        write!(f, "{TICKET_PREFIX}{text}")
+        f.write_str(&ticket_line(TICKET_PREFIX, self).ok_or(fmt::Error)?)
     }
 }
 
@@ -327,7 +401,37 @@ mod tests {
                 "127.0.0.1:4000".parse().unwrap(),
                 "[::1]:4000".parse().unwrap(),
             ],
+            charter: Some(Charter::of(
+                &GroupKey::generate(),
+                Identity::generate().id(),
+            )),
+            generation: 1,
         }
+    }
+
+    #[test]
+    fn a_ticket_of_an_early_version_is_read() {
+        let ticket = Ticket {
+            charter: None,
+            generation: 0,
+            ..ticket()
+        };
+        let early = (&ticket.group, &ticket.inviter, &ticket.name, &ticket.addrs);
+        let line = ticket_line(TICKET_PREFIX, &early).unwrap();
+        assert_eq!(Ticket::parse(&line), Ok(ticket));
+    }
+
+    #[test]
+    fn a_derived_identity_is_made_of_key_and_name_and_nothing_else() {
+        let (key, other) = (GroupKey::generate(), GroupKey::generate());
+        let (alder, birch) = (
+            PeerName::parse("alder").unwrap(),
+            PeerName::parse("birch").unwrap(),
+        );
+        let id = Identity::derived(&key, &alder).id();
+        assert_eq!(Identity::derived(&key.clone(), &alder).id(), id);
+        assert_ne!(Identity::derived(&key, &birch).id(), id);
+        assert_ne!(Identity::derived(&other, &alder).id(), id);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod arrived;
 mod cancel;
 mod consumed;
 mod content;
+mod custody;
 mod deliver;
 mod delta;
 mod dress;
@@ -19,6 +20,7 @@ mod intake;
 mod journal;
 mod layout;
 mod listen;
+mod membership;
 mod outbox;
 mod policy;
 mod publish;
@@ -63,6 +65,7 @@ use self::history::History;
 pub use self::intake::{CONTRADICTS, Incoming, Verified};
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
+pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome};
 pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
@@ -203,8 +206,10 @@ impl SpoolError {
 pub enum Event {
     /// A bundle of ours was sealed; its recipients have it pending.
     Sealed(BundleId, Priority),
-    /// A bundle we received is durable; its receipt is ready to go to its origin.
+    /// A receipt is ready to go to the bundle's origin: ours, or one of another recipient that we keep the bundle for.
     ReceiptReady(Receipt),
+    /// A bundle of ours is final for every recipient.
+    Closed(BundleId),
     /// Something new is pending for this peer beyond a single seal (it joined, a deferral ended): rescan.
     PendingChanged(PeerId),
     /// The set of members or their addresses changed.
@@ -509,6 +514,7 @@ pub struct Spool {
     next_in: AtomicU64,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
     member_ids: RwLock<BTreeSet<PeerId>>,
+    group: membership::Group,
     /// Deliveries in motion. Bounded by the windows of the sessions that report them.
     progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
     /// Sealed or published, and not durable yet.
@@ -528,6 +534,7 @@ pub struct Spool {
     counters: Counters,
     history: History,
     policy: policy::Policy,
+    custodian: custody::Custodian,
     jobs: Sender<Job>,
     tails: TailHasher,
     workers: Mutex<Vec<JoinHandle<()>>>,
@@ -574,6 +581,7 @@ impl Spool {
         let out = journal.scan::<BundleId>(OUT_ORDER, &[], None, 1)?;
         let inbound = journal.scan::<InboundShown>(IN_ORDER, &[], None, 1)?;
         let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
+        let group = membership::Group::load(&journal)?;
         let (jobs, queue) = crossbeam_channel::bounded(seal::JOB_CAP);
         let sealers = config.sealers.max(1);
         let tails = TailHasher::start().on("start a thread for", &state)?;
@@ -595,6 +603,7 @@ impl Spool {
                 inbound.first().map(|(key, _)| key.as_slice()),
             )),
             gates: Mutex::default(),
+            group,
             member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),
             progress: Mutex::default(),
             volatile: Mutex::default(),
@@ -611,6 +620,7 @@ impl Spool {
             counters: Counters::default(),
             history: History::new(config.limits.history),
             policy: policy::Policy::default(),
+            custodian: custody::Custodian::default(),
             jobs,
             tails,
             workers: Mutex::default(),
@@ -618,6 +628,7 @@ impl Spool {
         });
         spool.begin_policy()?;
         spool.recover(same_boot)?;
+        spool.resume_forgetting()?;
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
@@ -637,8 +648,8 @@ impl Spool {
     /// Finishes the seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
         self.tails.stop();
-        self.stop_ager();
         self.history.stop();
+        self.stop_ager();
         let workers = std::mem::take(&mut *self.workers.lock());
         for _ in &workers {
             // One for each worker; they take what is queued before it first.

@@ -16,7 +16,7 @@ pub(super) fn unexpected() -> Failure {
     ControlError::Garbled("it answers another question".to_owned()).into()
 }
 
-fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|err| Failure::failed(&err))?;
     print(&(text + "\n"))
 }
@@ -48,16 +48,6 @@ pub(super) fn peers(daemon: DaemonArgs, as_json: bool) -> Result<(), Failure> {
     match find(daemon.state, None)?.connect()?.call(&Request::Peers)? {
         Reply::Peers { peers } if as_json => json(&peers),
         Reply::Peers { peers } => print(&show::peers(&peers, show::now())),
-        _ => Err(unexpected()),
-    }
-}
-
-pub(super) fn ticket(daemon: DaemonArgs) -> Result<(), Failure> {
-    match find(daemon.state, None)?
-        .connect()?
-        .call(&Request::Ticket)?
-    {
-        Reply::Ticket { ticket } => print(&(ticket + "\n")),
         _ => Err(unexpected()),
     }
 }

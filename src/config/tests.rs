@@ -233,6 +233,8 @@ fn ticket() -> Ticket {
         inviter: Identity::generate().id(),
         name: PeerName::parse("birch").unwrap(),
         addrs: vec!["127.0.0.1:9".parse().unwrap()],
+        charter: None,
+        generation: 0,
     }
 }
 

@@ -193,6 +193,49 @@ pub(super) fn name_of_host(hostname: &str) -> PeerName {
         .expect("a good name")
 }
 
+/// How a node gets its key pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IdentityKind {
+    /// A random one of its own.
+    #[default]
+    Own,
+    /// Made from the group key and its name.
+    Derived,
+}
+
+impl IdentityKind {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Derived => "derived",
+        }
+    }
+}
+
+/// `own` or `derived`.
+pub(super) fn parse_identity(text: &str) -> Result<IdentityKind, String> {
+    [IdentityKind::Own, IdentityKind::Derived]
+        .into_iter()
+        .find(|kind| kind.word() == text)
+        .ok_or_else(|| format!("{text:?} is neither `own` nor `derived`"))
+}
+
+/// `open` or `listed`.
+pub(super) fn parse_members(text: &str) -> Result<bool, String> {
+    match text {
+        "open" => Ok(false),
+        "listed" => Ok(true),
+        _ => Err(format!("{text:?} is neither `open` nor `listed`")),
+    }
+}
+
+/// The id of a node.
+pub(super) fn parse_peer_id(text: &str) -> Result<PeerId, String> {
+    PeerId::from_hex(text)
+        .ok_or_else(|| format!("{text:?} is not an id; `meshbox id` prints 64 hex digits"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -233,6 +233,14 @@ fn answer(
         Request::Ticket => Reply::Ticket {
             ticket: backend.ticket(),
         },
+        Request::Invite { seconds, once } => {
+            let made = backend.invite(seconds.map(Duration::from_secs), once);
+            or_error(made.map(|ticket| Reply::Ticket { ticket }))
+        }
+        Request::Remove { who, keep_key } => {
+            or_error(backend.remove(&who, keep_key).map(Reply::Changed))
+        }
+        Request::Rekey => or_error(backend.rekey().map(Reply::Changed)),
         Request::Wait {
             paths,
             to,
@@ -257,6 +265,10 @@ fn answer(
             Reply::Done
         }
     })
+}
+
+fn or_error(reply: Result<Reply, String>) -> Reply {
+    reply.unwrap_or_else(|message| Reply::Error { message })
 }
 
 fn wait_for(

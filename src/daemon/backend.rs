@@ -1,5 +1,7 @@
 //! What the control socket and the generated files under `.meshbox/` show of the running daemon.
 
+mod tickets;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
@@ -10,18 +12,19 @@ use parking_lot::RwLock;
 use crate::bundle::RelPath;
 use crate::control::act::{Act, Acted};
 use crate::control::wait::Delivery;
-use crate::control::{ControlBackend, Counts, DEFAULT_ROWS, PeerRow, Status, WirePath};
+use crate::control::{
+    ControlBackend, Counts, DEFAULT_ROWS, MembershipChange, PeerRow, Status, WirePath,
+};
 use crate::fs::{Fs, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
-use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
+use crate::peer::{PeerId, PeerName};
 use crate::ready::Overview;
-use crate::spool::Spool;
+use crate::spool::{Changed, Spool};
 
 /// What does not change while the daemon runs.
 pub(super) struct Facts {
     pub(super) id: PeerId,
     pub(super) name: PeerName,
-    pub(super) group: GroupKey,
     pub(super) mountpoint: PathBuf,
     pub(super) spool: Arc<Spool>,
     /// Begins the end; does not block.
@@ -110,6 +113,15 @@ fn row(peer: PeerStatus) -> PeerRow {
     }
 }
 
+fn into_change(changed: Changed) -> MembershipChange {
+    let row = |(id, name): (PeerId, String)| (id.to_string(), name);
+    MembershipChange {
+        generation: changed.generation,
+        removed: changed.removed.into_iter().map(row).collect(),
+        keyed: changed.keyed.map(|all| all.into_iter().map(row).collect()),
+    }
+}
+
 impl ControlBackend for Backend {
     fn status(&self, before: Option<u64>, limit: usize) -> Status {
         let facts = &self.facts;
@@ -122,7 +134,7 @@ impl ControlBackend for Backend {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: facts.id.to_string(),
             name: facts.name.as_str().to_owned(),
-            group: facts.group.group_id(),
+            group: facts.spool.group_name(),
             mountpoint: facts.mountpoint.to_string_lossy().into_owned(),
             state: facts.spool.layout().state().to_string_lossy().into_owned(),
             pid: std::process::id(),
@@ -151,21 +163,7 @@ impl ControlBackend for Backend {
     }
 
     fn ticket(&self) -> String {
-        let addrs = self
-            .mesh
-            .read()
-            .as_ref()
-            .map_or_else(Vec::new, Mesh::listen_addrs);
-        let Facts {
-            id, name, group, ..
-        } = &self.facts;
-        Ticket {
-            group: group.clone(),
-            inviter: *id,
-            name: name.clone(),
-            addrs,
-        }
-        .to_string()
+        self.plain_ticket()
     }
 
     /// What counts is the version that the path shows now: the spool gives no row for a file modified since its seal.
@@ -211,6 +209,20 @@ impl ControlBackend for Backend {
             Some(fs) => fs.send_now(path),
             None => Err("the daemon is starting or stopping".to_owned()),
         }
+    }
+
+    fn invite(&self, lasts: Option<Duration>, once: bool) -> Result<String, String> {
+        self.make_invitation(lasts, once)
+    }
+
+    fn remove(&self, who: &[String], keep_key: bool) -> Result<MembershipChange, String> {
+        let changed = self.facts.spool.remove_members(who, keep_key);
+        changed.map(into_change).map_err(|err| err.to_string())
+    }
+
+    fn rekey(&self) -> Result<MembershipChange, String> {
+        let changed = self.facts.spool.rekey_group();
+        changed.map(into_change).map_err(|err| err.to_string())
     }
 
     fn act(&self, act: Act) -> Acted {

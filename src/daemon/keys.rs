@@ -37,6 +37,12 @@ pub enum KeyError {
         /// Public name of the ticket's group.
         theirs: String,
     },
+    /// An identity made from the group key is needed before the group key is there.
+    #[error(
+        "with `identity = \"derived\"` a node cannot join by a ticket that expires or holds once, since the group key \
+         is not in it; use one of plain `meshbox ticket`, or leave out --identity"
+    )]
+    DerivedByInvitation,
 }
 
 /// Makes the state directory if it is missing, for its owner only.
@@ -66,6 +72,43 @@ pub fn load_identity(layout: &Layout) -> Result<Option<Identity>, SpoolError> {
     Ok(load(&layout.identity_key())?.map(Identity::from_secret))
 }
 
+/// Makes `identity` this node's, unless it has one; gives the one it has.
+pub fn store_identity(layout: &Layout, identity: &Identity) -> Result<Identity, SpoolError> {
+    create(&layout.identity_key(), identity.secret()).map(Identity::from_secret)
+}
+
+/// The group's key, if there is one.
+pub fn load_group(layout: &Layout) -> Result<Option<GroupKey>, SpoolError> {
+    let path = layout.group_key();
+    let key = load(&path)?.map(GroupKey::from_bytes).transpose();
+    key.map_err(|err| bad(&path, err.to_string()))
+}
+
+fn founding_mark(layout: &Layout) -> PathBuf {
+    layout.state().join("founding")
+}
+
+/// Whether this node made the group's key, and nothing else says so yet.
+pub fn is_founding(layout: &Layout) -> bool {
+    founding_mark(layout).exists()
+}
+
+/// The journal knows by now who is the admin.
+pub fn founded(layout: &Layout) -> Result<(), SpoolError> {
+    let mark = founding_mark(layout);
+    match std::fs::remove_file(&mark) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &mark)(err)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn mark_founding(layout: &Layout) -> Result<(), SpoolError> {
+    let mark = founding_mark(layout);
+    File::create(&mark).map_err(io_error("create", &mark))?;
+    // Its name is made durable with that of the key.
+    Ok(())
+}
+
 /// The group's key: what is in the state, else that of the ticket, else a new one.
 pub fn load_or_create_group(
     layout: &Layout,
@@ -75,17 +118,24 @@ pub fn load_or_create_group(
     let bytes = match load(&path)? {
         Some(bytes) => bytes,
         None => {
+            match ticket {
+                Some(_) => founded(layout)?,
+                None => mark_founding(layout)?,
+            }
             let key = ticket.map_or_else(GroupKey::generate, |ticket| ticket.group.clone());
             create(&path, *key.as_bytes())?
         }
     };
     let key = GroupKey::from_bytes(bytes).map_err(|err| bad(&path, err.to_string()))?;
     match ticket {
-        Some(ticket) if ticket.group != key => Err(KeyError::OtherGroup {
-            state: layout.state().to_owned(),
-            ours: key.group_id(),
-            theirs: ticket.group.group_id(),
-        }),
+        // One that knows its group may have another of its keys; see `group`.
+        Some(ticket) if ticket.group != key && ticket.charter.is_none() => {
+            Err(KeyError::OtherGroup {
+                state: layout.state().to_owned(),
+                ours: key.group_id(),
+                theirs: ticket.group.group_id(),
+            })
+        }
         Some(_) | None => Ok(key),
     }
 }
@@ -192,6 +242,8 @@ mod tests {
             inviter: Identity::generate().id(),
             name: PeerName::parse("birch").unwrap(),
             addrs: vec![],
+            charter: None,
+            generation: 0,
         }
     }
 
@@ -225,7 +277,10 @@ mod tests {
             0o700
         );
         let names = std::fs::read_dir(layout.state()).unwrap().count();
-        assert_eq!(names, 2, "no draft is left");
+        assert_eq!(names, 3, "no draft is left");
+        assert!(is_founding(&layout));
+        founded(&layout).unwrap();
+        assert!(!is_founding(&layout));
     }
 
     #[test]

@@ -193,11 +193,16 @@ impl Custody {
     }
 
     fn connected(&mut self, now: Duration, out: &mut Vec<Action>) {
-        if let Stage::Watching(_) = self.stage {
-            self.stage = Stage::Asked(now.saturating_add(ANSWER));
-        }
         out.extend(self.receipts.iter().copied().map(Action::Relay));
-        out.push(Action::Ask);
+        match self.stage {
+            // It is asked in time, if it must be.
+            Stage::Watching(_) | Stage::Ended => {}
+            Stage::Asked(_) => {
+                self.stage = Stage::Asked(now.saturating_add(ANSWER));
+                out.push(Action::Ask);
+            }
+            Stage::Carrying | Stage::Relaying => out.push(Action::Ask),
+        }
     }
 
     fn joined(&mut self, peer: PeerId, out: &mut Vec<Action>) {
@@ -319,8 +324,8 @@ mod tests {
                 T0,
                 Event::OriginConnected,
                 [
+                    (WATCHING, vec![Relay(peer(3))]),
                     (asked_now, vec![Relay(peer(3)), Ask]),
-                    (ASKED, vec![Relay(peer(3)), Ask]),
                     (Stage::Carrying, vec![Relay(peer(3)), Ask]),
                     (Stage::Relaying, vec![Relay(peer(3)), Ask]),
                     (Stage::Ended, vec![]),

@@ -161,12 +161,14 @@ impl Finder {
         let mut heard = service.0.browse(SERVICE)?;
         let mut asked = Instant::now();
         let mut told: Option<(String, Vec<SocketAddr>)> = None;
+        let mut under = self.hub.group();
         let mut look = true;
         let mut round = tokio::time::interval(ROUND);
         loop {
             if std::mem::take(&mut look) {
                 let addrs = reachable(&self.bound, &interfaces());
-                if told.as_ref().is_none_or(|(_, before)| *before != addrs) {
+                let changed = std::mem::replace(&mut under, self.hub.group()) != under;
+                if changed || told.as_ref().is_none_or(|(_, before)| *before != addrs) {
                     let new = self.announce(&service.0, &addrs)?;
                     if let Some((old, _)) = told.replace((new, addrs)) {
                         service.0.unregister(&old)?;
@@ -196,6 +198,7 @@ impl Finder {
                     Ok(_) => {}
                     Err(_) => return Ok(()),
                 },
+                () = self.hub.rekeyed.notified() => look = true,
                 _ = round.tick() => {
                     look = true;
                     for id in self.book.expire(Instant::now()) {
@@ -228,7 +231,7 @@ impl Finder {
             addrs: addrs.to_vec(),
         };
         let sealed = seal(
-            &self.hub.group,
+            &self.hub.group(),
             self.hub.store.identity(),
             &label,
             announced,
@@ -257,10 +260,14 @@ impl Finder {
         let Some((label, sealed)) = closed_part(found) else {
             return;
         };
-        let Some(said) = open(&self.hub.group, &label, &sealed) else {
+        // A member that was away announces itself under an older key.
+        let keys = self.hub.keys();
+        let opened = |(n, key)| Some((n, open(key, &label, &sealed)?));
+        let Some((which, said)) = keys.iter().enumerate().find_map(opened) else {
             return;
         };
-        if said.id == self.hub.me || !self.is_welcome(said.id) {
+        let entitled = which == 0 || !self.hub.store.older_keys_for(said.id).is_empty();
+        if !entitled || said.id == self.hub.me || !self.is_welcome(said.id) {
             return;
         }
         let usable = |addr: &SocketAddr| reaches_others(addr.ip()) && addr.port() != 0;
@@ -282,6 +289,9 @@ impl Finder {
     }
 
     fn is_welcome(&mut self, id: PeerId) -> bool {
+        if self.hub.is_out(id) {
+            return false;
+        }
         let named = self
             .hub
             .roster

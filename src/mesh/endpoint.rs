@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::mesh::MeshError;
 use crate::mesh::member::{MemberError, closed_by_peer};
-use crate::mesh::wire::{BULK_ALPN, CTL_ALPN};
+use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, JOIN_ALPN};
 use crate::peer::{Identity, PeerId};
 
 /// Silence after which a connection is dead.
@@ -111,7 +111,11 @@ pub(super) async fn bind(
     };
     let mut builder: Builder = Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(&identity.secret()))
-        .alpns(vec![CTL_ALPN.to_vec(), BULK_ALPN.to_vec()])
+        .alpns(vec![
+            CTL_ALPN.to_vec(),
+            BULK_ALPN.to_vec(),
+            JOIN_ALPN.to_vec(),
+        ])
         .relay_mode(RelayMode::Disabled)
         .clear_address_lookup()
         .portmapper_config(PortmapperConfig::Disabled)

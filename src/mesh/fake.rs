@@ -16,6 +16,7 @@ use crate::bundle::{
     RelPath, Scope, VerifiedManifest,
 };
 use crate::digest::{self, Digest};
+use crate::mesh::custody::Custodian;
 use crate::mesh::store::{Arriving, Bell, Content, Offered, Store};
 use crate::peer::{Identity, PeerId, PeerName};
 use crate::spool::rank::Rank;
@@ -207,6 +208,13 @@ pub(super) fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifes
     }
 }
 
+impl Custodian for Arc<Fake> {
+    fn receipt_for(&self, bundle: BundleId, _: PeerId) -> Option<Receipt> {
+        self.state.lock().receipts.get(&bundle).cloned()
+    }
+}
+impl super::store::Members for Arc<Fake> {}
+
 /// `Arc<Fake>` is what the mesh gets.
 impl Store for Arc<Fake> {
     fn identity(&self) -> &Identity {
@@ -353,9 +361,6 @@ impl Store for Arc<Fake> {
             manifest,
             got,
         })))
-    }
-    fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
-        self.state.lock().receipts.get(&bundle).cloned()
     }
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
         if !receipt.is_genuine() {

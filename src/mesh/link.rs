@@ -14,10 +14,10 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::delivery::jittered;
-use crate::mesh::member::{Channel, MemberError, Role, STEP_TIMEOUT, prove, remote};
+use crate::mesh::member::{Channel, MemberError, Role, STEP_TIMEOUT, remote};
 use crate::mesh::roster::Peer;
-use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, Frame, HELLO_MAX, Hello};
-use crate::mesh::{Hub, endpoint, serve, session};
+use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, Frame, HELLO_MAX, Hello, JOIN_ALPN, MemberFrame};
+use crate::mesh::{Hub, endpoint, join, serve, session};
 
 /// Connections that have not proved membership yet; more are refused.
 const UNPROVED_MAX: usize = 64;
@@ -72,7 +72,13 @@ async fn accepted(
     slot: tokio::sync::OwnedSemaphorePermit,
 ) {
     let id = remote(&conn);
-    let proved = prove(&conn, &hub.group, hub.me, Role::Acceptor).await;
+    if conn.alpn() == JOIN_ALPN {
+        if let Err(error) = join::answer(&hub, conn).await {
+            tracing::warn!("{} did not join: {error}", id.short());
+        }
+        return;
+    }
+    let proved = hub.prove(&conn, Role::Acceptor).await;
     let channel = match proved {
         Ok(channel) => channel,
         Err(error) => {
@@ -99,6 +105,11 @@ async fn run_control(
     mut channel: Channel,
     dialled: bool,
 ) -> Result<MemberError, MemberError> {
+    #[cfg(test)]
+    if hub.care.cut.lock().contains(&peer.id) {
+        conn.close(0u32.into(), b"cut by a test");
+        return Err(MemberError::Lost("cut by a test".into()));
+    }
     let greeting = if dialled {
         None
     } else {
@@ -136,8 +147,10 @@ async fn greet(
     let ours = hub.hello(peer.id);
     let told = peer.epoch_told.fetch_max(ours.epoch, Ordering::Relaxed);
     channel.send(&Frame::Hello(Box::new(ours))).await?;
-    let Frame::Hello(hello) = channel.frame().await? else {
-        return Err(MemberError::Unexpected("hello"));
+    let hello = match channel.frame().await? {
+        Frame::Hello(hello) => hello,
+        Frame::Member(MemberFrame::Statements(told)) => return Err(hub.rekeyed(told).await),
+        _ => return Err(MemberError::Unexpected("hello")),
     };
     let (hub, id, said) = (hub.clone(), peer.id, hello.clone());
     let noted = tokio::task::spawn_blocking(move || hub.greeted(id, &said, told, via)).await;
@@ -148,6 +161,7 @@ async fn greet(
 /// Serves a proved bulk connection until it ends.
 async fn run_bulk(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
     peer.bulk.send_replace(Some(conn.clone()));
+    hub.check(&peer);
     serve::serve(hub, peer.clone(), conn.clone()).await;
     peer.bulk.send_if_modified(|bulk| {
         let ours = bulk
@@ -170,7 +184,7 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
         sleep(POLITE).await;
     }
     loop {
-        if up.wait_for(|up| !up).await.is_err() || hub.is_stopping() {
+        if up.wait_for(|up| !up).await.is_err() || hub.is_stopping() || hub.is_out(peer.id) {
             return;
         }
         peer.forget_told(std::time::Instant::now());
@@ -216,7 +230,11 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
 
 /// Proves membership on a connection that we dialled, and runs its session.
 async fn talk(hub: &Arc<Hub>, peer: &Arc<Peer>, conn: Connection) -> Result<(), MemberError> {
-    let channel = prove(&conn, &hub.group, hub.me, Role::Dialer).await?;
+    let proved = hub.prove(&conn, Role::Dialer).await;
+    if matches!(proved, Err(MemberError::RefusedUs)) {
+        hub.bring_along(peer).await;
+    }
+    let channel = proved?;
     let bulk = tokio::spawn(dial_bulk(hub.clone(), peer.clone()));
     let ended = run_control(hub, peer, conn, channel, true).await;
     bulk.abort();
@@ -232,7 +250,7 @@ async fn dial_bulk(hub: Arc<Hub>, peer: Arc<Peer>) {
         let begun = Instant::now();
         let result = async {
             let conn = endpoint::connect(&hub.endpoint, peer.id, &peer.addrs(), BULK_ALPN).await?;
-            prove(&conn, &hub.group, hub.me, Role::Dialer).await?;
+            hub.prove(&conn, Role::Dialer).await?;
             Ok::<_, MemberError>(conn)
         };
         match result.await {

@@ -7,7 +7,7 @@
 //! protocol name.
 //!
 //! # Invariants
-//! 1. [`prove`] returns `Ok` only when both proofs were verified in constant time and both sides speak the same version.
+//! 1. [`prove_any`] returns `Ok` only when both proofs were verified in constant time and both sides speak the same version.
 //! 2. Each step has a time limit, and before the proof no frame is longer than [`PREFACE_MAX`].
 //! 3. 0-RTT is never used.
 
@@ -39,6 +39,12 @@ pub(super) enum CloseCode {
     Duplicate = 3,
     /// Frames that cannot be understood, or too many.
     Protocol = 4,
+    /// The peer was removed from the group.
+    Removed = 24,
+    /// The peer is not on our list of members.
+    Unlisted = 25,
+    /// The group has a new key: try again.
+    Rekeyed = 26,
 }
 
 impl CloseCode {
@@ -87,9 +93,43 @@ pub(crate) enum MemberError {
     /// The connection was lost.
     #[error("connection lost: {0}")]
     Lost(String),
+    /// One of the two was removed.
+    #[error("removed from the group by its admin")]
+    Removed,
+    /// One of the two is not on the other's list.
+    #[error(
+        "not on the list of members: `members = \"listed\"` is set, and neither `member` nor the admin names it"
+    )]
+    Unlisted,
+    /// It has a new group key, and so have we now.
+    #[error("the group has a new key; trying again with that")]
+    Rekeyed,
+    /// It had an older key, and was given the new one.
+    #[error("it had an older group key, and was given the new one")]
+    OlderKey,
     /// A connection of the node to itself.
     #[error("it is this node itself")]
     Myself,
+}
+
+impl MemberError {
+    /// What to close the connection with.
+    pub(super) fn close_code(&self) -> CloseCode {
+        match self {
+            Self::WrongKey | Self::Myself => CloseCode::WrongKey,
+            Self::Version(_) => CloseCode::Version,
+            Self::Removed => CloseCode::Removed,
+            Self::Unlisted => CloseCode::Unlisted,
+            Self::Rekeyed | Self::OlderKey => CloseCode::Rekeyed,
+            Self::RefusedUs
+            | Self::Protocol
+            | Self::Wire(_)
+            | Self::Unexpected(_)
+            | Self::Timeout
+            | Self::Duplicate
+            | Self::Lost(_) => CloseCode::Protocol,
+        }
+    }
 }
 
 fn older(theirs: u16) -> &'static str {
@@ -198,7 +238,28 @@ pub(super) fn remote(conn: &Connection) -> PeerId {
     PeerId::from_bytes(*conn.remote_id().as_bytes())
 }
 
-/// Does the mutual proof on the first stream of `conn`. On failure the connection is closed with the reason.
+/// With what, and for whom, membership is proved.
+pub(super) struct Proving<'a> {
+    /// The keys a peer may prove, ours first. An acceptor answers under the one that was proved.
+    pub keys: &'a [GroupKey],
+    /// Our own id.
+    pub me: PeerId,
+    /// Refuse the peer for this, once it has proved a key.
+    pub refuse: Option<MemberError>,
+}
+
+/// Does the mutual proof on the first stream of `conn`; also says which key it was. On failure the connection is closed
+/// with the reason.
+pub(super) async fn prove_any(
+    conn: &Connection,
+    role: Role,
+    proving: Proving<'_>,
+) -> Result<(Channel, usize), MemberError> {
+    prove_as(conn, role, proving, PROTOCOL).await
+}
+
+/// [`prove_any`] with one key.
+#[cfg(test)]
 pub(super) async fn prove(
     conn: &Connection,
     group: &GroupKey,
@@ -209,6 +270,7 @@ pub(super) async fn prove(
 }
 
 /// [`prove`] for a node that speaks `version`.
+#[cfg(test)]
 pub(super) async fn prove_version(
     conn: &Connection,
     group: &GroupKey,
@@ -216,44 +278,55 @@ pub(super) async fn prove_version(
     role: Role,
     version: u16,
 ) -> Result<Channel, MemberError> {
-    let result = handshake(conn, group, me, role, version).await;
-    match result {
-        Ok(channel) => Ok(channel),
-        Err(error) => {
-            let told = conn
-                .close_reason()
-                .and_then(|reason| closed_by_peer(&reason));
-            match &error {
-                MemberError::WrongKey | MemberError::Myself => {
-                    conn.close(CloseCode::WrongKey.code(), b"wrong group key");
-                }
-                MemberError::Version(_) => {
-                    conn.close(CloseCode::Version.code(), version.to_string().as_bytes());
-                }
-                MemberError::RefusedUs
-                | MemberError::Protocol
-                | MemberError::Wire(_)
-                | MemberError::Unexpected(_)
-                | MemberError::Timeout
-                | MemberError::Duplicate
-                | MemberError::Lost(_) => conn.close(CloseCode::Protocol.code(), b"proof failed"),
-            }
-            Err(told.unwrap_or(error))
-        }
-    }
+    let proving = Proving {
+        keys: std::slice::from_ref(group),
+        me,
+        refuse: None,
+    };
+    let proved = prove_as(conn, role, proving, version).await;
+    proved.map(|(channel, _)| channel)
+}
+
+async fn prove_as(
+    conn: &Connection,
+    role: Role,
+    proving: Proving<'_>,
+    version: u16,
+) -> Result<(Channel, usize), MemberError> {
+    let result = handshake(conn, role, proving, version).await;
+    result.map_err(|error| {
+        let told = conn
+            .close_reason()
+            .and_then(|reason| closed_by_peer(&reason));
+        let code = error.close_code();
+        let number = version.to_string();
+        let why: &[u8] = match code {
+            CloseCode::WrongKey => b"wrong group key",
+            CloseCode::Version => number.as_bytes(),
+            CloseCode::Removed => b"removed from the group",
+            CloseCode::Unlisted => b"not on the list of members",
+            CloseCode::Stopping
+            | CloseCode::Duplicate
+            | CloseCode::Protocol
+            | CloseCode::Rekeyed => b"proof failed",
+        };
+        conn.close(code.code(), why);
+        told.unwrap_or(error)
+    })
 }
 
 async fn handshake(
     conn: &Connection,
-    group: &GroupKey,
-    me: PeerId,
     role: Role,
+    proving: Proving<'_>,
     version: u16,
-) -> Result<Channel, MemberError> {
+) -> Result<(Channel, usize), MemberError> {
+    let Proving { keys, me, refuse } = proving;
     let peer = remote(conn);
     if peer == me {
         return Err(MemberError::Myself);
     }
+    let first = keys.first().ok_or(MemberError::WrongKey)?;
     let mut exporter = [0; 32];
     conn.export_keying_material(&mut exporter, b"meshbox member proof", b"")
         .map_err(|_| MemberError::Lost("no keying material".into()))?;
@@ -267,9 +340,9 @@ async fn handshake(
         acceptor,
         exporter: &exporter,
     };
-    let ours = Frame::Proof {
+    let ours = |key: &GroupKey| Frame::Proof {
         version,
-        mac: proof(group, role, version, ends),
+        mac: proof(key, role, version, ends),
     };
     let stream = async {
         match role {
@@ -286,49 +359,43 @@ async fn handshake(
         recv,
         decoder: Decoder::new(PREFACE_MAX),
     };
-    let theirs = match role {
+    let (theirs, which) = match role {
         Role::Dialer => {
-            channel.send(&ours).await?;
-            verify(&mut channel, group, Role::Acceptor, ends).await?
+            channel.send(&ours(first)).await?;
+            let (theirs, _) = verify(&mut channel, &keys[..1], Role::Acceptor, ends).await?;
+            refuse.map_or(Ok((theirs, 0)), Err)?
         }
         Role::Acceptor => {
-            let theirs = verify(&mut channel, group, Role::Dialer, ends).await?;
-            if theirs == version {
-                channel.send(&ours).await?;
+            let (theirs, which) = verify(&mut channel, keys, Role::Dialer, ends).await?;
+            if let Some(error) = refuse {
+                return Err(error);
             }
-            theirs
+            if theirs == version {
+                channel.send(&ours(&keys[which])).await?;
+            }
+            (theirs, which)
         }
     };
     if theirs == version {
-        Ok(channel)
+        Ok((channel, which))
     } else {
         Err(MemberError::Version(theirs))
     }
 }
 
+/// Reads a proof; says of which version, and which of `keys` it proves.
 async fn verify(
     channel: &mut Channel,
-    group: &GroupKey,
+    keys: &[GroupKey],
     role: Role,
     ends: Ends<'_>,
-) -> Result<u16, MemberError> {
-    match channel.frame().await? {
-        Frame::Proof { version, mac } if is_proof(&mac, group, role, version, ends) => Ok(version),
-        Frame::Proof { .. } => Err(MemberError::WrongKey),
-        Frame::Hello(_)
-        | Frame::Pending(_)
-        | Frame::Verdicts(_)
-        | Frame::Offer(_)
-        | Frame::Receipts(_)
-        | Frame::Members(_)
-        | Frame::Range(_)
-        | Frame::Owed(_)
-        | Frame::Withdrawn(_)
-        | Frame::Cancels(_)
-        | Frame::CancelsSeen(_)
-        | Frame::Have(_)
-        | Frame::Gone(_) => Err(MemberError::Unexpected("membership proof")),
-    }
+) -> Result<(u16, usize), MemberError> {
+    let Frame::Proof { version, mac } = channel.frame().await? else {
+        return Err(MemberError::Unexpected("membership proof"));
+    };
+    let proves = |key: &GroupKey| is_proof(&mac, key, role, version, ends);
+    let which = keys.iter().position(proves).ok_or(MemberError::WrongKey)?;
+    Ok((version, which))
 }
 
 /// What the other end said when it closed the connection, if it said something we know.
@@ -346,6 +413,12 @@ pub(super) fn closed_by_peer(reason: &ConnectionError) -> Option<MemberError> {
         Some(version.map_or(MemberError::Protocol, MemberError::Version))
     } else if is(CloseCode::Duplicate) {
         Some(MemberError::Duplicate)
+    } else if is(CloseCode::Removed) {
+        Some(MemberError::Removed)
+    } else if is(CloseCode::Unlisted) {
+        Some(MemberError::Unlisted)
+    } else if is(CloseCode::Rekeyed) {
+        Some(MemberError::Rekeyed)
     } else {
         None
     }

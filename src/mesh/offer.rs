@@ -78,6 +78,8 @@ pub(crate) fn answer(hub: &Hub, bundle: BundleId, peer: PeerId) -> Verdict {
         Verdict::Refused(reason.refusal().into())
     } else if hub.fetches.is_running(bundle) {
         Verdict::Working
+    } else if hub.care.put_off(bundle, peer, Instant::now()) {
+        Verdict::Deferred("another member is about to give it".into())
     } else {
         Verdict::Want
     }
@@ -91,6 +93,9 @@ pub(crate) fn receive(
     inline: Vec<Option<Bytes>>,
     permit: OwnedSemaphorePermit,
 ) {
+    if manifest.manifest().origin != peer.id {
+        hub.care.offered(manifest.id(), peer.id);
+    }
     let has = |index: usize| inline.get(index).is_some_and(Option::is_some);
     let absent = |(index, entry): (usize, &crate::bundle::Entry)| entry.size() > 0 && !has(index);
     if manifest.manifest().entries.iter().enumerate().any(absent) {

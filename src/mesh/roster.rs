@@ -205,6 +205,14 @@ impl Peer {
         }
     }
 
+    /// The user gave it up: it is dialled nowhere any more, unless it is configured.
+    pub(crate) fn unlearn(&self) {
+        let mut facts = self.facts.lock();
+        facts.found.clear();
+        facts.learned.clear();
+        facts.told.clear();
+    }
+
     /// Drops what is told no more.
     pub(crate) fn forget_told(&self, now: Instant) {
         let over = |told: &Told| told.until.is_some_and(|until| now >= until);
@@ -242,8 +250,14 @@ impl Peer {
             | MemberError::Version(_)
             | MemberError::Protocol
             | MemberError::Wire(_)
-            | MemberError::Unexpected(_) => true,
-            MemberError::Timeout | MemberError::Lost(_) | MemberError::Myself => false,
+            | MemberError::Unexpected(_)
+            | MemberError::Removed
+            | MemberError::Unlisted => true,
+            MemberError::Rekeyed
+            | MemberError::OlderKey
+            | MemberError::Timeout
+            | MemberError::Lost(_)
+            | MemberError::Myself => false,
             MemberError::Duplicate => return,
         };
         let text = match error {

@@ -9,6 +9,8 @@
 //! connection with more than 2,048 unread pieces on a stream: the reader drains at once and the writer sends few large
 //! pieces, so that is met only past the budget, where it harms nobody else.
 
+mod roll;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,8 +26,8 @@ use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::out::Out;
 use crate::mesh::roster::{Peer, SessionHandle};
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, reason};
-use crate::mesh::{Hub, cancel, fetch, offer};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, MemberFrame, reason};
+use crate::mesh::{Hub, cancel, custody, fetch, offer};
 use crate::spool::rank::Rank;
 
 /// Bytes of frames read and not yet dealt with.
@@ -51,7 +53,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub(crate) enum Input {
     /// A bundle was sealed.
     Sealed(BundleId, Priority),
-    /// Our receipt for a bundle of this peer is ready.
+    /// A receipt for a bundle that this peer sealed or offered is ready.
     Receipt(Receipt),
     /// Read the journal again.
     Rescan,
@@ -59,12 +61,12 @@ pub(crate) enum Input {
     Members,
     /// Ask whether the peer still owes us these.
     Owed(Vec<BundleId>),
+    /// Say this.
+    Say(Frame),
     /// What became of the peer's offer.
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
     Event(Event),
-    /// To be sent as it is.
-    Say(Frame),
 }
 
 /// What the reader hands to the session.
@@ -87,6 +89,8 @@ struct Session {
     delivery: Delivery,
     started: Instant,
     members_told: Vec<crate::mesh::wire::Told>,
+    /// The roll that the peer knows to be ours.
+    roll_told: Option<[u8; 32]>,
 }
 
 /// Runs the session until the connection ends, and says why.
@@ -134,10 +138,14 @@ pub(crate) async fn run(
         delivery: Delivery::new(seed),
         started: Instant::now(),
         members_told: hello.members,
+        roll_told: None,
     };
+    session.hub.check(&session.peer);
+    session.compare_rolls();
     session.tell_cancels();
     session.event(Event::Connected);
     session.ask_about_unfinished();
+    session.hand_over_custody();
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -167,6 +175,7 @@ pub(crate) async fn run(
     }
     session.peer.ended(&conn);
     session.hub.teller_gone(&session.peer);
+    session.hub.store.custody_nudge();
     session.desk.clear();
     session.express.clear();
     session.event(Event::Disconnected);
@@ -218,7 +227,13 @@ async fn read(
                 | Frame::Cancels(_)
                 | Frame::CancelsSeen(_)
                 | Frame::Have(_)
-                | Frame::Gone(_)) => Heard::Frame(frame),
+                | Frame::Gone(_)
+                | Frame::Closed(_)
+                | Frame::Open(_)
+                | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => {
+                    Heard::Frame(frame)
+                }
+                Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
             };
             if heard.send((next, permit)).await.is_err() {
                 return None;
@@ -260,6 +275,7 @@ impl Session {
                     drop(permit);
                 });
             }
+            Heard::Frame(Frame::Member(frame)) => self.heard_member(frame, permit),
             Heard::Frame(Frame::Owed(ids)) => self.answer_owed(ids, permit),
             Heard::Frame(Frame::Withdrawn(ids)) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.id);
@@ -280,6 +296,20 @@ impl Session {
             }
             Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
             Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
+            Heard::Frame(Frame::Closed(ids)) => {
+                let (hub, peer) = (self.hub.clone(), self.peer.clone());
+                self.desk.push(move || {
+                    custody::heard_closed(&hub, &peer, &ids);
+                    drop(permit);
+                });
+            }
+            Heard::Frame(Frame::Open(ids)) => {
+                let (hub, peer, out) = (self.hub.clone(), self.peer.clone(), self.out.clone());
+                self.desk.push(move || {
+                    custody::heard_open(&hub, &peer, &ids, &out);
+                    drop(permit);
+                });
+            }
             // The reader lets nothing else through.
             Heard::Frame(
                 Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
@@ -311,6 +341,13 @@ impl Session {
                 out.push(&Frame::Owed(page.to_vec()));
             }
         });
+    }
+
+    /// Tells the peer what became of bundles of its own that we keep for others.
+    fn hand_over_custody(&self) {
+        let (hub, peer, out) = (self.hub.clone(), self.peer.clone(), self.out.clone());
+        self.desk
+            .push(move || custody::connected(&hub, &peer, &out));
     }
 
     fn verdicts(&mut self, list: Vec<(BundleId, Verdict)>, permit: OwnedSemaphorePermit) {
@@ -363,13 +400,16 @@ impl Session {
                 self.tell_cancels();
                 self.event(Event::Rescan);
             }
-            Input::Members => self.tell_members(),
+            Input::Members => {
+                self.tell_roll();
+                self.tell_members();
+            }
             Input::Owed(ids) => self.out.push(&Frame::Owed(ids)),
+            Input::Say(frame) => self.out.push(&frame),
             Input::Verdict(bundle, verdict) => {
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Input::Event(event) => self.event(event),
-            Input::Say(frame) => self.out.push(&frame),
         }
     }
 

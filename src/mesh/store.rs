@@ -2,15 +2,19 @@
 //!
 //! All calls may block on local disk. Those that read or write content are made from blocking threads only.
 
+mod members;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use self::members::Members;
 use crate::bundle::{
     BundleId, Cancel, CancelReason, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest,
 };
 use crate::digest::Digest;
+use crate::mesh::custody::Custodian;
 use crate::peer::{Identity, PeerId, PeerName};
 use crate::spool::{self, Event, FinishError, IntakeError, Member, ServeError, Spool, SpoolError};
 use std::net::SocketAddr;
@@ -56,7 +60,7 @@ pub(crate) enum Offered {
 
 /// The spool as the mesh uses it; each call is the one of that name of [`Spool`].
 #[allow(missing_docs)]
-pub(crate) trait Store: Send + Sync + 'static {
+pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
     fn identity(&self) -> &Identity;
     fn epoch(&self) -> (u64, [u8; 16]);
     fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError>;
@@ -90,7 +94,6 @@ pub(crate) trait Store: Send + Sync + 'static {
         peer: PeerId,
     ) -> Result<Box<dyn Content>, ServeError>;
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError>;
-    fn receipt(&self, bundle: BundleId) -> Option<Receipt>;
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError>;
     fn set_delivery(
         &self,
@@ -108,9 +111,6 @@ pub(crate) trait Store: Send + Sync + 'static {
         error: Option<String>,
     );
     fn count_bytes(&self, sent: u64, received: u64);
-    fn receipt_for(&self, bundle: BundleId, _peer: PeerId) -> Option<Receipt> {
-        self.receipt(bundle)
-    }
     fn ended_as_named(&self, _bundle: BundleId, _peer: PeerId) -> Option<CancelReason> {
         None
     }
@@ -203,6 +203,9 @@ impl Store for Arc<Spool> {
         Ok(Box::new(Spool::open_content(self, bundle, entry, peer)?))
     }
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError> {
+        if let Some(why) = self.refuses_origin(manifest.manifest().origin) {
+            return Ok(Offered::Refused(why));
+        }
         Ok(match Spool::offered(self, manifest, from)? {
             spool::Offered::Settled(receipt) => Offered::Settled(receipt),
             spool::Offered::AwaitingDurable => Offered::AwaitingDurable,
@@ -211,9 +214,6 @@ impl Store for Arc<Spool> {
             spool::Offered::Deferred(why) => Offered::Deferred(why),
             spool::Offered::Wanted(incoming) => Offered::Wanted(incoming),
         })
-    }
-    fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
-        Spool::receipt(self, bundle)
     }
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
         Spool::take_receipt(self, receipt)
@@ -243,9 +243,6 @@ impl Store for Arc<Spool> {
     }
     fn count_bytes(&self, sent: u64, received: u64) {
         Spool::count_bytes(self, sent, received);
-    }
-    fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
-        Spool::receipt_for(self, bundle, peer)
     }
     fn ended_as_named(&self, bundle: BundleId, peer: PeerId) -> Option<CancelReason> {
         Spool::ended_as_named(self, bundle, peer)

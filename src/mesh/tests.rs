@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod cancels;
 #[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod membership;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
@@ -55,6 +59,8 @@ fn ticket(store: &Fake, called: &str, mesh: &Mesh, group: &GroupKey) -> Ticket {
         inviter: store.id(),
         name: name(called),
         addrs: mesh.listen_addrs(),
+        charter: None,
+        generation: 0,
     }
 }
 
@@ -326,8 +332,11 @@ struct Scripted {
 
 impl Scripted {
     fn new() -> Self {
+        Self::with(Identity::generate())
+    }
+
+    fn with(identity: Identity) -> Self {
         let runtime = Runtime::new().unwrap();
-        let identity = Identity::generate();
         let listen = ["127.0.0.1:0".parse().unwrap()];
         let endpoint = runtime
             .block_on(endpoint::bind(&identity, &listen))

@@ -16,12 +16,15 @@
 //!
 //! The proof frame is frozen: every version of the program can read it and the protocol version in it.
 
+mod member;
+
 use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(crate) use self::member::MemberFrame;
 use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
 use crate::delivery::Verdict;
 use crate::peer::{PeerId, PeerName};
@@ -31,6 +34,9 @@ pub(super) const CTL_ALPN: &[u8] = b"meshbox/ctl/1";
 
 /// Name of the bulk protocol in the TLS handshake.
 pub(super) const BULK_ALPN: &[u8] = b"meshbox/bulk/1";
+
+/// Name of the protocol in which an invitation is redeemed.
+pub(super) const JOIN_ALPN: &[u8] = b"meshbox/join/1";
 
 /// Version of what follows the proof.
 pub(super) const PROTOCOL: u16 = 1;
@@ -171,7 +177,7 @@ pub(crate) enum Frame {
     Verdicts(Vec<(BundleId, Verdict)>),
     /// A bundle.
     Offer(Box<Offer>),
-    /// Receipts of bundles the receiver is the origin of.
+    /// Receipts of bundles the receiver is the origin of, or offered.
     Receipts(Vec<Receipt>),
     /// Members whose addresses changed.
     Members(Vec<Told>),
@@ -189,6 +195,12 @@ pub(crate) enum Frame {
     Have(Have),
     /// "What I told you that I have of these, I do not serve any more."
     Gone(Vec<BundleId>),
+    /// "These bundles of mine are final for every recipient."
+    Closed(Vec<BundleId>),
+    /// Of bundles of the receiver: "are these closed?" Of bundles of the sender: "these are not."
+    Open(Vec<BundleId>),
+    /// On who belongs to the group.
+    Member(MemberFrame),
 }
 
 /// Why bytes are not a frame.
@@ -237,6 +249,8 @@ mod kind {
     pub(super) const CANCELS_SEEN: u8 = 17;
     pub(super) const HAVE: u8 = 32;
     pub(super) const GONE: u8 = 33;
+    pub(super) const CLOSED: u8 = 20;
+    pub(super) const OPEN: u8 = 21;
 }
 
 /// [`Verdict`] as it travels.
@@ -301,6 +315,9 @@ impl Frame {
             Self::CancelsSeen(ids) => put(out, kind::CANCELS_SEEN, ids),
             Self::Have(have) => put(out, kind::HAVE, have),
             Self::Gone(ids) => put(out, kind::GONE, ids),
+            Self::Closed(ids) => put(out, kind::CLOSED, ids),
+            Self::Open(ids) => put(out, kind::OPEN, ids),
+            Self::Member(frame) => frame.encode(out),
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_be_bytes());
@@ -357,7 +374,9 @@ impl Frame {
                 Self::Have(have)
             }
             kind::GONE => Self::Gone(list(kind, &bytes)?),
-            _ => return Ok(None),
+            kind::CLOSED => Self::Closed(list(kind, &bytes)?),
+            kind::OPEN => Self::Open(list(kind, &bytes)?),
+            _ => return Ok(MemberFrame::decode(kind, &bytes)?.map(Self::Member)),
         };
         Ok(Some(frame))
     }

@@ -143,7 +143,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
         let len = file.metadata().on("stat", &link)?.len();
-        self.may_hold(digest, len)?;
+        self.make_hold(digest, len)?;
         self.room_for(len)?;
         let temp = self
             .layout

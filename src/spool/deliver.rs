@@ -14,8 +14,8 @@ use super::content::{ContentReader, inode_at};
 use super::journal::Batch;
 use super::rank::Rank;
 use super::tables::{
-    BUNDLES, BundleRow, DEADLINES, DELIVERIES, IN_ORDER, IN_SCOPE, IN_SHOWN, InboundShown, JOINING,
-    LATEST, MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key,
+    BUNDLES, BundleRow, DEADLINES, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown,
+    JOINING, LATEST, MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key,
     descending, order_of, pending_key, user_key,
 };
 use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
@@ -50,7 +50,10 @@ impl Spool {
             .journal
             .scan::<Member>(MEMBERS, &[], None, usize::MAX)
             .unwrap_or_default();
-        rows.into_iter().map(|(_, member)| member).collect()
+        let members = rows.into_iter().map(|(_, member)| member);
+        members
+            .filter(|member| !self.group.is_out(member.id))
+            .collect()
     }
 
     /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
@@ -62,11 +65,15 @@ impl Spool {
         addrs: &[SocketAddr],
         contact: bool,
     ) -> Result<(), SpoolError> {
-        if id == self.identity.id() {
+        if id == self.identity.id() || self.group.is_out(id) {
             return Ok(());
         }
         let decide = self.decide.lock();
         let known: Option<Member> = self.journal.get(MEMBERS, id.as_bytes())?;
+        // Only its own word brings a forgotten member back.
+        if known.is_none() && !contact && self.is_forgotten(id)? {
+            return Ok(());
+        }
         let mut member = known.clone().unwrap_or_else(|| Member {
             id,
             name: name.clone(),
@@ -100,6 +107,7 @@ impl Spool {
             batch.put(MEMBERS, id.as_bytes(), &member);
             if known.is_none() {
                 batch.put(JOINING, id.as_bytes(), &());
+                batch.delete(FORGOTTEN, id.as_bytes());
             }
             self.journal.submit(batch)?;
         }
@@ -140,7 +148,11 @@ impl Spool {
         let mut after: Option<Vec<u8>> = None;
         let mut whole: HashMap<BundleId, bool> = HashMap::new();
         let mut rests: HashMap<BundleId, Vec<RelPath>> = HashMap::new();
-        loop {
+        let current = self.late_joiners();
+        if current {
+            self.give_kept(peer)?;
+        }
+        while current {
             let decide = self.decide.lock();
             let page = self
                 .journal
@@ -262,6 +274,9 @@ impl Spool {
 
     /// `false`: it was promised before, or is not for everybody.
     fn owe(&self, peer: PeerId, bundle: BundleId, batch: &mut Batch) -> Result<bool, SpoolError> {
+        if self.group.is_out(peer) {
+            return Ok(false);
+        }
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
             return Ok(false);
         };
@@ -370,7 +385,7 @@ impl Spool {
         state.ok().flatten().is_some_and(|state| !state.is_final())
     }
 
-    /// The manifest of a bundle of ours.
+    /// The manifest of a bundle of ours, or of one of another that is kept.
     pub fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         let shared = self.shared_manifest(bundle)?;
         Ok(shared.map(Arc::unwrap_or_clone))
@@ -402,7 +417,7 @@ impl Spool {
 
     fn read_manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
-            return Ok(None);
+            return self.kept(bundle);
         };
         row.signed
             .verify_own()
@@ -469,17 +484,12 @@ impl Spool {
         (!self.volatile.lock().contains(&bundle)).then_some(receipt)
     }
 
-    /// [`Self::receipt`], if `peer` may know of the bundle: its origin, and whom it was for.
-    pub fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
-        let receipt = self.receipt(bundle)?;
-        let scope: Option<Vec<PeerId>> = self.journal.get(IN_SCOPE, &bundle.0).ok()?;
-        let may = receipt.origin == peer || scope.is_none_or(|scope| scope.contains(&peer));
-        may.then_some(receipt)
-    }
-
-    /// A recipient's receipt arrived. `false`: it is forged, or not for a bundle of ours.
+    /// A recipient's receipt arrived, from whoever had it. `false`: it is forged, or nobody waits for it.
     pub fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
-        if receipt.origin != self.identity.id() || !receipt.is_genuine() {
+        if receipt.origin != self.identity.id() {
+            return self.take_others_receipt(receipt);
+        }
+        if !receipt.is_genuine() {
             return Ok(false);
         }
         let taken =
@@ -523,12 +533,19 @@ impl Spool {
     ) -> Result<bool, SpoolError> {
         let decide = self.decide.lock();
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
-            return Ok(false);
+            drop(decide);
+            return self.carried_ended(bundle, peer, state);
         };
         let key = delivery_key(bundle, peer);
-        let Some(known) = self.journal.get::<DeliveryState>(DELIVERIES, &key)? else {
-            return Ok(false);
+        let known = match self.journal.get::<DeliveryState>(DELIVERIES, &key)? {
+            Some(known) => known,
+            // Another holder gave it to a member that joined later.
+            None if state == DeliveryState::Delivered && self.may_have(bundle, peer)? => {
+                DeliveryState::Queued
+            }
+            None => return Ok(false),
         };
+        let mut closed = false;
         // A receipt that comes after "superseded" or "refused" still tells the truth; nothing undoes a receipt, and
         // nothing else follows what was final.
         if known != DeliveryState::Delivered
@@ -543,6 +560,7 @@ impl Spool {
                 .iter()
                 .all(|(other, state)| *other == peer || state.is_final());
             // In one batch: a kill in between would keep the content for ever.
+            closed = complete && others.len() > 1;
             let freed = if complete {
                 self.release_rows(bundle, &mut batch)?
             } else {
@@ -559,7 +577,17 @@ impl Spool {
         self.progress.lock().remove(&(bundle, peer));
         drop(decide);
         self.ring(&Event::StatusChanged);
+        if closed {
+            self.ring(&Event::Closed(bundle));
+        }
         Ok(true)
+    }
+
+    /// Whether a member that a bundle of ours was not promised to may have it.
+    fn may_have(&self, bundle: BundleId, peer: PeerId) -> Result<bool, SpoolError> {
+        let manifest = self.shared_manifest(bundle)?;
+        let is_for = manifest.is_some_and(|manifest| manifest.manifest().is_for(peer));
+        Ok(is_for && self.member_ids.read().contains(&peer))
     }
 
     /// Every recipient of a bundle of ours with its state.
@@ -634,19 +662,19 @@ impl Spool {
         let mut batch = Batch::default();
         if let Err(error) = self
             .show_inbound(&row, &mut batch)
-            .and_then(|()| self.journal.submit(batch))
+            .and_then(|_| self.journal.submit(batch))
         {
             tracing::error!(%error, "cannot record the state of an offer");
         }
         self.ring(&Event::StatusChanged);
     }
 
-    /// Puts or replaces the row that status shows of a bundle of another.
+    /// Puts or replaces the row that status shows of a bundle of another. Gives its place among all of them.
     pub(super) fn show_inbound(
         &self,
         row: &InboundShown,
         batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
+    ) -> Result<u64, SpoolError> {
         let order = match self.journal.get::<u64>(IN_SHOWN, &row.bundle.0)? {
             Some(order) => order,
             None => {
@@ -656,7 +684,7 @@ impl Spool {
             }
         };
         batch.put(IN_ORDER, &descending(order), row);
-        Ok(())
+        Ok(order)
     }
 
     /// The row that status shows of a bundle of another.
@@ -707,6 +735,8 @@ impl Spool {
             .get::<Member>(MEMBERS, peer.as_bytes())
             .ok()
             .flatten();
-        member.map_or_else(|| peer.short(), |member| member.name.to_string())
+        let name = member.map(|member| member.name);
+        let name = name.or_else(|| self.forgotten_name(peer));
+        name.map_or_else(|| peer.short(), |name| name.to_string())
     }
 }

@@ -28,8 +28,9 @@ use serde::{Deserialize, Serialize};
 use super::durable::OnPath;
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, DELIVERIES, IN_ORDER, IN_SCOPE, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES, OUT_ORDER,
-    OutName, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ, delivery_key, descending, order_of,
+    BUNDLES, DEADLINES, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
+    OUT_ORDER, OutName, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ, delivery_key,
+    descending, order_of,
 };
 use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, Manifest, Receipt, VerifiedManifest};
@@ -320,7 +321,7 @@ impl Spool {
         block.set(at);
         batch.delete(SETTLED, &bundle.0);
         batch.delete(SETTLED_SEQ, &bundle.0);
-        batch.delete(IN_SCOPE, &bundle.0);
+        batch.delete(SCOPED, &bundle.0);
         Ok(true)
     }
 
@@ -405,6 +406,7 @@ impl Spool {
         }
         batch.delete(BUNDLES, &bundle.0);
         batch.delete(OUT_ORDER, order_key);
+        batch.delete(DEADLINES, &bundle.0);
         Ok(())
     }
 }

@@ -27,11 +27,11 @@ use super::history::Seq;
 use super::intake::{Verified, shown};
 use super::journal::Batch;
 use super::tables::{
-    CHOSEN, GOT_FROM, IN_NAMES, IN_SCOPE, INODES, INTENTS, InName, InodeRow, Intent, OWNED,
-    SETTLED, SETTLED_SEQ, VERSIONS, Version, got_key, origin_key,
+    CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, OWNED, SETTLED,
+    SETTLED_SEQ, VERSIONS, Version, got_key, origin_key,
 };
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
-use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, Scope, VerifiedManifest};
+use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
 use crate::peer::PeerId;
 
 /// How many names are tried before a conflict is given up: `stem~name.ext`, `stem~name-2.ext`, …
@@ -185,9 +185,6 @@ impl Spool {
         let of = manifest.manifest();
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
         batch.put(SETTLED, &bundle.0, &receipt);
-        if let Scope::Ids(ids) = &of.scope {
-            batch.put(IN_SCOPE, &bundle.0, ids);
-        }
         batch.put(SETTLED_SEQ, &bundle.0, &Seq::of(of));
         batch.delete(INTENTS, &bundle.0);
         let mut row = shown(manifest);
@@ -199,7 +196,11 @@ impl Spool {
         } else if let Some(root) = self.shown_root(manifest, names) {
             row.path = root;
         }
-        self.show_inbound(&row, batch)?;
+        let order = self.show_inbound(&row, batch)?;
+        self.note_scope(manifest, batch);
+        if names.len() == of.entries.len() {
+            self.keep_for_others(manifest, order, batch)?;
+        }
         self.volatile.lock().insert(bundle);
         let me = self.me.clone();
         batch.on_durable(move || {
@@ -237,6 +238,10 @@ impl Spool {
                 size: *size,
                 ino: *ino,
             };
+            let before: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+            if let Some(before) = before.filter(|before| before.bundle != bundle) {
+                self.shown_no_more(&before, batch)?;
+            }
             batch.put(IN_NAMES, name.as_bytes(), &row);
             batch.put(
                 VERSIONS,
@@ -461,6 +466,7 @@ impl Spool {
         if let Some(row) = &row {
             self.show_consumed(row.bundle, &mut batch)?;
             self.name_consumed(row.origin, &row.path, path, None, &mut batch)?;
+            self.shown_no_more(row, &mut batch)?;
         }
         self.journal.submit(batch)?;
         match row {
@@ -541,6 +547,7 @@ impl Spool {
         if let Some(row) = row {
             self.show_consumed(row.bundle, &mut batch)?;
             self.name_consumed(row.origin, &row.path, from, None, &mut batch)?;
+            self.shown_no_more(&row, &mut batch)?;
         }
         self.journal.submit(batch)?;
         self.ring(&Event::StatusChanged);

@@ -51,6 +51,7 @@ impl Spool {
             );
         }
         *self.recovered.lock() = recovered;
+        self.sweep_kept()?;
         self.sweep(same_boot)
     }
 
@@ -193,6 +194,7 @@ impl Spool {
             if let Ok(name) = RelPath::parse(key) {
                 spool.name_consumed(row.origin, &row.path, &name, None, &mut batch)?;
             }
+            spool.shown_no_more(row, &mut batch)?;
             spool.journal.submit(batch)
         })
     }

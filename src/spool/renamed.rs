@@ -422,6 +422,9 @@ impl Spool {
         let mut left: Option<InName> = None;
         if renaming.from != renaming.to {
             left = self.journal.get(IN_NAMES, renaming.from.as_bytes())?;
+            if let Some(before) = &left {
+                self.shown_no_more(before, &mut batch)?;
+            }
             batch.delete(IN_NAMES, renaming.from.as_bytes());
         }
         let names = [(0, renaming.to.clone(), renaming.ino)];

@@ -145,6 +145,8 @@ impl Spool {
     pub fn room_for(&self, len: u64) -> Result<(), SpoolError> {
         match self.room.take(len) {
             Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.room.take(len),
+            // What is kept for others goes first.
+            Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => self.room.take(len),
             taken => taken,
         }
     }
@@ -220,7 +222,7 @@ impl Spool {
             return Ok(());
         }
         match self.linked_digest(ino) {
-            Some(digest) if self.content_needed(digest)? => self.may_hold(digest, len),
+            Some(digest) if self.content_needed(digest)? => self.make_hold(digest, len),
             Some(_) | None => Ok(()),
         }
     }
@@ -287,9 +289,19 @@ impl Spool {
             .map(|entry| entry.size())
             .fold(0, u64::saturating_add);
         let arriving = self.arriving_bytes();
-        let (free, min_free) = self.room.measure()?;
+        let wanted = need.saturating_add(arriving);
+        let (mut free, min_free) = self.room.measure()?;
+        if free < wanted && self.shed_custody(wanted - free)? > 0 {
+            free = self.room.measure()?.0;
+        }
+        if let Some(max) = self.room.limits.max_bytes {
+            let used = self.used_for_others().saturating_add(wanted);
+            if used > max && wanted <= max {
+                self.shed_custody(used - max)?;
+            }
+        }
         let mut why = None;
-        if free < need.saturating_add(arriving).max(1) {
+        if free < wanted.max(1) {
             why = Some(format!(
                 "no room here: {need} bytes are needed, {free} are free above min_free ({min_free})"
             ));

@@ -234,7 +234,11 @@ impl Spool {
                 },
             );
             batch.delete(MARKS, &stat.ino.to_be_bytes());
-            let owed = self.owe_everybody(before.bundle, &mut batch)?;
+            let owed = if self.late_joiners() {
+                self.owe_everybody(before.bundle, &mut batch)?
+            } else {
+                Vec::new()
+            };
             self.journal.submit(batch)?;
             guard.state().sealed = Some(hashed.digest);
             gate.set_marked(false);

@@ -196,7 +196,7 @@ impl Spool {
         drop(decide);
         drop(guards);
         self.counters.sealed.fetch_add(1, Ordering::Relaxed);
-        self.ring(&Event::Sealed(bundle, terms.priority));
+        self.ring(&Event::Sealed(bundle, manifest.manifest().priority));
         self.journal.flush()?;
         Ok(match &terms.target {
             Target::Held(row) => Sent::Held(bundle, row.why.join("; ")),

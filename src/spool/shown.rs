@@ -128,10 +128,10 @@ impl Spool {
                 DeliveryState::Deferred(why) | DeliveryState::Refused(why) => {
                     (0, Some(why.clone()))
                 }
+                DeliveryState::Cancelled => (0, self.why_cancelled(peer)),
                 DeliveryState::Delivered => (manifest.manifest().total_size(), None),
                 DeliveryState::Queued
                 | DeliveryState::Offered
-                | DeliveryState::Cancelled
                 | DeliveryState::Superseded
                 | DeliveryState::Expired => (0, None),
             };
@@ -281,8 +281,11 @@ impl Spool {
             .journal
             .scan::<super::route::HeldRow>(super::tables::HELD, &[], None, COUNT_MAX)
             .map_or(0, |rows| rows.len());
-        let bundles: std::collections::BTreeSet<BundleId> =
-            pending.into_iter().map(|(_, bundle)| bundle).collect();
+        let bundles: std::collections::BTreeSet<BundleId> = pending
+            .into_iter()
+            .filter(|(key, _)| order_of(key).is_some_and(super::custody::is_ours))
+            .map(|(_, bundle)| bundle)
+            .collect();
         let quarantine = std::fs::read_dir(self.layout.quarantine());
         let quarantined = quarantine.map_or(0, |entries| {
             entries.flatten().filter(|e| !has_reason(&e.path())).count()

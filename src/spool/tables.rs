@@ -71,8 +71,6 @@ pub(super) const HELD: Table = Table(35);
 pub(super) const DEADLINES: Table = Table(36);
 /// The user's own name of a bundle → `SentRow`.
 pub(super) const SENT_IDS: Table = Table(37);
-/// Bundle id → ids: whom a settled bundle of another was for, if not for all.
-pub(super) const IN_SCOPE: Table = Table(38);
 
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table = Table(40);
@@ -83,6 +81,18 @@ pub(super) const SETTLED_SEQ: Table = Table(60);
 pub(super) const SETTLED_BITS: Table = Table(61);
 /// Hash of an inbox path → `Consumed`: a name whose file was consumed.
 pub(super) const CONSUMED: Table = Table(62);
+/// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
+pub(super) const KEPT: Table = Table(41);
+/// Bundle id → (origin, `Stage`): those of [`KEPT`] that their origin may still close by itself.
+pub(super) const WATCHED: Table = Table(42);
+/// Origin, bundle id → `Stage`: those of [`KEPT`] that we owe to others, or whose receipts wait for the origin.
+pub(super) const CARRIED: Table = Table(43);
+/// Origin, bundle id, recipient → `Receipt`: receipts of others to be handed to the origin.
+pub(super) const RELAYS: Table = Table(44);
+/// Peer → its name: members that the user gave up.
+pub(super) const FORGOTTEN: Table = Table(45);
+/// Bundle id → its recipients: bundles settled here that are not for everybody.
+pub(super) const SCOPED: Table = Table(46);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";
@@ -104,6 +114,14 @@ impl BundleRow {
     pub(super) fn rank(&self) -> Rank {
         Rank::of(priority_of(&self.signed), self.order)
     }
+}
+
+/// A bundle of another that is kept for further recipients.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct KeptRow {
+    pub(super) signed: SignedManifest,
+    /// Place in [`PENDING`], after all bundles of ours.
+    pub(super) order: u64,
 }
 
 /// What was last sealed under an outbox name.
@@ -248,6 +266,14 @@ pub(super) fn pending_key(peer: PeerId, rank: Rank) -> Vec<u8> {
 
 pub(super) fn delivery_key(bundle: BundleId, peer: PeerId) -> Vec<u8> {
     join(&bundle.0, peer.as_bytes())
+}
+
+pub(super) fn carried_key(origin: PeerId, bundle: BundleId) -> Vec<u8> {
+    join(origin.as_bytes(), &bundle.0)
+}
+
+pub(super) fn relay_key(origin: PeerId, bundle: BundleId, recipient: PeerId) -> Vec<u8> {
+    join(&carried_key(origin, bundle), recipient.as_bytes())
 }
 
 pub(super) fn user_key(digest: Digest, bundle: BundleId) -> Vec<u8> {

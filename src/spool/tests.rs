@@ -4,6 +4,9 @@
 mod cancels;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod delta;
 #[cfg(test)]
 mod expiry;
@@ -13,6 +16,8 @@ mod growth;
 mod limits;
 #[cfg(test)]
 mod links;
+#[cfg(test)]
+mod membership;
 #[cfg(test)]
 mod races;
 #[cfg(test)]

@@ -66,6 +66,10 @@ impl Real {
         self.identity.id()
     }
 
+    pub(super) fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
     pub(super) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -103,6 +107,16 @@ impl Real {
             SealOutcome::Sealed(bundle) => bundle,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Removes a name from the outbox.
+    pub(super) fn remove(&self, path: &str) {
+        use std::os::unix::fs::MetadataExt;
+        let at = self.state().join("outbox").join(path);
+        let ino = fs::metadata(&at).unwrap().ino();
+        fs::remove_file(&at).unwrap();
+        let rel = RelPath::parse(path).unwrap();
+        self.spool().outbox_removed(&rel, ino, 0);
     }
 
     pub(super) fn row(&self, bundle: BundleId) -> Option<InboundRow> {
@@ -211,7 +225,7 @@ impl Scripted {
     }
 }
 
-fn range_of(content: &[u8], request: RangeRequest) -> Vec<u8> {
+pub(super) fn range_of(content: &[u8], request: RangeRequest) -> Vec<u8> {
     let from = request.offset as usize;
     let mut answer = vec![RangeStatus::Ok as u8];
     answer.extend_from_slice(&content[from..from + request.len as usize]);

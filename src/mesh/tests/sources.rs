@@ -244,6 +244,8 @@ fn receivers_help_each_other_when_the_origin_gives_every_chunk_once() {
         inviter: birch.id(),
         name: name("birch"),
         addrs: b.listen_addrs(),
+        charter: None,
+        generation: 0,
     };
     let c = cedar.start(MeshConfig {
         ticket: Some(ticket),

@@ -14,7 +14,7 @@ impl Node {
         self.spool().expire_due().unwrap();
     }
 
-    fn state_of(&self, bundle: BundleId) -> String {
+    fn shown_state(&self, bundle: BundleId) -> String {
         let rows = self.spool().outbound(None, 99);
         let row = rows.into_iter().find(|r| r.bundle == bundle.to_string());
         row.unwrap().state
@@ -36,7 +36,7 @@ fn a_bundle_expires_by_age_and_its_recipients_are_told() {
         "not a second early"
     );
     alder.up("x", LIFE + SLACK);
-    assert_eq!(alder.state_of(bundle), "expired");
+    assert_eq!(alder.shown_state(bundle), "expired");
     assert_eq!(
         alder.spool().outbox_state(&rel("f"), alder.ino("f")).state,
         "expired"
@@ -64,7 +64,7 @@ fn what_was_delivered_or_has_expired_is_not_ended_again() {
     birch.fetch(&alder, bundle);
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     alder.up("x", LIFE + SLACK);
-    assert_eq!(alder.state_of(bundle), "delivered");
+    assert_eq!(alder.shown_state(bundle), "delivered");
     assert_eq!(alder.spool().cancels_owed(birch.id(), None, 9).unwrap(), []);
 }
 
@@ -88,7 +88,7 @@ fn another_boot_and_a_wrong_clock_make_no_bundle_older() {
     alder.up("y", 1_000_000_000);
     assert!(alder.spool().is_pending(bundle, birch.id()));
     alder.up("y", 1_000_000_000 + SLACK);
-    assert_eq!(alder.state_of(bundle), "expired");
+    assert_eq!(alder.shown_state(bundle), "expired");
 }
 
 #[test]
@@ -101,9 +101,9 @@ fn the_age_goes_on_after_a_restart_and_an_orphan_expires_too() {
     alder.start();
     alder.up("x", 0);
     alder.up("x", LIFE - 3000 - 120);
-    assert_eq!(alder.state_of(bundle), "queued");
+    assert_eq!(alder.shown_state(bundle), "queued");
     alder.up("x", LIFE - 3000 + SLACK);
-    assert_eq!(alder.state_of(bundle), "expired");
+    assert_eq!(alder.shown_state(bundle), "expired");
     let birch = Node::new();
     alder.knows(&birch, "birch");
     assert!(!alder.spool().is_pending(bundle, birch.id()));

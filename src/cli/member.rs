@@ -1,0 +1,105 @@
+//! The commands on who belongs to the group: `ticket`, `remove`, `rekey`, and `id --derive`.
+
+use std::time::Duration;
+
+use super::ask::{json, unexpected};
+use super::exit::Failure;
+use super::which::find;
+use super::{DaemonArgs, print};
+use crate::control::{Layout, MembershipChange, Reply, Request};
+use crate::daemon::keys;
+use crate::peer::{Identity, PeerName};
+
+pub(super) fn ticket(
+    daemon: DaemonArgs,
+    expires: Option<Duration>,
+    once: bool,
+) -> Result<(), Failure> {
+    let request = if expires.is_some() || once {
+        let seconds = expires.map(|lasts| lasts.as_secs().max(1));
+        Request::Invite { seconds, once }
+    } else {
+        Request::Ticket
+    };
+    match find(daemon.state, None)?.connect()?.call(&request)? {
+        Reply::Ticket { ticket } => print(&(ticket + "\n")),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(super) fn remove(
+    daemon: DaemonArgs,
+    who: Vec<String>,
+    keep_key: bool,
+    as_json: bool,
+) -> Result<(), Failure> {
+    change(daemon, &Request::Remove { who, keep_key }, as_json)
+}
+
+pub(super) fn rekey(daemon: DaemonArgs, as_json: bool) -> Result<(), Failure> {
+    change(daemon, &Request::Rekey, as_json)
+}
+
+fn change(daemon: DaemonArgs, request: &Request, as_json: bool) -> Result<(), Failure> {
+    match find(daemon.state, None)?.connect()?.call(request)? {
+        Reply::Changed(changed) if as_json => json(&changed),
+        Reply::Changed(changed) => print(&told(&changed)),
+        _ => Err(unexpected()),
+    }
+}
+
+fn told(changed: &MembershipChange) -> String {
+    let short = |id: &str| id.get(..10).unwrap_or_default().to_owned();
+    let mut text = String::new();
+    for (id, name) in &changed.removed {
+        text += &format!("removed: {name} ({}…)\n", short(id));
+    }
+    match &changed.keyed {
+        None => text += "the group key stays: who has it can come back under a new id\n",
+        Some(all) => {
+            text += &format!("group key {} is for this node", changed.generation);
+            for (id, name) in all {
+                text += &format!(", {name} ({}…)", short(id));
+            }
+            text +=
+                "\nremove whoever you do not know; tickets made before let nobody in any more\n";
+        }
+    }
+    text
+}
+
+/// The state is enough: it works without a daemon too.
+pub(super) fn derived_id(daemon: DaemonArgs, name: &str) -> Result<(), Failure> {
+    let name = PeerName::parse(name).map_err(Failure::usage)?;
+    let state = find(daemon.state, None)?.state;
+    match keys::load_group(&Layout::new(state.clone())).map_err(Failure::failed)? {
+        Some(key) => print(&format!("{}\n", Identity::derived(&key, &name).id())),
+        None => Err(Failure::failed(format!(
+            "{} has no group key yet; `meshbox mount` makes one or takes that of a ticket",
+            state.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_says_who_is_out_and_who_has_the_key() {
+        let row = |c: &str, name: &str| (c.repeat(64), name.to_owned());
+        let mut changed = MembershipChange {
+            generation: 2,
+            removed: vec![row("a", "cedar")],
+            keyed: Some(vec![row("b", "birch")]),
+        };
+        let text = told(&changed);
+        assert!(
+            text.starts_with(
+                "removed: cedar (aaaaaaaaaa…)\ngroup key 2 is for this node, birch (b"
+            )
+        );
+        changed.keyed = None;
+        assert!(told(&changed).contains("new id"));
+    }
+}

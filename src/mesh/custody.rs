@@ -1,0 +1,429 @@
+//! Custody on the wire: bundles of others are offered to their other recipients, and receipts find their way back.
+//!
+//! The offers themselves are those of any bundle that is pending; who is owed what is decided in the spool. Here is what
+//! goes beside: an origin says which of its bundles are closed (final for everybody), batched, to those who may be
+//! keeping them; who keeps some asks for it when it connects and when its patience ends; receipts go to the origin and
+//! to whoever offered the bundle.
+//!
+//! What an origin says counts only on its own session, so it needs no signature; receipts are signed by their recipient.
+//!
+//! # Threads
+//! One task ([`run`]) that looks at the clock; disk is touched on blocking threads and in the sessions' desks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::bundle::{BundleId, Receipt};
+use crate::mesh::Hub;
+use crate::mesh::out::Out;
+use crate::mesh::roster::Peer;
+use crate::mesh::session::Input;
+use crate::mesh::wire::{Frame, LIST_MAX};
+use crate::peer::PeerId;
+use crate::spool::{Spool, SpoolError};
+
+/// How often closed bundles are told, and the clock is looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Closed bundles waiting to be told. What does not fit is asked for by those who keep it.
+const CLOSING_MAX: usize = 65_536;
+
+/// Bundles of which it is remembered who offered them, or who is about to.
+const OFFERS_MAX: usize = 8192;
+
+/// How long somebody who was told to offer a bundle is believed to be about to.
+const PROMISE: Duration = Duration::from_secs(5);
+
+/// What custody needs of the store; each call is the one of that name of [`Spool`]. By default nothing is kept.
+#[allow(missing_docs)]
+pub(crate) trait Custodian {
+    fn custody_due(&self) -> bool {
+        false
+    }
+    fn custody_nudge(&self) {}
+    fn custody_pass(
+        &self,
+        _connected: &dyn Fn(PeerId) -> bool,
+    ) -> Result<Vec<(PeerId, Vec<BundleId>)>, SpoolError> {
+        Ok(Vec::new())
+    }
+    fn carried(
+        &self,
+        _origin: PeerId,
+        _after: Option<BundleId>,
+        _limit: usize,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        Ok(Vec::new())
+    }
+    fn relays(
+        &self,
+        _origin: PeerId,
+        _after: Option<&Receipt>,
+        _limit: usize,
+    ) -> Result<Vec<Receipt>, SpoolError> {
+        Ok(Vec::new())
+    }
+    fn origin_says(
+        &self,
+        _origin: PeerId,
+        _bundles: &[BundleId],
+        _closed: bool,
+    ) -> Result<(), SpoolError> {
+        Ok(())
+    }
+    fn closed_of(
+        &self,
+        _asker: PeerId,
+        _bundles: &[BundleId],
+    ) -> Result<(Vec<BundleId>, Vec<BundleId>), SpoolError> {
+        Ok((Vec::new(), Vec::new()))
+    }
+    fn recipients(&self, _bundle: BundleId) -> Vec<PeerId> {
+        Vec::new()
+    }
+    fn given_by(&self, _bundle: BundleId, _holders: &[PeerId]) -> Result<(), SpoolError> {
+        Ok(())
+    }
+    fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt>;
+    fn is_forgotten(&self, _peer: PeerId) -> bool {
+        false
+    }
+}
+
+impl Custodian for Arc<Spool> {
+    fn custody_due(&self) -> bool {
+        Spool::custody_due(self)
+    }
+    fn custody_nudge(&self) {
+        Spool::custody_nudge(self);
+    }
+    fn custody_pass(
+        &self,
+        connected: &dyn Fn(PeerId) -> bool,
+    ) -> Result<Vec<(PeerId, Vec<BundleId>)>, SpoolError> {
+        Spool::custody_pass(self, connected)
+    }
+    fn carried(
+        &self,
+        origin: PeerId,
+        after: Option<BundleId>,
+        limit: usize,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        Spool::carried(self, origin, after, limit)
+    }
+    fn relays(
+        &self,
+        origin: PeerId,
+        after: Option<&Receipt>,
+        limit: usize,
+    ) -> Result<Vec<Receipt>, SpoolError> {
+        Spool::relays(self, origin, after, limit)
+    }
+    fn origin_says(
+        &self,
+        origin: PeerId,
+        bundles: &[BundleId],
+        closed: bool,
+    ) -> Result<(), SpoolError> {
+        Spool::origin_says(self, origin, bundles, closed)
+    }
+    fn closed_of(
+        &self,
+        asker: PeerId,
+        bundles: &[BundleId],
+    ) -> Result<(Vec<BundleId>, Vec<BundleId>), SpoolError> {
+        Spool::closed_of(self, asker, bundles)
+    }
+    fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
+        Spool::recipients(self, bundle)
+    }
+    fn given_by(&self, bundle: BundleId, holders: &[PeerId]) -> Result<(), SpoolError> {
+        Spool::given_by(self, bundle, holders)
+    }
+    fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
+        Spool::receipt_for(self, bundle, peer)
+    }
+    fn is_forgotten(&self, peer: PeerId) -> bool {
+        Spool::is_forgotten(self, peer).unwrap_or(false)
+    }
+}
+
+/// Who was told to offer a bundle, and who was put off because of that.
+struct Promise {
+    by: PeerId,
+    until: Instant,
+    put_off: Vec<PeerId>,
+}
+
+/// What is remembered while the mesh runs.
+#[derive(Default)]
+pub(crate) struct Care {
+    closing: Mutex<Vec<BundleId>>,
+    offered_by: Mutex<HashMap<BundleId, Vec<PeerId>>>,
+    promises: Mutex<HashMap<BundleId, Promise>>,
+    /// Peers that a test keeps from us.
+    #[cfg(test)]
+    pub(crate) cut: Mutex<std::collections::HashSet<PeerId>>,
+}
+
+impl Care {
+    /// A bundle of ours is closed: it will be told.
+    pub(crate) fn closed(&self, bundle: BundleId) {
+        let mut closing = self.closing.lock();
+        if closing.len() < CLOSING_MAX {
+            closing.push(bundle);
+        }
+    }
+
+    /// `peer` offers a bundle of another: it is to get our receipt too.
+    pub(crate) fn offered(&self, bundle: BundleId, peer: PeerId) {
+        let mut offered = self.offered_by.lock();
+        if offered.len() >= OFFERS_MAX {
+            // They ask, in time.
+            offered.clear();
+        }
+        let by = offered.entry(bundle).or_default();
+        if !by.contains(&peer) {
+            by.push(peer);
+        }
+    }
+
+    /// Who offered a bundle that is settled now.
+    pub(crate) fn offerers(&self, bundle: BundleId) -> Vec<PeerId> {
+        self.promises.lock().remove(&bundle);
+        self.offered_by.lock().remove(&bundle).unwrap_or_default()
+    }
+
+    /// Whether `peer`, which could offer this bundle, is to be put off because another one was told to. Once only: the
+    /// other one may not keep its word.
+    pub(crate) fn put_off(&self, bundle: BundleId, peer: PeerId, now: Instant) -> bool {
+        let mut promises = self.promises.lock();
+        if promises.len() >= OFFERS_MAX {
+            promises.retain(|_, promise| promise.until > now);
+        }
+        if promises.len() >= OFFERS_MAX {
+            promises.clear();
+        }
+        let fresh = || Promise {
+            by: peer,
+            until: now + PROMISE,
+            put_off: Vec::new(),
+        };
+        let promise = promises.entry(bundle).or_insert_with(fresh);
+        if promise.until <= now || promise.by == peer {
+            *promise = Promise {
+                put_off: std::mem::take(&mut promise.put_off),
+                ..fresh()
+            };
+            return false;
+        }
+        let first_time = !promise.put_off.contains(&peer);
+        if first_time {
+            promise.put_off.push(peer);
+        }
+        first_time
+    }
+}
+
+/// Looks at the clock until the mesh stops.
+pub(crate) async fn run(hub: Arc<Hub>) {
+    let mut ticker = interval(TICK);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !hub.is_stopping() {
+        ticker.tick().await;
+        let closing = std::mem::take(&mut *hub.care.closing.lock());
+        if closing.is_empty() && !hub.store.custody_due() {
+            continue;
+        }
+        let hub = hub.clone();
+        let pass = move || {
+            tell_closed(&hub, &closing);
+            look(&hub);
+        };
+        drop(tokio::task::spawn_blocking(pass).await);
+    }
+}
+
+/// Our own receipt is durable: whoever offered the bundle gets it, and has the bundle itself.
+pub(crate) async fn settled(hub: &Arc<Hub>, receipt: &Receipt) {
+    let holders = hub.care.offerers(receipt.bundle);
+    if holders.is_empty() {
+        return;
+    }
+    for holder in &holders {
+        hub.ring(*holder, Input::Receipt(receipt.clone()));
+    }
+    let (hub, bundle) = (hub.clone(), receipt.bundle);
+    let noted = tokio::task::spawn_blocking(move || hub.store.given_by(bundle, &holders));
+    if let Ok(Err(error)) = noted.await {
+        tracing::error!("who gave {bundle:?} is not recorded: {error}");
+    }
+}
+
+/// Tells those who may be keeping bundles of ours that they are closed. Blocks on disk.
+fn tell_closed(hub: &Hub, closing: &[BundleId]) {
+    let mut told: BTreeMap<PeerId, Vec<BundleId>> = BTreeMap::new();
+    for bundle in closing {
+        let recipients = hub.store.recipients(*bundle);
+        let asker = recipients.first().copied().unwrap_or(hub.me);
+        match hub.store.closed_of(asker, &[*bundle]) {
+            Ok((closed, _)) if !closed.is_empty() => {
+                for peer in recipients {
+                    told.entry(peer).or_default().push(*bundle);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!("{bundle:?} cannot be looked up: {error}"),
+        }
+    }
+    for (peer, bundles) in told {
+        say(hub, peer, &bundles, Frame::Closed);
+    }
+}
+
+/// Goes through what is watched. Blocks on disk.
+fn look(hub: &Hub) {
+    if !hub.store.custody_due() {
+        return;
+    }
+    let connected = |peer| is_connected(hub, peer);
+    match hub.store.custody_pass(&connected) {
+        Ok(asks) => {
+            for (origin, bundles) in asks {
+                say(hub, origin, &bundles, Frame::Open);
+            }
+        }
+        Err(error) => tracing::error!("custody cannot be looked through: {error}"),
+    }
+}
+
+fn is_connected(hub: &Hub, peer: PeerId) -> bool {
+    hub.roster.get(peer).is_some_and(|p| p.session().is_some())
+}
+
+fn say(hub: &Hub, to: PeerId, bundles: &[BundleId], frame: impl Fn(Vec<BundleId>) -> Frame) {
+    let Some(session) = hub.roster.get(to).and_then(|peer| peer.session()) else {
+        return;
+    };
+    for page in bundles.chunks(LIST_MAX) {
+        session.ring(Input::Say(frame(page.to_vec())));
+    }
+}
+
+/// A session with `peer` began: it gets receipts for its bundles, and is asked which of those that we carry are closed.
+/// Blocks on disk.
+pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
+    let failed = |error: SpoolError| tracing::error!("custody cannot be read: {error}");
+    let mut last: Option<Receipt> = None;
+    while let Some(page) = hub
+        .store
+        .relays(peer.id, last.as_ref(), LIST_MAX)
+        .map_err(failed)
+        .ok()
+        .filter(|page| !page.is_empty())
+    {
+        last = page.last().cloned();
+        out.wait_room();
+        out.push(&Frame::Receipts(page));
+    }
+    let mut last: Option<BundleId> = None;
+    while let Some(page) = hub
+        .store
+        .carried(peer.id, last, LIST_MAX)
+        .map_err(failed)
+        .ok()
+        .filter(|page| !page.is_empty())
+    {
+        last = page.last().copied();
+        out.wait_room();
+        out.push(&Frame::Open(page));
+    }
+}
+
+/// `peer` says that these bundles of its own are closed. Blocks on disk.
+pub(crate) fn heard_closed(hub: &Hub, peer: &Peer, bundles: &[BundleId]) {
+    if let Err(error) = hub.store.origin_says(peer.id, bundles, true) {
+        tracing::error!("closed bundles of {} not recorded: {error}", peer.label());
+    }
+}
+
+/// `peer` asks whether bundles of ours are closed, or answers that some of its own are not. Blocks on disk.
+pub(crate) fn heard_open(hub: &Hub, peer: &Peer, bundles: &[BundleId], out: &Out) {
+    let answered = hub
+        .store
+        .closed_of(peer.id, bundles)
+        .and_then(|(closed, open)| {
+            let others: Vec<BundleId> = bundles
+                .iter()
+                .filter(|bundle| !closed.contains(bundle) && !open.contains(bundle))
+                .copied()
+                .collect();
+            if !closed.is_empty() {
+                out.push(&Frame::Closed(closed));
+            }
+            if !open.is_empty() {
+                out.push(&Frame::Open(open));
+            }
+            if others.is_empty() {
+                return Ok(());
+            }
+            hub.store.origin_says(peer.id, &others, false)
+        });
+    if let Err(error) = answered {
+        tracing::error!("{} cannot be told what is closed: {error}", peer.label());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_put_off_once_and_the_first_one_never() {
+        let (care, now) = (Care::default(), Instant::now());
+        let (bundle, peer) = (BundleId([1; 32]), |n| PeerId::from_bytes([n; 32]));
+        assert!(!care.put_off(bundle, peer(1), now));
+        assert!(care.put_off(bundle, peer(2), now));
+        assert!(care.put_off(bundle, peer(3), now));
+        assert!(!care.put_off(bundle, peer(1), now));
+        assert!(!care.put_off(bundle, peer(2), now), "its patience is over");
+        let later = now + PROMISE;
+        assert!(
+            !care.put_off(bundle, peer(4), later),
+            "the first one did not keep its word"
+        );
+        assert!(
+            !care.put_off(bundle, peer(2), later),
+            "nobody is put off twice"
+        );
+    }
+
+    #[test]
+    fn nobody_is_put_off_for_ever_by_one_who_asks_again_and_again() {
+        let (care, now) = (Care::default(), Instant::now());
+        let (bundle, peer) = (BundleId([1; 32]), |n| PeerId::from_bytes([n; 32]));
+        let put_off = (0..1000).filter(|_| {
+            care.put_off(bundle, peer(9), now);
+            care.put_off(bundle, peer(1), now)
+        });
+        assert_eq!(put_off.count(), 1);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (care, now) = (Care::default(), Instant::now());
+        let peer = PeerId::from_bytes([1; 32]);
+        for n in 0..3 * OFFERS_MAX as u64 {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&n.to_le_bytes());
+            care.offered(BundleId(id), peer);
+            care.put_off(BundleId(id), peer, now);
+        }
+        assert!(care.offered_by.lock().len() <= OFFERS_MAX);
+        assert!(care.promises.lock().len() <= OFFERS_MAX);
+    }
+}

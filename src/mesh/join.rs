@@ -1,0 +1,239 @@
+//! Joining by an invitation: a protocol of its own, in which the group key itself is handed over.
+//!
+//! The dialler is no member. It proves, bound to this TLS session and both ids, that it knows the secret of the
+//! invitation, and to nobody but the inviter, whose id the ticket names. The inviter answers after the use is durable:
+//! with the group's key, or with why not. Who knows no secret learns nothing: its connection is closed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iroh::endpoint::Connection;
+use thiserror::Error;
+use tokio::time::{sleep, timeout};
+
+use crate::mesh::member::{
+    Channel, CloseCode, Ends, MemberError, Role, STEP_TIMEOUT, is_proof, proof, remote,
+};
+use crate::mesh::wire::{Decoder, Frame, HELLO_MAX, JOIN_ALPN, MemberFrame, PREFACE_MAX, PROTOCOL};
+use crate::mesh::{Hub, MeshError, endpoint};
+use crate::peer::{Identity, Invitation, PeerId, Ticket};
+use crate::spool::{Denied, Welcome};
+
+/// How long the inviter is tried: it may just be starting.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Rest between two attempts.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Why an invitation did not let us in.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// Our own end.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// Nobody answers.
+    #[error(
+        "{name} ({id}) cannot be reached at {addrs} to redeem the ticket: {why}; it must run, since only whoever made \
+         the ticket can redeem it"
+    )]
+    Unreachable {
+        /// The inviter's name.
+        name: String,
+        /// Its id, shortened.
+        id: String,
+        /// Where it was looked for.
+        addrs: String,
+        /// What the last attempt gave.
+        why: String,
+    },
+    /// It said no.
+    #[error("{0}")]
+    Denied(Denied),
+}
+
+fn ends<'a>(conn: &'a Connection, role: Role, me: PeerId, exporter: &'a [u8; 32]) -> Ends<'a> {
+    let (dialer, acceptor) = match role {
+        Role::Dialer => (me, remote(conn)),
+        Role::Acceptor => (remote(conn), me),
+    };
+    Ends {
+        alpn: conn.alpn(),
+        dialer,
+        acceptor,
+        exporter,
+    }
+}
+
+fn exported(conn: &Connection) -> Result<[u8; 32], MemberError> {
+    let mut exporter = [0; 32];
+    conn.export_keying_material(&mut exporter, b"meshbox join", b"")
+        .map_err(|_| MemberError::Lost("no keying material".into()))?;
+    Ok(exporter)
+}
+
+/// Answers on a connection of the join protocol.
+pub(super) async fn answer(hub: &Arc<Hub>, conn: Connection) -> Result<(), MemberError> {
+    let answered = redeemed(hub, &conn).await;
+    if answered.is_err() {
+        conn.close(CloseCode::WrongKey.code(), b"no such invitation");
+    }
+    answered
+}
+
+async fn redeemed(hub: &Arc<Hub>, conn: &Connection) -> Result<(), MemberError> {
+    let exporter = exported(conn)?;
+    let stream = timeout(STEP_TIMEOUT, conn.accept_bi()).await;
+    let (send, recv) = stream
+        .map_err(|_| MemberError::Timeout)?
+        .map_err(|e| MemberError::Lost(e.to_string()))?;
+    let mut channel = Channel {
+        send,
+        recv,
+        decoder: Decoder::new(PREFACE_MAX),
+    };
+    let Frame::Member(MemberFrame::Redeem { name, mac }) = channel.frame().await? else {
+        return Err(MemberError::Unexpected("invitation"));
+    };
+    let joiner = remote(conn);
+    let lookup = hub.clone();
+    let key = tokio::task::spawn_blocking(move || lookup.store.invitation_key(name)).await;
+    let known = key.unwrap_or(None);
+    let ends = ends(conn, Role::Acceptor, hub.me, &exporter);
+    let said = match known {
+        // The name alone is worth nothing, so nothing is hidden here.
+        None => Err(Denied::Unknown),
+        Some(key) if is_proof(&mac, &key, Role::Dialer, PROTOCOL, ends) => {
+            let hub = hub.clone();
+            let used = tokio::task::spawn_blocking(move || hub.store.redeem(name, joiner)).await;
+            used.unwrap_or(Err(Denied::Disk))
+        }
+        Some(_) => return Err(MemberError::WrongKey),
+    };
+    let frame = match said {
+        Ok(welcome) => {
+            tracing::info!("admitted {} by invitation", joiner.short());
+            MemberFrame::Welcome(welcome)
+        }
+        Err(why) => {
+            tracing::warn!(
+                "an invitation was not redeemed for {}: {why}",
+                joiner.short()
+            );
+            MemberFrame::Denied(why)
+        }
+    };
+    channel.send(&Frame::Member(frame)).await?;
+    let _ = channel.send.finish();
+    drop(timeout(STEP_TIMEOUT, conn.closed()).await);
+    Ok(())
+}
+
+/// Redeems `invitation` with its inviter; gives a ticket with the group's key. Blocks for at most [`PATIENCE`] and a
+/// little. `listen` says which addresses of ours to use; their ports are not needed yet.
+pub fn redeem(
+    identity: &Identity,
+    listen: &[SocketAddr],
+    invitation: &Invitation,
+) -> Result<Ticket, JoinError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(MeshError::Runtime)?;
+    let any: Vec<SocketAddr> = listen.iter().map(|a| SocketAddr::new(a.ip(), 0)).collect();
+    let said = runtime.block_on(async {
+        let endpoint = endpoint::bind(identity, &any).await?;
+        let until = Instant::now() + PATIENCE;
+        let said = loop {
+            match ask(&endpoint, identity.id(), invitation).await {
+                Ok(said) => break Ok(said),
+                Err(error) if Instant::now() >= until || !passes(&error) => break Err(error),
+                Err(_) => sleep(AGAIN).await,
+            }
+        };
+        drop(timeout(STEP_TIMEOUT, endpoint.close()).await);
+        Ok::<_, MeshError>(said)
+    })?;
+    let Invitation {
+        inviter,
+        name,
+        addrs,
+        ..
+    } = invitation.clone();
+    match said {
+        Ok(Ok(Welcome {
+            key,
+            charter,
+            generation,
+        })) => Ok(Ticket {
+            group: key,
+            inviter,
+            name,
+            addrs,
+            charter,
+            generation,
+        }),
+        Ok(Err(denied)) => Err(JoinError::Denied(denied)),
+        Err(MemberError::RefusedUs) => Err(JoinError::Denied(Denied::Unknown)),
+        Err(error) => {
+            let shown: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+            Err(JoinError::Unreachable {
+                name: name.to_string(),
+                id: inviter.short(),
+                addrs: shown.join(", "),
+                why: error.to_string(),
+            })
+        }
+    }
+}
+
+/// Whether another attempt may go better.
+fn passes(error: &MemberError) -> bool {
+    matches!(error, MemberError::Lost(_) | MemberError::Timeout)
+}
+
+/// One attempt.
+pub(super) async fn ask(
+    endpoint: &iroh::Endpoint,
+    me: PeerId,
+    invitation: &Invitation,
+) -> Result<Result<Welcome, Denied>, MemberError> {
+    let (inviter, addrs) = (invitation.inviter, &invitation.addrs);
+    let conn = endpoint::connect(endpoint, inviter, addrs, JOIN_ALPN).await?;
+    let said = tell(&conn, me, invitation).await;
+    let told = conn
+        .close_reason()
+        .and_then(|reason| crate::mesh::member::closed_by_peer(&reason));
+    conn.close(CloseCode::Stopping.code(), b"thank you");
+    said.map_err(|error| told.unwrap_or(error))
+}
+
+async fn tell(
+    conn: &Connection,
+    me: PeerId,
+    invitation: &Invitation,
+) -> Result<Result<Welcome, Denied>, MemberError> {
+    let exporter = exported(conn)?;
+    let key = invitation.secret.key().ok_or(MemberError::WrongKey)?;
+    let ends = ends(conn, Role::Dialer, me, &exporter);
+    let mac = proof(&key, Role::Dialer, PROTOCOL, ends);
+    let (send, recv) = timeout(STEP_TIMEOUT, conn.open_bi())
+        .await
+        .map_err(|_| MemberError::Timeout)?
+        .map_err(|e| MemberError::Lost(e.to_string()))?;
+    let mut channel = Channel {
+        send,
+        recv,
+        decoder: Decoder::new(HELLO_MAX),
+    };
+    let name = invitation.secret.name();
+    channel
+        .send(&Frame::Member(MemberFrame::Redeem { name, mac }))
+        .await?;
+    match channel.frame().await? {
+        Frame::Member(MemberFrame::Welcome(welcome)) => Ok(Ok(welcome)),
+        Frame::Member(MemberFrame::Denied(why)) => Ok(Err(why)),
+        _ => Err(MemberError::Unexpected("welcome")),
+    }
+}

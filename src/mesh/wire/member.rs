@@ -1,0 +1,127 @@
+//! Frames on who belongs to the group: numbers 24 to 31.
+
+use bytes::{BufMut, BytesMut};
+
+use super::{LIST_MAX, WireError, put, take};
+use crate::peer::roll::SignedStatement;
+use crate::spool::{Denied, Welcome};
+
+/// Numbers on the wire, never reused.
+mod kind {
+    pub(super) const STATEMENTS: u8 = 24;
+    pub(super) const ROLL: u8 = 25;
+    pub(super) const REDEEM: u8 = 27;
+    pub(super) const WELCOME: u8 = 28;
+    pub(super) const DENIED: u8 = 29;
+}
+
+/// A message on membership.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum MemberFrame {
+    /// Signed statements. In place of a hello: the one with the newest key, for a member that proved an older one.
+    Statements(Vec<SignedStatement>),
+    /// A hash of all statements that count for the sender; answered by all of ours if it is not the same.
+    Roll([u8; 32]),
+    /// The first frame under the join protocol: "I know the secret of that name".
+    Redeem {
+        /// Name of the secret.
+        name: [u8; 16],
+        /// See `join`.
+        mac: [u8; 32],
+    },
+    /// The answer: the group's key.
+    Welcome(Welcome),
+    /// The other answer.
+    Denied(Denied),
+}
+
+impl MemberFrame {
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Statements(list) => put(out, kind::STATEMENTS, list),
+            Self::Roll(digest) => put(out, kind::ROLL, digest),
+            Self::Redeem { name, mac } => {
+                out.put_u8(kind::REDEEM);
+                out.put_slice(name);
+                out.put_slice(mac);
+            }
+            Self::Welcome(welcome) => put(out, kind::WELCOME, welcome),
+            Self::Denied(why) => put(out, kind::DENIED, why),
+        }
+    }
+
+    /// `None` for a kind that is none of these.
+    pub(super) fn decode(kind: u8, body: &[u8]) -> Result<Option<Self>, WireError> {
+        Ok(Some(match kind {
+            kind::STATEMENTS => {
+                let list: Vec<SignedStatement> = take(kind, body)?;
+                let count = list.len();
+                if count > LIST_MAX {
+                    return Err(WireError::TooMany { kind, count });
+                }
+                Self::Statements(list)
+            }
+            kind::ROLL => Self::Roll(take(kind, body)?),
+            kind::REDEEM => {
+                let (name, rest) = body.split_first_chunk().ok_or(WireError::Body { kind })?;
+                let (mac, _) = rest.split_first_chunk().ok_or(WireError::Body { kind })?;
+                Self::Redeem {
+                    name: *name,
+                    mac: *mac,
+                }
+            }
+            kind::WELCOME => Self::Welcome(take(kind, body)?),
+            kind::DENIED => Self::Denied(take(kind, body)?),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Frame, PREFACE_MAX};
+    use super::*;
+    use crate::peer::roll::{Statement, What};
+    use crate::peer::{Charter, GroupKey, Identity, PeerId};
+
+    #[test]
+    fn frames_read_back_and_cut_ones_do_not() {
+        let (key, admin) = (GroupKey::generate(), Identity::generate());
+        let charter = Charter::of(&key, admin.id());
+        let removed = What::Removed {
+            id: PeerId::from_bytes([7; 32]),
+            generation: 3,
+        };
+        let statement = Statement {
+            group: charter.root,
+            by: admin.id(),
+            what: removed,
+        };
+        let redeem = MemberFrame::Redeem {
+            name: [1; 16],
+            mac: [2; 32],
+        };
+        assert!(Frame::Member(redeem.clone()).to_bytes().len() <= PREFACE_MAX);
+        let all = [
+            MemberFrame::Statements(vec![statement.sign(&admin)]),
+            MemberFrame::Roll([9; 32]),
+            redeem,
+            MemberFrame::Welcome(Welcome {
+                key,
+                charter: Some(charter),
+                generation: 4,
+            }),
+            MemberFrame::Denied(Denied::Used),
+        ];
+        for frame in all.map(Frame::Member) {
+            let bytes = frame.to_bytes().slice(4..);
+            assert_eq!(Frame::decode(bytes.clone()), Ok(Some(frame.clone())));
+            for len in 1..bytes.len() {
+                assert!(
+                    Frame::decode(bytes.slice(..len)).is_err(),
+                    "{frame:?} cut at {len}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! The roll of a group: signed statements on who belongs to it, and what follows from them. Pure.
+//!
+//! A [`Statement`] is signed by the member that makes it and names the group by its [`Charter`]. Who is admitted any
+//! member may say; who is removed, and what the next group key is, only the admin. [`Roll`] keeps the statements that
+//! count; members give them to each other until their rolls have the same [`Roll::digest`].
+//!
+//! # Invariants
+//! 1. What a roll keeps depends on the statements it was given, not on their order nor on how often.
+//! 2. Nothing that is forged, of another group, or not its signer's to say changes a roll.
+//! 3. A removal is never undone: who was removed by mistake joins again under a new id.
+//! 4. Of two keys of one generation (an admin whose state was copied) the one whose statement has the higher digest wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::closed::Closed;
+use super::{GroupKey, Identity, PeerId, Signature};
+
+const CONTEXT: &[u8] = b"meshbox membership 1\0";
+
+/// Admissions kept. They are a record; a member that makes ids up must not fill the others' disks.
+const ADMITTED_MAX: usize = 4096;
+
+/// Members that one new key reaches, and removals kept: what a frame before the hello holds, and far more than a full
+/// mesh of connections can have.
+pub const MEMBERS_MAX: usize = 4096;
+
+/// What never changes about a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Charter {
+    /// The hash of its first key.
+    pub root: [u8; 32],
+    /// Who may remove members and change the key.
+    pub admin: PeerId,
+}
+
+impl Charter {
+    /// The charter of the group whose first key is `key`.
+    pub fn of(key: &GroupKey, admin: PeerId) -> Self {
+        let root = key.root();
+        Self { root, admin }
+    }
+}
+
+/// What is said.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum What {
+    /// This id came in by the signer's invitation.
+    Admitted {
+        /// Who.
+        id: PeerId,
+        /// The key generation it got.
+        generation: u64,
+    },
+    /// This id is no member any more.
+    Removed {
+        /// Who.
+        id: PeerId,
+        /// The key generation of that time.
+        generation: u64,
+    },
+    /// The group has a new key.
+    Rekey(Rekey),
+}
+
+/// A new group key for those who remain.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rekey {
+    /// Its number; the first key of a group is 1.
+    pub generation: u64,
+    /// Hash of the key, so that all get the same one.
+    pub key: [u8; 32],
+    /// The key for each member, for its eyes only.
+    pub closed: Vec<(PeerId, Closed)>,
+}
+
+impl Rekey {
+    /// Closes `key` for each of `members`; ids that are no keys are left out.
+    pub fn new(
+        charter: &Charter,
+        generation: u64,
+        key: &GroupKey,
+        members: &BTreeSet<PeerId>,
+    ) -> Self {
+        let purpose = purpose(charter, generation);
+        let closed = members.iter().take(MEMBERS_MAX).filter_map(|id| {
+            let closed = Closed::close(key.as_bytes(), *id, &purpose)?;
+            Some((*id, closed))
+        });
+        Self {
+            generation,
+            key: key.commitment(),
+            closed: closed.collect(),
+        }
+    }
+
+    /// Whether `id` gets the key.
+    pub fn includes(&self, id: PeerId) -> bool {
+        self.closed.iter().any(|(to, _)| *to == id)
+    }
+
+    /// The key, if it is for `me`.
+    pub fn open(&self, charter: &Charter, me: &Identity) -> Option<GroupKey> {
+        let (_, closed) = self.closed.iter().find(|(to, _)| *to == me.id())?;
+        let key = closed.open(me, &purpose(charter, self.generation))?;
+        let key = GroupKey::from_bytes(key).ok()?;
+        (key.commitment() == self.key).then_some(key)
+    }
+}
+
+fn purpose(charter: &Charter, generation: u64) -> Vec<u8> {
+    [
+        b"group key".as_slice(),
+        &charter.root,
+        charter.admin.as_bytes(),
+        &generation.to_be_bytes(),
+    ]
+    .concat()
+}
+
+/// What one member says of the group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Statement {
+    /// The group's [`Charter::root`].
+    pub group: [u8; 32],
+    /// Who says it.
+    pub by: PeerId,
+    /// What.
+    pub what: What,
+}
+
+impl Statement {
+    /// Signs it; `by` must be that identity.
+    pub fn sign(&self, identity: &Identity) -> SignedStatement {
+        // Postcard of plain owned data into a growing vector has no error to give.
+        let bytes = postcard::to_stdvec(self).unwrap_or_default();
+        let signature = identity.sign(CONTEXT, &bytes);
+        SignedStatement { bytes, signature }
+    }
+}
+
+/// A statement as it travels and is kept: the bytes that were signed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SignedStatement {
+    /// The encoded [`Statement`].
+    pub bytes: Vec<u8>,
+    /// Of who makes it.
+    pub signature: Signature,
+}
+
+impl SignedStatement {
+    fn digest(&self) -> [u8; 32] {
+        *blake3::hash(&self.bytes).as_bytes()
+    }
+
+    /// Reads it and checks the signature, the group, and whether the signer may say that.
+    pub fn verify(&self, charter: &Charter) -> Result<Statement, StatementError> {
+        let statement: Statement =
+            postcard::from_bytes(&self.bytes).map_err(|_| StatementError::Unknown)?;
+        if statement.group != charter.root {
+            return Err(StatementError::OtherGroup);
+        }
+        if !statement.by.verify(CONTEXT, &self.bytes, &self.signature) {
+            return Err(StatementError::Forged);
+        }
+        let admin = statement.by == charter.admin;
+        match &statement.what {
+            What::Admitted { .. } => {}
+            What::Removed { id, .. } if *id == charter.admin => {
+                return Err(StatementError::RemovesAdmin);
+            }
+            What::Removed { .. } | What::Rekey(_) if !admin => {
+                return Err(StatementError::NotAdmin);
+            }
+            What::Rekey(rekey) if rekey.generation < 2 || rekey.closed.len() > MEMBERS_MAX => {
+                return Err(StatementError::Unknown);
+            }
+            What::Removed { .. } | What::Rekey(_) => {}
+        }
+        Ok(statement)
+    }
+}
+
+/// Why a statement does not count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum StatementError {
+    /// Of a newer version, or nonsense.
+    #[error("a statement that this program does not know")]
+    Unknown,
+    /// About another group.
+    #[error("a statement on another group")]
+    OtherGroup,
+    /// Not signed by whom it says.
+    #[error("a forged statement")]
+    Forged,
+    /// Only the admin may say that.
+    #[error("a removal or new key that is not signed by the group's admin")]
+    NotAdmin,
+    /// The admin cannot be removed.
+    #[error("a removal of the admin")]
+    RemovesAdmin,
+}
+
+/// What counts of all statements.
+#[derive(Clone, Default, Debug)]
+pub struct Roll {
+    removed: BTreeMap<PeerId, (u64, SignedStatement)>,
+    admitted: BTreeMap<PeerId, (PeerId, SignedStatement)>,
+    rekey: Option<(Rekey, SignedStatement)>,
+}
+
+/// What a statement changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Nothing: it is known, or beaten.
+    None,
+    /// Something worth keeping that changes nothing else.
+    Recorded,
+    /// This id is removed.
+    Removed(PeerId),
+    /// There is a new key.
+    Rekey,
+}
+
+impl Roll {
+    /// Takes a statement that [`SignedStatement::verify`] accepted.
+    pub fn take(
+        &mut self,
+        charter: &Charter,
+        statement: Statement,
+        signed: SignedStatement,
+    ) -> Change {
+        let digest = signed.digest();
+        match statement.what {
+            What::Admitted { id, .. } => {
+                // The admin's word first, then whatever all agree on.
+                let rank = |by: PeerId, digest: [u8; 32]| (by != charter.admin, digest);
+                let known = self.admitted.get(&id);
+                let better = known.is_none_or(|(by, known)| {
+                    rank(statement.by, digest) < rank(*by, known.digest())
+                });
+                let room = known.is_some() || self.admitted.len() < ADMITTED_MAX;
+                if better && room {
+                    self.admitted.insert(id, (statement.by, signed));
+                    return Change::Recorded;
+                }
+                Change::None
+            }
+            What::Removed { id, generation } => {
+                let known = self.removed.get(&id);
+                if known.is_some_and(|(_, known)| known.digest() <= digest) {
+                    return Change::None;
+                }
+                let new = known.is_none();
+                self.removed.insert(id, (generation, signed));
+                if new {
+                    Change::Removed(id)
+                } else {
+                    Change::Recorded
+                }
+            }
+            What::Rekey(rekey) => {
+                let beaten = self.rekey.as_ref().is_some_and(|(known, by)| {
+                    (known.generation, by.digest()) >= (rekey.generation, digest)
+                });
+                if beaten {
+                    return Change::None;
+                }
+                self.rekey = Some((rekey, signed));
+                Change::Rekey
+            }
+        }
+    }
+
+    /// Whether `id` was removed.
+    pub fn is_removed(&self, id: PeerId) -> bool {
+        self.removed.contains_key(&id)
+    }
+
+    /// Who was removed.
+    pub fn removed(&self) -> impl Iterator<Item = PeerId> {
+        self.removed.keys().copied()
+    }
+
+    /// Who admitted `id`, if that was recorded.
+    pub fn admitted_by(&self, id: PeerId) -> Option<PeerId> {
+        self.admitted.get(&id).map(|(by, _)| *by)
+    }
+
+    /// The newest key and the statement that brings it; `None` while the first key holds.
+    pub fn rekey(&self) -> Option<(&Rekey, &SignedStatement)> {
+        self.rekey.as_ref().map(|(rekey, signed)| (rekey, signed))
+    }
+
+    /// The number of the newest key.
+    pub fn generation(&self) -> u64 {
+        self.rekey.as_ref().map_or(1, |(rekey, _)| rekey.generation)
+    }
+
+    /// All statements that count: removals first, since they matter most.
+    pub fn statements(&self) -> impl Iterator<Item = &SignedStatement> {
+        let removed = self.removed.values().map(|(_, signed)| signed);
+        let rekey = self.rekey.iter().map(|(_, signed)| signed);
+        let admitted = self.admitted.values().map(|(_, signed)| signed);
+        removed.chain(rekey).chain(admitted)
+    }
+
+    /// A hash of all that counts: equal rolls have equal ones.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for signed in self.statements() {
+            hasher.update(&signed.digest());
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Group {
+        admin: Identity,
+        key: GroupKey,
+        charter: Charter,
+    }
+
+    fn group() -> Group {
+        let (admin, key) = (Identity::generate(), GroupKey::generate());
+        let charter = Charter::of(&key, admin.id());
+        Group {
+            admin,
+            key,
+            charter,
+        }
+    }
+
+    fn say(group: &Group, by: &Identity, what: What) -> SignedStatement {
+        let (group, id) = (group.charter.root, by.id());
+        Statement {
+            group,
+            by: id,
+            what,
+        }
+        .sign(by)
+    }
+
+    fn removed(id: PeerId) -> What {
+        What::Removed { id, generation: 1 }
+    }
+
+    fn take(
+        roll: &mut Roll,
+        group: &Group,
+        signed: &SignedStatement,
+    ) -> Result<Change, StatementError> {
+        let statement = signed.verify(&group.charter)?;
+        Ok(roll.take(&group.charter, statement, signed.clone()))
+    }
+
+    #[test]
+    fn the_admin_removes_and_nobody_else() {
+        let (group, mut roll) = (group(), Roll::default());
+        let (birch, cedar) = (Identity::generate(), Identity::generate());
+        let usurped = say(&group, &birch, removed(cedar.id()));
+        assert_eq!(
+            take(&mut roll, &group, &usurped),
+            Err(StatementError::NotAdmin)
+        );
+        let suicide = say(&group, &group.admin, removed(group.admin.id()));
+        assert_eq!(
+            take(&mut roll, &group, &suicide),
+            Err(StatementError::RemovesAdmin)
+        );
+        let good = say(&group, &group.admin, removed(cedar.id()));
+        assert_eq!(
+            take(&mut roll, &group, &good),
+            Ok(Change::Removed(cedar.id()))
+        );
+        assert_eq!(take(&mut roll, &group, &good), Ok(Change::None), "replayed");
+        assert!(roll.is_removed(cedar.id()) && !roll.is_removed(birch.id()));
+    }
+
+    #[test]
+    fn forged_statements_and_those_of_another_group_change_nothing() {
+        let (ours, theirs, cedar) = (group(), group(), Identity::generate());
+        let mut roll = Roll::default();
+        let before = roll.digest();
+        let foreign = say(&theirs, &theirs.admin, removed(cedar.id()));
+        assert_eq!(
+            take(&mut roll, &ours, &foreign),
+            Err(StatementError::OtherGroup)
+        );
+        // In our group's name, but by their admin; and with its own name replaced by our admin's.
+        let mut statement = Statement {
+            group: ours.charter.root,
+            by: theirs.admin.id(),
+            what: removed(cedar.id()),
+        };
+        let other = statement.sign(&theirs.admin);
+        assert_eq!(
+            take(&mut roll, &ours, &other),
+            Err(StatementError::NotAdmin)
+        );
+        statement.by = ours.admin.id();
+        let forged = statement.sign(&theirs.admin);
+        assert_eq!(take(&mut roll, &ours, &forged), Err(StatementError::Forged));
+        let mut changed = say(&ours, &ours.admin, removed(cedar.id()));
+        let last = changed.bytes.len() - 1;
+        changed.bytes[last] ^= 1;
+        assert_eq!(
+            take(&mut roll, &ours, &changed),
+            Err(StatementError::Forged)
+        );
+        let nonsense = SignedStatement {
+            bytes: vec![9; 70],
+            ..changed
+        };
+        assert!(take(&mut roll, &ours, &nonsense).is_err());
+        assert_eq!(roll.digest(), before);
+    }
+
+    /// A statement signed for one purpose never passes for a receipt, manifest or announcement: their contexts differ.
+    #[test]
+    fn the_signature_holds_for_statements_only() {
+        let group = group();
+        let good = say(&group, &group.admin, removed(PeerId::from_bytes([3; 32])));
+        let elsewhere = group.admin.sign(b"", &good.bytes);
+        let bad = SignedStatement {
+            signature: elsewhere,
+            ..good
+        };
+        assert_eq!(bad.verify(&group.charter), Err(StatementError::Forged));
+    }
+
+    #[test]
+    fn a_new_key_reaches_those_it_is_for_and_nobody_else() {
+        let group = group();
+        let (birch, cedar) = (Identity::generate(), Identity::generate());
+        let key = GroupKey::generate();
+        let members = [group.admin.id(), birch.id()].into();
+        let rekey = Rekey::new(&group.charter, 2, &key, &members);
+        assert_eq!(rekey.open(&group.charter, &birch), Some(key.clone()));
+        assert_eq!(rekey.open(&group.charter, &group.admin), Some(key.clone()));
+        assert_eq!(rekey.open(&group.charter, &cedar), None);
+        assert!(rekey.includes(birch.id()) && !rekey.includes(cedar.id()));
+        // Put under another number, it opens nothing.
+        let moved = Rekey {
+            generation: 3,
+            ..rekey.clone()
+        };
+        assert_eq!(moved.open(&group.charter, &birch), None);
+        let other = Rekey {
+            key: group.key.commitment(),
+            ..rekey
+        };
+        assert_eq!(other.open(&group.charter, &birch), None);
+    }
+
+    #[test]
+    fn of_two_new_keys_the_higher_wins_in_whatever_order_they_come() {
+        let group = group();
+        let members = [group.admin.id()].into();
+        let make = |generation| {
+            let rekey = Rekey::new(&group.charter, generation, &GroupKey::generate(), &members);
+            say(&group, &group.admin, What::Rekey(rekey))
+        };
+        let statements = [make(2), make(2), make(3), make(3)];
+        let mut ends = BTreeSet::new();
+        for turn in 0..24_usize {
+            let mut left: Vec<_> = statements.iter().collect();
+            let (mut roll, mut n) = (Roll::default(), turn);
+            while !left.is_empty() {
+                let next = left.remove(n % left.len());
+                n /= left.len() + 1;
+                take(&mut roll, &group, next).unwrap();
+            }
+            assert_eq!(roll.generation(), 3);
+            ends.insert(roll.digest());
+        }
+        assert_eq!(ends.len(), 1);
+    }
+
+    #[test]
+    fn rolls_agree_whatever_the_order() {
+        let group = group();
+        let others: Vec<Identity> = (0..4).map(|_| Identity::generate()).collect();
+        let mut statements = Vec::new();
+        for (n, by) in others.iter().chain([&group.admin]).enumerate() {
+            let what = What::Admitted {
+                id: others[0].id(),
+                generation: n as u64,
+            };
+            statements.push(say(&group, by, what));
+        }
+        statements.push(say(&group, &group.admin, removed(others[1].id())));
+        let later = What::Removed {
+            id: others[1].id(),
+            generation: 2,
+        };
+        statements.push(say(&group, &group.admin, later));
+        let (mut forth, mut back) = (Roll::default(), Roll::default());
+        for signed in &statements {
+            take(&mut forth, &group, signed).unwrap();
+        }
+        for signed in statements.iter().rev() {
+            take(&mut back, &group, signed).unwrap();
+        }
+        assert_eq!(forth.digest(), back.digest());
+        assert_eq!(forth.admitted_by(others[0].id()), Some(group.admin.id()));
+    }
+}

@@ -1,0 +1,704 @@
+//! Custody: bundles of others that are kept for further recipients. What is to be done is decided by
+//! [`crate::delivery::custody`]; here are its rows.
+//!
+//! A settled bundle leaves one row in [`KEPT`] when a further recipient may want it: one that is known now, or one that
+//! joins while a name still shows it. While its origin may still close it, it is in [`WATCHED`]; after that in
+//! [`CARRIED`], and owed through `DELIVERIES`, `PENDING` and `USERS` like a bundle of ours.
+//!
+//! # Invariants
+//! 1. A bundle is in [`WATCHED`] or in [`CARRIED`], not in both, and only while it is in [`KEPT`].
+//! 2. A row of [`KEPT`] outlives custody only while a name in the inbox shows the bundle.
+//! 3. `USERS` has rows for a bundle of another exactly while its custody needs the content, so that its removal by the
+//!    user leaves the bytes; they count to the quota, and go before anything of the user's is refused.
+//! 4. Only recipients in the bundle's scope are ever owed it, so only they are served.
+//!
+//! # Crash behaviour
+//! The rows of a settled bundle are in the batch that settles it; each further step is one batch.
+//!
+//! # Threads
+//! Called by sessions and by the mesh's clock; each step under the decision lock, a page of bundles at a time.
+
+mod forget;
+mod joins;
+mod room;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::content::inode_at;
+use super::journal::Batch;
+use super::rank::{Rank, priority_of};
+use super::tables::{
+    BUNDLES, BundleRow, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, SCOPED, USERS,
+    WATCHED, carried_key, delivery_key, pending_key, relay_key, user_key,
+};
+use super::{Event, Spool, SpoolError};
+use crate::bundle::{BundleId, DeliveryState, Entry, Manifest, Receipt, Scope, VerifiedManifest};
+use crate::delivery::custody::{self, Action, Custody, Stage, Why};
+use crate::digest::Digest;
+use crate::peer::PeerId;
+
+/// Rows looked at under one hold of the decision lock.
+const PAGE: usize = 256;
+
+/// Orders of bundles of others in `PENDING` have this bit: they come after ours.
+const OF_OTHERS: u64 = 1 << 55;
+
+/// Whether a place in `PENDING` is that of a bundle of ours.
+pub(super) fn is_ours(order: u64) -> bool {
+    order & OF_OTHERS == 0
+}
+
+/// What the spool keeps in memory of custody.
+#[derive(Debug)]
+pub(super) struct Custodian {
+    started: Instant,
+    /// When the first watched bundle is due, in milliseconds since the start.
+    due: AtomicU64,
+    /// How long the origin has, in milliseconds.
+    delay: AtomicU64,
+    /// Whether members that join later get what is still shown.
+    late_joiners: AtomicBool,
+}
+
+impl Default for Custodian {
+    fn default() -> Self {
+        let delay = millis(custody::DELAY);
+        Self {
+            started: Instant::now(),
+            // What is watched since before the start: its origin may be connected by then.
+            due: AtomicU64::new(delay),
+            delay: AtomicU64::new(delay),
+            late_joiners: AtomicBool::new(true),
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What steps of custody come to, to be recorded and told together.
+#[derive(Default)]
+struct Steps {
+    batch: Batch,
+    asks: BTreeMap<PeerId, Vec<BundleId>>,
+    owed: BTreeSet<PeerId>,
+    relays: Vec<Receipt>,
+    freed: Vec<Digest>,
+}
+
+impl Spool {
+    /// Whether members that join later get what the outbox and the inbox still show.
+    pub fn set_late_joiners(&self, current: bool) {
+        self.custodian
+            .late_joiners
+            .store(current, Ordering::Relaxed);
+    }
+
+    pub(super) fn late_joiners(&self) -> bool {
+        self.custodian.late_joiners.load(Ordering::Relaxed)
+    }
+
+    /// Changes how long an origin has to close its bundles.
+    #[cfg(test)]
+    pub(crate) fn set_custody_delay(&self, delay: Duration) {
+        self.custodian.delay.store(millis(delay), Ordering::Relaxed);
+        self.custodian.due.store(0, Ordering::Relaxed);
+    }
+
+    /// How many rows of bundles in custody there are.
+    #[cfg(test)]
+    pub(crate) fn custody_rows(&self) -> usize {
+        let count = |table| self.journal.scan::<()>(table, &[], None, usize::MAX);
+        let tables = [WATCHED, CARRIED, RELAYS];
+        tables
+            .map(|table| count(table).map_or(0, |rows| rows.len()))
+            .iter()
+            .sum()
+    }
+
+    fn custody_now(&self) -> Duration {
+        self.custodian.started.elapsed()
+    }
+
+    /// The rows of a bundle that is being settled, all of whose content is here. Call with the decision lock held.
+    pub(super) fn keep_for_others(
+        &self,
+        manifest: &VerifiedManifest,
+        order: u64,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        let others = self.others(of)?;
+        if others.is_empty() && !self.may_be_wanted_later(of) {
+            return Ok(());
+        }
+        let signed = manifest.signed().clone();
+        let order = OF_OTHERS | order;
+        batch.put(KEPT, &bundle.0, &KeptRow { signed, order });
+        if !others.is_empty() {
+            self.watch(manifest, batch);
+        }
+        if let Some(old) = of.supersedes.filter(|_| of.entries.len() == 1) {
+            self.outdate_kept(old, of, batch)?;
+        }
+        Ok(())
+    }
+
+    fn may_be_wanted_later(&self, of: &Manifest) -> bool {
+        self.late_joiners() && matches!(of.scope, Scope::All { .. })
+    }
+
+    /// For whom a bundle of another is, besides its origin and us.
+    fn others(&self, of: &Manifest) -> Result<BTreeSet<PeerId>, SpoolError> {
+        let me = self.identity.id();
+        let mut others: BTreeSet<PeerId> = match &of.scope {
+            Scope::All { .. } => self.member_ids.read().clone(),
+            Scope::Ids(ids) => {
+                let mut ids: BTreeSet<PeerId> = ids.iter().copied().collect();
+                for peer in ids.clone() {
+                    if self.is_forgotten(peer)? {
+                        ids.remove(&peer);
+                    }
+                }
+                ids
+            }
+        };
+        others.remove(&me);
+        others.remove(&of.origin);
+        Ok(others)
+    }
+
+    fn watch(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        let delay = self.custodian.delay.load(Ordering::Relaxed);
+        let until = self.custody_now() + Duration::from_millis(delay);
+        batch.put(WATCHED, &bundle.0, &(of.origin, Stage::Watching(until)));
+        for digest in of.entries.iter().filter_map(Entry::digest) {
+            batch.put(USERS, &user_key(digest, bundle), &());
+        }
+        self.custodian
+            .due
+            .fetch_min(millis(until), Ordering::Relaxed);
+    }
+
+    /// A newer version of the one file of `old` is for the same recipients: nobody is given the old one any more.
+    fn outdate_kept(
+        &self,
+        old: BundleId,
+        newer: &Manifest,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let Some(manifest) = self.kept(old)? else {
+            return Ok(());
+        };
+        let of = manifest.manifest();
+        let same_file = match (of.entries.as_slice(), newer.entries.as_slice()) {
+            ([old], [new]) => old.path == new.path,
+            _ => false,
+        };
+        let covered = match (&of.scope, &newer.scope) {
+            (_, Scope::All { .. }) => true,
+            (Scope::Ids(old), Scope::Ids(new)) => old.iter().all(|id| new.contains(id)),
+            (Scope::All { .. }, Scope::Ids(_)) => false,
+        };
+        if of.origin != newer.origin || of.order() >= newer.order() || !same_file || !covered {
+            return Ok(());
+        }
+        let mut steps = Steps::default();
+        if let Some(known) = self.custody_of(&manifest)? {
+            for peer in known.waiting().collect::<Vec<_>>() {
+                self.step(&manifest, custody::Event::Gone(peer), &mut steps)?;
+                self.record(&mut steps)?;
+            }
+        }
+        if self.custody_of(&manifest)?.is_none() {
+            batch.delete(KEPT, &old.0);
+        }
+        Ok(())
+    }
+
+    /// The manifest of a bundle of another that is kept.
+    pub(super) fn kept(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let row = self.journal.get::<KeptRow>(KEPT, &bundle.0)?;
+        row.map(|row| row.signed.verify_own())
+            .transpose()
+            .map_err(|e| SpoolError::Corrupted(e.to_string()))
+    }
+
+    fn custody_of(&self, manifest: &VerifiedManifest) -> Result<Option<Custody>, SpoolError> {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        let watched: Option<(PeerId, Stage)> = self.journal.get(WATCHED, &bundle.0)?;
+        let key = carried_key(of.origin, bundle);
+        let stage = match watched {
+            Some((_, stage)) => Some(stage),
+            None => self.journal.get::<Stage>(CARRIED, &key)?,
+        };
+        let Some(stage) = stage else { return Ok(None) };
+        let receipts = self.relays_below(&key)?;
+        let deliveries = self.deliveries_of(bundle)?;
+        let mut waiting: BTreeSet<PeerId> = if deliveries.is_empty() && watched.is_some() {
+            self.others(of)?
+        } else {
+            let open = deliveries.iter().filter(|(_, state)| !state.is_final());
+            open.map(|(peer, _)| *peer).collect()
+        };
+        for receipt in &receipts {
+            waiting.remove(&receipt.recipient);
+        }
+        let given = receipts.iter().map(|receipt| receipt.recipient);
+        Ok(Some(Custody::recorded(stage, waiting, given)))
+    }
+
+    fn relays_below(&self, prefix: &[u8]) -> Result<Vec<Receipt>, SpoolError> {
+        let rows = self
+            .journal
+            .scan::<Receipt>(RELAYS, prefix, None, usize::MAX)?;
+        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
+    }
+
+    /// One event of one bundle. `false`: it is not in custody here. Call with the decision lock held, and no second
+    /// time for a bundle before [`Self::record`].
+    fn step(
+        &self,
+        manifest: &VerifiedManifest,
+        event: custody::Event,
+        steps: &mut Steps,
+    ) -> Result<bool, SpoolError> {
+        let Some(mut known) = self.custody_of(manifest)? else {
+            return Ok(false);
+        };
+        let before = known.stage();
+        let mut actions = Vec::new();
+        known.handle(self.custody_now(), event, &mut actions);
+        let (origin, bundle) = (manifest.manifest().origin, manifest.id());
+        if known.stage() == Stage::Relaying && self.is_forgotten(origin)? {
+            known.handle(self.custody_now(), custody::Event::Cancelled, &mut actions);
+        }
+        if known.stage() != before {
+            let key = carried_key(origin, bundle);
+            match known.stage() {
+                stage @ (Stage::Watching(until) | Stage::Asked(until)) => {
+                    steps.batch.put(WATCHED, &bundle.0, &(origin, stage));
+                    self.custodian
+                        .due
+                        .fetch_min(millis(until), Ordering::Relaxed);
+                }
+                stage @ (Stage::Carrying | Stage::Relaying) => {
+                    steps.batch.delete(WATCHED, &bundle.0);
+                    steps.batch.put(CARRIED, &key, &stage);
+                }
+                Stage::Ended => {
+                    steps.batch.delete(WATCHED, &bundle.0);
+                    steps.batch.delete(CARRIED, &key);
+                }
+            }
+        }
+        for action in actions {
+            self.act(manifest, action, steps)?;
+        }
+        Ok(true)
+    }
+
+    fn act(
+        &self,
+        manifest: &VerifiedManifest,
+        action: Action,
+        steps: &mut Steps,
+    ) -> Result<(), SpoolError> {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        match action {
+            Action::Ask => steps.asks.entry(of.origin).or_default().push(bundle),
+            Action::Owe(peers) => {
+                let Some(rank) = self.kept_rank(bundle)? else {
+                    return Ok(());
+                };
+                for peer in peers {
+                    let queued = DeliveryState::Queued;
+                    steps
+                        .batch
+                        .put(DELIVERIES, &delivery_key(bundle, peer), &queued);
+                    steps.batch.put(PENDING, &pending_key(peer, rank), &bundle);
+                    steps.owed.insert(peer);
+                }
+            }
+            Action::Relay(peer) => {
+                let key = relay_key(of.origin, bundle, peer);
+                steps.relays.extend(self.journal.get(RELAYS, &key)?);
+            }
+            Action::Release(why) => {
+                let rank = self.kept_rank(bundle)?;
+                for (peer, state) in self.deliveries_of(bundle)? {
+                    if !state.is_final() {
+                        steps.batch.delete(DELIVERIES, &delivery_key(bundle, peer));
+                        if let Some(rank) = rank {
+                            steps.batch.delete(PENDING, &pending_key(peer, rank));
+                        }
+                        self.progress.lock().remove(&(bundle, peer));
+                    }
+                }
+                for digest in of.entries.iter().filter_map(Entry::digest) {
+                    steps.batch.delete(USERS, &user_key(digest, bundle));
+                    steps.freed.push(digest);
+                }
+                if why == Why::Quota {
+                    self.show_given_up(manifest, &mut steps.batch)?;
+                }
+            }
+            Action::Forget => {
+                for (peer, _) in self.deliveries_of(bundle)? {
+                    steps.batch.delete(DELIVERIES, &delivery_key(bundle, peer));
+                }
+                let key = carried_key(of.origin, bundle);
+                for receipt in self.relays_below(&key)? {
+                    let key = relay_key(of.origin, bundle, receipt.recipient);
+                    steps.batch.delete(RELAYS, &key);
+                }
+                if !self.may_be_wanted_later(of) || !self.is_shown(manifest)? {
+                    steps.batch.delete(KEPT, &bundle.0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn show_given_up(
+        &self,
+        manifest: &VerifiedManifest,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let why = "not kept for the other members any more: there is no room (max_bytes, min_free)";
+        let title = manifest.manifest().title();
+        let path = title.as_ref().map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(%path, bundle = %manifest.id().short(), "{why}");
+        if let Some(mut row) = self.inbound_shown(manifest.id())? {
+            row.error = Some(why.to_owned());
+            self.show_inbound(&row, batch)?;
+        }
+        Ok(())
+    }
+
+    fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
+        let row = self.journal.get::<KeptRow>(KEPT, &bundle.0)?;
+        Ok(row.map(|row| Rank::of(priority_of(&row.signed), row.order)))
+    }
+
+    /// Submits what was decided, and frees content. Call with the decision lock held.
+    fn record(&self, steps: &mut Steps) -> Result<(), SpoolError> {
+        self.journal.submit(std::mem::take(&mut steps.batch))?;
+        std::mem::take(&mut steps.freed)
+            .into_iter()
+            .try_for_each(|digest| self.free_content(digest))
+    }
+
+    /// Tells who has to know; call without the decision lock.
+    fn tell(&self, steps: Steps) -> Vec<(PeerId, Vec<BundleId>)> {
+        for peer in steps.owed {
+            self.ring(&Event::PendingChanged(peer));
+        }
+        for receipt in steps.relays {
+            self.ring(&Event::ReceiptReady(receipt));
+        }
+        self.ring(&Event::StatusChanged);
+        steps.asks.into_iter().collect()
+    }
+
+    fn is_held(&self, of: &Manifest) -> bool {
+        let mut digests = of.entries.iter().filter_map(Entry::digest);
+        digests.all(|digest| inode_at(&self.layout.content(digest)).is_some())
+    }
+
+    /// Whether [`Self::custody_pass`] has something to do.
+    pub fn custody_due(&self) -> bool {
+        self.custodian.due.load(Ordering::Relaxed) <= millis(self.custody_now())
+    }
+
+    /// An origin is gone: what is watched of it need not wait.
+    pub fn custody_nudge(&self) {
+        self.custodian.due.store(0, Ordering::Relaxed);
+    }
+
+    /// Looks at all that is watched. Gives what is to be asked of whom.
+    pub fn custody_pass(
+        &self,
+        connected: &dyn Fn(PeerId) -> bool,
+    ) -> Result<Vec<(PeerId, Vec<BundleId>)>, SpoolError> {
+        self.custodian.due.store(u64::MAX, Ordering::Relaxed);
+        let mut after: Option<Vec<u8>> = None;
+        let mut asks = Vec::new();
+        loop {
+            let page =
+                self.journal
+                    .scan::<(PeerId, Stage)>(WATCHED, &[], after.as_deref(), PAGE)?;
+            let decide = self.decide.lock();
+            let (now, mut steps) = (self.custody_now(), Steps::default());
+            let latest = now + Duration::from_millis(self.custodian.delay.load(Ordering::Relaxed));
+            for (key, (origin, stage)) in &page {
+                let origin_connected = connected(*origin);
+                if let Stage::Watching(until) | Stage::Asked(until) = stage
+                    && origin_connected
+                    && *until > now
+                {
+                    let due = (*until).min(latest);
+                    self.custodian.due.fetch_min(millis(due), Ordering::Relaxed);
+                    // One from before this start may name any time.
+                    if due < *until && self.is_watched(key)? {
+                        let row = (*origin, Stage::Watching(due));
+                        steps.batch.put(WATCHED, key, &row);
+                    }
+                    continue;
+                }
+                let Some(id) = key.last_chunk::<32>() else {
+                    continue;
+                };
+                let Some(manifest) = self.kept(BundleId(*id))? else {
+                    steps.batch.delete(WATCHED, key);
+                    continue;
+                };
+                let event = if self.is_held(manifest.manifest()) {
+                    custody::Event::Tick { origin_connected }
+                } else {
+                    custody::Event::Cancelled
+                };
+                self.step(&manifest, event, &mut steps)?;
+            }
+            self.record(&mut steps)?;
+            drop(decide);
+            let done = page.is_empty();
+            after = page.into_iter().next_back().map(|(key, _)| key);
+            if done {
+                return Ok(asks);
+            }
+            asks.extend(self.tell(steps));
+        }
+    }
+
+    fn is_watched(&self, bundle: &[u8]) -> Result<bool, SpoolError> {
+        let row: Option<(PeerId, Stage)> = self.journal.get(WATCHED, bundle)?;
+        Ok(row.is_some())
+    }
+
+    /// Bundles of `origin` that we carry, for it to say which are closed; in order, after that one.
+    pub fn carried(
+        &self,
+        origin: PeerId,
+        after: Option<BundleId>,
+        limit: usize,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let after = after.map(|bundle| carried_key(origin, bundle));
+        let prefix = origin.as_bytes();
+        let rows = self
+            .journal
+            .scan::<Stage>(CARRIED, prefix, after.as_deref(), limit)?;
+        let id = |(key, _): (Vec<u8>, Stage)| key.last_chunk::<32>().map(|id| BundleId(*id));
+        Ok(rows.into_iter().filter_map(id).collect())
+    }
+
+    /// Receipts to be handed to `origin`; in order, after that one.
+    pub fn relays(
+        &self,
+        origin: PeerId,
+        after: Option<&Receipt>,
+        limit: usize,
+    ) -> Result<Vec<Receipt>, SpoolError> {
+        let after = after.map(|last| relay_key(origin, last.bundle, last.recipient));
+        let prefix = origin.as_bytes();
+        let rows = self
+            .journal
+            .scan::<Receipt>(RELAYS, prefix, after.as_deref(), limit)?;
+        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
+    }
+
+    /// `origin` says that these are closed, or that somebody waits for them. Those that are not its own are passed over.
+    pub fn origin_says(
+        &self,
+        origin: PeerId,
+        bundles: &[BundleId],
+        closed: bool,
+    ) -> Result<(), SpoolError> {
+        let event = if closed {
+            custody::Event::OriginClosed
+        } else {
+            custody::Event::OriginOpen
+        };
+        self.custody_events(Some(origin), bundles, event)
+    }
+
+    /// Nobody may be given this bundle any more: its origin took it back.
+    pub fn end_custody(&self, bundle: BundleId) -> Result<(), SpoolError> {
+        self.custody_events(None, &[bundle], custody::Event::Cancelled)
+    }
+
+    fn custody_events(
+        &self,
+        origin: Option<PeerId>,
+        bundles: &[BundleId],
+        event: custody::Event,
+    ) -> Result<(), SpoolError> {
+        let mut steps = Steps::default();
+        let decide = self.decide.lock();
+        for bundle in bundles.iter().copied().collect::<BTreeSet<_>>() {
+            let Some(manifest) = self.kept(bundle)? else {
+                continue;
+            };
+            if origin.is_none_or(|origin| origin == manifest.manifest().origin) {
+                self.step(&manifest, event, &mut steps)?;
+            }
+        }
+        self.record(&mut steps)?;
+        drop(decide);
+        self.tell(steps);
+        Ok(())
+    }
+
+    /// Of bundles of ours that `asker` may know of, those that are final for everybody, and those that are not.
+    pub fn closed_of(
+        &self,
+        asker: PeerId,
+        bundles: &[BundleId],
+    ) -> Result<(Vec<BundleId>, Vec<BundleId>), SpoolError> {
+        let (mut closed, mut open) = (Vec::new(), Vec::new());
+        for bundle in bundles {
+            let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+                continue;
+            };
+            let manifest = row.signed.verify_own();
+            if !manifest.is_ok_and(|manifest| manifest.manifest().is_for(asker)) {
+                continue;
+            }
+            let deliveries = self.deliveries_of(*bundle)?;
+            if !deliveries.is_empty() && deliveries.iter().all(|(_, state)| state.is_final()) {
+                closed.push(*bundle);
+            } else {
+                open.push(*bundle);
+            }
+        }
+        Ok((closed, open))
+    }
+
+    /// Whom a bundle of ours is for.
+    pub fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
+        let deliveries = self.deliveries_of(bundle).unwrap_or_default();
+        deliveries.into_iter().map(|(peer, _)| peer).collect()
+    }
+
+    /// Our receipt for `bundle`, if it is durable and `peer` may know of the bundle.
+    pub fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
+        let receipt = self.receipt(bundle)?;
+        let scope: Option<Vec<PeerId>> = self.journal.get(SCOPED, &bundle.0).ok()?;
+        let may = receipt.origin == peer || scope.is_none_or(|ids| ids.contains(&peer));
+        may.then_some(receipt)
+    }
+
+    /// Remembers for whom a settled bundle is that is not for everybody.
+    pub(super) fn note_scope(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
+        if let Scope::Ids(ids) = &manifest.manifest().scope {
+            batch.put(SCOPED, &manifest.id().0, ids);
+        }
+    }
+
+    /// A receipt of another recipient of a bundle of another. `false`: it is forged.
+    pub(super) fn take_others_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
+        if !receipt.is_genuine() {
+            return Ok(false);
+        }
+        let (bundle, peer) = (receipt.bundle, receipt.recipient);
+        let decide = self.decide.lock();
+        let Some(manifest) = self.kept(bundle)? else {
+            return Ok(true);
+        };
+        let of = manifest.manifest();
+        let known = self.custody_of(&manifest)?;
+        if of.origin != receipt.origin || !self.others(of)?.contains(&peer) || known.is_none() {
+            return Ok(true);
+        }
+        let mut first = Batch::default();
+        first.put(RELAYS, &relay_key(of.origin, bundle, peer), receipt);
+        let key = delivery_key(bundle, peer);
+        if self
+            .journal
+            .get::<DeliveryState>(DELIVERIES, &key)?
+            .is_some()
+        {
+            first.put(DELIVERIES, &key, &DeliveryState::Delivered);
+            if let Some(rank) = self.kept_rank(bundle)? {
+                first.delete(PENDING, &pending_key(peer, rank));
+            }
+        }
+        self.journal.submit(first)?;
+        let mut steps = Steps::default();
+        self.step(&manifest, custody::Event::Receipt(peer), &mut steps)?;
+        if !known.is_some_and(|known| known.receipts().any(|given| given == peer)) {
+            steps.relays.push(receipt.clone());
+        }
+        self.record(&mut steps)?;
+        self.progress.lock().remove(&(bundle, peer));
+        drop(decide);
+        self.tell(steps);
+        Ok(true)
+    }
+
+    /// These recipients gave us the bundle: nobody need give it to them, nor tell its origin that they have it.
+    pub fn given_by(&self, bundle: BundleId, holders: &[PeerId]) -> Result<(), SpoolError> {
+        let decide = self.decide.lock();
+        let Some(manifest) = self.kept(bundle)? else {
+            return Ok(());
+        };
+        let mut steps = Steps::default();
+        for holder in holders {
+            let Some(known) = self.custody_of(&manifest)? else {
+                break;
+            };
+            if !known.waiting().any(|peer| peer == *holder) {
+                continue;
+            }
+            let mut rows = Batch::default();
+            if self.deliveries_of(bundle)?.is_empty() {
+                for peer in known.waiting() {
+                    let key = delivery_key(bundle, peer);
+                    rows.put(DELIVERIES, &key, &DeliveryState::Queued);
+                }
+            }
+            let key = delivery_key(bundle, *holder);
+            rows.put(DELIVERIES, &key, &DeliveryState::Delivered);
+            if let Some(rank) = self.kept_rank(bundle)? {
+                rows.delete(PENDING, &pending_key(*holder, rank));
+            }
+            self.journal.submit(rows)?;
+            self.step(&manifest, custody::Event::Gone(*holder), &mut steps)?;
+            self.record(&mut steps)?;
+        }
+        drop(decide);
+        self.tell(steps);
+        Ok(())
+    }
+
+    /// A recipient will never take a bundle of another that we owe it. `false`: it is not owed.
+    pub(super) fn carried_ended(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        state: DeliveryState,
+    ) -> Result<bool, SpoolError> {
+        let decide = self.decide.lock();
+        let (Some(manifest), Some(rank)) = (self.kept(bundle)?, self.kept_rank(bundle)?) else {
+            return Ok(false);
+        };
+        let key = delivery_key(bundle, peer);
+        let known: Option<DeliveryState> = self.journal.get(DELIVERIES, &key)?;
+        if known.is_none_or(|known| known.is_final()) {
+            return Ok(false);
+        }
+        let mut steps = Steps::default();
+        steps.batch.put(DELIVERIES, &key, &state);
+        steps.batch.delete(PENDING, &pending_key(peer, rank));
+        self.step(&manifest, custody::Event::Gone(peer), &mut steps)?;
+        self.record(&mut steps)?;
+        self.progress.lock().remove(&(bundle, peer));
+        drop(decide);
+        self.tell(steps);
+        Ok(true)
+    }
+}

@@ -1,0 +1,130 @@
+//! Bundles of others that a name still shows: kept for members that join later, after custody has ended.
+//!
+//! # Invariants
+//! 1. A row of [`KEPT`] goes with the last name that shows the bundle; for a bundle of many, at the next start.
+
+use super::{PAGE, Steps};
+use crate::bundle::{DeliveryState, Entry, RelPath, Scope, VerifiedManifest};
+use crate::delivery::custody::{self, Custody, Stage};
+use crate::peer::PeerId;
+use crate::spool::journal::Batch;
+use crate::spool::tables::{
+    CARRIED, CHOSEN, DELIVERIES, IN_NAMES, InName, KEPT, KeptRow, USERS, carried_key, delivery_key,
+    origin_key, user_key,
+};
+use crate::spool::{Spool, SpoolError};
+
+impl Spool {
+    /// Whether a name in the inbox still shows something of the bundle.
+    pub(in crate::spool) fn is_shown(
+        &self,
+        manifest: &VerifiedManifest,
+    ) -> Result<bool, SpoolError> {
+        let of = manifest.manifest();
+        for entry in &of.entries {
+            let key = origin_key(of.origin, &entry.path);
+            let Some(name) = self.journal.get::<RelPath>(CHOSEN, &key)? else {
+                continue;
+            };
+            let row: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+            if row.is_some_and(|row| row.bundle == manifest.id()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A name in the inbox no longer shows `row`. Call with the decision lock held.
+    pub(in crate::spool) fn shown_no_more(
+        &self,
+        row: &InName,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let key = carried_key(row.origin, row.bundle);
+        if !self.is_watched(&row.bundle.0)?
+            && self.journal.get::<Stage>(CARRIED, &key)?.is_none()
+            && let Some(kept) = self.kept(row.bundle)?
+            // Of a bundle of many another name may show something; the next start looks.
+            && kept.manifest().entries.len() == 1
+        {
+            batch.delete(KEPT, &row.bundle.0);
+        }
+        Ok(())
+    }
+
+    /// At start: bundles that are neither in custody nor shown any more are kept no longer.
+    pub(in crate::spool) fn sweep_kept(&self) -> Result<(), SpoolError> {
+        self.each_row::<KeptRow>(KEPT, |spool, key, row| {
+            let Ok(manifest) = row.signed.clone().verify_own() else {
+                return Ok(());
+            };
+            if spool.custody_of(&manifest)?.is_none() && !spool.is_shown(&manifest)? {
+                let mut batch = Batch::default();
+                batch.delete(KEPT, key);
+                spool.journal.submit(batch)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What the inbox still shows of others goes to a new member too, by way of custody.
+    pub(in crate::spool) fn give_kept(&self, peer: PeerId) -> Result<(), SpoolError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let decide = self.decide.lock();
+            let page = self
+                .journal
+                .scan::<KeptRow>(KEPT, &[], after.as_deref(), PAGE)?;
+            let mut steps = Steps::default();
+            for (_, row) in &page {
+                let manifest = row.signed.clone().verify_own();
+                let manifest = manifest.map_err(|e| SpoolError::Corrupted(e.to_string()))?;
+                self.give_kept_one(&manifest, peer, &mut steps)?;
+            }
+            self.record(&mut steps)?;
+            drop(decide);
+            self.tell(steps);
+            match page.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn give_kept_one(
+        &self,
+        manifest: &VerifiedManifest,
+        peer: PeerId,
+        steps: &mut Steps,
+    ) -> Result<(), SpoolError> {
+        let of = manifest.manifest();
+        if !matches!(of.scope, Scope::All { .. }) || !of.is_for(peer) {
+            return Ok(());
+        }
+        let known = self.custody_of(manifest)?;
+        if known.as_ref().is_some_and(Custody::needs_content) {
+            self.step(manifest, custody::Event::Joined(peer), steps)?;
+            return Ok(());
+        }
+        if !self.is_shown(manifest)? || !self.is_held(of) {
+            return Ok(());
+        }
+        match known {
+            Some(_) => {
+                for digest in of.entries.iter().filter_map(Entry::digest) {
+                    steps
+                        .batch
+                        .put(USERS, &user_key(digest, manifest.id()), &());
+                }
+                self.step(manifest, custody::Event::Joined(peer), steps)?;
+            }
+            None => {
+                // Its origin may give it, if it is there.
+                let key = delivery_key(manifest.id(), peer);
+                steps.batch.put(DELIVERIES, &key, &DeliveryState::Queued);
+                self.watch(manifest, &mut steps.batch);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! Custody and room: what is kept for others gives way before anything of the user's is refused.
+
+use std::os::unix::fs::MetadataExt;
+
+use crate::bundle::{BundleId, Entry};
+use crate::delivery::custody::{self, Stage};
+use crate::digest::Digest;
+use crate::peer::PeerId;
+use crate::spool::tables::{BUNDLES, BundleRow, CARRIED, USERS, WATCHED};
+use crate::spool::{Spool, SpoolError};
+
+/// Bundles of others looked at to make room, at once.
+const SHED_MAX: usize = 4096;
+
+impl Spool {
+    /// Whether a bundle of ours needs this content; otherwise only custody does, if anything.
+    fn needed_for_own(&self, digest: Digest) -> Result<bool, SpoolError> {
+        for bundle in self.users_of(digest)? {
+            if self.journal.get::<BundleRow>(BUNDLES, &bundle.0)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn users_of(&self, digest: Digest) -> Result<Vec<BundleId>, SpoolError> {
+        let rows = self
+            .journal
+            .scan::<()>(USERS, &digest.0, None, usize::MAX)?;
+        let id = |(key, ()): (Vec<u8>, ())| key.last_chunk::<32>().map(|id| BundleId(*id));
+        Ok(rows.into_iter().filter_map(id).collect())
+    }
+
+    /// [`Self::may_hold`] for the user's own act: custody gives way. Call without the decision lock.
+    pub(in crate::spool) fn make_hold(&self, digest: Digest, len: u64) -> Result<(), SpoolError> {
+        let Err(full) = self.may_hold(digest, len) else {
+            return Ok(());
+        };
+        if !self.needed_for_own(digest)? {
+            let users = self.users_of(digest)?;
+            return self.custody_events(None, &users, custody::Event::QuotaFull);
+        }
+        if self.shed_custody(len)? == 0 {
+            return Err(full);
+        }
+        self.may_hold(digest, len)
+    }
+
+    /// Gives up custody of what takes up room only for others, until so many bytes are free. Gives how many are. Call
+    /// without the decision lock.
+    pub(in crate::spool) fn shed_custody(&self, wanted: u64) -> Result<u64, SpoolError> {
+        let mut freed = 0;
+        if self.held_bytes() == 0 {
+            return Ok(0);
+        }
+        let watched = self
+            .journal
+            .scan::<(PeerId, Stage)>(WATCHED, &[], None, SHED_MAX)?;
+        let carried = self.journal.scan::<Stage>(CARRIED, &[], None, SHED_MAX)?;
+        let keys = carried
+            .into_iter()
+            .map(|(key, _)| key)
+            .chain(watched.into_iter().map(|(key, _)| key));
+        for key in keys {
+            let Some(id) = key.last_chunk::<32>() else {
+                continue;
+            };
+            let bundle = BundleId(*id);
+            let Some(manifest) = self.kept(bundle)? else {
+                continue;
+            };
+            let before = self.held_bytes();
+            let mut alone = false;
+            for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
+                let meta = std::fs::symlink_metadata(self.layout.content(digest));
+                alone |=
+                    meta.is_ok_and(|meta| meta.nlink() == 1) && !self.needed_for_own(digest)?;
+            }
+            if alone {
+                self.custody_events(None, &[bundle], custody::Event::QuotaFull)?;
+                freed += before.saturating_sub(self.held_bytes());
+            }
+            if freed >= wanted {
+                break;
+            }
+        }
+        Ok(freed)
+    }
+}

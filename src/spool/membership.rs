@@ -1,0 +1,658 @@
+//! Who belongs to the group, and with which key: the durable side of [`crate::peer::roll`].
+//!
+//! # Invariants
+//! 1. A statement counts only after it is durable. What follows from it (a new `group.key`, deliveries that end) is done
+//!    afterwards and done again at the next start.
+//! 2. `group.key` is replaced whole, and the key before it is kept in `old-keys/` first: members that were away still
+//!    prove that one, and get the new one closed for them.
+//! 3. Who was removed, is not on the list, or was left out by a new key is no member: not listed, owed nothing more.
+//!
+//! # Crash behaviour
+//! A new key is in the journal, closed for us, before it is anywhere else; [`Spool::enter_group`] goes on from there.
+
+mod invitations;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use parking_lot::{Mutex, RwLock};
+use thiserror::Error;
+
+pub use self::invitations::{Denied, Welcome};
+use super::journal::{Batch, Journal, Table};
+use super::tables::{JOINING, MEMBERS, META};
+use super::{Event, Member, Spool, SpoolError, durable};
+use crate::bundle::DeliveryState;
+use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
+use crate::peer::{self, Charter, GroupKey, PeerId};
+
+/// What a statement is about → `SignedStatement`: those that count.
+const STATEMENTS: Table = Table(48);
+/// Peer → (): members that a new key did not reach.
+const LEFT_OUT: Table = Table(50);
+/// Key in `META`: the group's `Charter`.
+const META_CHARTER: &[u8] = b"charter";
+/// Key in `META`: the generation of the key that a ticket brought.
+const META_GENERATION: &[u8] = b"generation";
+
+/// Earlier keys kept: members that were away for more changes than this need a new ticket.
+const OLD_KEYS_MAX: usize = 16;
+
+/// Deliveries ended at a time.
+const PAGE: usize = 500;
+
+/// What the spool knows of its group.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    state: RwLock<State>,
+    /// Held over a change, disk included. Lock order: this, `decide`, `state`.
+    pub(super) change: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    charter: Option<Charter>,
+    roll: Roll,
+    /// The generation that a ticket brought us to; statements of earlier ones do not change our key.
+    ticketed: u64,
+    /// The newest first; empty until the group is entered.
+    keys: Vec<GroupKey>,
+    left_out: BTreeSet<PeerId>,
+    listed: Option<BTreeSet<PeerId>>,
+}
+
+impl State {
+    fn generation(&self) -> u64 {
+        self.roll.generation().max(self.ticketed)
+    }
+
+    fn admission(&self, id: PeerId) -> Admission {
+        let admin = self.charter.map(|charter| charter.admin);
+        let by_admin = admin.is_some() && self.roll.admitted_by(id) == admin;
+        let on = |list: &BTreeSet<PeerId>| list.contains(&id) || Some(id) == admin || by_admin;
+        if self.roll.is_removed(id) {
+            Admission::Removed
+        } else if !self.listed.as_ref().is_none_or(on) {
+            Admission::Unlisted
+        } else if self.left_out.contains(&id) {
+            Admission::LeftOut
+        } else {
+            Admission::Welcome
+        }
+    }
+}
+
+/// Whether an id may take part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// If it proves the group key.
+    Welcome,
+    /// Never again.
+    Removed,
+    /// `members = "listed"`, and it is not.
+    Unlisted,
+    /// When it proves the present key: the admin did not give it that.
+    LeftOut,
+}
+
+/// Why the membership was not changed.
+#[derive(Debug, Error)]
+pub enum GroupError {
+    /// Somebody else is the admin.
+    #[error("only the admin of the group can do that: {name} ({id})")]
+    NotAdmin {
+        /// What the admin is called.
+        name: String,
+        /// Its id.
+        id: PeerId,
+    },
+    /// An early group.
+    #[error(
+        "it is not known who is the admin of this group; give the same `admin = \"ID\"` to every member"
+    )]
+    NoAdmin,
+    /// Another admin was configured than the group has.
+    #[error("the admin of this group is {0} and stays that; leave out `admin`")]
+    OtherAdmin(PeerId),
+    /// Nobody of that name or id.
+    #[error("no member is called {0:?}; `meshbox peers` shows names, and with --json whole ids")]
+    Unknown(String),
+    /// Several of them.
+    #[error("{0:?} is the name of several members; give the id: {1}")]
+    Ambiguous(String, String),
+    /// Ourselves.
+    #[error("the admin cannot remove itself")]
+    Myself,
+    /// A full mesh is not made for that many.
+    #[error("a new key reaches {MEMBERS_MAX} members, and there are more")]
+    TooMany,
+    /// Our disk.
+    #[error(transparent)]
+    Disk(#[from] SpoolError),
+}
+
+/// What a change of the membership came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Changed {
+    /// The number of the key that holds now.
+    pub generation: u64,
+    /// Who was removed, with names.
+    pub removed: Vec<(PeerId, String)>,
+    /// Who gets the new key, with names; `None` if the key stays.
+    pub keyed: Option<Vec<(PeerId, String)>>,
+}
+
+impl Group {
+    /// Reads what the journal has.
+    pub(super) fn load(journal: &Journal) -> Result<Self, SpoolError> {
+        let charter: Option<Charter> = journal.get(META, META_CHARTER)?;
+        let mut state = State {
+            charter,
+            ticketed: journal.get(META, META_GENERATION)?.unwrap_or(0),
+            ..State::default()
+        };
+        let left_out = journal.scan::<()>(LEFT_OUT, &[], None, usize::MAX)?;
+        let peer = |key: Vec<u8>| key.last_chunk::<32>().map(|id| PeerId::from_bytes(*id));
+        state.left_out = left_out
+            .into_iter()
+            .filter_map(|(key, ())| peer(key))
+            .collect();
+        let rows = journal.scan::<SignedStatement>(STATEMENTS, &[], None, usize::MAX)?;
+        for (_, signed) in rows {
+            let Some(charter) = &charter else { break };
+            match signed.verify(charter) {
+                Ok(statement) => {
+                    state.roll.take(charter, statement, signed);
+                }
+                Err(error) => tracing::error!("the journal has {error}"),
+            }
+        }
+        Ok(Self {
+            state: RwLock::new(state),
+            change: Mutex::default(),
+        })
+    }
+
+    /// Whether `id` is no member, whatever it proves at present.
+    pub(super) fn is_out(&self, id: PeerId) -> bool {
+        self.state.read().admission(id) != Admission::Welcome
+    }
+}
+
+fn row_key(what: &What) -> Vec<u8> {
+    match what {
+        What::Removed { id, .. } => [b"r", id.as_bytes().as_slice()].concat(),
+        What::Admitted { id, .. } => [b"a", id.as_bytes().as_slice()].concat(),
+        What::Rekey(_) => b"k".to_vec(),
+    }
+}
+
+/// Entering the group, once at each start.
+impl Spool {
+    /// Says which group this node is in: its key as the key file has it, and the charter if somebody told. Goes on with
+    /// what a crash interrupted, and gives the key that holds.
+    pub fn enter_group(
+        &self,
+        key: GroupKey,
+        charter: Option<Charter>,
+    ) -> Result<GroupKey, GroupError> {
+        let _one = self.group.change.lock();
+        let known = self.group.state.read().charter;
+        let charter = match (known, charter) {
+            (Some(known), Some(told)) if known != told => {
+                return Err(GroupError::OtherAdmin(known.admin));
+            }
+            (None, Some(told)) => {
+                let mut batch = Batch::default();
+                batch.put(META, META_CHARTER, &told);
+                self.journal.submit(batch)?;
+                self.journal.flush()?;
+                Some(told)
+            }
+            (known, _) => known,
+        };
+        let mut keys = vec![key];
+        keys.extend(self.old_keys()?);
+        // Kept already, but not replaced yet when the daemon was killed.
+        keys.dedup();
+        let (newer, out) = {
+            let mut state = self.group.state.write();
+            state.charter = charter;
+            state.keys = keys;
+            let roll = &state.roll;
+            let out: Vec<PeerId> = roll
+                .removed()
+                .chain(state.left_out.iter().copied())
+                .collect();
+            (self.newer_key(&state), out)
+        };
+        if let Some(newer) = newer {
+            self.change_key(newer)?;
+        }
+        for id in out {
+            self.expel(id)?;
+        }
+        Ok(self.group.state.read().keys[0].clone())
+    }
+
+    /// The key that the newest statement brings us, if we do not have it as ours.
+    fn newer_key(&self, state: &State) -> Option<GroupKey> {
+        let (rekey, _) = state.roll.rekey()?;
+        let key = rekey.open(&state.charter?, &self.identity)?;
+        (rekey.generation >= state.ticketed && state.keys.first() != Some(&key)).then_some(key)
+    }
+
+    /// Makes `key` ours: first the old one is kept, then `group.key` is replaced.
+    fn change_key(&self, key: GroupKey) -> Result<(), SpoolError> {
+        let current = self.group.state.read().keys.first().cloned();
+        if let Some(current) = &current {
+            durable::make_directory(&self.old_keys_directory())?;
+            let name = &data_encoding::HEXLOWER.encode(&current.commitment()[..8]);
+            let number = self
+                .old_keys_listed()?
+                .last()
+                .map_or(1, |(number, _)| number + 1);
+            let at = self
+                .old_keys_directory()
+                .join(format!("{number:08}-{name}.key"));
+            durable::write_file(&at, key_line(current).as_bytes())?;
+        }
+        durable::write_file(&self.layout.group_key(), key_line(&key).as_bytes())?;
+        let mut listed = self.old_keys_listed()?;
+        let surplus = listed.len().saturating_sub(OLD_KEYS_MAX);
+        for (_, path) in listed.drain(..surplus) {
+            durable::remove(&path)?;
+        }
+        let mut state = self.group.state.write();
+        state.keys.retain(|known| *known != key);
+        state.keys.insert(0, key);
+        state.keys.truncate(1 + OLD_KEYS_MAX);
+        Ok(())
+    }
+
+    fn old_keys_directory(&self) -> PathBuf {
+        self.layout.state().join("old-keys")
+    }
+
+    /// Files of old keys with their numbers, the oldest first.
+    fn old_keys_listed(&self) -> Result<Vec<(u64, PathBuf)>, SpoolError> {
+        let directory = self.old_keys_directory();
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            return Ok(Vec::new());
+        };
+        let numbered = |entry: std::fs::DirEntry| {
+            let name = entry.file_name().into_string().ok()?;
+            let number = name.strip_suffix(".key")?.split_once('-')?.0.parse().ok()?;
+            Some((number, entry.path()))
+        };
+        let mut listed: Vec<(u64, PathBuf)> = entries.flatten().filter_map(numbered).collect();
+        listed.sort();
+        Ok(listed)
+    }
+
+    /// The newest first. One that cannot be read is passed over: only members that were away would have needed it.
+    fn old_keys(&self) -> Result<Vec<GroupKey>, SpoolError> {
+        let read = |(_, path): (u64, PathBuf)| {
+            let text = std::fs::read_to_string(&path).ok()?;
+            let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes());
+            GroupKey::from_bytes(bytes.ok()?.try_into().ok()?).ok()
+        };
+        let listed = self.old_keys_listed()?.into_iter().rev();
+        Ok(listed.filter_map(read).take(OLD_KEYS_MAX).collect())
+    }
+
+    /// A ticket of this group brings a newer key than ours: this node was away for too long, or left out.
+    pub fn adopt_key(&self, key: GroupKey, generation: u64) -> Result<bool, SpoolError> {
+        let _one = self.group.change.lock();
+        {
+            let state = self.group.state.read();
+            if state.keys.contains(&key) || generation <= state.generation() {
+                return Ok(false);
+            }
+        }
+        self.note_generation(generation)?;
+        self.change_key(key)?;
+        Ok(true)
+    }
+
+    /// A ticket brought the key of this generation.
+    pub fn note_generation(&self, generation: u64) -> Result<(), SpoolError> {
+        let mut batch = Batch::default();
+        batch.put(META, META_GENERATION, &generation);
+        self.journal.submit(batch)?;
+        self.journal.flush()?;
+        self.group.state.write().ticketed = generation;
+        Ok(())
+    }
+
+    /// From now on only these ids are members, besides the admin and those it admitted; `None`: all who prove the key.
+    pub fn set_listed(&self, listed: Option<BTreeSet<PeerId>>) {
+        self.group.state.write().listed = listed;
+        let group = &self.group;
+        self.member_ids.write().retain(|id| !group.is_out(*id));
+    }
+}
+
+fn key_line(key: &GroupKey) -> String {
+    format!("{}\n", data_encoding::HEXLOWER.encode(key.as_bytes()))
+}
+
+/// Questions.
+impl Spool {
+    /// The group's charter, if it is known.
+    pub fn charter(&self) -> Option<Charter> {
+        self.group.state.read().charter
+    }
+
+    /// The number of the present key.
+    pub fn key_generation(&self) -> u64 {
+        self.group.state.read().generation()
+    }
+
+    /// The key that holds, and those before it; empty before [`Self::enter_group`].
+    pub fn group_keys(&self) -> Vec<GroupKey> {
+        self.group.state.read().keys.clone()
+    }
+
+    /// The hash that names the group; `None` before [`Self::enter_group`].
+    pub fn group_root(&self) -> Option<[u8; 32]> {
+        let state = self.group.state.read();
+        let of_key = || state.keys.last().map(GroupKey::root);
+        state.charter.map(|charter| charter.root).or_else(of_key)
+    }
+
+    /// Whether `id` may take part.
+    pub fn admission(&self, id: PeerId) -> Admission {
+        self.group.state.read().admission(id)
+    }
+
+    /// Earlier keys that `id` may prove to be given the newest statement: it is one of those the new key is for.
+    pub fn older_keys_for(&self, id: PeerId) -> Vec<GroupKey> {
+        let state = self.group.state.read();
+        let rekey = state.roll.rekey();
+        let entitled = rekey.is_some_and(|(rekey, _)| rekey.includes(id));
+        if entitled && state.admission(id) == Admission::Welcome {
+            state.keys.get(1..).unwrap_or_default().to_vec()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// The statement with the newest key.
+    pub fn rekey_statement(&self) -> Option<SignedStatement> {
+        let state = self.group.state.read();
+        state.roll.rekey().map(|(_, signed)| signed.clone())
+    }
+
+    /// All statements that count, to be told to members.
+    pub fn statements(&self) -> Vec<SignedStatement> {
+        self.group.state.read().roll.statements().cloned().collect()
+    }
+
+    /// A hash of them; `None` in a group without a charter.
+    pub fn roll_digest(&self) -> Option<[u8; 32]> {
+        let state = self.group.state.read();
+        state.charter.map(|_| state.roll.digest())
+    }
+
+    /// Why an offer of a bundle of `origin` is refused, whoever makes it.
+    pub fn refuses_origin(&self, origin: PeerId) -> Option<String> {
+        match self.admission(origin) {
+            Admission::Removed => Some("its origin was removed from the group".into()),
+            Admission::Unlisted => Some("its origin is not on this node's list of members".into()),
+            Admission::Welcome | Admission::LeftOut => None,
+        }
+    }
+}
+
+/// Changes.
+impl Spool {
+    /// `id` proved `key` on a connection. `false`: that is not the key any more.
+    pub fn proved(&self, id: PeerId, key: &GroupKey) -> Result<bool, SpoolError> {
+        let _one = self.group.change.lock();
+        let mut state = self.group.state.write();
+        if state.keys.first().is_some_and(|current| current != key) {
+            return Ok(false);
+        }
+        if state.left_out.remove(&id) {
+            drop(state);
+            let mut batch = Batch::default();
+            batch.delete(LEFT_OUT, id.as_bytes());
+            // Known, it would count as told of before; it is to be given what is current again.
+            batch.delete(MEMBERS, id.as_bytes());
+            self.journal.submit(batch)?;
+        }
+        Ok(true)
+    }
+
+    /// Statements of other members arrived: those that count are kept and acted on. Waits for the disk.
+    pub fn take_statements(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
+        let _one = self.group.change.lock();
+        self.apply(told)
+    }
+
+    /// Records what counts of `told`, then does what follows from it. Call with the change lock held.
+    pub(super) fn apply(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
+        let (charter, mut roll) = {
+            let state = self.group.state.read();
+            (state.charter, state.roll.clone())
+        };
+        let Some(charter) = charter else {
+            if !told.is_empty() {
+                tracing::warn!(
+                    "statements on the group are passed over: {}",
+                    GroupError::NoAdmin
+                );
+            }
+            return Ok(());
+        };
+        let mut batch = Batch::default();
+        let (mut out, mut rekeyed) = (Vec::new(), false);
+        for signed in told {
+            let statement = match signed.verify(&charter) {
+                Ok(statement) => statement,
+                Err(error) => {
+                    tracing::warn!("refused {error}");
+                    continue;
+                }
+            };
+            let row = row_key(&statement.what);
+            match roll.take(&charter, statement, signed.clone()) {
+                Change::None => continue,
+                Change::Recorded => {}
+                Change::Removed(id) => out.push(id),
+                Change::Rekey => rekeyed = true,
+            }
+            batch.put(STATEMENTS, &row, &signed);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut left_out = self.group.state.read().left_out.clone();
+        if let Some((rekey, _)) = roll.rekey().filter(|_| rekeyed) {
+            self.leave_out(rekey, &mut left_out, &mut batch)?;
+        }
+        self.journal.submit(batch)?;
+        self.journal.flush()?;
+        let newer = {
+            let mut state = self.group.state.write();
+            out.extend(left_out.difference(&state.left_out));
+            state.left_out = left_out;
+            state.roll = roll;
+            self.newer_key(&state)
+        };
+        if let Some(key) = newer {
+            self.change_key(key)?;
+            tracing::info!(
+                generation = self.key_generation(),
+                "the group has a new key"
+            );
+        }
+        if self.admission(self.identity.id()) == Admission::Removed {
+            tracing::warn!("this node was removed from the group by its admin");
+        }
+        out.into_iter().try_for_each(|id| self.expel(id))?;
+        self.ring(&Event::MembersChanged);
+        Ok(())
+    }
+
+    /// Whoever we know and the new key is not for must prove it before it is a member again.
+    fn leave_out(
+        &self,
+        rekey: &Rekey,
+        left_out: &mut BTreeSet<PeerId>,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        for (_, member) in self
+            .journal
+            .scan::<Member>(MEMBERS, &[], None, usize::MAX)?
+        {
+            if !rekey.includes(member.id) && left_out.insert(member.id) {
+                batch.put(LEFT_OUT, member.id.as_bytes(), &());
+            }
+        }
+        for (id, _) in &rekey.closed {
+            if left_out.remove(id) {
+                batch.delete(LEFT_OUT, id.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all that is owed to `id`, page by page. Done again at the next start if interrupted.
+    fn expel(&self, id: PeerId) -> Result<(), SpoolError> {
+        self.member_ids.write().remove(&id);
+        let mut batch = Batch::default();
+        batch.delete(JOINING, id.as_bytes());
+        self.journal.submit(batch)?;
+        let (mut after, mut ended) = (None, 0);
+        loop {
+            let page = self.pending(id, after, PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (_, bundle) in &page {
+                self.set_delivery(*bundle, id, DeliveryState::Cancelled)?;
+            }
+            ended += page.len();
+        }
+        if ended > 0 {
+            tracing::info!(
+                "{ended} deliveries to {} are cancelled: it is no member",
+                self.name_of(id)
+            );
+        }
+        Ok(())
+    }
+
+    /// The charter, if we are the admin.
+    fn as_admin(&self) -> Result<Charter, GroupError> {
+        let charter = self.charter().ok_or(GroupError::NoAdmin)?;
+        if charter.admin == self.identity.id() {
+            Ok(charter)
+        } else {
+            Err(GroupError::NotAdmin {
+                name: self.name_of(charter.admin),
+                id: charter.admin,
+            })
+        }
+    }
+
+    /// The member that is called `who`, or the id that it is: whole, since a part of an id is easily made twice.
+    fn member_called(&self, who: &str) -> Result<PeerId, GroupError> {
+        if let Some(id) = PeerId::from_hex(who) {
+            return Ok(id);
+        }
+        let members = self.members();
+        let found: Vec<&Member> = members.iter().filter(|m| m.name.as_str() == who).collect();
+        match found[..] {
+            [] => Err(GroupError::Unknown(who.to_owned())),
+            [one] => Ok(one.id),
+            _ => {
+                let ids: Vec<String> = found.iter().map(|m| m.id.to_string()).collect();
+                Err(GroupError::Ambiguous(who.to_owned(), ids.join(", ")))
+            }
+        }
+    }
+
+    /// Removes members, and gives all others a new key unless `keep_key`.
+    pub fn remove_members(&self, who: &[String], keep_key: bool) -> Result<Changed, GroupError> {
+        let charter = self.as_admin()?;
+        let called = who.iter().map(|who| self.member_called(who));
+        let ids = called.collect::<Result<BTreeSet<PeerId>, GroupError>>()?;
+        if ids.contains(&self.identity.id()) {
+            return Err(GroupError::Myself);
+        }
+        self.change(&charter, &ids, !keep_key)
+    }
+
+    /// Gives all members a new key.
+    pub fn rekey_group(&self) -> Result<Changed, GroupError> {
+        let charter = self.as_admin()?;
+        self.change(&charter, &BTreeSet::new(), true)
+    }
+
+    fn change(
+        &self,
+        charter: &Charter,
+        removed: &BTreeSet<PeerId>,
+        new_key: bool,
+    ) -> Result<Changed, GroupError> {
+        let _one = self.group.change.lock();
+        let generation = self.key_generation();
+        let named = |id: PeerId| (id, self.name_of(id));
+        let removed_named = removed.iter().map(|id| named(*id)).collect();
+        let remain = |id: &PeerId| !removed.contains(id);
+        let mut said: Vec<What> = Vec::new();
+        said.extend(removed.iter().map(|id| What::Removed {
+            id: *id,
+            generation,
+        }));
+        let mut keyed = None;
+        if new_key {
+            let others = self.members().into_iter().map(|member| member.id);
+            let others: BTreeSet<PeerId> = others.filter(remain).collect();
+            keyed = Some(others.iter().map(|id| named(*id)).collect());
+            let mut members = others;
+            members.insert(self.identity.id());
+            if members.len() > MEMBERS_MAX {
+                return Err(GroupError::TooMany);
+            }
+            let key = GroupKey::generate();
+            said.push(What::Rekey(Rekey::new(
+                charter,
+                generation + 1,
+                &key,
+                &members,
+            )));
+        }
+        let sign = |what| {
+            let (group, by) = (charter.root, self.identity.id());
+            Statement { group, by, what }.sign(&self.identity)
+        };
+        self.apply(said.into_iter().map(sign).collect())?;
+        Ok(Changed {
+            generation: self.key_generation(),
+            removed: removed_named,
+            keyed,
+        })
+    }
+
+    /// Our word that `id` came in by our invitation; `None` in a group without a charter.
+    pub(super) fn admit(&self, id: PeerId) -> Option<SignedStatement> {
+        let charter = self.charter()?;
+        let generation = self.key_generation();
+        let statement = Statement {
+            group: charter.root,
+            by: self.identity.id(),
+            what: What::Admitted { id, generation },
+        };
+        Some(statement.sign(&self.identity))
+    }
+
+    /// The short name of the group, the same for all its keys.
+    pub fn group_name(&self) -> String {
+        self.group_root()
+            .map(|root| peer::group_id(&root))
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,160 @@
+//! Invitations that this node made: secrets that expire, or that only the first id that redeems one can use.
+//!
+//! # Invariants
+//! 1. A use is durable before it is answered: a crash in between never gives a second one to somebody else.
+//! 2. A use belongs to an id. The same id may ask again, for it may never have heard the answer; others may not.
+//!
+//! # Crash behaviour
+//! A row per invitation; one that can be used no more is kept for [`KEPT`], so that its error can say why.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::super::journal::{Batch, Table};
+use super::super::{Spool, SpoolError, now_secs};
+use super::Admission;
+use crate::peer::invitation::JoinSecret;
+use crate::peer::{Charter, GroupKey, PeerId};
+
+/// Name of a join secret → [`Row`].
+const INVITATIONS: Table = Table(49);
+
+/// How long one that is over is remembered.
+const KEPT: u64 = 30 * 24 * 3600;
+
+/// How far our clock may go back before what depends on it is taken for expired.
+const CLOCK_SLACK: u64 = 3600;
+
+/// Ids that one invitation admits.
+const USES_MAX: usize = 1024;
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    /// What knowledge of the secret is proved with.
+    key: GroupKey,
+    /// Seconds since 1970 by our clock.
+    made: u64,
+    /// The same; `None`: never.
+    expires: Option<u64>,
+    once: bool,
+    used_by: Vec<PeerId>,
+}
+
+/// What the holder of an invitation gets.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The group's key.
+    pub key: GroupKey,
+    /// Its charter, if the inviter knows it.
+    pub charter: Option<Charter>,
+    /// The key's number.
+    pub generation: u64,
+}
+
+/// Why an invitation is not redeemed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
+pub enum Denied {
+    /// Not one of ours, or forgotten.
+    #[error("whoever made this ticket does not know it; ask for a new one")]
+    Unknown,
+    /// Too late.
+    #[error("the ticket has expired; ask for a new one")]
+    Expired,
+    /// Somebody was first.
+    #[error("the ticket has been used already; ask for a new one")]
+    Used,
+    /// The id is out.
+    #[error("this node was removed from the group")]
+    Removed,
+    /// The inviter's disk.
+    #[error("whoever made this ticket cannot write to its disk; try again later")]
+    Disk,
+}
+
+impl Spool {
+    /// Makes an invitation. Durable when this returns.
+    pub fn invite(&self, lasts: Option<Duration>, once: bool) -> Result<JoinSecret, SpoolError> {
+        let (secret, made) = (JoinSecret::generate(), now_secs());
+        let Some(key) = secret.key() else {
+            return Err(SpoolError::Corrupted("a hash that is all zero".into()));
+        };
+        let mut batch = Batch::default();
+        let over = |row: &Row| row.expires.is_some_and(|at| at.saturating_add(KEPT) < made);
+        for (name, row) in self
+            .journal
+            .scan::<Row>(INVITATIONS, &[], None, usize::MAX)?
+        {
+            if over(&row) {
+                batch.delete(INVITATIONS, &name);
+            }
+        }
+        let row = Row {
+            key,
+            made,
+            expires: lasts.map(|lasts| made.saturating_add(lasts.as_secs().max(1))),
+            once,
+            used_by: Vec::new(),
+        };
+        batch.put(INVITATIONS, &secret.name(), &row);
+        self.journal.submit(batch)?;
+        self.journal.flush()?;
+        Ok(secret)
+    }
+
+    /// With what the holder of the invitation of that name proves that it knows the secret.
+    pub fn invitation_key(&self, name: [u8; 16]) -> Option<GroupKey> {
+        let row: Row = self.journal.get(INVITATIONS, &name).ok().flatten()?;
+        Some(row.key)
+    }
+
+    /// `joiner` proved that it knows the secret of that name. Waits for the disk.
+    pub fn redeem(&self, name: [u8; 16], joiner: PeerId) -> Result<Welcome, Denied> {
+        self.redeem_at(name, joiner, now_secs())
+    }
+
+    pub(in crate::spool) fn redeem_at(
+        &self,
+        name: [u8; 16],
+        joiner: PeerId,
+        now: u64,
+    ) -> Result<Welcome, Denied> {
+        let disk = |error: SpoolError| {
+            tracing::error!("an invitation cannot be redeemed: {error}");
+            Denied::Disk
+        };
+        let _one = self.group.change.lock();
+        let row: Option<Row> = self.journal.get(INVITATIONS, &name).map_err(disk)?;
+        let mut row = row.ok_or(Denied::Unknown)?;
+        if self.admission(joiner) == Admission::Removed {
+            return Err(Denied::Removed);
+        }
+        // A clock set to long before it was made says nothing about its age.
+        let young = |at: u64| now < at && now.saturating_add(CLOCK_SLACK) >= row.made;
+        if !row.expires.is_none_or(young) {
+            return Err(Denied::Expired);
+        }
+        let again = row.used_by.contains(&joiner);
+        let full = row.used_by.len() >= if row.once { 1 } else { USES_MAX };
+        if full && !again {
+            return Err(Denied::Used);
+        }
+        if !again {
+            row.used_by.push(joiner);
+            let mut batch = Batch::default();
+            batch.put(INVITATIONS, &name, &row);
+            self.journal.submit(batch).map_err(disk)?;
+        }
+        self.journal.flush().map_err(disk)?;
+        if let Some(admitted) = self.admit(joiner) {
+            self.apply(vec![admitted]).map_err(disk)?;
+        }
+        let key = self.group_keys().into_iter().next();
+        Ok(Welcome {
+            key: key.ok_or(Denied::Disk)?,
+            charter: self.charter(),
+            generation: self.key_generation(),
+        })
+    }
+}

@@ -1,0 +1,278 @@
+//! The group's roll and keys on disk: kills in the middle, restarts, and tickets that are used up.
+
+use super::*;
+use crate::peer::{Charter, GroupKey};
+
+/// What the key file says.
+fn key_file(node: &Node) -> GroupKey {
+    let text = fs::read_to_string(node.state().join("group.key")).unwrap();
+    let bytes = data_encoding::HEXLOWER
+        .decode(text.trim().as_bytes())
+        .unwrap();
+    GroupKey::from_bytes(bytes.try_into().unwrap()).unwrap()
+}
+
+fn write_key_file(node: &Node, key: &GroupKey) {
+    let text = data_encoding::HEXLOWER.encode(key.as_bytes());
+    fs::write(node.state().join("group.key"), text).unwrap();
+}
+
+struct Group {
+    alder: Node,
+    birch: Node,
+    key: GroupKey,
+    charter: Charter,
+}
+
+/// alder founded the group of which both are members.
+fn group() -> Group {
+    let (alder, birch) = pair();
+    let key = GroupKey::generate();
+    let charter = Charter::of(&key, alder.id());
+    for node in [&alder, &birch] {
+        write_key_file(node, &key);
+        node.spool()
+            .enter_group(key.clone(), Some(charter))
+            .unwrap();
+    }
+    alder.knows(&birch, "birch");
+    birch.knows(&alder, "alder");
+    Group {
+        alder,
+        birch,
+        key,
+        charter,
+    }
+}
+
+impl Group {
+    fn spread(&self) {
+        let told = self.alder.spool().statements();
+        self.birch.spool().take_statements(told).unwrap();
+    }
+}
+
+fn reenter(node: &mut Node) -> GroupKey {
+    node.stop();
+    node.start();
+    node.spool().enter_group(key_file(node), None).unwrap()
+}
+
+#[test]
+fn a_new_key_is_in_the_key_file_and_the_old_one_is_kept() {
+    let mut group = group();
+    let changed = group.alder.spool().rekey_group().unwrap();
+    assert_eq!(changed.generation, 2);
+    assert_eq!(
+        changed.keyed,
+        Some(vec![(group.birch.id(), "birch".to_owned())])
+    );
+    group.spread();
+    let keys = group.alder.spool().group_keys();
+    assert_eq!(keys.len(), 2);
+    assert_eq!(keys[1], group.key);
+    assert_eq!(group.birch.spool().group_keys(), keys);
+    for node in [&mut group.alder, &mut group.birch] {
+        assert_eq!(key_file(node), keys[0]);
+        assert_eq!(reenter(node), keys[0]);
+        assert_eq!(node.spool().group_keys(), keys);
+        assert_eq!(node.spool().key_generation(), 2);
+        assert_eq!(
+            node.spool().group_name(),
+            group.key.group_id(),
+            "the name stays"
+        );
+        for dir in ["group.key", "old-keys"] {
+            let path = node.state().join(dir);
+            let file = if path.is_dir() {
+                fs::read_dir(&path).unwrap().next().unwrap().unwrap().path()
+            } else {
+                path
+            };
+            assert_eq!(
+                fs::metadata(file).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
+        }
+    }
+}
+
+/// A kill between the journal and the key file, at the admin and at a member that follows: the state of the disk is made
+/// as the kill leaves it.
+#[test]
+fn a_kill_in_the_middle_of_a_new_key_loses_nobody() {
+    let mut group = group();
+    group.alder.spool().rekey_group().unwrap();
+    group.spread();
+    let new = group.alder.spool().group_keys().swap_remove(0);
+    for node in [&mut group.alder, &mut group.birch] {
+        node.stop();
+        write_key_file(node, &group.key);
+        fs::remove_dir_all(node.state().join("old-keys")).unwrap();
+        node.start();
+        assert_eq!(node.spool().enter_group(key_file(node), None).unwrap(), new);
+        assert_eq!(key_file(node), new);
+        assert_eq!(node.spool().group_keys(), [new.clone(), group.key.clone()]);
+        // Or after the old key was kept, and before the new one was written.
+        node.stop();
+        write_key_file(node, &group.key);
+        node.start();
+        assert_eq!(node.spool().enter_group(key_file(node), None).unwrap(), new);
+        let keys = node.spool().group_keys();
+        assert_eq!((&keys[0], &keys[1]), (&new, &group.key));
+    }
+}
+
+#[test]
+fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
+    let mut group = group();
+    let bundle = group.alder.drop_file("f", b"x");
+    assert!(group.alder.spool().is_pending(bundle, group.birch.id()));
+    let changed = group
+        .alder
+        .spool()
+        .remove_members(&["birch".to_owned()], false)
+        .unwrap();
+    assert_eq!(changed.removed, [(group.birch.id(), "birch".to_owned())]);
+    assert_eq!(changed.keyed, Some(vec![]));
+    assert!(!group.alder.spool().is_pending(bundle, group.birch.id()));
+    let birch = group.birch.id();
+    group.alder.knows(&group.birch, "birch");
+    assert!(group.alder.spool().members().is_empty(), "and it stays out");
+    group.alder.drop_file("g", b"y");
+    reenter(&mut group.alder);
+    assert_eq!(group.alder.spool().pending_count(birch), 0);
+    // Owed by a daemon that was killed before it had ended all.
+    let late = group.alder.drop_file("h", b"z");
+    assert!(!group.alder.spool().is_pending(late, birch));
+    // birch hears that it is out, and keeps the key it has: the new one is not for it.
+    group.spread();
+    assert_eq!(group.birch.spool().group_keys(), [group.key]);
+    let fenced = group.birch.spool().rekey_group().unwrap_err().to_string();
+    assert!(
+        fenced.contains("only the admin") && fenced.contains("alder"),
+        "{fenced}"
+    );
+}
+
+/// Ids that begin alike are different ids, in everything.
+#[test]
+fn s19_ids_count_whole() {
+    let group = group();
+    let mut twin = *group.birch.id().as_bytes();
+    twin[31] ^= 1;
+    let twin = PeerId::from_bytes(twin);
+    let name = PeerName::parse("twin").unwrap();
+    group
+        .alder
+        .spool()
+        .member_seen(twin, &name, &[], true)
+        .unwrap();
+    let spool = group.alder.spool();
+    for part in [8, 10, 63] {
+        let who = [twin.to_string()[..part].to_owned()];
+        let error = spool.remove_members(&who, true).unwrap_err();
+        assert!(matches!(error, GroupError::Unknown(_)), "{error}");
+    }
+    spool.remove_members(&[twin.to_string()], true).unwrap();
+    let left: Vec<PeerId> = spool.members().iter().map(|m| m.id).collect();
+    assert_eq!(left, [group.birch.id()]);
+}
+
+#[test]
+fn a_name_of_two_members_removes_neither() {
+    let group = group();
+    let name = PeerName::parse("birch").unwrap();
+    let other = PeerId::from_bytes([9; 32]);
+    group
+        .alder
+        .spool()
+        .member_seen(other, &name, &[], true)
+        .unwrap();
+    let error = group
+        .alder
+        .spool()
+        .remove_members(&["birch".to_owned()], false);
+    assert!(matches!(error, Err(GroupError::Ambiguous(..))), "{error:?}");
+    assert_eq!(group.alder.spool().members().len(), 2);
+    let error = group
+        .alder
+        .spool()
+        .remove_members(&[group.alder.id().to_string()], false);
+    assert!(matches!(error, Err(GroupError::Myself)));
+}
+
+#[test]
+fn two_new_keys_of_one_number_end_in_one_for_all() {
+    let group = group();
+    // The admin's state was copied: both copies change the key.
+    let copy = crate::peer::roll::Rekey::new(
+        &group.charter,
+        2,
+        &GroupKey::generate(),
+        &[group.alder.id(), group.birch.id()].into(),
+    );
+    let copy = crate::peer::roll::Statement {
+        group: group.charter.root,
+        by: group.alder.id(),
+        what: crate::peer::roll::What::Rekey(copy),
+    };
+    let copy = copy.sign(&group.alder.identity);
+    group.alder.spool().rekey_group().unwrap();
+    group
+        .birch
+        .spool()
+        .take_statements(vec![copy.clone()])
+        .unwrap();
+    group.spread();
+    group.alder.spool().take_statements(vec![copy]).unwrap();
+    let key = |node: &Node| node.spool().group_keys().swap_remove(0);
+    assert_eq!(key(&group.alder), key(&group.birch));
+    assert_eq!(
+        group.alder.spool().roll_digest(),
+        group.birch.spool().roll_digest()
+    );
+}
+
+#[test]
+fn a_ticket_for_one_is_used_up_durably_and_an_expired_one_says_so() {
+    let mut group = group();
+    let (one, two) = (Identity::generate().id(), Identity::generate().id());
+    let once = group.alder.spool().invite(None, true).unwrap();
+    let hour = Duration::from_secs(3600);
+    let brief = group.alder.spool().invite(Some(hour), false).unwrap();
+    assert!(group.alder.spool().redeem(once.name(), one).is_ok());
+    // Killed right after: power is not even needed to tell.
+    reenter(&mut group.alder);
+    let spool = group.alder.spool();
+    assert_eq!(spool.redeem(once.name(), two), Err(Denied::Used));
+    assert!(spool.redeem(once.name(), one).is_ok());
+    assert_eq!(spool.redeem([7; 16], two), Err(Denied::Unknown));
+    assert!(spool.redeem(brief.name(), two).is_ok());
+    let later = now_secs() + 3601;
+    assert_eq!(
+        spool.redeem_at(brief.name(), two, later),
+        Err(Denied::Expired)
+    );
+    let long_ago = 1_000_000;
+    assert_eq!(
+        spool.redeem_at(brief.name(), two, long_ago),
+        Err(Denied::Expired)
+    );
+    assert!(
+        spool.redeem_at(once.name(), one, long_ago).is_ok(),
+        "it has no time"
+    );
+}
+
+#[test]
+fn a_ticket_with_a_newer_key_brings_back_who_was_away_for_too_long() {
+    let group = group();
+    group.alder.spool().rekey_group().unwrap();
+    let newer = group.alder.spool().group_keys().swap_remove(0);
+    let birch = group.birch.spool();
+    assert!(!birch.adopt_key(newer.clone(), 1).unwrap(), "an old ticket");
+    assert!(birch.adopt_key(newer.clone(), 2).unwrap());
+    assert_eq!(birch.group_keys(), [newer, group.key.clone()]);
+    assert!(!birch.adopt_key(group.key, 1).unwrap());
+}

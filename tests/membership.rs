@@ -1,0 +1,238 @@
+//! Who belongs to the group, with real daemons: removal, new keys, tickets that run out, derived ids, lists.
+//!
+//! The seed of the kills is printed; `MESHBOX_TEST_SEED` repeats a run.
+
+mod common;
+
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use common::{ARRIVES, COMMAND, Node, Seeded, files_below, meshbox, wait_child, wait_until};
+
+/// Restarts in which a daemon is killed while the key changes.
+const ROUNDS: u64 = 6;
+
+/// About how long a new key takes from the command to its durability everywhere.
+const CHANGE: Duration = Duration::from_millis(60);
+
+/// What `node` says of its peers.
+fn peers(node: &Node) -> Vec<serde_json::Value> {
+    let status = node.status();
+    status["peers"].as_array().cloned().unwrap_or_default()
+}
+
+fn is_connected(node: &Node) -> bool {
+    peers(node).iter().any(|peer| peer["connected"] == true)
+}
+
+/// Waits until `node` has heard from all its peers that `why`.
+fn wait_refused(node: &Node, why: &str) {
+    wait_until(
+        &format!("{} is refused: {why}", node.name()),
+        ARRIVES,
+        || {
+            let peers = peers(node);
+            let says = |peer: &serde_json::Value| {
+                peer["error"]
+                    .as_str()
+                    .is_some_and(|text| text.contains(why))
+            };
+            !peers.is_empty() && peers.iter().any(says) && !is_connected(node)
+        },
+    );
+}
+
+fn id(node: &Node) -> String {
+    node.run("id", &[]).ok().stdout.trim().to_owned()
+}
+
+/// Three members, each connected with the two others.
+fn three() -> [Node; 3] {
+    let (alder, birch) = Node::pair();
+    let cedar = Node::join("cedar", &alder);
+    birch.wait_connected(&cedar);
+    [alder, birch, cedar]
+}
+
+#[test]
+fn s18_a_removed_member_is_out_for_good_and_the_others_go_on() {
+    needs_mounts!();
+    let [alder, birch, cedar] = three();
+    let old = alder.ticket();
+    cedar.marker("before", &alder);
+    birch
+        .run("remove", &["cedar"])
+        .fails_saying(&["only the admin", "alder"]);
+    alder
+        .run("remove", &["dora"])
+        .fails_saying(&["no member is called", "dora"]);
+    let told = alder.run("remove", &["cedar"]).ok().stdout;
+    assert!(
+        told.contains("removed: cedar") && told.contains("birch"),
+        "{told}"
+    );
+    wait_refused(&cedar, "removed from the group");
+
+    let sha = alder.put("secret", b"not for cedar");
+    birch.wait_arrived("secret", &sha);
+    alder.wait_delivered("secret");
+    birch.marker("back", &alder);
+
+    // With its old key and ticket: as itself, after a restart, and under a new id.
+    cedar.stop();
+    cedar.restart();
+    let dora = Node::prepare("dora", &[]);
+    dora.mount(&["--join", &old]).ok();
+    wait_refused(&dora, "refused our group key");
+    wait_refused(&cedar, "refused our group key");
+    for out in [&cedar, &dora] {
+        assert!(files_below(&out.state().join("inbox")).is_empty());
+        assert!(files_below(&out.state().join("partial")).is_empty());
+    }
+    for inside in [&alder, &birch] {
+        let names = peers(inside);
+        let called = |name: &str| {
+            names
+                .iter()
+                .any(|p| p["name"] == name && p["connected"] == true)
+        };
+        assert!(!called("cedar") && !called("dora"), "{names:?}");
+    }
+    // A new ticket lets the machine in again, under a new id.
+    let eve = Node::join("eve", &alder);
+    eve.marker("from-eve", &birch);
+}
+
+#[test]
+fn who_was_away_follows_the_new_key() {
+    needs_mounts!();
+    let [alder, birch, cedar] = three();
+    birch.stop();
+    cedar.stop();
+    alder.run("rekey", &[]).ok();
+    let told = alder.run("rekey", &[]).ok().stdout;
+    assert!(told.contains("group key 3") && told.contains("birch") && told.contains("cedar"));
+    // One finds the admin; the other finds only one that has followed.
+    birch.restart();
+    birch.wait_connected(&alder);
+    alder.kill9();
+    cedar.restart();
+    cedar.wait_connected(&birch);
+    cedar.marker("c", &birch);
+    alder.restart();
+    alder.wait_connected(&cedar);
+    alder.marker("a", &cedar);
+    // The ticket of now is one with the key of now.
+    let dora = Node::join("dora", &cedar);
+    dora.marker("d", &alder);
+}
+
+#[test]
+fn kills_in_the_middle_of_a_new_key_lose_nobody() {
+    needs_mounts!();
+    let mut random = Seeded::new();
+    let (alder, birch) = Node::pair();
+    for round in 0..ROUNDS {
+        let mut command = meshbox(&["rekey", "--state"]);
+        command
+            .arg(alder.state())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut asking = command.spawn().unwrap();
+        let after = random.pause(CHANGE);
+        let victim = if round % 2 == 0 { &alder } else { &birch };
+        victim.kill9();
+        eprintln!(
+            "round {round}: {} killed {after:?} after the command",
+            victim.name()
+        );
+        wait_child(&mut asking, COMMAND);
+        victim.restart();
+        birch.wait_connected(&alder);
+        alder.wait_connected(&birch);
+        alder.marker(&format!("a{round}"), &birch);
+        birch.marker(&format!("b{round}"), &alder);
+    }
+}
+
+#[test]
+fn a_ticket_can_be_for_one_node_or_for_a_time() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let invite = |more: &[&str]| alder.run("ticket", more).ok().stdout.trim().to_owned();
+    let once = invite(&["--once"]);
+    assert!(once.starts_with("meshbox2"));
+    let birch = Node::prepare("birch", &[]);
+    birch.mount(&["--join", &once]).ok();
+    birch.wait_connected(&alder);
+    birch.marker("b", &alder);
+    let cedar = Node::prepare("cedar", &[]);
+    let late = cedar.mount(&["--join", &once]);
+    late.fails_saying(&["the ticket has been used already", "ask for a new one"]);
+
+    let made = SystemTime::now();
+    let brief = invite(&["--expires", "1s"]);
+    wait_until("the ticket expires", ARRIVES, || {
+        made.elapsed()
+            .is_ok_and(|passed| passed >= Duration::from_secs(3))
+    });
+    cedar
+        .mount(&["--join", &brief])
+        .fails_saying(&["the ticket has expired"]);
+    let hour = invite(&["--expires", "1h"]);
+    cedar.mount(&["--join", &hour]).ok();
+    cedar.wait_connected(&birch);
+    // Needed once: later starts do not ask again, whatever became of the ticket.
+    birch.stop();
+    birch.mount(&["--join", &once]).ok();
+    birch.wait_connected(&cedar);
+
+    let unmade = invite(&["--once"]);
+    alder.stop();
+    let dora = Node::prepare("dora", &[]);
+    let alone = dora.mount(&["--join", &unmade]);
+    alone.fails_saying(&["alder", "cannot be reached", "127.0.0.1"]);
+    // And nothing is left of the attempt that would found a group of its own.
+    assert!(!dora.state().join("group.key").exists());
+}
+
+#[test]
+fn a_derived_id_is_known_before_the_node_starts() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let known = alder.run("id", &["--derive", "birch"]).ok().stdout;
+    let birch = Node::prepare("birch", &["--identity", "derived"]);
+    let once = alder.run("ticket", &["--once"]).ok().stdout;
+    let refused = birch.mount(&["--join", once.trim()]);
+    refused.fails_saying(&["identity = \"derived\"", "plain `meshbox ticket`"]);
+    birch.mount(&["--join", &alder.ticket()]).ok();
+    assert_eq!(id(&birch), known.trim());
+    birch.wait_connected(&alder);
+    // A founder can have one too, and is the admin.
+    let cedar = Node::prepare("cedar", &["--identity", "derived"]);
+    cedar.mount(&[]).ok();
+    assert_eq!(
+        cedar.run("id", &["--derive", "cedar"]).ok().stdout.trim(),
+        id(&cedar)
+    );
+    cedar.run("rekey", &[]).ok();
+}
+
+#[test]
+fn in_listed_mode_members_are_named() {
+    needs_mounts!();
+    let alder = Node::prepare("alder", &["--members", "listed"]);
+    alder.mount(&[]).ok();
+    let birch = Node::prepare("birch", &[]);
+    birch.mount(&["--join", &alder.ticket()]).ok();
+    wait_refused(&birch, "not on the list of members");
+    alder.stop();
+    alder.mount(&["--member", &id(&birch)]).ok();
+    birch.wait_connected(&alder);
+    birch.marker("b", &alder);
+    // The admin's own tickets for one node put it on the list.
+    let once = alder.run("ticket", &["--once"]).ok().stdout;
+    let cedar = Node::prepare("cedar", &[]);
+    cedar.mount(&["--join", once.trim()]).ok();
+    cedar.wait_connected(&alder);
+}
