@@ -61,6 +61,7 @@ fn what_is_routed_reaches_those_it_is_for_and_nobody_else() {
         Node::attribute(&alder.outbox("for-cedar/held"), "error")
             .contains("nobody known as dogwood")
     );
+    alder.stop();
     alder.restart();
     alder.wait_connected(&birch);
     alder.wait_connected(&cedar);
