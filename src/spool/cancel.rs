@@ -18,7 +18,7 @@ use super::content::inode_at;
 use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DELIVERIES, HELD, ORPHANS, PENDING, USERS,
+    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DELIVERIES, HELD, KEPT, ORPHANS, PENDING, USERS,
     delivery_key, pending_key, user_key,
 };
 use super::{Event, Spool, SpoolError};
@@ -247,6 +247,7 @@ impl Spool {
         }
         let volatile = self.volatile.lock().contains(&bundle);
         drop(decide);
+        self.give_to_nobody(cancel)?;
         for peer in told {
             self.ring(&Event::PendingChanged(peer));
         }
@@ -256,6 +257,20 @@ impl Spool {
         }
         self.ring(&Event::StatusChanged);
         Ok(true)
+    }
+
+    /// What we keep of it for others is given to none of them, nor to who joins later.
+    fn give_to_nobody(&self, cancel: &Cancel) -> Result<(), SpoolError> {
+        let bundle = cancel.bundle;
+        let kept = self.kept(bundle)?;
+        if kept.is_none_or(|kept| kept.manifest().origin != cancel.origin) {
+            return Ok(());
+        }
+        self.end_custody(bundle)?;
+        let _decide = self.decide.lock();
+        let mut batch = Batch::default();
+        batch.delete(KEPT, &bundle.0);
+        self.journal.submit(batch)
     }
 
     fn coming(&self, bundle: BundleId) -> Option<super::InboundShown> {
