@@ -244,6 +244,9 @@ struct Settings {
     /// Do not announce this node on the local network, nor look for members there
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_mdns: Option<OsString>,
+    /// Congestion control: auto, cubic, bbr3 [default: auto]
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<OsString>,
     /// Send a file this long after its last writer closed it [default: 5ms]
     #[arg(long, value_name = "DURATION")]
     settle: Option<OsString>,
@@ -317,6 +320,7 @@ impl Settings {
             ("listen", self.listen),
             ("peer", self.peer),
             ("no_mdns", one(self.no_mdns)),
+            ("congestion", one(self.congestion)),
             ("settle", one(self.settle)),
             ("lifetime", one(self.lifetime)),
             ("foreground", one(self.foreground)),

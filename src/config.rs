@@ -29,7 +29,7 @@ pub use self::source::{Kind, Layer, SETTINGS, Setting, setting};
 pub use self::value::IdentityKind;
 pub use self::value::{format_size, parse_duration, parse_peer, parse_size};
 use crate::fs::FsConfig;
-use crate::mesh::MeshConfig;
+use crate::mesh::{Congestion, MeshConfig};
 use crate::peer::{AnyTicket, GroupKey, Identity, Invitation, PeerId, PeerName, Ticket};
 use crate::spool::{Dress, Layout, Limits, Routing, SpoolConfig};
 
@@ -200,6 +200,8 @@ pub struct Config {
     pub peers: Vec<(PeerId, SocketAddr)>,
     /// Whether to look for members on the local network.
     pub mdns: bool,
+    /// Congestion control.
+    pub congestion: Congestion,
     /// Quiet time before a file is sent.
     pub settle: Duration,
     /// How long a bundle waits for its recipients.
@@ -258,6 +260,7 @@ impl Config {
             peers: self.peers.clone(),
             ticket: self.ticket.clone(),
             mdns: self.mdns,
+            congestion: self.congestion,
         }
     }
 }
@@ -344,6 +347,7 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         })?,
         peers: stack.list("peer", parse_peer)?,
         mdns: !stack.switch("no_mdns")?,
+        congestion: stack.parsed("congestion", str::parse)?.unwrap_or_default(),
         settle: stack
             .parsed("settle", parse_duration)?
             .unwrap_or(DEFAULT_SETTLE),
@@ -496,6 +500,7 @@ impl Stack<'_> {
             "member" => list(config.member.iter().map(PeerId::to_string).collect()),
             "admin" => config.admin.and_then(|id| text(&id.to_string())),
             "no_mdns" => Some((!config.mdns).into()),
+            "congestion" => text(&config.congestion.to_string()),
             "settle" => duration(config.settle),
             "lifetime" => duration(config.lifetime),
             "foreground" => Some(config.foreground.into()),

@@ -250,6 +250,12 @@ pub struct PeerRow {
     /// Why it is not connected, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why it is slowed, if it is: it sends too much of something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limited: Option<String>,
+    /// How often it was slowed since the start.
+    #[serde(default)]
+    pub slowed: u64,
 }
 
 /// The daemon, as the server sees it. Calls may block on local disk, briefly.
@@ -361,6 +367,8 @@ mod tests {
                 last_seen: 1_800_000_000,
                 addrs: vec![],
                 error: None,
+                limited: None,
+                slowed: 0,
             }],
             outbound: vec![OutboundRow {
                 path: "a/b.pdf".into(),

@@ -309,9 +309,9 @@ impl Delivery {
         if let Some(track) = self.tracks.get_mut(&bundle)
             && track.priority != priority
         {
-            track.priority = priority;
+            let before = std::mem::replace(&mut track.priority, priority);
             if track.phase == Phase::Ready {
-                self.ready.push(bundle, priority);
+                self.ready.move_to(bundle, before, priority);
             }
         }
     }

@@ -20,18 +20,21 @@
 //! Nothing here is durable; a crash loses connections, and the next exchange of pending ids repairs the rest.
 
 mod cancel;
+mod congestion;
 mod custody;
 mod discover;
 mod endpoint;
 mod fetch;
 mod join;
 mod lane;
+mod limits;
 mod link;
 mod member;
 mod membership;
 mod offer;
 mod out;
 mod pacer;
+mod reader;
 mod roster;
 mod serve;
 mod session;
@@ -55,6 +58,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+pub use self::congestion::Congestion;
+use self::congestion::Paths;
 use self::custody::Care;
 use self::discover::Discovery;
 use self::fetch::Fetches;
@@ -103,6 +108,8 @@ pub struct MeshConfig {
     pub ticket: Option<Ticket>,
     /// Whether to announce ourselves and look for members on the local network.
     pub mdns: bool,
+    /// Congestion control.
+    pub congestion: Congestion,
 }
 
 /// One peer as `status` and `peers` show it.
@@ -122,6 +129,10 @@ pub struct PeerStatus {
     pub addrs: Vec<SocketAddr>,
     /// Why it is not connected, in words, if known (wrong group key, newer version, no route…).
     pub error: Option<String>,
+    /// Why it is slowed, if it is.
+    pub limited: Option<String>,
+    /// How often it was slowed.
+    pub slowed: u64,
 }
 
 /// Why the mesh did not start.
@@ -148,6 +159,7 @@ pub(crate) struct Hub {
     pub(crate) fetches: Fetches,
     pub(crate) blames: Blames,
     pub(crate) pacer: Pacer,
+    pub(crate) paths: Paths,
     pub(crate) care: Care,
     name: PeerName,
     runtime: Handle,
@@ -412,6 +424,7 @@ impl Mesh {
             fetches: Fetches::default(),
             blames: Blames::default(),
             pacer: Pacer::default(),
+            paths: Paths::new(config.congestion),
             care: Care::default(),
             name: config.name,
             runtime: runtime.handle().clone(),
@@ -484,6 +497,8 @@ impl Mesh {
                 },
                 addrs: peer.addrs(),
                 error: if connected { None } else { peer.error() },
+                limited: peer.meter.limited(Instant::now()),
+                slowed: peer.meter.slowed(),
             }
         };
         let all = self.hub.roster.all().into_iter();
@@ -493,6 +508,11 @@ impl Mesh {
             .collect();
         all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         all
+    }
+
+    /// How often lesser content made way for something more urgent.
+    pub fn paced(&self) -> u64 {
+        self.hub.pacer.held()
     }
 
     /// Closes all connections and ends the runtime, within a few seconds.

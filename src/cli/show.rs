@@ -73,6 +73,9 @@ pub(super) fn peers(peers: &[PeerRow], now: u64) -> String {
         if let Some(error) = &peer.error {
             let _fits = write!(out, ", {}", plain(error));
         }
+        if let Some(limited) = &peer.limited {
+            let _fits = write!(out, ", {}", plain(limited));
+        }
         out.push('\n');
     }
     if peers.is_empty() {
@@ -214,6 +217,8 @@ mod tests {
                 last_seen: 940,
                 addrs: vec![],
                 error: Some("wrong group key".into()),
+                limited: Some("too many offers".into()),
+                slowed: 1,
             }],
             outbound: vec![OutboundRow {
                 path: "evil\x1b[2Jname".into(),

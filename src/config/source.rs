@@ -45,6 +45,7 @@ pub const SETTINGS: &[Setting] = &[
     new("listen", Kind::List),
     new("peer", Kind::List),
     new("no_mdns", Kind::Switch),
+    new("congestion", Kind::Text),
     new("settle", Kind::Text),
     new("lifetime", Kind::Text),
     new("foreground", Kind::Switch),

@@ -100,6 +100,8 @@ fn row(peer: PeerStatus) -> PeerRow {
         last_seen,
         addrs,
         error,
+        limited,
+        slowed,
         ..
     } = peer;
     PeerRow {
@@ -110,6 +112,8 @@ fn row(peer: PeerStatus) -> PeerRow {
         last_seen,
         addrs,
         error,
+        limited,
+        slowed,
     }
 }
 
@@ -263,6 +267,8 @@ fn line(json: serde_json::Result<Vec<u8>>) -> Vec<u8> {
 fn metrics(status: &Status) -> String {
     let counts = &status.counts;
     let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
+    let limited = status.peers.iter().filter(|peer| peer.limited.is_some());
+    let limited = limited.count() as u64;
     let rows = [
         (
             "meshbox_sealed_total",
@@ -353,6 +359,18 @@ fn metrics(status: &Status) -> String {
             "gauge",
             "Peers connected now",
             connected,
+        ),
+        (
+            "meshbox_peers_limited",
+            "gauge",
+            "Peers that send too much of something and are slowed",
+            limited,
+        ),
+        (
+            "meshbox_slowed_total",
+            "counter",
+            "Times a peer was slowed since start",
+            status.peers.iter().map(|peer| peer.slowed).sum(),
         ),
     ];
     let lines = rows.map(|(name, kind, help, value)| {

@@ -3,7 +3,7 @@
 //! The most urgent goes first, within one priority the oldest. So that no priority starves, one that was passed over
 //! [`PATIENCE`] times in a row is served next, whatever else waits.
 //!
-//! The queue may hold a bundle twice, when its priority became known late; the machine skips what is not ready any more.
+//! The queue may hold bundles that are gone; the machine skips what is not ready any more.
 
 use std::collections::VecDeque;
 
@@ -38,6 +38,15 @@ impl Ready {
     /// Adds a bundle behind all of its priority.
     pub(super) fn push(&mut self, bundle: BundleId, priority: Priority) {
         self.queues[index(priority)].push_back(bundle);
+    }
+
+    /// Its priority became known: moves it behind all of that.
+    pub(super) fn move_to(&mut self, bundle: BundleId, from: Priority, to: Priority) {
+        let queue = &mut self.queues[index(from)];
+        if let Some(at) = queue.iter().position(|b| *b == bundle) {
+            queue.remove(at);
+        }
+        self.push(bundle, to);
     }
 
     /// The next one, if it is at least as urgent as `least`.
@@ -195,7 +204,9 @@ mod tests {
             } else {
                 [wanted, ranked]
             };
-            both.map(|event| assert!(step(&mut machine, event).is_empty()));
+            for event in both {
+                assert!(step(&mut machine, event).is_empty());
+            }
         }
         let mut offered = Vec::new();
         for n in 0..WINDOW {

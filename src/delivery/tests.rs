@@ -460,7 +460,7 @@ fn memory_stays_bounded_while_everything_is_delivered() {
     }
 }
 
-/// All that decides what a machine does next, but for times and the pause after a deferral.
+/// All that decides what a machine does next, but for times, priorities and the pause after a deferral.
 type Shape = (
     bool,
     Vec<(BundleId, &'static str)>,

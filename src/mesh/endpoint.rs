@@ -5,16 +5,18 @@
 //! most two seconds later, so nine seconds in all.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use iroh::endpoint::{
-    BindOpts, Builder, Connection, IdleTimeout, PortmapperConfig, QuicTransportConfig, VarInt,
-    presets,
+    Accepting, BindOpts, Builder, ConnectOptions, Connection, ConnectionError, IdleTimeout,
+    Incoming, PortmapperConfig, QuicTransportConfig, VarInt, presets,
 };
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr};
 use tokio::time::timeout;
 
 use crate::mesh::MeshError;
+use crate::mesh::congestion::{self, Controller};
 use crate::mesh::member::{MemberError, closed_by_peer};
 use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, JOIN_ALPN};
 use crate::peer::{Identity, PeerId};
@@ -111,15 +113,11 @@ pub(super) async fn bind(
     };
     let mut builder: Builder = Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(&identity.secret()))
-        .alpns(vec![
-            CTL_ALPN.to_vec(),
-            BULK_ALPN.to_vec(),
-            JOIN_ALPN.to_vec(),
-        ])
+        .alpns(alpns())
         .relay_mode(RelayMode::Disabled)
         .clear_address_lookup()
         .portmapper_config(PortmapperConfig::Disabled)
-        .transport_config(transport());
+        .transport_config(transport(Controller::Cubic));
     if !listen.is_empty() {
         builder = builder.clear_ip_transports();
         for (index, addr) in listen.iter().enumerate() {
@@ -143,7 +141,13 @@ pub(super) async fn bind(
     builder.bind().await.map_err(|e| failed(chain(&e)))
 }
 
-fn transport() -> QuicTransportConfig {
+/// The protocols we accept.
+fn alpns() -> Vec<Vec<u8>> {
+    [CTL_ALPN, BULK_ALPN, JOIN_ALPN].map(<[u8]>::to_vec).into()
+}
+
+/// The transport with that controller; the endpoint's own is for [`Controller::Cubic`].
+fn transport(controller: Controller) -> QuicTransportConfig {
     let mut config = QuicTransportConfig::builder()
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
         .keep_alive_interval(KEEP_ALIVE)
@@ -154,7 +158,30 @@ fn transport() -> QuicTransportConfig {
     if let Ok(idle) = IdleTimeout::try_from(IDLE) {
         config = config.max_idle_timeout(Some(idle));
     }
+    if controller == Controller::Bbr3
+        && let Some(factory) = congestion::bbr3()
+    {
+        config = config.congestion_controller_factory(factory);
+    }
     config.build()
+}
+
+/// Accepts with that controller.
+pub(super) fn accept(
+    endpoint: &Endpoint,
+    incoming: Incoming,
+    controller: Controller,
+) -> Result<Accepting, ConnectionError> {
+    match controller {
+        Controller::Cubic => incoming.accept(),
+        Controller::Bbr3 => {
+            let config = endpoint
+                .create_server_config_builder(alpns())
+                .set_transport_config(transport(controller))
+                .build();
+            incoming.accept_with(Arc::new(config))
+        }
+    }
 }
 
 /// The addresses bound, as others can dial them.
@@ -193,21 +220,38 @@ fn loopback(addr: &SocketAddr) -> SocketAddr {
     }
 }
 
-/// Connects to `peer` at any of `addrs` (iroh races them), within [`DIAL_TIMEOUT`].
+/// [`connect_as`] with the endpoint's own controller.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     peer: PeerId,
     addrs: &[SocketAddr],
     alpn: &[u8],
 ) -> Result<Connection, MemberError> {
+    connect_as(endpoint, peer, addrs, alpn, Controller::Cubic).await
+}
+
+/// Connects to `peer` at any of `addrs` (iroh races them), within [`DIAL_TIMEOUT`].
+pub(super) async fn connect_as(
+    endpoint: &Endpoint,
+    peer: PeerId,
+    addrs: &[SocketAddr],
+    alpn: &[u8],
+    controller: Controller,
+) -> Result<Connection, MemberError> {
     let id = EndpointId::from_bytes(peer.as_bytes())
         .map_err(|_| MemberError::Lost("its id is no key".into()))?;
     let dialable = addrs.iter().filter(|addr| !is_link_local(addr.ip()));
     let addrs = dialable.take(RACED).map(|a| TransportAddr::Ip(*a));
-    let attempt = endpoint.connect(EndpointAddr::from_parts(id, addrs), alpn);
+    let options = ConnectOptions::new().with_transport_config(transport(controller));
+    let attempt = async {
+        let connecting = endpoint
+            .connect_with_opts(EndpointAddr::from_parts(id, addrs), alpn, options)
+            .await
+            .map_err(|error| dial_error(&error))?;
+        connecting.await.map_err(|error| dial_error(&error))
+    };
     match timeout(DIAL_TIMEOUT, attempt).await {
-        Ok(Ok(conn)) => Ok(conn),
-        Ok(Err(error)) => Err(dial_error(&error)),
+        Ok(connected) => connected,
         Err(_) => Err(MemberError::Timeout),
     }
 }

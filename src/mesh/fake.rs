@@ -52,6 +52,8 @@ pub(crate) struct Fake {
     epoch: AtomicU64,
     /// Serve wrong bytes.
     pub corrupt: AtomicBool,
+    /// Held by a test: no question is answered meanwhile.
+    pub gate: Mutex<()>,
     /// Swallow events.
     pub mute: AtomicBool,
     pub sent: AtomicU64,
@@ -68,6 +70,7 @@ impl Fake {
             bells: Mutex::default(),
             epoch: AtomicU64::new(1),
             corrupt: AtomicBool::new(false),
+            gate: Mutex::new(()),
             mute: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -115,8 +118,27 @@ impl Fake {
         manifest.id()
     }
 
+    /// Seals a file of that priority for `to`.
+    pub(crate) fn send_as(
+        &self,
+        path: &str,
+        content: &[u8],
+        priority: Priority,
+        to: &[PeerId],
+    ) -> BundleId {
+        let mut says = manifest_of(self.id(), path, content);
+        says.priority = priority;
+        let manifest = says.sign(&self.identity);
+        self.owe(&manifest, content, to);
+        manifest.id()
+    }
+
     fn wait<T>(&self, what: &str, test: impl Fn(&State) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        self.wait_for(what, PATIENCE, test)
+    }
+
+    fn wait_for<T>(&self, what: &str, patience: Duration, test: impl Fn(&State) -> Option<T>) -> T {
+        let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
         loop {
             if let Some(found) = test(&state) {
@@ -133,6 +155,17 @@ impl Fake {
     pub(crate) fn wait_inbox(&self, path: &str) -> Bytes {
         let path = RelPath::parse(path).unwrap();
         self.wait("inbox", |s| s.inbox.get(&path).cloned())
+    }
+
+    pub(crate) fn wait_inbox_for(&self, path: &str, patience: Duration) -> Bytes {
+        let path = RelPath::parse(path).unwrap();
+        self.wait_for("inbox", patience, |s| s.inbox.get(&path).cloned())
+    }
+
+    /// A file in the inbox, if it is there.
+    pub(crate) fn inbox_has(&self, path: &str) -> Option<Bytes> {
+        let path = RelPath::parse(path).unwrap();
+        self.state.lock().inbox.get(&path).cloned()
     }
 
     pub(crate) fn inbox_len(&self) -> usize {
@@ -210,6 +243,7 @@ pub(super) fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifes
 
 impl Custodian for Arc<Fake> {
     fn receipt_for(&self, bundle: BundleId, _: PeerId) -> Option<Receipt> {
+        drop(self.gate.lock());
         self.state.lock().receipts.get(&bundle).cloned()
     }
 }

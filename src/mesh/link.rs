@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::delivery::jittered;
+use crate::mesh::congestion::{self, Controller};
 use crate::mesh::member::{Channel, MemberError, Role, STEP_TIMEOUT, remote};
 use crate::mesh::roster::Peer;
 use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, Frame, HELLO_MAX, Hello, JOIN_ALPN, MemberFrame};
@@ -46,16 +47,25 @@ pub(crate) async fn accept(hub: Arc<Hub>) {
                 IncomingAddr::Ip(addr) => Some(addr),
                 _ => None,
             };
-            let Some(conn) = handshake(incoming).await else {
+            let at_once: Vec<SocketAddr> = at.into_iter().collect();
+            let controller = hub.paths.choose(&at_once, std::time::Instant::now());
+            let Some(conn) = handshake(&hub, incoming, controller).await else {
                 return;
             };
-            accepted(hub, conn, at, slot).await;
+            accepted(hub, conn, at, controller, slot).await;
         });
     }
 }
 
-async fn handshake(incoming: Incoming) -> Option<Connection> {
-    match timeout(STEP_TIMEOUT, incoming).await {
+async fn handshake(hub: &Hub, incoming: Incoming, controller: Controller) -> Option<Connection> {
+    let accepting = match endpoint::accept(&hub.endpoint, incoming, controller) {
+        Ok(accepting) => accepting,
+        Err(error) => {
+            tracing::debug!("incoming connection failed: {error}");
+            return None;
+        }
+    };
+    match timeout(STEP_TIMEOUT, accepting).await {
         Ok(Ok(conn)) => Some(conn),
         Ok(Err(error)) => {
             tracing::debug!("incoming connection failed: {}", endpoint::chain(&error));
@@ -69,6 +79,7 @@ async fn accepted(
     hub: Arc<Hub>,
     conn: Connection,
     at: Option<SocketAddr>,
+    controller: Controller,
     slot: tokio::sync::OwnedSemaphorePermit,
 ) {
     let id = remote(&conn);
@@ -91,7 +102,7 @@ async fn accepted(
     drop(slot);
     let peer = hub.known(id);
     if conn.alpn() == BULK_ALPN {
-        run_bulk(hub, peer, conn).await;
+        run_bulk(hub, peer, conn, controller).await;
     } else if let Err(error) = run_control(&hub, &peer, conn, channel, false).await {
         peer.failed(&error, at);
     }
@@ -159,10 +170,13 @@ async fn greet(
 }
 
 /// Serves a proved bulk connection until it ends.
-async fn run_bulk(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
+async fn run_bulk(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection, controller: Controller) {
     peer.bulk.send_replace(Some(conn.clone()));
     hub.check(&peer);
-    serve::serve(hub, peer.clone(), conn.clone()).await;
+    tokio::join!(
+        serve::serve(hub.clone(), peer.clone(), conn.clone()),
+        congestion::watch(&hub, &conn, controller)
+    );
     peer.bulk.send_if_modified(|bulk| {
         let ours = bulk
             .as_ref()
@@ -202,7 +216,7 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
         }
         let begun = Instant::now();
         let connected = tokio::select! {
-            connected = endpoint::connect(&hub.endpoint, peer.id, &addrs, CTL_ALPN) => connected,
+            connected = dial_once(&hub, &peer, &addrs, CTL_ALPN) => connected.map(|c| c.0),
             // An address was learned meanwhile. Once only, so that no stream of news starves the attempts.
             () = peer.wake.notified(), if !hurried => {
                 hurried = true;
@@ -228,6 +242,18 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
     }
 }
 
+/// One attempt, with the controller for these addresses.
+async fn dial_once(
+    hub: &Hub,
+    peer: &Peer,
+    addrs: &[SocketAddr],
+    alpn: &[u8],
+) -> Result<(Connection, Controller), MemberError> {
+    let controller = hub.paths.choose(addrs, std::time::Instant::now());
+    let conn = endpoint::connect_as(&hub.endpoint, peer.id, addrs, alpn, controller).await?;
+    Ok((conn, controller))
+}
+
 /// Proves membership on a connection that we dialled, and runs its session.
 async fn talk(hub: &Arc<Hub>, peer: &Arc<Peer>, conn: Connection) -> Result<(), MemberError> {
     let proved = hub.prove(&conn, Role::Dialer).await;
@@ -249,14 +275,15 @@ async fn dial_bulk(hub: Arc<Hub>, peer: Arc<Peer>) {
     while up.wait_for(|up| *up).await.is_ok() {
         let begun = Instant::now();
         let result = async {
-            let conn = endpoint::connect(&hub.endpoint, peer.id, &peer.addrs(), BULK_ALPN).await?;
+            let (conn, controller) = dial_once(&hub, &peer, &peer.addrs(), BULK_ALPN).await?;
             hub.prove(&conn, Role::Dialer).await?;
-            Ok::<_, MemberError>(conn)
+            Ok::<_, MemberError>((conn, controller))
         };
         match result.await {
             // In a task of its own: ending the control session must not cut a transfer.
-            Ok(conn) => {
-                drop(tokio::spawn(run_bulk(hub.clone(), peer.clone(), conn)).await);
+            Ok((conn, controller)) => {
+                let bulk = run_bulk(hub.clone(), peer.clone(), conn, controller);
+                drop(tokio::spawn(bulk).await);
             }
             Err(error) => tracing::debug!("no bulk connection with {}: {error}", peer.label()),
         }

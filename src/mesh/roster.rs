@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::bundle::BundleId;
 use crate::mesh::fetch::Slots;
 use crate::mesh::lane::Lane;
+use crate::mesh::limits::{Kind, Meter};
 use crate::mesh::member::{CloseCode, MemberError};
 use crate::mesh::session::Input;
 use crate::peer::{PeerId, PeerName};
@@ -57,6 +58,8 @@ pub(crate) struct Peer {
     pub epoch_seen: AtomicU64,
     /// Held from an accepted proof until the session is admitted, so that we do not dial meanwhile.
     pub greeting: tokio::sync::Mutex<()>,
+    /// How much it makes us work.
+    pub meter: Meter,
     facts: Mutex<Facts>,
 }
 
@@ -122,11 +125,21 @@ impl Peer {
             epoch_told: AtomicU64::new(0),
             epoch_seen: AtomicU64::new(0),
             greeting: tokio::sync::Mutex::new(()),
+            meter: Meter::default(),
             facts: Mutex::new(Facts {
                 stranger,
                 ..Facts::default()
             }),
         })
+    }
+
+    /// Counts one of `kind`; how long to wait before dealing with it.
+    pub(crate) fn take(&self, kind: Kind, now: Instant) -> Duration {
+        let (wait, news) = self.meter.take(kind, now);
+        if news && let Some(why) = self.meter.limited(now) {
+            tracing::warn!("{} sends {why}", self.label());
+        }
+        wait
     }
 
     /// Its name, or the beginning of its id.

@@ -3,17 +3,18 @@
 //! The spool decides whether the peer may have the content; every refusal for that reason looks the same.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::bundle::{BundleId, Priority};
 use crate::delivery::{Event, is_urgent};
 use crate::mesh::Hub;
 use crate::mesh::fetch::share;
+use crate::mesh::limits::Kind;
 use crate::mesh::member::{Channel, CloseCode};
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
@@ -68,6 +69,10 @@ async fn answer(
         let _ = channel.send.reset(CloseCode::Protocol.code());
         return;
     };
+    let wait = peer.take(Kind::Range, Instant::now());
+    if !wait.is_zero() {
+        sleep(wait).await;
+    }
     let priority = priority_of(hub, request.bundle).await;
     let _ = channel.send.set_priority(priority as i32);
     let Ok(_slot) = slots[usize::from(is_urgent(priority))].acquire().await else {

@@ -4,8 +4,8 @@
 //! and a writer that sends everything that has gathered in one write. What touches the disk runs in lanes.
 //!
 //! # Limits
-//! The peer's unprocessed frames hold at most [`INBOUND_BUDGET`] bytes; past that its stream is not read. Unsent bytes
-//! may reach [`OUTBOUND_MAX`]; a peer that asks for more without reading is disconnected. noq 1.4.0 closes a
+//! The peer's unprocessed frames hold at most [`reader::INBOUND_BUDGET`] bytes; past that its stream is not read. Unsent bytes
+//! may reach `out`'s limit; a peer that asks for more without reading is disconnected. noq 1.4.0 closes a
 //! connection with more than 2,048 unread pieces on a stream: the reader drains at once and the writer sends few large
 //! pieces, so that is met only past the budget, where it harms nobody else.
 
@@ -15,26 +15,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use iroh::endpoint::{Connection, RecvStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use iroh::endpoint::Connection;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::bundle::{BundleId, Priority, Receipt, VerifiedManifest};
+use crate::bundle::{BundleId, Priority, Receipt};
 use crate::delivery::{Action, Delivery, Event, PAGE, Verdict, is_urgent};
 use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::out::Out;
+use crate::mesh::reader::{self, Heard};
 use crate::mesh::roster::{Peer, SessionHandle};
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Hello, LIST_MAX, MemberFrame, reason};
+use crate::mesh::wire::{Frame, Hello, LIST_MAX, reason};
 use crate::mesh::{Hub, cancel, custody, fetch, offer};
 use crate::spool::rank::Rank;
-
-/// Bytes of frames read and not yet dealt with.
-const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
-
-/// What a frame weighs at least, so that many small ones count too.
-const FRAME_WEIGHT_MIN: usize = 512;
 
 /// What an offer counts for the pacer: what it is not known to be, small.
 const OFFER: usize = 64 * 1024;
@@ -67,13 +61,6 @@ pub(crate) enum Input {
     Verdict(BundleId, Verdict),
     /// For the delivery machine.
     Event(Event),
-}
-
-/// What the reader hands to the session.
-enum Heard {
-    Frame(Frame),
-    Offer(Box<VerifiedManifest>, Vec<Option<Bytes>>),
-    BadOffer(BundleId, String),
 }
 
 /// One running session.
@@ -126,7 +113,7 @@ pub(crate) async fn run(
         decoder,
     } = channel;
     let writer = tokio::spawn(out.clone().write(send));
-    let reader = tokio::spawn(read(recv, decoder, heard_tx));
+    let reader = tokio::spawn(reader::read(peer.clone(), recv, decoder, heard_tx));
     let seed = u64::from_le_bytes(crate::peer::random());
     let mut session = Session {
         hub,
@@ -188,62 +175,6 @@ pub(crate) async fn run(
     tracing::info!("disconnected from {}: {why}", session.peer.label());
     conn.close(CloseCode::Stopping.code(), b"session ended");
     why
-}
-
-/// Reads frames until the stream ends or breaks a rule; then says which.
-async fn read(
-    mut recv: RecvStream,
-    mut decoder: Decoder,
-    heard: mpsc::Sender<(Heard, OwnedSemaphorePermit)>,
-) -> Option<MemberError> {
-    decoder.set_limit(FRAME_MAX);
-    let budget = Arc::new(Semaphore::new(INBOUND_BUDGET));
-    loop {
-        loop {
-            let (frame, len) = match decoder.next_frame() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(error) => return Some(error.into()),
-            };
-            let weight = len.max(FRAME_WEIGHT_MIN) as u32;
-            let permit = budget.clone().acquire_many_owned(weight).await.ok()?;
-            let next = match frame {
-                Frame::Offer(offer) => {
-                    let id = offer.signed.id();
-                    match offer.signed.verify() {
-                        Ok(manifest) => Heard::Offer(Box::new(manifest), offer.inline),
-                        Err(error) => Heard::BadOffer(id, error.to_string()),
-                    }
-                }
-                Frame::Proof { .. } | Frame::Hello(_) | Frame::Range(_) => {
-                    return Some(MemberError::Unexpected("control frame"));
-                }
-                frame @ (Frame::Pending(_)
-                | Frame::Verdicts(_)
-                | Frame::Receipts(_)
-                | Frame::Members(_)
-                | Frame::Owed(_)
-                | Frame::Withdrawn(_)
-                | Frame::Cancels(_)
-                | Frame::CancelsSeen(_)
-                | Frame::Have(_)
-                | Frame::Gone(_)
-                | Frame::Closed(_)
-                | Frame::Open(_)
-                | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => {
-                    Heard::Frame(frame)
-                }
-                Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
-            };
-            if heard.send((next, permit)).await.is_err() {
-                return None;
-            }
-        }
-        match recv.read_chunk(256 * 1024).await {
-            Ok(Some(bytes)) => decoder.push(&bytes),
-            Ok(None) | Err(_) => return None,
-        }
-    }
 }
 
 impl Session {

@@ -7,6 +7,10 @@ mod custody;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod forwarder;
+#[cfg(test)]
+mod links;
+#[cfg(test)]
 mod membership;
 #[cfg(test)]
 mod moves;
@@ -46,6 +50,7 @@ fn config(called: &str, group: &GroupKey) -> MeshConfig {
         peers: vec![],
         ticket: None,
         mdns: false,
+        congestion: super::Congestion::Auto,
     }
 }
 

@@ -494,6 +494,11 @@ impl Decoder {
         self.limit = limit;
     }
 
+    /// Bytes taken and not decoded yet.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Takes bytes that arrived.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
