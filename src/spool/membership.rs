@@ -465,6 +465,9 @@ impl Spool {
         self.member_ids.write().remove(&id);
         let mut batch = Batch::default();
         batch.delete(JOINING, id.as_bytes());
+        if self.admission(id) == Admission::Removed {
+            self.release_names(id, &mut batch)?;
+        }
         self.journal.submit(batch)?;
         let ended = self.end_all(id)?;
         if ended > 0 {

@@ -28,6 +28,7 @@ impl Spool {
         batch.put(FORGOTTEN, peer.as_bytes(), &member.name);
         batch.delete(MEMBERS, peer.as_bytes());
         batch.delete(JOINING, peer.as_bytes());
+        self.release_names(peer, &mut batch)?;
         self.journal.submit(batch)?;
         self.member_ids.write().remove(&peer);
         drop(decide);
