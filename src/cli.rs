@@ -4,6 +4,7 @@
 //! larger command. The program also answers as `mount.meshbox`, `mount.fuse.meshbox` and the way mount.fuse3 calls a
 //! file system: see [`crate::mount::options`].
 
+mod act;
 mod ask;
 mod exit;
 mod member;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use self::exit::{ExitCode, Failure};
+use crate::bundle::Priority;
 use crate::config::{Layer, Source, parse_duration, setting};
 use crate::control::wait::WaitFor;
 use crate::mount::announcer::{self, MountPlace, SUBCOMMAND};
@@ -118,10 +120,40 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Send a file now, also one that is held back or ignored
+    /// Send files now: one of the outbox that is held back or ignored, or any files as one bundle
     Send {
-        /// A file in outbox/, or a path below it
-        path: PathBuf,
+        /// A file in outbox/ or a path below it; with one of the options below, or outside the outbox, any files and
+        /// directories
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// To whom, whatever the routes say: names, ids, @groups, or all
+        #[arg(long, value_name = "WHOM", value_delimiter = ',')]
+        to: Vec<String>,
+        /// How urgently: bulk, low, routine, priority, critical
+        #[arg(long, value_name = "PRIORITY", value_parser = act::priority)]
+        priority: Option<Priority>,
+        /// Your own id for it: sent again with the same files it does nothing, with others it is an error
+        #[arg(long, value_name = "ID")]
+        bundle: Option<String>,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+    },
+    /// Cancel what was sent: who does not have it yet never gets it
+    Cancel {
+        /// A file in outbox/ or a path below it, or the id of a bundle
+        #[arg(value_name = "PATH|BUNDLE")]
+        what: PathBuf,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+    },
+    /// Ask again at once those who refused what was sent or put it off
+    Retry {
+        /// A file in outbox/ or a path below it, or the id of a bundle
+        #[arg(value_name = "PATH|BUNDLE")]
+        what: PathBuf,
+        /// Only this one, by name or id
+        #[arg(long = "for", value_name = "NAME")]
+        to: Option<String>,
         #[command(flatten)]
         daemon: DaemonArgs,
     },
@@ -248,6 +280,15 @@ struct Settings {
     /// Show so many finished bundles of each direction in status; older ones are forgotten [default: 10000]
     #[arg(long, value_name = "COUNT")]
     history: Option<OsString>,
+    /// Send and take no bundle of more files and directories
+    #[arg(long, value_name = "N")]
+    max_bundle_files: Option<OsString>,
+    /// Send and take no bundle of more bytes
+    #[arg(long, value_name = "SIZE")]
+    max_bundle_bytes: Option<OsString>,
+    /// Send and take no bundle that names more recipients [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_recipients: Option<OsString>,
     /// Give files in the inbox these permission bits [default: 0644]
     #[arg(long, value_name = "MODE")]
     inbox_mode: Option<OsString>,
@@ -291,6 +332,9 @@ impl Settings {
             ("min_free", one(self.min_free)),
             ("max_file_bytes", one(self.max_file_bytes)),
             ("history", one(self.history)),
+            ("max_bundle_files", one(self.max_bundle_files)),
+            ("max_bundle_bytes", one(self.max_bundle_bytes)),
+            ("max_recipients", one(self.max_recipients)),
             ("inbox_mode", one(self.inbox_mode)),
             ("uid", one(self.uid)),
             ("gid", one(self.gid)),
@@ -379,7 +423,15 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             daemon,
             json,
         } => ask::wait(&paths, to, timeout, daemon, json),
-        Command::Send { path, daemon } => ask::send(&path, daemon),
+        Command::Send {
+            files,
+            to,
+            priority,
+            bundle,
+            daemon,
+        } => act::send(&files, to, priority, bundle, daemon),
+        Command::Cancel { what, daemon } => act::cancel(&what, daemon),
+        Command::Retry { what, to, daemon } => act::retry(&what, to, daemon),
         Command::Config {
             mountpoint,
             settings,

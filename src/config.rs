@@ -11,6 +11,7 @@
 //! 3. A secret is never part of what [`Resolved::held`] shows or of an error.
 
 mod bounds;
+mod routes;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ pub use self::value::{format_size, parse_duration, parse_peer, parse_size};
 use crate::fs::FsConfig;
 use crate::mesh::{Congestion, MeshConfig};
 use crate::peer::{AnyTicket, GroupKey, Identity, Invitation, PeerId, PeerName, Ticket};
-use crate::spool::{Dress, Layout, Limits, SpoolConfig};
+use crate::spool::{Dress, Layout, Limits, Routing, SpoolConfig};
 
 /// Quiet time after the last close before a file is sent. Covers programs that rename right after closing
 /// (measured: 0.2 ms to 3 ms on a busy machine), and is not felt.
@@ -219,6 +220,8 @@ pub struct Config {
     pub limits: Limits,
     /// Modes and owner of what the mount shows.
     pub dress: Dress,
+    /// Whom bundles go to, and how large they may be.
+    pub routing: Routing,
     root: bool,
     sealers: usize,
 }
@@ -360,6 +363,7 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         ignore_except: stack.list("ignore_except", |text| Ok(text.to_owned()))?,
         limits: stack.limits()?,
         dress: stack.dress(inputs.surroundings.root)?,
+        routing: stack.routing()?,
         root: inputs.surroundings.root,
         sealers: inputs.surroundings.processors.clamp(1, MOST_SEALERS),
         state,

@@ -17,6 +17,7 @@
 //! # Threads
 //! One that accepts, one per connection; all joined by [`Server::stop`].
 
+pub mod act;
 mod client;
 mod server;
 pub mod wait;
@@ -96,6 +97,11 @@ pub enum Request {
         /// Below `outbox/`.
         path: WirePath,
     },
+    /// Do something to bundles.
+    Act {
+        /// What.
+        act: act::Act,
+    },
     /// End the daemon.
     Stop,
 }
@@ -120,6 +126,8 @@ pub enum Reply {
     Changed(MembershipChange),
     /// To [`Request::Wait`].
     Waited(Waited),
+    /// To [`Request::Act`].
+    Acted(act::Acted),
     /// It was done.
     Done,
     /// It could not be done.
@@ -280,6 +288,8 @@ pub trait ControlBackend: Send + Sync + 'static {
     fn rekey(&self) -> Result<MembershipChange, String> {
         Err("not available".to_owned())
     }
+    /// Does something to bundles. Blocks until it is durable.
+    fn act(&self, act: act::Act) -> act::Acted;
     /// Begins to end the daemon; returns at once.
     fn stop(&self);
 }

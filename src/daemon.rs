@@ -19,6 +19,7 @@
 //! disk only, they never wait for a peer), sealers and the journal writer (`spool`), the timer (`fs`), one tokio runtime
 //! (`mesh`), the control socket's threads, and one for signals. Every one is joined by its owner.
 
+mod act;
 mod backend;
 mod group;
 mod herald;
@@ -158,6 +159,7 @@ impl House {
         let (identity, key) = group::keys(&layout, &mut config)?;
         let id = identity.id();
         let spool = Spool::open(config.spool(identity))?;
+        spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
         let group = group::enter(&spool, key, &config)?;
         let mesh = Mesh::start(Arc::clone(&spool), config.mesh(group))?;

@@ -12,6 +12,7 @@ mod deliver;
 mod delta;
 mod dress;
 mod durable;
+mod expiry;
 mod gate;
 mod history;
 mod inbox;
@@ -27,7 +28,9 @@ pub(crate) mod rank;
 mod recover;
 mod renamed;
 mod room;
+mod route;
 mod seal;
+mod send;
 mod shown;
 mod start;
 mod tables;
@@ -66,7 +69,9 @@ pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome};
 pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
+pub use self::route::{Route, Routing, TargetError, parse_priority, split_targets};
 use self::seal::Job;
+pub use self::send::{SendRequest, Sent};
 use self::shown::Counters;
 use self::start::{check_format, check_hard_links, same_boot, save_boot, save_clean, take_lock};
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
@@ -636,6 +641,7 @@ impl Spool {
                 .on("start a thread for", &state)?;
             spool.workers.lock().push(worker);
         }
+        spool.start_ager().on("start a thread for", &state)?;
         Ok(spool)
     }
 
@@ -643,6 +649,7 @@ impl Spool {
     pub fn close(&self) {
         self.tails.stop();
         self.history.stop();
+        self.stop_ager();
         let workers = std::mem::take(&mut *self.workers.lock());
         for _ in &workers {
             // One for each worker; they take what is queued before it first.

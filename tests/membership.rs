@@ -84,7 +84,7 @@ fn s18_a_removed_member_is_out_for_good_and_the_others_go_on() {
     let dora = Node::prepare("dora", &[]);
     dora.mount(&["--join", &old]).ok();
     wait_refused(&dora, "refused our group key");
-    wait_refused(&cedar, "refused our group key");
+    wait_refused(&cedar, "removed from the group");
     for out in [&cedar, &dora] {
         assert!(files_below(&out.state().join("inbox")).is_empty());
         assert!(files_below(&out.state().join("partial")).is_empty());

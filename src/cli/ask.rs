@@ -65,7 +65,7 @@ pub(super) fn id(daemon: DaemonArgs) -> Result<(), Failure> {
 }
 
 /// A connection to the daemon that `path` belongs to, and where its mount is.
-fn reach(daemon: DaemonArgs, path: &Path) -> Result<(Client, PathBuf), Failure> {
+pub(super) fn reach(daemon: DaemonArgs, path: &Path) -> Result<(Client, PathBuf), Failure> {
     let absolute = std::path::absolute(path)?;
     let place = absolute
         .parent()
@@ -78,15 +78,6 @@ fn reach(daemon: DaemonArgs, path: &Path) -> Result<(Client, PathBuf), Failure> 
         None => status_of(&mut client, Some(0))?.mountpoint.clone().into(),
     };
     Ok((client, mountpoint))
-}
-
-pub(super) fn send(path: &Path, daemon: DaemonArgs) -> Result<(), Failure> {
-    let (mut client, mountpoint) = reach(daemon, path)?;
-    let path = WirePath::from(&below_outbox(path, &mountpoint)?);
-    match client.call(&Request::Send { path })? {
-        Reply::Done => Ok(()),
-        _ => Err(unexpected()),
-    }
 }
 
 pub(super) fn wait(

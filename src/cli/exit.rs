@@ -21,17 +21,20 @@ pub enum ExitCode {
     Timeout = 4,
     /// `wait`: it will not be delivered as asked.
     NotDelivered = 5,
+    /// `send --bundle`: the id was used for something else.
+    Conflict = 6,
 }
 
 impl ExitCode {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Success,
         Self::Failed,
         Self::Usage,
         Self::NoDaemon,
         Self::Timeout,
         Self::NotDelivered,
+        Self::Conflict,
     ];
 
     /// The number.
@@ -48,6 +51,7 @@ impl ExitCode {
             Self::NoDaemon => "no daemon to ask, or several and none named",
             Self::Timeout => "wait: the time was over first",
             Self::NotDelivered => "wait: refused, cancelled, expired, or no such file",
+            Self::Conflict => "send: the bundle's id was used for other content",
         }
     }
 
@@ -56,7 +60,9 @@ impl ExitCode {
         match self {
             Self::Success => 0,
             Self::Usage => 1,
-            Self::Failed | Self::NoDaemon | Self::Timeout | Self::NotDelivered => 32,
+            Self::Failed | Self::NoDaemon | Self::Timeout | Self::NotDelivered | Self::Conflict => {
+                32
+            }
         }
     }
 }
@@ -142,7 +148,7 @@ mod tests {
     #[test]
     fn the_numbers_are_a_contract() {
         let numbers = ExitCode::ALL.map(ExitCode::number);
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6]);
         assert_eq!(ExitCode::Timeout.number(), 4);
         assert_eq!(ExitCode::NotDelivered.number(), 5);
         assert_eq!(ExitCode::Usage.for_mount_program(), 1);

@@ -57,6 +57,9 @@ pub const SETTINGS: &[Setting] = &[
     new("min_free", Kind::Text),
     new("max_file_bytes", Kind::Text),
     new("history", Kind::Text),
+    new("max_bundle_files", Kind::Text),
+    new("max_bundle_bytes", Kind::Text),
+    new("max_recipients", Kind::Text),
     new("inbox_mode", Kind::Text),
     new("uid", Kind::Text),
     new("gid", Kind::Text),
@@ -82,6 +85,8 @@ pub(super) fn env_name(setting: &str) -> String {
 pub struct Layer {
     source: Source,
     values: BTreeMap<&'static str, Vec<OsString>>,
+    /// `[[route]]` and `[groups]`.
+    tables: toml::Table,
 }
 
 impl Layer {
@@ -90,7 +95,13 @@ impl Layer {
         Self {
             source,
             values: BTreeMap::new(),
+            tables: toml::Table::new(),
         }
+    }
+
+    /// The tables of a file that are no settings.
+    pub(super) fn tables(&self) -> &toml::Table {
+        &self.tables
     }
 
     /// Where the values are from.
@@ -186,6 +197,10 @@ impl Layer {
         let source = Source::File(path.clone());
         let mut layer = Self::new(source.clone());
         for (key, value) in flat(table, &path)? {
+            if super::routes::KEYS.contains(&key.as_str()) {
+                layer.tables.insert(key, value);
+                continue;
+            }
             let Some(known) = setting(&key) else {
                 return Err(ConfigError::Unknown {
                     name: key,

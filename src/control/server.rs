@@ -259,6 +259,7 @@ fn answer(
                 message: err.to_string(),
             },
         },
+        Request::Act { act } => Reply::Acted(backend.act(act)),
         Request::Stop => {
             backend.stop();
             Reply::Done
@@ -406,6 +407,9 @@ mod tests {
         }
         fn send(&self, path: &RelPath) -> Result<(), String> {
             Err(format!("{} is not there", path.as_path().display()))
+        }
+        fn act(&self, act: crate::control::act::Act) -> crate::control::act::Acted {
+            crate::control::act::Acted::done(format!("{act:?}"))
         }
         fn stop(&self) {
             self.stopped.store(true, Ordering::Release);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use crate::bundle::RelPath;
+use crate::control::act::{Act, Acted};
 use crate::control::wait::Delivery;
 use crate::control::{
     ControlBackend, Counts, DEFAULT_ROWS, MembershipChange, PeerRow, Status, WirePath,
@@ -66,6 +67,27 @@ impl Backend {
             .read()
             .as_ref()
             .map_or(0, |mesh| mesh.peers().len())
+    }
+}
+
+impl Backend {
+    /// Shows that a peer goes by a name which another had first: nothing is routed to it by that name.
+    fn with_claim(&self, row: PeerRow) -> PeerRow {
+        let owner =
+            PeerId::from_hex(&row.id).and_then(|id| self.facts.spool.false_claim(id, &row.name));
+        let Some(owner) = owner else { return row };
+        let claims = format!(
+            "{} is the name of {}: nothing is sent to this one by it",
+            row.name,
+            owner.short()
+        );
+        PeerRow {
+            error: Some(
+                row.error
+                    .map_or(claims.clone(), |error| format!("{error}; {claims}")),
+            ),
+            ..row
+        }
     }
 }
 
@@ -138,10 +160,10 @@ impl ControlBackend for Backend {
     }
 
     fn peers(&self) -> Vec<PeerRow> {
-        self.mesh
-            .read()
-            .as_ref()
-            .map_or_else(Vec::new, |mesh| mesh.peers().into_iter().map(row).collect())
+        self.mesh.read().as_ref().map_or_else(Vec::new, |mesh| {
+            let rows = mesh.peers().into_iter().map(row);
+            rows.map(|row| self.with_claim(row)).collect()
+        })
     }
 
     fn ticket(&self) -> String {
@@ -205,6 +227,10 @@ impl ControlBackend for Backend {
     fn rekey(&self) -> Result<MembershipChange, String> {
         let changed = self.facts.spool.rekey_group();
         changed.map(into_change).map_err(|err| err.to_string())
+    }
+
+    fn act(&self, act: Act) -> Acted {
+        super::act::act(&self.facts, act)
     }
 
     fn stop(&self) {

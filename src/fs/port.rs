@@ -60,6 +60,10 @@ pub(crate) trait SpoolPort: Send + Sync {
     fn room_for(&self, len: u64) -> Result<(), SpoolError>;
     fn min_free(&self) -> u64;
     fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError>;
+    fn check_route_xattr(&self, _name: &[u8], _value: &[u8]) -> Option<bool> {
+        None
+    }
+    fn note_routed(&self, _ino: u64) {}
 }
 
 impl SpoolPort for Spool {
@@ -172,5 +176,11 @@ impl SpoolPort for Spool {
     }
     fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError> {
         self.may_remove(ino, len)
+    }
+    fn check_route_xattr(&self, name: &[u8], value: &[u8]) -> Option<bool> {
+        self.check_route_xattr(name, value)
+    }
+    fn note_routed(&self, ino: u64) {
+        self.note_routed(ino);
     }
 }

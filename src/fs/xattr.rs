@@ -7,8 +7,9 @@ use rustix::fs::{OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxa
 use rustix::io::Errno;
 
 use super::Fs;
+use super::attr::Kind;
 use super::error::FsError;
-use super::inode::NodeId;
+use super::inode::{Area, NodeId};
 use super::special::beneath;
 use super::status;
 
@@ -18,10 +19,19 @@ const VIRTUAL: &[u8] = b"user.meshbox.";
 /// The kernel's limit for a value and for a list of names.
 const VALUE_MAX: usize = 64 * 1024;
 
+fn read(fd: &OwnedFd, name: &[u8]) -> Result<Vec<u8>, FsError> {
+    let mut value = Vec::with_capacity(VALUE_MAX);
+    fgetxattr(fd, name, rustix::buffer::spare_capacity(&mut value))?;
+    Ok(value)
+}
+
 impl Fs {
     /// The value of an attribute.
     pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
         if let Some(field) = name.strip_prefix(VIRTUAL) {
+            if let Some(directory) = self.routing_directory(id, name)? {
+                return read(&directory, name);
+            }
             return self.virtual_xattr(id, field);
         }
         if !name.starts_with(USER) {
@@ -30,10 +40,20 @@ impl Fs {
         if status::is_generated(id) || !self.nodes.lock().backing(id)?.kind.travels() {
             return Err(FsError::NoAttribute);
         }
-        let fd = self.open_for_xattr(id)?;
-        let mut value = Vec::with_capacity(VALUE_MAX);
-        fgetxattr(&fd, name, rustix::buffer::spare_capacity(&mut value))?;
-        Ok(value)
+        read(&self.open_for_xattr(id)?, name)
+    }
+
+    /// The directory of the outbox that an attribute would route what is below of; `None`: it is not such an attribute,
+    /// or no such directory.
+    fn routing_directory(&self, id: NodeId, name: &[u8]) -> Result<Option<OwnedFd>, FsError> {
+        if self.spool.check_route_xattr(name, b"").is_none() || status::is_generated(id) {
+            return Ok(None);
+        }
+        let backing = self.nodes.lock().backing(id)?;
+        if backing.area != Area::Outbox || backing.kind != Kind::Directory {
+            return Ok(None);
+        }
+        self.open_for_xattr(id).map(Some)
     }
 
     fn virtual_xattr(&self, id: NodeId, field: &[u8]) -> Result<Vec<u8>, FsError> {
@@ -78,6 +98,16 @@ impl Fs {
         value: &[u8],
         flags: i32,
     ) -> Result<(), FsError> {
+        if let Some(directory) = self.routing_directory(id, name)? {
+            if self.spool.check_route_xattr(name, value) != Some(true) {
+                return Err(FsError::Invalid);
+            }
+            // First: what is sealed from here on looks.
+            self.spool
+                .note_routed(rustix::fs::fstat(&directory)?.st_ino);
+            let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+            return Ok(fsetxattr(&directory, name, value, flags)?);
+        }
         let fd = self.open_to_change(id, name)?;
         Ok(fsetxattr(
             &fd,
@@ -89,7 +119,10 @@ impl Fs {
 
     /// Removes an attribute.
     pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
-        let fd = self.open_to_change(id, name)?;
+        let fd = match self.routing_directory(id, name)? {
+            Some(directory) => directory,
+            None => self.open_to_change(id, name)?,
+        };
         Ok(fremovexattr(&fd, name)?)
     }
 

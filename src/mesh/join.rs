@@ -74,15 +74,6 @@ fn exported(conn: &Connection) -> Result<[u8; 32], MemberError> {
 
 /// Answers on a connection of the join protocol.
 pub(super) async fn answer(hub: &Arc<Hub>, conn: Connection) -> Result<(), MemberError> {
-    let answered = redeemed(hub, &conn).await;
-    if answered.is_err() {
-        conn.close(CloseCode::WrongKey.code(), b"no such invitation");
-    }
-    answered
-}
-
-async fn redeemed(hub: &Arc<Hub>, conn: &Connection) -> Result<(), MemberError> {
-    let exporter = exported(conn)?;
     let stream = timeout(STEP_TIMEOUT, conn.accept_bi()).await;
     let (send, recv) = stream
         .map_err(|_| MemberError::Timeout)?
@@ -92,6 +83,20 @@ async fn redeemed(hub: &Arc<Hub>, conn: &Connection) -> Result<(), MemberError> 
         recv,
         decoder: Decoder::new(PREFACE_MAX),
     };
+    let answered = redeemed(hub, &conn, &mut channel).await;
+    if answered.is_err() {
+        // While the stream is there: its end would be all that the other side sees.
+        conn.close(CloseCode::WrongKey.code(), b"no such invitation");
+    }
+    answered
+}
+
+async fn redeemed(
+    hub: &Arc<Hub>,
+    conn: &Connection,
+    channel: &mut Channel,
+) -> Result<(), MemberError> {
+    let exporter = exported(conn)?;
     let Frame::Member(MemberFrame::Redeem { name, mac }) = channel.frame().await? else {
         return Err(MemberError::Unexpected("invitation"));
     };

@@ -298,21 +298,25 @@ async fn prove_as(
         let told = conn
             .close_reason()
             .and_then(|reason| closed_by_peer(&reason));
-        let code = error.close_code();
-        let number = version.to_string();
-        let why: &[u8] = match code {
-            CloseCode::WrongKey => b"wrong group key",
-            CloseCode::Version => number.as_bytes(),
-            CloseCode::Removed => b"removed from the group",
-            CloseCode::Unlisted => b"not on the list of members",
-            CloseCode::Stopping
-            | CloseCode::Duplicate
-            | CloseCode::Protocol
-            | CloseCode::Rekeyed => b"proof failed",
-        };
-        conn.close(code.code(), why);
+        close_for(conn, &error, version);
         told.unwrap_or(error)
     })
+}
+
+/// Closes the connection and says why; does nothing on one that is closed.
+fn close_for(conn: &Connection, error: &MemberError, version: u16) {
+    let code = error.close_code();
+    let number = version.to_string();
+    let why: &[u8] = match code {
+        CloseCode::WrongKey => b"wrong group key",
+        CloseCode::Version => number.as_bytes(),
+        CloseCode::Removed => b"removed from the group",
+        CloseCode::Unlisted => b"not on the list of members",
+        CloseCode::Stopping | CloseCode::Duplicate | CloseCode::Protocol | CloseCode::Rekeyed => {
+            b"proof failed"
+        }
+    };
+    conn.close(code.code(), why);
 }
 
 async fn handshake(
@@ -359,27 +363,40 @@ async fn handshake(
         recv,
         decoder: Decoder::new(PREFACE_MAX),
     };
-    let (theirs, which) = match role {
-        Role::Dialer => {
-            channel.send(&ours(first)).await?;
-            let (theirs, _) = verify(&mut channel, &keys[..1], Role::Acceptor, ends).await?;
-            refuse.map_or(Ok((theirs, 0)), Err)?
-        }
-        Role::Acceptor => {
-            let (theirs, which) = verify(&mut channel, keys, Role::Dialer, ends).await?;
-            if let Some(error) = refuse {
-                return Err(error);
+    let exchange = async {
+        let (theirs, which) = match role {
+            Role::Dialer => {
+                channel.send(&ours(first)).await?;
+                let (theirs, _) = verify(&mut channel, &keys[..1], Role::Acceptor, ends).await?;
+                refuse.map_or(Ok((theirs, 0)), Err)?
             }
-            if theirs == version {
-                channel.send(&ours(&keys[which])).await?;
+            Role::Acceptor => {
+                let (theirs, which) = verify(&mut channel, keys, Role::Dialer, ends).await?;
+                if let Some(error) = refuse {
+                    return Err(error);
+                }
+                if theirs == version {
+                    channel.send(&ours(&keys[which])).await?;
+                }
+                (theirs, which)
             }
-            (theirs, which)
+        };
+        if theirs == version {
+            Ok(which)
+        } else {
+            Err(MemberError::Version(theirs))
         }
     };
-    if theirs == version {
-        Ok((channel, which))
-    } else {
-        Err(MemberError::Version(theirs))
+    match exchange.await {
+        Ok(which) => Ok((channel, which)),
+        Err(error) => {
+            // While the stream is there: its end, if that comes first, would be all that the peer sees. What the peer
+            // said before goes first.
+            if conn.close_reason().is_none() {
+                close_for(conn, &error, version);
+            }
+            Err(error)
+        }
     }
 }
 

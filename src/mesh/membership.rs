@@ -64,13 +64,17 @@ impl Hub {
     ) -> Result<Channel, MemberError> {
         let id = remote(conn);
         let mut keys = vec![self.group()];
-        if role == Role::Acceptor && conn.alpn() == CTL_ALPN {
+        let refuse = refusal(self.store.admission(id));
+        if role == Role::Acceptor && refuse.is_some() {
+            // Whoever proves that it was a member once is told that it is none any more.
+            keys = self.keys();
+        } else if role == Role::Acceptor && conn.alpn() == CTL_ALPN {
             keys.extend(self.store.older_keys_for(id));
         }
         let proving = Proving {
             keys: &keys,
             me: self.me,
-            refuse: refusal(self.store.admission(id)),
+            refuse,
         };
         let (channel, which) = prove_any(conn, role, proving).await?;
         if which > 0 {

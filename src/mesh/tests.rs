@@ -17,6 +17,8 @@ mod moves;
 #[cfg(test)]
 mod restored;
 #[cfg(test)]
+mod scopes;
+#[cfg(test)]
 mod sources;
 
 use std::sync::Arc;

@@ -18,8 +18,8 @@ use super::content::inode_at;
 use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DELIVERIES, ORPHANS, PENDING, USERS, delivery_key,
-    pending_key, user_key,
+    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DELIVERIES, HELD, ORPHANS, PENDING, USERS,
+    delivery_key, pending_key, user_key,
 };
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{BundleId, Cancel, CancelReason, DeliveryState, Entry, RelPath, Scope};
@@ -94,7 +94,18 @@ impl Spool {
     }
 
     /// Ends a bundle of ours: recipients that have not published it never will. Blocks until that is durable.
-    pub fn cancel(&self, bundle: BundleId, reason: CancelReason) -> Result<Cancelled, SpoolError> {
+    pub fn cancel(&self, bundle: BundleId) -> Result<Cancelled, SpoolError> {
+        let outcome = self.end_bundle(bundle, CancelReason::Cancelled)?;
+        self.journal.flush()?;
+        Ok(outcome)
+    }
+
+    /// [`Self::cancel`] without waiting for the disk.
+    pub(super) fn end_bundle(
+        &self,
+        bundle: BundleId,
+        reason: CancelReason,
+    ) -> Result<Cancelled, SpoolError> {
         let decide = self.decide.lock();
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
             return Ok(Cancelled::Unknown);
@@ -112,14 +123,15 @@ impl Spool {
             .iter()
             .filter(|(_, state)| !state.is_final())
             .count();
-        let waiting = orphan.is_some();
+        let waiting = orphan.is_some() || self.held(bundle).is_some();
         if open == 0 && !waiting {
             return Ok(Cancelled::Over);
         }
         let (scope, lifetime) = (of.scope.clone(), of.lifetime_secs);
         let cancel = Cancel::sign(&self.identity, bundle, reason, scope, lifetime);
         let mut batch = Batch::default();
-        batch.put(CANCELS, &cancel_key(bundle, cancel.origin), &cancel);
+        batch.put(CANCELS, &key_of(&cancel), &cancel);
+        self.keep_cancel(&cancel, &mut batch);
         let told = self.owe_cancel(&cancel, None, &deliveries, &mut batch);
         let freed = self.end_deliveries(bundle, &reason.state(), &mut batch)?;
         self.journal.submit(batch)?;
@@ -127,7 +139,6 @@ impl Spool {
         self.free_ended(freed)?;
         drop(decide);
         tracing::info!(bundle = %bundle.short(), open, "{}", reason.word());
-        self.journal.flush()?;
         for peer in told {
             self.ring(&Event::PendingChanged(peer));
         }
@@ -147,6 +158,7 @@ impl Spool {
             return Ok(Vec::new());
         };
         batch.delete(ORPHANS, &row.order.to_be_bytes());
+        batch.delete(HELD, &bundle.0);
         for (peer, known) in self.deliveries_of(bundle)? {
             if !known.is_final() {
                 batch.delete(PENDING, &pending_key(peer, row.rank()));
@@ -211,7 +223,8 @@ impl Spool {
         let mut told = BTreeSet::new();
         if !known {
             let mut batch = Batch::default();
-            batch.put(CANCELS, &cancel_key(bundle, cancel.origin), cancel);
+            batch.put(CANCELS, &key_of(cancel), cancel);
+            self.keep_cancel(cancel, &mut batch);
             let held = self.shared_manifest(bundle)?;
             let held = held.is_some_and(|held| held.manifest().origin == cancel.origin);
             let (mut deliveries, mut freed) = (Vec::new(), Vec::new());
@@ -359,6 +372,11 @@ impl Spool {
         self.ring(&Event::StatusChanged);
         Ok(Retried::Asked(again.len()))
     }
+}
+
+/// The key of a cancel in its table.
+pub(super) fn key_of(cancel: &Cancel) -> Vec<u8> {
+    cancel_key(cancel.bundle, cancel.origin)
 }
 
 fn cancel_key(bundle: BundleId, origin: PeerId) -> Vec<u8> {

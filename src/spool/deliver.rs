@@ -14,9 +14,9 @@ use super::content::{ContentReader, inode_at};
 use super::journal::Batch;
 use super::rank::Rank;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST,
-    MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key, descending,
-    order_of, pending_key, user_key,
+    BUNDLES, BundleRow, DEADLINES, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown,
+    JOINING, LATEST, MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key,
+    descending, order_of, pending_key, user_key,
 };
 use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
 use crate::bundle::{
@@ -98,8 +98,12 @@ impl Spool {
         let told = known
             .as_ref()
             .is_none_or(|known| known.addrs != member.addrs || known.name != member.name);
+        let mut claimed = false;
         if told || contact {
             let mut batch = Batch::default();
+            if contact {
+                claimed = self.claim_name(id, name, &mut batch)?;
+            }
             batch.put(MEMBERS, id.as_bytes(), &member);
             if known.is_none() {
                 batch.put(JOINING, id.as_bytes(), &());
@@ -112,6 +116,9 @@ impl Spool {
             self.member_ids.write().insert(id);
         }
         drop(decide);
+        if claimed {
+            self.release_held()?;
+        }
         if known.is_none() {
             self.give_current(id)?;
         }
@@ -226,6 +233,9 @@ impl Spool {
         };
         let shown: HashSet<&RelPath> = paths.iter().collect();
         let of = manifest.manifest();
+        if !of.is_for(peer) {
+            return Ok(());
+        }
         let held = |entry: &&Entry| {
             let digest = entry.digest();
             digest.is_some_and(|digest| inode_at(&self.layout.content(digest)).is_some())
@@ -239,9 +249,10 @@ impl Spool {
             return Ok(());
         }
         let scope = Scope::Ids(vec![peer]);
-        let rest = self.scoped_manifest(entries, Vec::new(), of.priority, None, scope);
+        let lifetime = std::time::Duration::from_secs(of.lifetime_secs);
+        let rest = self.scoped_manifest(entries, Vec::new(), of.priority, None, scope, lifetime);
         let mut batch = Batch::default();
-        self.bundle_rows_for(&rest, &[peer], &mut batch)?;
+        self.bundle_rows_for(&rest, &[peer], false, &mut batch)?;
         self.journal.submit(batch)
     }
 
@@ -605,6 +616,7 @@ impl Spool {
             return Ok(Vec::new());
         };
         let mut digests = Vec::new();
+        batch.delete(DEADLINES, &bundle.0);
         for entry in &manifest.manifest().entries {
             let latest = self
                 .journal

@@ -28,8 +28,9 @@ use serde::{Deserialize, Serialize};
 use super::durable::OnPath;
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES, OUT_ORDER, OutName,
-    SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ, delivery_key, descending, order_of,
+    BUNDLES, DEADLINES, DELIVERIES, HELD, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
+    OUT_ORDER, OutName, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ, delivery_key,
+    descending, order_of,
 };
 use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, Manifest, Receipt, VerifiedManifest};
@@ -320,6 +321,7 @@ impl Spool {
         block.set(at);
         batch.delete(SETTLED, &bundle.0);
         batch.delete(SETTLED_SEQ, &bundle.0);
+        batch.delete(SCOPED, &bundle.0);
         Ok(true)
     }
 
@@ -375,7 +377,9 @@ impl Spool {
                     .get::<BundleId>(ORPHANS, &order.to_be_bytes())?,
                 None => return Ok(false),
             };
-            return Ok(waits.is_none());
+            // Held: nobody is known yet by the name that it is for.
+            let held = self.journal.get::<()>(HELD, &bundle.0)?;
+            return Ok(waits.is_none() && held.is_none());
         }
         Ok(states.iter().all(|(_, state)| state.is_final()))
     }
@@ -404,6 +408,7 @@ impl Spool {
         }
         batch.delete(BUNDLES, &bundle.0);
         batch.delete(OUT_ORDER, order_key);
+        batch.delete(DEADLINES, &bundle.0);
         Ok(())
     }
 }

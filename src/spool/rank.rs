@@ -76,6 +76,8 @@ pub(super) fn priority_of(signed: &SignedManifest) -> Priority {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::journal::Batch;
     use super::super::{Dress, Limits, Spool, SpoolConfig};
     use super::*;
@@ -111,10 +113,14 @@ mod tests {
             mtime: (0, 0),
             kind: EntryKind::Directory,
         };
-        let manifest = spool.manifest_for(vec![entry], vec![], priority, None);
+        let (scope, life) = (Scope::All { generation: 1 }, Duration::from_secs(60));
+        let manifest = spool.scoped_manifest(vec![entry], vec![], priority, None, scope, life);
         assert_eq!(priority_of(manifest.signed()), priority);
         let mut batch = Batch::default();
-        spool.bundle_rows(&manifest, &mut batch).unwrap();
+        let members: Vec<PeerId> = spool.members().into_iter().map(|m| m.id).collect();
+        spool
+            .bundle_rows_for(&manifest, &members, members.is_empty(), &mut batch)
+            .unwrap();
         spool.journal.submit(batch).unwrap();
         manifest.id()
     }

@@ -278,6 +278,10 @@ impl Spool {
             self.note_inbound(of, manifest.id(), "refused", Some(why.clone()));
             return Ok(Some(Offered::Refused(why)));
         }
+        if let Some(why) = self.over_our_limits(manifest) {
+            self.note_inbound(of, manifest.id(), "refused", Some(why.clone()));
+            return Ok(Some(Offered::Refused(why)));
+        }
         let need: u64 = of
             .entries
             .iter()

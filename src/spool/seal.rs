@@ -26,7 +26,7 @@ use super::durable::{OnPath, Sync};
 use super::journal::Batch;
 use super::rank::Rank;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, INODES, InodeRow, LATEST, MARKS, Mark, MarkKind, ORPHANS,
+    BUNDLES, BundleRow, DELIVERIES, HELD, INODES, InodeRow, LATEST, MARKS, Mark, MarkKind, ORPHANS,
     OUT_NAMES, OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending,
     pending_key, user_key,
 };
@@ -170,6 +170,7 @@ impl Spool {
             None => hash_rest(&file, tail, buffer).on("read", &at)?,
         };
 
+        let mut terms = self.terms_of(path, priority);
         let mut guard = gate.lock();
         let meta = file.metadata().on("stat", &at)?;
         if guard.writers() > 0 || guard.state().generation != generation || meta.len() != hashed.len
@@ -262,9 +263,10 @@ impl Spool {
             .collect();
         let entry = file_entry(path, &meta, hashed);
         tracing::trace!(%path, ?renamed_from, ?formers, "sealing");
-        let manifest = self.manifest_for(vec![entry], formers, priority, latest);
+        self.last_word(std::slice::from_ref(&entry), &mut terms);
+        let manifest = self.manifest_under(&terms, vec![entry], formers, latest);
         let bundle = manifest.id();
-        self.bundle_rows(&manifest, &mut batch)?;
+        self.rows_under(&terms, &manifest, &mut batch)?;
         let mut freed = Vec::new();
         for old in &superseded {
             freed.extend(self.supersede(*old, &manifest, &mut batch)?);
@@ -292,9 +294,7 @@ impl Spool {
             if let Some(spool) = me.upgrade() {
                 spool.volatile.lock().remove(&bundle);
                 // Until now a power loss would have undone the new version, and the old one would be needed again.
-                if !freed.is_empty() && spool.jobs.try_send(Job::Free(freed)).is_err() {
-                    tracing::debug!("content that nobody needs stays until the next start");
-                }
+                spool.free_later(freed);
                 spool.ring(&Event::StatusChanged);
             }
         });
@@ -332,17 +332,6 @@ impl Spool {
             })
     }
 
-    pub(super) fn manifest_for(
-        &self,
-        entries: Vec<Entry>,
-        renamed_from: Vec<Former>,
-        priority: crate::bundle::Priority,
-        supersedes: Option<BundleId>,
-    ) -> VerifiedManifest {
-        let scope = Scope::All { generation: 1 };
-        self.scoped_manifest(entries, renamed_from, priority, supersedes, scope)
-    }
-
     pub(super) fn scoped_manifest(
         &self,
         entries: Vec<Entry>,
@@ -350,6 +339,7 @@ impl Spool {
         priority: crate::bundle::Priority,
         supersedes: Option<BundleId>,
         scope: Scope,
+        lifetime: std::time::Duration,
     ) -> VerifiedManifest {
         let (epoch, incarnation) = self.epoch();
         let manifest = Manifest {
@@ -358,7 +348,7 @@ impl Spool {
             epoch,
             incarnation,
             seq: self.next_seq.fetch_add(1, Ordering::Relaxed),
-            lifetime_secs: self.lifetime.as_secs(),
+            lifetime_secs: lifetime.as_secs(),
             scope,
             priority,
             supersedes,
@@ -369,21 +359,13 @@ impl Spool {
         manifest.sign(&self.identity)
     }
 
-    /// The rows of a new bundle of ours: what it is, whom it is for. Call with the decision lock held.
-    pub(super) fn bundle_rows(
-        &self,
-        manifest: &VerifiedManifest,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
-        let recipients: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
-        self.bundle_rows_for(manifest, &recipients, batch)
-    }
-
-    /// [`Self::bundle_rows`] for these recipients.
+    /// The rows of a new bundle of ours: what it is, whom it is for; `orphan`: for all, and there is nobody yet. Call
+    /// with the decision lock held.
     pub(super) fn bundle_rows_for(
         &self,
         manifest: &VerifiedManifest,
         recipients: &[PeerId],
+        orphan: bool,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
@@ -415,7 +397,8 @@ impl Spool {
             );
             batch.put(PENDING, &pending_key(*peer, rank), &bundle);
         }
-        if recipients.is_empty() {
+        self.set_deadline(bundle, manifest.manifest().lifetime_secs, batch);
+        if orphan {
             batch.put(ORPHANS, &order.to_be_bytes(), &bundle);
         }
         for digest in digests {
@@ -441,15 +424,25 @@ impl Spool {
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &old.0)? else {
             return Ok(Vec::new());
         };
+        let scope = &newer.manifest().scope;
         let mut complete = true;
-        batch.delete(ORPHANS, &row.order.to_be_bytes());
+        // Only who gets the newer one needs the old one no longer.
+        if matches!(scope, Scope::All { .. }) {
+            batch.delete(ORPHANS, &row.order.to_be_bytes());
+        } else {
+            complete = self.is_not_orphan(old)?;
+        }
+        if self.held(old).is_some() {
+            batch.delete(HELD, &old.0);
+        }
         for (peer, state) in self.deliveries_of(old)? {
             let begun = matches!(
                 self.progress.lock().get(&(old, peer)),
                 Some(DeliveryState::Sending(_))
             );
-            complete &= state.is_final() || !begun;
-            if !state.is_final() && !begun {
+            let stays = begun || !scope.has(peer);
+            complete &= state.is_final() || !stays;
+            if !state.is_final() && !stays {
                 batch.delete(PENDING, &pending_key(peer, row.rank()));
                 batch.put(
                     DELIVERIES,
@@ -499,6 +492,13 @@ impl Spool {
         };
         let orphan: Option<BundleId> = self.journal.get(ORPHANS, &row.order.to_be_bytes())?;
         Ok(orphan.is_none())
+    }
+
+    /// Frees content that nobody needs once that is durable. For the journal's writer, which must not wait.
+    pub(super) fn free_later(&self, freed: Vec<Digest>) {
+        if !freed.is_empty() && self.jobs.try_send(Job::Free(freed)).is_err() {
+            tracing::debug!("content that nobody needs stays until the next start");
+        }
     }
 
     fn free_all(&self, digests: &[Digest]) {

@@ -145,9 +145,22 @@ impl Spool {
             states.push(state);
         }
         let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
+        let held = self.held(bundle).filter(|_| states.is_empty());
+        for (at, word) in held.iter().flat_map(|row| row.to.iter().enumerate()) {
+            let why = held.as_ref().map(|row| row.why.join("; "));
+            recipients.push(RecipientRow {
+                id: String::new(),
+                name: word.clone(),
+                state: "waiting".to_owned(),
+                bytes: 0,
+                error: why.filter(|_| at == 0),
+            });
+        }
         let ended = || self.ended(bundle, manifest.manifest().origin);
         let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
             reason.word()
+        } else if held.is_some() {
+            "waiting"
         } else if sealed_only && !settled {
             "sealed"
         } else {
@@ -264,6 +277,10 @@ impl Spool {
             .journal
             .scan::<BundleId>(super::tables::ORPHANS, &[], None, COUNT_MAX)
             .unwrap_or_default();
+        let held = self
+            .journal
+            .scan::<super::route::HeldRow>(super::tables::HELD, &[], None, COUNT_MAX)
+            .map_or(0, |rows| rows.len());
         let bundles: std::collections::BTreeSet<BundleId> = pending
             .into_iter()
             .filter(|(key, _)| order_of(key).is_some_and(super::custody::is_ours))
@@ -274,7 +291,7 @@ impl Spool {
             entries.flatten().filter(|e| !has_reason(&e.path())).count()
         });
         Counts {
-            outbound_pending: (bundles.len() + orphans.len()) as u64,
+            outbound_pending: (bundles.len() + orphans.len() + held) as u64,
             sealed: read(&self.counters.sealed),
             published: read(&self.counters.published),
             receipts: read(&self.counters.receipts),

@@ -63,6 +63,15 @@ pub(super) const CANCELS: Table = Table(32);
 /// Peer, bundle id, origin → (): whom we have not told of a cancel yet, as far as we know.
 pub(super) const CANCELS_OWED: Table = Table(33);
 
+/// Name → peer: who was the first to claim it itself.
+pub(super) const NAMES: Table = Table(34);
+/// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
+pub(super) const HELD: Table = Table(35);
+/// Bundle id, or key of a cancel → age in seconds at which it ends: what is still open, and what is still remembered.
+pub(super) const DEADLINES: Table = Table(36);
+/// The user's own name of a bundle → `SentRow`.
+pub(super) const SENT_IDS: Table = Table(37);
+
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table = Table(40);
 

@@ -6,7 +6,10 @@ mod cancels;
 mod crash;
 #[cfg(test)]
 mod custody;
+#[cfg(test)]
 mod delta;
+#[cfg(test)]
+mod expiry;
 #[cfg(test)]
 mod growth;
 #[cfg(test)]
@@ -19,6 +22,8 @@ mod membership;
 mod races;
 #[cfg(test)]
 mod renames;
+#[cfg(test)]
+mod routes;
 #[cfg(test)]
 mod trees;
 #[cfg(test)]

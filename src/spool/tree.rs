@@ -35,6 +35,7 @@ use crossbeam_channel::TrySendError;
 use super::durable::{OnPath, SYNC_EACH_MAX, Sync};
 use super::gate::{Gate, GateGuard};
 use super::journal::Batch;
+use super::route::Terms;
 use super::seal::{Job, file_entry, hash_rest, mtime_of};
 use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
 use super::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
@@ -92,16 +93,16 @@ const LINK_PAGE: usize = 128;
 const ENTRY_BYTES: usize = 80;
 
 /// One file of a tree that is being sealed.
-struct Member {
-    path: RelPath,
-    gate: Arc<Gate>,
-    generation: u64,
-    hashed: Hashed,
-    meta: Metadata,
+pub(super) struct Member {
+    pub(super) path: RelPath,
+    pub(super) gate: Arc<Gate>,
+    pub(super) generation: u64,
+    pub(super) hashed: Hashed,
+    pub(super) meta: Metadata,
 }
 
 /// What hashing a member came to.
-enum Looked {
+pub(super) enum Looked {
     Member(Box<Member>),
     Gone,
     Open,
@@ -232,7 +233,7 @@ impl Spool {
         Ok(SealOutcome::Changed)
     }
 
-    fn look_at_member(
+    pub(super) fn look_at_member(
         &self,
         ino: u64,
         path: &RelPath,
@@ -328,15 +329,27 @@ impl Spool {
             return Ok(SealOutcome::Gone);
         }
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        let manifests: Vec<VerifiedManifest> = split(entries)
-            .into_iter()
-            .map(|entries| self.manifest_for(entries, Vec::new(), request.priority, None))
-            .collect();
+        let mut parts: Vec<(Terms, Vec<Entry>)> = Vec::new();
+        for entry in entries {
+            let terms = self.terms_of(&entry.path, request.priority);
+            match parts.iter_mut().find(|(other, _)| *other == terms) {
+                Some((_, entries)) => entries.push(entry),
+                None => parts.push((terms, vec![entry])),
+            }
+        }
+        let mut manifests: Vec<(Terms, VerifiedManifest)> = Vec::new();
+        for (mut terms, entries) in parts {
+            self.last_word(&entries, &mut terms);
+            for entries in split(entries) {
+                let manifest = self.manifest_under(&terms, entries, Vec::new(), None);
+                manifests.push((terms.clone(), manifest));
+            }
+        }
         if manifests.len() > 1 {
             tracing::warn!(
                 root = %request.root,
                 bundles = manifests.len(),
-                "a directory has more in it than fits one bundle: it is sent as several"
+                "a directory goes to different recipients, or has more in it than fits one bundle: it is sent as several"
             );
         }
         let freed = self.tree_rows(&sealed, &manifests, &mut batch)?;
@@ -360,7 +373,7 @@ impl Spool {
         } else {
             batch.sync(Sync::Everything);
         }
-        let bundles: Vec<BundleId> = manifests.iter().map(VerifiedManifest::id).collect();
+        let bundles: Vec<BundleId> = manifests.iter().map(|(_, m)| m.id()).collect();
         self.volatile.lock().extend(bundles.iter().copied());
         let me = self.me.clone();
         let durable = bundles.clone();
@@ -369,9 +382,7 @@ impl Spool {
                 for bundle in &durable {
                     spool.volatile.lock().remove(bundle);
                 }
-                if !freed.is_empty() && spool.jobs.try_send(Job::Free(freed)).is_err() {
-                    tracing::debug!("content that nobody needs stays until the next start");
-                }
+                spool.free_later(freed);
                 spool.ring(&Event::StatusChanged);
             }
         });
@@ -399,13 +410,13 @@ impl Spool {
     fn tree_rows(
         &self,
         sealed: &[(&Member, Stat)],
-        manifests: &[VerifiedManifest],
+        manifests: &[(Terms, VerifiedManifest)],
         batch: &mut Batch,
     ) -> Result<Vec<Digest>, SpoolError> {
         let mut bundle_of: HashMap<&RelPath, BundleId> = HashMap::new();
         let mut freed = Vec::new();
-        for manifest in manifests {
-            self.bundle_rows(manifest, batch)?;
+        for (terms, manifest) in manifests {
+            self.rows_under(terms, manifest, batch)?;
             let mut superseded = BTreeSet::new();
             for entry in &manifest.manifest().entries {
                 let path = entry.path.as_bytes();

@@ -265,9 +265,9 @@ impl Pull {
         for id in down.into_iter().filter(|id| !up.contains(id)) {
             self.lost(id, "connection lost");
         }
-        for (id, says) in self.share.news() {
+        for (id, says) in self.share.news(|id| self.conns.contains_key(id)) {
             let origin = id == self.manifest.manifest().origin;
-            if says.whole && self.conns.contains_key(&id) {
+            if says.whole {
                 self.plan.source(id, origin, true, now);
             }
             for (entry, bits) in says.entries {

@@ -31,8 +31,9 @@ use crate::spool::ServeError;
 /// Files below this are fetched before it could be told of them.
 const SHARE_MIN: u64 = 4 * 1024 * 1024;
 
-/// How often others are told of what is new.
+/// How often others are told of what is new, and what they are told in that time: more of it takes longer.
 const TELL: Duration = Duration::from_millis(250);
+const TELL_BYTES: usize = 64 * 1024;
 
 /// Bundles that are whole here and still served to those that fetch them, and the bytes of their manifests.
 const SEEDS_MAX: (usize, usize) = (64, 8 * 1024 * 1024);
@@ -123,10 +124,11 @@ impl Share {
         self.manifest.manifest().is_for(peer)
     }
 
-    /// What others said since this was last asked.
-    pub(super) fn news(&self) -> Vec<(PeerId, Says)> {
+    /// What those that `is_up` accepts said since this was last asked.
+    pub(super) fn news(&self, is_up: impl Fn(&PeerId) -> bool) -> Vec<(PeerId, Says)> {
         let mut facts = self.facts.lock();
-        let says = facts.others.iter_mut().filter_map(|(peer, other)| {
+        let up = facts.others.iter_mut().filter(|(peer, _)| is_up(peer));
+        let says = up.filter_map(|(peer, other)| {
             let says = other.says.as_mut().filter(|says| says.new)?;
             says.new = false;
             Some((*peer, says.clone()))
@@ -151,7 +153,9 @@ impl Share {
     /// Tells the other recipients what is new for them, if it is time.
     pub(super) fn tell(&self, hub: &Hub) {
         let mut facts = self.facts.lock();
-        let early = facts.told_at.is_some_and(|at| at.elapsed() < TELL);
+        let bits: usize = facts.have.values().map(|bits| bits.0.len()).sum();
+        let pause = TELL * (1 + (bits * facts.others.len() / TELL_BYTES) as u32);
+        let early = facts.told_at.is_some_and(|at| at.elapsed() < pause);
         if facts.have.is_empty() || early {
             return;
         }

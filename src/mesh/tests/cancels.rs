@@ -122,7 +122,7 @@ fn a_cancel_is_told_before_anything_is_offered_until_it_is_seen_and_to_recipient
     drop((birch.join(&a, &group), cedar.join(&a, &group)));
     let gone = alder.put("gone", b"x");
     alder.put("there", b"y");
-    alder.spool().cancel(gone, CancelReason::Cancelled).unwrap();
+    alder.spool().cancel(gone).unwrap();
     for connection in 0..3 {
         let (conn, mut channel) = birch.join(&a, &group);
         let mut told = false;
@@ -176,7 +176,7 @@ fn a_cancel_between_two_nodes_stops_what_waits_and_a_retry_asks_at_once() {
     b.stop();
     eventually("disconnected", || !connected(&a, birch.id()));
     let gone = alder.put("gone", &pattern(100_000));
-    alder.spool().cancel(gone, CancelReason::Cancelled).unwrap();
+    alder.spool().cancel(gone).unwrap();
     let kept = alder.put("kept", b"kept");
     let refused = DeliveryState::Refused("no reason".into());
     alder

@@ -204,11 +204,13 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
     let fresh = Scripted::new();
     for mesh in [&club.a, &b] {
         // An old ticket is an old key.
-        for id in [&mallory, &again, &fresh] {
+        for id in [&again, &fresh] {
             id.is_refused(mesh, &club.key, &MemberError::RefusedUs);
         }
-        // And its old id is no use even with the new key.
+        // And its old id is no use with any key.
+        mallory.is_refused(mesh, &club.key, &MemberError::Removed);
         mallory.is_refused(mesh, &club.newest(), &MemberError::Removed);
+        mallory.is_refused(mesh, &GroupKey::generate(), &MemberError::RefusedUs);
     }
     // Those who remain are still connected, and go on.
     club.wait(&birch, &b);

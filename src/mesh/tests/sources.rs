@@ -84,6 +84,20 @@ impl Scripted {
         self.say(channel, &Frame::Offer(Box::new(offer)));
     }
 
+    /// What becomes of an offer, in the end.
+    fn verdict(&self, channel: &mut Channel, bundle: BundleId) -> Verdict {
+        loop {
+            if let Frame::Verdicts(list) = self.runtime.block_on(channel.frame()).unwrap() {
+                let ends = |(about, verdict): &(BundleId, Verdict)| {
+                    *about == bundle && *verdict != Verdict::Working
+                };
+                if let Some((_, verdict)) = list.into_iter().find(ends) {
+                    return verdict;
+                }
+            }
+        }
+    }
+
     /// The next thing said of what another one has.
     fn hear_have(&self, channel: &mut Channel) -> Have {
         let heard = async {
@@ -465,4 +479,36 @@ fn cuts_at_random_points_cost_at_most_one_chunk_for_each_open_range() {
     let (received, twice) = counts(&node);
     assert_eq!(received - twice, content.len() as u64);
     assert!(twice <= cuts * OPEN_MAX * LEAF, "{twice} bytes twice");
+}
+
+#[test]
+fn s11_a_file_whose_only_holder_failed_again_and_again_is_shown_and_arrives_in_the_end() {
+    let (group, node) = (GroupKey::generate(), Real::new());
+    let mesh = node.start(config("alder", &group));
+    let content = pattern(6 * MIB);
+    let origin = Scripted::new();
+    let manifest = manifest_of(origin.id(), "f", &content).sign(&origin.identity);
+    let (_conn, mut channel) = origin.join(&mesh, &group);
+    for attempt in 0..4 {
+        origin.offers(&mut channel, &manifest);
+        for _ in 0..3 {
+            // Cut at the first request.
+            let bulk = origin.hold(&mesh, &group, |_| Reply::Cut(vec![]));
+            origin.runtime.block_on(bulk.closed());
+        }
+        let verdict = origin.verdict(&mut channel, manifest.id());
+        assert!(
+            matches!(&verdict, Verdict::Deferred(why) if why.contains("interrupted")),
+            "attempt {attempt}: {verdict:?}"
+        );
+        let rows = node.spool().inbound(None, 1);
+        assert_eq!(rows[0].state, "deferred");
+        assert!(rows[0].error.is_some());
+    }
+    let served = content.clone();
+    let _bulk = origin.hold(&mesh, &group, move |request| {
+        Reply::Bytes(good(&served, request))
+    });
+    origin.offers(&mut channel, &manifest);
+    arrived(&node, "f", &content);
 }

@@ -13,9 +13,7 @@ fn tell(from: &Node, to: &Node) -> usize {
 }
 
 fn cancel(node: &Node, bundle: BundleId) -> Cancelled {
-    node.spool()
-        .cancel(bundle, CancelReason::Cancelled)
-        .unwrap()
+    node.spool().cancel(bundle).unwrap()
 }
 
 fn outbound(node: &Node, bundle: BundleId) -> OutboundRow {
@@ -186,13 +184,7 @@ fn a_forged_cancel_changes_nothing() {
     }
     assert!(alder.spool().is_pending(bundle, birch.id()));
     assert_eq!(birch.fetch(&alder, bundle), 1);
-    assert_eq!(
-        birch
-            .spool()
-            .cancel(bundle, CancelReason::Cancelled)
-            .unwrap(),
-        Cancelled::Unknown
-    );
+    assert_eq!(birch.spool().cancel(bundle).unwrap(), Cancelled::Unknown);
 }
 
 #[test]
