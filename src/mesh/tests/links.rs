@@ -114,21 +114,22 @@ fn a_backlog_is_offered_by_priority() {
     }
     let urgent = alder.send_as("late", b"!", Priority::Critical, &[receiver.id()]);
     let (_conn, mut channel) = receiver.join(&a, &group);
-    let mut first = None;
+    let mut offered = Vec::new();
     receiver.runtime.block_on(async {
-        while first.is_none() {
+        while !offered.contains(&urgent) {
             match channel.frame().await.unwrap() {
                 Frame::Pending(ids) => {
                     let want = |id| (id, Verdict::Want);
                     let wants = Frame::Verdicts(ids.into_iter().map(want).collect());
                     channel.send(&wants).await.unwrap();
                 }
-                Frame::Offer(offer) => first = Some(offer.signed.id()),
+                Frame::Offer(offer) => offered.push(offer.signed.id()),
                 _ => {}
             }
         }
     });
-    assert_eq!(first, Some(urgent));
+    // Its lane and the other one run at the same time.
+    assert!(offered.len() < 64, "after {} others", offered.len());
 }
 
 #[test]
@@ -405,14 +406,22 @@ fn measure_links() {
         !connected(&a, birch.id()) && !connected(&b, alder.id())
     });
     let noticed = begun.elapsed();
-    row("silence is noticed by both sides after", &format!("{noticed:.1?}"), "≤ 10 s");
+    row(
+        "silence is noticed by both sides after",
+        &format!("{noticed:.1?}"),
+        "≤ 10 s",
+    );
     std::thread::sleep(Duration::from_secs(60).saturating_sub(noticed));
     alder.send("after", b"x", &[birch.id()]);
     let begun = Instant::now();
     link.silence(false);
     birch.wait_inbox("after");
     let after = begun.elapsed();
-    row("60 s without UDP: delivered after its end within", &format!("{after:.1?}"), "");
+    row(
+        "60 s without UDP: delivered after its end within",
+        &format!("{after:.1?}"),
+        "",
+    );
 }
 
 /// Figures for `scripts/bench-mesh`: a critical file of 4 KiB beside bulk over 100 Mbit/s.
