@@ -272,8 +272,12 @@ pub struct PeerRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited: Option<String>,
     /// How often it was slowed since the start.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub slowed: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The daemon, as the server sees it. Calls may block on local disk, briefly.

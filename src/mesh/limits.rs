@@ -85,7 +85,7 @@ impl Meter {
             return (Duration::ZERO, false);
         }
         let wait = Duration::from_secs_f64(-bucket.tokens / rate);
-        let news = !state.limited.is_some_and(|(_, until)| until > now);
+        let news = state.limited.is_none_or(|(_, until)| until <= now);
         state.limited = Some((kind, now + wait + SHOWN));
         state.slowed += 1;
         (wait, news)

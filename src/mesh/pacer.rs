@@ -4,7 +4,8 @@
 //! served, and after every offer, [`Pacer`] is told of its priority. While anything more urgent went out over the same
 //! interface less than a moment ago (two round trips: time for the peer to ask for more), lesser ranges are let through
 //! in small pieces only: an eighth of what the urgent ones take, or one piece every [`TRICKLE_EVERY`], whichever is
-//! more. Nobody has to say when something urgent is done, so nobody can hold the others back by not saying it.
+//! more. What is buffered for a connection counts as under way as long as packets go out ([`Pacer::keep`]); a peer that
+//! stops to acknowledge stops that too, so nobody can hold the others back by doing nothing.
 //!
 //! # Invariants
 //! 1. Nothing waits for ever: a piece is let through every [`TRICKLE_EVERY`].
@@ -41,6 +42,9 @@ const CREDIT_MAX: u64 = 256 * 1024;
 /// ask for more on a LAN, the second bounds what one member with a bad path costs the others.
 const HOLD: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
+/// What was not served for so long is not held back any more by looking after it.
+const LATELY: Duration = Duration::from_secs(5);
+
 /// How long the interface of an address is remembered, and of how many.
 const ROUTE_KEEP: Duration = Duration::from_secs(5);
 const ROUTES_MAX: usize = 1024;
@@ -57,6 +61,8 @@ struct Way {
     trickle: Option<Instant>,
     /// What the lesser priorities may take as their share.
     credit: u64,
+    /// When each priority last asked.
+    asked: [Option<Instant>; CLASSES],
 }
 
 impl Way {
@@ -71,6 +77,7 @@ impl Way {
 
     /// How much of `wanted` may go now; or how long to wait before asking again.
     fn ask(&mut self, class: usize, wanted: usize, now: Instant) -> Result<usize, Duration> {
+        self.asked[class] = Some(now);
         let higher = self.until[class + 1..].iter().flatten().max();
         let Some(until) = higher.filter(|until| **until > now) else {
             self.trickle = None;
@@ -87,6 +94,14 @@ impl Way {
             return Ok(most);
         }
         Err(next.min(*until) - now)
+    }
+}
+
+impl Way {
+    /// Whether anything lesser was served lately.
+    fn matters(&self, class: usize, now: Instant) -> bool {
+        let lesser = self.asked[..class].iter().flatten().max();
+        lesser.is_some_and(|at| now.saturating_duration_since(*at) < LATELY)
     }
 }
 
@@ -139,6 +154,25 @@ impl Pacer {
         }
     }
 
+    /// Never ends: as long as it is polled, and packets go out on `conn`, what was written there with that priority
+    /// counts as under way.
+    pub(crate) async fn keep(&self, conn: &Connection, priority: Priority) {
+        let class = priority as usize;
+        let mut before = packets(conn);
+        loop {
+            tokio::time::sleep(HOLD.0 / 2).await;
+            let (way, rtt) = self.way_of(conn);
+            if class == 0 || !way.lock().matters(class, Instant::now()) {
+                continue;
+            }
+            let now = packets(conn);
+            if now > before {
+                before = now;
+                way.lock().note(class, 0, rtt, Instant::now());
+            }
+        }
+    }
+
     /// How many pieces had to wait since the start.
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
@@ -171,6 +205,13 @@ impl Pacer {
         routes.insert(remote, (now + ROUTE_KEEP, local));
         local
     }
+}
+
+/// Packets sent on the path in use.
+fn packets(conn: &Connection) -> u64 {
+    let paths = conn.paths();
+    let path = paths.iter().find(|path| path.is_selected());
+    path.map_or(0, |path| path.stats().sent_packets)
 }
 
 /// Asks the routing table; sends nothing.

@@ -75,20 +75,28 @@ async fn answer(
     }
     let priority = priority_of(hub, request.bundle).await;
     let _ = channel.send.set_priority(priority as i32);
-    let Ok(_slot) = slots[usize::from(is_urgent(priority))].acquire().await else {
+    let Ok(slot) = slots[usize::from(is_urgent(priority))].acquire().await else {
         return;
     };
     match open(hub, peer, request).await {
         Ok(content) => {
             note(peer, request.bundle, request.len);
             let paced = (conn, priority);
-            if stream(hub, paced, &mut channel.send, content, request)
-                .await
-                .is_none()
-            {
-                let _ = channel.send.reset(CloseCode::Stopping.code());
-                return;
+            let serving = async {
+                let served = stream(hub, paced, &mut channel.send, content, request).await;
+                if served.is_none() || channel.send.finish().is_err() {
+                    let _ = channel.send.reset(CloseCode::Stopping.code());
+                    return;
+                }
+                // Others are served meanwhile; it stays under way until the peer has it.
+                drop(slot);
+                drop(timeout(STALL, channel.send.stopped()).await);
+            };
+            tokio::select! {
+                () = serving => {}
+                () = hub.pacer.keep(conn, priority) => {}
             }
+            return;
         }
         Err(error) => {
             let status = match error {

@@ -66,20 +66,21 @@ fn what_is_critical_arrives_before_the_bulk_that_is_on_its_way() {
 
 #[test]
 fn what_is_critical_for_one_peer_holds_back_bulk_for_another_over_the_same_interface() {
-    let (_, (alder, a), (birch, _b)) = pair();
-    let group = a.hub.group.clone();
+    let (_link, (alder, a), (birch, _b)) = pair_over(HUNDRED);
     let cedar = Fake::new();
-    let invited = MeshConfig {
-        ticket: Some(ticket(&alder, "alder", &a, &group)),
-        ..config("cedar", &group)
+    let listening = MeshConfig {
+        listen: vec!["[::1]:0".parse().unwrap()],
+        ..config("cedar", &a.hub.group())
     };
-    let _c = start(&cedar, invited);
+    let c = start(&cedar, listening);
+    let other = Forwarder::to(c.listen_addrs()[0], HUNDRED, 43);
+    a.hub.known(cedar.id()).configure(other.front());
     eventually("cedar", || connected(&a, cedar.id()));
-    let large = pattern(64 << 20);
+    let large = pattern(24 << 20);
     let bulk = alder.send_as("bulk", &large, Priority::Bulk, &[birch.id()]);
     sending(&alder, bulk, birch.id());
     let held = a.paced();
-    alder.send_as("c", &pattern(8 << 20), Priority::Critical, &[cedar.id()]);
+    alder.send_as("c", &pattern(4 << 20), Priority::Critical, &[cedar.id()]);
     cedar.wait_inbox("c");
     assert!(a.paced() > held, "bulk for birch made way for cedar");
     assert!(birch.wait_inbox("bulk") == large);
@@ -113,21 +114,22 @@ fn a_backlog_is_offered_by_priority() {
     }
     let urgent = alder.send_as("late", b"!", Priority::Critical, &[receiver.id()]);
     let (_conn, mut channel) = receiver.join(&a, &group);
-    let mut first = None;
+    let mut offered = Vec::new();
     receiver.runtime.block_on(async {
-        while first.is_none() {
+        while !offered.contains(&urgent) {
             match channel.frame().await.unwrap() {
                 Frame::Pending(ids) => {
                     let want = |id| (id, Verdict::Want);
                     let wants = Frame::Verdicts(ids.into_iter().map(want).collect());
                     channel.send(&wants).await.unwrap();
                 }
-                Frame::Offer(offer) => first = Some(offer.signed.id()),
+                Frame::Offer(offer) => offered.push(offer.signed.id()),
                 _ => {}
             }
         }
     });
-    assert_eq!(first, Some(urgent));
+    // Its lane and the other one run at the same time.
+    assert!(offered.len() < 64, "after {} others", offered.len());
 }
 
 #[test]
@@ -209,7 +211,7 @@ fn s17_a_peer_that_falls_silent_is_given_up_and_found_again_with_all_that_was_se
     }
     alder.send("large", &large, &[birch.id()]);
     birch.send("back", b"x", &[alder.id()]);
-    assert!(error_of(&a, birch.id()).is_some(), "shown");
+    eventually("shown", || error_of(&a, birch.id()).is_some());
     link.silence(false);
     birch.wait_inbox_len(301);
     assert!(birch.wait_inbox("large") == large);
@@ -310,32 +312,18 @@ fn s25_a_session_that_hears_nothing_of_a_seal_looks_by_itself() {
     birch.wait_inbox("heard");
 }
 
-/// A packet to an address that needs a scope fails with EINVAL, upon which offload goes off for the whole socket, as it
-/// does on interfaces that cannot do it.
+/// A packet to port 0 fails with EINVAL, upon which offload goes off for the whole socket, as it does on interfaces that
+/// cannot do it.
 #[test]
 fn s25_failed_segmentation_offload_is_switched_off_and_nothing_is_lost() {
-    let group = GroupKey::generate();
-    let (alder, birch) = (Fake::new(), Fake::new());
-    let listening = |called| MeshConfig {
-        listen: vec!["[::1]:0".parse().unwrap()],
-        ..config(called, &group)
-    };
-    let b = start(&birch, listening("birch"));
-    let a = start(
-        &alder,
-        MeshConfig {
-            peers: vec![(birch.id(), b.listen_addrs()[0])],
-            ..listening("alder")
-        },
-    );
-    eventually("connected", || connected(&a, birch.id()));
-    let unscoped: std::net::SocketAddr = "[fe80::1]:9".parse().unwrap();
-    let probe = std::net::UdpSocket::bind("[::1]:0").unwrap();
-    let refused = probe.send_to(b"x", unscoped).unwrap_err();
+    let (_, (alder, a), (birch, _b)) = pair();
+    let impossible: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let refused = probe.send_to(b"x", impossible).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
     let nobody = iroh::EndpointAddr::from_parts(
         iroh::EndpointId::from_bytes(Identity::generate().id().as_bytes()).unwrap(),
-        [iroh::TransportAddr::Ip(unscoped)],
+        [iroh::TransportAddr::Ip(impossible)],
     );
     a.hub.runtime.block_on(async {
         let nowhere = a.hub.endpoint.connect(nobody, CTL_ALPN);
@@ -346,23 +334,15 @@ fn s25_failed_segmentation_offload_is_switched_off_and_nothing_is_lost() {
     assert!(birch.wait_inbox("large") == large);
 }
 
+/// A row of the table of `scripts/bench-mesh`.
+fn row(what: &str, figure: &str, goal: &str) {
+    println!("| {what} | {figure} | {goal} |");
+}
+
 /// Figures for `scripts/bench-mesh`.
 #[test]
 #[ignore = "a measurement"]
 fn measure_links() {
-    let report = |what: &str, begun: Instant, bytes: usize, rate: u64| {
-        let took = begun.elapsed();
-        let speed = bytes as f64 / took.as_secs_f64();
-        let share = if rate > 0 {
-            format!(", {:.0} % of the link", 100.0 * speed / rate as f64)
-        } else {
-            String::new()
-        };
-        println!(
-            "{what}: {took:.2?}, {:.2} MiB/s{share}",
-            speed / 1_048_576.0
-        );
-    };
     let lossy = Quality {
         delay: Duration::from_millis(25),
         lost_ppm: 10_000,
@@ -375,14 +355,25 @@ fn measure_links() {
         ..HUNDRED
     };
     let size = 192 << 20;
-    for (what, quality) in [("50 ms, 1 % loss", lossy), ("300 ms", long)] {
-        let (_link, (alder, a), (birch, _b)) = pair_over(quality);
+    for (what, quality, goal) in [
+        ("50 ms and 1 % loss", lossy, "≥ 70 %"),
+        ("300 ms", long, ""),
+    ] {
+        let (_link, (alder, _a), (birch, _b)) = pair_over(quality);
         let large = pattern(size);
         let begun = Instant::now();
         alder.send("large", &large, &[birch.id()]);
-        birch.wait_inbox_for("large", Duration::from_secs(300));
-        report(what, begun, size, quality.rate);
-        a.stop();
+        birch.wait_inbox_for("large", Duration::from_secs(600));
+        let speed = size as f64 / begun.elapsed().as_secs_f64();
+        row(
+            &format!("192 MiB over 100 Mbit/s, {what}"),
+            &format!(
+                "{:.2} MiB/s, {:.0} % of the link",
+                speed / 1_048_576.0,
+                100.0 * speed / quality.rate as f64
+            ),
+            goal,
+        );
     }
     let far = Quality {
         delay: Duration::from_millis(100),
@@ -401,28 +392,35 @@ fn measure_links() {
         }
         birch.wait_inbox_len(1000);
         times.push(begun.elapsed());
-        println!(
-            "1,000 x 4 KiB over {:?}: {:?}",
-            2 * quality.delay,
-            times[times.len() - 1]
-        );
     }
-    println!("longer by {:?}", times[1].saturating_sub(times[0]));
+    let (near, far) = (times[0], times[1]);
+    row(
+        "1,000 x 4 KiB over 200 ms",
+        &format!("{far:.2?}, {:.2?} longer than without delay", far - near),
+        "≤ 2 s longer",
+    );
     let (link, (alder, a), (birch, b)) = pair_over(Quality::default());
     let begun = Instant::now();
     link.silence(true);
     eventually("noticed", || {
         !connected(&a, birch.id()) && !connected(&b, alder.id())
     });
-    println!("silence noticed by both after {:?}", begun.elapsed());
-    std::thread::sleep(Duration::from_secs(60).saturating_sub(begun.elapsed()));
+    let noticed = begun.elapsed();
+    row(
+        "silence is noticed by both sides after",
+        &format!("{noticed:.1?}"),
+        "≤ 10 s",
+    );
+    std::thread::sleep(Duration::from_secs(60).saturating_sub(noticed));
     alder.send("after", b"x", &[birch.id()]);
     let begun = Instant::now();
     link.silence(false);
     birch.wait_inbox("after");
-    println!(
-        "after 60 s without UDP: delivered {:?} after its end",
-        begun.elapsed()
+    let after = begun.elapsed();
+    row(
+        "60 s without UDP: delivered after its end within",
+        &format!("{after:.1?}"),
+        "",
     );
 }
 
