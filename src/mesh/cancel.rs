@@ -59,7 +59,7 @@ pub(crate) fn take(
                     cancel.bundle
                 ),
                 Err(error) => {
-                    tracing::error!("cancel of {:?} not recorded: {error}", cancel.bundle)
+                    tracing::error!("cancel of {:?} not recorded: {error}", cancel.bundle);
                 }
             }
         }
