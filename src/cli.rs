@@ -95,6 +95,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Give up a member that is gone: nothing waits for it any more
+    Forget {
+        /// Its name or id, as `meshbox peers` shows it
+        #[arg(value_name = "NAME|ID")]
+        who: String,
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Give all members a new group key: tickets made before let nobody in any more (admin only)
     Rekey {
         #[command(flatten)]
@@ -253,6 +264,9 @@ struct Settings {
     /// Try this long to deliver a file [default: 30days]
     #[arg(long, value_name = "DURATION")]
     lifetime: Option<OsString>,
+    /// What members get that join later: what is still shown (current), or none of it (none) [default: current]
+    #[arg(long, value_name = "WHAT")]
+    late_joiners: Option<OsString>,
     /// Stay in the foreground and log to standard error
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     foreground: Option<OsString>,
@@ -323,6 +337,7 @@ impl Settings {
             ("congestion", one(self.congestion)),
             ("settle", one(self.settle)),
             ("lifetime", one(self.lifetime)),
+            ("late_joiners", one(self.late_joiners)),
             ("foreground", one(self.foreground)),
             ("allow_other", one(self.allow_other)),
             ("log", one(self.log)),
@@ -415,6 +430,7 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             daemon,
             json,
         } => member::remove(daemon, who, no_rekey, json),
+        Command::Forget { who, daemon, json } => member::forget(daemon, who, json),
         Command::Rekey { daemon, json } => member::rekey(daemon, json),
         Command::Wait {
             paths,

@@ -206,6 +206,8 @@ pub struct Config {
     pub settle: Duration,
     /// How long a bundle waits for its recipients.
     pub lifetime: Duration,
+    /// Whether members that join later get what is still shown.
+    pub late_joiners: bool,
     /// Stay in the foreground.
     pub foreground: bool,
     /// Let other users use the mount.
@@ -351,6 +353,9 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         settle: stack
             .parsed("settle", parse_duration)?
             .unwrap_or(DEFAULT_SETTLE),
+        late_joiners: stack
+            .parsed("late_joiners", value::parse_late_joiners)?
+            .unwrap_or(true),
         lifetime: stack
             .parsed("lifetime", parse_duration)?
             .unwrap_or(DEFAULT_LIFETIME),
@@ -503,6 +508,7 @@ impl Stack<'_> {
             "congestion" => text(&config.congestion.to_string()),
             "settle" => duration(config.settle),
             "lifetime" => duration(config.lifetime),
+            "late_joiners" => text(value::show_late_joiners(config.late_joiners)),
             "foreground" => Some(config.foreground.into()),
             "allow_other" => Some(config.allow_other.into()),
             "log" => text(&config.log),

@@ -97,6 +97,11 @@ pub enum Request {
         /// Below `outbox/`.
         path: WirePath,
     },
+    /// Give a member up that is gone.
+    Forget {
+        /// Its name or id.
+        who: String,
+    },
     /// Do something to bundles.
     Act {
         /// What.
@@ -124,6 +129,8 @@ pub enum Reply {
     },
     /// To [`Request::Remove`] and [`Request::Rekey`].
     Changed(MembershipChange),
+    /// To [`Request::Forget`].
+    Forgotten(Forgotten),
     /// To [`Request::Wait`].
     Waited(Waited),
     /// To [`Request::Act`].
@@ -146,6 +153,17 @@ pub struct MembershipChange {
     pub removed: Vec<(String, String)>,
     /// Who gets the new key; absent if the key stays.
     pub keyed: Option<Vec<(String, String)>>,
+}
+
+/// A member that was given up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Its id as hex.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Bundles that it will not get any more.
+    pub bundles: u64,
 }
 
 /// How a wait ended.
@@ -226,7 +244,7 @@ pub struct Status {
     pub incomplete: Vec<WirePath>,
     /// Counters.
     pub counts: Counts,
-    /// What our own disk fails with at present; absent when all is well.
+    /// What our own disk fails with at present, and copies of states that are in use; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
 }
@@ -286,6 +304,10 @@ pub trait ControlBackend: Send + Sync + 'static {
     }
     /// Gives all members a new key.
     fn rekey(&self) -> Result<MembershipChange, String> {
+        Err("not available".to_owned())
+    }
+    /// Gives a member up that is gone; by name or id.
+    fn forget(&self, _who: &str) -> Result<Forgotten, String> {
         Err("not available".to_owned())
     }
     /// Does something to bundles. Blocks until it is durable.

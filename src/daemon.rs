@@ -159,6 +159,7 @@ impl House {
         let (identity, key) = group::keys(&layout, &mut config)?;
         let id = identity.id();
         let spool = Spool::open(config.spool(identity))?;
+        spool.set_late_joiners(config.late_joiners);
         spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
         let group = group::enter(&spool, key, &config)?;

@@ -20,7 +20,8 @@
 //! 3. A bundle leaves only by receipt, refusal, the journal not owing it any more, a question without answer, or the end
 //!    of the connection; in the last two cases it is found in the journal again.
 //! 4. The live push is an optimisation: every state has a time after which the bundle is asked about again. A question
-//!    that is not answered is forgotten, so that it keeps no room from others, and comes again with the next scan.
+//!    that is not answered is forgotten, so that it keeps no room from others, and comes again with the next scan; so do
+//!    bundles that are deferred again and again, where there is no room for what was not read yet.
 
 pub mod custody;
 
@@ -38,6 +39,9 @@ pub const WINDOW: usize = 256;
 
 /// Offers of urgent bundles that may be unanswered beyond [`WINDOW`], so that these never wait for lesser ones.
 pub const RESERVED: usize = 32;
+
+/// This part of the window is left to bundles that are not urgent.
+const OTHERS_PART: usize = 8;
 
 /// Ids asked about in one message, and rows read from the journal at once.
 pub const PAGE: usize = 256;
@@ -192,9 +196,13 @@ pub struct Delivery {
     ready: Ready,
     asked: usize,
     offered: usize,
+    /// Of those the urgent ones.
+    urgent: usize,
     scan: Scan,
     /// Something was dropped or rang during a scan: begin again at its end.
     again: bool,
+    /// Until then no room is made for others.
+    keep: Duration,
     /// State of the jitter generator.
     seed: u64,
 }
@@ -209,8 +217,10 @@ impl Delivery {
             ready: Ready::default(),
             asked: 0,
             offered: 0,
+            urgent: 0,
             scan: Scan::Idle(Duration::ZERO),
             again: false,
+            keep: Duration::ZERO,
             seed: seed | 1,
         }
     }
@@ -284,7 +294,7 @@ impl Delivery {
         self.connected = false;
         self.tracks.clear();
         self.ready.clear();
-        (self.asked, self.offered, self.again) = (0, 0, false);
+        (self.asked, self.offered, self.urgent, self.again) = (0, 0, 0, false);
         self.scan = Scan::Idle(Duration::ZERO);
     }
 
@@ -310,8 +320,13 @@ impl Delivery {
             && track.priority != priority
         {
             let before = std::mem::replace(&mut track.priority, priority);
-            if track.phase == Phase::Ready {
-                self.ready.move_to(bundle, before, priority);
+            match track.phase {
+                Phase::Ready => self.ready.move_to(bundle, before, priority),
+                Phase::Offered => {
+                    self.urgent -= usize::from(is_urgent(before));
+                    self.urgent += usize::from(is_urgent(priority));
+                }
+                Phase::Asked | Phase::Fetching | Phase::Taken | Phase::Waiting => {}
             }
         }
     }
@@ -455,6 +470,7 @@ impl Delivery {
         for page in due.chunks(self.limits.page) {
             out.push(Action::Ask(page.to_vec()));
         }
+        self.make_room(now);
         if let Scan::Idle(until) = self.scan
             && self.connected
             && until <= now
@@ -463,12 +479,36 @@ impl Delivery {
         }
     }
 
+    /// Where deferred ones take all the room, those deferred most often leave it to what was not read yet. The journal
+    /// has them, and the next scan finds them. Not too often: each of them costs an offer.
+    fn make_room(&mut self, now: Duration) {
+        let Limits { page, tracked, .. } = self.limits;
+        let full = self.tracks.len() + page > tracked;
+        if !full || !matches!(self.scan, Scan::Due(_)) || now < self.keep {
+            return;
+        }
+        self.keep = now + RESCAN;
+        let waiting = self
+            .tracks
+            .iter()
+            .filter(|(_, t)| t.phase == Phase::Waiting);
+        let mut waiting: Vec<(u32, BundleId)> = waiting.map(|(b, t)| (t.deferrals, *b)).collect();
+        waiting.sort_unstable();
+        for (_, bundle) in waiting.into_iter().rev().take(page) {
+            self.drop_track(bundle);
+        }
+    }
+
     /// Sends what the window admits, and reads on in the journal when there is room.
     fn advance(&mut self, now: Duration, out: &mut Vec<Action>) {
         loop {
-            let least = if self.offered < self.limits.window {
+            // Where urgent ones hold nearly all places, those kept for them are for the others' turn too: else a constant
+            // urgent load, which fills each place as it becomes free, would leave the window to nobody else.
+            let few_others = self.offered - self.urgent < self.limits.window.div_ceil(OTHERS_PART);
+            let within = self.offered < self.limits.window + RESERVED;
+            let least = if self.offered < self.limits.window || (few_others && within) {
                 Priority::Bulk
-            } else if self.offered < self.limits.window + RESERVED {
+            } else if within {
                 Priority::Priority
             } else {
                 break;
@@ -497,8 +537,9 @@ impl Delivery {
             tracked,
             ..
         } = self.limits;
-        let room =
-            self.asked + self.ready.len() + page <= ahead && self.tracks.len() + page <= tracked;
+        // Not counting urgent ones: a queue that these keep full would never let the others be read.
+        let waiting = self.asked + self.ready.len_of_others();
+        let room = waiting + page <= ahead && self.tracks.len() + page <= tracked;
         if let Scan::Due(after) = self.scan
             && room
         {
@@ -559,14 +600,27 @@ impl Delivery {
         self.tracks.remove(&bundle);
     }
 
-    /// Keeps the two counters in step with the phase of `bundle`.
+    /// Keeps the counters in step with the phase of `bundle`.
     fn count(&mut self, bundle: &BundleId, entering: bool) {
-        let counter = match self.tracks.get(bundle).map(|t| &t.phase) {
-            Some(Phase::Asked) => &mut self.asked,
-            Some(Phase::Offered) => &mut self.offered,
-            Some(Phase::Ready | Phase::Fetching | Phase::Taken | Phase::Waiting) | None => return,
+        let Some(track) = self.tracks.get(bundle) else {
+            return;
         };
-        *counter = if entering { *counter + 1 } else { *counter - 1 };
+        let urgent = usize::from(is_urgent(track.priority));
+        let change = |counter: &mut usize, by: usize| {
+            *counter = if entering {
+                *counter + by
+            } else {
+                *counter - by
+            };
+        };
+        match track.phase {
+            Phase::Asked => change(&mut self.asked, 1),
+            Phase::Offered => {
+                change(&mut self.offered, 1);
+                change(&mut self.urgent, urgent);
+            }
+            Phase::Ready | Phase::Fetching | Phase::Taken | Phase::Waiting => {}
+        }
     }
 
     fn backoff(&mut self, deferrals: u32) -> Duration {

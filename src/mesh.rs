@@ -39,6 +39,7 @@ mod roster;
 mod serve;
 mod session;
 pub(crate) mod store;
+mod twins;
 mod wire;
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use iroh::Endpoint;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, mpsc};
@@ -70,6 +72,7 @@ use self::pacer::Pacer;
 use self::roster::{Peer, Roster};
 use self::session::Input;
 use self::store::Store;
+use self::twins::Twins;
 use self::wire::{ADDRS_MAX, Hello, MEMBERS_MAX, Told};
 use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
 use crate::spool::{Event, Member, Spool};
@@ -154,6 +157,8 @@ pub(crate) struct Hub {
     group: GroupKey,
     /// Rung when the roll changed.
     pub(crate) rekeyed: Notify,
+    /// The roll that the connections were last held against.
+    roll_seen: Mutex<Option<[u8; 32]>>,
     pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
     pub(crate) fetches: Fetches,
@@ -161,6 +166,7 @@ pub(crate) struct Hub {
     pub(crate) pacer: Pacer,
     pub(crate) paths: Paths,
     pub(crate) care: Care,
+    pub(crate) twins: Twins,
     name: PeerName,
     runtime: Handle,
     stopping: AtomicBool,
@@ -230,6 +236,21 @@ impl Hub {
         if taken && let Err(error) = self.store.raise_epoch(hello.seen) {
             tracing::error!("the epoch cannot be raised: {error}");
         }
+        if taken {
+            let (name, seen) = (&hello.name, hello.seen);
+            let text = format!(
+                "this state is an older copy (a restored backup?): {name} has seen epoch {seen} of this node; what is sent from now on counts as newer"
+            );
+            self.twins.notice(self.me, "restored", text);
+        }
+        if self.twins.hello(id, hello.incarnation) {
+            let text = format!(
+                "{} ({}) runs twice: two daemons use copies of one state; stop one of them, and give it a state of its own",
+                hello.name,
+                id.short()
+            );
+            self.twins.notice(id, "twin", text);
+        }
         // Behind a forwarded port it does not know the address at which we found it.
         let mut addrs = usable(&hello.addrs);
         addrs.extend(via.filter(|via| !addrs.is_empty() && !addrs.contains(via)));
@@ -239,6 +260,17 @@ impl Hub {
         self.saw_epoch(&self.known(id), hello.epoch);
         self.told(&hello.members, id);
         self.refresh();
+    }
+
+    /// `peer` has seen another run of this node.
+    pub(crate) fn told_of_twin(&self, peer: &Peer, run: [u8; 16]) {
+        if run != self.store.epoch().1 {
+            let text = format!(
+                "another daemon uses a copy of this state, says {}: stop one of them, and give it a state of its own",
+                peer.label()
+            );
+            self.twins.notice(self.me, "twin", text);
+        }
     }
 
     /// Remembers the epoch of `peer`, to tell it should it ever fall behind. Blocks on disk when it is new.
@@ -419,6 +451,7 @@ impl Mesh {
             store,
             group: config.group,
             rekeyed: Notify::new(),
+            roll_seen: Mutex::default(),
             endpoint,
             roster: Roster::default(),
             fetches: Fetches::default(),
@@ -426,6 +459,7 @@ impl Mesh {
             pacer: Pacer::default(),
             paths: Paths::new(config.congestion),
             care: Care::default(),
+            twins: Twins::default(),
             name: config.name,
             runtime: runtime.handle().clone(),
             stopping: AtomicBool::new(false),
@@ -470,6 +504,11 @@ impl Mesh {
     /// loopback included only when that is what is bound.
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
         endpoint::listen_addrs(&self.hub.endpoint)
+    }
+
+    /// What the user should know of copies of states that are in use.
+    pub fn notices(&self) -> Vec<String> {
+        self.hub.twins.notices()
     }
 
     /// Every known peer.

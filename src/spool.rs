@@ -57,6 +57,7 @@ use thiserror::Error;
 
 pub use self::cancel::{Cancelled, Retried};
 pub use self::content::ContentReader;
+pub use self::custody::OriginSays;
 pub use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;

@@ -40,6 +40,22 @@ pub(super) fn rekey(daemon: DaemonArgs, as_json: bool) -> Result<(), Failure> {
     change(daemon, &Request::Rekey, as_json)
 }
 
+pub(super) fn forget(daemon: DaemonArgs, who: String, as_json: bool) -> Result<(), Failure> {
+    match find(daemon.state, None)?
+        .connect()?
+        .call(&Request::Forget { who })?
+    {
+        Reply::Forgotten(forgotten) if as_json => json(&forgotten),
+        Reply::Forgotten(forgotten) => print(&format!(
+            "forgotten: {} ({}…), {} bundles are not kept for it any more\n",
+            forgotten.name,
+            forgotten.id.get(..10).unwrap_or_default(),
+            forgotten.bundles
+        )),
+        _ => Err(unexpected()),
+    }
+}
+
 fn change(daemon: DaemonArgs, request: &Request, as_json: bool) -> Result<(), Failure> {
     match find(daemon.state, None)?.connect()?.call(request)? {
         Reply::Changed(changed) if as_json => json(&changed),

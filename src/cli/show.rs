@@ -143,7 +143,7 @@ pub(super) fn status(status: &Status, now: u64) -> String {
         peers(&status.peers, now),
     );
     if let Some(trouble) = &status.trouble {
-        let _fits = write!(out, "\nTROUBLE: {}; it is tried again\n", plain(trouble));
+        let _fits = write!(out, "\nTROUBLE: {}\n", plain(trouble));
     }
     let lists = [
         (
@@ -263,7 +263,7 @@ mod tests {
             "deferred     0/1",
             "1.5 KiB",
             "disk full",
-            "TROUBLE: journal: no space; it is tried again",
+            "TROUBLE: journal: no space",
             "as they are\n  torn.bin\n",
             "3 names not sent",
         ] {

@@ -48,6 +48,7 @@ pub const SETTINGS: &[Setting] = &[
     new("congestion", Kind::Text),
     new("settle", Kind::Text),
     new("lifetime", Kind::Text),
+    new("late_joiners", Kind::Text),
     new("foreground", Kind::Switch),
     new("allow_other", Kind::Switch),
     new("log", Kind::Text),

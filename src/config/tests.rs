@@ -297,6 +297,7 @@ fn what_is_shown_can_be_read_back() {
             ("min_free", "7"),
             ("max_file_bytes", "1MB"),
             ("history", "500"),
+            ("late_joiners", "none"),
             ("inbox_mode", "0640"),
             ("umask", "0007"),
         ]),
@@ -331,6 +332,7 @@ fn limits_may_stand_in_a_table_of_their_own_and_not_twice() {
         ("[spool]\nname = \"x\"\n", "spool.name"),
         ("spool = 5\n", "spool"),
         ("history = 0\n", "whole number"),
+        ("late_joiners = \"some\"\n", "current"),
         ("max_bytes = \"much\"\n", "64MiB"),
     ] {
         let err = with(flags(&[]), env(&[]), Some(&file(&dir, text))).unwrap_err();

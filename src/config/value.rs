@@ -87,6 +87,22 @@ pub(super) fn parse_limit(text: &str) -> Result<u64, String> {
     }
 }
 
+/// What members get that join later: `true` is what is current.
+pub(super) fn parse_late_joiners(text: &str) -> Result<bool, String> {
+    match text {
+        "current" => Ok(true),
+        "none" => Ok(false),
+        _ => Err(format!(
+            "{text:?}: say current (they get what is still shown) or none"
+        )),
+    }
+}
+
+/// The word for it.
+pub(super) fn show_late_joiners(current: bool) -> &'static str {
+    if current { "current" } else { "none" }
+}
+
 /// A number of things, at least one.
 pub(super) fn parse_count(text: &str) -> Result<u64, String> {
     match text.parse() {

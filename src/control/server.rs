@@ -240,6 +240,7 @@ fn answer(
         Request::Remove { who, keep_key } => {
             or_error(backend.remove(&who, keep_key).map(Reply::Changed))
         }
+        Request::Forget { who } => or_error(backend.forget(&who).map(Reply::Forgotten)),
         Request::Rekey => or_error(backend.rekey().map(Reply::Changed)),
         Request::Wait {
             paths,

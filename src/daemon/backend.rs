@@ -13,13 +13,16 @@ use crate::bundle::RelPath;
 use crate::control::act::{Act, Acted};
 use crate::control::wait::Delivery;
 use crate::control::{
-    ControlBackend, Counts, DEFAULT_ROWS, MembershipChange, PeerRow, Status, WirePath,
+    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, MembershipChange, PeerRow, Status, WirePath,
 };
 use crate::fs::{Fs, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
 use crate::peer::{PeerId, PeerName};
 use crate::ready::Overview;
-use crate::spool::{Changed, Spool};
+use crate::spool::{Changed, Member, Spool};
+
+/// So many digits of an id say which.
+const ID_LEAST: usize = 8;
 
 /// What does not change while the daemon runs.
 pub(super) struct Facts {
@@ -60,6 +63,15 @@ impl Backend {
     pub(super) fn set_fs(&self, fs: &Arc<Fs>) {
         // Called once, by the composition root.
         let _second = self.fs.set(Arc::downgrade(fs));
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let disk = self.facts.spool.trouble();
+        let disk = disk.map(|trouble| format!("{trouble}; it is tried again"));
+        let mesh = self.mesh.read();
+        let copies = mesh.as_ref().map_or_else(Vec::new, Mesh::notices);
+        let all: Vec<String> = disk.into_iter().chain(copies).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     pub(super) fn peer_count(&self) -> usize {
@@ -117,6 +129,29 @@ fn row(peer: PeerStatus) -> PeerRow {
     }
 }
 
+/// The one member of that name, or with that id or beginning of an id.
+fn find_member(members: &[Member], who: &str) -> Result<Member, String> {
+    let by_id = |member: &&Member| who.len() >= ID_LEAST && member.id.to_string().starts_with(who);
+    let mut found: Vec<&Member> = members.iter().filter(by_id).collect();
+    if found.is_empty() {
+        let named = |member: &&Member| member.name.as_str() == who;
+        found = members.iter().filter(named).collect();
+    }
+    match found.as_slice() {
+        [only] => Ok((*only).clone()),
+        [] => Err(format!(
+            "there is no member {who}; `meshbox peers` shows all"
+        )),
+        many => {
+            let ids: Vec<String> = many.iter().map(|member| member.id.to_string()).collect();
+            Err(format!(
+                "several members are called {who}; say which, by id: {}",
+                ids.join(", ")
+            ))
+        }
+    }
+}
+
 fn into_change(changed: Changed) -> MembershipChange {
     let row = |(id, name): (PeerId, String)| (id.to_string(), name);
     MembershipChange {
@@ -155,7 +190,7 @@ impl ControlBackend for Backend {
                 unsealed: waiting.unsealed,
                 ..facts.spool.counts()
             },
-            trouble: facts.spool.trouble(),
+            trouble: self.trouble(),
         }
     }
 
@@ -227,6 +262,25 @@ impl ControlBackend for Backend {
     fn rekey(&self) -> Result<MembershipChange, String> {
         let changed = self.facts.spool.rekey_group();
         changed.map(into_change).map_err(|err| err.to_string())
+    }
+
+    fn forget(&self, who: &str) -> Result<Forgotten, String> {
+        let peers = ControlBackend::peers(self);
+        let member = find_member(&self.facts.spool.members(), who)?;
+        let id = member.id.to_string();
+        if peers.iter().any(|peer| peer.id == id && peer.connected) {
+            return Err(format!(
+                "{} is connected: only a member that is gone can be forgotten; `meshbox remove` takes one out of the group",
+                member.name
+            ));
+        }
+        let forgotten = self.facts.spool.forget(member.id);
+        let bundles = forgotten.map_err(|err| err.to_string())?.unwrap_or(0);
+        Ok(Forgotten {
+            id,
+            name: member.name.to_string(),
+            bundles,
+        })
     }
 
     fn act(&self, act: Act) -> Acted {
@@ -382,6 +436,25 @@ fn metrics(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_is_found_by_name_or_id_and_never_guessed() {
+        let member = |n, name: &str| Member {
+            id: PeerId::from_bytes([n; 32]),
+            name: PeerName::parse(name).unwrap(),
+            addrs: vec![],
+            last_seen: 0,
+            epoch: 0,
+        };
+        let members = [member(1, "birch"), member(2, "cedar"), member(3, "cedar")];
+        assert_eq!(find_member(&members, "birch").unwrap().id, members[0].id);
+        let id = members[2].id.to_string();
+        assert_eq!(find_member(&members, &id[..10]).unwrap().id, members[2].id);
+        assert!(find_member(&members, "cedar").unwrap_err().contains(&id));
+        for nobody in ["oak", "", &id[..3]] {
+            assert!(find_member(&members, nobody).is_err(), "{nobody:?}");
+        }
+    }
 
     #[test]
     fn metrics_are_one_value_a_line_with_a_type() {

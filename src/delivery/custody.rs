@@ -18,7 +18,8 @@
 //! 1. Only the origin's word ends a bundle; a custodian merely ends its own custody, and only when nobody is left to
 //!    give it to, when the origin says so, or when there is no room. In the last case the user is told.
 //! 2. Content is needed exactly while Watching, Asked or Carrying: leaving these emits one [`Action::Release`].
-//! 3. A receipt that was seen is handed to the origin each time it connects, until the origin says "closed".
+//! 3. A receipt that was seen is handed to the origin each time it connects, until the origin says "closed" or that
+//!    it does not know the bundle.
 //! 4. Nothing is asked or said while the origin closes its bundles in time.
 
 use std::collections::BTreeSet;
@@ -73,6 +74,8 @@ pub enum Event {
     OriginClosed,
     /// The origin says that somebody still waits for it.
     OriginOpen,
+    /// The origin knows nothing of it: it forgot it long after its end, or its state is an older copy.
+    OriginUnknown,
     /// This recipient's receipt, checked, was seen.
     Receipt(PeerId),
     /// This recipient will never take it: it refused it, or was forgotten or removed.
@@ -172,6 +175,13 @@ impl Custody {
                 Stage::Watching(_) | Stage::Asked(_) => self.carry(out),
                 Stage::Carrying | Stage::Relaying | Stage::Ended => {}
             },
+            Event::OriginUnknown => match self.stage {
+                Stage::Watching(_) | Stage::Asked(_) => self.carry(out),
+                // Those who do not have it get it all the same.
+                Stage::Carrying | Stage::Ended => {}
+                // It has no use for the receipts.
+                Stage::Relaying => self.end(Why::Closed, out),
+            },
             Event::Receipt(peer) => {
                 if self.receipts.insert(peer) {
                     out.push(Action::Relay(peer));
@@ -253,8 +263,10 @@ impl Custody {
         if self.receipts.is_empty() {
             self.stage = Stage::Ended;
             out.push(Action::Forget);
-        } else {
+        } else if self.stage != Stage::Relaying {
             self.stage = Stage::Relaying;
+            // It may be closed by these receipts, or long since.
+            out.push(Action::Ask);
         }
     }
 
@@ -366,6 +378,17 @@ mod tests {
             ),
             (
                 T0,
+                Event::OriginUnknown,
+                [
+                    (Stage::Carrying, vec![owe(&[1, 2])]),
+                    (Stage::Carrying, vec![owe(&[1, 2])]),
+                    (Stage::Carrying, vec![]),
+                    (Stage::Ended, vec![Forget]),
+                    (Stage::Ended, vec![]),
+                ],
+            ),
+            (
+                T0,
                 Event::Receipt(peer(1)),
                 [
                     (WATCHING, vec![Relay(peer(1))]),
@@ -412,9 +435,9 @@ mod tests {
                 T0,
                 Event::QuotaFull,
                 [
-                    (Stage::Relaying, vec![Release(Why::Quota)]),
-                    (Stage::Relaying, vec![Release(Why::Quota)]),
-                    (Stage::Relaying, vec![Release(Why::Quota)]),
+                    (Stage::Relaying, vec![Release(Why::Quota), Ask]),
+                    (Stage::Relaying, vec![Release(Why::Quota), Ask]),
+                    (Stage::Relaying, vec![Release(Why::Quota), Ask]),
                     (Stage::Relaying, vec![]),
                     (Stage::Ended, vec![]),
                 ],
@@ -473,7 +496,11 @@ mod tests {
             );
             assert_eq!(
                 step(&mut custody, T0, Event::Receipt(peer(1))),
-                [Action::Relay(peer(1)), Action::Release(Why::Complete)]
+                [
+                    Action::Relay(peer(1)),
+                    Action::Release(Why::Complete),
+                    Action::Ask
+                ]
             );
             assert_eq!(custody.stage(), Stage::Relaying);
             assert_eq!(
@@ -550,6 +577,7 @@ mod tests {
             Event::OriginConnected,
             Event::OriginClosed,
             Event::OriginOpen,
+            Event::OriginUnknown,
             Event::Receipt(peer(1)),
             Event::Receipt(peer(2)),
             Event::Gone(peer(1)),

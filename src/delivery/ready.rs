@@ -35,6 +35,12 @@ impl Ready {
         self.queues.iter().map(VecDeque::len).sum()
     }
 
+    /// How many wait that are not urgent.
+    pub(super) fn len_of_others(&self) -> usize {
+        let urgent = index(Priority::Priority);
+        self.queues[..urgent].iter().map(VecDeque::len).sum()
+    }
+
     /// Adds a bundle behind all of its priority.
     pub(super) fn push(&mut self, bundle: BundleId, priority: Priority) {
         self.queues[index(priority)].push_back(bundle);

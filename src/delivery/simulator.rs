@@ -20,8 +20,9 @@
 //!
 //! ```text
 //! MESHBOX_SIM_SEED=4711 MESHBOX_SIM_SCHEDULES=1 cargo test --release --lib simulator::schedules
+//! MESHBOX_SIM_TRACE=1 MESHBOX_SIM_SEED=4711 MESHBOX_SIM_SCHEDULES=1 cargo test --release --lib simulator::schedules -- --nocapture
 //! MESHBOX_SIM_SCHEDULES=100000 MESHBOX_SIM_MEMBERS=40 cargo test --release --lib simulator::schedules -- --nocapture
-//! MESHBOX_SIM_SCHEDULES=20 cargo test --release --lib simulator::thousand -- --nocapture
+//! MESHBOX_SIM_SCHEDULES=20 cargo test --release --lib simulator::thousand_members -- --nocapture
 //! ```
 
 #[cfg(test)]
@@ -30,6 +31,10 @@ mod chaos;
 mod custody;
 #[cfg(test)]
 mod disk;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod flaws;
 #[cfg(test)]
 mod intake;
 #[cfg(test)]
@@ -60,6 +65,9 @@ const CHUNKS_MAX: usize = 8;
 
 /// Schedules of up to [`MEMBERS`] members in CI.
 const SCHEDULES: u64 = 2_000;
+
+/// Threads that run them.
+const WORKERS: usize = 2;
 
 /// Members of those.
 const MEMBERS: u64 = 12;
@@ -102,7 +110,7 @@ fn schedules() {
                 all.push(run(Plan::new(seed, members)));
             }
         };
-        let workers: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
         let joined = workers.into_iter().map(|worker| worker.join());
         joined
             .flat_map(|stats| stats.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -140,5 +148,17 @@ fn schedules() {
     println!("{happened:?}");
     for (what, count) in happened {
         assert!(count > 20, "{what}: {count}");
+    }
+}
+
+#[test]
+fn thousand_members() {
+    let first = from_environment("MESHBOX_SIM_SEED", 1);
+    let count = from_environment("MESHBOX_SIM_SCHEDULES", 1);
+    let members = from_environment("MESHBOX_SIM_MEMBERS", 1_000) as usize;
+    for seed in first..first + count {
+        let stats = run(Plan::large(seed, members));
+        println!("seed {seed}: {stats:?}");
+        assert!(stats.delivered > 5_000 || members < 1_000, "{stats:?}");
     }
 }

@@ -346,6 +346,51 @@ fn every_state_is_asked_about_again_in_the_end() {
     }
 }
 
+/// Things that can never succeed (too large for the room there is) fill all the room: what comes after them is delivered.
+#[test]
+fn s14_what_is_deferred_for_ever_keeps_nobody_out() {
+    let mut machine = Delivery::new(7);
+    machine.limits = Limits {
+        window: 2,
+        page: 2,
+        ahead: 4,
+        tracked: 6,
+    };
+    let hopeless = 20;
+    let mut offered = 0;
+    let (mut now, mut queue) = (T0, VecDeque::from([Event::Connected]));
+    for _ in 0..4_000 {
+        let event = queue.pop_front().unwrap_or_else(|| {
+            now += Duration::from_secs(1);
+            Event::Tick
+        });
+        for action in step(&mut machine, now, event) {
+            match action {
+                Action::Page(after) => {
+                    let from = after.map_or(0, |after| after + 1);
+                    let rows: Vec<u64> = (from..=hopeless).take(2).collect();
+                    queue.push_back(Event::Page {
+                        cursor: rows.last().copied().or(after),
+                        end: rows.len() < 2,
+                        bundles: rows.into_iter().map(id).collect(),
+                    });
+                }
+                Action::Ask(ids) => {
+                    queue.extend(ids.into_iter().map(|b| Event::Verdict(b, Verdict::Want)));
+                }
+                Action::Offer(bundle) if bundle == id(hopeless) => return,
+                Action::Offer(bundle) => {
+                    offered += 1;
+                    queue.push_back(Event::Verdict(bundle, Verdict::Deferred("full".into())));
+                }
+                Action::Show(..) => {}
+            }
+            check(&machine);
+        }
+    }
+    panic!("never offered, after {offered} others");
+}
+
 /// Room for one page: a peer that never answers for one bundle gets the others, and is asked about that one again.
 #[test]
 fn a_question_without_answer_keeps_nobody_out() {
@@ -490,6 +535,9 @@ fn check(machine: &Delivery) {
     let in_phase = |phase| machine.tracks.values().filter(|t| t.phase == phase).count();
     assert_eq!(machine.asked, in_phase(Phase::Asked));
     assert_eq!(machine.offered, in_phase(Phase::Offered));
+    let urgent = |t: &&Track| t.phase == Phase::Offered && is_urgent(t.priority);
+    let urgent = machine.tracks.values().filter(urgent).count();
+    assert_eq!(machine.urgent, urgent);
     assert!(machine.offered <= machine.limits.window + RESERVED);
     assert!(machine.tracks.len() <= machine.limits.tracked);
     for (bundle, track) in &machine.tracks {

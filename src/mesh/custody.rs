@@ -24,7 +24,7 @@ use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
 use crate::mesh::wire::{Frame, LIST_MAX};
 use crate::peer::PeerId;
-use crate::spool::{Spool, SpoolError};
+use crate::spool::{OriginSays, Spool, SpoolError};
 
 /// How often closed bundles are told, and the clock is looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -71,9 +71,9 @@ pub(crate) trait Custodian {
         &self,
         _origin: PeerId,
         _bundles: &[BundleId],
-        _closed: bool,
-    ) -> Result<(), SpoolError> {
-        Ok(())
+        _says: OriginSays,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        Ok(Vec::new())
     }
     fn closed_of(
         &self,
@@ -127,9 +127,9 @@ impl Custodian for Arc<Spool> {
         &self,
         origin: PeerId,
         bundles: &[BundleId],
-        closed: bool,
-    ) -> Result<(), SpoolError> {
-        Spool::origin_says(self, origin, bundles, closed)
+        says: OriginSays,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        Spool::origin_says(self, origin, bundles, says)
     }
     fn closed_of(
         &self,
@@ -317,6 +317,9 @@ fn say(hub: &Hub, to: PeerId, bundles: &[BundleId], frame: impl Fn(Vec<BundleId>
 /// A session with `peer` began: it gets receipts for its bundles, and is asked which of those that we carry are closed.
 /// Blocks on disk.
 pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
+    if let Some(run) = hub.twins.other_of(peer.id) {
+        out.push(&Frame::Twin(run));
+    }
     let failed = |error: SpoolError| tracing::error!("custody cannot be read: {error}");
     let mut last: Option<Receipt> = None;
     while let Some(page) = hub
@@ -344,36 +347,38 @@ pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
     }
 }
 
-/// `peer` says that these bundles of its own are closed. Blocks on disk.
-pub(crate) fn heard_closed(hub: &Hub, peer: &Peer, bundles: &[BundleId]) {
-    if let Err(error) = hub.store.origin_says(peer.id, bundles, true) {
-        tracing::error!("closed bundles of {} not recorded: {error}", peer.label());
+/// `peer` says this of bundles of its own. Blocks on disk.
+pub(crate) fn heard(hub: &Hub, peer: &Peer, bundles: &[BundleId], says: OriginSays) {
+    if let Err(error) = hub.store.origin_says(peer.id, bundles, says) {
+        tracing::error!("what {} says is not recorded: {error}", peer.label());
     }
 }
 
 /// `peer` asks whether bundles of ours are closed, or answers that some of its own are not. Blocks on disk.
 pub(crate) fn heard_open(hub: &Hub, peer: &Peer, bundles: &[BundleId], out: &Out) {
-    let answered = hub
-        .store
-        .closed_of(peer.id, bundles)
-        .and_then(|(closed, open)| {
-            let others: Vec<BundleId> = bundles
-                .iter()
-                .filter(|bundle| !closed.contains(bundle) && !open.contains(bundle))
-                .copied()
-                .collect();
-            if !closed.is_empty() {
-                out.push(&Frame::Closed(closed));
+    let answer = || {
+        let (closed, open) = hub.store.closed_of(peer.id, bundles)?;
+        let not_ours: Vec<BundleId> = bundles
+            .iter()
+            .filter(|bundle| !closed.contains(bundle) && !open.contains(bundle))
+            .copied()
+            .collect();
+        let unknown = hub
+            .store
+            .origin_says(peer.id, &not_ours, OriginSays::Open)?;
+        let answers = [
+            (closed, Frame::Closed as fn(Vec<BundleId>) -> Frame),
+            (open, Frame::Open),
+            (unknown, Frame::Unknown),
+        ];
+        for (bundles, frame) in answers {
+            if !bundles.is_empty() {
+                out.push(&frame(bundles));
             }
-            if !open.is_empty() {
-                out.push(&Frame::Open(open));
-            }
-            if others.is_empty() {
-                return Ok(());
-            }
-            hub.store.origin_says(peer.id, &others, false)
-        });
-    if let Err(error) = answered {
+        }
+        Ok::<(), SpoolError>(())
+    };
+    if let Err(error) = answer() {
         tracing::error!("{} cannot be told what is closed: {error}", peer.label());
     }
 }

@@ -17,7 +17,7 @@ pub(crate) mod share;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -89,6 +89,8 @@ pub(crate) struct Fetches {
     running: Mutex<HashMap<BundleId, Running>>,
     slots: Slots,
     activity: Activity,
+    /// Bytes asked for and not on the disk yet.
+    flight: AtomicU64,
     pub(crate) seeds: Seeds,
 }
 
@@ -105,6 +107,7 @@ impl Default for Fetches {
             running: Mutex::default(),
             slots: Slots::of_all(),
             activity: Activity::default(),
+            flight: AtomicU64::new(0),
             seeds: Seeds::default(),
         }
     }

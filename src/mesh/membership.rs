@@ -139,6 +139,10 @@ impl Hub {
 
     /// Ends the connections of those who are no members any more; wakes all diallers, since a new key opens other doors.
     pub(super) fn keep_out(&self) {
+        let digest = self.store.roll_digest();
+        if std::mem::replace(&mut *self.roll_seen.lock(), digest) == digest {
+            return;
+        }
         for peer in self.roster.all() {
             self.check(&peer);
             peer.wake.notify_one();

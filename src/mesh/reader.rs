@@ -123,6 +123,8 @@ pub(super) async fn read(
             | Frame::Gone(_)
             | Frame::Closed(_)
             | Frame::Open(_)
+            | Frame::Unknown(_)
+            | Frame::Twin(_)
             | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => {
                 Heard::Frame(frame)
             }
@@ -152,6 +154,8 @@ fn kind_of(frame: &Frame) -> Option<Kind> {
         | Frame::Have(_)
         | Frame::Gone(_)
         | Frame::Closed(_)
-        | Frame::Open(_) => None,
+        | Frame::Open(_)
+        | Frame::Unknown(_)
+        | Frame::Twin(_) => None,
     }
 }

@@ -20,7 +20,7 @@ use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
 use crate::mesh::store::Content;
 use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, RangeRequest, RangeStatus};
-use crate::spool::ServeError;
+use crate::spool::{Admission, ServeError};
 
 /// Most bytes of one request: a chunk of the largest file there can be. Nothing is allocated for it.
 pub(crate) const RANGE_MAX: u64 = 1 << 40;
@@ -128,6 +128,10 @@ async fn open(
 ) -> Result<Box<dyn Content>, ServeError> {
     let (hub, peer) = (hub.clone(), peer.id);
     let opened = tokio::task::spawn_blocking(move || {
+        // A peer may have other bulk connections than the one we know.
+        if hub.store.admission(peer) != Admission::Welcome {
+            return Err(ServeError::NotHeld);
+        }
         let own = hub
             .store
             .open_content(request.bundle, request.entry as usize, peer);

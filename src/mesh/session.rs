@@ -28,6 +28,7 @@ use crate::mesh::reader::{self, Heard};
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Frame, Hello, LIST_MAX, reason};
 use crate::mesh::{Hub, cancel, custody, fetch, offer};
+use crate::spool::OriginSays;
 use crate::spool::rank::Rank;
 
 /// What an offer counts for the pacer: what it is not known to be, small.
@@ -230,7 +231,15 @@ impl Session {
             Heard::Frame(Frame::Closed(ids)) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
                 self.desk.push(move || {
-                    custody::heard_closed(&hub, &peer, &ids);
+                    custody::heard(&hub, &peer, &ids, OriginSays::Closed);
+                    drop(permit);
+                });
+            }
+            Heard::Frame(Frame::Twin(run)) => self.hub.told_of_twin(&self.peer, run),
+            Heard::Frame(Frame::Unknown(ids)) => {
+                let (hub, peer) = (self.hub.clone(), self.peer.clone());
+                self.desk.push(move || {
+                    custody::heard(&hub, &peer, &ids, OriginSays::Unknown);
                     drop(permit);
                 });
             }

@@ -199,6 +199,10 @@ pub(crate) enum Frame {
     Closed(Vec<BundleId>),
     /// Of bundles of the receiver: "are these closed?" Of bundles of the sender: "these are not."
     Open(Vec<BundleId>),
+    /// "I know nothing of these."
+    Unknown(Vec<BundleId>),
+    /// "Another run of your node, this one, is alive too."
+    Twin([u8; 16]),
     /// On who belongs to the group.
     Member(MemberFrame),
 }
@@ -251,6 +255,8 @@ mod kind {
     pub(super) const GONE: u8 = 33;
     pub(super) const CLOSED: u8 = 20;
     pub(super) const OPEN: u8 = 21;
+    pub(super) const UNKNOWN: u8 = 22;
+    pub(super) const TWIN: u8 = 23;
 }
 
 /// [`Verdict`] as it travels.
@@ -317,6 +323,8 @@ impl Frame {
             Self::Gone(ids) => put(out, kind::GONE, ids),
             Self::Closed(ids) => put(out, kind::CLOSED, ids),
             Self::Open(ids) => put(out, kind::OPEN, ids),
+            Self::Unknown(ids) => put(out, kind::UNKNOWN, ids),
+            Self::Twin(run) => put(out, kind::TWIN, run),
             Self::Member(frame) => frame.encode(out),
         }
         let len = (out.len() - start - 4) as u32;
@@ -376,6 +384,8 @@ impl Frame {
             kind::GONE => Self::Gone(list(kind, &bytes)?),
             kind::CLOSED => Self::Closed(list(kind, &bytes)?),
             kind::OPEN => Self::Open(list(kind, &bytes)?),
+            kind::UNKNOWN => Self::Unknown(list(kind, &bytes)?),
+            kind::TWIN => Self::Twin(take(kind, &bytes)?),
             _ => return Ok(MemberFrame::decode(kind, &bytes)?.map(Self::Member)),
         };
         Ok(Some(frame))

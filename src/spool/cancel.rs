@@ -11,14 +11,14 @@
 //! durable. Bytes of a cancelled bundle that are left over are removed when the cancel or an offer is seen again, and
 //! at the next start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::content::inode_at;
 use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DELIVERIES, HELD, ORPHANS, PENDING, USERS,
+    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DELIVERIES, HELD, KEPT, ORPHANS, PENDING, USERS,
     delivery_key, pending_key, user_key,
 };
 use super::{Event, Spool, SpoolError};
@@ -247,6 +247,7 @@ impl Spool {
         }
         let volatile = self.volatile.lock().contains(&bundle);
         drop(decide);
+        self.give_to_nobody(cancel)?;
         for peer in told {
             self.ring(&Event::PendingChanged(peer));
         }
@@ -256,6 +257,20 @@ impl Spool {
         }
         self.ring(&Event::StatusChanged);
         Ok(true)
+    }
+
+    /// What we keep of it for others is given to none of them, nor to who joins later.
+    fn give_to_nobody(&self, cancel: &Cancel) -> Result<(), SpoolError> {
+        let bundle = cancel.bundle;
+        let kept = self.kept(bundle)?;
+        if kept.is_none_or(|kept| kept.manifest().origin != cancel.origin) {
+            return Ok(());
+        }
+        self.end_custody(bundle, cancel.origin)?;
+        let _decide = self.decide.lock();
+        let mut batch = Batch::default();
+        batch.delete(KEPT, &bundle.0);
+        self.journal.submit(batch)
     }
 
     fn coming(&self, bundle: BundleId) -> Option<super::InboundShown> {
@@ -312,6 +327,19 @@ impl Spool {
             }
         }
         self.journal.submit(batch)
+    }
+
+    /// Nobody is told of these cancels any more; given by their keys.
+    pub(super) fn forget_owed(&self, cancels: &HashSet<&[u8]>) -> Result<(), SpoolError> {
+        self.each_row::<()>(CANCELS_OWED, |spool, key, ()| {
+            let of = key.get(32..).unwrap_or_default();
+            if !cancels.contains(of) {
+                return Ok(());
+            }
+            let mut batch = Batch::default();
+            batch.delete(CANCELS_OWED, key);
+            spool.journal.submit(batch)
+        })
     }
 
     /// Asks recipients again that refused or put off the bundle, or only `peer`.

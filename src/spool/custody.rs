@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::content::inode_at;
 use super::journal::Batch;
 use super::rank::{Rank, priority_of};
@@ -50,6 +52,17 @@ pub(super) fn is_ours(order: u64) -> bool {
     order & OF_OTHERS == 0
 }
 
+/// What an origin says of a bundle of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OriginSays {
+    /// It is final for everybody.
+    Closed,
+    /// Somebody waits for it.
+    Open,
+    /// It knows nothing of it.
+    Unknown,
+}
+
 /// What the spool keeps in memory of custody.
 #[derive(Debug)]
 pub(super) struct Custodian {
@@ -60,6 +73,8 @@ pub(super) struct Custodian {
     delay: AtomicU64,
     /// Whether members that join later get what is still shown.
     late_joiners: AtomicBool,
+    /// What is to be asked at the next pass. Bounded by what custody is told between two of them.
+    asks: Mutex<BTreeMap<PeerId, Vec<BundleId>>>,
 }
 
 impl Default for Custodian {
@@ -71,6 +86,7 @@ impl Default for Custodian {
             due: AtomicU64::new(delay),
             delay: AtomicU64::new(delay),
             late_joiners: AtomicBool::new(true),
+            asks: Mutex::default(),
         }
     }
 }
@@ -159,7 +175,7 @@ impl Spool {
             Scope::Ids(ids) => {
                 let mut ids: BTreeSet<PeerId> = ids.iter().copied().collect();
                 for peer in ids.clone() {
-                    if self.is_forgotten(peer)? {
+                    if self.is_forgotten(peer)? || self.group.is_out(peer) {
                         ids.remove(&peer);
                     }
                 }
@@ -394,15 +410,21 @@ impl Spool {
     }
 
     /// Tells who has to know; call without the decision lock.
-    fn tell(&self, steps: Steps) -> Vec<(PeerId, Vec<BundleId>)> {
+    fn tell(&self, steps: Steps) {
         for peer in steps.owed {
             self.ring(&Event::PendingChanged(peer));
         }
         for receipt in steps.relays {
             self.ring(&Event::ReceiptReady(receipt));
         }
+        if !steps.asks.is_empty() {
+            let mut asks = self.custodian.asks.lock();
+            for (origin, bundles) in steps.asks {
+                asks.entry(origin).or_default().extend(bundles);
+            }
+            self.custodian.due.store(0, Ordering::Relaxed);
+        }
         self.ring(&Event::StatusChanged);
-        steps.asks.into_iter().collect()
     }
 
     fn is_held(&self, of: &Manifest) -> bool {
@@ -427,7 +449,6 @@ impl Spool {
     ) -> Result<Vec<(PeerId, Vec<BundleId>)>, SpoolError> {
         self.custodian.due.store(u64::MAX, Ordering::Relaxed);
         let mut after: Option<Vec<u8>> = None;
-        let mut asks = Vec::new();
         loop {
             let page =
                 self.journal
@@ -469,10 +490,12 @@ impl Spool {
             let done = page.is_empty();
             after = page.into_iter().next_back().map(|(key, _)| key);
             if done {
-                return Ok(asks);
+                break;
             }
-            asks.extend(self.tell(steps));
+            self.tell(steps);
         }
+        let asks = std::mem::take(&mut *self.custodian.asks.lock());
+        Ok(asks.into_iter().collect())
     }
 
     fn is_watched(&self, bundle: &[u8]) -> Result<bool, SpoolError> {
@@ -511,24 +534,25 @@ impl Spool {
         Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
     }
 
-    /// `origin` says that these are closed, or that somebody waits for them. Those that are not its own are passed over.
+    /// What `origin` says of these bundles. Gives those that are not its own, or not kept.
     pub fn origin_says(
         &self,
         origin: PeerId,
         bundles: &[BundleId],
-        closed: bool,
-    ) -> Result<(), SpoolError> {
-        let event = if closed {
-            custody::Event::OriginClosed
-        } else {
-            custody::Event::OriginOpen
+        says: OriginSays,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let event = match says {
+            OriginSays::Closed => custody::Event::OriginClosed,
+            OriginSays::Open => custody::Event::OriginOpen,
+            OriginSays::Unknown => custody::Event::OriginUnknown,
         };
         self.custody_events(Some(origin), bundles, event)
     }
 
     /// Nobody may be given this bundle any more: its origin took it back.
-    pub fn end_custody(&self, bundle: BundleId) -> Result<(), SpoolError> {
-        self.custody_events(None, &[bundle], custody::Event::Cancelled)
+    pub(super) fn end_custody(&self, bundle: BundleId, origin: PeerId) -> Result<(), SpoolError> {
+        let ended = self.custody_events(Some(origin), &[bundle], custody::Event::Cancelled);
+        ended.map(drop)
     }
 
     fn custody_events(
@@ -536,21 +560,23 @@ impl Spool {
         origin: Option<PeerId>,
         bundles: &[BundleId],
         event: custody::Event,
-    ) -> Result<(), SpoolError> {
-        let mut steps = Steps::default();
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let (mut steps, mut others) = (Steps::default(), Vec::new());
         let decide = self.decide.lock();
         for bundle in bundles.iter().copied().collect::<BTreeSet<_>>() {
-            let Some(manifest) = self.kept(bundle)? else {
-                continue;
-            };
-            if origin.is_none_or(|origin| origin == manifest.manifest().origin) {
-                self.step(&manifest, event, &mut steps)?;
+            match self.kept(bundle)? {
+                Some(manifest)
+                    if origin.is_none_or(|origin| origin == manifest.manifest().origin) =>
+                {
+                    self.step(&manifest, event, &mut steps)?;
+                }
+                Some(_) | None => others.push(bundle),
             }
         }
         self.record(&mut steps)?;
         drop(decide);
         self.tell(steps);
-        Ok(())
+        Ok(others)
     }
 
     /// Of bundles of ours that `asker` may know of, those that are final for everybody, and those that are not.
@@ -651,10 +677,15 @@ impl Spool {
             let Some(known) = self.custody_of(&manifest)? else {
                 break;
             };
-            if !known.waiting().any(|peer| peer == *holder) {
+            let told = known.receipts().any(|peer| peer == *holder);
+            if !told && !known.waiting().any(|peer| peer == *holder) {
                 continue;
             }
             let mut rows = Batch::default();
+            rows.delete(
+                RELAYS,
+                &relay_key(manifest.manifest().origin, bundle, *holder),
+            );
             if self.deliveries_of(bundle)?.is_empty() {
                 for peer in known.waiting() {
                     let key = delivery_key(bundle, peer);

@@ -37,6 +37,13 @@ const RECIPIENTS_MAX: usize = 100_000;
 /// A manifest with more entries than this is kept decoded while it is in use.
 const LARGE_MANIFEST: usize = 16;
 
+/// One with more bytes is, too.
+const LARGE_BYTES: usize = 4096;
+
+fn is_large(manifest: &VerifiedManifest) -> bool {
+    manifest.manifest().entries.len() > LARGE_MANIFEST
+}
+
 /// How many of those are kept.
 const LARGE_KEPT: usize = 4;
 
@@ -400,8 +407,9 @@ impl Spool {
             return Ok(Some(kept));
         }
         let found = self.read_manifest(bundle)?.map(Arc::new);
+        // Also one of many chunks: each of them is a request.
         if let Some(manifest) = &found
-            && manifest.manifest().entries.len() > LARGE_MANIFEST
+            && (is_large(manifest) || manifest.signed().bytes.len() > LARGE_BYTES)
         {
             let mut kept = self.large_manifests.lock();
             kept.truncate(LARGE_KEPT - 1);
@@ -437,7 +445,7 @@ impl Spool {
                 return true;
             }
             // A bundle of many files names none before it.
-            if self.kept_manifest(bundle).is_some() {
+            if self.kept_manifest(bundle).is_some_and(|m| is_large(&m)) {
                 return false;
             }
             next = self

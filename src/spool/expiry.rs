@@ -15,6 +15,7 @@
 //! # Threads
 //! `ager` looks once every [`TICK`]; nearly always it compares two numbers.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -208,19 +209,27 @@ impl Spool {
             Ok(())
         })?;
         self.policy.next_deadline.fetch_min(next, Ordering::AcqRel);
-        for key in due {
+        let cancels: HashSet<&[u8]> = due
+            .iter()
+            .filter(|key| key.len() > 32)
+            .map(Vec::as_slice)
+            .collect();
+        if !cancels.is_empty() {
+            self.forget_owed(&cancels)?;
+        }
+        for key in &due {
             match <[u8; 32]>::try_from(key.as_slice()) {
                 Ok(bundle) => {
                     self.end_bundle(BundleId(bundle), CancelReason::Expired)?;
                     let mut batch = Batch::default();
-                    batch.delete(DEADLINES, &key);
+                    batch.delete(DEADLINES, key);
                     self.journal.submit(batch)?;
                 }
                 // A cancel: by now nobody offers its bundle any more.
                 Err(_) => {
                     let mut batch = Batch::default();
-                    batch.delete(CANCELS, &key);
-                    batch.delete(DEADLINES, &key);
+                    batch.delete(CANCELS, key);
+                    batch.delete(DEADLINES, key);
                     self.journal.submit(batch)?;
                 }
             }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::durable::OnPath;
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, DEADLINES, DELIVERIES, HELD, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
+    BUNDLES, DEADLINES, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
     OUT_ORDER, OutName, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ, delivery_key,
     descending, order_of,
 };
@@ -377,9 +377,7 @@ impl Spool {
                     .get::<BundleId>(ORPHANS, &order.to_be_bytes())?,
                 None => return Ok(false),
             };
-            // Held: nobody is known yet by the name that it is for.
-            let held = self.journal.get::<()>(HELD, &bundle.0)?;
-            return Ok(waits.is_none() && held.is_none());
+            return Ok(waits.is_none() && self.held(bundle).is_none());
         }
         Ok(states.iter().all(|(_, state)| state.is_final()))
     }

@@ -697,6 +697,7 @@ mod tests {
         fill(Some(vec![7; 30_000]));
         fill(None);
         journal.close();
+        drop(journal);
         assert!(size() > COMPACT_FROM, "{}", size());
         let journal = Journal::open(dir.path(), true).unwrap();
         assert!(size() < COMPACT_FROM, "{}", size());

@@ -11,9 +11,9 @@
 //! A new key is in the journal, closed for us, before it is anywhere else; [`Spool::enter_group`] goes on from there.
 
 mod invitations;
+mod keys;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
@@ -21,8 +21,7 @@ use thiserror::Error;
 pub use self::invitations::{Denied, Welcome};
 use super::journal::{Batch, Journal, Table};
 use super::tables::{JOINING, MEMBERS, META};
-use super::{Event, Member, Spool, SpoolError, durable};
-use crate::bundle::DeliveryState;
+use super::{Event, Member, Spool, SpoolError};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
 use crate::peer::{self, Charter, GroupKey, PeerId};
 
@@ -34,12 +33,6 @@ const LEFT_OUT: Table = Table(50);
 const META_CHARTER: &[u8] = b"charter";
 /// Key in `META`: the generation of the key that a ticket brought.
 const META_GENERATION: &[u8] = b"generation";
-
-/// Earlier keys kept: members that were away for more changes than this need a new ticket.
-const OLD_KEYS_MAX: usize = 16;
-
-/// Deliveries ended at a time.
-const PAGE: usize = 500;
 
 /// What the spool knows of its group.
 #[derive(Debug, Default)]
@@ -242,65 +235,6 @@ impl Spool {
         (rekey.generation >= state.ticketed && state.keys.first() != Some(&key)).then_some(key)
     }
 
-    /// Makes `key` ours: first the old one is kept, then `group.key` is replaced.
-    fn change_key(&self, key: GroupKey) -> Result<(), SpoolError> {
-        let current = self.group.state.read().keys.first().cloned();
-        if let Some(current) = &current {
-            durable::make_directory(&self.old_keys_directory())?;
-            let name = &data_encoding::HEXLOWER.encode(&current.commitment()[..8]);
-            let number = self
-                .old_keys_listed()?
-                .last()
-                .map_or(1, |(number, _)| number + 1);
-            let at = self
-                .old_keys_directory()
-                .join(format!("{number:08}-{name}.key"));
-            durable::write_file(&at, key_line(current).as_bytes())?;
-        }
-        durable::write_file(&self.layout.group_key(), key_line(&key).as_bytes())?;
-        let mut listed = self.old_keys_listed()?;
-        let surplus = listed.len().saturating_sub(OLD_KEYS_MAX);
-        for (_, path) in listed.drain(..surplus) {
-            durable::remove(&path)?;
-        }
-        let mut state = self.group.state.write();
-        state.keys.retain(|known| *known != key);
-        state.keys.insert(0, key);
-        state.keys.truncate(1 + OLD_KEYS_MAX);
-        Ok(())
-    }
-
-    fn old_keys_directory(&self) -> PathBuf {
-        self.layout.state().join("old-keys")
-    }
-
-    /// Files of old keys with their numbers, the oldest first.
-    fn old_keys_listed(&self) -> Result<Vec<(u64, PathBuf)>, SpoolError> {
-        let directory = self.old_keys_directory();
-        let Ok(entries) = std::fs::read_dir(&directory) else {
-            return Ok(Vec::new());
-        };
-        let numbered = |entry: std::fs::DirEntry| {
-            let name = entry.file_name().into_string().ok()?;
-            let number = name.strip_suffix(".key")?.split_once('-')?.0.parse().ok()?;
-            Some((number, entry.path()))
-        };
-        let mut listed: Vec<(u64, PathBuf)> = entries.flatten().filter_map(numbered).collect();
-        listed.sort();
-        Ok(listed)
-    }
-
-    /// The newest first. One that cannot be read is passed over: only members that were away would have needed it.
-    fn old_keys(&self) -> Result<Vec<GroupKey>, SpoolError> {
-        let read = |(_, path): (u64, PathBuf)| {
-            let text = std::fs::read_to_string(&path).ok()?;
-            let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes());
-            GroupKey::from_bytes(bytes.ok()?.try_into().ok()?).ok()
-        };
-        let listed = self.old_keys_listed()?.into_iter().rev();
-        Ok(listed.filter_map(read).take(OLD_KEYS_MAX).collect())
-    }
-
     /// A ticket of this group brings a newer key than ours: this node was away for too long, or left out.
     pub fn adopt_key(&self, key: GroupKey, generation: u64) -> Result<bool, SpoolError> {
         let _one = self.group.change.lock();
@@ -331,10 +265,6 @@ impl Spool {
         let group = &self.group;
         self.member_ids.write().retain(|id| !group.is_out(*id));
     }
-}
-
-fn key_line(key: &GroupKey) -> String {
-    format!("{}\n", data_encoding::HEXLOWER.encode(key.as_bytes()))
 }
 
 /// Questions.
@@ -393,6 +323,17 @@ impl Spool {
     pub fn roll_digest(&self) -> Option<[u8; 32]> {
         let state = self.group.state.read();
         state.charter.map(|_| state.roll.digest())
+    }
+
+    /// Why nothing is owed to `id`, if it is no member any more.
+    pub(super) fn why_out(&self, id: PeerId) -> Option<String> {
+        let why = match self.admission(id) {
+            Admission::Welcome => return None,
+            Admission::Removed => "removed from the group",
+            Admission::Unlisted => "not on the list of members",
+            Admission::LeftOut => "has not got the new group key",
+        };
+        Some(why.to_owned())
     }
 
     /// Why an offer of a bundle of `origin` is refused, whoever makes it.
@@ -524,17 +465,11 @@ impl Spool {
         self.member_ids.write().remove(&id);
         let mut batch = Batch::default();
         batch.delete(JOINING, id.as_bytes());
-        self.journal.submit(batch)?;
-        let (mut after, mut ended) = (None, 0);
-        loop {
-            let page = self.pending(id, after, PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (_, bundle) in &page {
-                self.set_delivery(*bundle, id, DeliveryState::Cancelled)?;
-            }
-            ended += page.len();
+        if self.admission(id) == Admission::Removed {
+            self.release_names(id, &mut batch)?;
         }
+        self.journal.submit(batch)?;
+        let ended = self.end_all(id)?;
         if ended > 0 {
             tracing::info!(
                 "{ended} deliveries to {} are cancelled: it is no member",

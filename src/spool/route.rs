@@ -186,7 +186,11 @@ impl Spool {
     /// The member of this name or id.
     pub fn member_named(&self, word: &str) -> Result<PeerId, TargetError> {
         if let Some(id) = PeerId::from_hex(word) {
-            return Ok(id);
+            return if self.is_forgotten(id).unwrap_or(false) {
+                Err(TargetError::Nobody(word.to_owned()))
+            } else {
+                Ok(id)
+            };
         }
         let found: Option<PeerId> = self.journal.get(NAMES, word.as_bytes()).ok().flatten();
         found.ok_or_else(|| TargetError::Nobody(word.to_owned()))
@@ -211,6 +215,17 @@ impl Spool {
                 Ok(true)
             }
         }
+    }
+
+    /// The names of a member that is gone are free for others.
+    pub(super) fn release_names(&self, id: PeerId, batch: &mut Batch) -> Result<(), SpoolError> {
+        let rows = self.journal.scan::<PeerId>(NAMES, &[], None, usize::MAX)?;
+        for (name, owner) in rows {
+            if owner == id {
+                batch.delete(NAMES, &name);
+            }
+        }
+        Ok(())
     }
 
     /// Whose name a member claims that is not its own.

@@ -25,6 +25,8 @@ mod renames;
 #[cfg(test)]
 mod routes;
 #[cfg(test)]
+mod send;
+#[cfg(test)]
 mod trees;
 #[cfg(test)]
 mod waits;

@@ -5,14 +5,27 @@ use super::oracle::{Flaw, Rule};
 use super::random::Random;
 use super::world::{DEAD_AFTER, Ev, Frame, Input, Plan, Truth, World, bundle_id};
 use super::{Bundle, CHUNKS_MAX, Member, Time};
-use crate::bundle::DeliveryState;
+use crate::bundle::{DeliveryState, Priority};
 use crate::delivery::Limits;
 
 /// Paths that one member uses: few, so that versions replace each other.
 const PATHS: u64 = 4;
 
+/// How often an origin looks whether a lifetime is over.
+const AGE_LOOK: Time = 5_000;
+
 /// The longest trouble.
 const TROUBLE_MAX: Time = 40_000;
+
+/// A clock on the wall: 1970, a month ahead, or nearly right.
+fn clock(random: &mut Random) -> i128 {
+    const MONTH: i128 = 30 * 24 * 3_600 * 1_000;
+    match random.below(3) {
+        0 => -680 * MONTH,
+        1 => MONTH,
+        _ => i128::from(random.below(5_000)),
+    }
+}
 
 impl Plan {
     /// A schedule of up to `members_max` members.
@@ -60,11 +73,65 @@ impl Plan {
         }
     }
 
+    /// A schedule of that many members, a few of whom send to all.
+    pub(super) fn large(seed: u64, members: usize) -> Self {
+        Self {
+            members,
+            liars: members / 20,
+            bundles: 16,
+            hubs: Some(6),
+            troubles: members / 10,
+            trouble_ends: 60_000,
+            limits: Limits::default(),
+            slots: (11, 32),
+            custody: true,
+            ..Self::new(seed, 2)
+        }
+    }
+
+    /// Members that behave, without trouble and with nothing to do yet.
+    pub(super) fn quiet(members: usize) -> Self {
+        Self {
+            members,
+            liars: 0,
+            bundles: 0,
+            troubles: 0,
+            // Nobody looks whether all is done.
+            trouble_ends: Time::MAX / 2,
+            limits: Limits::default(),
+            slots: (11, 32),
+            custody: false,
+            lifetimes: false,
+            ..Self::new(1, 2)
+        }
+    }
+
     /// Whether these two connect at all.
     pub(super) fn linked(&self, a: Member, b: Member) -> bool {
         match self.hubs {
             None => true,
             Some(hubs) => a < hubs || b < hubs || a.abs_diff(b) == 1,
+        }
+    }
+}
+
+impl Truth {
+    /// A small file of no special kind.
+    pub(super) fn small(origin: Member, recipients: Vec<Member>) -> Self {
+        Self {
+            origin,
+            recipients,
+            path: 0,
+            priority: Priority::Routine,
+            order: (0, 0),
+            chunks: 1,
+            inline: true,
+            sealed: 0,
+            sealed_age: 0,
+            sealed_wall: 0,
+            lifetime: None,
+            contradicts: false,
+            durable: false,
         }
     }
 }
@@ -115,7 +182,7 @@ impl World {
         }
         (node.up, node.started) = (true, now);
         // Nothing may come of it.
-        node.wall = self.random.next() as i64;
+        node.wall = clock(&mut self.random);
         self.submit(member, Row::Epoch);
         // Epoch and incarnation are durable before the first offer.
         self.commit(member);
@@ -123,7 +190,7 @@ impl World {
     }
 
     /// The daemon is killed, or with it the machine.
-    fn crash(&mut self, member: Member, power: bool, pause: Time) {
+    pub(super) fn crash(&mut self, member: Member, power: bool, pause: Time) {
         if !self.nodes[member].up {
             return;
         }
@@ -142,6 +209,7 @@ impl World {
         node.blames.clear();
         node.progress.clear();
         node.intake_at.clear();
+        node.promises.clear();
         node.commit_due = false;
         if power {
             node.disk.lost_power(&mut self.random);
@@ -217,7 +285,7 @@ impl World {
         let peers: Vec<Member> = self.nodes[member].sessions.keys().copied().collect();
         let peer = self.random.pick(&peers);
         self.stats.troubles += 1;
-        match self.random.below(13) {
+        match self.random.below(14) {
             0 => self.crash(member, false, span),
             1 => self.crash(member, true, span),
             2 => {
@@ -271,6 +339,7 @@ impl World {
             9 => self.nodes[member].full_until = until,
             10 => self.nodes[member].stuck_until = until,
             11 => self.nodes[member].deaf_until = until,
+            12 => self.nodes[member].wall = clock(&mut self.random),
             _ => self.nodes[member].bulk_until = until,
         }
     }
@@ -327,44 +396,33 @@ impl World {
         let lifetime = self.random.between(5_000, 300_000);
         let lifetime = (self.plan.lifetimes && self.random.chance(500)).then_some(lifetime);
         let contradicts = lies && self.random.chance(300);
-        self.seal_as(
-            member,
-            recipients,
+        let priority = match self.random.below(4) {
+            0 => Priority::Bulk,
+            1 => Priority::Critical,
+            _ => Priority::Routine,
+        };
+        self.seal_as(Truth {
             path,
-            inline,
+            priority,
             chunks,
+            inline,
             lifetime,
             contradicts,
-        );
+            ..Truth::small(member, recipients)
+        });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that a bundle is")]
-    pub(super) fn seal_as(
-        &mut self,
-        member: Member,
-        recipients: Vec<Member>,
-        path: u32,
-        inline: bool,
-        chunks: usize,
-        lifetime: Option<Time>,
-        contradicts: bool,
-    ) -> Bundle {
-        let bundle = self.truths.len();
-        let epoch = self.nodes[member].disk.rows.epoch;
-        let truth = Truth {
-            origin: member,
-            recipients: recipients.clone(),
-            path,
-            order: (epoch, bundle as u64),
-            chunks,
-            inline,
+    /// Seals a bundle of that kind.
+    pub(super) fn seal_as(&mut self, kind: Truth) -> Bundle {
+        let (bundle, member) = (self.truths.len(), kind.origin);
+        let (recipients, path, lifetime) = (kind.recipients.clone(), kind.path, kind.lifetime);
+        self.truths.push(Truth {
+            order: (self.nodes[member].disk.rows.epoch, bundle as u64),
             sealed: self.now,
             sealed_age: self.age_of(member),
-            lifetime,
-            contradicts,
-            durable: false,
-        };
-        self.truths.push(truth);
+            sealed_wall: i128::from(self.now) + self.nodes[member].wall,
+            ..kind
+        });
         self.stats.sealed += 1;
         let latest = self.nodes[member].disk.rows.latest.get(&path).copied();
         if let Some(old) = latest {
@@ -375,8 +433,8 @@ impl World {
         for recipient in recipients {
             self.submit(member, Row::Fate(bundle, recipient, Fate::Pending));
         }
-        if let Some(lifetime) = lifetime {
-            self.at(lifetime, Ev::Expire(bundle));
+        if lifetime.is_some() {
+            self.at(AGE_LOOK, Ev::Expire(bundle));
         }
         let peers: Vec<Member> = self.nodes[member].sessions.keys().copied().collect();
         for peer in peers {
@@ -448,14 +506,18 @@ impl World {
         let (origin, Some(lifetime)) = (truth.origin, truth.lifetime) else {
             return;
         };
-        let by_wall = self.flawed(Flaw::WallClock) && self.nodes[origin].wall % 7 == 0;
         if !self.nodes[origin].up || self.nodes[origin].frozen_until > self.now {
-            self.at(5_000, Ev::Expire(bundle));
+            self.at(AGE_LOOK, Ev::Expire(bundle));
             return;
         }
-        let age = self.age_of(origin).saturating_sub(truth.sealed_age);
-        if age < lifetime && !by_wall {
-            self.at((lifetime - age).max(1_000), Ev::Expire(bundle));
+        let age = if self.flawed(Flaw::WallClock) {
+            let wall = i128::from(self.now) + self.nodes[origin].wall - truth.sealed_wall;
+            wall.clamp(0, i128::from(Time::MAX)) as Time
+        } else {
+            self.age_of(origin).saturating_sub(truth.sealed_age)
+        };
+        if age < lifetime {
+            self.at(AGE_LOOK, Ev::Expire(bundle));
             return;
         }
         if self.now - truth.sealed < lifetime {

@@ -16,9 +16,9 @@ impl World {
     fn others(&self, member: Member, bundle: Bundle) -> Vec<Member> {
         let truth = &self.truths[bundle];
         let others = truth.recipients.iter().copied();
-        others
-            .filter(|m| *m != member && *m != truth.origin)
-            .collect()
+        let others = others.filter(|m| *m != member && *m != truth.origin);
+        // Whom it never meets it need not count.
+        others.filter(|m| self.plan.linked(member, *m)).collect()
     }
 
     fn custody_now(&self, member: Member) -> Duration {

@@ -4,7 +4,7 @@ use super::disk::{Chunk, Fate};
 use super::world::{Ev, Frame, World, bundle_of, member_of};
 use super::{Bundle, Member, Time};
 use crate::bundle::{DeliveryState, Receipt};
-use crate::delivery::Verdict;
+use crate::delivery::{RESERVED, Verdict};
 
 /// What must never happen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -38,7 +38,7 @@ pub(super) enum Rule {
 pub(super) enum Flaw {
     /// The receipt is sent when the bundle is published, not when it is durable.
     EarlyReceipt,
-    /// A receipt counts for whoever brings it.
+    /// The signature of a receipt is not looked at, nor who brings it.
     AnyReceipt,
     /// What was settled is taken again.
     Republish,
@@ -56,6 +56,8 @@ pub(super) enum Flaw {
     WallClock,
     /// A crash takes what is pending.
     ForgetOnCrash,
+    /// The journal is read once, and when something rings.
+    NoRescan,
     /// Nothing is asked or read a second time (S25: a lossy trigger is the only one).
     NoClock,
 }
@@ -119,7 +121,7 @@ impl World {
         );
         self.stats.tracked = self.stats.tracked.max(tracked as u64);
         let within = tracked <= limits.tracked
-            && outstanding <= limits.window
+            && outstanding <= limits.window + RESERVED
             && ready <= 2 * limits.tracked + limits.ahead;
         self.rule(within, Rule::Memory, || {
             format!("{member} tracks {tracked}, {outstanding} offered, {ready} ready for {peer}")

@@ -9,8 +9,23 @@ use super::world::{
     peer_id, receipt,
 };
 use super::{Bundle, Member, Time};
-use crate::bundle::{BundleId, DeliveryState, Receipt};
-use crate::delivery::{Action, Delivery, Event, Verdict};
+use crate::bundle::{BundleId, DeliveryState, Priority, Receipt};
+use crate::delivery::{Action, Delivery, Event, Scan, Verdict};
+
+/// How long whoever was told to offer a bundle is believed to be about to.
+const PROMISE: Time = 5_000;
+
+/// The order in which the journal gives what is owed: the most urgent first.
+fn rank(priority: Priority, bundle: Bundle) -> u64 {
+    let class: u64 = match priority {
+        Priority::Critical => 0,
+        Priority::Priority => 1,
+        Priority::Routine => 2,
+        Priority::Low => 3,
+        Priority::Bulk => 4,
+    };
+    (class << 32) | bundle as u64
+}
 
 impl World {
     pub(super) fn session_begins(&mut self, member: Member, peer: Member, conn: Conn) {
@@ -31,6 +46,7 @@ impl World {
             desk_runs: false,
             missed: false,
             tick_at: None,
+            channel_at: 0,
         };
         self.nodes[member].sessions.insert(peer, session);
         self.stats.sessions += 1;
@@ -118,16 +134,27 @@ impl World {
         match job {
             Job::Page(after) => {
                 let page = self.plan.limits.page;
-                let from = after.map_or(0, |after| after as Bundle + 1);
-                let range = (peer, from)..=(peer, Bundle::MAX);
-                let pending = node.disk.rows.pending.range(range).take(page);
-                let rows: Vec<Bundle> = pending.map(|(_, bundle)| *bundle).collect();
+                let pending = node
+                    .disk
+                    .rows
+                    .pending
+                    .range((peer, 0)..=(peer, Bundle::MAX));
+                let ranked = pending.map(|(_, b)| (rank(self.truths[*b].priority, *b), *b));
+                let mut rows: Vec<(u64, Bundle)> = ranked
+                    .filter(|(rank, _)| after.is_none_or(|after| *rank > after))
+                    .collect();
+                rows.sort_unstable();
+                rows.truncate(page);
                 let event = Event::Page {
-                    cursor: rows.last().map(|b| *b as u64).or(after),
+                    cursor: rows.last().map(|(rank, _)| *rank).or(after),
                     end: rows.len() < page,
-                    bundles: rows.into_iter().map(bundle_id).collect(),
+                    bundles: rows.iter().map(|(_, b)| bundle_id(*b)).collect(),
                 };
                 self.event_soon(member, peer, event);
+                for (_, bundle) in rows {
+                    let priority = self.truths[bundle].priority;
+                    self.event_soon(member, peer, Event::Ranked(bundle_id(bundle), priority));
+                }
             }
             Job::Offer(id) => {
                 let bundle = bundle_of(id);
@@ -140,8 +167,10 @@ impl World {
             }
             Job::Show(id, state) => self.set_delivery(member, peer, bundle_of(id), state),
             Job::Answer(ids) => {
-                let answer = |id: BundleId| (id, self.answer(member, peer, bundle_of(id)));
-                let verdicts = ids.into_iter().map(answer).collect();
+                let mut verdicts = Vec::with_capacity(ids.len());
+                for id in ids {
+                    verdicts.push((id, self.answer(member, peer, bundle_of(id))));
+                }
                 self.send(member, peer, Frame::Verdicts(verdicts));
             }
             Job::Receipts(receipts) => self.take_receipts(member, peer, receipts),
@@ -177,8 +206,10 @@ impl World {
 
     /// Puts something into the channel of the session that there is now.
     pub(super) fn tell(&mut self, member: Member, peer: Member, input: Input) {
-        if let Some(conn) = self.nodes[member].sessions.get(&peer).map(|s| s.conn) {
-            let delay = self.random.below(3);
+        let delay = self.random.below(3);
+        if let Some(session) = self.nodes[member].sessions.get_mut(&peer) {
+            session.channel_at = session.channel_at.max(self.now + delay);
+            let (conn, delay) = (session.conn, session.channel_at - self.now);
             let ev = Ev::Input {
                 member,
                 peer,
@@ -216,7 +247,10 @@ impl World {
             return;
         }
         match input {
-            Input::Sealed(bundle) => self.machine(member, peer, Event::Sealed(bundle_id(bundle))),
+            Input::Sealed(bundle) => {
+                let priority = self.truths[bundle].priority;
+                self.machine(member, peer, Event::SealedAs(bundle_id(bundle), priority));
+            }
             Input::Rescan => self.machine(member, peer, Event::Rescan),
             Input::Verdict(bundle, verdict) => {
                 let verdicts = vec![(bundle_id(bundle), verdict)];
@@ -283,6 +317,12 @@ impl World {
         if missed {
             self.machine(member, peer, Event::Rescan);
         }
+        if self.flawed(Flaw::NoRescan)
+            && let Some(session) = self.nodes[member].sessions.get_mut(&peer)
+            && let Scan::Idle(until) = &mut session.delivery.scan
+        {
+            *until = std::time::Duration::from_secs(1_000_000);
+        }
         self.machine(member, peer, Event::Tick);
     }
 
@@ -345,16 +385,28 @@ impl World {
                 continue;
             }
             let bundle = bundle_of(receipt.bundle);
-            let recipient = if flawed {
-                peer
-            } else {
-                member_of(receipt.recipient)
-            };
+            let recipient = member_of(receipt.recipient);
             let taken = self.finish(member, recipient, bundle, Fate::Delivered);
             if taken && recipient == peer {
                 self.event_soon(member, peer, Event::Receipt(receipt.bundle));
             }
         }
+    }
+
+    /// Whether `peer` is to wait because another one was told to offer this bundle. Once only: that one may not.
+    fn put_off(&mut self, member: Member, peer: Member, bundle: Bundle) -> bool {
+        let until = self.now + PROMISE;
+        let promises = &mut self.nodes[member].promises;
+        let promise = promises.entry(bundle).or_insert((peer, until, Vec::new()));
+        if promise.1 <= self.now || promise.0 == peer {
+            (promise.0, promise.1) = (peer, until);
+            return false;
+        }
+        let first = !promise.2.contains(&peer);
+        if first {
+            promise.2.push(peer);
+        }
+        first
     }
 
     /// Whether `peer` may know that there is such a bundle.
@@ -364,11 +416,11 @@ impl World {
     }
 
     /// The answer to "I owe you this".
-    fn answer(&self, member: Member, peer: Member, bundle: Bundle) -> Verdict {
-        let node = &self.nodes[member];
+    fn answer(&mut self, member: Member, peer: Member, bundle: Bundle) -> Verdict {
         if !self.concerns(peer, bundle) {
             return Verdict::Want;
         }
+        let node = &self.nodes[member];
         if let Some(truth) = self.truths.get(bundle)
             && node.disk.rows.settled.contains(&bundle)
             && !node.volatile.contains(&bundle)
@@ -378,6 +430,8 @@ impl World {
             Verdict::Refused(why)
         } else if node.fetches.contains_key(&bundle) {
             Verdict::Working
+        } else if self.plan.custody && self.put_off(member, peer, bundle) {
+            Verdict::Deferred("another member is about to give it".into())
         } else {
             Verdict::Want
         }

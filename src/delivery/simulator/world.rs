@@ -9,7 +9,7 @@ use super::intake::Fetch;
 use super::oracle::{Flaw, Found, Rule, Stats};
 use super::random::Random;
 use super::{Bundle, Member, Time};
-use crate::bundle::{BundleId, DeliveryState, Receipt};
+use crate::bundle::{BundleId, DeliveryState, Priority, Receipt};
 use crate::delivery::{Delivery, Event, Limits, Verdict};
 use crate::peer::{PeerId, Signature};
 
@@ -204,7 +204,12 @@ pub(super) struct Session {
     pub(super) desk_runs: bool,
     pub(super) missed: bool,
     pub(super) tick_at: Option<Time>,
+    /// When the last of what is in its channel is taken out.
+    pub(super) channel_at: Time,
 }
+
+/// Who was told to offer a bundle, until when the others wait, and who of them did so.
+pub(super) type Promise = (Member, Time, Vec<Member>);
 
 /// One member: its disk, and what a crash takes.
 #[derive(Debug, Default)]
@@ -226,7 +231,7 @@ pub(super) struct Node {
     pub(super) ran: Time,
     pub(super) started: Time,
     /// What its clock on the wall is off by; nothing may depend on it.
-    pub(super) wall: i64,
+    pub(super) wall: i128,
     pub(super) disk: Disk,
     pub(super) sessions: BTreeMap<Member, Session>,
     pub(super) fetches: BTreeMap<Bundle, Fetch>,
@@ -240,6 +245,7 @@ pub(super) struct Node {
     /// It dies at its next step of that number of a publish (3: at its next commit); by power loss if true.
     pub(super) dies_at: Option<(u8, bool)>,
     pub(super) custody: BTreeMap<Bundle, crate::delivery::custody::Custody>,
+    pub(super) promises: BTreeMap<Bundle, Promise>,
 }
 
 /// What is true of a bundle, whoever says what.
@@ -248,6 +254,7 @@ pub(super) struct Truth {
     pub(super) origin: Member,
     pub(super) recipients: Vec<Member>,
     pub(super) path: u32,
+    pub(super) priority: Priority,
     pub(super) order: (u64, u64),
     pub(super) chunks: usize,
     /// Travels with the offer.
@@ -255,6 +262,8 @@ pub(super) struct Truth {
     pub(super) sealed: Time,
     /// How long its origin had run.
     pub(super) sealed_age: Time,
+    /// What the clock on its wall said.
+    pub(super) sealed_wall: i128,
     pub(super) lifetime: Option<Time>,
     /// Chunks right, whole wrong.
     pub(super) contradicts: bool,
@@ -343,7 +352,25 @@ impl World {
 
     /// Runs to the end, or to the first rule that is broken.
     pub(super) fn run(mut self) -> Result<Stats, Found> {
-        while let Some(Reverse(Entry { at, seq, ev })) = self.queue.pop() {
+        self.run_until(Time::MAX);
+        match self.found {
+            Some(found) => Err(found),
+            None => Ok(self.stats),
+        }
+    }
+
+    /// Runs to a moment, if nothing ends it before.
+    pub(super) fn run_until(&mut self, end: Time) {
+        while !self.done && self.found.is_none() {
+            let Some(Reverse(Entry { at, seq, ev })) = self.queue.pop() else {
+                self.now = end;
+                return;
+            };
+            if at > end {
+                self.queue.push(Reverse(Entry { at, seq, ev }));
+                self.now = end;
+                return;
+            }
             let frozen = ev.of().map_or(0, |member| self.nodes[member].frozen_until);
             let held = match &ev {
                 Ev::Frame { from, to, .. } => self.link(*from, *to).cut_until.max(frozen),
@@ -361,19 +388,12 @@ impl World {
                 println!("{at} {ev:?}");
             }
             self.happen(ev);
-            if let Some(found) = self.found {
-                return Err(found);
-            }
-            if self.done {
-                break;
-            }
             // A livelock without the passing of time shows itself here.
             if self.stats.events > 40_000_000 {
                 let text = "events without end".to_owned();
                 self.breaks(Rule::Stalls, text);
             }
         }
-        Ok(self.stats)
     }
 
     /// Notes the first rule that is broken.

@@ -11,10 +11,19 @@
 //! 3. No source idles while it has a piece that is asked of nobody, except the origin for [`PATIENCE`].
 //! 4. A source that is silent for [`STALL`] loses what it was asked for as soon as another one has it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod source;
+#[cfg(test)]
+mod swarm;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
+pub(crate) use self::source::Bits;
+pub(super) use self::source::Piece;
+use self::source::Source;
 use crate::peer::PeerId;
 
 /// Silence after which a source's pieces go to another one.
@@ -28,18 +37,6 @@ const REST: Duration = Duration::from_secs(5);
 
 /// How long a piece that others have is left to them before the origin is asked for it.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Beyond what fills the path twice, what is asked of a source only waits there, and would wait in front of smaller
-/// bundles. This much more, for the holder's disk and our own delays.
-const SLACK: Duration = Duration::from_millis(10);
-
-/// Pieces asked of one source at once: before it is known how quick it is, at least, and at most (small files).
-const DEPTH: usize = 4;
-const DEPTH_MIN: usize = 2;
-const DEPTH_MAX: usize = 32;
-
-/// Bytes asked of one source at once, unless a single piece has more: a path of 300 ms at 100 Mbit/s and more.
-const DEPTH_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Bytes asked for and not yet on disk, in all: the memory of a fetch. And pieces, which bound the streams.
 const FLIGHT_BYTES: u64 = 12 * 1024 * 1024;
@@ -56,43 +53,6 @@ const COUNTED_MAX: usize = 8192;
 
 /// Sources of one fetch.
 const SOURCES_MAX: usize = 64;
-
-/// One chunk to ask for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Piece {
-    /// Index of the entry in the manifest.
-    pub entry: usize,
-    /// Number of the chunk in it.
-    pub index: u64,
-    /// First byte.
-    pub offset: u64,
-    /// Number of bytes.
-    pub len: u64,
-    /// Number of the chunk in the bundle.
-    pub place: u64,
-}
-
-/// Which chunks of an entry somebody has: one bit each, lowest first.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Bits(pub(crate) Vec<u8>);
-
-impl Bits {
-    /// Whether the chunk is there.
-    pub(crate) fn has(&self, index: u64) -> bool {
-        self.0
-            .get((index / 8) as usize)
-            .is_some_and(|byte| byte & (1 << (index % 8)) != 0)
-    }
-
-    /// Notes a chunk.
-    pub(crate) fn set(&mut self, index: u64) {
-        let at = (index / 8) as usize;
-        if self.0.len() <= at {
-            self.0.resize(at + 1, 0);
-        }
-        self.0[at] |= 1 << (index % 8);
-    }
-}
 
 /// Where a piece stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,74 +71,6 @@ struct Slot {
     landed: bool,
     /// Since when another source than the origin has it.
     told: Option<Duration>,
-}
-
-struct Source {
-    origin: bool,
-    whole: bool,
-    has: HashMap<usize, Bits>,
-    lacks: HashSet<usize>,
-    /// What it is asked for, with what it had delivered before.
-    open: BTreeMap<usize, u64>,
-    open_bytes: u64,
-    delivered: u64,
-    /// Bytes in a second: the best of late, slowly forgotten.
-    rate: f64,
-    rtt: Duration,
-    /// It stalled, and has delivered nothing since.
-    doubtful: bool,
-    heard: Duration,
-    /// Not asked before.
-    rests: Duration,
-    /// What a piece takes, smoothed.
-    typical: Duration,
-    up: bool,
-    banned: bool,
-    losses: u32,
-}
-
-impl Source {
-    fn usable(&self) -> bool {
-        self.up && !self.banned
-    }
-
-    fn has(&self, number: usize, piece: &Piece) -> bool {
-        let told = || {
-            self.has
-                .get(&piece.entry)
-                .is_some_and(|b| b.has(piece.index))
-        };
-        (self.whole || told()) && !self.lacks.contains(&number)
-    }
-
-    fn has_room(&self, now: Duration) -> bool {
-        let (open, bytes) = (self.open.len(), self.open_bytes);
-        let room = if open == 0 {
-            true
-        } else if self.doubtful || open >= DEPTH_MAX || bytes >= DEPTH_BYTES {
-            false
-        } else if self.rate == 0.0 {
-            open < DEPTH
-        } else {
-            let fills = self.rate * (self.rtt * 2 + SLACK).as_secs_f64();
-            open < DEPTH_MIN || (bytes as f64) < fills
-        };
-        self.usable() && now >= self.rests && room
-    }
-
-    /// A piece came.
-    fn measured(&mut self, before: u64, len: u64, took: Duration) {
-        self.delivered += len;
-        self.doubtful = false;
-        let rate =
-            (self.delivered - before) as f64 / took.max(Duration::from_micros(1)).as_secs_f64();
-        self.rate = rate.max(self.rate * 0.95);
-        self.typical = if self.typical.is_zero() {
-            took
-        } else {
-            (self.typical * 3 + took) / 4
-        };
-    }
 }
 
 /// The plan of one fetch. Pieces are named by their number in it.
@@ -234,24 +126,8 @@ impl Plan {
         if !self.sources.contains_key(&peer) && self.sources.len() >= SOURCES_MAX {
             return;
         }
-        let source = self.sources.entry(peer).or_insert_with(|| Source {
-            origin,
-            whole: false,
-            has: HashMap::new(),
-            lacks: HashSet::new(),
-            open: BTreeMap::new(),
-            open_bytes: 0,
-            delivered: 0,
-            rate: 0.0,
-            rtt: Duration::ZERO,
-            doubtful: false,
-            heard: now,
-            rests: Duration::ZERO,
-            typical: Duration::ZERO,
-            up: true,
-            banned: false,
-            losses: 0,
-        });
+        let source = self.sources.entry(peer);
+        let source = source.or_insert_with(|| Source::new(origin, now));
         if !source.up {
             source.up = true;
             source.heard = now;
@@ -560,6 +436,11 @@ impl Plan {
         given_up
     }
 
+    /// Pieces that are asked for, or on their way to the disk.
+    pub(super) fn flying(&self) -> usize {
+        self.flight
+    }
+
     /// Nothing is on its way, and no source that could be asked has anything that is missing.
     pub(super) fn is_stuck(&self) -> bool {
         if self.flight > 0 {
@@ -626,6 +507,3 @@ impl Plan {
         self.flight_bytes -= self.slots[number].piece.len;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -35,6 +35,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long to wait for a bulk connection of a holder with a session, when there is nothing else to do.
 const BULK_WAIT: Duration = Duration::from_secs(10);
 
+/// Bytes asked for and not on the disk yet, over all fetches; beyond it each goes on with two pieces.
+const FLIGHT_ALL: u64 = 24 * 1024 * 1024;
+
 /// Answers on their way. The plan bounds what is asked for; this only lets the readers go on.
 const ANSWERS: usize = 64;
 
@@ -57,25 +60,43 @@ impl Activity {
     }
 }
 
-/// Counts bytes; those that are not kept in the end as come in vain.
-struct Tally(Arc<Hub>, AtomicU64);
+/// From the question to the disk: counts the bytes of a piece; if they are not kept in the end, as come in vain.
+struct Tally {
+    hub: Arc<Hub>,
+    /// What was asked for; memory that it may take.
+    len: u64,
+    came: AtomicU64,
+}
 
 impl Tally {
+    fn begin(hub: &Arc<Hub>, len: u64) -> Self {
+        hub.fetches.flight.fetch_add(len, Ordering::Relaxed);
+        Self {
+            hub: hub.clone(),
+            len,
+            came: AtomicU64::new(0),
+        }
+    }
+
     fn add(&self, bytes: u64) {
-        self.0.store.count_bytes(0, bytes);
-        self.1.fetch_add(bytes, Ordering::Relaxed);
+        self.hub.store.count_bytes(0, bytes);
+        self.came.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn keep(self) {
-        self.1.store(0, Ordering::Relaxed);
+        self.came.store(0, Ordering::Relaxed);
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        let bytes = self.1.load(Ordering::Relaxed);
+        self.hub
+            .fetches
+            .flight
+            .fetch_sub(self.len, Ordering::Relaxed);
+        let bytes = self.came.load(Ordering::Relaxed);
         if bytes > 0 {
-            self.0.store.count_twice(bytes);
+            self.hub.store.count_twice(bytes);
         }
     }
 }
@@ -297,6 +318,11 @@ impl Pull {
     /// Asks every source for as much as it may be asked for.
     fn ask(&mut self) {
         loop {
+            // Two pieces go on in any case, so that no fetch waits for another.
+            let flying = self.hub.fetches.flight.load(Ordering::Relaxed);
+            if flying >= FLIGHT_ALL && self.plan.flying() >= 2 {
+                return;
+            }
             let now = self.now();
             let mut asked = false;
             for peer in self.plan.idle(now) {
@@ -313,9 +339,9 @@ impl Pull {
                     piece: self.plan.piece(number),
                     heard: heard.clone(),
                 };
-                let (hub, answers) = (self.hub.clone(), self.answers.clone());
+                let tally = Tally::begin(&self.hub, read.piece.len);
+                let answers = self.answers.clone();
                 let task = tokio::spawn(async move {
-                    let tally = Tally(hub, AtomicU64::new(0));
                     let result = read.run(&tally).await.map(|bytes| (bytes, tally));
                     let answer = Answer {
                         number,

@@ -218,6 +218,52 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
     eventually("arrived", || std::fs::read(club.alder.inbox("g")).is_ok());
 }
 
+/// Whatever connections it opened before, and although it knows the bundle and was a recipient.
+#[test]
+fn s18_nothing_is_served_to_a_removed_member_on_connections_it_has() {
+    let club = found();
+    let mallory = Scripted::new();
+    let (_conn, _channel) = mallory.join(&club.a, &club.key);
+    let bundle = club.alder.put("f", b"secret");
+    let bulk: Vec<Connection> = (0..3)
+        .map(|_| {
+            let conn = mallory.connect(&club.a, BULK_ALPN);
+            let proof = prove(&conn, &club.key, mallory.id(), Role::Dialer);
+            mallory.runtime.block_on(proof).unwrap();
+            conn
+        })
+        .collect();
+    let (entry, offset, len) = (0, 0, 6);
+    let request = super::super::wire::RangeRequest {
+        bundle,
+        entry,
+        offset,
+        len,
+    };
+    let answer = |conn: &Connection| {
+        mallory.runtime.block_on(async {
+            let (mut send, mut recv) = conn.open_bi().await.ok()?;
+            send.write_all(&Frame::Range(request).to_bytes())
+                .await
+                .ok()?;
+            recv.read_to_end(100).await.ok()
+        })
+    };
+    for conn in &bulk {
+        assert_eq!(answer(conn).as_deref(), Some(b"\0secret".as_slice()));
+    }
+    let who = [mallory.id().to_string()];
+    club.alder.spool().remove_members(&who, true).unwrap();
+    let refused = [super::super::wire::RangeStatus::NotHeld as u8];
+    for conn in &bulk {
+        let answer = answer(conn);
+        assert!(
+            answer.as_deref().is_none_or(|said| said == refused),
+            "{answer:?}"
+        );
+    }
+}
+
 #[test]
 fn s18_what_a_removed_member_signed_is_refused_whoever_offers_it() {
     let club = found();

@@ -12,6 +12,75 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.unwrap().success());
 }
 
+fn notices(mesh: &Mesh, words: &str) -> bool {
+    mesh.notices().iter().any(|notice| notice.contains(words))
+}
+
+#[test]
+fn a_clone_of_the_state_is_reported_by_the_others_and_by_both_of_them() {
+    let group = GroupKey::generate();
+    let (mut alder, birch) = (Real::new(), Real::new());
+    let b = birch.start(config("birch", &group));
+    let at = MeshConfig {
+        peers: vec![(birch.id(), b.listen_addrs()[0])],
+        ..config("alder", &group)
+    };
+    let backup = alder.state().with_file_name("backup");
+    alder.reopen(|state| copy(state, &backup));
+    let a = alder.start(at.clone());
+    eventually("connected", || connected(&a, birch.id()));
+    let twin = alder.twin(&backup);
+    assert_eq!(twin.spool().epoch().0, alder.spool().epoch().0);
+    let t = twin.start(at);
+    eventually("birch sees both", || {
+        notices(&b, "alder (") && notices(&b, "runs twice")
+    });
+    for (mesh, which) in [(&a, "the one"), (&t, "the other")] {
+        eventually(which, || {
+            notices(mesh, "another daemon uses a copy of this state, says birch")
+        });
+    }
+}
+
+#[test]
+fn what_an_older_copy_does_not_know_of_reaches_the_others_all_the_same() {
+    let group = GroupKey::generate();
+    let (mut alder, birch, cedar) = (Real::new(), Real::new(), Real::new());
+    let b = birch.start(config("birch", &group));
+    let to_birch = |called| MeshConfig {
+        peers: vec![(birch.id(), b.listen_addrs()[0])],
+        ..config(called, &group)
+    };
+    let a = alder.start(to_birch("alder"));
+    let c = cedar.start(to_birch("cedar"));
+    eventually("all are known", || {
+        alder.spool().members().len() == 2 && birch.spool().members().len() == 2
+    });
+    c.stop();
+    a.stop();
+    let backup = alder.state().with_file_name("backup");
+    alder.reopen(|state| copy(state, &backup));
+    let a = alder.start(to_birch("alder"));
+    alder.put("f", b"sealed after the backup");
+    let arrived = |real: &Real| {
+        let found = fs::read(real.inbox("f"));
+        found.is_ok_and(|found| found == b"sealed after the backup")
+    };
+    eventually("birch has it", || arrived(&birch));
+    a.stop();
+    alder.reopen(|state| {
+        fs::remove_dir_all(state).unwrap();
+        copy(&backup, state);
+    });
+    let a = alder.start(to_birch("alder"));
+    eventually("noticed", || notices(&a, "an older copy"));
+    let _c = cedar.start(to_birch("cedar"));
+    eventually("cedar has it", || arrived(&cedar));
+    eventually("nothing waits for what alder does not know", || {
+        birch.spool().custody_rows() == 0
+    });
+}
+
 #[test]
 fn what_is_sealed_after_a_restored_backup_wins_at_the_receiver() {
     let group = GroupKey::generate();
@@ -53,9 +122,11 @@ fn what_is_sealed_after_a_restored_backup_wins_at_the_receiver() {
         lost,
         "the epoch comes a second time"
     );
-    let _a = start(&alder);
+    let a = start(&alder);
     let (epoch, _) = alder.spool().epoch();
     assert!(epoch > lost, "{epoch}");
+    assert!(notices(&a, "an older copy (a restored backup?): birch"));
+    assert_eq!(b.notices(), [""; 0], "one after the other is no clone");
     alder.put("f", b"third");
     arrives(b"third");
     eventually("seen", || birch.spool().epoch_seen_of(alder.id()) == epoch);

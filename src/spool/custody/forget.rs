@@ -28,6 +28,7 @@ impl Spool {
         batch.put(FORGOTTEN, peer.as_bytes(), &member.name);
         batch.delete(MEMBERS, peer.as_bytes());
         batch.delete(JOINING, peer.as_bytes());
+        self.release_names(peer, &mut batch)?;
         self.journal.submit(batch)?;
         self.member_ids.write().remove(&peer);
         drop(decide);
@@ -49,7 +50,8 @@ impl Spool {
             .try_for_each(|peer| self.end_all(peer).map(drop))
     }
 
-    fn end_all(&self, peer: PeerId) -> Result<u64, SpoolError> {
+    /// Ends all that is owed to `peer` or carried for it. Gives how many bundles were owed.
+    pub(in crate::spool) fn end_all(&self, peer: PeerId) -> Result<u64, SpoolError> {
         let mut ended = 0;
         let mut after = None;
         loop {
@@ -91,7 +93,8 @@ impl Spool {
     /// Why a delivery to `peer` was cancelled, if it was because the user gave the member up.
     pub(in crate::spool) fn why_cancelled(&self, peer: PeerId) -> Option<String> {
         let forgotten = self.is_forgotten(peer).ok()?;
-        forgotten.then(|| "forgotten".to_owned())
+        let forgotten = forgotten.then(|| "forgotten".to_owned());
+        forgotten.or_else(|| self.why_out(peer))
     }
 
     /// What a forgotten member was called.

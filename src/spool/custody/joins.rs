@@ -101,6 +101,9 @@ impl Spool {
         if !matches!(of.scope, Scope::All { .. }) || !of.is_for(peer) {
             return Ok(());
         }
+        if self.ended(manifest.id(), of.origin).is_some() {
+            return Ok(());
+        }
         let known = self.custody_of(manifest)?;
         if known.as_ref().is_some_and(Custody::needs_content) {
             self.step(manifest, custody::Event::Joined(peer), steps)?;

@@ -38,7 +38,8 @@ impl Spool {
         };
         if !self.needed_for_own(digest)? {
             let users = self.users_of(digest)?;
-            return self.custody_events(None, &users, custody::Event::QuotaFull);
+            let ended = self.custody_events(None, &users, custody::Event::QuotaFull);
+            return ended.map(drop);
         }
         if self.shed_custody(len)? == 0 {
             return Err(full);

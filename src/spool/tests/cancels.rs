@@ -164,6 +164,45 @@ fn a_cancel_passes_from_recipient_to_recipient_and_reaches_nobody_else() {
 }
 
 #[test]
+fn who_keeps_a_bundle_for_others_gives_it_to_nobody_once_it_is_cancelled() {
+    for promoted in [true, false] {
+        let (alder, birch, cedar) = three();
+        let bundle = alder.drop_file("f", b"x");
+        birch.fetch(&alder, bundle);
+        birch.receipt();
+        birch.spool().set_custody_delay(Duration::ZERO);
+        if promoted {
+            birch.spool().custody_pass(&|_| false).unwrap();
+            assert!(birch.spool().is_pending(bundle, cedar.id()));
+        }
+        // A lie ends nothing.
+        let lie = Cancel::sign(
+            &cedar.identity,
+            bundle,
+            CancelReason::Cancelled,
+            Scope::All { generation: 1 },
+            60,
+        );
+        birch.spool().take_cancel(&lie, cedar.id()).unwrap();
+        assert_eq!(birch.spool().is_pending(bundle, cedar.id()), promoted);
+        cancel(&alder, bundle);
+        assert_eq!(tell(&alder, &birch), 1);
+        birch.spool().custody_pass(&|_| false).unwrap();
+        assert!(!birch.spool().is_pending(bundle, cedar.id()));
+        assert!(matches!(
+            birch.spool().open_content(bundle, 0, cedar.id()),
+            Err(ServeError::NotHeld)
+        ));
+        let late = Node::new();
+        birch.knows(&late, "late");
+        birch.spool().custody_pass(&|_| false).unwrap();
+        assert_eq!(birch.spool().pending(late.id(), None, 9).unwrap(), []);
+        assert!(birch.inbox("f").exists());
+        assert_eq!(tell(&birch, &cedar), 1, "the lie came from cedar itself");
+    }
+}
+
+#[test]
 fn a_forged_cancel_changes_nothing() {
     let (alder, birch, cedar) = three();
     let bundle = alder.drop_file("f", b"x");

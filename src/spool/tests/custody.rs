@@ -100,6 +100,7 @@ fn s11_another_holder_gives_it_and_the_receipt_finds_its_way_back() {
     let receipt = cedar.receipt();
     assert!(birch.spool().take_receipt(&receipt).unwrap());
     assert_eq!(birch.owes(&cedar), []);
+    assert_eq!(birch.pass(NOBODY), [(alder.id(), vec![bundle])]);
     assert_eq!(birch.keys(USERS), 0, "nobody needs the content any more");
     assert_eq!(
         birch.spool().carried(alder.id(), None, 9).unwrap(),
@@ -115,7 +116,7 @@ fn s11_another_holder_gives_it_and_the_receipt_finds_its_way_back() {
     assert_eq!((closed, open), (vec![bundle], vec![]));
     birch
         .spool()
-        .origin_says(alder.id(), &[bundle], true)
+        .origin_says(alder.id(), &[bundle], OriginSays::Closed)
         .unwrap();
     assert_eq!(birch.left(), [0; 6]);
     assert_eq!(birch.keys(KEPT), 1, "still shown: for who joins later");
@@ -133,7 +134,7 @@ fn a_bundle_that_its_origin_closes_in_time_leaves_nothing() {
     assert_eq!(birch.left(), [1, 0, 0, 0, 0, 1], "not due yet");
     birch
         .spool()
-        .origin_says(alder.id(), &[bundle], true)
+        .origin_says(alder.id(), &[bundle], OriginSays::Closed)
         .unwrap();
     assert_eq!(birch.left(), [0; 6]);
     assert!(birch.inbox("f").exists());
@@ -181,11 +182,11 @@ fn an_origin_that_says_open_has_it_carried_at_once() {
     assert_eq!((closed, open), (vec![], vec![bundle]));
     birch
         .spool()
-        .origin_says(cedar.id(), &[bundle], false)
+        .origin_says(cedar.id(), &[bundle], OriginSays::Open)
         .unwrap();
     birch
         .spool()
-        .origin_says(cedar.id(), &[bundle], true)
+        .origin_says(cedar.id(), &[bundle], OriginSays::Closed)
         .unwrap();
     assert_eq!(
         birch.left(),
@@ -194,7 +195,7 @@ fn an_origin_that_says_open_has_it_carried_at_once() {
     );
     birch
         .spool()
-        .origin_says(alder.id(), &[bundle], false)
+        .origin_says(alder.id(), &[bundle], OriginSays::Open)
         .unwrap();
     assert_eq!(birch.owes(&cedar), [bundle]);
 }
@@ -218,7 +219,7 @@ fn what_the_user_removes_is_still_kept_for_the_others() {
         assert_eq!(birch.spool().held_bytes(), 0);
         birch
             .spool()
-            .origin_says(alder.id(), &[bundle], true)
+            .origin_says(alder.id(), &[bundle], OriginSays::Closed)
             .unwrap();
         assert_eq!((birch.left(), birch.keys(KEPT)), ([0; 6], 0));
     }
@@ -430,7 +431,10 @@ fn who_joins_later_gets_what_a_holder_still_shows_and_nothing_that_was_consumed(
     let relays = birch.spool().relays(alder.id(), None, 9).unwrap();
     assert!(alder.spool().take_receipt(&relays[0]).unwrap());
     assert_eq!(alder.state_of(shown, &cedar), "delivered");
-    birch.spool().origin_says(alder.id(), &both, true).unwrap();
+    birch
+        .spool()
+        .origin_says(alder.id(), &both, OriginSays::Closed)
+        .unwrap();
     assert_eq!((birch.left(), birch.keys(KEPT)), ([0; 6], 1));
 }
 
@@ -567,7 +571,9 @@ fn a_cancelled_bundle_is_given_to_nobody_any_more() {
     let bundle = alder.drop_file("f", b"x");
     birch.fetch(&alder, bundle);
     birch.pass(NOBODY);
-    birch.spool().end_custody(bundle).unwrap();
+    birch.spool().end_custody(bundle, cedar.id()).unwrap();
+    assert_eq!(birch.owes(&cedar), [bundle], "not its word");
+    birch.spool().end_custody(bundle, alder.id()).unwrap();
     assert_eq!((birch.owes(&cedar), birch.left()), (vec![], [0; 6]));
     assert_eq!(birch.spool().counts().outbound_pending, 0);
 }
@@ -599,6 +605,14 @@ fn who_gave_it_is_not_offered_it() {
     birch.spool().given_by(bundle, &[cedar.id()]).unwrap();
     assert_eq!(birch.left(), [0; 6], "nobody else is left");
 
+    let asked = alder.drop_file("h", b"y");
+    birch.fetch(&alder, asked);
+    cedar.fetch(&alder, asked);
+    birch.pass(NOBODY);
+    cedar.gives_receipt_to(&birch);
+    birch.spool().given_by(asked, &[cedar.id()]).unwrap();
+    assert_eq!(birch.left(), [0; 6], "it tells the origin itself");
+
     let dogwood = Node::new();
     birch.knows(&dogwood, "dogwood");
     for carried in [false, true] {
@@ -612,4 +626,45 @@ fn who_gave_it_is_not_offered_it() {
         assert_eq!(birch.owes(&cedar), []);
         assert!(birch.owes(&dogwood).contains(&bundle));
     }
+}
+
+#[test]
+fn an_origin_that_has_forgotten_the_bundle_ends_what_waits_for_it_but_not_what_others_wait_for() {
+    let (alder, birch, cedar) = three();
+    let bundle = alder.drop_file("f", b"x");
+    birch.fetch(&alder, bundle);
+    birch.pass(NOBODY);
+    let unknown = || {
+        birch
+            .spool()
+            .origin_says(alder.id(), &[bundle], OriginSays::Unknown)
+    };
+    unknown().unwrap();
+    assert_eq!(birch.owes(&cedar), [bundle]);
+    cedar.fetch(&birch, bundle);
+    cedar.gives_receipt_to(&birch);
+    unknown().unwrap();
+    assert_eq!(birch.left(), [0; 6]);
+    let nothing = birch
+        .spool()
+        .origin_says(alder.id(), &[BundleId([1; 32])], OriginSays::Open);
+    assert_eq!(nothing.unwrap(), [BundleId([1; 32])]);
+}
+
+#[test]
+fn a_cancel_by_the_origin_ends_custody_whoever_tells_of_it() {
+    let (alder, birch, cedar) = three();
+    let bundle = alder.drop_file("f", &pattern(100_000));
+    birch.fetch(&alder, bundle);
+    birch.pass(NOBODY);
+    birch.removes("f");
+    alder.spool().cancel(bundle).unwrap();
+    let cancel = alder
+        .spool()
+        .cancels_owed(cedar.id(), None, 9)
+        .unwrap()
+        .remove(0);
+    birch.spool().take_cancel(&cancel, cedar.id()).unwrap();
+    assert_eq!((birch.owes(&cedar), birch.left()), (vec![], [0; 6]));
+    assert_eq!(birch.spool().held_bytes(), 0);
 }

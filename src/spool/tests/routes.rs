@@ -226,6 +226,20 @@ fn a_second_claimant_of_a_name_gets_nothing_by_it() {
 }
 
 #[test]
+fn the_name_of_a_member_that_was_forgotten_is_free() {
+    let (alder, birch, _cedar) = three();
+    alder.spool().forget(birch.id()).unwrap();
+    routes(&alder, vec![route("d", &["birch"])]);
+    alder.drop_file("d/f", b"x");
+    let shown = alder.spool().outbox_state(&rel("d/f"), alder.ino("d/f"));
+    assert_eq!(shown.state, "waiting");
+    let successor = Node::new();
+    alder.knows(&successor, "birch");
+    let pending = |node: &Node| alder.spool().pending(node.id(), None, 9).unwrap().len();
+    assert_eq!((pending(&birch), pending(&successor)), (0, 1));
+}
+
+#[test]
 fn an_id_that_is_no_member_yet_waits_for_it_and_a_newcomer_gets_nothing_of_others() {
     let (alder, _birch, _cedar) = three();
     let late = Node::new();

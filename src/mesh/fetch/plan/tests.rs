@@ -1,20 +1,22 @@
 //! The plan without a network: rules one by one, then whole fetches from random sources on a simulated clock.
 
+use std::collections::{HashMap, HashSet};
+
 use proptest::prelude::*;
 
 use super::*;
 
-const CHUNK: u64 = 1 << 20;
+pub(super) const CHUNK: u64 = 1 << 20;
 
-fn id(n: u8) -> PeerId {
+pub(super) fn id(n: u8) -> PeerId {
     PeerId::from_bytes([n; 32])
 }
 
-fn at(millis: u64) -> Duration {
+pub(super) fn at(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn pieces(count: u64) -> Vec<Piece> {
+pub(super) fn pieces(count: u64) -> Vec<Piece> {
     let piece = |index| Piece {
         entry: 0,
         index,
@@ -29,7 +31,7 @@ fn plan(count: u64) -> Plan {
     Plan::new(id(50), count, pieces(count))
 }
 
-fn bits(chunks: impl IntoIterator<Item = u64>) -> Bits {
+pub(super) fn bits(chunks: impl IntoIterator<Item = u64>) -> Bits {
     let mut bits = Bits::default();
     chunks.into_iter().for_each(|chunk| bits.set(chunk));
     bits

@@ -1,0 +1,143 @@
+//! One source of a fetch: what it has, what it was asked for, and how much may be asked of it at once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+/// Beyond what fills the path twice, what is asked of a source only waits there, and would wait in front of smaller
+/// bundles. This much more, for the holder's disk and our own delays.
+const SLACK: Duration = Duration::from_millis(10);
+
+/// Pieces asked of one source at once: before it is known how quick it is, at least, and at most (small files).
+const DEPTH: usize = 4;
+const DEPTH_MIN: usize = 2;
+const DEPTH_MAX: usize = 32;
+
+/// Bytes asked of one source at once, unless a single piece has more: a path of 300 ms at 100 Mbit/s and more.
+const DEPTH_BYTES: u64 = 8 * 1024 * 1024;
+
+/// One chunk to ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::mesh::fetch) struct Piece {
+    /// Index of the entry in the manifest.
+    pub entry: usize,
+    /// Number of the chunk in it.
+    pub index: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub len: u64,
+    /// Number of the chunk in the bundle.
+    pub place: u64,
+}
+
+/// Which chunks of an entry somebody has: one bit each, lowest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Bits(pub(crate) Vec<u8>);
+
+impl Bits {
+    /// Whether the chunk is there.
+    pub(crate) fn has(&self, index: u64) -> bool {
+        self.0
+            .get((index / 8) as usize)
+            .is_some_and(|byte| byte & (1 << (index % 8)) != 0)
+    }
+
+    /// Notes a chunk.
+    pub(crate) fn set(&mut self, index: u64) {
+        let at = (index / 8) as usize;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] |= 1 << (index % 8);
+    }
+}
+
+/// A source, and what it was asked for.
+pub(super) struct Source {
+    pub(super) origin: bool,
+    pub(super) whole: bool,
+    pub(super) has: HashMap<usize, Bits>,
+    pub(super) lacks: HashSet<usize>,
+    /// What it is asked for, with what it had delivered before.
+    pub(super) open: BTreeMap<usize, u64>,
+    pub(super) open_bytes: u64,
+    pub(super) delivered: u64,
+    /// Bytes in a second: the best of late, slowly forgotten.
+    pub(super) rate: f64,
+    pub(super) rtt: Duration,
+    /// It stalled, and has delivered nothing since.
+    pub(super) doubtful: bool,
+    pub(super) heard: Duration,
+    /// Not asked before.
+    pub(super) rests: Duration,
+    /// What a piece takes, smoothed.
+    pub(super) typical: Duration,
+    pub(super) up: bool,
+    pub(super) banned: bool,
+    pub(super) losses: u32,
+}
+
+impl Source {
+    pub(super) fn new(origin: bool, now: Duration) -> Self {
+        Self {
+            origin,
+            whole: false,
+            has: HashMap::new(),
+            lacks: HashSet::new(),
+            open: BTreeMap::new(),
+            open_bytes: 0,
+            delivered: 0,
+            rate: 0.0,
+            rtt: Duration::ZERO,
+            doubtful: false,
+            heard: now,
+            rests: Duration::ZERO,
+            typical: Duration::ZERO,
+            up: true,
+            banned: false,
+            losses: 0,
+        }
+    }
+
+    pub(super) fn usable(&self) -> bool {
+        self.up && !self.banned
+    }
+
+    pub(super) fn has(&self, number: usize, piece: &Piece) -> bool {
+        let told = || {
+            self.has
+                .get(&piece.entry)
+                .is_some_and(|b| b.has(piece.index))
+        };
+        (self.whole || told()) && !self.lacks.contains(&number)
+    }
+
+    pub(super) fn has_room(&self, now: Duration) -> bool {
+        let (open, bytes) = (self.open.len(), self.open_bytes);
+        let room = if open == 0 {
+            true
+        } else if self.doubtful || open >= DEPTH_MAX || bytes >= DEPTH_BYTES {
+            false
+        } else if self.rate == 0.0 {
+            open < DEPTH
+        } else {
+            let fills = self.rate * (self.rtt * 2 + SLACK).as_secs_f64();
+            open < DEPTH_MIN || (bytes as f64) < fills
+        };
+        self.usable() && now >= self.rests && room
+    }
+
+    /// A piece came.
+    pub(super) fn measured(&mut self, before: u64, len: u64, took: Duration) {
+        self.delivered += len;
+        self.doubtful = false;
+        let rate =
+            (self.delivered - before) as f64 / took.max(Duration::from_micros(1)).as_secs_f64();
+        self.rate = rate.max(self.rate * 0.95);
+        self.typical = if self.typical.is_zero() {
+            took
+        } else {
+            (self.typical * 3 + took) / 4
+        };
+    }
+}
