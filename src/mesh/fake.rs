@@ -134,11 +134,7 @@ impl Fake {
     }
 
     fn wait<T>(&self, what: &str, test: impl Fn(&State) -> Option<T>) -> T {
-        self.wait_for(what, PATIENCE, test)
-    }
-
-    fn wait_for<T>(&self, what: &str, patience: Duration, test: impl Fn(&State) -> Option<T>) -> T {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + PATIENCE;
         let mut state = self.state.lock();
         loop {
             if let Some(found) = test(&state) {
@@ -155,11 +151,6 @@ impl Fake {
     pub(crate) fn wait_inbox(&self, path: &str) -> Bytes {
         let path = RelPath::parse(path).unwrap();
         self.wait("inbox", |s| s.inbox.get(&path).cloned())
-    }
-
-    pub(crate) fn wait_inbox_for(&self, path: &str, patience: Duration) -> Bytes {
-        let path = RelPath::parse(path).unwrap();
-        self.wait_for("inbox", patience, |s| s.inbox.get(&path).cloned())
     }
 
     /// A file in the inbox, if it is there.
@@ -586,7 +577,8 @@ impl Arriving for FakeArriving {
     fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError> {
         let mut files = Vec::new();
         for (entry, got) in self.got.lock().iter().enumerate() {
-            let bytes: Vec<u8> = got.values().flatten().copied().collect();
+            let parts: Vec<&[u8]> = got.values().map(AsRef::as_ref).collect();
+            let bytes = parts.concat();
             let path = self.manifest.manifest().entries[entry].path.clone();
             let (_, digest, chunks) = self.file(entry);
             if Digest::of(&bytes) != digest {
