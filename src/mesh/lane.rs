@@ -89,7 +89,12 @@ mod tests {
         let (go, gone) = std::sync::mpsc::channel::<()>();
         let (tx, mut rx) = tokio::sync::mpsc::channel(8);
         // The lane is busy until it is cleared.
-        lane.push(move || gone.recv().unwrap());
+        let busy = tx.clone();
+        lane.push(move || {
+            busy.blocking_send(0).unwrap();
+            gone.recv().unwrap();
+        });
+        assert_eq!(rx.recv().await, Some(0));
         for (n, kept) in [(1, false), (2, true), (3, false)] {
             let tx = tx.clone();
             let job = move || tx.blocking_send(n).unwrap();
