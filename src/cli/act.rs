@@ -9,10 +9,9 @@ use super::exit::{ExitCode, Failure};
 use super::which::below_outbox;
 use super::{DaemonArgs, ask, print};
 use crate::bundle::{BundleId, Priority, RelPath};
-use crate::control::act::{Act, ActOutcome, Named, SendFiles};
+use crate::control::act::{Act, ActOutcome, Named, SendFiles, parse_priority};
 use crate::control::{Client, Reply, Request, WirePath};
 use crate::peer;
-use crate::spool::parse_priority;
 
 /// Reads `--priority`.
 pub(super) fn priority(text: &str) -> Result<Priority, String> {

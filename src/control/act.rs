@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WirePath;
 use crate::bundle::Priority;
+pub use crate::spool::parse_priority;
 
 /// Something to be done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
