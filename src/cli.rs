@@ -258,6 +258,9 @@ struct Settings {
     /// Congestion control: auto, cubic, bbr3 [default: auto]
     #[arg(long, value_name = "NAME")]
     congestion: Option<OsString>,
+    /// Reach members through this relay where there is no direct way (repeatable; the same at all members)
+    #[arg(long, value_name = "URL")]
+    relay: Vec<OsString>,
     /// Send a file this long after its last writer closed it [default: 5ms]
     #[arg(long, value_name = "DURATION")]
     settle: Option<OsString>,
@@ -335,6 +338,7 @@ impl Settings {
             ("peer", self.peer),
             ("no_mdns", one(self.no_mdns)),
             ("congestion", one(self.congestion)),
+            ("relay", self.relay),
             ("settle", one(self.settle)),
             ("lifetime", one(self.lifetime)),
             ("late_joiners", one(self.late_joiners)),

@@ -202,6 +202,8 @@ pub struct Config {
     pub mdns: bool,
     /// Congestion control.
     pub congestion: Congestion,
+    /// URLs of relays.
+    pub relay: Vec<String>,
     /// Quiet time before a file is sent.
     pub settle: Duration,
     /// How long a bundle waits for its recipients.
@@ -263,6 +265,7 @@ impl Config {
             ticket: self.ticket.clone(),
             mdns: self.mdns,
             congestion: self.congestion,
+            relays: self.relay.clone(),
         }
     }
 }
@@ -350,6 +353,7 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         peers: stack.list("peer", parse_peer)?,
         mdns: !stack.switch("no_mdns")?,
         congestion: stack.parsed("congestion", str::parse)?.unwrap_or_default(),
+        relay: stack.list("relay", value::parse_relay)?,
         settle: stack
             .parsed("settle", parse_duration)?
             .unwrap_or(DEFAULT_SETTLE),
@@ -506,6 +510,7 @@ impl Stack<'_> {
             "admin" => config.admin.and_then(|id| text(&id.to_string())),
             "no_mdns" => Some((!config.mdns).into()),
             "congestion" => text(&config.congestion.to_string()),
+            "relay" => list(config.relay.clone()),
             "settle" => duration(config.settle),
             "lifetime" => duration(config.lifetime),
             "late_joiners" => text(value::show_late_joiners(config.late_joiners)),

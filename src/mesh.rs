@@ -53,7 +53,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use iroh::Endpoint;
+use iroh::{Endpoint, RelayUrl};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -113,6 +113,8 @@ pub struct MeshConfig {
     pub mdns: bool,
     /// Congestion control.
     pub congestion: Congestion,
+    /// URLs of relays through which members are reached that cannot be reached directly; the same ones at all members.
+    pub relays: Vec<String>,
 }
 
 /// One peer as `status` and `peers` show it.
@@ -144,6 +146,9 @@ pub enum MeshError {
     /// An address could not be bound.
     #[error("cannot listen on {0}: {1}")]
     Bind(String, String),
+    /// What is configured as a relay is no URL.
+    #[error("{0:?} is not the URL of a relay, such as http://10.0.0.1:3340")]
+    Relay(String),
     /// The runtime could not be made.
     #[error("cannot start the network threads: {0}")]
     Runtime(std::io::Error),
@@ -153,6 +158,8 @@ pub enum MeshError {
 pub(crate) struct Hub {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) me: PeerId,
+    /// Through which members are reached that cannot be reached directly.
+    pub(crate) relays: Vec<RelayUrl>,
     /// The key at the start, for a store without a roll; see [`Hub::group`].
     group: GroupKey,
     /// Rung when the roll changed.
@@ -440,8 +447,9 @@ impl Mesh {
             .enable_all()
             .build()
             .map_err(MeshError::Runtime)?;
+        let relays = endpoint::parse_relays(&config.relays)?;
         let remembered = store.remembered_listen();
-        let bound = endpoint::bind_again(store.identity(), &config.listen, &remembered);
+        let bound = endpoint::bind_again(store.identity(), &config.listen, &remembered, &relays);
         let endpoint = runtime.block_on(bound)?;
         if let Err(error) = store.remember_listen(&endpoint.bound_sockets()) {
             tracing::warn!("the ports cannot be remembered: {error}");
@@ -458,6 +466,7 @@ impl Mesh {
             blames: Blames::default(),
             pacer: Pacer::default(),
             paths: Paths::new(config.congestion),
+            relays,
             care: Care::default(),
             twins: Twins::default(),
             name: config.name,

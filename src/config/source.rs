@@ -46,6 +46,7 @@ pub const SETTINGS: &[Setting] = &[
     new("peer", Kind::List),
     new("no_mdns", Kind::Switch),
     new("congestion", Kind::Text),
+    new("relay", Kind::List),
     new("settle", Kind::Text),
     new("lifetime", Kind::Text),
     new("late_joiners", Kind::Text),

@@ -103,6 +103,19 @@ pub(super) fn show_late_joiners(current: bool) -> &'static str {
     if current { "current" } else { "none" }
 }
 
+/// URL of a relay.
+pub(super) fn parse_relay(text: &str) -> Result<String, String> {
+    let host = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    match host {
+        Some(host) if !host.trim_matches('/').is_empty() => Ok(text.to_owned()),
+        Some(_) | None => Err(format!(
+            "{text:?} is not the URL of a relay, such as http://10.0.0.1:3340"
+        )),
+    }
+}
+
 /// A number of things, at least one.
 pub(super) fn parse_count(text: &str) -> Result<u64, String> {
     match text.parse() {

@@ -72,7 +72,7 @@ pub(crate) type Factory = Arc<dyn ControllerFactory + Send + Sync>;
 
 /// BBR3, if this program has it.
 pub(crate) fn bbr3() -> Option<Factory> {
-    None
+    Some(Arc::new(noq_proto::congestion::Bbr3Config::default()))
 }
 
 /// A path on which losses keep CUBIC below this, in bytes a second, is one for BBR3: half of 100 Mbit/s. On slower clean

@@ -12,7 +12,7 @@ use iroh::endpoint::{
     Accepting, BindOpts, Builder, ConnectOptions, Connection, ConnectionError, IdleTimeout,
     Incoming, PortmapperConfig, QuicTransportConfig, VarInt, presets,
 };
-use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, SecretKey, TransportAddr};
+use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
 use tokio::time::timeout;
 
 use crate::mesh::MeshError;
@@ -56,16 +56,17 @@ pub(super) async fn bind_again(
     identity: &Identity,
     listen: &[SocketAddr],
     remembered: &[SocketAddr],
+    relays: &[RelayUrl],
 ) -> Result<Endpoint, MeshError> {
     let again = with_ports(listen, remembered, |addr| UdpSocket::bind(addr).is_ok());
     if again.as_slice() != listen {
         // Somebody can still take a port between the look and the binding.
-        match bind(identity, &again).await {
+        match bind(identity, &again, relays).await {
             Ok(endpoint) => return Ok(endpoint),
             Err(error) => tracing::info!("not on the ports of the last start: {error}"),
         }
     }
-    bind(identity, listen).await
+    bind(identity, listen, relays).await
 }
 
 /// `listen` with ports from `remembered` where it leaves them open and `is_free` says so.
@@ -99,6 +100,7 @@ fn with_ports(
 pub(super) async fn bind(
     identity: &Identity,
     listen: &[SocketAddr],
+    relays: &[RelayUrl],
 ) -> Result<Endpoint, MeshError> {
     let shown = || {
         listen
@@ -118,7 +120,10 @@ pub(super) async fn bind(
     let mut builder: Builder = Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(&identity.secret()))
         .alpns(alpns())
-        .relay_mode(RelayMode::Disabled)
+        .relay_mode(match relays {
+            [] => RelayMode::Disabled,
+            [..] => RelayMode::Custom(relays.iter().cloned().collect()),
+        })
         .clear_address_lookup()
         .portmapper_config(PortmapperConfig::Disabled)
         .transport_config(transport(Controller::Cubic));
@@ -143,6 +148,12 @@ pub(super) async fn bind(
         }
     }
     builder.bind().await.map_err(|e| failed(chain(&e)))
+}
+
+/// Reads the addresses of relays.
+pub(super) fn parse_relays(urls: &[String]) -> Result<Vec<RelayUrl>, MeshError> {
+    let parse = |url: &String| url.parse().map_err(|_| MeshError::Relay(url.clone()));
+    urls.iter().map(parse).collect()
 }
 
 /// The protocols we accept.
@@ -232,21 +243,24 @@ pub(super) async fn connect(
     addrs: &[SocketAddr],
     alpn: &[u8],
 ) -> Result<Connection, MemberError> {
-    connect_as(endpoint, peer, addrs, alpn, Controller::Cubic).await
+    connect_as(endpoint, peer, addrs, &[], alpn, Controller::Cubic).await
 }
 
-/// Connects to `peer` at any of `addrs` (iroh races them), within [`DIAL_TIMEOUT`].
+/// Connects to `peer` at any of `addrs`, or through one of `relays` (iroh races them), within [`DIAL_TIMEOUT`].
 pub(super) async fn connect_as(
     endpoint: &Endpoint,
     peer: PeerId,
     addrs: &[SocketAddr],
+    relays: &[RelayUrl],
     alpn: &[u8],
     controller: Controller,
 ) -> Result<Connection, MemberError> {
     let id = EndpointId::from_bytes(peer.as_bytes())
         .map_err(|_| MemberError::Lost("its id is no key".into()))?;
     let dialable = addrs.iter().filter(|addr| !is_link_local(addr.ip()));
-    let addrs = dialable.take(RACED).map(|a| TransportAddr::Ip(*a));
+    let relayed = relays.iter().cloned().map(TransportAddr::Relay);
+    let direct = dialable.take(RACED).map(|a| TransportAddr::Ip(*a));
+    let addrs = direct.chain(relayed);
     let options = ConnectOptions::new().with_transport_config(transport(controller));
     let attempt = async {
         let connecting = endpoint
@@ -360,9 +374,9 @@ mod tests {
     async fn the_next_start_has_the_same_port_unless_it_is_in_use() {
         let listen = addrs(&["127.0.0.1:0"]);
         let identity = Identity::generate();
-        let first = bind_again(&identity, &listen, &[]).await.unwrap();
+        let first = bind_again(&identity, &listen, &[], &[]).await.unwrap();
         let bound = first.bound_sockets();
-        let second = bind_again(&identity, &listen, &bound).await.unwrap();
+        let second = bind_again(&identity, &listen, &bound, &[]).await.unwrap();
         assert_ne!(second.bound_sockets(), bound, "in use");
         first.close().await;
         drop(first);
@@ -373,7 +387,7 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(20), freed).await.unwrap();
-        let third = bind_again(&identity, &listen, &bound).await.unwrap();
+        let third = bind_again(&identity, &listen, &bound, &[]).await.unwrap();
         assert_eq!(third.bound_sockets(), bound);
         second.close().await;
         third.close().await;
@@ -385,8 +399,8 @@ mod tests {
         let dead = silent.local_addr().unwrap();
         let listen = addrs(&["127.0.0.1:0"]);
         let identities = [Identity::generate(), Identity::generate()];
-        let here = bind(&identities[0], &listen).await.unwrap();
-        let there = bind(&identities[1], &listen).await.unwrap();
+        let here = bind(&identities[0], &listen, &[]).await.unwrap();
+        let there = bind(&identities[1], &listen, &[]).await.unwrap();
         let accepting = tokio::spawn({
             let there = there.clone();
             async move { there.accept().await.unwrap().await.unwrap() }
@@ -408,12 +422,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_taken_is_an_error_that_names_it() {
-        let first = bind(&Identity::generate(), &addrs(&["127.0.0.1:0"]))
+        let first = bind(&Identity::generate(), &addrs(&["127.0.0.1:0"]), &[])
             .await
             .unwrap();
         let taken = listen_addrs(&first);
         assert_ne!(taken[0].port(), 0);
-        let error = bind(&Identity::generate(), &taken).await.unwrap_err();
+        let error = bind(&Identity::generate(), &taken, &[]).await.unwrap_err();
         assert!(error.to_string().contains(&taken[0].to_string()), "{error}");
         first.close().await;
     }

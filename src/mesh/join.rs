@@ -148,7 +148,7 @@ pub fn redeem(
         .map_err(MeshError::Runtime)?;
     let any: Vec<SocketAddr> = listen.iter().map(|a| SocketAddr::new(a.ip(), 0)).collect();
     let said = runtime.block_on(async {
-        let endpoint = endpoint::bind(identity, &any).await?;
+        let endpoint = endpoint::bind(identity, &any, &[]).await?;
         let until = Instant::now() + PATIENCE;
         let said = loop {
             match ask(&endpoint, identity.id(), invitation).await {

@@ -203,7 +203,7 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
         }
         peer.forget_told(std::time::Instant::now());
         let addrs = peer.addrs();
-        if addrs.is_empty() {
+        if addrs.is_empty() && hub.relays.is_empty() {
             tokio::select! {
                 () = peer.wake.notified() => {}
                 _ = up.wait_for(|up| *up) => {}
@@ -250,7 +250,8 @@ async fn dial_once(
     alpn: &[u8],
 ) -> Result<(Connection, Controller), MemberError> {
     let controller = hub.paths.choose(addrs, std::time::Instant::now());
-    let conn = endpoint::connect_as(&hub.endpoint, peer.id, addrs, alpn, controller).await?;
+    let (endpoint, relays) = (&hub.endpoint, &hub.relays);
+    let conn = endpoint::connect_as(endpoint, peer.id, addrs, relays, alpn, controller).await?;
     Ok((conn, controller))
 }
 

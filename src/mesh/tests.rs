@@ -15,6 +15,8 @@ mod membership;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
+mod relay;
+#[cfg(test)]
 mod restored;
 #[cfg(test)]
 mod scopes;
@@ -51,6 +53,7 @@ fn config(called: &str, group: &GroupKey) -> MeshConfig {
         ticket: None,
         mdns: false,
         congestion: super::Congestion::Auto,
+        relays: vec![],
     }
 }
 
@@ -344,7 +347,7 @@ impl Scripted {
         let runtime = Runtime::new().unwrap();
         let listen = ["127.0.0.1:0".parse().unwrap()];
         let endpoint = runtime
-            .block_on(endpoint::bind(&identity, &listen))
+            .block_on(endpoint::bind(&identity, &listen, &[]))
             .unwrap();
         Self {
             runtime,
