@@ -159,7 +159,10 @@ impl Spool {
         if current {
             self.give_kept(peer)?;
         }
-        while current {
+        loop {
+            if !current {
+                break;
+            }
             let decide = self.decide.lock();
             let page = self
                 .journal
