@@ -50,12 +50,15 @@ pub(super) enum End {
     Stuck(String),
 }
 
-/// When a peer last sent a byte of content, over all fetches.
+/// When a peer last sent something of what it was asked for.
+type Heard = Arc<Mutex<Option<Instant>>>;
+
+/// That of every peer, over all fetches.
 #[derive(Default)]
-pub(super) struct Activity(Mutex<HashMap<PeerId, Arc<Mutex<Option<Instant>>>>>);
+pub(super) struct Activity(Mutex<HashMap<PeerId, Heard>>);
 
 impl Activity {
-    fn of(&self, peer: PeerId) -> Arc<Mutex<Option<Instant>>> {
+    fn of(&self, peer: PeerId) -> Heard {
         self.0.lock().entry(peer).or_default().clone()
     }
 }
@@ -131,7 +134,7 @@ struct Pull {
     share: Arc<Share>,
     plan: Plan,
     begun: Instant,
-    conns: HashMap<PeerId, (Connection, Arc<Mutex<Option<Instant>>>)>,
+    conns: HashMap<PeerId, (Connection, Heard)>,
     tasks: HashMap<(usize, PeerId), AbortHandle>,
     answers: mpsc::Sender<Answer>,
     disk: mpsc::UnboundedSender<Landed>,
@@ -478,7 +481,7 @@ struct Read {
     conn: Connection,
     bundle: BundleId,
     piece: Piece,
-    heard: Arc<Mutex<Option<Instant>>>,
+    heard: Heard,
 }
 
 impl Read {
