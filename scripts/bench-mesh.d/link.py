@@ -50,7 +50,7 @@ def shown(times):
 def priorities():
     size, count = GIB // SCALE, 100
     source = make(os.path.join(BASE, "source"), size)
-    part = make(os.path.join(BASE, "part"), 32 * MIB)
+    part, other = (make(os.path.join(BASE, name), 32 * MIB) for name in ("part", "other"))
     with Net(3) as net, Group(net, range(3)) as (alder, birch, cedar):
         priority(alder, "ops", "critical")
         priority(alder, "bulk", "bulk", "birch")
@@ -76,7 +76,7 @@ def priorities():
         visible([birch.inbox("bulk", "large")], 0.05)
         run("cmp", source, birch.inbox("bulk", "large"), timeout=600)
         begun = time.monotonic()
-        shutil.copyfile(part, alder.outbox("bulk", "loaded"))
+        shutil.copyfile(other, alder.outbox("bulk", "loaded"))
         number = 0
         while not os.path.exists(birch.inbox("bulk", "loaded")):
             with open(alder.outbox("ops", f"load{number}"), "wb") as file:
@@ -94,6 +94,7 @@ def priorities():
         row("a member killed without a word is noticed after", f"{time.monotonic() - begun:.1f} s", "≤ 10 s")
     os.unlink(source)
     os.unlink(part)
+    os.unlink(other)
 
 
 def forwarder():
