@@ -294,6 +294,9 @@ struct Settings {
     /// Take no larger file, neither from programs nor from peers
     #[arg(long, value_name = "SIZE")]
     max_file_bytes: Option<OsString>,
+    /// Take no more from a member while so many bytes of it are in the inbox or arrive
+    #[arg(long, value_name = "SIZE")]
+    max_peer_bytes: Option<OsString>,
     /// Show so many finished bundles of each direction in status; older ones are forgotten [default: 10000]
     #[arg(long, value_name = "COUNT")]
     history: Option<OsString>,
@@ -350,6 +353,7 @@ impl Settings {
             ("max_bytes", one(self.max_bytes)),
             ("min_free", one(self.min_free)),
             ("max_file_bytes", one(self.max_file_bytes)),
+            ("max_peer_bytes", one(self.max_peer_bytes)),
             ("history", one(self.history)),
             ("max_bundle_files", one(self.max_bundle_files)),
             ("max_bundle_bytes", one(self.max_bundle_bytes)),

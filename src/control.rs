@@ -424,14 +424,14 @@ mod tests {
             "mountpoint": "/srv/share", "state": "/var/lib/meshbox/share", "pid": 7,
             "listen": ["127.0.0.1:4000"],
             "peers": [{"id": "bb", "name": "birch", "connected": true, "pending": 1, "last_seen": 1_800_000_000u64,
-                "addrs": []}],
+                "addrs": [], "slowed": 0}],
             "outbound": [{"path": "a/b.pdf", "bundle": "cc", "sha256": "dd", "size": 4096, "state": "sending",
                 "recipients": [{"id": "bb", "name": "birch", "state": "sending", "bytes": 1024, "error": null}]}],
             "inbound": [],
             "incomplete": ["a/torn"],
             "counts": {"outbound_pending": 0, "sealed": 1, "published": 0, "receipts": 0, "bytes_sent": 0,
                 "bytes_received": 0, "incomplete": 0, "unsealed": 0, "ignored": 0, "quarantined": 0, "refused": 0,
-                "held_bytes": 0},
+                "held_bytes": 0, "bytes_twice": 0},
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);
     }

@@ -3,6 +3,7 @@
 //! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Spool::subscribe`] is only a doorbell.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
+mod allowance;
 mod arrived;
 mod cancel;
 mod consumed;
@@ -629,6 +630,7 @@ impl Spool {
         });
         spool.begin_policy()?;
         spool.recover(same_boot)?;
+        spool.count_allowance()?;
         spool.resume_forgetting()?;
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;

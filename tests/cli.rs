@@ -230,7 +230,7 @@ fn a_damaged_ticket_is_refused_and_nothing_is_left() {
 }
 
 #[test]
-fn state_inside_the_mountpoint_and_the_other_way_round_are_refused() {
+fn s21_state_inside_the_mountpoint_and_the_other_way_round_are_refused() {
     needs_mounts!();
     let node = Node::prepare("alder", &[]);
     let inside = node.mountpoint().join("state");

@@ -201,7 +201,7 @@ fn a_setting_that_makes_no_sense_is_named_with_its_remedy() {
 }
 
 #[test]
-fn a_file_above_max_file_bytes_is_stopped_where_it_passes_it() {
+fn s23_a_file_above_max_file_bytes_is_stopped_where_it_passes_it() {
     needs_mounts!();
     let alder = Node::prepare("alder", &["--max-file-bytes", "1MiB"]);
     alder.mount(&[]).ok();
@@ -363,7 +363,7 @@ fn walk(root: &Path, names: &[Vec<u8>], make: bool) -> rustix::io::Result<OwnedF
 }
 
 #[test]
-fn long_names_odd_names_and_deep_paths_travel() {
+fn s23_long_names_odd_names_and_deep_paths_travel() {
     needs_mounts!();
     let (alder, birch) = Node::pair();
     let long = vec![b'x'; 255];

@@ -11,6 +11,7 @@ impl Stack<'_> {
             max_bytes: self.parsed("max_bytes", value::parse_limit)?,
             min_free: self.parsed("min_free", value::parse_size)?,
             max_file_bytes: self.parsed("max_file_bytes", value::parse_limit)?,
+            max_peer_bytes: self.parsed("max_peer_bytes", value::parse_limit)?,
             history: self.parsed("history", value::parse_count)?,
         })
     }
@@ -49,6 +50,7 @@ pub(super) fn shown(config: &Config, name: &str) -> Option<String> {
         "max_bytes" => limits.max_bytes.map(format_size),
         "min_free" => limits.min_free.map(format_size),
         "max_file_bytes" => limits.max_file_bytes.map(format_size),
+        "max_peer_bytes" => limits.max_peer_bytes.map(format_size),
         "history" => limits.history.map(|count| count.to_string()),
         "max_bundle_files" => routing.max_bundle_files.map(|max| max.to_string()),
         "max_bundle_bytes" => routing.max_bundle_bytes.map(format_size),

@@ -58,6 +58,7 @@ pub const SETTINGS: &[Setting] = &[
     new("max_bytes", Kind::Text),
     new("min_free", Kind::Text),
     new("max_file_bytes", Kind::Text),
+    new("max_peer_bytes", Kind::Text),
     new("history", Kind::Text),
     new("max_bundle_files", Kind::Text),
     new("max_bundle_bytes", Kind::Text),
@@ -69,7 +70,13 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Settings that a file may also have in a table `[spool]`, under the same names.
-const SPOOL_TABLE: [&str; 4] = ["max_bytes", "min_free", "max_file_bytes", "history"];
+const SPOOL_TABLE: [&str; 5] = [
+    "max_peer_bytes",
+    "max_bytes",
+    "min_free",
+    "max_file_bytes",
+    "history",
+];
 
 /// The setting of this name, with dashes or underscores.
 pub fn setting(name: &str) -> Option<&'static Setting> {

@@ -296,6 +296,7 @@ fn what_is_shown_can_be_read_back() {
             ("max_bytes", "3GiB"),
             ("min_free", "7"),
             ("max_file_bytes", "1MB"),
+            ("max_peer_bytes", "5GiB"),
             ("history", "500"),
             ("late_joiners", "none"),
             ("inbox_mode", "0640"),

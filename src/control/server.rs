@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn wait_comes_back_when_delivered_and_never_misses_it() {
+    fn s15_wait_comes_back_when_delivered_and_never_misses_the_last_change() {
         let room = Room::new();
         let waiting = std::thread::spawn({
             let mut client = room.client();

@@ -239,6 +239,9 @@ impl Spool {
                 ino: *ino,
             };
             let before: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+            if before.as_ref().is_none_or(|row| row.bundle != bundle) {
+                self.room.allowance().more(of.origin, *size);
+            }
             if let Some(before) = before.filter(|before| before.bundle != bundle) {
                 self.shown_no_more(&before, batch)?;
             }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::allowance::Allowance;
 use super::durable::OnPath;
 use super::tables::USERS;
 use super::{Offered, Spool, SpoolError};
@@ -50,6 +51,8 @@ pub struct Limits {
     pub min_free: Option<u64>,
     /// Most bytes of one file; no limit if `None`.
     pub max_file_bytes: Option<u64>,
+    /// Most bytes of one member in the inbox and on their way there; no limit if `None`.
+    pub max_peer_bytes: Option<u64>,
     /// Bundles of each direction that stay in status when they are over; 10,000 if `None`.
     pub history: Option<u64>,
 }
@@ -63,6 +66,7 @@ pub(super) struct Room {
     /// Bytes that may be written without measuring.
     budget: AtomicU64,
     held: Mutex<Held>,
+    allowance: Allowance,
 }
 
 /// Content without a name.
@@ -86,7 +90,16 @@ impl Room {
             disk: File::open(state).on("open", state)?,
             budget: AtomicU64::new(0),
             held: Mutex::default(),
+            allowance: Allowance::default(),
         })
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn allowance(&self) -> &Allowance {
+        &self.allowance
     }
 
     /// Bytes free above `min_free`, and `min_free`.
@@ -300,8 +313,10 @@ impl Spool {
                 self.shed_custody(used - max)?;
             }
         }
-        let mut why = None;
-        if free < wanted.max(1) {
+        let mut why = self.over_allowance(of, need);
+        if why.is_some() {
+            // Whatever else is free.
+        } else if free < wanted.max(1) {
             why = Some(format!(
                 "no room here: {need} bytes are needed, {free} are free above min_free ({min_free})"
             ));

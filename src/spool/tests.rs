@@ -315,7 +315,7 @@ fn wrong_bytes_are_refused_before_they_are_written() {
 }
 
 #[test]
-fn a_manifest_whose_digest_contradicts_its_chunks_ends_in_quarantine() {
+fn s10_the_digest_travels_and_a_manifest_that_contradicts_it_ends_in_quarantine() {
     let (alder, birch) = pair();
     let bundle = alder.drop_file("a", &pattern(2 * LEAF as usize));
     let mut lie = alder.manifest(bundle).manifest().clone();
@@ -644,8 +644,7 @@ fn after_a_restart_a_closed_file_is_sealed_and_an_open_one_is_incomplete() {
 }
 
 #[test]
-fn after_a_power_loss_what_was_not_sealed_is_incomplete_and_unrecorded_inbox_names_are_quarantined()
-{
+fn s13_after_a_power_loss_what_was_not_sealed_is_incomplete_and_unrecorded_names_are_quarantined() {
     let (mut alder, birch) = pair();
     fs::write(alder.outbox("closed"), b"maybe torn").unwrap();
     let ino = fs::metadata(alder.outbox("closed")).unwrap().ino();

@@ -223,7 +223,7 @@ fn attributes_are_set_on_a_link_and_never_through_it() {
 }
 
 #[test]
-fn no_link_leads_out_of_the_outbox() {
+fn s24_no_link_in_any_component_leads_out_of_the_outbox() {
     let t = test_fs();
     let elsewhere = t._dir.path().join("elsewhere");
     disk::create_dir(&elsewhere).unwrap();

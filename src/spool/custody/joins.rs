@@ -40,6 +40,7 @@ impl Spool {
         row: &InName,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        self.room.allowance().less(row.origin, row.size);
         let key = carried_key(row.origin, row.bundle);
         if !self.is_watched(&row.bundle.0)?
             && self.journal.get::<Stage>(CARRIED, &key)?.is_none()

@@ -206,3 +206,51 @@ fn a_path_as_long_as_paths_go_travels_and_is_found_again_at_start() {
     assert_eq!(alder.spool().outbound_of(&path).unwrap().state, "delivered");
     birch.spool().inbox_unlink(&path).unwrap();
 }
+
+#[test]
+fn a_member_that_fills_the_inbox_is_deferred_and_shown_and_others_are_not() {
+    let (alder, mut birch) = pair();
+    let cedar = Node::new();
+    cedar.knows(&birch, "birch");
+    birch.stop();
+    birch.limits.max_peer_bytes = Some(150_000);
+    birch.start();
+    birch.knows(&cedar, "cedar");
+    let first = alder.drop_file("a", &pattern(100_000));
+    birch.fetch(&alder, first);
+    let second = alder.drop_file("b", &pattern(60_000));
+    let offer = |birch: &Node| {
+        let manifest = alder.manifest(second);
+        birch.spool().offered(manifest, alder.id()).unwrap()
+    };
+    for _ in 0..2 {
+        match offer(&birch) {
+            Offered::Deferred(why) => {
+                assert!(
+                    why.contains("max_peer_bytes") && why.contains("alder"),
+                    "{why}"
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        let shown = birch.spool().inbound(None, 9);
+        assert!(
+            shown
+                .iter()
+                .any(|row| row.path == "b" && row.state == "deferred")
+        );
+        // Counted again at the start.
+        birch.stop();
+        birch.start();
+    }
+    let other = cedar.drop_file("c", &pattern(140_000));
+    birch.fetch(&cedar, other);
+    // A new version takes the place of the old one.
+    let smaller = alder.drop_file("a", &pattern(50_000));
+    birch.fetch(&alder, smaller);
+    birch.fetch(&alder, second);
+    birch.consume("a");
+    birch.consume("b");
+    let third = alder.drop_file("d", &pattern(150_000));
+    birch.fetch(&alder, third);
+}

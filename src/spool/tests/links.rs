@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use super::*;
 
 #[test]
-fn a_seal_does_not_go_through_a_link() {
+fn s24_a_seal_does_not_go_through_a_link() {
     let alder = Node::new();
     fs::create_dir(alder.outbox("d")).unwrap();
     fs::write(alder.outbox("d/f"), b"x").unwrap();
