@@ -424,7 +424,7 @@ mod tests {
             "mountpoint": "/srv/share", "state": "/var/lib/meshbox/share", "pid": 7,
             "listen": ["127.0.0.1:4000"],
             "peers": [{"id": "bb", "name": "birch", "connected": true, "pending": 1, "last_seen": 1_800_000_000u64,
-                "addrs": [], "slowed": 0}],
+                "addrs": []}],
             "outbound": [{"path": "a/b.pdf", "bundle": "cc", "sha256": "dd", "size": 4096, "state": "sending",
                 "recipients": [{"id": "bb", "name": "birch", "state": "sending", "bytes": 1024, "error": null}]}],
             "inbound": [],
