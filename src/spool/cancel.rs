@@ -134,14 +134,20 @@ impl Spool {
         self.keep_cancel(&cancel, &mut batch);
         let told = self.owe_cancel(&cancel, None, &deliveries, &mut batch);
         let freed = self.end_deliveries(bundle, &reason.state(), &mut batch)?;
+        // Not before: a word that a power loss took back here would still hold there.
+        let me = self.me.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                for peer in told {
+                    spool.ring(&Event::PendingChanged(peer));
+                }
+            }
+        });
         self.journal.submit(batch)?;
         self.note_cancel();
         self.free_ended(freed)?;
         drop(decide);
         tracing::info!(bundle = %bundle.short(), open, "{}", reason.word());
-        for peer in told {
-            self.ring(&Event::PendingChanged(peer));
-        }
         self.ring(&Event::StatusChanged);
         Ok(Cancelled::Ended(open))
     }
