@@ -63,7 +63,7 @@ const BACKLOG_BYTES: usize = 32 << 20;
 const COMPACT_FROM: u64 = 16 << 20;
 
 /// It is compacted at start when its rows fill less than one part of so many.
-const COMPACT_BELOW: u64 = 4;
+const COMPACT_BELOW: u64 = 2;
 
 /// A table's number; part of the format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
