@@ -43,7 +43,7 @@ use crate::fs::Fs;
 use crate::mesh::Mesh;
 use crate::mount::signals::Blocked;
 use crate::mount::sys::{MountRequest, Mounted};
-use crate::mount::{background, prepare, signals, sys};
+use crate::mount::{allocator, background, prepare, signals, sys};
 use crate::spool::{Layout, Spool};
 
 /// What to start.
@@ -95,6 +95,7 @@ pub fn run(
     blocked: &Blocked,
     ready: impl FnOnce(&str) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
+    allocator::use_one_arena();
     let (end, ended) = sync_channel(ENDS);
     let mut house = House::default();
     let text = house.open(start, blocked, &end)?;

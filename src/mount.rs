@@ -21,6 +21,7 @@
 //! Killed with a mount in place, the mount stays and every access to it fails with ENOTCONN until somebody unmounts it;
 //! [`prepare::prepare`] does so at the next start.
 
+pub mod allocator;
 pub mod announcer;
 pub mod background;
 mod device;
