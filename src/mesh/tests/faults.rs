@@ -115,7 +115,7 @@ impl Real {
             priority: Priority::Routine,
             done: Box::new(move |outcome| done.send(outcome).unwrap()),
         });
-        match outcome.recv().unwrap() {
+        match outcome.recv_timeout(PATIENCE).unwrap() {
             SealOutcome::Sealed(bundle) => bundle,
             other => panic!("{other:?}"),
         }
@@ -162,7 +162,7 @@ impl Scripted {
         manifest_of(self.id(), path, content).sign(&self.identity)
     }
 
-    /// A bulk connection on which ranges are answered with what `answer` gives.
+    /// A bulk connection on which ranges are answered with what `answer` gives. It may block.
     pub(super) fn serve(
         &self,
         to: &Mesh,
@@ -183,7 +183,8 @@ impl Scripted {
                 let Ok(Frame::Range(request)) = channel.frame().await else {
                     continue;
                 };
-                if channel.send.write_all(&answer(request)).await.is_ok() {
+                let bytes = tokio::task::block_in_place(|| answer(request));
+                if channel.send.write_all(&bytes).await.is_ok() {
                     channel.send.finish().unwrap();
                 }
             }
@@ -219,7 +220,9 @@ impl Scripted {
     }
 
     pub(super) fn hear(&self, channel: &mut Channel) -> Frame {
-        self.runtime.block_on(channel.frame()).unwrap()
+        let heard = async { tokio::time::timeout(PATIENCE, channel.frame()).await };
+        let heard = self.runtime.block_on(heard);
+        heard.expect("nothing is said").unwrap()
     }
 
     /// The next question whether a bundle is still owed.

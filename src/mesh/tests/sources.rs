@@ -58,7 +58,7 @@ impl Scripted {
                     let Ok(Frame::Range(request)) = channel.frame().await else {
                         return;
                     };
-                    match reply(request) {
+                    match tokio::task::block_in_place(|| reply(request)) {
                         Reply::Bytes(bytes) => {
                             if channel.send.write_all(&bytes).await.is_ok() {
                                 channel.send.finish().unwrap();
@@ -181,7 +181,7 @@ fn a_receiver_fetches_from_several_holders_at_once() {
         let first = Mutex::new(true);
         let bulk = holder.hold(&mesh, &group, move |request| {
             if std::mem::take(&mut *first.lock()) {
-                tokio::task::block_in_place(|| both.wait());
+                both.wait();
             }
             Reply::Bytes(good(&content, request))
         });
@@ -238,9 +238,7 @@ fn a_source_of_wrong_bytes_is_dropped_and_reported_and_the_rest_comes_from_other
                 bytes[7] ^= 1;
             } else {
                 // Not before the liar was asked.
-                tokio::task::block_in_place(|| {
-                    eventually("a lie", || lies.load(Ordering::Relaxed) > 0);
-                });
+                eventually("a lie", || lies.load(Ordering::Relaxed) > 0);
             }
             Reply::Bytes(bytes)
         });
