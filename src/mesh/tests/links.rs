@@ -124,7 +124,7 @@ fn a_backlog_is_offered_by_priority() {
     let (_conn, mut channel) = receiver.join(&a, &group);
     let mut offered = Vec::new();
     receiver.runtime.block_on(async {
-        while !offered.contains(&urgent) {
+        while !offered.contains(&urgent) && offered.len() < crate::delivery::WINDOW {
             match channel.frame().await.unwrap() {
                 Frame::Pending(ids) => {
                     let want = |id| (id, Verdict::Want);
@@ -136,8 +136,8 @@ fn a_backlog_is_offered_by_priority() {
             }
         }
     });
-    // Its lane and the other one run at the same time: a window of others may be faster, the backlog is not.
-    assert!(offered.len() < 400, "after {} others", offered.len());
+    // Its lane and the other one run at the same time, so others of the first window may be faster; the backlog is not.
+    assert!(offered.contains(&urgent), "not in the first window");
 }
 
 #[test]
