@@ -111,11 +111,11 @@ impl Fs {
             return Err(FsError::Stale);
         }
         let (fd, opened_as, shared) = match &place {
-            Ok(place) => (
-                open_at(self.root(backing.area), place, access)?,
-                place.rel().ok(),
-                None,
-            ),
+            Ok(place) => {
+                let opened = open_at(self.root(backing.area), place, access);
+                let opened = opened.map_err(|error| renamed_behind_us(backing.area, error));
+                (opened?, place.rel().ok(), None)
+            }
             Err(_nameless) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
                 let fd = reopen(&open.file, access)?;
@@ -707,6 +707,17 @@ fn open_at(root: &OwnedFd, place: &Place, access: Access) -> Result<OwnedFd, FsE
     }
     match open(OFlags::RDWR) {
         Err(FsError::Os(Errno::ACCESS)) => open(OFlags::WRONLY),
+        other => other,
+    }
+}
+
+/// The spool renames and removes inbox names without the kernel, which asked for a file that it saw there: told ESTALE, it
+/// looks the name up again and finds what there is.
+pub(crate) fn renamed_behind_us(area: Area, error: FsError) -> FsError {
+    match error {
+        FsError::NotFound | FsError::Os(Errno::NOENT | Errno::NOTDIR) if area == Area::Inbox => {
+            FsError::Stale
+        }
         other => other,
     }
 }

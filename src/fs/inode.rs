@@ -350,6 +350,15 @@ impl Nodes {
         }
         self.name(parent, name, id);
         if let Some(node) = self.nodes.get_mut(&id) {
+            // The spool may have renamed a file of the inbox a moment ago: this is a name that it has.
+            if backing.area == Area::Inbox
+                && let Some(at) = node
+                    .links
+                    .iter()
+                    .position(|(p, n)| (*p, &**n) == (parent, name))
+            {
+                node.links.swap(0, at);
+            }
             node.lookups += 1;
             node.outdated = None;
         }
@@ -495,11 +504,14 @@ impl Nodes {
         let Some(id) = self.known(from.0, from.1) else {
             return;
         };
-        // Who looked since may have found it under the new name already.
+        // Who looked since may have found it under the new name already, and is about to open it.
+        let found = self.known(to.0, to.1) == Some(id);
         self.unname(to.0, to.1);
         if let Some(node) = self.nodes.get_mut(&id) {
             node.backing = backing;
-            node.outdated = Some(Outdated::default());
+            if !found {
+                node.outdated = Some(Outdated::default());
+            }
         }
         self.move_name(from.0, from.1, to.0, to.1);
     }
@@ -688,6 +700,23 @@ mod tests {
         assert_eq!(path(&nodes, f), "g");
         nodes.unname(NodeId::OUTBOX, b"g");
         assert!(matches!(nodes.place(f), Err(FsError::Stale)));
+    }
+
+    #[test]
+    fn a_name_that_was_just_found_in_the_inbox_is_the_one_that_a_node_has() {
+        let mut nodes = table();
+        let backing = Backing {
+            area: Area::Inbox,
+            ..file(7)
+        };
+        let f = nodes.found(NodeId::INBOX, b"f", backing).unwrap();
+        // Renamed on disk, of which the table hears only later.
+        assert_eq!(nodes.found(NodeId::INBOX, b"g", backing).unwrap(), f);
+        assert_eq!(path(&nodes, f), "g");
+        nodes.moved_inside((NodeId::INBOX, b"f"), (NodeId::INBOX, b"g"), backing);
+        assert_eq!(path(&nodes, f), "g");
+        assert_eq!(nodes.known(NodeId::INBOX, b"f"), None);
+        assert!(nodes.backing_to_open(f, 1).is_ok(), "found by its new name");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::Fs;
 use super::attr::Kind;
+use super::bytes::renamed_behind_us;
 use super::error::FsError;
 use super::inode::{Area, NodeId};
 use super::special::beneath;
@@ -153,6 +154,7 @@ impl Fs {
             Ok(place) => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK;
                 beneath(self.root(backing.area), &place, flags)
+                    .map_err(|error| renamed_behind_us(backing.area, error))
             }
             Err(_nameless) => {
                 let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;

@@ -251,3 +251,29 @@ fn a_file_renamed_by_its_origin_while_the_kernel_reads_it_keeps_its_node_and_its
     t.fs.release(again);
     t.fs.release(reader);
 }
+
+/// Between the rename on disk and the word of it, the name must not be missing for anybody.
+#[test]
+fn an_open_while_a_file_is_renamed_over_another_finds_one_of_the_two() {
+    let t = test_fs();
+    let moving = t.put_inbox("f", b"moving").attr.node;
+    let replaced = t.put_inbox("g", b"replaced").attr.node;
+    let root = t.spool.inbox_root();
+    let before = disk::metadata(root.join("g")).unwrap().ino();
+    disk::rename(root.join("f"), root.join("g")).unwrap();
+    let by = |tid, id| t.open_by(tid, id, libc::O_RDONLY);
+    let gone = t.fs.getattr(moving, None);
+    assert_eq!(errno(gone), libc::ESTALE);
+    assert_eq!(errno(by(1, moving)), libc::ESTALE, "by its old name");
+    assert_eq!(errno(by(1, replaced)), libc::ESTALE);
+    assert_eq!(errno(t.fs.lookup(NodeId::INBOX, b"f")), libc::ENOENT);
+    let found = t.fs.lookup(NodeId::INBOX, b"g").unwrap().attr.node;
+    assert_eq!(found, moving);
+    let opened = by(1, found).unwrap();
+    assert_eq!(t.read(opened.fh), b"moving");
+    let rel = |text: &str| RelPath::parse(text).unwrap();
+    let observer = t.spool.observer.lock().clone().unwrap();
+    observer.renamed(&rel("f"), &rel("g"), Some(before));
+    let opened = by(1, found).unwrap();
+    assert_eq!(t.read(opened.fh), b"moving");
+}
