@@ -32,6 +32,7 @@ use super::tables::{
     OUT_ORDER, OutName, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ, delivery_key,
     descending, order_of,
 };
+use super::tail::give_way;
 use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, Manifest, Receipt, VerifiedManifest};
 use crate::peer::PeerId;
@@ -47,9 +48,6 @@ const PAGE: usize = 128;
 
 /// Pages of one sweep and direction. What is left is the next sweep's, which goes on from there.
 const PAGES: usize = 64;
-
-/// Of 0 (ordinary) to 19.
-const NICE: i32 = 19;
 
 /// When the sweeper is woken, and how far it is.
 #[derive(Debug)]
@@ -205,9 +203,7 @@ impl History {
 }
 
 fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
-        tracing::debug!(%error, "the sweeper competes with others");
-    }
+    give_way("sweeper");
     for () in rung {
         let Some(spool) = spool.upgrade() else {
             return;
@@ -247,12 +243,7 @@ impl Spool {
                 break;
             }
         }
-        for _ in 0..PAGES {
-            if self.history.is_stopping() || !self.sweep_sent()? {
-                break;
-            }
-        }
-        Ok(())
+        self.sweep_sent()
     }
 
     /// Where to go on among rows with descending keys; `None`: nothing is old enough.
@@ -302,10 +293,10 @@ impl Spool {
             return Ok(false);
         }
         if self.settled(bundle)?.is_none() {
-            return Ok(!matches!(
-                row.state.as_str(),
-                "incoming" | "deferred" | "quarantined"
-            ));
+            // What was refused as contradicting itself goes too: offered once more it costs one transfer, while a liar
+            // could make any number of rows.
+            let waits = matches!(row.state.as_str(), "incoming" | "deferred" | "quarantined");
+            return Ok(!waits);
         }
         let Some(seq) = self.journal.get::<Seq>(SETTLED_SEQ, &bundle.0)? else {
             return Ok(false);
@@ -325,44 +316,60 @@ impl Spool {
         Ok(true)
     }
 
-    /// One page; `false` at the end.
-    fn sweep_sent(&self) -> Result<bool, SpoolError> {
+    /// The names are looked through once for all pages: there may be many more of them than bundles to forget.
+    fn sweep_sent(&self) -> Result<(), SpoolError> {
         let reached = self.history.reached.lock().sent.take();
-        let Some(from) = self.sweep_from(&self.next_out, reached) else {
-            return Ok(false);
+        let Some(mut from) = self.sweep_from(&self.next_out, reached) else {
+            return Ok(());
         };
         let moved = self.history.moved.load(Ordering::Acquire);
-        let page = self
-            .journal
-            .scan::<BundleId>(OUT_ORDER, &[], Some(&from), PAGE)?;
         let mut over: HashMap<BundleId, Vec<u8>> = HashMap::new();
-        for (key, bundle) in &page {
-            if self.is_over(*bundle, key)? {
-                over.insert(*bundle, key.clone());
+        let mut more = true;
+        for _ in 0..PAGES {
+            let page = self
+                .journal
+                .scan::<BundleId>(OUT_ORDER, &[], Some(&from), PAGE)?;
+            let Some((last, _)) = page.last() else {
+                more = false;
+                break;
+            };
+            from.clone_from(last);
+            for (key, bundle) in page {
+                if self.is_over(bundle, &key)? {
+                    over.insert(bundle, key);
+                }
+            }
+            if self.history.is_stopping() {
+                return Ok(());
             }
         }
+        self.history.reached.lock().sent = more.then_some(from);
         if !over.is_empty() {
             self.each_row::<OutName>(OUT_NAMES, |_, _, row| {
                 over.remove(&row.bundle);
                 Ok(())
             })?;
         }
-        let _decide = self.decide.lock();
-        // A name that changed its place may have been missed: this page is looked at again another time.
-        if self.history.moved.load(Ordering::Acquire) == moved {
+        let over: Vec<(BundleId, Vec<u8>)> = over.into_iter().collect();
+        for some in over.chunks(PAGE) {
+            let _decide = self.decide.lock();
+            // A name that changed its place may have been missed: they are looked at again another time.
+            if self.history.moved.load(Ordering::Acquire) != moved {
+                break;
+            }
             let mut batch = Batch::default();
-            for (bundle, key) in &over {
-                self.forget_sent(*bundle, key, &mut batch)?;
+            for (bundle, key) in some {
+                // Asked again by the user meanwhile, it is not over.
+                if self.is_over(*bundle, key)? {
+                    self.forget_sent(*bundle, key, &mut batch)?;
+                }
             }
             self.journal.submit(batch)?;
         }
-        let last = page.into_iter().next_back().map(|(key, _)| key);
-        let more = last.is_some();
-        self.history.reached.lock().sent = last;
-        Ok(more)
+        Ok(())
     }
 
-    /// Whether nobody waits for a bundle of ours any more. It stays so.
+    /// Whether nobody waits for a bundle of ours any more. Only the user makes it wait again.
     fn is_over(&self, bundle: BundleId, order_key: &[u8]) -> Result<bool, SpoolError> {
         if self.volatile.lock().contains(&bundle) {
             return Ok(false);

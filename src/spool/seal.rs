@@ -288,16 +288,7 @@ impl Spool {
             batch.sync(Sync::Directory(directory.to_path_buf()));
         }
         batch.sync(Sync::File(Arc::new(file)));
-        self.volatile.lock().insert(bundle);
-        let me = self.me.clone();
-        batch.on_durable(move || {
-            if let Some(spool) = me.upgrade() {
-                spool.volatile.lock().remove(&bundle);
-                // Until now a power loss would have undone the new version, and the old one would be needed again.
-                spool.free_later(freed);
-                spool.ring(&Event::StatusChanged);
-            }
-        });
+        self.sealed_when_durable(bundle, freed, &mut batch);
         self.journal.submit(batch)?;
         guard.state().sealed = Some(digest);
         gate.set_marked(false);
@@ -307,6 +298,25 @@ impl Spool {
         tracing::debug!(%path, bundle = %bundle.short(), "sealed");
         self.ring(&Event::Sealed(bundle, manifest.manifest().priority));
         Ok(SealOutcome::Sealed(bundle))
+    }
+
+    /// A new bundle counts as queued when `batch` is durable; what it replaced is needed until then, since a power loss
+    /// would undo the new version.
+    pub(super) fn sealed_when_durable(
+        &self,
+        bundle: BundleId,
+        freed: Vec<Digest>,
+        batch: &mut Batch,
+    ) {
+        self.volatile.lock().insert(bundle);
+        let me = self.me.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                spool.volatile.lock().remove(&bundle);
+                spool.free_later(freed);
+                spool.ring(&Event::StatusChanged);
+            }
+        });
     }
 
     /// What an earlier bundle of ours says of content with this digest, so that it need not be hashed again.

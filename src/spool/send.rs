@@ -177,15 +177,7 @@ impl Spool {
         if let Some(id) = &request.id {
             batch.put(SENT_IDS, id.as_bytes(), &SentRow { bundle, content });
         }
-        self.volatile.lock().insert(bundle);
-        let me = self.me.clone();
-        batch.on_durable(move || {
-            if let Some(spool) = me.upgrade() {
-                spool.volatile.lock().remove(&bundle);
-                spool.free_later(freed);
-                spool.ring(&Event::StatusChanged);
-            }
-        });
+        self.sealed_when_durable(bundle, freed, &mut batch);
         self.journal.submit(batch)?;
         for member in &members {
             if let Some(guard) = guards.get_mut(&member.gate.ino()) {

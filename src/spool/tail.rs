@@ -112,10 +112,15 @@ impl TailHasher {
     }
 }
 
-fn work_loop(queue: &Receiver<Work>, current: &Current) {
+/// The calling thread gets the lowest priority.
+pub(super) fn give_way(who: &str) {
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
-        tracing::debug!(%error, "the tail hasher competes with writers");
+        tracing::debug!(%error, "the {who} competes with others");
     }
+}
+
+fn work_loop(queue: &Receiver<Work>, current: &Current) {
+    give_way("tail hasher");
     let mut buffer = vec![0; READ_BYTES];
     for Work { gate, file } in queue {
         current.set(Some(Arc::clone(&gate)));
