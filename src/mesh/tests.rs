@@ -52,7 +52,8 @@ fn config(called: &str, group: &GroupKey) -> MeshConfig {
         peers: vec![],
         ticket: None,
         mdns: false,
-        congestion: super::Congestion::Auto,
+        // What is sent twice would depend on how busy the machine is.
+        congestion: super::Congestion::Cubic,
         relays: vec![],
     }
 }

@@ -29,6 +29,7 @@ fn pair_over(quality: Quality) -> (Forwarder, Member, Member) {
     let link = Forwarder::to(b.listen_addrs()[0], quality, 42);
     let dialling = MeshConfig {
         peers: vec![(birch.id(), link.front())],
+        congestion: crate::mesh::Congestion::Auto,
         ..config("alder", &group)
     };
     let a = start(&alder, dialling);
