@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::content::{ContentReader, inode_at};
+use super::history::Seq;
 use super::journal::Batch;
 use super::rank::Rank;
 use super::tables::{
     BUNDLES, BundleRow, DEADLINES, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown,
-    JOINING, LATEST, MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, USERS, delivery_key,
-    descending, order_of, pending_key, user_key,
+    JOINING, LATEST, MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, SETTLED_SEQ, USERS,
+    delivery_key, descending, order_of, pending_key, user_key,
 };
 use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
 use crate::bundle::{
@@ -671,6 +672,9 @@ impl Spool {
             return;
         }
         let mut batch = Batch::default();
+        if row.is_refused_for_good() {
+            batch.put(SETTLED_SEQ, &bundle.0, &Seq::of(manifest));
+        }
         if let Err(error) = self
             .show_inbound(&row, &mut batch)
             .and_then(|_| self.journal.submit(batch))

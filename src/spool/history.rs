@@ -26,11 +26,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::durable::OnPath;
-use super::journal::Batch;
+use super::journal::{Batch, Table};
 use super::tables::{
     BUNDLES, DEADLINES, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
-    OUT_ORDER, OutName, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ, delivery_key,
-    descending, order_of,
+    OUT_ORDER, OutName, REFUSED_BITS, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ,
+    delivery_key, descending, order_of,
 };
 use super::tail::give_way;
 use super::{Spool, SpoolError};
@@ -202,6 +202,9 @@ impl History {
     }
 }
 
+/// Blocks that a sweep changes, by their table and key.
+type Blocks = HashMap<(Table, Vec<u8>), Block>;
+
 fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
     give_way("sweeper");
     for () in rung {
@@ -215,11 +218,25 @@ fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
 }
 
 impl Spool {
+    fn has_bit(&self, table: Table, of: &Manifest) -> Result<bool, SpoolError> {
+        let (key, at) = Seq::of(of).place(of.origin);
+        let block: Option<Block> = self.journal.get(table, &key)?;
+        Ok(block.is_some_and(|block| block.has(at)))
+    }
+
     /// Whether a bundle with this manifest was published here, as far as its rows are gone.
     pub(super) fn was_settled(&self, of: &Manifest) -> Result<bool, SpoolError> {
-        let (key, at) = Seq::of(of).place(of.origin);
-        let block: Option<Block> = self.journal.get(SETTLED_BITS, &key)?;
-        Ok(block.is_some_and(|block| block.has(at)))
+        self.has_bit(SETTLED_BITS, of)
+    }
+
+    /// Whether a bundle with this manifest was refused for good, also when its row is gone.
+    pub(super) fn was_refused_for_good(
+        &self,
+        manifest: &VerifiedManifest,
+    ) -> Result<bool, SpoolError> {
+        let row = self.inbound_shown(manifest.id())?;
+        Ok(row.is_some_and(|row| row.is_refused_for_good())
+            || self.has_bit(REFUSED_BITS, manifest.manifest())?)
     }
 
     /// Our receipt for a bundle that was settled, whether its rows are still there or not.
@@ -264,15 +281,15 @@ impl Spool {
             .journal
             .scan::<InboundShown>(IN_ORDER, &[], Some(&from), PAGE)?;
         let mut batch = Batch::default();
-        let mut blocks: HashMap<Vec<u8>, Block> = HashMap::new();
+        let mut blocks = Blocks::new();
         for (key, row) in &page {
             if self.forget_received(row, &mut batch, &mut blocks)? {
                 batch.delete(IN_ORDER, key);
                 batch.delete(IN_SHOWN, &row.bundle.0);
             }
         }
-        for (key, block) in &blocks {
-            batch.put(SETTLED_BITS, key, block);
+        for ((table, key), block) in &blocks {
+            batch.put(*table, key, block);
         }
         self.journal.submit(batch)?;
         let last = page.into_iter().next_back().map(|(key, _)| key);
@@ -286,26 +303,31 @@ impl Spool {
         &self,
         row: &InboundShown,
         batch: &mut Batch,
-        blocks: &mut HashMap<Vec<u8>, Block>,
+        blocks: &mut Blocks,
     ) -> Result<bool, SpoolError> {
         let bundle = row.bundle;
         if self.volatile.lock().contains(&bundle) || self.arriving.lock().contains_key(&bundle) {
             return Ok(false);
         }
-        if self.settled(bundle)?.is_none() {
-            // What was refused as contradicting itself goes too: offered once more it costs one transfer, while a liar
-            // could make any number of rows.
+        let table = if self.settled(bundle)?.is_some() {
+            SETTLED_BITS
+        } else if row.is_refused_for_good() {
+            REFUSED_BITS
+        } else {
             let waits = matches!(row.state.as_str(), "incoming" | "deferred" | "quarantined");
+            if !waits {
+                batch.delete(SETTLED_SEQ, &bundle.0);
+            }
             return Ok(!waits);
-        }
+        };
         let Some(seq) = self.journal.get::<Seq>(SETTLED_SEQ, &bundle.0)? else {
             return Ok(false);
         };
         let (key, at) = seq.place(row.origin);
-        let block = match blocks.entry(key) {
+        let block = match blocks.entry((table, key)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                let known = self.journal.get(SETTLED_BITS, entry.key())?;
+                let known = self.journal.get(table, &entry.key().1)?;
                 entry.insert(known.unwrap_or_default())
             }
         };

@@ -432,13 +432,9 @@ impl Spool {
         }
         // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and room in
         // quarantine.
-        let row = self.inbound_shown(bundle)?;
-        let contradicts = |row: &InboundShown| {
-            row.state == "refused" && row.error.as_deref() == Some(CONTRADICTS)
-        };
-        Ok(row.filter(contradicts).map(|row| {
+        Ok(self.was_refused_for_good(manifest)?.then(|| {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            Offered::Refused(row.error.unwrap_or_default())
+            Offered::Refused(CONTRADICTS.into())
         }))
     }
 

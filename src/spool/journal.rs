@@ -66,7 +66,7 @@ const COMPACT_FROM: u64 = 16 << 20;
 const COMPACT_BELOW: u64 = 2;
 
 /// A table's number; part of the format.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Table(pub(super) u8);
 
 type Key = Vec<u8>;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::intake::CONTRADICTS;
 use super::journal::Table;
 use super::rank::{Rank, priority_of};
 use crate::bundle::{BundleId, RelPath, SignedManifest};
@@ -72,10 +73,13 @@ pub(super) const DEADLINES: Table = Table(36);
 /// The user's own name of a bundle → `SentRow`.
 pub(super) const SENT_IDS: Table = Table(37);
 
+/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were refused for good, and are no longer shown.
+pub(super) const REFUSED_BITS: Table = Table(38);
+
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table = Table(40);
 
-/// Bundle id → `Seq`: of those in [`SETTLED`], what the bit is found by that stands for them later.
+/// Bundle id → `Seq`: of those in [`SETTLED`] or refused for good, what the bit is found by that stands for them later.
 pub(super) const SETTLED_SEQ: Table = Table(60);
 /// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`SETTLED`].
 pub(super) const SETTLED_BITS: Table = Table(61);
@@ -258,6 +262,13 @@ pub(super) struct InboundShown {
     pub(super) size: u64,
     pub(super) state: String,
     pub(super) error: Option<String>,
+}
+
+impl InboundShown {
+    /// Refused, and never to be looked at again: its origin contradicts itself in it.
+    pub(super) fn is_refused_for_good(&self) -> bool {
+        self.state == "refused" && self.error.as_deref() == Some(CONTRADICTS)
+    }
 }
 
 pub(super) fn pending_key(peer: PeerId, rank: Rank) -> Vec<u8> {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::journal::Table;
 use super::*;
-use crate::spool::tables::{CONSUMED, SETTLED_BITS};
+use crate::spool::CONTRADICTS;
+use crate::spool::tables::{CONSUMED, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
 
 const HISTORY: usize = 8;
 
@@ -122,6 +123,39 @@ fn what_was_forgotten_is_never_shown_again_and_gets_its_receipt_again() {
     birch.fetch(&alder, bundle);
     assert_eq!(fs::read(birch.inbox("same")).unwrap(), b"new");
     alder.stop();
+}
+
+#[test]
+fn what_was_refused_for_good_stays_refused_when_nobody_remembers_its_row() {
+    let (alder, mut birch) = historic_pair();
+    let refuse = |name: &str| {
+        let manifest = alder.manifest(alder.drop_file(name, name.as_bytes()));
+        let why = Some(CONTRADICTS.to_owned());
+        let says = manifest.manifest();
+        let spool = birch.spool();
+        spool.note_inbound(says, manifest.id(), "refused", why);
+        manifest
+    };
+    let (lie, other) = (refuse("lie"), refuse("other"));
+    birch.fetch(&alder, alder.drop_file("truth", b"truth"));
+    for n in 0..50 {
+        whole_life(&alder, &birch, &format!("{n}"), format!("{n}").as_bytes());
+    }
+    birch.swept();
+    assert!(birch.spool().inbound_shown(lie.id()).unwrap().is_none());
+    assert_eq!(birch.rows()[&REFUSED_BITS.0], 1, "one block for both");
+    assert_eq!(birch.rows().get(&SETTLED_SEQ.0), Some(&HISTORY));
+    for _ in 0..2 {
+        for manifest in [&lie, &other] {
+            let offered = birch.spool().offered(manifest.clone(), alder.id());
+            let Offered::Refused(why) = offered.unwrap() else {
+                panic!("wanted again");
+            };
+            assert_eq!(why, CONTRADICTS);
+        }
+        birch.power_loss();
+    }
+    birch.fetch(&alder, alder.drop_file("lie", b"told in truth"));
 }
 
 #[test]
