@@ -564,7 +564,7 @@ fn commands_without_a_daemon_say_so() {
     for command in ["status", "ticket", "peers"] {
         let ran = run(
             meshbox(&[command]).arg("--state").arg(node.state()),
-            Duration::from_secs(10),
+            COMMAND,
         );
         assert_eq!(ran.code, Some(NO_DAEMON), "{ran:?}");
         ran.fails_saying(&["meshbox mount"]);

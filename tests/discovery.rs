@@ -292,7 +292,7 @@ fn spoof(heard: &ResolvedService) -> ServiceDaemon {
         say(&format!("{n:032x}"), &format!("{n}.local."), garbage);
     }
     let withdrawn = liar.unregister(&name).unwrap();
-    withdrawn.recv_timeout(Duration::from_secs(10)).unwrap();
+    withdrawn.recv_timeout(Duration::from_secs(60)).unwrap();
     liar
 }
 

@@ -29,7 +29,7 @@ use crate::spool::{
 };
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The fake panics when it is asked for the state of this name in the inbox, or to remove it there.
 pub(crate) const PANICS: &[u8] = b"panics";

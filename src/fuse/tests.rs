@@ -192,7 +192,7 @@ p=mmap.mmap(fd,4096); os.close(fd); p[0:5]=b'later'; p.close()\"");
 }
 
 /// How long a program may take that takes milliseconds where nothing hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// execve(2) closes the file while it holds the lock that `/proc/<pid>/stat` waits for. A FLUSH that read it had the
 /// loop, the program and every `ps` wait for ever.

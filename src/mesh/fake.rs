@@ -23,7 +23,7 @@ use crate::spool::rank::Rank;
 use crate::spool::{Event, FinishError, IntakeError, Member, Quarantined, ServeError, SpoolError};
 
 /// Longest wait for anything in these tests; they fail then.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Chunks by offset, for each entry.
 type Got = Arc<Mutex<Vec<BTreeMap<u64, Bytes>>>>;

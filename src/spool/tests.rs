@@ -230,7 +230,7 @@ impl Node {
 
     /// Waits for the next receipt this node is ready to give.
     fn receipt(&self) -> Receipt {
-        self.receipts.recv_timeout(Duration::from_secs(30)).unwrap()
+        self.receipts.recv_timeout(Duration::from_secs(60)).unwrap()
     }
 }
 

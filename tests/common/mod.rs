@@ -36,7 +36,7 @@ pub const BIN: &str = env!("CARGO_BIN_EXE_meshbox");
 pub const ARRIVES: Duration = Duration::from_secs(60);
 
 /// How long one command of the program may take.
-pub const COMMAND: Duration = Duration::from_secs(30);
+pub const COMMAND: Duration = Duration::from_secs(60);
 
 /// How long a node may live. Ends tests that hang in the mount; the longest crash test needs about a third of it.
 pub const NODE_LIFE: Duration = Duration::from_secs(540);

@@ -7,7 +7,7 @@ use super::*;
 use crate::fs::tests::{TestFs, test_fs};
 use crate::spool::NewName;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const HERALD: Caller = Caller {
     uid: 0,

@@ -5,7 +5,7 @@ use super::super::tables::{OUT_NAMES, OutName};
 use super::*;
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "{what}");
         std::thread::yield_now();
