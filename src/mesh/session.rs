@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use iroh::endpoint::Connection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::bundle::{BundleId, Priority, Receipt};
 use crate::delivery::{Action, Delivery, Event, PAGE, Verdict, is_urgent};
@@ -42,6 +42,9 @@ const HEARD: usize = 256;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// What the reader has to find out what it ended of, when the session is over.
+const READER_ENDS: Duration = Duration::from_secs(1);
 
 /// What the rest of the program tells a session.
 #[derive(Debug)]
@@ -154,7 +157,13 @@ pub(crate) async fn run(
         }
     }
     writer.abort();
-    let ended = reader.await.unwrap_or(None);
+    // Nobody takes what was heard any more: a reader that waits for room in the queue, or for the budget of what is in
+    // it, would wait for ever, and this peer would be connected for ever.
+    drop(heard);
+    let abort = reader.abort_handle();
+    let ended = timeout(READER_ENDS, reader).await;
+    abort.abort();
+    let ended = ended.ok().and_then(Result::ok).flatten();
     if let Some(error) = &ended {
         conn.close(
             CloseCode::Protocol.code(),

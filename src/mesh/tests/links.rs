@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::super::fake::Fake;
 use super::super::session::Input;
+use super::faults::alone;
 use super::forwarder::{Forwarder, Quality};
 use super::*;
 use crate::bundle::Priority;
@@ -265,6 +266,23 @@ fn ten_thousand_unread_control_messages_do_not_cost_the_connection() {
         }
     });
     assert_eq!(conn.close_reason(), None);
+}
+
+#[test]
+fn s17_a_member_that_leaves_more_behind_than_is_heard_is_not_taken_for_connected() {
+    let (group, _alder, a) = alone();
+    let scripted = Scripted::new();
+    let (conn, mut channel) = scripted.join(&a, &group);
+    eventually("there", || connected(&a, scripted.id()));
+    // The reader waits for its turn with some, while more than the queue holds comes behind them.
+    for _ in 0..70 {
+        scripted.say(&mut channel, &Frame::Members(vec![]));
+    }
+    for _ in 0..2000 {
+        scripted.say(&mut channel, &Frame::CancelsSeen(vec![]));
+    }
+    conn.close(0u32.into(), b"gone");
+    eventually("gone", || !connected(&a, scripted.id()));
 }
 
 #[test]
