@@ -431,7 +431,7 @@ impl Fs {
             return Ok(shown.map_or_else(FileState::default, of));
         }
         if place.area == Area::Inbox {
-            return Ok(self.spool.inbox_state(&path));
+            return Ok(self.spool.inbox_state(&path, backing.ino));
         }
         Ok(match self.readiness.shown(backing.ino, &path) {
             Some(Shown::Ignored(pattern)) => {

@@ -328,7 +328,7 @@ impl Nodes {
     ) -> Result<NodeId, FsError> {
         self.node(parent)?;
         let id = match self.by_ino.get(&backing.ino) {
-            Some(id) if self.node(*id)?.backing == backing => *id,
+            Some(id) if self.node(*id).is_ok_and(|node| node.backing == backing) => *id,
             Some(_) | None => {
                 let id = self.number_for(backing.ino);
                 self.by_ino.insert(backing.ino, id);
@@ -504,6 +504,11 @@ impl Nodes {
         let Some(id) = self.known(from.0, from.1) else {
             return;
         };
+        if self.backing_ino(id).ok() != Some(backing.ino) {
+            // That of an older version: it is not what moved, and must not take its bytes.
+            self.replaced(from.0, from.1);
+            return;
+        }
         // Who looked since may have found it under the new name already, and is about to open it.
         let found = self.known(to.0, to.1) == Some(id);
         self.unname(to.0, to.1);
@@ -717,6 +722,22 @@ mod tests {
         assert_eq!(path(&nodes, f), "g");
         assert_eq!(nodes.known(NodeId::INBOX, b"f"), None);
         assert!(nodes.backing_to_open(f, 1).is_ok(), "found by its new name");
+    }
+
+    #[test]
+    fn the_node_of_an_older_version_is_not_what_moves() {
+        let inbox = |ino| Backing {
+            area: Area::Inbox,
+            ..file(ino)
+        };
+        let mut nodes = table();
+        let old = nodes.found(NodeId::INBOX, b"f", inbox(7)).unwrap();
+        // Version 8 was put at `f` and renamed, and the table heard of neither.
+        nodes.moved_inside((NodeId::INBOX, b"f"), (NodeId::INBOX, b"g"), inbox(8));
+        let new = nodes.found(NodeId::INBOX, b"g", inbox(8)).unwrap();
+        assert_ne!(new, old);
+        nodes.forget(old, 1);
+        assert!(nodes.found(NodeId::INBOX, b"h", inbox(7)).is_ok());
     }
 
     #[test]

@@ -63,7 +63,12 @@ impl Fs {
         let (skip, items) = self.items_from(&stream, offset)?;
         for (n, item) in items.iter().enumerate().skip(skip) {
             if n < 2 {
-                let attr = self.getattr(stream.node, None)?;
+                let attr = match self.getattr(stream.node, None) {
+                    Ok(attr) => attr,
+                    // The spool removed the directory while it is open: nothing is in it.
+                    Err(FsError::Stale) => return Ok(()),
+                    Err(error) => return Err(error),
+                };
                 if add(
                     item,
                     &Entry {

@@ -56,7 +56,7 @@ pub(crate) trait SpoolPort: Send + Sync {
         to: &RelPath,
         no_replace: bool,
     ) -> Result<(), SpoolError>;
-    fn inbox_state(&self, path: &RelPath) -> FileState;
+    fn inbox_state(&self, path: &RelPath, ino: u64) -> FileState;
     fn room_for(&self, len: u64) -> Result<(), SpoolError>;
     fn min_free(&self) -> u64;
     fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError>;
@@ -165,8 +165,8 @@ impl SpoolPort for Spool {
     ) -> Result<(), SpoolError> {
         self.inbox_to_outbox(from, to, no_replace)
     }
-    fn inbox_state(&self, path: &RelPath) -> FileState {
-        self.inbox_state(path)
+    fn inbox_state(&self, path: &RelPath, ino: u64) -> FileState {
+        self.inbox_state(path, ino)
     }
     fn room_for(&self, len: u64) -> Result<(), SpoolError> {
         self.room_for(len)

@@ -219,7 +219,7 @@ impl SpoolPort for FakeSpool {
         }
         Ok(())
     }
-    fn inbox_state(&self, path: &RelPath) -> FileState {
+    fn inbox_state(&self, path: &RelPath, _ino: u64) -> FileState {
         assert_ne!(path.as_bytes(), PANICS, "injected");
         FileState {
             state: "received".into(),

@@ -557,15 +557,15 @@ impl Spool {
         Ok(())
     }
 
-    /// What is known of the file shown at `path` in the inbox.
-    pub fn inbox_state(&self, path: &RelPath) -> FileState {
-        let Some(row) = self
-            .journal
-            .get::<InName>(IN_NAMES, path.as_bytes())
-            .ok()
-            .flatten()
-        else {
-            return FileState::default();
+    /// What is known of the file with the inode `ino` shown at `path` in the inbox.
+    pub fn inbox_state(&self, path: &RelPath, ino: u64) -> FileState {
+        let row = self.journal.get::<InName>(IN_NAMES, path.as_bytes());
+        let Some(row) = row.ok().flatten().filter(|row| row.ino == ino) else {
+            // Visible a moment before it is recorded: what is recorded may be said of the version before it.
+            return FileState {
+                state: "published".to_owned(),
+                ..FileState::default()
+            };
         };
         let durable = !self.volatile.lock().contains(&row.bundle);
         FileState {

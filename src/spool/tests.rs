@@ -184,6 +184,10 @@ impl Node {
         fs::metadata(self.outbox(path)).unwrap().ino()
     }
 
+    fn inbox_ino(&self, path: &str) -> u64 {
+        fs::metadata(self.inbox(path)).unwrap().ino()
+    }
+
     /// The machine lost its power: started again under another boot id.
     fn power_loss(&mut self) {
         self.stop();

@@ -212,3 +212,22 @@ fn a_mode_that_would_lock_a_plain_users_daemon_out_is_shown_and_not_kept() {
     assert_eq!(mode("made-d"), 0o733);
     assert_eq!(t.names(made.attr.node), [""; 0]);
 }
+
+#[test]
+fn a_directory_that_the_spool_removed_is_empty_for_who_has_it_open() {
+    let t = test_fs();
+    let root = t.spool.inbox_root();
+    disk::create_dir(root.join("d")).unwrap();
+    let directory = t.fs.lookup(NodeId::INBOX, b"d").unwrap().attr.node;
+    let fh = t.fs.opendir(directory).unwrap().fh;
+    disk::remove_dir(root.join("d")).unwrap();
+    let observer = t.spool.observer.lock().clone().unwrap();
+    observer.removed(&rel("d"));
+    let mut names = 0;
+    let listed = t.fs.readdirplus(fh, 0, |_, _| {
+        names += 1;
+        false
+    });
+    assert!(listed.is_ok(), "{listed:?}");
+    assert_eq!(names, 0);
+}

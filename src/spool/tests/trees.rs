@@ -591,7 +591,11 @@ fn names_given_before_our_disk_failed_keep_their_rows_and_the_others_come_later(
     fs::remove_file(partial.join(format!("{bundle}.1"))).unwrap();
     verified.publish().unwrap_err();
     assert_eq!(
-        birch.spool().inbox_state(&rel("d/a")).from.as_deref(),
+        birch
+            .spool()
+            .inbox_state(&rel("d/a"), birch.inbox_ino("d/a"))
+            .from
+            .as_deref(),
         Some("alder")
     );
     assert!(!birch.inbox("d/b").exists());

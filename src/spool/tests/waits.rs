@@ -36,7 +36,7 @@ fn every_operation(alder: &Node) {
     spool.outbox_state(&rel("moved"), ino);
     fs::remove_file(alder.outbox("moved")).unwrap();
     spool.outbox_removed(&rel("moved"), ino, 0);
-    spool.inbox_state(&rel("in/one"));
+    spool.inbox_state(&rel("in/one"), ino);
     spool.inbox_unlink(&rel("in/one")).unwrap();
     spool
         .inbox_to_outbox(&rel("in/two"), &rel("two"), true)

@@ -56,7 +56,13 @@ fn mode_and_time_are_changed_in_place_and_without_bytes() {
             assert_eq!(birch.shows_dress("a"), (shown, after));
             assert_eq!(birch.inbox_ino("a"), ino);
             assert_eq!(alder.spool().outbound(None, 9)[0].state, "delivered");
-            assert_eq!(birch.spool().inbox_state(&rel("a")).state, "received");
+            assert_eq!(
+                birch
+                    .spool()
+                    .inbox_state(&rel("a"), birch.inbox_ino("a"))
+                    .state,
+                "received"
+            );
         }
         assert_eq!(*heard.0.lock(), ["renamed a to a"; 3], "no arrival");
         birch.stop();
