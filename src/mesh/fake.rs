@@ -342,6 +342,10 @@ impl Store for Arc<Fake> {
     fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         Ok(self.state.lock().held.get(&bundle).map(|h| h.0.clone()))
     }
+    fn priority(&self, bundle: BundleId) -> Option<Priority> {
+        let held = &self.state.lock().held;
+        held.get(&bundle).map(|held| held.0.manifest().priority)
+    }
     fn peer_has(&self, _: PeerId, _: Digest) -> bool {
         false
     }

@@ -116,9 +116,9 @@ async fn answer(
 /// How urgent a bundle is; of one that is not held it does not matter.
 async fn priority_of(hub: &Arc<Hub>, bundle: BundleId) -> Priority {
     let hub = hub.clone();
-    let read = move || hub.store.manifest(bundle).ok().flatten();
-    let manifest = tokio::task::spawn_blocking(read).await.ok().flatten();
-    manifest.map_or_else(Priority::default, |m| m.manifest().priority)
+    let read = move || hub.store.priority(bundle);
+    let priority = tokio::task::spawn_blocking(read).await.ok().flatten();
+    priority.unwrap_or_default()
 }
 
 async fn open(

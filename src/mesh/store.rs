@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 pub(crate) use self::members::Members;
 use crate::bundle::{
-    BundleId, Cancel, CancelReason, DeliveryState, Manifest, Receipt, RelPath, VerifiedManifest,
+    BundleId, Cancel, CancelReason, DeliveryState, Manifest, Priority, Receipt, RelPath,
+    VerifiedManifest,
 };
 use crate::digest::Digest;
 use crate::mesh::custody::Custodian;
@@ -86,6 +87,8 @@ pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
     fn pending_count(&self, peer: PeerId) -> u64;
     fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool;
     fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError>;
+    /// Of a bundle that is held; asked for every range, so without a copy of its manifest.
+    fn priority(&self, bundle: BundleId) -> Option<Priority>;
     fn peer_has(&self, peer: PeerId, digest: Digest) -> bool;
     fn open_content(
         &self,
@@ -190,6 +193,9 @@ impl Store for Arc<Spool> {
     }
     fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         Spool::manifest(self, bundle)
+    }
+    fn priority(&self, bundle: BundleId) -> Option<Priority> {
+        Spool::priority(self, bundle)
     }
     fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
         Spool::peer_has(self, peer, digest)

@@ -21,7 +21,8 @@ use super::tables::{
 };
 use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, Manifest, Receipt, RelPath, Scope, VerifiedManifest,
+    BundleId, DeliveryState, Entry, EntryKind, Manifest, Priority, Receipt, RelPath, Scope,
+    VerifiedManifest,
 };
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
@@ -402,6 +403,12 @@ impl Spool {
         Ok(shared.map(Arc::unwrap_or_clone))
     }
 
+    /// How urgent a bundle is that is held here.
+    pub fn priority(&self, bundle: BundleId) -> Option<Priority> {
+        let manifest = self.shared_manifest(bundle).ok().flatten()?;
+        Some(manifest.manifest().priority)
+    }
+
     /// [`Self::manifest`] without a copy. The last large ones are kept: its files are asked for one by one.
     pub(super) fn shared_manifest(
         &self,
@@ -579,9 +586,6 @@ impl Spool {
                 Vec::new()
             };
             self.journal.submit(batch)?;
-            if complete {
-                self.history.ended();
-            }
             freed
                 .into_iter()
                 .try_for_each(|digest| self.free_content(digest))?;
@@ -628,6 +632,7 @@ impl Spool {
             return Ok(Vec::new());
         };
         let mut digests = Vec::new();
+        self.history.ended();
         batch.delete(DEADLINES, &bundle.0);
         for entry in &manifest.manifest().entries {
             let latest = self
@@ -680,6 +685,9 @@ impl Spool {
             .and_then(|_| self.journal.submit(batch))
         {
             tracing::error!(%error, "cannot record the state of an offer");
+        }
+        if !row.is_open() {
+            self.history.ended();
         }
         self.ring(&Event::StatusChanged);
     }

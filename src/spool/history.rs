@@ -16,7 +16,7 @@
 //! `sweeper`, of the lowest priority, woken after every [`History::every`] bundles. It holds the decision lock for one
 //! page at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -56,7 +56,7 @@ pub(super) struct History {
     /// Bundles that came to an end since the last sweep.
     ended: AtomicU64,
     /// Times that a row of [`OUT_NAMES`] went to another name, which a scan may miss.
-    moved: AtomicU64,
+    moved: Mutex<Option<HashSet<BundleId>>>,
     bell: Mutex<Option<Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     reached: Mutex<Reached>,
@@ -144,7 +144,7 @@ impl History {
         Self {
             kept: kept.unwrap_or(HISTORY).max(1),
             ended: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
+            moved: Mutex::default(),
             bell: Mutex::default(),
             thread: Mutex::default(),
             reached: Mutex::default(),
@@ -196,9 +196,11 @@ impl History {
         }
     }
 
-    /// A row of [`OUT_NAMES`] is about to go to another name. Call with the decision lock held.
-    pub(super) fn name_moved(&self) {
-        self.moved.fetch_add(1, Ordering::Relaxed);
+    /// A row of [`OUT_NAMES`] that shows `bundle` is about to go to another name. Call with the decision lock held.
+    pub(super) fn name_moved(&self, bundle: BundleId) {
+        if let Some(moved) = &mut *self.moved.lock() {
+            moved.insert(bundle);
+        }
     }
 }
 
@@ -314,11 +316,10 @@ impl Spool {
         } else if row.is_refused_for_good() {
             REFUSED_BITS
         } else {
-            let waits = matches!(row.state.as_str(), "incoming" | "deferred" | "quarantined");
-            if !waits {
+            if !row.is_open() {
                 batch.delete(SETTLED_SEQ, &bundle.0);
             }
-            return Ok(!waits);
+            return Ok(!row.is_open());
         };
         let Some(seq) = self.journal.get::<Seq>(SETTLED_SEQ, &bundle.0)? else {
             return Ok(false);
@@ -341,10 +342,18 @@ impl Spool {
     /// The names are looked through once for all pages: there may be many more of them than bundles to forget.
     fn sweep_sent(&self) -> Result<(), SpoolError> {
         let reached = self.history.reached.lock().sent.take();
-        let Some(mut from) = self.sweep_from(&self.next_out, reached) else {
+        let Some(from) = self.sweep_from(&self.next_out, reached) else {
             return Ok(());
         };
-        let moved = self.history.moved.load(Ordering::Acquire);
+        let decide = self.decide.lock();
+        *self.history.moved.lock() = Some(HashSet::new());
+        drop(decide);
+        let swept = self.sweep_sent_from(from);
+        *self.history.moved.lock() = None;
+        swept
+    }
+
+    fn sweep_sent_from(&self, mut from: Vec<u8>) -> Result<(), SpoolError> {
         let mut over: HashMap<BundleId, Vec<u8>> = HashMap::new();
         let mut more = true;
         for _ in 0..PAGES {
@@ -375,14 +384,13 @@ impl Spool {
         let over: Vec<(BundleId, Vec<u8>)> = over.into_iter().collect();
         for some in over.chunks(PAGE) {
             let _decide = self.decide.lock();
-            // A name that changed its place may have been missed: they are looked at again another time.
-            if self.history.moved.load(Ordering::Acquire) != moved {
-                break;
-            }
+            let moved = self.history.moved.lock();
+            let has_moved = |bundle| moved.as_ref().is_some_and(|moved| moved.contains(bundle));
             let mut batch = Batch::default();
             for (bundle, key) in some {
-                // Asked again by the user meanwhile, it is not over.
-                if self.is_over(*bundle, key)? {
+                // A name that changed its place may have been missed: its bundle is looked at again another time. Asked
+                // again by the user meanwhile, it is not over.
+                if !has_moved(bundle) && self.is_over(*bundle, key)? {
                     self.forget_sent(*bundle, key, &mut batch)?;
                 }
             }

@@ -210,7 +210,7 @@ impl Spool {
         match self.journal.get::<OutName>(OUT_NAMES, from.as_bytes())? {
             Some(row) => {
                 batch.delete(OUT_NAMES, from.as_bytes());
-                self.history.name_moved();
+                self.history.name_moved(row.bundle);
                 batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to));
             }
             None => batch.delete(OUT_NAMES, to.as_bytes()),
@@ -233,7 +233,7 @@ impl Spool {
                     .ok()
                     .and_then(|old| Some((old.rebase(from, to)?, old)));
                 if let Some((new, old)) = moved {
-                    self.history.name_moved();
+                    self.history.name_moved(row.bundle);
                     batch.put(OUT_NAMES, new.as_bytes(), &row.clone().moved(&old, &new));
                 }
             }
@@ -316,7 +316,7 @@ impl Spool {
         for (row, from, to) in [(row(a)?, a, b), (row(b)?, b, a)] {
             match row {
                 Some(row) => {
-                    self.history.name_moved();
+                    self.history.name_moved(row.bundle);
                     batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to));
                 }
                 None => batch.delete(OUT_NAMES, to.as_bytes()),

@@ -265,6 +265,11 @@ pub(super) struct InboundShown {
 }
 
 impl InboundShown {
+    /// It may be asked for again without being offered anew.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state.as_str(), "incoming" | "deferred" | "quarantined")
+    }
+
     /// Refused, and never to be looked at again: its origin contradicts itself in it.
     pub(super) fn is_refused_for_good(&self) -> bool {
         self.state == "refused" && self.error.as_deref() == Some(CONTRADICTS)

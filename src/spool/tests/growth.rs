@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::journal::Table;
 use super::*;
 use crate::spool::CONTRADICTS;
-use crate::spool::tables::{CONSUMED, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
+use crate::spool::tables::{BUNDLES, CONSUMED, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
 
 const HISTORY: usize = 8;
 
@@ -96,6 +96,40 @@ fn s20_what_is_over_is_forgotten_down_to_a_bit_and_a_hash() {
         .journal
         .scan::<[u8; 16]>(CONSUMED, &[], None, 1);
     assert_eq!(row.unwrap()[0].0.len(), 16);
+}
+
+#[test]
+fn s20_versions_that_nobody_fetches_are_forgotten_without_a_receipt() {
+    let (alder, _birch) = historic_pair();
+    for n in 0..200 {
+        alder.drop_file("same", format!("{n}").as_bytes());
+    }
+    // Nobody asks for a sweep: what is superseded has to wake the sweeper itself.
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while alder.rows()[&BUNDLES.0] > 2 * HISTORY {
+        assert!(std::time::Instant::now() < deadline, "{:?}", alder.rows());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn what_is_renamed_during_a_sweep_is_kept_and_the_rest_forgotten() {
+    let (alder, birch) = historic_pair();
+    let shown = alder.drop_file("before", b"moved");
+    birch.fetch(&alder, shown);
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    for n in 0..50 {
+        whole_life(&alder, &birch, &format!("{n}"), format!("{n}").as_bytes());
+    }
+    let history = &alder.spool().history;
+    history.name_moved(shown);
+    alder.swept();
+    assert!(
+        alder.rows()[&BUNDLES.0] <= HISTORY + 1,
+        "{:?}",
+        alder.rows()
+    );
+    assert!(alder.spool().manifest(shown).unwrap().is_some());
 }
 
 #[test]
