@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use common::{
     ARRIVES, BIN, COMMAND, Node, bytes, is_running, meshbox, mounted_type, processes_of, run,

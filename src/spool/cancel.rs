@@ -192,7 +192,11 @@ impl Spool {
         let mut told: BTreeSet<PeerId> = deliveries.iter().map(|(peer, _)| *peer).collect();
         match &cancel.scope {
             Scope::All { .. } => told.extend(self.member_ids.read().iter()),
-            Scope::Ids(ids) => told.extend(ids),
+            // Whoever is no member here cannot be told by us.
+            Scope::Ids(ids) => {
+                let members = self.member_ids.read();
+                told.extend(ids.iter().filter(|id| members.contains(*id)));
+            }
         }
         told.retain(|peer| {
             let known =
@@ -218,6 +222,10 @@ impl Spool {
     pub fn take_cancel(&self, cancel: &Cancel, from: PeerId) -> Result<bool, SpoolError> {
         let me = self.identity.id();
         if !cancel.concerns(me) || !cancel.concerns(from) || !cancel.is_genuine() {
+            return Ok(false);
+        }
+        // No bundle for so many was taken here, so none has to be ended.
+        if self.too_many_recipients(&cancel.scope).is_some() {
             return Ok(false);
         }
         let bundle = cancel.bundle;

@@ -41,6 +41,9 @@ const SAVE_EVERY: u64 = 600;
 /// A cancel is kept for twice the lifetime of its bundle, and at least so many seconds: 60 days.
 const CANCEL_KEPT_MIN: u64 = 60 * 24 * 3600;
 
+/// And at most, in seconds: its lifetime is what another says.
+const CANCEL_KEPT_MAX: u64 = 10 * 365 * 24 * 3600;
+
 /// The age as it was written down last.
 const META_AGE: &[u8] = b"age";
 
@@ -179,7 +182,8 @@ impl Spool {
 
     /// A cancel is kept for longer than anybody may still offer its bundle.
     pub(super) fn keep_cancel(&self, cancel: &Cancel, batch: &mut Batch) {
-        let long = cancel.lifetime_secs.saturating_mul(2).max(CANCEL_KEPT_MIN);
+        let long = cancel.lifetime_secs.saturating_mul(2);
+        let long = long.clamp(CANCEL_KEPT_MIN, CANCEL_KEPT_MAX);
         self.deadline(&key_of(cancel), long, batch);
     }
 

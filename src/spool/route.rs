@@ -466,17 +466,23 @@ impl Spool {
 
     /// Why a bundle of another is larger than we take.
     pub(super) fn over_our_limits(&self, manifest: &VerifiedManifest) -> Option<String> {
-        let routing = self.policy.routing.read().clone();
         let of = manifest.manifest();
-        let max = routing.max_recipients.unwrap_or(DEFAULT_MAX_RECIPIENTS);
-        match &of.scope {
+        self.too_many_recipients(&of.scope).or_else(|| {
+            let why = over_limit(&self.policy.routing.read(), &of.entries);
+            why.map(|why| why.replace(" is ", " here is "))
+        })
+    }
+
+    /// Why a bundle or cancel of another is for more than we take.
+    pub(super) fn too_many_recipients(&self, scope: &Scope) -> Option<String> {
+        let max = self.policy.routing.read().max_recipients;
+        let max = max.unwrap_or(DEFAULT_MAX_RECIPIENTS);
+        match scope {
             Scope::Ids(ids) if ids.len() > max => Some(format!(
                 "{} recipients, max_recipients here is {max}",
                 ids.len()
             )),
-            Scope::Ids(_) | Scope::All { .. } => {
-                over_limit(&routing, &of.entries).map(|why| why.replace(" is ", " here is "))
-            }
+            Scope::Ids(_) | Scope::All { .. } => None,
         }
     }
 

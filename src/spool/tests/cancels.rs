@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bundle::{Cancel, CancelReason, Scope};
+use crate::spool::tables::{CANCELS, CANCELS_OWED, DEADLINES};
 
 /// Tells `to` every cancel that `from` owes it, as a connection would; gives how many were taken.
 fn tell(from: &Node, to: &Node) -> usize {
@@ -200,6 +201,30 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_once_it_is_cancelled() {
         assert!(birch.inbox("f").exists());
         assert_eq!(tell(&birch, &cedar), 1, "the lie came from cedar itself");
     }
+}
+
+#[test]
+fn a_cancel_for_more_than_any_bundle_may_have_is_not_taken_and_strangers_take_no_room() {
+    let (alder, birch) = pair();
+    let rows = |table| {
+        let journal = &birch.spool().journal;
+        let rows = journal.scan::<()>(table, &[], None, usize::MAX);
+        rows.unwrap().len()
+    };
+    let give = |strangers: usize, bundle: u8| {
+        let mut ids: Vec<PeerId> = (0..strangers).map(|_| Identity::generate().id()).collect();
+        ids.extend([alder.id(), birch.id()]);
+        ids.sort_unstable();
+        let (id, why) = (BundleId([bundle; 32]), CancelReason::Cancelled);
+        let cancel = Cancel::sign(&alder.identity, id, why, Scope::Ids(ids), u64::MAX);
+        birch.spool().take_cancel(&cancel, alder.id()).unwrap()
+    };
+    assert!(!give(2000, 1));
+    assert_eq!((rows(CANCELS), rows(CANCELS_OWED)), (0, 0));
+    assert!(give(500, 2));
+    assert_eq!((rows(CANCELS), rows(CANCELS_OWED)), (1, 0));
+    let until = birch.spool().journal.scan::<u64>(DEADLINES, &[], None, 9);
+    assert!(until.unwrap()[0].1 < 20 * 365 * 24 * 3600);
 }
 
 #[test]
