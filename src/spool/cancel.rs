@@ -406,6 +406,7 @@ impl Spool {
         for digest in digests() {
             batch.put(USERS, &user_key(digest, bundle), &());
         }
+        self.renew_deadline(bundle, manifest.manifest().lifetime_secs, &mut batch)?;
         self.journal.submit(batch)?;
         drop(decide);
         for (id, _) in &again {

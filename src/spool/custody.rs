@@ -11,6 +11,8 @@
 //! 3. `USERS` has rows for a bundle of another exactly while its custody needs the content, so that its removal by the
 //!    user leaves the bytes; they count to the quota, and go before anything of the user's is refused.
 //! 4. Only recipients in the bundle's scope are ever owed it, so only they are served.
+//! 5. A watched bundle without rows in `DELIVERIES` is for all others; once one of them is gone, or one joins whom that
+//!    does not mean, each has a row.
 //!
 //! # Crash behaviour
 //! The rows of a settled bundle are in the batch that settles it; each further step is one batch.
@@ -283,10 +285,22 @@ impl Spool {
         event: custody::Event,
         steps: &mut Steps,
     ) -> Result<bool, SpoolError> {
+        self.step_as(manifest, event, &DeliveryState::Superseded, steps)
+    }
+
+    /// [`Self::step`]; `gone` is how the delivery to a recipient ends that is gone by it.
+    fn step_as(
+        &self,
+        manifest: &VerifiedManifest,
+        event: custody::Event,
+        gone: &DeliveryState,
+        steps: &mut Steps,
+    ) -> Result<bool, SpoolError> {
         let Some(mut known) = self.custody_of(manifest)? else {
             return Ok(false);
         };
         let before = known.stage();
+        let waited: BTreeSet<PeerId> = known.waiting().collect();
         let mut actions = Vec::new();
         known.handle(self.custody_now(), event, &mut actions);
         let (origin, bundle) = (manifest.manifest().origin, manifest.id());
@@ -312,10 +326,50 @@ impl Spool {
                 }
             }
         }
+        // Otherwise what is to be released or forgotten takes the rows away.
+        if known.needs_content() {
+            self.note_waiting(bundle, &waited, &known, gone, &mut steps.batch)?;
+        }
         for action in actions {
             self.act(manifest, action, steps)?;
         }
         Ok(true)
+    }
+
+    /// Who waits for it since this step, and who does so no more: the stage does not tell. Receipts have their own rows.
+    fn note_waiting(
+        &self,
+        bundle: BundleId,
+        waited: &BTreeSet<PeerId>,
+        known: &Custody,
+        gone: &DeliveryState,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let waiting: BTreeSet<PeerId> = known.waiting().collect();
+        let given: BTreeSet<PeerId> = known.receipts().collect();
+        let left = waited.iter().filter(|peer| !waiting.contains(peer));
+        let left: Vec<PeerId> = left.filter(|peer| !given.contains(peer)).copied().collect();
+        let mut queued: Vec<PeerId> = waiting.difference(waited).copied().collect();
+        if left.is_empty() && queued.is_empty() {
+            return Ok(());
+        }
+        if self.deliveries_of(bundle)?.is_empty() {
+            // From now on the rows say who waits.
+            queued = waiting.into_iter().collect();
+        }
+        for peer in queued {
+            let key = delivery_key(bundle, peer);
+            batch.put(DELIVERIES, &key, &DeliveryState::Queued);
+        }
+        let rank = self.kept_rank(bundle)?;
+        for peer in left {
+            batch.put(DELIVERIES, &delivery_key(bundle, peer), gone);
+            if let Some(rank) = rank {
+                batch.delete(PENDING, &pending_key(peer, rank));
+            }
+            self.progress.lock().remove(&(bundle, peer));
+        }
+        Ok(())
     }
 
     fn act(
@@ -725,7 +779,7 @@ impl Spool {
         let mut steps = Steps::default();
         steps.batch.put(DELIVERIES, &key, &state);
         steps.batch.delete(PENDING, &pending_key(peer, rank));
-        self.step(&manifest, custody::Event::Gone(peer), &mut steps)?;
+        self.step_as(&manifest, custody::Event::Gone(peer), &state, &mut steps)?;
         self.record(&mut steps)?;
         self.progress.lock().remove(&(bundle, peer));
         drop(decide);

@@ -317,7 +317,21 @@ impl Spool {
         for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
             batch.put(USERS, &user_key(digest, bundle), &());
         }
+        self.renew_deadline(bundle, manifest.manifest().lifetime_secs, batch)?;
         Ok(true)
+    }
+
+    /// What is owed again after it was final for everybody has its whole lifetime from now on: its deadline went then.
+    pub(super) fn renew_deadline(
+        &self,
+        bundle: BundleId,
+        lifetime: u64,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        if self.journal.get::<u64>(DEADLINES, &bundle.0)?.is_none() {
+            self.set_deadline(bundle, lifetime, batch);
+        }
+        Ok(())
     }
 
     /// The highest epoch we have seen of `peer`; 0 if none.

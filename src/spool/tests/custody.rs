@@ -311,6 +311,35 @@ fn a_newer_version_ends_custody_of_the_older_which_never_shows_over_it() {
     assert_eq!(birch.keys(KEPT), 1);
 }
 
+/// Each recipient that was gone waited again at the next look, if there was another one.
+#[test]
+fn a_newer_version_ends_custody_of_the_older_for_all_who_wait_for_it() {
+    for carried in [true, false] {
+        let (alder, birch, cedar) = three();
+        let dogwood = Node::new();
+        alder.knows(&dogwood, "dogwood");
+        birch.knows(&dogwood, "dogwood");
+        let old = alder.drop_file("f", b"old");
+        birch.fetch(&alder, old);
+        if carried {
+            birch.pass(NOBODY);
+            assert_eq!(birch.owes(&cedar), [old]);
+            assert_eq!(birch.owes(&dogwood), [old]);
+        }
+        let new = alder.drop_file("f", b"newer");
+        birch.fetch(&alder, new);
+        for other in [&cedar, &dogwood] {
+            assert_eq!(birch.owes(other), []);
+            assert!(!birch.spool().is_pending(old, other.id()));
+        }
+        assert_eq!(birch.left(), [1, 0, 0, 0, 0, 1], "the new one is watched");
+        assert_eq!(birch.keys(KEPT), 1);
+        birch.pass(NOBODY);
+        assert_eq!(birch.owes(&cedar), [new]);
+        assert_eq!(birch.owes(&dogwood), [new]);
+    }
+}
+
 #[test]
 fn a_bundle_settled_once_is_never_shown_again_whoever_offers_it() {
     let (alder, birch, cedar) = three();
@@ -438,6 +467,23 @@ fn who_joins_later_gets_what_a_holder_still_shows_and_nothing_that_was_consumed(
     assert_eq!((birch.left(), birch.keys(KEPT)), ([0; 6], 1));
 }
 
+/// The row of the first said that it was for nobody else.
+#[test]
+fn two_who_join_while_the_origin_may_still_give_it_both_get_it() {
+    let (alder, mut birch) = pair();
+    let bundle = alder.drop_file("f", b"x");
+    birch.fetch(&alder, bundle);
+    let (cedar, dogwood) = (Node::new(), Node::new());
+    birch.knows(&cedar, "cedar");
+    birch.knows(&dogwood, "dogwood");
+    assert_eq!((birch.owes(&cedar), birch.owes(&dogwood)), (vec![], vec![]));
+    birch.stop();
+    birch.start();
+    birch.pass(NOBODY);
+    assert_eq!(birch.owes(&cedar), [bundle]);
+    assert_eq!(birch.owes(&dogwood), [bundle]);
+}
+
 #[test]
 fn without_late_joiners_who_joins_later_gets_only_what_waited_for_a_first_member() {
     let alder = Node::new();
@@ -562,6 +608,28 @@ fn who_refuses_a_bundle_of_another_is_not_offered_it_again() {
     assert!(
         alder.spool().is_pending(bundle, cedar.id()),
         "that is its origin's to know"
+    );
+}
+
+#[test]
+fn who_refuses_a_bundle_of_another_is_remembered_while_others_wait_for_it() {
+    let (alder, birch, cedar) = three();
+    let dogwood = Node::new();
+    birch.knows(&dogwood, "dogwood");
+    let bundle = alder.drop_file("f", b"x");
+    birch.fetch(&alder, bundle);
+    birch.pass(NOBODY);
+    let refused = DeliveryState::Refused("too large".into());
+    let ended = birch
+        .spool()
+        .set_delivery(bundle, cedar.id(), refused.clone());
+    ended.unwrap();
+    let mut states = birch.spool().deliveries_of(bundle).unwrap();
+    states.retain(|(peer, _)| *peer == cedar.id());
+    assert_eq!(states, [(cedar.id(), refused)]);
+    assert_eq!(
+        (birch.owes(&cedar), birch.owes(&dogwood)),
+        (vec![], vec![bundle])
     );
 }
 

@@ -19,6 +19,14 @@ impl Node {
         let row = rows.into_iter().find(|r| r.bundle == bundle.to_string());
         row.unwrap().state
     }
+
+    fn recipient_state(&self, bundle: BundleId, peer: &Self) -> String {
+        let rows = self.spool().outbound(None, 99);
+        let row = rows.into_iter().find(|r| r.bundle == bundle.to_string());
+        let mut recipients = row.unwrap().recipients.into_iter();
+        let found = recipients.find(|r| r.id == peer.id().to_string());
+        found.unwrap().state
+    }
 }
 
 /// The lifetime these nodes give, and what the age is rounded up by.
@@ -66,6 +74,51 @@ fn what_was_delivered_or_has_expired_is_not_ended_again() {
     alder.up("x", LIFE + SLACK);
     assert_eq!(alder.shown_state(bundle), "delivered");
     assert_eq!(alder.spool().cancels_owed(birch.id(), None, 9).unwrap(), []);
+}
+
+/// The deadline goes when all is final: a bundle that was owed again lived for ever.
+#[test]
+fn what_a_late_joiner_is_owed_expires() {
+    let (alder, birch) = pair();
+    alder.up("x", 0);
+    let bundle = alder.drop_file("f", b"x");
+    birch.fetch(&alder, bundle);
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    let joined = LIFE + SLACK;
+    alder.up("x", joined);
+    let cedar = Node::new();
+    alder.knows(&cedar, "cedar");
+    alder.up("x", joined + LIFE - 1);
+    assert!(
+        alder.spool().is_pending(bundle, cedar.id()),
+        "it has its whole lifetime from then on"
+    );
+    alder.up("x", joined + LIFE + SLACK);
+    assert_eq!(alder.recipient_state(bundle, &cedar), "expired");
+    assert_eq!(alder.recipient_state(bundle, &birch), "delivered");
+    assert_eq!(alder.spool().pending(cedar.id(), None, 9).unwrap(), []);
+}
+
+#[test]
+fn what_is_tried_again_after_its_end_expires() {
+    let (alder, birch) = pair();
+    alder.up("x", 0);
+    let bundle = alder.drop_file("f", b"x");
+    let refused = DeliveryState::Refused("too large".into());
+    alder
+        .spool()
+        .set_delivery(bundle, birch.id(), refused)
+        .unwrap();
+    let tried = LIFE + SLACK;
+    alder.up("x", tried);
+    assert_eq!(alder.recipient_state(bundle, &birch), "refused");
+    let again = alder.spool().retry(bundle, None).unwrap();
+    assert_eq!(again, cancel::Retried::Asked(1));
+    alder.up("x", tried + LIFE - 1);
+    assert!(alder.spool().is_pending(bundle, birch.id()));
+    alder.up("x", tried + LIFE + SLACK);
+    assert_eq!(alder.recipient_state(bundle, &birch), "expired");
+    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
 }
 
 #[test]
