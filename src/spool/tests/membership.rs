@@ -276,3 +276,20 @@ fn a_ticket_with_a_newer_key_brings_back_who_was_away_for_too_long() {
     assert_eq!(birch.group_keys(), [newer, group.key.clone()]);
     assert!(!birch.adopt_key(group.key, 1).unwrap());
 }
+
+#[test]
+fn members_that_another_invents_have_an_end_and_whoever_comes_himself_gets_in() {
+    let node = Node::new();
+    let name = PeerName::parse("somebody").unwrap();
+    let seen = |contact| {
+        let id = Identity::generate().id();
+        let spool = node.spool();
+        spool.member_seen(id, &name, &[], contact).unwrap();
+        spool.members().iter().any(|member| member.id == id)
+    };
+    assert!(seen(true));
+    let strangers = (0..1100).filter(|_| seen(false)).count();
+    assert_eq!(strangers, 1024);
+    assert!(seen(true));
+    assert!(!seen(false));
+}
