@@ -45,6 +45,19 @@ pub(super) enum Sync {
     Directory(PathBuf),
     /// All of the state's file system.
     Everything,
+    /// Fails the first time and never again, as Linux tells of a writeback error.
+    #[cfg(test)]
+    FailsOnce(std::sync::Arc<std::sync::atomic::AtomicBool>),
+}
+
+/// The action of a sync in its error: what [`sync_failed`] goes by.
+const SYNC: &str = "sync";
+
+/// Whether the disk itself refused to make something durable; not that something could not be opened for it. Then the
+/// bytes may be lost for good, even for a full disk (it found no room for them when they were to be written): Linux says
+/// so once, takes the pages for clean, and the next sync of the same bytes succeeds.
+pub(super) fn sync_failed(error: &SpoolError) -> bool {
+    matches!(error, SpoolError::Io { action: SYNC, .. })
 }
 
 /// Past this many, one syncfs(2) is cheaper than the single calls; 200 small files were 3 to 5 times as fast with it.
@@ -60,16 +73,23 @@ pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
             Sync::File(file) => files.push(file),
             Sync::Directory(path) => directories.push(path),
             Sync::Everything => everything = true,
+            #[cfg(test)]
+            Sync::FailsOnce(failed) => {
+                if !failed.swap(true, std::sync::atomic::Ordering::AcqRel) {
+                    return Err(io::Error::from_raw_os_error(libc::EIO)).on(SYNC, state);
+                }
+            }
         }
     }
     directories.sort_unstable();
     directories.dedup();
     if everything || files.len() + directories.len() > SYNC_EACH_MAX {
         let root = File::open(state).on("open", state)?;
-        return rustix::fs::syncfs(&root).on("sync", state);
+        // An interrupted sync has told nothing yet.
+        return rustix::io::retry_on_intr(|| rustix::fs::syncfs(&root)).on(SYNC, state);
     }
     for file in files {
-        rustix::fs::fdatasync(file).on("sync", state)?;
+        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(file)).on(SYNC, state)?;
     }
     for directory in directories {
         match sync_directory(directory) {
@@ -93,7 +113,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), SpoolError> {
         .open(path)
         .on("open", path)?
         .sync_all()
-        .on("sync", path)
+        .on(SYNC, path)
 }
 
 /// Makes a directory with mode 0700 unless it is there, parents too.
@@ -127,7 +147,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
         .open(&temp)
         .on("create", &temp)?;
     file.write_all(bytes).on("write", &temp)?;
-    file.sync_all().on("sync", &temp)?;
+    file.sync_all().on(SYNC, &temp)?;
     fs::rename(&temp, path).on("rename", path)?;
     sync_directory(path.parent().unwrap_or(Path::new("/")))
 }

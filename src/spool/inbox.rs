@@ -110,36 +110,44 @@ impl Spool {
         );
         self.journal.submit(intent)?;
 
-        let mut batch = Batch::default();
-        let mut replaced = Vec::new();
         let mut given = Vec::new();
-        for naming in &namings {
-            let at = self.at_inbox(naming.name.as_path());
-            let parent = at.parent().unwrap_or(&at);
-            match &verified.files[naming.entry] {
-                None => self.make_directories(&naming.name, &mut given)?,
-                Some(staged) => {
-                    if let Some(directory) = naming.name.parent() {
-                        self.make_directories(&directory, &mut given)?;
-                    }
-                    let before = self
-                        .journal
-                        .get::<InName>(IN_NAMES, naming.name.as_bytes())?
-                        .map(|row| row.ino);
-                    durable::rename(&staged.at, &at)?;
-                    given.push(NewName {
-                        path: naming.name.clone(),
-                        directory: false,
-                        replaced: before,
-                    });
-                    replaced.push(before);
-                    if let Some(file) = &staged.kept {
-                        batch.sync(Sync::File(Arc::clone(file)));
-                    }
-                }
+        let settled = self
+            .give(verified, &namings, &names, &mut given)
+            .and_then(|batch| self.journal.submit(batch));
+        let failed = settled.err();
+        if failed.is_some() {
+            self.unpublish(verified, &namings, &mut given);
+        } else {
+            for ino in given.iter().filter_map(|name| name.replaced) {
+                self.forget_inode(ino)?;
             }
-            batch.sync(Sync::Directory(parent.to_path_buf()));
         }
+        drop(decide);
+
+        if let Some(observer) = self.observer.read().clone() {
+            observer.published(&given);
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.counters.published.fetch_add(1, Ordering::Relaxed);
+        Ok(Published {
+            bundle,
+            names: namings.into_iter().map(|naming| naming.name).collect(),
+        })
+    }
+
+    /// Gives the name of a bundle of one; returns the rows that settle it. What may find no room on the disk comes before
+    /// the rename.
+    fn give(
+        &self,
+        verified: &Verified,
+        namings: &[Naming],
+        names: &[(u32, RelPath, u64)],
+        given: &mut Vec<NewName>,
+    ) -> Result<Batch, SpoolError> {
+        let manifest = &verified.manifest;
+        let mut batch = Batch::default();
         for (index, file) in verified.files.iter().enumerate() {
             // A newer version was published meanwhile: these bytes are not shown.
             if let Some(staged) = file
@@ -148,29 +156,69 @@ impl Spool {
                 durable::remove(&staged.at)?;
             }
         }
-        for (naming, (_, _, ino)) in namings.iter().zip(&names) {
-            if let Some(Some(file)) = verified.files[naming.entry].as_ref().map(|f| &f.kept)
-                && let Some(digest) = manifest.manifest().entries[naming.entry].digest()
-            {
-                self.hold_content(file, digest, &mut batch)?;
-                batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest });
+        for naming in namings {
+            let at = self.at_inbox(naming.name.as_path());
+            let parent = at.parent().unwrap_or(&at);
+            match &verified.files[naming.entry] {
+                None => self.make_directories(&naming.name, given)?,
+                Some(staged) => {
+                    if let Some(directory) = naming.name.parent() {
+                        self.make_directories(&directory, given)?;
+                    }
+                    if let Some(file) = &staged.kept {
+                        if let Some(digest) = manifest.manifest().entries[naming.entry].digest() {
+                            self.hold_content(file, digest, &mut batch)?;
+                            batch.put(INODES, &staged.ino.to_be_bytes(), &InodeRow { digest });
+                        }
+                        batch.sync(Sync::File(Arc::clone(file)));
+                    }
+                    let replaced = self
+                        .journal
+                        .get::<InName>(IN_NAMES, naming.name.as_bytes())?
+                        .map(|row| row.ino);
+                    durable::rename(&staged.at, &at)?;
+                    given.push(NewName {
+                        path: naming.name.clone(),
+                        directory: false,
+                        replaced,
+                    });
+                }
             }
+            batch.sync(Sync::Directory(parent.to_path_buf()));
         }
-        self.settle(manifest, &names, &mut batch)?;
-        self.journal.submit(batch)?;
-        for ino in replaced.iter().flatten() {
-            self.forget_inode(*ino)?;
-        }
-        drop(decide);
+        self.settle(manifest, names, &mut batch)?;
+        Ok(batch)
+    }
 
-        if let Some(observer) = self.observer.read().clone() {
-            observer.published(&given);
+    /// After an error: a new name goes back to where the next attempt looks for the bytes. It has no row, so the next
+    /// attempt would not know it for its own, and show the file a second time. What replaced an older version has that
+    /// one's row, and stays, with the intent by which the next start completes it. `given` keeps what is visible.
+    fn unpublish(&self, verified: &Verified, namings: &[Naming], given: &mut Vec<NewName>) {
+        let bundle = verified.manifest.id();
+        self.volatile.lock().remove(&bundle);
+        for naming in namings {
+            let Some(staged) = &verified.files[naming.entry] else {
+                continue;
+            };
+            let shown = |new: &NewName| !new.directory && new.path == naming.name;
+            let Some(at) = given.iter().position(shown) else {
+                continue;
+            };
+            if given[at].replaced.is_some() {
+                return;
+            }
+            let from = self.at_inbox(naming.name.as_path());
+            if let Err(error) = durable::rename_no_replace(&from, &staged.at) {
+                tracing::error!(%error, "a name whose publish failed stays until the next start");
+                return;
+            }
+            given.remove(at);
         }
-        self.counters.published.fetch_add(1, Ordering::Relaxed);
-        Ok(Published {
-            bundle,
-            names: namings.into_iter().map(|naming| naming.name).collect(),
-        })
+        let mut batch = Batch::default();
+        batch.delete(INTENTS, &bundle.0);
+        if let Err(error) = self.journal.submit(batch) {
+            tracing::warn!(%error, "the next start gives a name whose publish failed");
+        }
     }
 
     /// The rows that make a published bundle settled; its receipt is announced when they are durable.

@@ -9,16 +9,20 @@
 //! 2. Batches become durable in the order of submission, each whole.
 //! 3. A failed commit loses nothing: the rows stay in overlay and log, the database is opened anew, and the commit is
 //!    tried again; [`Journal::trouble`] says so meanwhile.
+//! 4. A failed sync is never tried again, since the second one succeeds without the lost bytes: nothing is committed and
+//!    nobody called back any more, and the next start is one after a power loss.
 //!
 //! # Crash behaviour
-//! Daemon killed: the log is replayed at [`Journal::open`]. Power lost (the boot id changed): the log is dropped, since
-//! the bytes its rows speak of may be missing; recovery then goes by what the database has.
+//! Daemon killed: the log is replayed at [`Journal::open`]. Power lost (the boot id changed), or a sync failed: the log
+//! is dropped, since the bytes its rows speak of may be missing; recovery then goes by what the database has.
 //!
 //! # Threads
 //! `journal` is the one writer. Readers never wait for a commit. Callbacks run on the writer; they must be short.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +35,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SpoolError;
-use super::durable::{self, Sync};
+use super::durable::{self, OnPath, Sync};
 use super::wal::{self, Record, Segment, Wal};
 
 /// All rows of all tables; the first byte of a key is its table.
@@ -129,6 +133,8 @@ struct Fresh {
     batches: u64,
     hurry: bool,
     stopping: bool,
+    /// A sync failed: rows are still readable, but nothing is queued.
+    halted: bool,
 }
 
 struct Shared {
@@ -193,6 +199,7 @@ impl Journal {
                 batches: 0,
                 hurry: false,
                 stopping: false,
+                halted: false,
             }),
             bell_lock: Mutex::new(()),
             bell: Condvar::new(),
@@ -236,6 +243,9 @@ impl Journal {
             let number = fresh.batches;
             for (key, (_, value)) in keys.into_iter().zip(&rows) {
                 fresh.overlay.insert(key, (number, value.clone()));
+            }
+            if fresh.halted {
+                return Ok(());
             }
             fresh.queued_bytes += record.len();
             // A burst is synced as a whole anyway; its descriptors need not stay open until then.
@@ -289,11 +299,13 @@ impl Journal {
         self.submit(batch)?;
         self.shared.fresh.write().hurry = true;
         self.ring();
-        wait.recv()
-            .map_err(|_| SpoolError::Journal("the writer has ended".into()))
+        wait.recv().map_err(|_| {
+            let trouble = self.trouble();
+            SpoolError::Journal(trouble.unwrap_or_else(|| "the writer has ended".into()))
+        })
     }
 
-    /// What the last commit failed with, while it does.
+    /// What the last commit failed with, while it does; or that a sync failed, for good.
     pub(super) fn trouble(&self) -> Option<String> {
         self.shared.trouble.lock().clone()
     }
@@ -453,7 +465,8 @@ fn compact(database: &mut Database, path: &Path) -> Result<(), SpoolError> {
     Ok(())
 }
 
-/// What the log's rows speak of is in the page cache only; it becomes durable before they do.
+/// What the log's rows speak of is in the page cache only; it becomes durable before they do. When it cannot, the next
+/// start drops them.
 fn replay_log(database: &Database, state: &Path, directory: &Path) -> Result<(), SpoolError> {
     let records = wal::read(directory)?;
     if records.is_empty() {
@@ -463,7 +476,14 @@ fn replay_log(database: &Database, state: &Path, directory: &Path) -> Result<(),
         batches = records.len(),
         "replaying the journal's log after a crash"
     );
-    durable::sync_all(state, &[Sync::Everything])?;
+    if let Err(error) = durable::sync_all(state, &[Sync::Everything]) {
+        if durable::sync_failed(&error)
+            && let Err(error) = distrust_page_cache(state)
+        {
+            tracing::error!(%error, "the next start cannot be told that a sync failed");
+        }
+        return Err(error);
+    }
     let write = database.begin_write().map_err(journal)?;
     {
         let mut rows = write.open_table(ROWS).map_err(journal)?;
@@ -561,7 +581,7 @@ fn write_loop(shared: &Shared) {
     }
 }
 
-/// `false`: the daemon is stopping and the disk still fails; the log keeps what is not committed.
+/// `false`: the daemon is stopping and the disk still fails, or a sync failed; the log keeps what is not committed.
 fn commit_until_it_holds(shared: &Shared, queue: &[Waiting]) -> bool {
     loop {
         match commit(shared, queue) {
@@ -570,6 +590,10 @@ fn commit_until_it_holds(shared: &Shared, queue: &[Waiting]) -> bool {
                     tracing::info!("the journal works again");
                 }
                 return true;
+            }
+            Err(error) if durable::sync_failed(&error) => {
+                halt(shared, &error);
+                return false;
             }
             Err(error) => {
                 let text = error.to_string();
@@ -589,6 +613,46 @@ fn commit_until_it_holds(shared: &Shared, queue: &[Waiting]) -> bool {
         }
         reopen(shared);
     }
+}
+
+/// From now on nothing becomes durable. The next start is told first: were the daemon killed before, it would replay the
+/// log over bytes that are lost.
+fn halt(shared: &Shared, error: &SpoolError) {
+    let restart = match distrust_page_cache(&shared.state) {
+        Ok(()) => "the daemon",
+        Err(error) => {
+            tracing::error!(%error, "the next start cannot be told that a sync failed");
+            "the machine, not only the daemon"
+        }
+    };
+    tracing::error!(%error, "a sync failed: nothing is committed any more");
+    *shared.trouble.lock() = Some(format!(
+        "a sync failed ({error}): nothing further counts as delivered; check the disk, then restart {restart}"
+    ));
+    let unsaid = {
+        let mut fresh = shared.fresh.write();
+        fresh.halted = true;
+        fresh.queued_bytes = 0;
+        std::mem::take(&mut fresh.queue)
+    };
+    // Whoever waits for durability learns here that it does not come; not under the lock, since that is their code.
+    drop(unsaid);
+    let _held = shared.bell_lock.lock();
+    shared.room.notify_all();
+}
+
+/// Makes the next start one after a power loss, though this kernel may still run. Written in place, since a disk that is
+/// full has no room for a new file: empty is as good, and the page cache is enough, for after a reboot it is so anyway.
+fn distrust_page_cache(state: &Path) -> Result<(), SpoolError> {
+    let path = state.join("boot");
+    let mut file = File::create(&path).on("empty", &path)?;
+    let written = file
+        .write_all(b"a sync failed\n")
+        .and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        tracing::warn!(%error, "the mark of a failed sync may not outlive the machine; it need not");
+    }
+    Ok(())
 }
 
 fn commit(shared: &Shared, queue: &[Waiting]) -> Result<(), SpoolError> {
@@ -633,6 +697,9 @@ fn reopen(shared: &Shared) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::start;
     use super::*;
 
     const T: Table = Table(7);
@@ -775,29 +842,52 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_that_fails_keeps_the_row_readable_and_out_of_the_database() {
+    fn a_sync_that_failed_is_not_believed_when_it_succeeds_later() {
         let dir = tempfile::tempdir().unwrap();
+        start::save_boot(dir.path()).unwrap();
         let journal = Journal::open(dir.path(), true).unwrap();
-        let state = dir.path().to_path_buf();
-        let mut batch = Batch::default();
-        batch.put(T, b"a", &1_u32);
-        // A read-only descriptor of a pipe cannot be synced: EINVAL.
-        let (pipe, _other_end) = rustix::pipe::pipe().unwrap();
-        batch.sync(Sync::File(Arc::new(std::fs::File::from(pipe))));
-        journal.submit(batch).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while journal.trouble().is_none() {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "the failed sync was not noticed"
-            );
-            std::thread::yield_now();
+        put(&journal, T, "before", 1);
+        journal.flush().unwrap();
+        let called = Arc::new(AtomicBool::new(false));
+        let submit = |key: &[u8], sync: Option<Sync>| {
+            let mut batch = Batch::default();
+            batch.put(T, key, &2_u32);
+            sync.into_iter().for_each(|sync| batch.sync(sync));
+            let called = Arc::clone(&called);
+            batch.on_durable(move || called.store(true, Ordering::Release));
+            journal.submit(batch).unwrap();
+        };
+        let failed = Arc::new(AtomicBool::new(false));
+        submit(b"lost", Some(Sync::FailsOnce(Arc::clone(&failed))));
+        journal.flush().unwrap_err();
+        submit(b"later", None);
+        let error = journal.flush().unwrap_err().to_string();
+        assert!(error.contains("a sync failed"), "{error}");
+        let trouble = journal.trouble().unwrap();
+        assert!(
+            trouble.contains("a sync failed") && trouble.contains("restart the daemon"),
+            "{trouble}"
+        );
+        assert_eq!(journal.get(T, b"lost").unwrap(), Some(2_u32), "readable");
+        // A whole backlog later nobody is made to wait for room that does not come.
+        for _ in 0..2 {
+            let mut batch = Batch::default();
+            batch.put(U, b"large", &vec![0_u8; BACKLOG_BYTES]);
+            journal.submit(batch).unwrap();
         }
-        assert_eq!(journal.get(T, b"a").unwrap(), Some(1_u32));
+        journal.make_room();
         journal.close();
         drop(journal);
-        let again = Journal::open(&state, true).unwrap();
-        assert_eq!(again.get(T, b"a").unwrap(), Some(1_u32), "the log kept it");
+        assert!(failed.load(Ordering::Acquire) && !called.load(Ordering::Acquire));
+
+        let same_boot = start::same_boot(dir.path()).unwrap();
+        assert!(!same_boot, "the next start is one after a power loss");
+        let again = Journal::open(dir.path(), same_boot).unwrap();
+        assert_eq!(again.get(T, b"before").unwrap(), Some(1_u32));
+        for key in ["lost", "later"] {
+            assert_eq!(again.get::<u32>(T, key.as_bytes()).unwrap(), None, "{key}");
+        }
+        assert_eq!(again.trouble(), None);
         again.close();
     }
 

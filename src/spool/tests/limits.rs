@@ -254,3 +254,76 @@ fn a_member_that_fills_the_inbox_is_deferred_and_shown_and_others_are_not() {
     let third = alder.drop_file("d", &pattern(150_000));
     birch.fetch(&alder, third);
 }
+
+/// What `node` fetched of a bundle of one small file, not yet published.
+fn verified(node: &Node, origin: &Node, bundle: BundleId) -> Verified {
+    let manifest = origin.manifest(bundle).signed().clone().verify().unwrap();
+    let offered = node.spool().offered(manifest, origin.id()).unwrap();
+    let Offered::Wanted(mut incoming) = offered else {
+        panic!("{offered:?}");
+    };
+    let mut reader = origin.spool().open_content(bundle, 0, node.id()).unwrap();
+    for range in incoming.missing(0) {
+        let bytes = reader.read(range.start, (range.end - range.start) as usize);
+        incoming
+            .accept_chunk(0, range.start, &bytes.unwrap())
+            .unwrap();
+    }
+    incoming.finish().unwrap()
+}
+
+fn names_in_inbox(node: &Node) -> Vec<String> {
+    let entries = fs::read_dir(node.spool().layout().inbox()).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_publish_that_finds_no_room_for_its_content_shows_the_file_once() {
+    let (alder, birch) = pair();
+    let bytes = b"some bytes";
+    let bundle = alder.drop_file("f", bytes);
+    let verified = verified(&birch, &alder, bundle);
+    let content = birch.spool().layout().content(Digest::of(bytes));
+    let room = content.parent().unwrap();
+    fs::remove_dir(room).unwrap();
+    fs::write(room, b"no directory").unwrap();
+    verified.publish().unwrap_err();
+    assert!(names_in_inbox(&birch).is_empty());
+    fs::remove_file(room).unwrap();
+    fs::create_dir(room).unwrap();
+    assert_eq!(birch.fetch(&alder, bundle), 0, "the bytes were kept");
+    birch.receipt();
+    assert_eq!(names_in_inbox(&birch), ["f"]);
+    assert!(content.exists());
+}
+
+#[test]
+fn a_publish_that_fails_after_the_rename_takes_the_name_back() {
+    let (alder, mut birch) = pair();
+    let bundle = alder.drop_file("f", b"some bytes");
+    let verified = verified(&birch, &alder, bundle);
+    // A row that cannot be read stands for a database that cannot be read at the moment.
+    let mut batch = Batch::default();
+    batch.put(tables::IN_SHOWN, &bundle.0, &());
+    birch.spool().journal.submit(batch).unwrap();
+    verified.publish().unwrap_err();
+    assert!(names_in_inbox(&birch).is_empty());
+    assert_eq!(birch.spool().receipt(bundle), None);
+    let intent: Option<tables::Intent> = birch
+        .spool()
+        .journal
+        .get(tables::INTENTS, &bundle.0)
+        .unwrap();
+    assert!(intent.is_none());
+    let mut batch = Batch::default();
+    batch.delete(tables::IN_SHOWN, &bundle.0);
+    birch.spool().journal.submit(batch).unwrap();
+    assert_eq!(birch.fetch(&alder, bundle), 0, "the bytes were kept");
+    birch.receipt();
+    assert_eq!(names_in_inbox(&birch), ["f"]);
+    birch.stop();
+    birch.start();
+    assert_eq!(names_in_inbox(&birch), ["f"]);
+}
