@@ -92,7 +92,7 @@ impl Mounted {
     /// Runs a shell script in the outbox; fails with what it printed.
     fn sh(&self, script: &str) {
         let output = Command::new("timeout")
-            .args(["-k", "1", "30", "sh", "-euc", script])
+            .args(["-k", "1", "60", "sh", "-euc", script])
             .current_dir(self.outbox())
             .output()
             .unwrap();

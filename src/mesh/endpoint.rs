@@ -386,7 +386,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(Duration::from_secs(20), freed).await.unwrap();
+        timeout(Duration::from_secs(60), freed).await.unwrap();
         let third = bind_again(&identity, &listen, &bound, &[]).await.unwrap();
         assert_eq!(third.bound_sockets(), bound);
         second.close().await;

@@ -785,7 +785,7 @@ mod tests {
         let (pipe, _other_end) = rustix::pipe::pipe().unwrap();
         batch.sync(Sync::File(Arc::new(std::fs::File::from(pipe))));
         journal.submit(batch).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while journal.trouble().is_none() {
             assert!(
                 std::time::Instant::now() < deadline,
@@ -803,7 +803,7 @@ mod tests {
 
     /// Waits until the writer has taken what was submitted, or has failed to.
     fn settled(journal: &Journal) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
         while journal.trouble().is_none() && !journal.shared.fresh.read().overlay.is_empty() {
             assert!(std::time::Instant::now() < deadline, "the writer is stuck");
             std::thread::yield_now();

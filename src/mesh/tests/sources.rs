@@ -475,7 +475,7 @@ fn cuts_at_random_points_cost_at_most_one_chunk_for_each_open_range() {
         if last {
             arrived(&node, "f", &content);
         } else {
-            origin.runtime.block_on(bulk.closed());
+            origin.closed(&bulk);
             conn.close(99u32.into(), b"cut by a test");
             eventually("parked", || !mesh.hub.fetches.is_running(manifest.id()));
             eventually("gone", || !connected(&mesh, origin.id()));
@@ -498,7 +498,7 @@ fn s11_a_file_whose_only_holder_failed_again_and_again_is_shown_and_arrives_in_t
         for _ in 0..3 {
             // Cut at the first request.
             let bulk = origin.hold(&mesh, &group, |_| Reply::Cut(vec![]));
-            origin.runtime.block_on(bulk.closed());
+            origin.closed(&bulk);
         }
         let verdict = origin.verdict(&mut channel, manifest.id());
         assert!(
