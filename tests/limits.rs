@@ -277,7 +277,8 @@ fn a_full_disk_stops_writers_and_defers_what_arrives() {
         state_of(&big) == "incomplete"
     });
     assert!(Node::attribute(&big, "error").contains("No space left"));
-    assert!(available(small.path()) >= 32 << 20);
+    // But for what the daemon itself writes there: its database and its log.
+    assert!(available(small.path()) >= 31 << 20);
     fs::remove_file(&big).unwrap();
 
     let sha = alder.put("middle", &bytes(4, 36 << 20));

@@ -17,6 +17,9 @@ const MIB: usize = LEAF as usize;
 /// Chunks that one source is asked for at once, at most: what a cut can cost.
 const OPEN_MAX: u64 = 8;
 
+/// Chunks asked for and not yet checked, of all sources: what one that lies can be asked for before it is found out.
+const FLIGHT_MAX: usize = 12;
+
 /// What a scripted holder does with a request.
 enum Reply {
     Bytes(Vec<u8>),
@@ -223,7 +226,7 @@ fn a_stalled_source_is_not_waited_for_while_another_is_free() {
 fn a_source_of_wrong_bytes_is_dropped_and_reported_and_the_rest_comes_from_others() {
     let (group, node) = (GroupKey::generate(), Real::new());
     let mesh = node.start(config("alder", &group));
-    let content = pattern(12 * MIB);
+    let content = pattern(24 * MIB);
     let (liar, honest) = (Scripted::new(), Scripted::new());
     let manifest = manifest_of(honest.id(), "f", &content).sign(&honest.identity);
     let mut open = Vec::new();
@@ -246,7 +249,7 @@ fn a_source_of_wrong_bytes_is_dropped_and_reported_and_the_rest_comes_from_other
         open.push((conn, channel, bulk));
     }
     arrived(&node, "f", &content);
-    assert!(lies.load(Ordering::Relaxed) <= OPEN_MAX as usize);
+    assert!(lies.load(Ordering::Relaxed) <= FLIGHT_MAX);
     let blamed = mesh.hub.blames.active(manifest.id(), liar.id());
     assert!(blamed.is_none_or(|why| why.contains("sent wrong bytes")));
     let twice = kept(&node, &content);
