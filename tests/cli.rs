@@ -153,7 +153,7 @@ fn wait_tells_delivered_from_timed_out() {
     let (alder, birch) = Node::pair();
     alder.put("now", b"at once");
     alder
-        .run("wait", &[text(&alder.outbox("now")), "--timeout", "30s"])
+        .run("wait", &[text(&alder.outbox("now")), "--timeout", "60s"])
         .ok();
     birch.stop();
     alder.put("later", b"not yet");
@@ -176,7 +176,7 @@ fn wait_tells_delivered_from_timed_out() {
                 "--for",
                 "birch",
                 "--timeout",
-                "30s",
+                "60s",
             ],
         )
         .ok();

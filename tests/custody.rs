@@ -65,6 +65,9 @@ fn a_member_that_is_gone_is_forgotten_and_nothing_waits_for_it() {
     let (alder, birch, _cedar) = three();
     let sha = alder.put("f", &bytes(22, 300_000));
     birch.wait_arrived("f", &sha);
+    wait_until("birch's receipt is there", ARRIVES, || {
+        Node::attribute(&alder.outbox("f"), "state") == "delivered 1/2"
+    });
     wait_for(&alder, "f", "100ms").fails_saying(&["delivered 1/2"]);
     alder
         .run("forget", &["birch"])

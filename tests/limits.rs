@@ -260,11 +260,10 @@ fn a_full_disk_stops_writers_and_defers_what_arrives() {
         let stat = rustix::fs::statvfs(path).unwrap();
         stat.f_bavail * stat.f_frsize
     };
-    assert_eq!(
-        available(&alder.mountpoint()) + (32 << 20),
-        available(small.path()),
-        "df shows what may be written"
-    );
+    // The daemon may write between the two looks.
+    wait_until("df shows what may be written", ARRIVES, || {
+        available(&alder.mountpoint()) + (32 << 20) == available(small.path())
+    });
     let source = alder.root().join("src/big");
     fs::write(&source, bytes(3, 80 << 20)).unwrap();
     run(
@@ -277,23 +276,25 @@ fn a_full_disk_stops_writers_and_defers_what_arrives() {
         state_of(&big) == "incomplete"
     });
     assert!(Node::attribute(&big, "error").contains("No space left"));
-    assert!(available(small.path()) >= 32 << 20);
+    // But for what the daemon itself writes there: its database and its log.
+    assert!(available(small.path()) >= 31 << 20);
     fs::remove_file(&big).unwrap();
 
     let sha = alder.put("middle", &bytes(4, 36 << 20));
     alder.marker("small", &birch);
-    wait_until("it is deferred", ARRIVES, || {
+    // It is tried again and again, and is not deferred meanwhile.
+    wait_until("it is deferred, with the reason", ARRIVES, || {
+        let why = Node::attribute(&alder.outbox("middle"), "error");
         alder.outbound_state("middle") == "deferred"
+            && why.contains("birch")
+            && why.contains("no room")
     });
-    let why = Node::attribute(&alder.outbox("middle"), "error");
-    assert!(why.contains("birch") && why.contains("no room"), "{why}");
-    let status = birch.status();
-    let rows = status["inbound"].as_array().unwrap();
-    assert!(
+    wait_until("birch shows it as deferred", ARRIVES, || {
+        let status = birch.status();
+        let rows = status["inbound"].as_array().unwrap();
         rows.iter()
-            .any(|row| row["path"] == "middle" && row["state"] == "deferred"),
-        "{status:#}"
-    );
+            .any(|row| row["path"] == "middle" && row["state"] == "deferred")
+    });
     assert!(available(tiny.path()) >= 8 << 20);
     // There is room now: the origin tries again by itself, soon.
     let grown = std::ffi::CString::new("size=160M").unwrap();

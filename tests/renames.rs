@@ -163,7 +163,10 @@ fn who_was_away_gets_the_last_name_only_and_restarts_change_nothing() {
     alder.wait_delivered("y");
     assert_eq!(names(&birch), ["n2", "y"]);
     assert_eq!(ino(&birch.state().join("inbox/y")), number);
-    assert_eq!(alder.count("bytes_sent"), SIZE, "only what it never had");
+    // Its counters began with its restart. What was sent twice on the way depends on how busy the machine is.
+    wait_until("only what it never had was kept", ARRIVES, || {
+        birch.count("bytes_received") - birch.count("bytes_twice") == SIZE
+    });
     assert_eq!(alder.outbound_state("had"), "delivered");
     assert_eq!(alder.outbound_state("new"), "superseded");
 }

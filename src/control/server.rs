@@ -437,7 +437,7 @@ mod tests {
         fn raw(&self) -> UnixStream {
             let stream = UnixStream::connect(self.dir.path().join("control.sock")).unwrap();
             stream
-                .set_read_timeout(Some(Duration::from_secs(20)))
+                .set_read_timeout(Some(Duration::from_secs(60)))
                 .unwrap();
             stream
         }

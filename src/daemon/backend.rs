@@ -67,7 +67,6 @@ impl Backend {
 
     fn trouble(&self) -> Option<String> {
         let disk = self.facts.spool.trouble();
-        let disk = disk.map(|trouble| format!("{trouble}; it is tried again"));
         let mesh = self.mesh.read();
         let copies = mesh.as_ref().map_or_else(Vec::new, Mesh::notices);
         let all: Vec<String> = disk.into_iter().chain(copies).collect();

@@ -386,7 +386,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(Duration::from_secs(20), freed).await.unwrap();
+        timeout(Duration::from_secs(60), freed).await.unwrap();
         let third = bind_again(&identity, &listen, &bound, &[]).await.unwrap();
         assert_eq!(third.bound_sockets(), bound);
         second.close().await;
@@ -413,10 +413,10 @@ mod tests {
         drop((conn, accepting.await.unwrap()));
         there.close().await;
         let nobody = Identity::generate().id();
-        let begun = std::time::Instant::now();
         let failed = connect(&here, nobody, &[dead], CTL_ALPN).await;
-        let bad = begun.elapsed();
-        assert!(failed.is_err() && bad < Duration::from_secs(5), "{bad:?}");
+        // By that time limit and not by QUIC's own; how long it took here would depend on how busy the machine is.
+        assert_eq!(failed.map(drop), Err(MemberError::Timeout));
+        assert!(DIAL_TIMEOUT < Duration::from_secs(5));
         assert!(good < DIAL_TIMEOUT, "{good:?}");
     }
 

@@ -222,6 +222,8 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
                 hurried = true;
                 continue;
             }
+            // The peer was faster: a second connection would only take the place of the first.
+            _ = up.wait_for(|up| *up) => continue,
         };
         hurried = false;
         let ended = match connected {

@@ -364,9 +364,22 @@ impl Scripted {
 
     fn connect(&self, to: &Mesh, alpn: &[u8]) -> Connection {
         let (id, addrs) = (to.hub.me, to.listen_addrs());
-        self.runtime
-            .block_on(endpoint::connect(&self.endpoint, id, &addrs, alpn))
-            .unwrap()
+        let deadline = Instant::now() + PATIENCE;
+        // One dial gives up soon, which on a busy machine says nothing of the other side.
+        loop {
+            let dial = endpoint::connect(&self.endpoint, id, &addrs, alpn);
+            match self.runtime.block_on(dial) {
+                Err(MemberError::Timeout) if Instant::now() < deadline => {}
+                dialled => return dialled.unwrap(),
+            }
+        }
+    }
+
+    /// Waits until `conn` is closed; gives the reason.
+    fn closed(&self, conn: &Connection) -> ConnectionError {
+        let closed = async { tokio::time::timeout(PATIENCE, conn.closed()).await };
+        let closed = self.runtime.block_on(closed);
+        closed.expect("the connection stays open")
     }
 
     /// Connected to `to` as a member, hello exchanged.

@@ -324,7 +324,7 @@ mod tests {
             for i in $(seq 100); do test -e \"$SERVING\" || exit 0; sleep 0.1; done; echo > \"$SERVING.end\"",
         );
         command.env("LINE", line).env("SERVING", &serving);
-        let outcome = start(command, Duration::from_secs(20)).unwrap();
+        let outcome = start(command, Duration::from_secs(60)).unwrap();
         assert_eq!(
             outcome,
             Outcome::Ready {
@@ -345,7 +345,7 @@ mod tests {
             message: "no key".into(),
         };
         command.env("LINE", serde_json::to_string(&failed).unwrap());
-        let outcome = start(command, Duration::from_secs(20)).unwrap();
+        let outcome = start(command, Duration::from_secs(60)).unwrap();
         assert_eq!(
             outcome,
             Outcome::Failed {
@@ -354,13 +354,13 @@ mod tests {
             }
         );
 
-        let Outcome::Died { status } = start(shell("exit 7"), Duration::from_secs(20)).unwrap()
+        let Outcome::Died { status } = start(shell("exit 7"), Duration::from_secs(60)).unwrap()
         else {
             panic!("a silent death must be seen");
         };
         assert_eq!(status.code(), Some(7));
         let Outcome::Died { status } =
-            start(shell("echo {}; exit 8"), Duration::from_secs(20)).unwrap()
+            start(shell("echo {}; exit 8"), Duration::from_secs(60)).unwrap()
         else {
             panic!("nonsense is not a report");
         };
@@ -408,7 +408,7 @@ mod tests {
                     "--nocapture",
                 ])
                 .env("TRIAL", what);
-            start(command, Duration::from_secs(20)).unwrap()
+            start(command, Duration::from_secs(60)).unwrap()
         };
         assert_eq!(
             run("ready"),

@@ -322,7 +322,7 @@ mod tests {
                 .unwrap();
             drop(watch);
             assert_eq!(
-                end.recv_timeout(Duration::from_secs(5)),
+                end.recv_timeout(Duration::from_secs(60)),
                 Err(mpsc::RecvTimeoutError::Disconnected)
             );
         })

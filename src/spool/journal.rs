@@ -596,7 +596,7 @@ fn commit_until_it_holds(shared: &Shared, queue: &[Waiting]) -> bool {
                 return false;
             }
             Err(error) => {
-                let text = error.to_string();
+                let text = format!("{error}; it is tried again");
                 let mut trouble = shared.trouble.lock();
                 if trouble.as_deref() != Some(text.as_str()) {
                     tracing::error!(%error, "the journal cannot be committed; it is tried again");
@@ -893,7 +893,7 @@ mod tests {
 
     /// Waits until the writer has taken what was submitted, or has failed to.
     fn settled(journal: &Journal) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
         while journal.trouble().is_none() && !journal.shared.fresh.read().overlay.is_empty() {
             assert!(std::time::Instant::now() < deadline, "the writer is stuck");
             std::thread::yield_now();

@@ -25,9 +25,9 @@ const ARCHIVERS: &[Program] = &[
         steps: &[
             (
                 "(cd $SRC; zip -qr $TMP/z.zip tree); unzip -q $TMP/z.zip",
-                &["tree/one", "tree/sub/two", "tree/sub/three"],
+                &["tree/one +", "tree/sub/two +", "tree/sub/three +"],
             ),
-            ("unzip -qo $TMP/z.zip tree/one", &["tree/one"]),
+            ("unzip -qo $TMP/z.zip tree/one", &["tree/one +"]),
         ],
     },
     Program {
@@ -62,11 +62,11 @@ const ARCHIVERS: &[Program] = &[
         steps: &[
             (
                 "echo 'int main(void) { return 0; }' > $TMP/m.c; gcc -o prog $TMP/m.c; ./prog; gcc -c -o m.o $TMP/m.c",
-                &["prog *", "m.o *"],
+                &["prog * +", "m.o *"],
             ),
             (
                 "echo 'int main(void) { return 7; }' > $TMP/m.c; gcc -g -pipe -o prog $TMP/m.c; ! ./prog",
-                &["prog *"],
+                &["prog * +"],
             ),
         ],
     },

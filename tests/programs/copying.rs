@@ -66,11 +66,11 @@ const COPIERS: &[Program] = &[
         steps: &[
             (
                 "install -m 755 $SRC/data f; install -D -m 644 $SRC/text deep/er/g",
-                &["f", "deep/er/g"],
+                &["f +", "deep/er/g"],
             ),
             (
                 "install -m 755 $SRC/more f; install -C -m 644 $SRC/text deep/er/g",
-                &["f"],
+                &["f +"],
             ),
         ],
     },
@@ -138,14 +138,14 @@ const COPIERS: &[Program] = &[
         name: "rsync --inplace",
         needs: &["rsync"],
         steps: &[
-            ("cp $SRC/data $TMP/f; rsync -t --inplace $TMP/f f", &["f"]),
+            ("cp $SRC/data $TMP/f; rsync -t --inplace $TMP/f f", &["f +"]),
             (
                 "cat $SRC/more >> $TMP/f; rsync -t --inplace --no-whole-file $TMP/f f",
-                &["f"],
+                &["f +"],
             ),
             (
                 "cat $SRC/more >> $TMP/f; rsync -t --append-verify $TMP/f f",
-                &["f"],
+                &["f +"],
             ),
         ],
     },

@@ -102,8 +102,8 @@ impl Scripted {
             };
             channel.send(words).await.unwrap();
             assert!(channel.frame().await.is_err());
-            super::super::member::closed_by_peer(&conn.closed().await).unwrap()
-        })
+        });
+        super::super::member::closed_by_peer(&self.closed(conn)).unwrap()
     }
 }
 
@@ -159,7 +159,7 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
 
     // Its sessions end, with everybody.
     for conn in [&conn, &at_birch] {
-        let closed = mallory.runtime.block_on(conn.closed());
+        let closed = mallory.closed(conn);
         let why = super::super::member::closed_by_peer(&closed);
         assert_eq!(why, Some(MemberError::Removed));
     }
@@ -402,7 +402,7 @@ fn whom_the_new_key_leaves_out_must_prove_it() {
     club.alder.spool().rekey_group().unwrap();
     let told = club.alder.spool().statements();
     birch.spool().take_statements(told).unwrap();
-    dora.runtime.block_on(conn.closed());
+    dora.closed(&conn);
     assert!(!birch.spool().members().iter().any(|m| m.id == dora.id()));
     dora.is_refused(&b, &club.key, &MemberError::RefusedUs);
     let newest = club.alder.spool().group_keys().swap_remove(0);

@@ -17,6 +17,9 @@ const MIB: usize = LEAF as usize;
 /// Chunks that one source is asked for at once, at most: what a cut can cost.
 const OPEN_MAX: u64 = 8;
 
+/// Chunks asked for and not yet checked, of all sources: what one that lies can be asked for before it is found out.
+const FLIGHT_MAX: usize = 12;
+
 /// What a scripted holder does with a request.
 enum Reply {
     Bytes(Vec<u8>),
@@ -223,7 +226,7 @@ fn a_stalled_source_is_not_waited_for_while_another_is_free() {
 fn a_source_of_wrong_bytes_is_dropped_and_reported_and_the_rest_comes_from_others() {
     let (group, node) = (GroupKey::generate(), Real::new());
     let mesh = node.start(config("alder", &group));
-    let content = pattern(12 * MIB);
+    let content = pattern(24 * MIB);
     let (liar, honest) = (Scripted::new(), Scripted::new());
     let manifest = manifest_of(honest.id(), "f", &content).sign(&honest.identity);
     let mut open = Vec::new();
@@ -246,7 +249,7 @@ fn a_source_of_wrong_bytes_is_dropped_and_reported_and_the_rest_comes_from_other
         open.push((conn, channel, bulk));
     }
     arrived(&node, "f", &content);
-    assert!(lies.load(Ordering::Relaxed) <= OPEN_MAX as usize);
+    assert!(lies.load(Ordering::Relaxed) <= FLIGHT_MAX);
     let blamed = mesh.hub.blames.active(manifest.id(), liar.id());
     assert!(blamed.is_none_or(|why| why.contains("sent wrong bytes")));
     let twice = kept(&node, &content);
@@ -475,7 +478,7 @@ fn cuts_at_random_points_cost_at_most_one_chunk_for_each_open_range() {
         if last {
             arrived(&node, "f", &content);
         } else {
-            origin.runtime.block_on(bulk.closed());
+            origin.closed(&bulk);
             conn.close(99u32.into(), b"cut by a test");
             eventually("parked", || !mesh.hub.fetches.is_running(manifest.id()));
             eventually("gone", || !connected(&mesh, origin.id()));
@@ -498,7 +501,7 @@ fn s11_a_file_whose_only_holder_failed_again_and_again_is_shown_and_arrives_in_t
         for _ in 0..3 {
             // Cut at the first request.
             let bulk = origin.hold(&mesh, &group, |_| Reply::Cut(vec![]));
-            origin.runtime.block_on(bulk.closed());
+            origin.closed(&bulk);
         }
         let verdict = origin.verdict(&mut channel, manifest.id());
         assert!(
