@@ -136,6 +136,17 @@ pub(super) fn make_shown_root(path: &Path, parent: &Path) -> Result<(), SpoolErr
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).on("set the mode of", path)
 }
 
+/// Replaces what a file holds, in place: an error means that it still holds what it did. What is written may be cut or
+/// empty after a power loss.
+pub(super) fn overwrite(path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
+    let mut file = File::create(path).on("empty", path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        tracing::warn!(path = %path.display(), %error, "emptied, but not written");
+    }
+    Ok(())
+}
+
 /// Replaces a small file: either the old or the new bytes survive any crash, never a mixture.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
     let temp = path.with_extension("new");

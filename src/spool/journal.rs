@@ -21,8 +21,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
-use std::io::Write;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +33,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::SpoolError;
-use super::durable::{self, OnPath, Sync};
+use super::durable::{self, Sync};
 use super::wal::{self, Record, Segment, Wal};
 
 /// All rows of all tables; the first byte of a key is its table.
@@ -642,17 +640,9 @@ fn halt(shared: &Shared, error: &SpoolError) {
 }
 
 /// Makes the next start one after a power loss, though this kernel may still run. Written in place, since a disk that is
-/// full has no room for a new file: empty is as good, and the page cache is enough, for after a reboot it is so anyway.
+/// full has no room for a new file: empty is as good.
 fn distrust_page_cache(state: &Path) -> Result<(), SpoolError> {
-    let path = state.join("boot");
-    let mut file = File::create(&path).on("empty", &path)?;
-    let written = file
-        .write_all(b"a sync failed\n")
-        .and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        tracing::warn!(%error, "the mark of a failed sync may not outlive the machine; it need not");
-    }
-    Ok(())
+    durable::overwrite(&state.join("boot"), b"a sync failed\n")
 }
 
 fn commit(shared: &Shared, queue: &[Waiting]) -> Result<(), SpoolError> {
