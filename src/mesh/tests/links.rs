@@ -134,7 +134,7 @@ fn a_backlog_is_offered_by_priority() {
     let mut offered = Vec::new();
     receiver.runtime.block_on(async {
         while !offered.contains(&urgent) && offered.len() < crate::delivery::WINDOW {
-            match channel.frame().await.unwrap() {
+            match channel.heard().await {
                 Frame::Pending(ids) => {
                     let want = |id| (id, Verdict::Want);
                     let wants = Frame::Verdicts(ids.into_iter().map(want).collect());
@@ -162,7 +162,7 @@ fn a_whole_window_of_offers_travels_without_one_answer() {
     let (mut questions, mut offers) = (0, 0);
     receiver.runtime.block_on(async {
         while offers < crate::delivery::WINDOW {
-            match channel.frame().await.unwrap() {
+            match channel.heard().await {
                 Frame::Pending(ids) => {
                     questions += 1;
                     let want = |id| (id, Verdict::Want);
@@ -264,7 +264,7 @@ fn ten_thousand_unread_control_messages_do_not_cost_the_connection() {
     let mut answered = 0;
     talker.runtime.block_on(async {
         while answered < 10_000 {
-            if let Frame::Verdicts(list) = channel.frame().await.unwrap() {
+            if let Frame::Verdicts(list) = channel.heard().await {
                 for (bundle, verdict) in list {
                     assert_eq!((bundle, verdict), (id(answered), Verdict::Want));
                     answered += 1;

@@ -90,7 +90,7 @@ impl Scripted {
     /// What becomes of an offer, in the end.
     fn verdict(&self, channel: &mut Channel, bundle: BundleId) -> Verdict {
         loop {
-            if let Frame::Verdicts(list) = self.runtime.block_on(channel.frame()).unwrap() {
+            if let Frame::Verdicts(list) = self.runtime.block_on(channel.heard()) {
                 let ends = |(about, verdict): &(BundleId, Verdict)| {
                     *about == bundle && *verdict != Verdict::Working
                 };
@@ -105,7 +105,7 @@ impl Scripted {
     fn hear_have(&self, channel: &mut Channel) -> Have {
         let heard = async {
             loop {
-                if let Frame::Have(have) = channel.frame().await.unwrap() {
+                if let Frame::Have(have) = channel.heard().await {
                     return have;
                 }
             }
@@ -122,7 +122,7 @@ impl Scripted {
         self.say(channel, &Frame::Pending(vec![probe]));
         let mut heard = Vec::new();
         loop {
-            let frame = self.runtime.block_on(channel.frame()).unwrap();
+            let frame = self.runtime.block_on(channel.heard());
             let answered =
                 matches!(&frame, Frame::Verdicts(list) if list.iter().any(|v| v.0 == probe));
             if answered {
