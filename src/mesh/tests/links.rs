@@ -24,6 +24,7 @@ fn pair_over(quality: Quality) -> (Forwarder, Member, Member) {
     let (alder, birch) = (Fake::new(), Fake::new());
     let listening = MeshConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
+        congestion: crate::mesh::Congestion::Auto,
         ..config("birch", &group)
     };
     let b = start(&birch, listening);
