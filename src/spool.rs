@@ -516,6 +516,7 @@ pub struct Spool {
     next_in: AtomicU64,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
     member_ids: RwLock<BTreeSet<PeerId>>,
+    strangers: membership::Strangers,
     group: membership::Group,
     /// Deliveries in motion. Bounded by the windows of the sessions that report them.
     progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
@@ -608,6 +609,7 @@ impl Spool {
             group,
             member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),
             progress: Mutex::default(),
+            strangers: membership::Strangers::default(),
             volatile: Mutex::default(),
             arriving: Mutex::default(),
             recheck: Mutex::default(),

@@ -43,7 +43,7 @@ const HEARD: usize = 256;
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the reader has to find out what it ended of, when the session is over.
+/// Time for the reader to say what it ended of, when the session is over.
 const READER_ENDS: Duration = Duration::from_secs(1);
 
 /// What the rest of the program tells a session.

@@ -27,9 +27,6 @@ use crate::bundle::{
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
 
-/// Members whom we never met and know by another's word only.
-const STRANGERS_MAX: usize = 1024;
-
 /// Rows given to a new member in one batch.
 const JOIN_PAGE: usize = 500;
 
@@ -146,20 +143,6 @@ impl Spool {
             self.ring(&Event::PendingChanged(id));
         }
         Ok(())
-    }
-
-    /// Whether so many members are known whom we never met that another's word makes no more of them: each is owed
-    /// all that is sealed, and a member that lies could invent any number.
-    fn is_full_of_strangers(&self) -> Result<bool, SpoolError> {
-        if self.member_ids.read().len() < STRANGERS_MAX {
-            return Ok(false);
-        }
-        let mut strangers = 0;
-        self.each_row::<Member>(MEMBERS, |_, _, member| {
-            strangers += usize::from(member.last_seen == 0);
-            Ok(())
-        })?;
-        Ok(strangers >= STRANGERS_MAX)
     }
 
     /// Goes on with members that had joined when the daemon was killed.

@@ -2,7 +2,8 @@
 //!
 //! The newest [`HISTORY`] bundles of each direction keep their rows, for status and `wait`. What is older and over is
 //! forgotten: of a bundle of ours all rows go, once no name in the outbox shows it; of a bundle of another stays one bit
-//! under (origin, epoch, incarnation, seq), so that it is never published again and its receipt can be signed anew.
+//! under (origin, epoch, incarnation, seq), so that it is never published again and its receipt can be signed anew, or
+//! that it stays refused.
 //!
 //! # Invariants
 //! 1. What is not over is never forgotten: a delivery that is not final, a bundle nobody has yet, an offer that waits.
@@ -55,7 +56,7 @@ pub(super) struct History {
     kept: u64,
     /// Bundles that came to an end since the last sweep.
     ended: AtomicU64,
-    /// Times that a row of [`OUT_NAMES`] went to another name, which a scan may miss.
+    /// While the names are looked through: bundles whose row of [`OUT_NAMES`] went to another name, which that may miss.
     moved: Mutex<Option<HashSet<BundleId>>>,
     bell: Mutex<Option<Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,

@@ -12,6 +12,7 @@
 
 mod invitations;
 mod keys;
+mod strangers;
 
 use std::collections::BTreeSet;
 
@@ -19,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 pub use self::invitations::{Denied, Welcome};
+pub(super) use self::strangers::Strangers;
 use super::journal::{Batch, Journal, Table};
 use super::tables::{JOINING, MEMBERS, META};
 use super::{Event, Member, Spool, SpoolError};
