@@ -40,8 +40,8 @@ pub const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
 /// How long a bundle waits for its recipients: longer than a holiday.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Sealers hash at disk speed; more than this only make the disk seek.
-const MOST_SEALERS: usize = 4;
+/// Sealers hash at disk speed; more than this only make the disk seek. One of them is for small files alone.
+const SEALERS: (usize, usize) = (2, 4);
 
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -374,7 +374,7 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         dress: stack.dress(inputs.surroundings.root)?,
         routing: stack.routing()?,
         root: inputs.surroundings.root,
-        sealers: inputs.surroundings.processors.clamp(1, MOST_SEALERS),
+        sealers: inputs.surroundings.processors.clamp(SEALERS.0, SEALERS.1),
         state,
     };
     let held = SETTINGS

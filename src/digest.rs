@@ -24,6 +24,9 @@ pub const LEAF: u64 = 1024 * 1024;
 /// Most chunks one file may have; beyond it the chunk size doubles. 4,096 hashes are 128 KiB of manifest.
 pub const MAX_CHUNKS: u64 = 4096;
 
+/// What stands for the bytes of holes.
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+
 /// The SHA-256 of some content: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest(pub [u8; 32]);
@@ -160,6 +163,15 @@ impl Hasher {
                 self.leaf_len = 0;
             }
             bytes = rest;
+        }
+    }
+
+    /// Takes `len` zeros.
+    pub fn zeros(&mut self, mut len: u64) {
+        while len > 0 {
+            let now = len.min(ZEROS.len() as u64);
+            self.update(&ZEROS[..now as usize]);
+            len -= now;
         }
     }
 

@@ -15,9 +15,11 @@ mod dress;
 mod durable;
 mod expiry;
 mod gate;
+mod hashing;
 mod history;
 mod inbox;
 mod intake;
+mod jobs;
 mod journal;
 mod layout;
 mod listen;
@@ -48,10 +50,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -65,6 +65,7 @@ use self::durable::OnPath;
 pub use self::gate::{Gate, GateGuard};
 use self::history::History;
 pub use self::intake::{CONTRADICTS, Incoming, Verified};
+use self::jobs::Jobs;
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
 pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome};
@@ -72,7 +73,6 @@ pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
 pub use self::route::{Route, Routing, TargetError, parse_priority, split_targets};
-use self::seal::Job;
 pub use self::send::{SendRequest, Sent};
 use self::shown::Counters;
 use self::start::{check_format, check_hard_links, same_boot, save_boot, save_clean, take_lock};
@@ -234,7 +234,7 @@ pub struct SealRequest {
     pub renamed_from: Option<RelPath>,
     /// Urgency.
     pub priority: Priority,
-    /// Called once, on a sealer thread, with what came of it.
+    /// Called once, on a sealer thread, with what came of it; not if the daemon ends first.
     pub done: Box<dyn FnOnce(SealOutcome) + Send>,
 }
 
@@ -538,9 +538,8 @@ pub struct Spool {
     history: History,
     policy: policy::Policy,
     custodian: custody::Custodian,
-    jobs: Sender<Job>,
+    jobs: Arc<Jobs>,
     tails: TailHasher,
-    workers: Mutex<Vec<JoinHandle<()>>>,
     /// Closing it releases the lock on the state directory.
     lock: Mutex<Option<File>>,
 }
@@ -585,7 +584,6 @@ impl Spool {
         let inbound = journal.scan::<InboundShown>(IN_ORDER, &[], None, 1)?;
         let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
         let group = membership::Group::load(&journal)?;
-        let (jobs, queue) = crossbeam_channel::bounded(seal::JOB_CAP);
         let sealers = config.sealers.max(1);
         let tails = TailHasher::start().on("start a thread for", &state)?;
         let spool = Arc::new_cyclic(|me| Self {
@@ -625,9 +623,8 @@ impl Spool {
             history: History::new(config.limits.history),
             policy: policy::Policy::default(),
             custodian: custody::Custodian::default(),
-            jobs,
+            jobs: Arc::new(Jobs::new()),
             tails,
-            workers: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         });
         spool.begin_policy()?;
@@ -638,35 +635,18 @@ impl Spool {
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
         spool.history.start(&spool)?;
-        for number in 0..sealers {
-            let (weak, queue) = (Arc::downgrade(&spool), queue.clone());
-            let thread = std::thread::Builder::new().name(format!("sealer-{number}"));
-            let worker = thread
-                .spawn(move || seal::work_loop(&weak, &queue))
-                .on("start a thread for", &state)?;
-            spool.workers.lock().push(worker);
-        }
+        let sealing = spool.jobs.start(&spool, sealers);
+        sealing.on("start a thread for", &state)?;
         spool.start_ager().on("start a thread for", &state)?;
         Ok(spool)
     }
 
-    /// Finishes the seals that are queued, makes everything durable, ends the threads, and gives the lock up.
+    /// Finishes small seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
         self.tails.stop();
         self.history.stop();
         self.stop_ager();
-        let workers = std::mem::take(&mut *self.workers.lock());
-        for _ in &workers {
-            // One for each worker; they take what is queued before it first.
-            if self.jobs.send(Job::Stop).is_err() {
-                break;
-            }
-        }
-        for worker in workers {
-            if worker.join().is_err() {
-                tracing::error!("a sealer had panicked");
-            }
-        }
+        self.jobs.stop();
         self.journal.close();
         if let Some(lock) = self.lock.lock().take() {
             if self.journal.trouble().is_none()

@@ -257,6 +257,25 @@ impl GateGuard<'_> {
         }
     }
 
+    /// How many of the first bytes are hashed.
+    pub(super) fn tail_len(&self) -> u64 {
+        self.state.tail.as_ref().map_or(0, |tail| tail.hasher.len())
+    }
+
+    /// Keeps the hash of the first bytes, which [`Self::take_tail`] gave, for who goes on with it; not if the file was
+    /// modified since it had `generation`.
+    pub(super) fn keep_tail(&mut self, hasher: Hasher, generation: u64) {
+        let state = &mut *self.state;
+        if state.generation == generation && state.tail.is_none() && !hasher.is_empty() {
+            let claimed = hasher.len();
+            state.tail = Some(Box::new(Tail {
+                hasher,
+                busy: false,
+                claimed,
+            }));
+        }
+    }
+
     /// The hash of the first bytes, to be continued to the end of the file; empty if there is none. Waits a moment for
     /// a thread that is hashing right now; its claim is given up when it takes longer.
     pub(super) fn take_tail(&mut self) -> Hasher {
@@ -345,6 +364,33 @@ mod tests {
         assert!(!gate.lock().wrote(2 << 20, 2 << 20));
         gate.tail_not_rung();
         assert!(gate.lock().wrote(4 << 20, 2 << 20));
+    }
+
+    #[test]
+    fn a_kept_tail_ends_with_the_first_write_below_it() {
+        let bytes = vec![3_u8; 2 << 20];
+        let kept = |modify: &dyn Fn(&mut GateGuard<'_>)| {
+            let gate = Gate::new(1, None);
+            let mut hasher = Hasher::default();
+            hasher.update(&bytes);
+            let generation = gate.lock().state().generation;
+            gate.lock().keep_tail(hasher, generation);
+            modify(&mut gate.lock());
+            let len = gate.lock().tail_len();
+            assert_eq!(gate.lock().take_tail().len(), len);
+            len
+        };
+        assert_eq!(kept(&|_| {}), 2 << 20);
+        assert_eq!(kept(&|gate| assert!(!gate.wrote(2 << 20, 1))), 2 << 20);
+        assert_eq!(kept(&|gate| assert!(!gate.wrote((2 << 20) - 1, 1))), 0);
+        assert_eq!(kept(&|gate| gate.reshaped()), 0);
+        let gate = Gate::new(1, None);
+        let generation = gate.lock().state().generation;
+        let _ring = gate.lock().wrote(0, 1);
+        let mut hasher = Hasher::default();
+        hasher.update(&bytes);
+        gate.lock().keep_tail(hasher, generation);
+        assert_eq!(gate.lock().tail_len(), 0, "written while it was hashed");
     }
 
     #[test]

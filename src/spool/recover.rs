@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::durable::{self, OnPath, Sync};
+use super::hashing::hash_file;
 use super::journal::Batch;
 use super::tables::{
     IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, MARKS, Mark, MarkKind, OUT_NAMES, OutName,
@@ -24,7 +25,7 @@ use super::tables::{
 };
 use super::{Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, Receipt, RelPath, VerifiedManifest};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 
 /// Rows looked at per step.
 const PAGE: usize = 1000;
@@ -410,15 +411,7 @@ impl Spool {
         }
         if self.content_needed(digest)? {
             let file = File::open(link).on("open", link)?;
-            if super::seal::hash_rest(
-                &file,
-                Hasher::default(),
-                &mut vec![0; super::seal::READ_BYTES],
-            )
-            .on("read", link)?
-            .digest
-                == digest
-            {
+            if hash_file(&file).on("read", link)?.digest == digest {
                 let mut batch = Batch::default();
                 batch.put(INODES, &meta.ino().to_be_bytes(), &InodeRow { digest });
                 return self.journal.submit(batch);

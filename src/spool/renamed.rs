@@ -27,6 +27,7 @@ use std::sync::atomic::Ordering;
 
 use super::content::inode_at;
 use super::durable::{self, OnPath, Sync};
+use super::hashing::hash_file;
 use super::inbox::Choosing;
 use super::intake::set_mtime;
 use super::journal::Batch;
@@ -40,7 +41,7 @@ use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath,
     VerifiedManifest,
 };
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::peer::PeerId;
 
 /// A mode or time set so soon after the seal belongs to the file's making: `install` and others close first.
@@ -569,9 +570,7 @@ impl Spool {
         if inode_at(&to).is_some() || file.metadata().on("stat", at)?.len() != row.size {
             return Ok(false);
         }
-        let mut buffer = vec![0; super::seal::READ_BYTES];
-        let hashed =
-            super::seal::hash_rest(&file, Hasher::default(), &mut buffer).on("read", at)?;
+        let hashed = hash_file(&file).on("read", at)?;
         if hashed.digest != row.digest {
             return Ok(false);
         }

@@ -11,18 +11,17 @@
 //! there, with the same id.
 //!
 //! # Threads
-//! `sealer-N` take jobs from one bounded channel. A full channel fails the request, and `ready` asks again.
+//! The sealers ([`super::jobs`]), which hash in slices ([`super::hashing`]).
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, TrySendError};
-
 use super::content::inode_at;
 use super::durable::{OnPath, Sync};
+use super::hashing::{Look, Slice};
+use super::jobs::Step;
 use super::journal::Batch;
 use super::rank::Rank;
 use super::tables::{
@@ -30,77 +29,13 @@ use super::tables::{
     OUT_NAMES, OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending,
     pending_key, user_key,
 };
-use super::{
-    Event, Gate, Recheck, SealOutcome, SealRequest, Spool, SpoolError, TreeRequest, now_secs,
-};
+use super::{Event, Recheck, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, Former, MANIFEST_VERSION, Manifest, RelPath, Scope,
     VerifiedManifest,
 };
-use crate::digest::{Digest, Hashed, Hasher};
+use crate::digest::{Digest, Hashed};
 use crate::peer::{self, PeerId};
-
-/// Jobs that may wait: a path and two pointers each, so some 20 MiB at the most. Beyond it `ready` keeps them.
-pub(super) const JOB_CAP: usize = 65_536;
-
-/// What a hasher reads at once; as large as the L2 cache of small machines.
-pub(super) const READ_BYTES: usize = 256 * 1024;
-
-/// Work for a sealer thread.
-pub(super) enum Job {
-    Seal(SealRequest),
-    Tree(TreeRequest),
-    /// Content that some bundles no longer need, now that it is durable that they do not.
-    Free(Vec<Digest>),
-    /// Ends the thread that takes it.
-    Stop,
-}
-
-/// Carries out jobs until the channel is closed.
-pub(super) fn work_loop(spool: &std::sync::Weak<Spool>, jobs: &Receiver<Job>) {
-    let mut buffer = vec![0; READ_BYTES];
-    while let Ok(job) = jobs.recv() {
-        let Some(spool) = spool.upgrade() else { return };
-        match job {
-            Job::Stop => return,
-            Job::Free(digests) => spool.free_all(&digests),
-            Job::Tree(request) => {
-                spool.journal.make_room();
-                spool.seal_tree_job(request, &mut buffer);
-            }
-            Job::Seal(request) => {
-                spool.journal.make_room();
-                let SealRequest {
-                    gate,
-                    path,
-                    renamed_from,
-                    priority,
-                    done,
-                } = request;
-                let outcome =
-                    match spool.seal_now(&gate, &path, renamed_from, priority, &mut buffer) {
-                        Ok(outcome) => outcome,
-                        Err(error) => {
-                            tracing::warn!(%path, %error, "cannot seal");
-                            SealOutcome::Failed(error)
-                        }
-                    };
-                done(outcome);
-            }
-        }
-    }
-}
-
-pub(super) fn hash_rest(file: &File, mut hasher: Hasher, buffer: &mut [u8]) -> io::Result<Hashed> {
-    loop {
-        match file.read_at(buffer, hasher.len()) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(n) => hasher.update(&buffer[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-}
 
 /// What a manifest says of a file.
 pub(super) fn file_entry(path: &RelPath, meta: &std::fs::Metadata, hashed: Hashed) -> Entry {
@@ -125,52 +60,48 @@ pub(super) fn mtime_of(meta: &std::fs::Metadata) -> (i64, u32) {
 }
 
 impl Spool {
-    /// Queues a file for hashing and sealing. Never blocks on the hasher.
-    pub fn seal(&self, request: SealRequest) {
-        match self.jobs.try_send(Job::Seal(request)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(Job::Seal(r)) | TrySendError::Disconnected(Job::Seal(r))) => {
-                (r.done)(SealOutcome::Failed(SpoolError::Journal(
-                    "too many files wait for their seal".into(),
-                )));
+    /// Hashes a slice of the file, and seals it when that was the last.
+    pub(super) fn seal_step(&self, request: &SealRequest, slice: &mut Slice<'_>) -> Step {
+        match self.seal_now(request, slice) {
+            Ok(step) => step,
+            Err(error) => {
+                tracing::warn!(path = %request.path, %error, "cannot seal");
+                Step::Done(SealOutcome::Failed(error))
             }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
 
-    fn seal_now(
-        &self,
-        gate: &Gate,
-        path: &RelPath,
-        renamed_from: Option<RelPath>,
-        priority: crate::bundle::Priority,
-        buffer: &mut [u8],
-    ) -> Result<SealOutcome, SpoolError> {
-        let at = self.at_outbox(path.as_path());
+    fn seal_now(&self, request: &SealRequest, slice: &mut Slice<'_>) -> Result<Step, SpoolError> {
+        let SealRequest { gate, path, .. } = request;
         let Some(file) = self.open_member(path, gate.ino())? else {
-            return Ok(SealOutcome::Gone);
+            return Ok(Step::Done(SealOutcome::Gone));
         };
-        let len = file.metadata().on("stat", &at)?.len();
-
-        let (generation, sealed, tail) = {
-            let mut gate = gate.lock();
-            if gate.writers() > 0 {
-                return Ok(SealOutcome::Changed);
+        Ok(match self.hash_slice(gate, &file, path, slice)? {
+            Look::Open => Step::Done(SealOutcome::Changed),
+            Look::Later(left) => Step::Later(left),
+            Look::Whole(hashed, generation) => {
+                Step::Done(self.seal_hashed(request, file, hashed, generation)?)
             }
-            let tail = gate.take_tail();
-            (gate.state().generation, gate.state().sealed, tail)
-        };
-        // An inode that is still sealed needs no second hash: it was only renamed or linked.
-        let doubted = self.recheck.lock().contains_key(&gate.ino());
-        let known = sealed
-            .filter(|_| !doubted)
-            .and_then(|digest| self.hashed_before(digest, len));
-        let hashed = match known {
-            Some(hashed) => hashed,
-            None => hash_rest(&file, tail, buffer).on("read", &at)?,
-        };
+        })
+    }
 
-        let mut terms = self.terms_of(path, priority);
+    /// Decides and records, all of the file being hashed.
+    fn seal_hashed(
+        &self,
+        request: &SealRequest,
+        file: File,
+        hashed: Hashed,
+        generation: u64,
+    ) -> Result<SealOutcome, SpoolError> {
+        let SealRequest {
+            gate,
+            path,
+            renamed_from,
+            priority,
+            ..
+        } = request;
+        let at = self.at_outbox(path.as_path());
+        let mut terms = self.terms_of(path, *priority);
         let mut guard = gate.lock();
         let meta = file.metadata().on("stat", &at)?;
         if guard.writers() > 0 || guard.state().generation != generation || meta.len() != hashed.len
@@ -504,14 +435,8 @@ impl Spool {
         Ok(orphan.is_none())
     }
 
-    /// Frees content that nobody needs once that is durable. For the journal's writer, which must not wait.
-    pub(super) fn free_later(&self, freed: Vec<Digest>) {
-        if !freed.is_empty() && self.jobs.try_send(Job::Free(freed)).is_err() {
-            tracing::debug!("content that nobody needs stays until the next start");
-        }
-    }
-
-    fn free_all(&self, digests: &[Digest]) {
+    /// Frees content that nobody needs.
+    pub(super) fn free_all(&self, digests: &[Digest]) {
         for digest in digests {
             let _decide = self.decide.lock();
             if let Err(error) = self.free_content(*digest) {

@@ -25,9 +25,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::durable::{OnPath, Sync};
+use super::hashing::{READ_BYTES, Slice};
 use super::journal::Batch;
 use super::route::{Target, Terms};
-use super::seal::{READ_BYTES, file_entry};
+use super::seal::file_entry;
 use super::tables::{INODES, InodeRow, LATEST, MARKS, SENT_IDS};
 use super::tree::{Looked, Member};
 use super::{Event, Gate, GateGuard, Spool, SpoolError};
@@ -84,10 +85,11 @@ impl Spool {
             return Ok(Sent::Refused(why));
         }
         let mut buffer = vec![0; READ_BYTES];
+        let mut slice = Slice::new(&mut buffer, true);
         let mut members = Vec::with_capacity(request.files.len());
         let deadline = Instant::now() + LAST_CLOSE;
         for (from, _) in &request.files {
-            match self.look_until(from, deadline, &mut buffer)? {
+            match self.look_until(from, deadline, &mut slice)? {
                 Some(member) => members.push(member),
                 None => {
                     return Ok(Sent::Refused(format!(
@@ -201,15 +203,19 @@ impl Spool {
         &self,
         path: &RelPath,
         deadline: Instant,
-        buffer: &mut [u8],
+        slice: &mut Slice<'_>,
     ) -> Result<Option<Member>, SpoolError> {
         let at = self.at_outbox(path.as_path());
         let Some(ino) = super::content::inode_at(&at) else {
             return Ok(None);
         };
         loop {
-            match self.look_at_member(ino, path, buffer)? {
+            slice.again();
+            match self.look_at_member(ino, path, slice)? {
                 Looked::Member(member) => return Ok(Some(*member)),
+                // Who asked is told that the daemon has gone; nothing was sent.
+                Looked::Later(_) if self.jobs.are_ending() => return Ok(None),
+                Looked::Later(_) => {}
                 Looked::Gone => return Ok(None),
                 Looked::Open if Instant::now() >= deadline => return Ok(None),
                 Looked::Open => std::thread::sleep(LOOK_AGAIN),

@@ -16,13 +16,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::{Condvar, Mutex};
 
-use super::seal::READ_BYTES;
+use super::hashing::READ_BYTES;
 use super::{Gate, Spool};
 
 /// Files whose writers are ahead of the hasher. Each holds a descriptor; those beyond it are hashed at their close.
@@ -45,6 +46,7 @@ struct Work {
 struct Current {
     gate: Mutex<Option<Arc<Gate>>>,
     changed: Condvar,
+    ending: AtomicBool,
 }
 
 impl Current {
@@ -101,8 +103,9 @@ impl TailHasher {
         held
     }
 
-    /// Hashes what is queued and ends the thread.
+    /// Ends the thread. What it did not get to is hashed at the close, or at the next start.
     pub(super) fn stop(&self) {
+        self.current.ending.store(true, Ordering::Release);
         self.queue.lock().take();
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
@@ -124,19 +127,20 @@ fn work_loop(queue: &Receiver<Work>, current: &Current) {
     let mut buffer = vec![0; READ_BYTES];
     for Work { gate, file } in queue {
         current.set(Some(Arc::clone(&gate)));
-        follow(&gate, &file, &mut buffer);
+        follow(&gate, &file, &mut buffer, &current.ending);
         drop(file);
         current.set(None);
     }
 }
 
 /// Hashes what was written since the last time.
-fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
+fn follow(gate: &Gate, file: &File, buffer: &mut [u8], ending: &AtomicBool) {
+    let given_up = || gate.is_retired() || ending.load(Ordering::Acquire);
     loop {
         let Some(mut work) = gate.lock().begin_tail() else {
             return;
         };
-        while work.hasher.len() < work.until && !gate.is_retired() {
+        while work.hasher.len() < work.until && !given_up() {
             let want = (work.until - work.hasher.len()).min(buffer.len() as u64) as usize;
             match file.read_at(&mut buffer[..want], work.hasher.len()) {
                 Ok(0) => break,
@@ -145,7 +149,7 @@ fn follow(gate: &Gate, file: &File, buffer: &mut [u8]) {
                 Err(_) => break,
             }
         }
-        if !gate.lock().end_tail(work) || gate.is_retired() {
+        if !gate.lock().end_tail(work) || given_up() {
             return;
         }
     }

@@ -13,6 +13,8 @@ mod expiry;
 #[cfg(test)]
 mod growth;
 #[cfg(test)]
+mod hashing;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod links;

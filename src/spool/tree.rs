@@ -20,7 +20,7 @@
 //! sealed, and without the row each is a file of its own.
 //!
 //! # Threads
-//! One `sealer-N` does all of a tree. The gates are held while rows and links are made, some tens of microseconds per
+//! One sealer at a time is at a tree, slice by slice; the last one does the seal. The gates are held while rows and links are made, some tens of microseconds per
 //! file, so a writer that comes back then waits in the blocking pool.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,13 +30,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::TrySendError;
-
 use super::durable::{OnPath, SYNC_EACH_MAX, Sync};
 use super::gate::{Gate, GateGuard};
+use super::hashing::{Look, Slice};
+use super::jobs::Step;
 use super::journal::Batch;
 use super::route::Terms;
-use super::seal::{Job, file_entry, hash_rest, mtime_of};
+use super::seal::{file_entry, mtime_of};
 use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
 use super::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
 use crate::bundle::{
@@ -86,6 +86,9 @@ pub struct RecoveredTree {
 /// How often members that changed while they were hashed are hashed again before `ready` is asked to wait.
 const ROUNDS: usize = 3;
 
+/// What looking at a member costs at least, as bytes to hash.
+const MEMBER_BYTES: u64 = 16 * 1024;
+
 /// Content links made under one hold of the decision lock.
 const LINK_PAGE: usize = 128;
 
@@ -106,6 +109,40 @@ pub(super) enum Looked {
     Member(Box<Member>),
     Gone,
     Open,
+    /// So many bytes of it are left for other slices.
+    Later(u64),
+}
+
+/// A tree between two slices of hashing.
+pub(super) struct TreeWork {
+    pub(super) request: TreeRequest,
+    /// Members to be hashed, the next one last.
+    todo: Vec<(u64, RelPath)>,
+    members: Vec<Member>,
+    /// How often some had changed in the end.
+    round: usize,
+}
+
+impl TreeWork {
+    pub(super) fn new(mut request: TreeRequest) -> Self {
+        let mut todo = std::mem::take(&mut request.files);
+        todo.reverse();
+        Self {
+            request,
+            members: Vec::with_capacity(todo.len()),
+            todo,
+            round: 0,
+        }
+    }
+
+    /// About how many bytes are left, `of_next` of them of the next member: the others as those before.
+    fn left(&self, of_next: u64) -> u64 {
+        let hashed = self.members.iter().map(|member| member.hashed.len);
+        let bytes = hashed.fold(0, u64::saturating_add);
+        let mean = bytes / self.members.len().max(1) as u64;
+        let others = self.todo.len() as u64;
+        of_next.saturating_add(others.saturating_mul(mean.max(MEMBER_BYTES)))
+    }
 }
 
 impl Spool {
@@ -154,45 +191,28 @@ impl Spool {
         }
     }
 
-    /// Queues a tree for hashing and sealing. Never blocks on the hasher.
-    pub fn seal_tree(&self, request: TreeRequest) {
-        match self.jobs.try_send(Job::Tree(request)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(Job::Tree(r)) | TrySendError::Disconnected(Job::Tree(r))) => {
-                (r.done)(SealOutcome::Failed(SpoolError::Journal(
-                    "too many files wait for their seal".into(),
-                )));
-            }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
-        }
-    }
-
-    pub(super) fn seal_tree_job(&self, request: TreeRequest, buffer: &mut [u8]) {
-        let outcome = match self.seal_tree_now(&request, buffer) {
-            Ok(outcome) => outcome,
+    /// Hashes a slice of the tree, and seals it when that was the last.
+    pub(super) fn seal_tree_step(&self, work: &mut TreeWork, slice: &mut Slice<'_>) -> Step {
+        match self.seal_tree_now(work, slice) {
+            Ok(step) => step,
             Err(error) => {
-                tracing::warn!(root = %request.root, %error, "cannot seal a directory");
-                SealOutcome::Failed(error)
+                tracing::warn!(root = %work.request.root, %error, "cannot seal a directory");
+                Step::Done(SealOutcome::Failed(error))
             }
-        };
-        (request.done)(outcome);
+        }
     }
 
     fn seal_tree_now(
         &self,
-        request: &TreeRequest,
-        buffer: &mut [u8],
-    ) -> Result<SealOutcome, SpoolError> {
-        let mut members: Vec<Member> = Vec::with_capacity(request.files.len());
-        for (ino, path) in &request.files {
-            match self.look_at_member(*ino, path, buffer)? {
-                Looked::Member(member) => members.push(*member),
-                Looked::Gone => {}
-                Looked::Open => return Ok(SealOutcome::Changed),
+        work: &mut TreeWork,
+        slice: &mut Slice<'_>,
+    ) -> Result<Step, SpoolError> {
+        loop {
+            if let Some(step) = self.look_at_members(work, slice)? {
+                return Ok(step);
             }
-        }
-        for _ in 0..ROUNDS {
-            let gates: BTreeMap<u64, Arc<Gate>> = members
+            let gates: BTreeMap<u64, Arc<Gate>> = work
+                .members
                 .iter()
                 .map(|member| (member.gate.ino(), Arc::clone(&member.gate)))
                 .collect();
@@ -202,64 +222,65 @@ impl Spool {
                 .map(|(ino, gate)| (*ino, gate.lock()))
                 .collect();
             if guards.values().any(|guard| guard.writers() > 0) {
-                return Ok(SealOutcome::Changed);
+                return Ok(Step::Done(SealOutcome::Changed));
             }
-            let mut changed = BTreeSet::new();
-            for (at, member) in members.iter().enumerate() {
+            let mut same = |member: &Member| {
                 let guard = guards.get_mut(&member.gate.ino());
-                let generation = guard.map(|guard| guard.state().generation);
-                if generation != Some(member.generation) {
-                    changed.insert(at);
-                }
-            }
+                guard.map(|guard| guard.state().generation) == Some(member.generation)
+            };
+            let (members, changed): (Vec<Member>, Vec<Member>) = std::mem::take(&mut work.members)
+                .into_iter()
+                .partition(&mut same);
+            work.members = members;
             if changed.is_empty() {
-                return self.seal_members(request, &members, &mut guards);
+                let sealed = self.seal_members(&work.request, &work.members, &mut guards)?;
+                return Ok(Step::Done(sealed));
             }
-            drop(guards);
-            let mut again = Vec::with_capacity(members.len());
-            for (at, member) in members.into_iter().enumerate() {
-                if !changed.contains(&at) {
-                    again.push(member);
-                    continue;
-                }
-                match self.look_at_member(member.gate.ino(), &member.path, buffer)? {
-                    Looked::Member(member) => again.push(*member),
-                    Looked::Gone => {}
-                    Looked::Open => return Ok(SealOutcome::Changed),
-                }
+            work.round += 1;
+            if work.round == ROUNDS {
+                return Ok(Step::Done(SealOutcome::Changed));
             }
-            members = again;
+            let again = changed.into_iter().map(|m| (m.gate.ino(), m.path));
+            work.todo.extend(again);
         }
-        Ok(SealOutcome::Changed)
+    }
+
+    /// Hashes members for a slice; `None` when that was all of them.
+    fn look_at_members(
+        &self,
+        work: &mut TreeWork,
+        slice: &mut Slice<'_>,
+    ) -> Result<Option<Step>, SpoolError> {
+        while let Some((ino, path)) = work.todo.last() {
+            match self.look_at_member(*ino, path, slice)? {
+                Looked::Member(member) => work.members.push(*member),
+                Looked::Gone => {}
+                Looked::Open => return Ok(Some(Step::Done(SealOutcome::Changed))),
+                Looked::Later(left) => return Ok(Some(Step::Later(work.left(left)))),
+            }
+            work.todo.pop();
+            if !work.todo.is_empty() && slice.is_late() {
+                return Ok(Some(Step::Later(work.left(0))));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn look_at_member(
         &self,
         ino: u64,
         path: &RelPath,
-        buffer: &mut [u8],
+        slice: &mut Slice<'_>,
     ) -> Result<Looked, SpoolError> {
         let at = self.at_outbox(path.as_path());
         let Some(file) = self.open_member(path, ino)? else {
             return Ok(Looked::Gone);
         };
         let gate = self.gate(ino);
-        let (generation, sealed, tail) = {
-            let mut gate = gate.lock();
-            if gate.writers() > 0 {
-                return Ok(Looked::Open);
-            }
-            let tail = gate.take_tail();
-            (gate.state().generation, gate.state().sealed, tail)
-        };
-        let meta = file.metadata().on("stat", &at)?;
-        let doubted = self.recheck.lock().contains_key(&ino);
-        let known = sealed
-            .filter(|_| !doubted)
-            .and_then(|digest| self.hashed_before(digest, meta.len()));
-        let hashed = match known {
-            Some(hashed) => hashed,
-            None => hash_rest(&file, tail, buffer).on("read", &at)?,
+        let (hashed, generation) = match self.hash_slice(&gate, &file, path, slice)? {
+            Look::Whole(hashed, generation) => (hashed, generation),
+            Look::Later(left) => return Ok(Looked::Later(left)),
+            Look::Open => return Ok(Looked::Open),
         };
         let meta = file.metadata().on("stat", &at)?;
         Ok(Looked::Member(Box::new(Member {
