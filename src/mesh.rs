@@ -19,6 +19,7 @@
 //! One tokio runtime of two workers, owned by [`Mesh`]. Disk is touched on its blocking threads only.
 //! Nothing here is durable; a crash loses connections, and the next exchange of pending ids repairs the rest.
 
+mod budget;
 mod cancel;
 mod congestion;
 mod custody;
@@ -60,6 +61,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use self::budget::Budget;
 pub use self::congestion::Congestion;
 use self::congestion::Paths;
 use self::custody::Care;
@@ -168,6 +170,7 @@ pub(crate) struct Hub {
     roll_seen: Mutex<Option<[u8; 32]>>,
     pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) fetches: Fetches,
     pub(crate) blames: Blames,
     pub(crate) pacer: Pacer,
@@ -462,6 +465,7 @@ impl Mesh {
             roll_seen: Mutex::default(),
             endpoint,
             roster: Roster::default(),
+            budget: Arc::default(),
             fetches: Fetches::default(),
             blames: Blames::default(),
             pacer: Pacer::default(),

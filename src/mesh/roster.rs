@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use iroh::endpoint::Connection;
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::bundle::BundleId;
+use crate::mesh::budget::{Budget, Purse};
 use crate::mesh::fetch::Slots;
 use crate::mesh::lane::Lane;
 use crate::mesh::limits::{Kind, Meter};
@@ -60,6 +61,8 @@ pub(crate) struct Peer {
     pub greeting: tokio::sync::Mutex<()>,
     /// How much it makes us work.
     pub meter: Meter,
+    /// What it may make us hold, while it is connected or something of it is held.
+    purse: Mutex<Weak<Purse>>,
     facts: Mutex<Facts>,
 }
 
@@ -126,6 +129,7 @@ impl Peer {
             epoch_seen: AtomicU64::new(0),
             greeting: tokio::sync::Mutex::new(()),
             meter: Meter::default(),
+            purse: Mutex::default(),
             facts: Mutex::new(Facts {
                 stranger,
                 ..Facts::default()
@@ -140,6 +144,16 @@ impl Peer {
             tracing::warn!("{} sends {why}", self.label());
         }
         wait
+    }
+
+    /// Its purse. Whoever keeps it keeps the peer's share from the others: a connection, or what was taken from it.
+    pub(crate) fn purse(&self, budget: &Arc<Budget>) -> Arc<Purse> {
+        let mut purse = self.purse.lock();
+        purse.upgrade().unwrap_or_else(|| {
+            let new = budget.purse();
+            *purse = Arc::downgrade(&new);
+            new
+        })
     }
 
     /// Its name, or the beginning of its id.

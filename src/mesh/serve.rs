@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use crate::bundle::{BundleId, Priority};
 use crate::delivery::{Event, is_urgent};
 use crate::mesh::Hub;
+use crate::mesh::budget::Purse;
 use crate::mesh::fetch::share;
 use crate::mesh::limits::Kind;
 use crate::mesh::member::{Channel, CloseCode};
@@ -25,10 +26,14 @@ use crate::spool::{Admission, ServeError};
 /// Most bytes of one request: a chunk of the largest file there can be. Nothing is allocated for it.
 pub(crate) const RANGE_MAX: u64 = 1 << 40;
 
-/// Read from disk and handed to the stream at once; two are in memory per request being served.
-const PIECE: u64 = 256 * 1024;
+/// Read from disk and handed to the stream at once; two are in memory per request being served, and taken from the
+/// peer's purse for it.
+const PIECE: usize = 256 * 1024;
 
-/// Requests of one connection served at a time; more wait. With [`PIECE`] that is 8 MiB.
+/// The same where the budget has no more: that much is there for every peer.
+const PIECE_MIN: usize = 32 * 1024;
+
+/// Requests of one connection served at a time; more wait.
 const AT_ONCE: usize = 16;
 
 /// Requests for urgent content beyond those, so that it never waits for the rest.
@@ -43,18 +48,19 @@ const COUNTED_MAX: usize = 1024;
 /// Answers range requests until the connection ends.
 pub(crate) async fn serve(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
     let slots = Arc::new([AT_ONCE, URGENT_AT_ONCE].map(Semaphore::new));
+    let purse = peer.purse(&hub.budget);
     while let Ok((send, recv)) = conn.accept_bi().await {
         let (hub, peer, slots) = (hub.clone(), peer.clone(), slots.clone());
-        let conn = conn.clone();
+        let (conn, purse) = (conn.clone(), purse.clone());
         tokio::spawn(async move {
-            answer(&hub, &peer, &conn, &slots, send, recv).await;
+            answer(&hub, (&peer, &purse), &conn, &slots, send, recv).await;
         });
     }
 }
 
 async fn answer(
     hub: &Arc<Hub>,
-    peer: &Peer,
+    (peer, purse): (&Peer, &Arc<Purse>),
     conn: &Connection,
     slots: &[Semaphore; 2],
     send: SendStream,
@@ -69,6 +75,8 @@ async fn answer(
         let _ = channel.send.reset(CloseCode::Protocol.code());
         return;
     };
+    // What else it sends on this stream is not kept.
+    let _ = channel.recv.stop(CloseCode::Stopping.code());
     let wait = peer.take(Kind::Range, Instant::now());
     if !wait.is_zero() {
         sleep(wait).await;
@@ -81,9 +89,14 @@ async fn answer(
     match open(hub, peer, request).await {
         Ok(content) => {
             note(peer, request.bundle, request.len);
-            let paced = (conn, priority);
+            let held = match purse.try_take(2 * PIECE) {
+                Some(held) => held,
+                None => purse.take(2 * PIECE_MIN).await,
+            };
+            let paced = (conn, priority, held.bytes() as u64 / 2);
             let serving = async {
                 let served = stream(hub, paced, &mut channel.send, content, request).await;
+                drop(held);
                 if served.is_none() || channel.send.finish().is_err() {
                     let _ = channel.send.reset(CloseCode::Stopping.code());
                     return;
@@ -153,14 +166,14 @@ async fn open(
 /// Sends the range, reading ahead by one piece; `None` when disk or stream failed.
 async fn stream(
     hub: &Arc<Hub>,
-    (conn, priority): (&Connection, Priority),
+    (conn, priority, piece): (&Connection, Priority, u64),
     send: &mut SendStream,
     content: Box<dyn Content>,
     request: RangeRequest,
 ) -> Option<()> {
     let (mut at, end) = (request.offset, request.offset + request.len);
     let read = |mut content: Box<dyn Content>, at: u64| {
-        let len = PIECE.min(end - at) as usize;
+        let len = piece.min(end - at) as usize;
         tokio::task::spawn_blocking(move || {
             let bytes = content.read(at, len);
             (content, bytes)
