@@ -24,6 +24,7 @@ mod cancel;
 mod congestion;
 mod custody;
 mod discover;
+mod door;
 mod endpoint;
 mod fetch;
 mod join;

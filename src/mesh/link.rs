@@ -10,18 +10,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use iroh::endpoint::{Connection, Incoming, IncomingAddr};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::delivery::jittered;
 use crate::mesh::congestion::{self, Controller};
-use crate::mesh::member::{Channel, MemberError, Role, STEP_TIMEOUT, remote};
+use crate::mesh::door::{Door, Place};
+use crate::mesh::member::{Channel, CloseCode, MemberError, Role, STEP_TIMEOUT, remote};
 use crate::mesh::roster::Peer;
 use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, Frame, HELLO_MAX, Hello, JOIN_ALPN, MemberFrame};
 use crate::mesh::{Hub, endpoint, join, serve, session};
-
-/// Connections that have not proved membership yet; more are refused.
-const UNPROVED_MAX: usize = 64;
 
 /// First and longest pause between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -33,27 +30,22 @@ const POLITE: Duration = Duration::from_millis(100);
 /// A session that lasted less does not reset the pause.
 const LASTED: Duration = Duration::from_secs(5);
 
-/// Accepts until the endpoint is closed.
+/// Accepts until the endpoint is closed. Who has not proved membership waits at the door.
 pub(crate) async fn accept(hub: Arc<Hub>) {
-    let unproved = Arc::new(Semaphore::new(UNPROVED_MAX));
+    let door = Arc::new(Door::default());
     while let Some(incoming) = hub.endpoint.accept().await {
-        let Ok(slot) = unproved.clone().try_acquire_owned() else {
-            incoming.refuse();
-            continue;
+        let from = incoming.remote_addr();
+        let proven = incoming.remote_addr_validated() || !matches!(from, IncomingAddr::Ip(_));
+        let incoming = if door.is_pressed() && !proven {
+            match incoming.retry() {
+                Ok(()) => continue,
+                Err(error) => error.into_incoming(),
+            }
+        } else {
+            incoming
         };
-        let hub = hub.clone();
-        tokio::spawn(async move {
-            let at = match incoming.remote_addr() {
-                IncomingAddr::Ip(addr) => Some(addr),
-                _ => None,
-            };
-            let at_once: Vec<SocketAddr> = at.into_iter().collect();
-            let controller = hub.paths.choose(&at_once, std::time::Instant::now());
-            let Some(conn) = handshake(&hub, incoming, controller).await else {
-                return;
-            };
-            accepted(hub, conn, at, controller, slot).await;
-        });
+        let place = door.enter(&from);
+        tokio::spawn(accepted(hub.clone(), incoming, from, place));
     }
 }
 
@@ -75,36 +67,57 @@ async fn handshake(hub: &Hub, incoming: Incoming, controller: Controller) -> Opt
     }
 }
 
-async fn accepted(
-    hub: Arc<Hub>,
-    conn: Connection,
-    at: Option<SocketAddr>,
-    controller: Controller,
-    slot: tokio::sync::OwnedSemaphorePermit,
-) {
-    let id = remote(&conn);
-    if conn.alpn() == JOIN_ALPN {
-        if let Err(error) = join::answer(&hub, conn).await {
-            tracing::warn!("{} did not join: {error}", id.short());
-        }
-        return;
-    }
-    let proved = hub.prove(&conn, Role::Acceptor).await;
-    let channel = match proved {
-        Ok(channel) => channel,
-        Err(error) => {
-            if let Some(peer) = hub.roster.or_stranger(id) {
-                peer.failed(&error, at);
-            }
-            return;
+async fn accepted(hub: Arc<Hub>, incoming: Incoming, from: IncomingAddr, place: Place) {
+    let at = match from {
+        IncomingAddr::Ip(addr) => Some(addr),
+        _ => None,
+    };
+    let at_once: Vec<SocketAddr> = at.into_iter().collect();
+    let controller = hub.paths.choose(&at_once, std::time::Instant::now());
+    let conn = tokio::select! {
+        conn = handshake(&hub, incoming, controller) => conn,
+        () = place.lost() => None,
+    };
+    let Some(conn) = conn else { return };
+    let proved = tokio::select! {
+        proved = meet(&hub, &conn, at) => proved,
+        () = place.lost() => {
+            conn.close(CloseCode::Stopping.code(), b"others are waiting");
+            None
         }
     };
-    drop(slot);
-    let peer = hub.known(id);
+    drop(place);
+    let Some((peer, channel)) = proved else {
+        return;
+    };
     if conn.alpn() == BULK_ALPN {
         run_bulk(hub, peer, conn, controller).await;
     } else if let Err(error) = run_control(&hub, &peer, conn, channel, false).await {
         peer.failed(&error, at);
+    }
+}
+
+/// Finds out whether the other end is a member.
+async fn meet(
+    hub: &Arc<Hub>,
+    conn: &Connection,
+    at: Option<SocketAddr>,
+) -> Option<(Arc<Peer>, Channel)> {
+    let id = remote(conn);
+    if conn.alpn() == JOIN_ALPN {
+        if let Err(error) = join::answer(hub, conn.clone()).await {
+            tracing::warn!("{} did not join: {error}", id.short());
+        }
+        return None;
+    }
+    match hub.prove(conn, Role::Acceptor).await {
+        Ok(channel) => Some((hub.known(id), channel)),
+        Err(error) => {
+            if let Some(peer) = hub.roster.or_stranger(id) {
+                peer.failed(&error, at);
+            }
+            None
+        }
     }
 }
 
@@ -131,8 +144,7 @@ async fn run_control(
     let hello = match greeted {
         Ok(hello) => hello,
         Err(error) => {
-            let code = crate::mesh::member::CloseCode::Protocol.code();
-            conn.close(code, b"no hello");
+            conn.close(CloseCode::Protocol.code(), b"no hello");
             return Err(error);
         }
     };

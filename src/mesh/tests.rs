@@ -22,6 +22,8 @@ mod restored;
 mod scopes;
 #[cfg(test)]
 mod sources;
+#[cfg(test)]
+mod strangers;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
