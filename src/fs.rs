@@ -37,6 +37,7 @@ mod pool;
 mod port;
 mod readiness;
 mod reading;
+mod renaming;
 mod sending;
 mod special;
 mod status;

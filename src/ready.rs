@@ -34,6 +34,7 @@
 //! One owner; `fs` keeps it behind a lock.
 
 mod event;
+mod exchange;
 mod ignore;
 mod inode;
 mod overview;
@@ -46,9 +47,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::bundle::RelPath;
-pub use event::{Action, Event, Gone, SealResult, Shown};
+pub use event::{Action, Event, Gone, Moved, SealResult, Shown};
 pub use ignore::{BadPattern, IgnoreList};
-use inode::{Inode, Name, Sealing, Torn};
+use inode::{Inode, Lifted, Name, Sealing, Torn};
 pub use overview::Overview;
 use recent::RecentNames;
 use tree::Tree;
@@ -223,15 +224,9 @@ impl Ready {
                 }
                 self.renamed(ino, &from, to, true, now, &mut out);
             }
-            Event::Exchanged { a, b } => {
-                if a.0 != b.0 {
-                    // Both names stay in use, so neither is announced as left behind.
-                    self.renamed(a.0, &a.1, b.1.clone(), false, now, &mut out);
-                    self.renamed(b.0, &b.1, a.1, false, now, &mut out);
-                }
-            }
+            Event::Exchanged { a, b } => self.exchanged(a, b, now, &mut out),
             Event::DirRenamed { from, to, files } => {
-                self.trees_moved(&from, &to, now, &mut out);
+                self.trees_moved(|path| path.rebase(&from, &to), now, &mut out);
                 for (ino, path) in files {
                     if let Some(old) = path.rebase(&to, &from) {
                         self.renamed(ino, &old, path, true, now, &mut out);
@@ -245,7 +240,7 @@ impl Ready {
                 files,
                 directories,
             } => {
-                self.trees_moved(&from, &to, now, &mut out);
+                self.trees_moved(|path| path.rebase(&from, &to), now, &mut out);
                 self.begin_tree(tree, Some(&from), to, files, directories, now, &mut out);
             }
             Event::TreeRecovered {
@@ -457,20 +452,49 @@ impl Ready {
         now: Duration,
         out: &mut Vec<Action>,
     ) {
-        self.member_moved(ino, from, &to, now);
+        let lifted = self.lift(ino, from, now);
+        self.set_down(lifted, to, announce.then_some(from), now, out);
+    }
+
+    /// Takes a name off its inode, and the inode out of its tree under that name: it is about to get another one.
+    fn lift(&mut self, ino: Ino, from: &RelPath, now: Duration) -> Lifted {
+        let tree = self.lift_member(ino, from);
+        let inode = self.inodes.get_mut(&ino);
+        let name = inode.and_then(|inode| inode.take_name(from));
+        if tree.is_some() {
+            self.tree_touched(ino, now);
+        }
+        let from_ignored = self.settings.ignore.matches(from).is_some();
+        Lifted {
+            ino,
+            name,
+            tree,
+            from_ignored,
+        }
+    }
+
+    /// Gives what was lifted its new name; `announced` is the old one, if nothing has that any more.
+    fn set_down(
+        &mut self,
+        lifted: Lifted,
+        to: RelPath,
+        announced: Option<&RelPath>,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let Lifted { ino, name: old, .. } = lifted;
+        self.set_member_down(ino, &to, lifted.tree);
         let mut name = self.name(ino, to);
         let silent = name.tree.is_some() || name.ignored;
         if silent && !self.inodes.contains_key(&ino) {
             return;
         }
-        let from_ignored = self.settings.ignore.matches(from).is_some();
         let inode = self.inodes.entry(ino).or_default();
-        let old = inode.take_name(from);
         let waited = old.as_ref().is_some_and(|old| old.due.is_some());
-        if announce && !inode.dirty {
+        if let Some(from) = announced.filter(|_from| !inode.dirty) {
             name.renamed_from = match old {
                 Some(old) if waited => old.renamed_from,
-                Some(_) | None => (!from_ignored).then(|| from.clone()),
+                Some(_) | None => (!lifted.from_ignored).then(|| from.clone()),
             };
         }
         if !name.is_ignored() {

@@ -203,3 +203,53 @@ fn directories_exchanges_and_what_was_consumed() {
     assert_eq!(fs::read(birch.inbox("two")).unwrap(), b"two");
     assert_eq!(birch.status()["counts"]["quarantined"], 0);
 }
+
+/// As a deployment does that keeps two generations: the new one is built aside and exchanged with the one that shows.
+#[test]
+fn what_is_exchanged_is_sent_as_if_renamed() {
+    needs_mounts!();
+    let exchange = |node: &Node, a: &str, b: &str| {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let (a, b) = (node.outbox(a), node.outbox(b));
+        renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).unwrap();
+    };
+    let (alder, birch) = Node::pair();
+    for dir in [".h", "g", "one", "two"] {
+        fs::create_dir(alder.outbox(dir)).unwrap();
+    }
+    for (name, text) in [
+        (".h/a", "new"),
+        (".h/.b", "hidden"),
+        ("g/a", "old"),
+        ("one/x", "1"),
+        ("two/x", "2"),
+        ("f", "f"),
+        (".p", "p"),
+    ] {
+        fs::write(alder.outbox(name), text).unwrap();
+    }
+    wait_names(&birch, &["f", "g/a", "one/x", "two/x"]);
+    alder.wait_sealed();
+    exchange(&alder, ".h", "g");
+    exchange(&alder, "one", "two");
+    exchange(&alder, ".p", "f");
+    let want = [
+        ("g/a", "new"),
+        ("g/.b", "hidden"),
+        ("one/x", "2"),
+        ("two/x", "1"),
+        ("f", "p"),
+    ];
+    for (name, text) in want {
+        wait_until(&format!("{name} is {text}"), ARRIVES, || {
+            fs::read_to_string(birch.inbox(name)).is_ok_and(|found| found == text)
+        });
+        alder.wait_delivered(if name.starts_with("g/") { "g" } else { name });
+    }
+    alder.wait_sealed();
+    // The other way round, and what is a directory becomes a file's name.
+    exchange(&alder, "g", ".h");
+    wait_until("the old generation is back", ARRIVES, || {
+        fs::read_to_string(birch.inbox("g/a")).is_ok_and(|found| found == "old")
+    });
+}

@@ -5,21 +5,21 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
-    UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, fstat, futimens, linkat, mkdirat, openat,
-    renameat_with, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    chmodat, chownat, fchmod, fchown, fstat, futimens, linkat, mkdirat, openat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::{Attr, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, kind_of, links};
+use super::attr::{Attr, Caller, Entry, Kind, Opened, SetAttr, SetTime, kind_of, links};
 use super::error::FsError;
 use super::handle::OpenFile;
 use super::inode::{Area, NodeId, Place};
 use super::special::Device;
 use super::status;
 use crate::bundle::RelPath;
-use crate::ready::{Event, Gone};
+use crate::ready::Event;
 
 const S_ISGID: u32 = 0o2000;
 
@@ -36,71 +36,6 @@ pub struct Named<'a> {
     pub parent: NodeId,
     /// The component.
     pub name: &'a [u8],
-}
-
-/// A directory that a rename makes one bundle, with what is in it under the names it is about to have.
-struct Begun {
-    ino: u64,
-    tree: u64,
-    files: Vec<(u64, RelPath)>,
-    directories: Vec<RelPath>,
-}
-
-/// What the spool was told of directories that are one bundle, before the rename that may be cut off by a crash.
-#[derive(Default)]
-struct Moving {
-    begun: Vec<Begun>,
-    moved: Vec<(u64, RelPath, RelPath)>,
-}
-
-impl Moving {
-    /// Call with the tree lock held for writing: what is in the directory stays as it is.
-    fn begin(&mut self, fs: &Fs, stat: &Stat, from: &RelPath, to: &RelPath) -> Result<(), FsError> {
-        if kind_of(stat) != Some(Kind::Directory) {
-            return Ok(());
-        }
-        for (tree, old, new) in fs.readiness.trees_below(from, to) {
-            fs.spool.tree_moving(tree, &old, &new)?;
-            self.moved.push((tree, old, new));
-        }
-        if !fs.readiness.is_commit(from, to) {
-            return Ok(());
-        }
-        let (mut files, mut directories) = (Vec::new(), Vec::new());
-        fs.files_below(from, &mut files, &mut directories);
-        let inodes = files.iter().map(|(ino, _)| *ino).collect();
-        let relative = |path: &RelPath| {
-            let below = path.as_bytes().get(from.as_bytes().len() + 1..)?;
-            RelPath::parse(below).ok()
-        };
-        let below = directories.iter().filter_map(relative).collect();
-        let tree = fs
-            .spool
-            .tree_renaming(from, to, stat.st_ino, inodes, below)?;
-        let moved = |path: RelPath| path.rebase(from, to);
-        let file = |(ino, path): (u64, RelPath)| Some((ino, path.rebase(from, to)?));
-        self.begun.push(Begun {
-            ino: stat.st_ino,
-            tree,
-            files: files.into_iter().filter_map(file).collect(),
-            directories: std::iter::once(to.clone())
-                .chain(directories.into_iter().filter_map(moved))
-                .collect(),
-        });
-        Ok(())
-    }
-
-    /// The rename did not happen.
-    fn undo(&mut self, fs: &Fs) {
-        for begun in self.begun.drain(..) {
-            fs.spool.tree_dropped(begun.tree);
-        }
-        for (tree, old, new) in self.moved.drain(..) {
-            if let Err(error) = fs.spool.tree_moving(tree, &new, &old) {
-                tracing::warn!(%error, path = %old, "cannot record where a directory is");
-            }
-        }
-    }
 }
 
 impl Fs {
@@ -379,7 +314,7 @@ impl Fs {
     }
 
     /// Which tree a directory belongs to; removing from the root or from `.meshbox/` is not possible.
-    fn area_of(&self, parent: NodeId) -> Result<Area, FsError> {
+    pub(super) fn area_of(&self, parent: NodeId) -> Result<Area, FsError> {
         if status::is_generated(parent) {
             return Err(FsError::ReadOnly);
         }
@@ -387,222 +322,6 @@ impl Fs {
             .lock()
             .backing(parent)
             .map(|backing| backing.area)
-    }
-
-    /// Moves a name. A regular file may leave the inbox for the outbox; everything else stays in its tree.
-    pub fn rename(
-        self: &Arc<Self>,
-        from: Named<'_>,
-        to: Named<'_>,
-        flags: u32,
-        done: impl FnOnce(Result<(), FsError>) + Send + 'static,
-    ) {
-        let flags = RenameFlags::from_bits_retain(flags);
-        if !(RenameFlags::NOREPLACE | RenameFlags::EXCHANGE).contains(flags) {
-            return done(Err(FsError::Invalid));
-        }
-        match (self.area_of(from.parent), self.area_of(to.parent)) {
-            (Ok(Area::Outbox), Ok(Area::Outbox)) => done(self.outbox_rename(from, to, flags)),
-            (Ok(Area::Inbox), Ok(Area::Outbox)) => self.move_out(from, to, flags, done),
-            (Ok(_), Ok(Area::Inbox)) => done(Err(FsError::ReadOnly)),
-            (Err(error), _) | (_, Err(error)) => done(Err(error)),
-        }
-    }
-
-    fn outbox_rename(
-        &self,
-        from: Named<'_>,
-        to: Named<'_>,
-        flags: RenameFlags,
-    ) -> Result<(), FsError> {
-        let _tree = self.tree.write();
-        let from_place = self.outbox_place(from.parent, from.name)?;
-        let to_place = self.outbox_place(to.parent, to.name)?;
-        let source = self.stat_at(&from_place)?;
-        let target = match self.stat_at(&to_place) {
-            Ok(stat) => Some(stat),
-            Err(FsError::Os(Errno::NOENT)) => None,
-            Err(error) => return Err(error),
-        };
-        let exchanges = flags.contains(RenameFlags::EXCHANGE);
-        self.may_be_named(&source, &from_place, &to_place)?;
-        if let Some(target) = &target {
-            if exchanges {
-                self.may_be_named(target, &to_place, &from_place)?;
-            } else if !flags.contains(RenameFlags::NOREPLACE) && target.st_ino != source.st_ino {
-                self.may_lose_name(target)?;
-                self.keep_remains(to.parent, to.name, &to_place, target);
-            }
-        }
-        let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
-        let mut trees = Moving::default();
-        let back = target.as_ref().filter(|_target| exchanges);
-        let renamed = trees
-            .begin(self, &source, &from_path, &to_path)
-            .and_then(|()| back.map_or(Ok(()), |b| trees.begin(self, b, &to_path, &from_path)))
-            .and_then(|()| {
-                let (from, to) = (from_place.at(), to_place.at());
-                Ok(renameat_with(&self.outbox, from, &self.outbox, to, flags)?)
-            });
-        if let Err(error) = renamed {
-            trees.undo(self);
-            return Err(error);
-        }
-        if target
-            .as_ref()
-            .is_some_and(|target| target.st_ino == source.st_ino)
-        {
-            trees.undo(self);
-            return Ok(());
-        }
-        let exchanged = target
-            .as_ref()
-            .filter(|_target| flags.contains(RenameFlags::EXCHANGE));
-        if let Some(target) = exchanged {
-            self.nodes
-                .lock()
-                .exchanged(from.parent, from.name, to.parent, to.name);
-            self.tell_exchanged((&source, from_path), (target, to_path), &mut trees);
-            return Ok(());
-        }
-        self.nodes
-            .lock()
-            .renamed(from.parent, from.name, to.parent, to.name);
-        let gone = target
-            .filter(|target| kind_of(target) == Some(Kind::File))
-            .map(|target| {
-                let names_left = self.names_left(&target);
-                self.spool
-                    .outbox_removed(&to_path, target.st_ino, names_left);
-                Gone {
-                    ino: target.st_ino,
-                    names_left,
-                }
-            });
-        self.tell_renamed(&source, from_path, to_path, gone, &mut trees);
-        Ok(())
-    }
-
-    fn tell_renamed(
-        &self,
-        stat: &Stat,
-        from: RelPath,
-        to: RelPath,
-        replaced: Option<Gone>,
-        trees: &mut Moving,
-    ) {
-        if let Some(kind @ (Kind::File | Kind::Directory)) = kind_of(stat) {
-            self.spool
-                .outbox_renamed(&from, &to, kind == Kind::Directory);
-        }
-        self.feed_renamed(stat, from, to, replaced, trees);
-    }
-
-    /// [`Self::tell_renamed`] for the state machine only.
-    fn feed_renamed(
-        &self,
-        stat: &Stat,
-        from: RelPath,
-        to: RelPath,
-        replaced: Option<Gone>,
-        trees: &mut Moving,
-    ) {
-        match kind_of(stat) {
-            Some(Kind::Directory) => {
-                let begun = trees
-                    .begun
-                    .iter()
-                    .position(|begun| begun.ino == stat.st_ino);
-                if let Some(at) = begun {
-                    let begun = trees.begun.swap_remove(at);
-                    self.readiness.feed(Event::TreeRenamed {
-                        tree: begun.tree,
-                        from,
-                        to,
-                        files: begun.files,
-                        directories: begun.directories,
-                    });
-                    return;
-                }
-                let mut files = Vec::new();
-                self.files_below(&to, &mut files, &mut Vec::new());
-                self.readiness.feed(Event::DirRenamed { from, to, files });
-            }
-            Some(Kind::File) => {
-                self.readiness.feed(Event::Renamed {
-                    ino: stat.st_ino,
-                    from,
-                    to,
-                    replaced,
-                });
-            }
-            // Nobody but us knows of these; of the file that had the new name they do.
-            Some(
-                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
-            )
-            | None => {
-                if let Some(Gone { ino, names_left }) = replaced {
-                    let path = to;
-                    self.readiness.feed(Event::Unlinked {
-                        ino,
-                        path,
-                        names_left,
-                    });
-                }
-            }
-        }
-    }
-
-    fn tell_exchanged(&self, a: (&Stat, RelPath), b: (&Stat, RelPath), trees: &mut Moving) {
-        let file = |stat: &Stat| kind_of(stat) == Some(Kind::File);
-        self.spool.outbox_exchanged(&a.1, &b.1);
-        if file(a.0) && file(b.0) {
-            self.readiness.feed(Event::Exchanged {
-                a: (a.0.st_ino, a.1),
-                b: (b.0.st_ino, b.1),
-            });
-        } else {
-            self.feed_renamed(a.0, a.1.clone(), b.1.clone(), None, trees);
-            self.feed_renamed(b.0, b.1, a.1, None, trees);
-        }
-    }
-
-    /// Every regular file below a directory of the outbox, by its backing inode, and every directory. What cannot be
-    /// listed is left out and logged: the rename itself is done.
-    fn files_below(
-        &self,
-        directory: &RelPath,
-        files: &mut Vec<(u64, RelPath)>,
-        directories: &mut Vec<RelPath>,
-    ) {
-        let mut pending = vec![directory.clone()];
-        while let Some(directory) = pending.pop() {
-            let place = Place {
-                area: Area::Outbox,
-                path: directory.as_bytes().to_vec(),
-            };
-            let mut items: Vec<Item> = Vec::new();
-            if let Err(error) = self.read_names(&place, &mut items) {
-                tracing::warn!(path = %directory, %error, "cannot list a renamed directory");
-            }
-            for item in items {
-                let Ok(path) = directory.child(&item.name) else {
-                    continue;
-                };
-                match item.kind {
-                    Kind::Directory => {
-                        directories.push(path.clone());
-                        pending.push(path);
-                    }
-                    Kind::File => files.push((item.backing, path)),
-                    Kind::Symlink
-                    | Kind::Fifo
-                    | Kind::Socket
-                    | Kind::CharDevice
-                    | Kind::BlockDevice => {}
-                }
-            }
-        }
     }
 
     /// Gives a file of the outbox another name.

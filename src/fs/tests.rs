@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod bundles;
 #[cfg(test)]
+mod exchanges;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod reading;

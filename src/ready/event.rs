@@ -100,12 +100,12 @@ pub enum Event {
         /// The inode that had the new name before.
         replaced: Option<Gone>,
     },
-    /// Two names were exchanged; each inode with the name it had before.
+    /// Two names were exchanged: each with what it showed before.
     Exchanged {
         /// One.
-        a: (Ino, RelPath),
+        a: (RelPath, Moved),
         /// The other.
-        b: (Ino, RelPath),
+        b: (RelPath, Moved),
     },
     /// A directory moved.
     DirRenamed {
@@ -181,6 +181,32 @@ pub enum Event {
         /// Its name.
         path: RelPath,
     },
+}
+
+/// What got another name by an exchange.
+#[derive(Clone, Debug)]
+pub enum Moved {
+    /// A regular file.
+    File {
+        /// The inode.
+        ino: Ino,
+    },
+    /// A directory.
+    Directory {
+        /// All regular files below, with their new names.
+        files: Vec<(Ino, RelPath)>,
+    },
+    /// A directory that moved from an ignored name to an ordinary one: what is in it is sent together.
+    Tree {
+        /// The number the spool has it under.
+        tree: u64,
+        /// All regular files below, with their new names.
+        files: Vec<(Ino, RelPath)>,
+        /// The directory itself and all directories below, with their new names.
+        directories: Vec<RelPath>,
+    },
+    /// What is never sent.
+    Other,
 }
 
 /// An inode that lost a name.

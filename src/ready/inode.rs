@@ -41,6 +41,18 @@ pub(super) struct Name {
     pub(super) late: bool,
 }
 
+/// A name that is being moved, between its old place and its new one.
+#[derive(Debug)]
+pub(super) struct Lifted {
+    pub(super) ino: super::Ino,
+    /// What was remembered of it.
+    pub(super) name: Option<Name>,
+    /// The tree that it was a member of under the old name.
+    pub(super) tree: Option<u64>,
+    /// The old name is ignored.
+    pub(super) from_ignored: bool,
+}
+
 impl Name {
     /// Announced as it is, but for its mode or time.
     pub(super) fn is_dressed(&self) -> bool {

@@ -7,8 +7,8 @@ use crate::bundle::RelPath;
 /// What waits in the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overview {
-    /// Files that are open for writing, settling or being sealed. When it is 0, every operation that has returned has
-    /// had its effect: what was to be sealed is sealed.
+    /// Files that are open for writing, settling or being sealed, and directories that are to be sent as one. When it is 0,
+    /// every operation that has returned has had its effect: what was to be sealed is sealed.
     pub unsealed: u64,
     /// Files held back because their writer was killed, by name; sorted.
     pub incomplete: Vec<RelPath>,
@@ -28,7 +28,7 @@ impl Ready {
         incomplete.sort();
         incomplete.truncate(most);
         Overview {
-            unsealed: unsealed.count() as u64,
+            unsealed: (unsealed.count() + self.trees.len()) as u64,
             incomplete,
         }
     }

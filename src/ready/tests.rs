@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod dressed;
 #[cfg(test)]
+mod exchanges;
+#[cfg(test)]
 mod trees;
 
 use std::collections::{BTreeMap, HashSet};
@@ -487,12 +489,12 @@ fn a_name_gone_at_the_seal_is_let_go() {
 fn exchange_announces_both_names() {
     let mut player = Player::new(5);
     player.event(Event::Exchanged {
-        a: (1, path("f")),
-        b: (2, path("g")),
+        a: (path("f"), Moved::File { ino: 1 }),
+        b: (path("g"), Moved::File { ino: 2 }),
     });
     player.event(Event::Exchanged {
-        a: (3, path("x")),
-        b: (4, path(".x")),
+        a: (path("x"), Moved::File { ino: 3 }),
+        b: (path(".x"), Moved::File { ino: 4 }),
     });
     assert_eq!(player.sealed(), "g@5 f@5 x@5");
     assert!(player.is_empty());

@@ -158,34 +158,27 @@ impl Ready {
         self.tree_of.remove(&ino);
     }
 
-    /// A member, or another file, moved.
-    pub(super) fn member_moved(&mut self, ino: Ino, from: &RelPath, to: &RelPath, now: Duration) {
-        let Some(number) = self.tree_of.get(&ino).copied() else {
-            return;
-        };
-        let Some(tree) = self.trees.get_mut(&number) else {
-            return;
-        };
-        if tree.files.get(from) == Some(&ino) {
-            tree.files.remove(from);
-            if to.starts_with(&tree.root) {
-                tree.files.insert(to.clone(), ino);
-            }
-        }
-        // The caller gives the inode its new name, and looks at the tree again.
-        if let Some(inode) = self.inodes.get_mut(&ino)
-            && let Some(name) = inode.name_mut(from)
-        {
-            (name.tree, name.late) = (None, false);
-        }
-        self.tree_touched(ino, now);
+    /// Takes a member out under the name it is about to lose; gives its tree.
+    pub(super) fn lift_member(&mut self, ino: Ino, from: &RelPath) -> Option<u64> {
+        let number = self.tree_with(ino, from)?;
+        let tree = self.trees.get_mut(&number)?;
+        tree.files.remove(from);
+        Some(number)
     }
 
-    /// A directory moved: trees in it or above it move along.
+    /// Puts a member back under its new name, unless it left the directory of its tree.
+    pub(super) fn set_member_down(&mut self, ino: Ino, to: &RelPath, number: Option<u64>) {
+        if let Some(tree) = number.and_then(|number| self.trees.get_mut(&number))
+            && to.starts_with(&tree.root)
+        {
+            tree.files.insert(to.clone(), ino);
+        }
+    }
+
+    /// Directories moved, each path as `moved` says: trees in them or above them move along.
     pub(super) fn trees_moved(
         &mut self,
-        from: &RelPath,
-        to: &RelPath,
+        moved: impl Fn(&RelPath) -> Option<RelPath>,
         now: Duration,
         out: &mut Vec<Action>,
     ) {
@@ -194,7 +187,7 @@ impl Ready {
             let Some(tree) = self.trees.get_mut(&number) else {
                 continue;
             };
-            if let Some(root) = tree.root.rebase(from, to) {
+            if let Some(root) = moved(&tree.root) {
                 if self.settings.ignore.matches(&root).is_some() {
                     self.end_tree(number, false, now, out);
                     out.push(Action::DropTree { tree: number });
@@ -202,18 +195,18 @@ impl Ready {
                 }
                 tree.root = root;
             }
-            let moved: Vec<RelPath> = tree
+            // All are taken out before one is put back: an exchange moves each to where another was.
+            let pairs: Vec<(RelPath, RelPath)> = tree
                 .directories
                 .iter()
-                .filter(|path| path.starts_with(from))
-                .cloned()
+                .filter_map(|old| Some((old.clone(), moved(old)?)))
                 .collect();
-            for old in moved {
-                tree.directories.remove(&old);
-                let new = old.rebase(from, to);
-                tree.directories
-                    .extend(new.filter(|new| new.starts_with(&tree.root)));
+            for (old, _) in &pairs {
+                tree.directories.remove(old);
             }
+            let stay = pairs.into_iter().map(|(_, new)| new);
+            tree.directories
+                .extend(stay.filter(|new| new.starts_with(&tree.root)));
         }
     }
 
