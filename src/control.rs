@@ -62,6 +62,8 @@ pub enum Request {
         #[serde(default)]
         limit: Option<usize>,
     },
+    /// Where the mount is.
+    Place,
     /// Who is known.
     Peers,
     /// A ticket to this group.
@@ -117,6 +119,15 @@ pub enum Request {
 pub enum Reply {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Place`].
+    Place {
+        /// Where it was mounted; lossy text.
+        mountpoint: String,
+        /// The file system's device, by which the mount is found in mountinfo; absent while the daemon starts.
+        device: Option<(u32, u32)>,
+        /// The daemon was told to end, and gives its last users time to close their files.
+        ending: bool,
+    },
     /// To [`Request::Peers`].
     Peers {
         /// Each known peer.
@@ -284,6 +295,12 @@ fn is_zero(number: &u64) -> bool {
 pub trait ControlBackend: Send + Sync + 'static {
     /// A page of status.
     fn status(&self, before: Option<u64>, limit: usize) -> Status;
+    /// The answer to [`Request::Place`].
+    fn place(&self) -> Reply {
+        Reply::Error {
+            message: "not available".to_owned(),
+        }
+    }
     /// Every known peer.
     fn peers(&self) -> Vec<PeerRow>;
     /// A ticket to this group, one line.

@@ -25,6 +25,7 @@ mod group;
 mod herald;
 pub mod keys;
 pub mod logging;
+mod occupied;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -44,7 +45,7 @@ use crate::mesh::Mesh;
 use crate::mount::signals::Blocked;
 use crate::mount::sys::{MountRequest, Mounted};
 use crate::mount::{allocator, background, prepare, signals, sys};
-use crate::spool::{Layout, Spool};
+use crate::spool::{Layout, Spool, make_state_directory};
 
 /// What to start.
 #[derive(Debug)]
@@ -137,7 +138,7 @@ impl House {
         let mut config = start.config;
         config.state = prepared.state;
         let layout = Layout::new(config.state.clone());
-        keys::make_state_directory(&layout)?;
+        make_state_directory(&layout)?;
         logging::start(&Sink::choose(!start.background, layout.log()), &config.log)
             .with_context(|| format!("cannot open the log in {}", config.state.display()))?;
         if prepared.recovered > 0 {
@@ -159,7 +160,7 @@ impl House {
 
         let (identity, key) = group::keys(&layout, &mut config)?;
         let id = identity.id();
-        let spool = Spool::open(config.spool(identity))?;
+        let spool = occupied::open(&config.spool(identity))?;
         spool.set_late_joiners(config.late_joiners);
         spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
@@ -190,6 +191,7 @@ impl House {
             ..MountRequest::new(prepared.mountpoint.clone(), start.fs_name)
         };
         let (mounted, fuse) = sys::mount(&request)?;
+        backend.set_device(mounted.place().device);
         let herald = MountHerald::new(mounted.place(), config.allow_other);
         self.mounted = Some(mounted);
         let loops = std::thread::available_parallelism()
@@ -245,6 +247,9 @@ impl House {
             }
             // The senders live as long as the house, so the channel is never closed here.
             Ok(End::Asked) | Err(_) => {}
+        }
+        if let Some(backend) = &self.backend {
+            backend.set_ending();
         }
         self.stop_announcing();
         self.unmount();

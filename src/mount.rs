@@ -5,6 +5,7 @@
 //! | [`info`] | what `/proc/self/mountinfo` says: which mounts exist, which are ours |
 //! | [`prepare`] | the checks before a mount, and recovery of a stale mount of our own |
 //! | [`sys`] | mount(2) as root, fusermount3 as a plain user, and the way back |
+//! | [`holders`] | who holds a mount in another mount namespace |
 //! | [`options`] | `-o` strings, and the calling conventions of mount(8) helpers |
 //! | [`background`] | start in the background, with a pipe that says when it serves; systemd's notify socket |
 //! | [`announcer`] | the process that enters the mount on the daemon's behalf, for inotify |
@@ -25,6 +26,7 @@ pub mod allocator;
 pub mod announcer;
 pub mod background;
 mod device;
+pub mod holders;
 pub mod info;
 pub mod options;
 pub mod prepare;

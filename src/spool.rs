@@ -26,6 +26,7 @@ mod listen;
 mod membership;
 mod outbox;
 mod policy;
+mod private;
 mod publish;
 pub(crate) mod rank;
 mod recover;
@@ -69,6 +70,7 @@ use self::jobs::Jobs;
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
 pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome};
+pub use self::private::make_state_directory;
 pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
 pub use self::room::{DEFAULT_MIN_FREE, Limits};
@@ -121,9 +123,14 @@ pub enum SpoolError {
     },
     /// Another daemon holds the lock.
     #[error(
-        "the state directory {0} is in use by another daemon; stop it with `meshbox umount`, or choose another --state"
+        "the state directory {state} is in use by another daemon ({process}); end it, or choose another --state"
     )]
-    InUse(PathBuf),
+    InUse {
+        /// The state directory.
+        state: PathBuf,
+        /// Who holds it, in words.
+        process: String,
+    },
     /// Written by a newer program.
     #[error(
         "the state directory {path} has format version {found}, this program knows {known}; update meshbox"
@@ -148,6 +155,17 @@ pub enum SpoolError {
     #[error("{path} can be read by others (mode {mode:04o}); run: chmod 600 {path}")]
     KeyExposed {
         /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A state directory that others can look into.
+    #[error(
+        "the state directory {path} can be read by others (mode {mode:04o}); run: chmod 700 {path}, or, if others use that directory \
+         too, choose another one with --state"
+    )]
+    StateExposed {
+        /// The state directory.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,

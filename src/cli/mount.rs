@@ -10,14 +10,18 @@ use crate::config::{self, Inputs, Layer, Resolved, Surroundings};
 use crate::control::Client;
 use crate::daemon::{self, Start};
 use crate::mount::background::{self, Outcome, READY_LIMIT, ReadyPipe};
+use crate::mount::info::MountEntry;
 use crate::mount::options::{HelperCall, MountOptions, Source};
-use crate::mount::{signals, sys};
+use crate::mount::{holders, signals, sys};
 
 /// How long `umount` waits for the daemon: its own limit for open files, and a journal on a slow disk.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often `umount` looks whether the daemon has ended.
 const END_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How often `umount` looks for other mount namespaces that keep a daemon which does not end. It reads all of /proc.
+const ELSEWHERE_AFTER: Duration = Duration::from_millis(500);
 
 /// How long `umount` tries a mount that is in use: what announces arrivals in it is gone again within milliseconds.
 const BUSY_LIMIT: Duration = Duration::from_millis(500);
@@ -204,29 +208,70 @@ fn in_background() -> Result<(), Failure> {
 /// `meshbox umount`: unmounts, and waits for the end of the daemon, so that the state is free afterwards.
 pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
     // Asked first: afterwards nothing leads from the mountpoint to the daemon.
-    let daemon = which::at(mountpoint).and_then(|state| Client::connect(&state).ok()?.daemon_pid());
+    let mount = which::at(mountpoint);
+    let state = mount.as_ref().and_then(|mount| which::state_of(mount).ok());
+    let daemon = state.and_then(|state| Client::connect(&state).ok()?.daemon_pid());
     let begun = Instant::now();
     while let Err(error) = sys::umount(mountpoint, lazy) {
         if !matches!(error, sys::UnmountError::Busy { .. }) || begun.elapsed() > BUSY_LIMIT {
-            return Err(Failure::failed(error));
+            return Err(Failure::failed(gone_from_here(error)));
         }
         std::thread::sleep(END_INTERVAL);
     }
-    let pid = daemon.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
-    let Some(pid) = pid.filter(|_| !lazy) else {
+    let Some(mount) = mount.filter(|_| !lazy) else {
         return Ok(());
     };
+    let pid = daemon.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
     let begun = Instant::now();
-    while runs(pid) {
+    let mut look = begun + ELSEWHERE_AFTER;
+    while pid.is_some_and(runs) {
+        if Instant::now() > look {
+            still_held(&mount, pid)?;
+            look = Instant::now() + ELSEWHERE_AFTER;
+        }
         if begun.elapsed() > END_LIMIT {
+            let pid = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
             return Err(Failure::failed(format!(
-                "unmounted, but the daemon (process {}) has not ended yet",
-                pid.as_raw_nonzero()
+                "unmounted, but the daemon (process {pid}) has not ended yet"
             )));
         }
         std::thread::sleep(END_INTERVAL);
     }
+    if pid.is_none() {
+        still_held(&mount, None)?;
+    }
     Ok(())
+}
+
+/// Fails if another mount namespace has the mount too: its daemon goes on for that one, and the state stays in use.
+fn still_held(mount: &MountEntry, daemon: Option<rustix::process::Pid>) -> Result<(), Failure> {
+    let others =
+        holders::elsewhere(|other| other.device == mount.device && other.source == mount.source);
+    let Some(held) = holders::explain(&others) else {
+        return Ok(());
+    };
+    let end = daemon.map_or_else(String::new, |pid| {
+        let pid = pid.as_raw_nonzero();
+        format!("; or end the daemon itself with `kill {pid}`")
+    });
+    let at = mount.mountpoint.display();
+    Err(Failure::failed(format!(
+        "{at} is unmounted here, but its daemon goes on: {held}{end}"
+    )))
+}
+
+/// What is not mounted here may be mounted in another mount namespace.
+fn gone_from_here(error: sys::UnmountError) -> String {
+    let held = match &error {
+        sys::UnmountError::NotMounted { at } => {
+            holders::explain(&holders::elsewhere(|other| other.mountpoint == *at))
+        }
+        _ => None,
+    };
+    match held {
+        Some(held) => format!("{error}, but {held}"),
+        None => error.to_string(),
+    }
 }
 
 /// Whether the process is still at work. One that has ended holds nothing any more, also when nobody has reaped it yet;

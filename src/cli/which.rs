@@ -57,8 +57,8 @@ pub(super) fn find(state: Option<PathBuf>, path: Option<&Path>) -> Result<Daemon
     })
 }
 
-/// The state directory of the daemon that is mounted exactly at `mountpoint`, if it says so.
-pub(super) fn at(mountpoint: &Path) -> Option<PathBuf> {
+/// The Meshbox mount exactly at `mountpoint`.
+pub(super) fn at(mountpoint: &Path) -> Option<MountEntry> {
     // Only the parent is looked up: the mountpoint itself may hang.
     let absolute = std::path::absolute(mountpoint).ok()?;
     let place = absolute
@@ -67,7 +67,10 @@ pub(super) fn at(mountpoint: &Path) -> Option<PathBuf> {
         .ok()?
         .join(absolute.file_name()?);
     let table = MountTable::read().ok()?;
-    state_of(table.top_at(&place).filter(|mount| mount.is_meshbox())?).ok()
+    table
+        .top_at(&place)
+        .filter(|mount| mount.is_meshbox())
+        .cloned()
 }
 
 fn is_of(mount: &MountEntry, uid: u32) -> bool {
@@ -112,7 +115,7 @@ fn choose<'a>(mounts: &[&'a MountEntry], path: Option<&Path>) -> Result<&'a Moun
 }
 
 /// The state directory behind a mount.
-fn state_of(mount: &MountEntry) -> Result<PathBuf, Failure> {
+pub(super) fn state_of(mount: &MountEntry) -> Result<PathBuf, Failure> {
     let source = Path::new(&mount.source);
     if source.is_absolute() && Layout::new(source.to_owned()).control_socket().exists() {
         return Ok(source.to_owned());

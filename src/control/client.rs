@@ -54,6 +54,15 @@ impl Client {
 
     /// Asks, and waits for the answer; a refusal is an error.
     pub fn call(&mut self, request: &Request) -> Result<Reply, ControlError> {
+        self.call_within(request, ANSWER)
+    }
+
+    /// [`Self::call`] of a daemon that may be stopped.
+    pub fn call_within(
+        &mut self,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<Reply, ControlError> {
         let failed = |source| ControlError::Io {
             action: "ask",
             path: self.state.clone(),
@@ -68,7 +77,7 @@ impl Client {
         let patience = if matches!(request, Request::Wait { .. }) {
             None
         } else {
-            Some(ANSWER)
+            Some(limit)
         };
         self.stream
             .get_ref()

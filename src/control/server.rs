@@ -227,6 +227,7 @@ fn answer(
         Request::Status { before, limit } => Reply::Status(Box::new(
             backend.status(before, limit.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS)),
         )),
+        Request::Place => backend.place(),
         Request::Peers => Reply::Peers {
             peers: backend.peers(),
         },

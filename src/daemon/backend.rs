@@ -4,6 +4,7 @@ mod tickets;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::bundle::RelPath;
 use crate::control::act::{Act, Acted};
 use crate::control::wait::Delivery;
 use crate::control::{
-    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, MembershipChange, PeerRow, Status, WirePath,
+    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, MembershipChange, PeerRow, Reply, Status,
+    WirePath,
 };
 use crate::fs::{Fs, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
@@ -41,6 +43,10 @@ pub(super) struct Backend {
     mesh: RwLock<Option<Mesh>>,
     /// Weak, since the file system holds us for its generated files.
     fs: OnceLock<Weak<Fs>>,
+    /// Of the mount, once it is there.
+    device: OnceLock<(u32, u32)>,
+    /// The daemon was told to end.
+    ending: AtomicBool,
 }
 
 impl Backend {
@@ -49,6 +55,8 @@ impl Backend {
             facts,
             mesh: RwLock::new(None),
             fs: OnceLock::new(),
+            device: OnceLock::new(),
+            ending: AtomicBool::new(false),
         }
     }
 
@@ -63,6 +71,15 @@ impl Backend {
     pub(super) fn set_fs(&self, fs: &Arc<Fs>) {
         // Called once, by the composition root.
         let _second = self.fs.set(Arc::downgrade(fs));
+    }
+
+    pub(super) fn set_device(&self, device: (u32, u32)) {
+        // As above.
+        let _second = self.device.set(device);
+    }
+
+    pub(super) fn set_ending(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 
     fn trouble(&self) -> Option<String> {
@@ -190,6 +207,14 @@ impl ControlBackend for Backend {
                 ..facts.spool.counts()
             },
             trouble: self.trouble(),
+        }
+    }
+
+    fn place(&self) -> Reply {
+        Reply::Place {
+            mountpoint: self.facts.mountpoint.to_string_lossy().into_owned(),
+            device: self.device.get().copied(),
+            ending: self.ending.load(Ordering::Relaxed),
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -43,19 +43,6 @@ pub enum KeyError {
          is not in it; use one of plain `meshbox ticket`, or leave out --identity"
     )]
     DerivedByInvitation,
-}
-
-/// Makes the state directory if it is missing, for its owner only.
-pub fn make_state_directory(layout: &Layout) -> Result<(), SpoolError> {
-    let state = layout.state();
-    if state.is_dir() {
-        return Ok(());
-    }
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state)
-        .map_err(io_error("create", state))
 }
 
 /// This node's key pair, made on first use.
@@ -227,6 +214,7 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Spoo
 mod tests {
     use super::*;
     use crate::peer::PeerName;
+    use crate::spool::make_state_directory;
     use std::os::unix::fs::PermissionsExt;
 
     fn state() -> (tempfile::TempDir, Layout) {

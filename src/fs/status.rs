@@ -1,4 +1,7 @@
 //! The generated files below `.meshbox/`, and the fixed entries of the root.
+//!
+//! Where other users may enter the mount, only its owner reads the files that have names in them; the kernel sees to
+//! that by the modes shown here.
 
 use std::sync::Arc;
 
@@ -9,23 +12,33 @@ use super::inode::NodeId;
 use super::special::Device;
 use super::{Fs, StatusFiles};
 
+/// Names and digests are in it, also of what lies in directories that others may not enter.
+const OWNERS: u16 = 0o400;
+
+/// Numbers only.
+const EVERYBODYS: u16 = 0o444;
+
 /// One generated file.
 struct Generated {
     name: &'static [u8],
+    perm: u16,
     make: fn(&dyn StatusFiles) -> Vec<u8>,
 }
 
 const FILES: [Generated; 3] = [
     Generated {
         name: b"status.json",
+        perm: OWNERS,
         make: |files| files.status(),
     },
     Generated {
         name: b"peers.json",
+        perm: OWNERS,
         make: |files| files.peers(),
     },
     Generated {
         name: b"metrics",
+        perm: EVERYBODYS,
         make: |files| files.metrics(),
     },
 ];
@@ -81,7 +94,7 @@ impl Fs {
         let (kind, perm, nlink, size) = match generated(id) {
             Some(file) => (
                 Kind::File,
-                0o444,
+                file.perm,
                 1,
                 (file.make)(&*self.status).len() as u64,
             ),

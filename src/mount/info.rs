@@ -66,6 +66,11 @@ impl MountTable {
         here().rfind(|e| !here().any(|other| other.parent == e.id && other.id != e.id))
     }
 
+    /// The Meshbox mount of this device that can be reached, if there is one: its number is the connection's.
+    pub fn of_device(&self, device: (u32, u32)) -> Option<&MountEntry> {
+        self.meshbox().find(|entry| entry.device == device)
+    }
+
     /// The Meshbox mounts that can be reached, in order of mounting.
     pub fn meshbox(&self) -> impl Iterator<Item = &MountEntry> {
         self.entries.iter().filter(|e| {

@@ -28,13 +28,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::SpoolError;
 use super::durable::{self, Sync};
 use super::wal::{self, Record, Segment, Wal};
+use super::{SpoolError, private};
 
 /// All rows of all tables; the first byte of a key is its table.
 const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows-1");
@@ -66,6 +66,18 @@ const COMPACT_FROM: u64 = 16 << 20;
 
 /// It is compacted at start when its rows fill less than one part of so many.
 const COMPACT_BELOW: u64 = 2;
+
+/// How long a database that is still open in a process that was killed is waited for: its last system call may be a sync.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is tried.
+const OPEN_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How often a closing journal looks whether its last readers are done.
+const READERS_GO: Duration = Duration::from_millis(1);
+
+/// What is said after [`Journal::close`].
+const CLOSED: &str = "the daemon ends: the journal is closed";
 
 /// A table's number; part of the format.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -133,6 +145,8 @@ struct Fresh {
     stopping: bool,
     /// A sync failed: rows are still readable, but nothing is queued.
     halted: bool,
+    /// The log is not ours to write any more.
+    closed: bool,
 }
 
 struct Shared {
@@ -177,7 +191,7 @@ impl Journal {
     /// Opens or makes `state/journal.redb`. The log in `state/wal` is replayed if `replay`, else dropped.
     pub(super) fn open(state: &Path, replay: bool) -> Result<Self, SpoolError> {
         let path = database_path(state);
-        let mut database = open_database(&path)?;
+        let mut database = open_database(&path, OPEN_PATIENCE)?;
         let directory = state.join("wal");
         if replay {
             replay_log(&database, state, &directory)?;
@@ -198,6 +212,7 @@ impl Journal {
                 hurry: false,
                 stopping: false,
                 halted: false,
+                closed: false,
             }),
             bell_lock: Mutex::new(()),
             bell: Condvar::new(),
@@ -236,6 +251,9 @@ impl Journal {
         let first;
         {
             let mut fresh = self.shared.fresh.write();
+            if fresh.closed {
+                return Err(SpoolError::Journal(CLOSED.into()));
+            }
             fresh.wal.append(&record)?;
             fresh.batches += 1;
             let number = fresh.batches;
@@ -398,7 +416,8 @@ impl Journal {
         Ok(found)
     }
 
-    /// Commits what is left and ends the writer.
+    /// Commits what is left, ends the writer and closes the database. Nothing is read or written any more when this
+    /// returns: the state may be another daemon's by then.
     pub(super) fn close(&self) {
         self.shared.fresh.write().stopping = true;
         self.ring();
@@ -408,6 +427,15 @@ impl Journal {
             tracing::error!(
                 "the journal writer had panicked; its log is replayed at the next start"
             );
+        }
+        self.shared.fresh.write().closed = true;
+        let mut open = self.shared.database.write().take();
+        while let Some(database) = open {
+            // A reader that is at work on it keeps it open, for some milliseconds.
+            open = Arc::try_unwrap(database).map(drop).err();
+            if open.is_some() {
+                std::thread::sleep(READERS_GO);
+            }
         }
     }
 }
@@ -434,11 +462,21 @@ fn database_path(state: &Path) -> PathBuf {
     state.join("journal.redb")
 }
 
-fn open_database(path: &Path) -> Result<Database, SpoolError> {
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-        .map_err(journal)?;
+fn open_database(path: &Path, patience: Duration) -> Result<Database, SpoolError> {
+    // redb would make it readable for all.
+    drop(private::open_or_make(path)?);
+    let until = Instant::now() + patience;
+    let database = loop {
+        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        match opened {
+            Ok(database) => break database,
+            // We hold the state's lock, so whoever has it open is about to close it.
+            Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => {
+                std::thread::sleep(OPEN_INTERVAL);
+            }
+            Err(error) => return Err(journal(error)),
+        }
+    };
     let write = database.begin_write().map_err(journal)?;
     write.open_table(ROWS).map_err(journal)?;
     write.commit().map_err(journal)?;
@@ -679,7 +717,7 @@ fn commit(shared: &Shared, queue: &[Waiting]) -> Result<(), SpoolError> {
 fn reopen(shared: &Shared) {
     let mut held = shared.database.write();
     drop(held.take());
-    match open_database(&database_path(&shared.state)) {
+    match open_database(&database_path(&shared.state), Duration::ZERO) {
         Ok(database) => *held = Some(Arc::new(database)),
         Err(error) => tracing::error!(%error, "the journal's database cannot be opened again"),
     }
@@ -729,6 +767,43 @@ mod tests {
         journal.submit(batch).unwrap();
         assert_eq!(journal.get::<u32>(T, b"a").unwrap(), None);
         journal.close();
+    }
+
+    #[test]
+    fn a_closed_journal_can_be_opened_at_once_whoever_was_reading_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..40_u32 {
+            let journal = Journal::open(dir.path(), true).unwrap();
+            put(&journal, T, "a", round);
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| while journal.get::<u32>(T, b"a").is_ok() {});
+                }
+                journal.close();
+                open_database(&database_path(dir.path()), Duration::ZERO).unwrap();
+            });
+            let mut late = Batch::default();
+            late.put(T, b"b", &round);
+            assert!(journal.submit(late).is_err(), "the log is another's by now");
+        }
+        let journal = Journal::open(dir.path(), true).unwrap();
+        assert_eq!(journal.get(T, b"a").unwrap(), Some(39_u32));
+        assert_eq!(journal.get::<u32>(T, b"b").unwrap(), None);
+        journal.close();
+    }
+
+    #[test]
+    fn what_others_could_read_is_closed_to_them() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        let path = database_path(dir.path());
+        Journal::open(dir.path(), true).unwrap().close();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        Journal::open(dir.path(), true).unwrap().close();
+        for entry in [path, dir.path().join("wal")] {
+            let mode = std::fs::metadata(&entry).unwrap().mode();
+            assert_eq!(mode & 0o077, 0, "{}", entry.display());
+        }
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::durable::{self, OnPath};
-use super::{Layout, SpoolError};
+use super::{Layout, SpoolError, private};
 
 /// Version of the state directory's format written here.
 const FORMAT: u32 = 1;
@@ -22,12 +23,7 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(super) fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
     let path = layout.lock();
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .on("open", &path)?;
+    let file = private::open_or_make(&path)?;
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
@@ -36,11 +32,42 @@ pub(super) fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
                 std::thread::sleep(LOCK_INTERVAL);
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(SpoolError::InUse(layout.state().to_path_buf()));
+                return Err(SpoolError::InUse {
+                    state: layout.state().to_path_buf(),
+                    process: holder(&file),
+                });
             }
             Err(e) => return Err(e).on("lock", &path),
         }
     }
+}
+
+/// The process that holds the lock, in words. The device is not compared: some file systems show another one there.
+fn holder(lock: &File) -> String {
+    let unknown = || "a process that cannot be seen from here".to_owned();
+    let (Ok(meta), Ok(table)) = (lock.metadata(), std::fs::read_to_string("/proc/locks")) else {
+        return unknown();
+    };
+    let Some(pid) = holder_in(&table, meta.ino()) else {
+        return unknown();
+    };
+    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!("process {pid}: {}", command.trim())
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 1234 08:01:131 0 EOF`, see proc_locks(5). Who only waits has an arrow before the kind.
+fn holder_in(table: &str, ino: u64) -> Option<u32> {
+    let place = format!(":{ino}");
+    table.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        if fields.next() != Some("FLOCK") {
+            return None;
+        }
+        let (pid, at) = (fields.nth(2)?, fields.next()?);
+        // In another pid namespace it has no number here.
+        let pid = pid.parse().ok().filter(|pid| *pid > 0);
+        pid.filter(|_| at.ends_with(&place))
+    })
 }
 
 pub(super) fn check_format(state: &Path) -> Result<(), SpoolError> {
@@ -107,4 +134,28 @@ pub(super) fn save_boot(state: &Path) -> Result<(), SpoolError> {
         return Ok(());
     }
     durable::write_file(&path, boot.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found_and_one_that_waits_is_not() {
+        let table = "\
+1: POSIX  ADVISORY  WRITE 11 08:01:131 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 12 08:01:131 0 EOF
+3: FLOCK  ADVISORY  WRITE 13 08:01:1311 0 EOF
+4: FLOCK  ADVISORY  WRITE 14 00:2f:131 0 EOF
+5: FLOCK  ADVISORY  WRITE 0 00:2f:132 0 EOF
+";
+        assert_eq!(holder_in(table, 131), Some(14));
+        assert_eq!(holder_in(table, 1311), Some(13));
+        assert_eq!(holder_in(table, 132), None);
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        let held = take_lock(&layout).unwrap();
+        let me = format!("process {}: ", std::process::id());
+        assert!(holder(&held).starts_with(&me), "{}", holder(&held));
+    }
 }

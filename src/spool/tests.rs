@@ -797,7 +797,10 @@ fn the_state_is_locked_and_a_newer_format_is_refused() {
         dress: crate::spool::Dress::default(),
         identity: Identity::generate(),
     };
-    assert!(matches!(Spool::open(config()), Err(SpoolError::InUse(_))));
+    let refused = Spool::open(config()).unwrap_err();
+    assert!(matches!(refused, SpoolError::InUse { .. }));
+    let holder = format!("process {}:", std::process::id());
+    assert!(refused.to_string().contains(&holder), "{refused}");
     let config = config();
     alder.stop();
     fs::write(alder.state().join("format"), "2\n").unwrap();
