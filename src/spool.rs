@@ -11,9 +11,11 @@ mod content;
 mod custody;
 mod deliver;
 mod delta;
+mod doubt;
 mod dress;
 mod durable;
 mod expiry;
+mod forward;
 mod gate;
 mod hashing;
 mod history;
@@ -29,6 +31,7 @@ mod policy;
 mod private;
 mod publish;
 pub(crate) mod rank;
+mod record;
 mod recover;
 mod renamed;
 mod room;
@@ -77,7 +80,9 @@ pub use self::room::{DEFAULT_MIN_FREE, Limits};
 pub use self::route::{Route, Routing, TargetError, parse_priority, split_targets};
 pub use self::send::{SendRequest, Sent};
 use self::shown::Counters;
-use self::start::{check_format, check_hard_links, same_boot, save_boot, save_clean, take_lock};
+use self::start::{
+    LastRun, check_format, check_hard_links, last_run, save_boot, save_clean, take_lock,
+};
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
 pub use self::tree::{RecoveredTree, TreeRequest};
@@ -488,6 +493,9 @@ pub struct Counts {
     /// Bytes kept for recipients that no name shows any more.
     #[serde(default)]
     pub held_bytes: u64,
+    /// Files of the inbox that are hashed before they are shown again, as after a restore.
+    #[serde(default)]
+    pub unverified: u64,
     /// Offers refused since start.
     pub refused: u64,
 }
@@ -556,6 +564,7 @@ pub struct Spool {
     history: History,
     policy: policy::Policy,
     custodian: custody::Custodian,
+    doubts: doubt::Doubts,
     jobs: Arc<Jobs>,
     tails: TailHasher,
     /// Closing it releases the lock on the state directory.
@@ -581,7 +590,12 @@ impl Spool {
         check_format(&state)?;
         durable::make_shown_root(&layout.outbox(), &state)?;
         durable::make_shown_root(&layout.inbox(), &state)?;
-        let rooms = [layout.partial(), layout.quarantine(), layout.content_root()];
+        let rooms = [
+            layout.partial(),
+            layout.quarantine(),
+            layout.unverified(),
+            layout.content_root(),
+        ];
         rooms
             .iter()
             .try_for_each(|room| durable::make_directory(room))?;
@@ -591,8 +605,8 @@ impl Spool {
         check_hard_links(&layout)?;
         config.dress.put_on_roots(&layout)?;
         let (roots, room) = (Roots::open(&layout)?, Room::new(config.limits, &state)?);
-        let same_boot = same_boot(&state)?;
-        let journal = Journal::open(&state, same_boot)?;
+        let last = last_run(&state)?;
+        let journal = Journal::open(&state, last == LastRun::Whole)?;
 
         let epoch = journal
             .get::<u64>(META, META_EPOCH)?
@@ -641,18 +655,20 @@ impl Spool {
             history: History::new(config.limits.history),
             policy: policy::Policy::default(),
             custodian: custody::Custodian::default(),
+            doubts: doubt::Doubts::default(),
             jobs: Arc::new(Jobs::new()),
             tails,
             lock: Mutex::new(Some(lock)),
         });
         spool.begin_policy()?;
-        spool.recover(same_boot)?;
+        spool.recover(last)?;
         spool.count_allowance()?;
         spool.resume_forgetting()?;
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
         spool.history.start(&spool)?;
+        spool.start_checking(last)?;
         let sealing = spool.jobs.start(&spool, sealers);
         sealing.on("start a thread for", &state)?;
         spool.start_ager().on("start a thread for", &state)?;
@@ -662,6 +678,7 @@ impl Spool {
     /// Finishes small seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
         self.tails.stop();
+        self.doubts.stop();
         self.history.stop();
         self.stop_ager();
         self.jobs.stop();
@@ -721,9 +738,10 @@ impl Spool {
         self.journal.flush()
     }
 
-    /// What is wrong with our own disk: commits of the journal fail, or there is no room.
+    /// What is wrong with our own disk: commits of the journal fail, there is no room, or received files were damaged.
     pub fn trouble(&self) -> Option<String> {
-        self.journal.trouble().or_else(|| self.space_trouble())
+        let trouble = self.journal.trouble().or_else(|| self.space_trouble());
+        trouble.or_else(|| self.damage_trouble())
     }
 
     /// Calls `bell` at every event, from whatever thread. It must not block and not call back.

@@ -185,6 +185,10 @@ pub(super) fn status(status: &Status, now: u64) -> String {
         ),
         (counts.refused, "offers refused"),
         (counts.quarantined, "in quarantine"),
+        (
+            counts.unverified,
+            "in the inbox that are being checked before they are shown again",
+        ),
     ] {
         if count > 0 {
             let _fits = write!(out, "\n  {count} {what}");

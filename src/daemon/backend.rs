@@ -421,6 +421,12 @@ fn metrics(status: &Status) -> String {
             counts.quarantined,
         ),
         (
+            "meshbox_unverified",
+            "gauge",
+            "Files of the inbox that are being checked before they are shown again",
+            counts.unverified,
+        ),
+        (
             "meshbox_held_bytes",
             "gauge",
             "Bytes kept for recipients that no name shows any more",

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{GOT_FROM, INODES, InodeRow, SENT_AS, USERS};
+use super::tables::{GOT_FROM, INODES, InodeRow, SENT_AS, Stat, USERS};
 use super::{GateGuard, ServeError, Spool, SpoolError};
 use crate::bundle::RelPath;
 use crate::digest::Digest;
@@ -110,11 +110,7 @@ impl Spool {
 
     /// The digest of the inode's bytes, if they are sealed and this inode is the one that `content/` shows.
     pub(super) fn linked_digest(&self, ino: u64) -> Option<Digest> {
-        let row: InodeRow = self
-            .journal
-            .get(INODES, &ino.to_be_bytes())
-            .ok()
-            .flatten()?;
+        let row = self.record_of(ino).ok().flatten()?;
         (inode_at(&self.layout.content(row.digest)) == Some(ino)).then_some(row.digest)
     }
 
@@ -160,6 +156,10 @@ impl Spool {
         let decide = self.decide.lock();
         if inode_at(&link) == Some(gate.gate().ino()) && self.content_needed(digest)? {
             durable::rename(&temp, &link)?;
+            let stat = Stat::of(&fs::symlink_metadata(&link).on("stat", &link)?);
+            let mut batch = Batch::default();
+            batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
+            self.journal.submit(batch)?;
             self.note_held(digest);
             drop(decide);
             if let Some(directory) = link.parent() {

@@ -745,6 +745,16 @@ impl Spool {
         bundle: BundleId,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        self.show_as(bundle, "consumed", batch)
+    }
+
+    /// What status says of a bundle of another that was received.
+    pub(super) fn show_as(
+        &self,
+        bundle: BundleId,
+        state: &str,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
         let Some(order) = self.journal.get::<u64>(IN_SHOWN, &bundle.0)? else {
             return Ok(());
         };
@@ -752,7 +762,7 @@ impl Spool {
             .journal
             .get::<InboundShown>(IN_ORDER, &descending(order))?
         {
-            row.state = "consumed".into();
+            row.state = state.into();
             batch.put(IN_ORDER, &descending(order), &row);
         }
         Ok(())

@@ -95,11 +95,12 @@ impl Dress {
     }
 }
 
-/// The roots of the two trees, open for paths that are too long for absolute calls.
+/// The roots of the trees, open for paths that are too long for absolute calls.
 #[derive(Debug)]
 pub(super) struct Roots {
     outbox: (PathBuf, OwnedFd),
     inbox: (PathBuf, OwnedFd),
+    unverified: (PathBuf, OwnedFd),
 }
 
 impl Roots {
@@ -111,6 +112,7 @@ impl Roots {
         Ok(Self {
             outbox: open(layout.outbox())?,
             inbox: open(layout.inbox())?,
+            unverified: open(layout.unverified())?,
         })
     }
 
@@ -141,6 +143,11 @@ impl Spool {
     /// Where a path of the inbox is, for system calls of this process.
     pub fn at_inbox(&self, path: impl AsRef<Path>) -> PathBuf {
         below(&self.roots.inbox, path.as_ref())
+    }
+
+    /// Where a path of the inbox is while its file is in doubt.
+    pub(super) fn at_unverified(&self, path: impl AsRef<Path>) -> PathBuf {
+        below(&self.roots.unverified, path.as_ref())
     }
 
     /// Makes a directory of the inbox and those on the way to it, unless they are there.

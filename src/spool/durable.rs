@@ -104,6 +104,13 @@ pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
     Ok(())
 }
 
+/// What is read next of a file comes from the disk, as far as it is not to be written still: after a failed sync the page
+/// cache has bytes that the disk has not.
+pub(super) fn read_from_disk(file: &File) {
+    // Best effort.
+    let _kept = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
 /// Makes the names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), SpoolError> {
     // What a user put in the place of a directory of the outbox meanwhile must be neither followed nor waited for.

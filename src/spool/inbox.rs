@@ -27,8 +27,8 @@ use super::history::Seq;
 use super::intake::{Verified, shown};
 use super::journal::Batch;
 use super::tables::{
-    CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, OWNED, SETTLED,
-    SETTLED_SEQ, VERSIONS, Version, got_key, origin_key,
+    CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, Intent, OWNED, SETTLED, SETTLED_SEQ,
+    VERSIONS, Version, got_key, origin_key,
 };
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
@@ -168,7 +168,6 @@ impl Spool {
                     if let Some(file) = &staged.kept {
                         if let Some(digest) = manifest.manifest().entries[naming.entry].digest() {
                             self.hold_content(file, digest, &mut batch)?;
-                            batch.put(INODES, &staged.ino.to_be_bytes(), &InodeRow { digest });
                         }
                         batch.sync(Sync::File(Arc::clone(file)));
                     }
@@ -261,7 +260,7 @@ impl Spool {
         Ok(())
     }
 
-    /// The rows of names that were given.
+    /// The rows of names that were given, and the records of their files: nothing is done to these any more.
     pub(super) fn name_rows(
         &self,
         manifest: &VerifiedManifest,
@@ -294,6 +293,7 @@ impl Spool {
                 self.shown_no_more(&before, batch)?;
             }
             batch.put(IN_NAMES, name.as_bytes(), &row);
+            self.record_shown(name, *digest, *ino, batch)?;
             batch.put(
                 VERSIONS,
                 &origin_key(of.origin, &entry.path),

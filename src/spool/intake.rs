@@ -372,6 +372,11 @@ impl Spool {
                 entry.path.as_bytes().len()
             )));
         }
+        if self.renames_doubted(manifest.manifest())? {
+            return Ok(Offered::Deferred(
+                "it renames a file that is being checked after a restore".into(),
+            ));
+        }
         if self.follow_offer(&manifest)? {
             return Ok(Offered::AwaitingDurable);
         }
@@ -463,7 +468,7 @@ impl Spool {
         else {
             return Ok(None);
         };
-        let at = self.layout.partial().join(format!("{bundle}.{index}"));
+        let at = self.staged_alone(bundle, index as u32);
         let found = at.exists();
         if !found && *size > INLINE_MAX {
             self.reuse_content(*digest, origin, &at)?;

@@ -14,7 +14,8 @@
 //!
 //! # Crash behaviour
 //! Daemon killed: the log is replayed at [`Journal::open`]. Power lost (the boot id changed), or a sync failed: the log
-//! is dropped, since the bytes its rows speak of may be missing; recovery then goes by what the database has.
+//! is dropped, since the bytes its rows speak of may be missing; recovery then goes by what the database has, and may
+//! ask for what was dropped ([`Journal::dropped`]), to check it against the bytes.
 //!
 //! # Threads
 //! `journal` is the one writer. Readers never wait for a commit. Callbacks run on the writer; they must be short.
@@ -33,6 +34,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::durable::{self, Sync};
+use super::start;
 use super::wal::{self, Record, Segment, Wal};
 use super::{SpoolError, private};
 
@@ -177,6 +179,8 @@ impl Shared {
 pub(super) struct Journal {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Rows of a log that was not replayed, the last of each key.
+    dropped: Mutex<BTreeMap<Key, Vec<u8>>>,
 }
 
 impl fmt::Debug for Journal {
@@ -193,9 +197,12 @@ impl Journal {
         let path = database_path(state);
         let mut database = open_database(&path, OPEN_PATIENCE)?;
         let directory = state.join("wal");
-        if replay {
+        let dropped = if replay {
             replay_log(&database, state, &directory)?;
-        }
+            BTreeMap::new()
+        } else {
+            rows_put(&wal::read(&directory)?)
+        };
         Wal::release(&directory, u64::MAX)?;
         if let Err(error) = compact(&mut database, &path) {
             tracing::warn!(%error, "the journal's file stays larger than it need be");
@@ -230,7 +237,22 @@ impl Journal {
         Ok(Self {
             shared,
             writer: Mutex::new(Some(writer)),
+            dropped: Mutex::new(dropped),
         })
+    }
+
+    /// Rows of `table` that the log had put when it was dropped at [`Journal::open`], whatever it said of them later. They
+    /// may speak of bytes that are lost.
+    pub(super) fn dropped<V: DeserializeOwned>(&self, table: Table) -> Vec<(Vec<u8>, V)> {
+        let dropped = self.dropped.lock();
+        let rows = dropped.range(vec![table.0]..vec![table.0 + 1]);
+        rows.filter_map(|(key, value)| Some((key[1..].to_vec(), decode(table, value).ok()?)))
+            .collect()
+    }
+
+    /// What was dropped is needed no more.
+    pub(super) fn forget_dropped(&self) {
+        self.dropped.lock().clear();
     }
 
     /// Makes the batch visible at once, and durable soon.
@@ -501,6 +523,19 @@ fn compact(database: &mut Database, path: &Path) -> Result<(), SpoolError> {
     Ok(())
 }
 
+/// What some records put, without what they deleted. One that cannot be read ends it: what follows may build on it.
+fn rows_put(records: &[Vec<u8>]) -> BTreeMap<Key, Vec<u8>> {
+    let mut put = BTreeMap::new();
+    for record in records {
+        let Ok(rows) = postcard::from_bytes::<Vec<(Key, Option<Vec<u8>>)>>(record) else {
+            break;
+        };
+        let rows = rows.into_iter();
+        put.extend(rows.filter_map(|(key, value)| Some((key, value?))));
+    }
+    put
+}
+
 /// What the log's rows speak of is in the page cache only; it becomes durable before they do. When it cannot, the next
 /// start drops them.
 fn replay_log(database: &Database, state: &Path, directory: &Path) -> Result<(), SpoolError> {
@@ -514,7 +549,7 @@ fn replay_log(database: &Database, state: &Path, directory: &Path) -> Result<(),
     );
     if let Err(error) = durable::sync_all(state, &[Sync::Everything]) {
         if durable::sync_failed(&error)
-            && let Err(error) = distrust_page_cache(state)
+            && let Err(error) = start::distrust_page_cache(state)
         {
             tracing::error!(%error, "the next start cannot be told that a sync failed");
         }
@@ -654,7 +689,7 @@ fn commit_until_it_holds(shared: &Shared, queue: &[Waiting]) -> bool {
 /// From now on nothing becomes durable. The next start is told first: were the daemon killed before, it would replay the
 /// log over bytes that are lost.
 fn halt(shared: &Shared, error: &SpoolError) {
-    let restart = match distrust_page_cache(&shared.state) {
+    let restart = match start::distrust_page_cache(&shared.state) {
         Ok(()) => "the daemon",
         Err(error) => {
             tracing::error!(%error, "the next start cannot be told that a sync failed");
@@ -675,12 +710,6 @@ fn halt(shared: &Shared, error: &SpoolError) {
     drop(unsaid);
     let _held = shared.bell_lock.lock();
     shared.room.notify_all();
-}
-
-/// Makes the next start one after a power loss, though this kernel may still run. Written in place, since a disk that is
-/// full has no room for a new file: empty is as good.
-fn distrust_page_cache(state: &Path) -> Result<(), SpoolError> {
-    durable::overwrite(&state.join("boot"), b"a sync failed\n")
 }
 
 fn commit(shared: &Shared, queue: &[Waiting]) -> Result<(), SpoolError> {
@@ -721,6 +750,15 @@ fn reopen(shared: &Shared) {
         Ok(database) => *held = Some(Arc::new(database)),
         Err(error) => tracing::error!(%error, "the journal's database cannot be opened again"),
     }
+}
+
+/// What a run that was killed, or lost its power, has submitted and not committed.
+#[cfg(test)]
+pub(super) fn append_to_log(state: &Path, batch: &Batch) {
+    let record = LogRecord(&batch.rows).to_record().unwrap();
+    Wal::open(&state.join("wal"))
+        .and_then(|mut wal| wal.append(&record))
+        .unwrap();
 }
 
 #[cfg(test)]
@@ -945,9 +983,9 @@ mod tests {
         drop(journal);
         assert!(failed.load(Ordering::Acquire) && !called.load(Ordering::Acquire));
 
-        let same_boot = start::same_boot(dir.path()).unwrap();
-        assert!(!same_boot, "the next start is one after a power loss");
-        let again = Journal::open(dir.path(), same_boot).unwrap();
+        let last = start::last_run(dir.path()).unwrap();
+        assert_eq!(last, start::LastRun::SyncFailed);
+        let again = Journal::open(dir.path(), false).unwrap();
         assert_eq!(again.get(T, b"before").unwrap(), Some(1_u32));
         for key in ["lost", "later"] {
             assert_eq!(again.get::<u32>(T, key.as_bytes()).unwrap(), None, "{key}");

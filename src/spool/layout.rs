@@ -41,6 +41,11 @@ impl Layout {
         self.state.join("quarantine")
     }
 
+    /// Files of the inbox that are hashed before they are shown again, under their names.
+    pub fn unverified(&self) -> PathBuf {
+        self.state.join("unverified")
+    }
+
     /// Root of the content tree.
     pub fn content_root(&self) -> PathBuf {
         self.state.join("content")

@@ -30,7 +30,7 @@ use super::durable::{self, OnPath, SYNC_EACH_MAX, Sync};
 use super::inbox::{Choosing, Naming};
 use super::intake::Verified;
 use super::journal::Batch;
-use super::tables::{IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent};
+use super::tables::{IN_NAMES, INTENTS, InName, Intent};
 use super::{Published, Spool, SpoolError};
 use crate::bundle::{BundleId, RelPath, VerifiedManifest};
 
@@ -105,6 +105,11 @@ impl Drop for Prepared {
 }
 
 impl Spool {
+    /// Where the bytes of one entry of a bundle arrive.
+    pub(super) fn staged_alone(&self, bundle: BundleId, index: u32) -> PathBuf {
+        self.layout.partial().join(format!("{bundle}.{index}"))
+    }
+
     /// Where the tree of a bundle is built. Each file has its chosen name below.
     pub(super) fn staging_tree(&self, bundle: BundleId) -> PathBuf {
         self.layout.partial().join(format!("{bundle}.tree"))
@@ -357,7 +362,7 @@ impl Spool {
         let mut batch = Batch::default();
         let few = names.len() <= SYNC_EACH_MAX;
         let inbox = self.layout.inbox();
-        for (index, name, ino) in names {
+        for (index, name, _) in names {
             let at = self.at_inbox(name.as_path());
             let index = *index as usize;
             if few {
@@ -382,7 +387,6 @@ impl Spool {
                     batch.sync(Sync::Directory(directory.to_path_buf()));
                 }
             }
-            batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest });
         }
         if !few {
             batch.sync(Sync::Everything);

@@ -1,12 +1,14 @@
 //! Recovery: makes the state whole when the spool is opened, before anything is mounted or offered.
 //!
 //! After a crash of the daemon the page cache lived on: the journal's log is replayed, publishes that had begun are
-//! rolled forward, `closed` files are sealed, `open` ones are incomplete. After a power loss (another boot id) only what
-//! was synced counts: the log is dropped, unrecorded names in the inbox go to quarantine, and what was not sealed in the
-//! outbox is incomplete, since its bytes may be missing.
+//! rolled forward ([`super::forward`]), `closed` files are sealed, `open` ones are incomplete. After a power loss (another
+//! boot id) only what was synced counts: the log is dropped, unrecorded names in the inbox go to quarantine, and what was
+//! not sealed in the outbox is incomplete, since its bytes may be missing.
 //!
-//! Files in the outbox whose (inode, size, mtime) are as recorded are not looked at again; any other difference is
-//! hashed, and only a different digest is sent.
+//! A file is believed to have the bytes of its row only if it matches the record of its inode ([`super::record`]): a number
+//! of an inode alone may be another file's by now. In the inbox anything else is hashed before it is shown
+//! ([`super::doubt`]); a name that shows nothing was consumed. In the outbox files of the recorded size are hashed in the
+//! background, and only a different digest is sent, or after a power loss kept back.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -19,28 +21,31 @@ use std::sync::atomic::Ordering;
 use super::durable::{self, OnPath, Sync};
 use super::hashing::hash_file;
 use super::journal::Batch;
+use super::start::LastRun;
 use super::tables::{
-    IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, MARKS, Mark, MarkKind, OUT_NAMES, OutName,
-    SETTLED, Stat, TREES, TreeRow,
+    IN_NAMES, INODES, InName, InodeRow, MARKS, Mark, MarkKind, OUT_NAMES, OutName, SETTLED, Stat,
+    TREES, TreeRow,
 };
 use super::{Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
-use crate::bundle::{BundleId, Receipt, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, Receipt, RelPath};
 use crate::digest::Digest;
 
 /// Rows looked at per step.
 const PAGE: usize = 1000;
 
 /// One file found in a tree of ours.
-struct Found {
-    path: RelPath,
-    at: PathBuf,
-    stat: Stat,
+pub(super) struct Found {
+    pub(super) path: RelPath,
+    pub(super) at: PathBuf,
+    pub(super) stat: Stat,
 }
 
 impl Spool {
-    /// Runs all of it. `same_boot`: what was in the page cache when the daemon ended is still there.
-    pub(super) fn recover(&self, same_boot: bool) -> Result<(), SpoolError> {
-        self.recover_intents(same_boot)?;
+    /// Runs all of it.
+    pub(super) fn recover(&self, last: LastRun) -> Result<(), SpoolError> {
+        let same_boot = last == LastRun::Whole;
+        self.recover_intents(last)?;
+        self.journal.forget_dropped();
         self.recover_renames(same_boot)?;
         self.recover_inbox()?;
         let mut recovered = self.recover_outbox(same_boot)?;
@@ -56,117 +61,29 @@ impl Spool {
         self.sweep(same_boot)
     }
 
-    fn recover_intents(&self, same_boot: bool) -> Result<(), SpoolError> {
-        for (key, intent) in self
-            .journal
-            .scan::<Intent>(INTENTS, &[], None, usize::MAX)?
-        {
-            let manifest = intent
-                .signed
-                .clone()
-                .verify_own()
-                .map_err(|e| SpoolError::Corrupted(e.to_string()));
-            let mut batch = Batch::default();
-            match manifest {
-                Ok(manifest) if same_boot => match self.complete_publish(&manifest, &intent) {
-                    Ok(rows) => batch = rows,
-                    // Something else took the place meanwhile: the bundle is not settled, and will be offered again.
-                    Err(SpoolError::Io {
-                        source,
-                        path,
-                        action,
-                    }) if is_in_the_way(&source) => {
-                        tracing::warn!(path = %path.display(), %source, "cannot {action}: a publish that had begun is given up");
-                        batch.delete(INTENTS, &key);
-                    }
-                    Err(error) => return Err(error),
-                },
-                Ok(_) => batch.delete(INTENTS, &key),
-                Err(error) => {
-                    tracing::error!(%error, "a publish that had begun cannot be read");
-                    batch.delete(INTENTS, &key);
-                }
-            }
-            self.journal.submit(batch)?;
-        }
-        Ok(())
-    }
-
-    fn complete_publish(
-        &self,
-        manifest: &VerifiedManifest,
-        intent: &Intent,
-    ) -> Result<Batch, SpoolError> {
-        let mut batch = Batch::default();
-        let of = manifest.manifest();
-        let mut shown = Vec::new();
-        let few = intent.names.len() <= durable::SYNC_EACH_MAX;
-        if !few {
-            batch.sync(Sync::Everything);
-        }
-        for (index, name, ino) in &intent.names {
-            let Some(entry) = of.entries.get(*index as usize) else {
-                continue;
-            };
-            let newest = self.version(of.origin, &entry.path)?;
-            if newest.is_some_and(|newest| newest.order >= of.order()) {
-                continue;
-            }
-            if self.roll_forward(manifest.id(), *index, name, *ino, few, &mut batch)? {
-                shown.push((*index, name.clone(), *ino));
-                if let Some(digest) = entry.digest() {
-                    batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest });
-                }
-            }
-        }
-        self.settle(manifest, &shown, &mut batch)?;
-        tracing::info!(bundle = %manifest.id().short(), "a publish that had begun is complete");
-        Ok(batch)
-    }
-
-    /// `true`: the name shows the inode now. `false`: the user has removed it since.
-    fn roll_forward(
-        &self,
-        bundle: BundleId,
-        index: u32,
-        name: &RelPath,
-        ino: u64,
-        few: bool,
-        batch: &mut Batch,
-    ) -> Result<bool, SpoolError> {
-        let at = self.at_inbox(name.as_path());
-        let parent = at.parent().unwrap_or(&at).to_path_buf();
-        if ino == 0 {
-            self.make_inbox_directory(&at).on("create directory", &at)?;
-            batch.sync(Sync::Directory(parent));
-            return Ok(false);
-        }
-        let alone = self.layout.partial().join(format!("{bundle}.{index}"));
-        let in_tree = self.staging_tree(bundle).join(name.as_path());
-        for staged in [alone, in_tree] {
-            if fs::symlink_metadata(&staged).is_ok_and(|meta| meta.ino() == ino) {
-                self.make_inbox_directory(&parent)
-                    .on("create directory", &parent)?;
-                durable::rename(&staged, &at)?;
-            }
-        }
-        if !fs::symlink_metadata(&at).is_ok_and(|meta| meta.ino() == ino) {
-            return Ok(false);
-        }
-        if few {
-            batch.sync(Sync::File(Arc::new(File::open(&at).on("open", &at)?)));
-            batch.sync(Sync::Directory(parent));
-        }
-        Ok(true)
-    }
-
+    /// Names in the inbox: as recorded, in doubt, or without a record.
     fn recover_inbox(&self) -> Result<(), SpoolError> {
-        let gone = self.names_gone()?;
+        // What a start before this one put aside is looked at again, unless its name is not recorded any more.
+        walk(&|path| self.at_unverified(path), &mut |found| {
+            let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
+            match row {
+                Some(_) => Ok(()),
+                None => durable::remove(&found.at).map(drop),
+            }
+        })?;
+        let mut gone = None;
         walk(&|path| self.at_inbox(path), &mut |found| {
             let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
-            if row.is_some_and(|row| row.ino == found.stat.ino) {
-                return Ok(());
+            if let Some(row) = &row {
+                return match self.is_as_recorded(row, &found)? {
+                    true => Ok(()),
+                    false => self.doubt(&found),
+                };
             }
+            let gone = match &gone {
+                Some(gone) => gone,
+                None => gone.insert(self.names_gone()?),
+            };
             if let Some((name, row)) = gone.get(&found.stat.ino)
                 && self.take_back(&found.at, name, row)?
             {
@@ -182,7 +99,8 @@ impl Spool {
         })?;
         self.each_row::<InName>(IN_NAMES, |spool, key, row| {
             let at = spool.at_inbox(path_of(key));
-            if fs::symlink_metadata(&at).is_ok_and(|meta| meta.ino() == row.ino) {
+            let is_there = fs::symlink_metadata(&at).is_ok_and(|meta| meta.ino() == row.ino);
+            if is_there || spool.is_doubted(path_of(key)) {
                 return Ok(());
             }
             let mut batch = Batch::default();
@@ -223,16 +141,21 @@ impl Spool {
             let unchanged = row
                 .as_ref()
                 .is_some_and(|row| row.stat.same_bytes(&found.stat));
-            // Only its times differ: chmod, link, touch. What changes bytes through the mount leaves a mark; without one
-            // the file is looked at again in the background, and its content link stays meanwhile.
-            let same_size = row
-                .as_ref()
-                .is_some_and(|row| row.stat.ino == ino && row.stat.size == found.stat.size);
-            if same_size && mark.is_none() {
-                let known =
-                    |row: &OutName| row.stat.ctime == found.stat.ctime && row.formerly.is_none();
-                if unchanged && row.as_ref().is_some_and(known) {
+            let content = row.as_ref().map(|row| self.layout.content(row.digest));
+            let holds = content.as_deref().and_then(super::content::inode_at) == Some(ino);
+            // Its times differ, or it is another inode, as after a restore. What changes bytes through the mount leaves a
+            // mark; without one the file is looked at again in the background, and its content link stays meanwhile.
+            let may_be_it = |row: &&OutName| row.stat.size == found.stat.size && mark.is_none();
+            if let Some(row) = row.as_ref().filter(may_be_it) {
+                let record = self.record_of(ino)?;
+                let is_it = row.stat.is(&found.stat)
+                    || record.is_some_and(|record| record.vouches(row.digest, &found.stat));
+                if is_it && row.formerly.is_none() {
                     return Ok(());
+                }
+                if holds && record.is_none_or(|record| record.digest != row.digest) {
+                    // Until then a change of the file is to leave the content as it is.
+                    self.record_doubted(row.digest, &found.stat)?;
                 }
                 let recheck = if same_boot || unchanged {
                     Recheck::SendIfChanged
@@ -248,8 +171,8 @@ impl Spool {
                 return Ok(());
             }
             if !unchanged
+                && holds
                 && let Some(row) = &row
-                && super::content::inode_at(&self.layout.content(row.digest)) == Some(ino)
             {
                 // Changed behind our back: the link no longer shows what its name says.
                 self.disown_content(row.digest, ino)?;
@@ -399,35 +322,40 @@ impl Spool {
         Ok(())
     }
 
-    /// A link is made before the rows that say so. One whose inode has no row, and another name through which it may be
-    /// or has been changed, or that a power loss may have torn, does not stand for the digest unless it hashes to it.
+    /// A link is made before the rows that say so. One whose inode has no record that matches, and another name through
+    /// which it may be or has been changed, or that a power loss may have torn, does not stand for the digest unless it
+    /// hashes to it.
     fn vouch(&self, digest: Digest, link: &Path, same_boot: bool) -> Result<(), SpoolError> {
         let meta = fs::symlink_metadata(link).on("stat", link)?;
-        let row: Option<InodeRow> = self.journal.get(INODES, &meta.ino().to_be_bytes())?;
-        let vouched = row.is_some_and(|row| row.digest == digest);
-        // A copy made for who still waits has no row; it was synced before it got its only name.
+        let found = Stat::of(&meta);
+        let record = self
+            .record_of(found.ino)?
+            .filter(|record| record.digest == digest);
+        let vouched = record.is_some_and(|record| record.holds(&found, same_boot));
+        // A copy made for who still waits was synced before it got its only name.
         if vouched || (same_boot && meta.nlink() == 1) {
+            return Ok(());
+        }
+        // Its name in the outbox is hashed anyway.
+        if record.is_some() && self.recheck.lock().contains_key(&found.ino) {
             return Ok(());
         }
         if self.content_needed(digest)? {
             let file = File::open(link).on("open", link)?;
             if hash_file(&file).on("read", link)?.digest == digest {
+                let record = InodeRow {
+                    digest,
+                    stat: found,
+                };
                 let mut batch = Batch::default();
-                batch.put(INODES, &meta.ino().to_be_bytes(), &InodeRow { digest });
+                batch.put(INODES, &found.ino.to_be_bytes(), &record);
+                batch.sync(Sync::File(Arc::new(file)));
                 return self.journal.submit(batch);
             }
             tracing::error!(digest = %digest, "content that is still waited for is damaged");
         }
         durable::remove(link).map(drop)
     }
-}
-
-/// What says that another kind of file is where a directory or a file should go.
-fn is_in_the_way(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOTDIR | libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY)
-    )
 }
 
 fn text(path: &Path) -> String {
@@ -450,7 +378,7 @@ fn is_out_of_reach(error: &io::Error) -> bool {
 }
 
 /// Shows every regular file of a tree; `reach` says where a path of it is. Anything else but directories is left alone.
-fn walk(
+pub(super) fn walk(
     reach: &dyn Fn(&Path) -> PathBuf,
     look: &mut dyn FnMut(Found) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {

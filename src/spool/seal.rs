@@ -157,14 +157,14 @@ impl Spool {
                     ..before.clone()
                 },
             );
-            batch.put(
-                INODES,
-                &stat.ino.to_be_bytes(),
-                &InodeRow {
-                    digest: hashed.digest,
-                },
-            );
+            let record = InodeRow {
+                digest: hashed.digest,
+                stat,
+            };
+            batch.put(INODES, &stat.ino.to_be_bytes(), &record);
             batch.delete(MARKS, &stat.ino.to_be_bytes());
+            // Restored or copied with the state, it need not be on the disk yet.
+            batch.sync(Sync::File(Arc::new(file)));
             let owed = if self.late_joiners() {
                 self.owe_everybody(before.bundle, &mut batch)?
             } else {
@@ -213,7 +213,7 @@ impl Spool {
                 formerly: None,
             },
         );
-        batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest });
+        batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
         batch.delete(MARKS, &stat.ino.to_be_bytes());
         if let Some(directory) = at.parent() {
             batch.sync(Sync::Directory(directory.to_path_buf()));

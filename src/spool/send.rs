@@ -17,7 +17,6 @@
 //! Called by a thread of the control socket; hashes there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -29,7 +28,7 @@ use super::hashing::{READ_BYTES, Slice};
 use super::journal::Batch;
 use super::route::{Target, Terms};
 use super::seal::file_entry;
-use super::tables::{INODES, InodeRow, LATEST, MARKS, SENT_IDS};
+use super::tables::{INODES, InodeRow, LATEST, MARKS, SENT_IDS, Stat};
 use super::tree::{Looked, Member};
 use super::{Event, Gate, GateGuard, Spool, SpoolError};
 use crate::bundle::{BundleId, Entry, EntryKind, MAX_ENTRIES, Priority, RelPath};
@@ -153,10 +152,11 @@ impl Spool {
                 return Ok(Sent::Refused(format!("{} is gone", member.path)));
             };
             self.hold_content(&file, member.hashed.digest, &mut batch)?;
-            let ino = file.metadata().on("stat", &at)?.ino();
+            // After the link, which changes the change time.
+            let stat = Stat::of(&file.metadata().on("stat", &at)?);
             let digest = member.hashed.digest;
-            batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest });
-            batch.delete(MARKS, &ino.to_be_bytes());
+            batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
+            batch.delete(MARKS, &stat.ino.to_be_bytes());
             batch.sync(Sync::File(Arc::new(file)));
         }
         let manifest = self.manifest_under(&terms, entries, Vec::new(), None);

@@ -307,6 +307,7 @@ impl Spool {
             quarantined: quarantined as u64,
             refused: read(&self.counters.refused),
             held_bytes: self.held_bytes(),
+            unverified: self.doubts.left(),
         }
     }
 

@@ -15,6 +15,9 @@ const FORMAT: u32 = 1;
 /// What `boot` says after a clean stop: everything is on the disk, whatever happens to the machine.
 const CLEAN: &str = "clean\n";
 
+/// What `boot` says after a failed sync.
+const SYNC_FAILED: &str = "a sync failed\n";
+
 /// A daemon that was killed holds its lock until its last system call is done: a sync on a slow disk.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -110,15 +113,34 @@ pub(super) fn boot_id() -> Result<String, SpoolError> {
     std::fs::read_to_string(path).on("read", path)
 }
 
-/// Whether what the page cache had when the state was last in use is there: the kernel has been up since, or the stop
-/// was clean. Also for fresh state.
-pub(super) fn same_boot(state: &Path) -> Result<bool, SpoolError> {
+/// How the last run on a state ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastRun {
+    /// All it left is there: the kernel has been up since, or the stop was clean. Also for fresh state.
+    Whole,
+    /// By a power loss: there is what had reached the disk.
+    PowerLost,
+    /// After a failed sync: what can be read may be in memory only, and gone tomorrow.
+    SyncFailed,
+}
+
+/// How the last run ended, by what `boot` says.
+pub(super) fn last_run(state: &Path) -> Result<LastRun, SpoolError> {
     let path = state.join("boot");
     match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text == CLEAN || text == boot_id()?),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Ok(text) if text == CLEAN || text == boot_id()? => Ok(LastRun::Whole),
+        // Where the disk was full, it could be emptied only.
+        Ok(text) if text == SYNC_FAILED || text.is_empty() => Ok(LastRun::SyncFailed),
+        Ok(_) => Ok(LastRun::PowerLost),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(LastRun::Whole),
         Err(e) => Err(e).on("read", &path),
     }
+}
+
+/// Makes the next start one after a failed sync, though this kernel may still run. Written in place, since a disk that is
+/// full has no room for a new file: empty is as good.
+pub(super) fn distrust_page_cache(state: &Path) -> Result<(), SpoolError> {
+    durable::overwrite(&state.join("boot"), SYNC_FAILED.as_bytes())
 }
 
 /// Everything becomes durable, then the word for it.

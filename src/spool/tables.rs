@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::intake::CONTRADICTS;
 use super::journal::Table;
 use super::rank::{Rank, priority_of};
+pub(super) use super::record::{InodeRow, Stat};
 use crate::bundle::{BundleId, RelPath, SignedManifest};
 use crate::digest::Digest;
 use crate::peer::PeerId;
@@ -27,7 +28,7 @@ pub(super) const DELIVERIES: Table = Table(5);
 pub(super) const USERS: Table = Table(6);
 /// Outbox path → [`OutName`]: the version last sealed under each name that is still there.
 pub(super) const OUT_NAMES: Table = Table(7);
-/// Backing inode → [`InodeRow`]: inodes with sealed bytes.
+/// Backing inode → [`InodeRow`]: the record of each inode with sealed or received bytes.
 pub(super) const INODES: Table = Table(8);
 /// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.
 pub(super) const MARKS: Table = Table(9);
@@ -98,6 +99,9 @@ pub(super) const FORGOTTEN: Table = Table(45);
 /// Bundle id → its recipients: bundles settled here that are not for everybody.
 pub(super) const SCOPED: Table = Table(46);
 
+/// Inbox path → `Damaged`: names whose file was not what had been received.
+pub(super) const DAMAGED: Table = Table(71);
+
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";
 
@@ -162,38 +166,6 @@ pub(super) struct TreeRow {
     pub(super) files: Vec<u64>,
     /// Directories that were in it, relative to it.
     pub(super) directories: Vec<RelPath>,
-}
-
-/// What tells whether a file is still the one that was sealed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stat {
-    pub(super) ino: u64,
-    pub(super) size: u64,
-    pub(super) mtime: (i64, i64),
-    pub(super) ctime: (i64, i64),
-}
-
-impl Stat {
-    pub(super) fn of(meta: &std::fs::Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        Self {
-            ino: meta.ino(),
-            size: meta.len(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-
-    /// Same inode, size and modification time: the bytes are the same.
-    pub(super) fn same_bytes(&self, other: &Self) -> bool {
-        self.ino == other.ino && self.size == other.size && self.mtime == other.mtime
-    }
-}
-
-/// An inode whose present bytes have this digest.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct InodeRow {
-    pub(super) digest: Digest,
 }
 
 /// Where an outbox inode stands between its first modification and its seal.

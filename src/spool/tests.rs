@@ -23,6 +23,8 @@ mod membership;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
+mod records;
+#[cfg(test)]
 mod renames;
 #[cfg(test)]
 mod routes;
@@ -193,8 +195,22 @@ impl Node {
     /// The machine lost its power: started again under another boot id.
     fn power_loss(&mut self) {
         self.stop();
-        fs::write(self.state().join("boot"), "another boot").unwrap();
+        self.lost_power();
         self.start();
+    }
+
+    /// The machine lost its power while the state was as it is.
+    fn lost_power(&self) {
+        fs::write(self.state().join("boot"), "another boot").unwrap();
+    }
+
+    /// Waits until nothing of the inbox is in doubt any more.
+    fn checked(&self) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while self.spool().counts().unverified > 0 {
+            assert!(std::time::Instant::now() < deadline, "still in doubt");
+            std::thread::yield_now();
+        }
     }
 
     fn manifest(&self, bundle: BundleId) -> VerifiedManifest {

@@ -465,7 +465,11 @@ impl Spool {
                 formerly: None,
             };
             batch.put(OUT_NAMES, member.path.as_bytes(), &row);
-            batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest });
+            let record = InodeRow {
+                digest,
+                stat: *stat,
+            };
+            batch.put(INODES, &stat.ino.to_be_bytes(), &record);
             batch.delete(MARKS, &stat.ino.to_be_bytes());
         }
         Ok(freed)

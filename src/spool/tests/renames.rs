@@ -554,6 +554,7 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
         let mut batch = Batch::default();
         let stat = tables::Stat {
             ino,
+            born: None,
             size: 0,
             mtime: (0, 0),
             ctime: (0, 0),

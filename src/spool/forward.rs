@@ -1,0 +1,241 @@
+//! Rolling forward: publishes that had begun when the daemon ended.
+//!
+//! | the last run ended by | then |
+//! |---|---|
+//! | a kill | every intent is in the journal: what has no name yet gets it; a name that is gone was consumed |
+//! | a power loss | intents that reached the disk count, also those of the log that is dropped: their manifest is signed, so bytes that hash to what it says need no other proof. A bundle that is whole is published; what is there of another goes back to `partial/`, where the next attempt looks for it |
+//! | a failed sync | no intent counts: what can be read may be in memory only |
+//!
+//! A number of an inode is believed on the same boot only; in a state that was copied every file has another, and is found
+//! by its bytes.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::durable::{self, OnPath, Sync};
+use super::hashing::hash_file;
+use super::journal::Batch;
+use super::start::LastRun;
+use super::tables::{INTENTS, Intent};
+use super::{Spool, SpoolError};
+use crate::bundle::{BundleId, EntryKind, RelPath, VerifiedManifest};
+use crate::digest::Digest;
+
+/// A file of an intent, found.
+struct Member {
+    index: u32,
+    name: RelPath,
+    /// Its inode; 0 for a directory, `None` for a file that is nowhere.
+    ino: Option<u64>,
+    at: PathBuf,
+}
+
+impl Spool {
+    pub(super) fn recover_intents(&self, last: LastRun) -> Result<(), SpoolError> {
+        let mut intents = self
+            .journal
+            .scan::<Intent>(INTENTS, &[], None, usize::MAX)?;
+        if last == LastRun::PowerLost {
+            let known: HashSet<Vec<u8>> = intents.iter().map(|(key, _)| key.clone()).collect();
+            let dropped = self.journal.dropped::<Intent>(INTENTS);
+            intents.extend(dropped.into_iter().filter(|(key, _)| !known.contains(key)));
+        }
+        for (key, intent) in intents {
+            let mut batch = Batch::default();
+            batch.delete(INTENTS, &key);
+            match intent.signed.clone().verify_own() {
+                Ok(manifest) if last != LastRun::SyncFailed => {
+                    match self.forward(&manifest, &intent, last) {
+                        Ok(Some(rows)) => batch = rows,
+                        Ok(None) => {}
+                        // Something else took the place meanwhile: the bundle is not settled, and will be offered again.
+                        Err(SpoolError::Io {
+                            source,
+                            path,
+                            action,
+                        }) if is_in_the_way(&source) => {
+                            tracing::warn!(path = %path.display(), %source, "cannot {action}: a publish that had begun is given up");
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "a publish that had begun cannot be read");
+                }
+            }
+            self.journal.submit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// The rows of the publish, if it is to be completed.
+    fn forward(
+        &self,
+        manifest: &VerifiedManifest,
+        intent: &Intent,
+        last: LastRun,
+    ) -> Result<Option<Batch>, SpoolError> {
+        let origin = manifest.manifest().origin;
+        let lost = last != LastRun::Whole;
+        if lost
+            && (self.receipt_again(manifest)?.is_some()
+                || self.ended(manifest.id(), origin).is_some())
+        {
+            return Ok(None);
+        }
+        let members = self.members_of(manifest, intent, last)?;
+        if lost && members.iter().any(|member| member.ino.is_none()) {
+            self.give_back(manifest.id(), &members)?;
+            return Ok(None);
+        }
+        self.complete_publish(manifest, &members).map(Some)
+    }
+
+    fn members_of(
+        &self,
+        manifest: &VerifiedManifest,
+        intent: &Intent,
+        last: LastRun,
+    ) -> Result<Vec<Member>, SpoolError> {
+        let of = manifest.manifest();
+        let mut members = Vec::with_capacity(intent.names.len());
+        for (index, name, ino) in &intent.names {
+            let Some(entry) = of.entries.get(*index as usize) else {
+                continue;
+            };
+            let newest = self.version(of.origin, &entry.path)?;
+            if newest.is_some_and(|newest| newest.order >= of.order()) {
+                continue;
+            }
+            let shown = self.at_inbox(name.as_path());
+            let EntryKind::File { size, digest, .. } = &entry.kind else {
+                members.push(Member {
+                    index: *index,
+                    name: name.clone(),
+                    ino: Some(0),
+                    at: shown,
+                });
+                continue;
+            };
+            let alone = self.staged_alone(manifest.id(), *index);
+            let in_tree = self.staging_tree(manifest.id()).join(name.as_path());
+            let places = [alone, in_tree, shown];
+            let by_number = |at: &Path| {
+                last == LastRun::Whole
+                    && fs::symlink_metadata(at).is_ok_and(|meta| meta.ino() == *ino)
+            };
+            let mut found = places.iter().find(|at| by_number(at)).cloned();
+            if found.is_none() {
+                for at in &places {
+                    if self.hashes_to(at, *size, *digest)? {
+                        found = Some(at.clone());
+                        break;
+                    }
+                }
+            }
+            members.push(Member {
+                index: *index,
+                name: name.clone(),
+                ino: found.as_deref().and_then(super::content::inode_at),
+                at: found.unwrap_or_default(),
+            });
+        }
+        Ok(members)
+    }
+
+    /// Whether there is a file with these bytes.
+    fn hashes_to(&self, at: &Path, size: u64, digest: Digest) -> Result<bool, SpoolError> {
+        let is_it = |meta: fs::Metadata| meta.is_file() && meta.len() == size;
+        if !fs::symlink_metadata(at).is_ok_and(is_it) {
+            return Ok(false);
+        }
+        let file = File::open(at).on("open", at)?;
+        Ok(hash_file(&file).on("read", at)?.digest == digest)
+    }
+
+    /// What is whole of a bundle that is not goes to where its next attempt looks for it.
+    fn give_back(&self, bundle: BundleId, members: &[Member]) -> Result<(), SpoolError> {
+        for member in members {
+            let to = self.staged_alone(bundle, member.index);
+            if member.ino.unwrap_or(0) != 0 && member.at != to && !self.is_recorded(member)? {
+                durable::rename(&member.at, &to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the member is shown as an older version with the same bytes.
+    fn is_recorded(&self, member: &Member) -> Result<bool, SpoolError> {
+        let row: Option<super::tables::InName> = self
+            .journal
+            .get(super::tables::IN_NAMES, member.name.as_bytes())?;
+        Ok(row.is_some_and(|row| Some(row.ino) == member.ino)
+            && member.at == self.at_inbox(member.name.as_path()))
+    }
+
+    fn complete_publish(
+        &self,
+        manifest: &VerifiedManifest,
+        members: &[Member],
+    ) -> Result<Batch, SpoolError> {
+        let mut batch = Batch::default();
+        let of = manifest.manifest();
+        let mut shown = Vec::new();
+        let few = members.len() <= durable::SYNC_EACH_MAX;
+        if !few {
+            batch.sync(Sync::Everything);
+        }
+        for member in members {
+            let Some(digest) = of.entries[member.index as usize].digest() else {
+                let at = &member.at;
+                self.make_inbox_directory(at).on("create directory", at)?;
+                batch.sync(Sync::Directory(at.parent().unwrap_or(at).to_path_buf()));
+                continue;
+            };
+            // The user has removed it since.
+            let Some(ino) = member.ino else { continue };
+            self.roll_forward(member, digest, few, &mut batch)?;
+            shown.push((member.index, member.name.clone(), ino));
+        }
+        self.settle(manifest, &shown, &mut batch)?;
+        tracing::info!(bundle = %manifest.id().short(), "a publish that had begun is complete");
+        Ok(batch)
+    }
+
+    /// The name shows the file.
+    fn roll_forward(
+        &self,
+        member: &Member,
+        digest: Digest,
+        few: bool,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let at = self.at_inbox(member.name.as_path());
+        let parent = at.parent().unwrap_or(&at).to_path_buf();
+        let file = File::open(&member.at).on("open", &member.at)?;
+        if member.at != at {
+            self.make_inbox_directory(&parent)
+                .on("create directory", &parent)?;
+            durable::rename(&member.at, &at)?;
+        }
+        self.hold_content(&file, digest, batch)?;
+        if few {
+            batch.sync(Sync::File(Arc::new(file)));
+            batch.sync(Sync::Directory(parent));
+        }
+        Ok(())
+    }
+}
+
+/// What says that another kind of file is where a directory or a file should go.
+fn is_in_the_way(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTDIR | libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY)
+    )
+}
