@@ -43,6 +43,7 @@ mod special;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
+mod times;
 mod torn;
 mod xattr;
 
@@ -60,6 +61,7 @@ pub use self::announce::{Herald, Step};
 pub use self::attr::{
     Attr, Caching, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, Space, Time,
 };
+pub use self::bytes::WriteHow;
 pub use self::error::FsError;
 pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
@@ -72,9 +74,11 @@ use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
 use self::inbox::{Notices, Switch};
 use self::inode::{Area, Nodes, Place};
+use self::listing::ListingOrder;
 use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
+use self::times::SetTimes;
 use crate::ready::{Event, IgnoreList, Overview, Settings, Shown};
 use crate::spool::{Dress, FileState, RecoveredFile, Spool};
 
@@ -122,6 +126,8 @@ pub struct Fs {
     notices: Notices,
     switch: Switch,
     announcements: Announcements,
+    listing: ListingOrder,
+    set_times: SetTimes,
     timer: Mutex<Option<JoinHandle<()>>>,
     owner: (u32, u32),
     started: Time,
@@ -182,6 +188,8 @@ impl Fs {
             notices: Notices::new(),
             switch: Switch::default(),
             announcements: Announcements::new(),
+            listing: ListingOrder::default(),
+            set_times: SetTimes::default(),
             timer: Mutex::new(None),
             owner,
             started: Time {

@@ -30,7 +30,7 @@ use fuser::{
 
 use self::backing::{Backings, backing_id};
 use self::convert::{at, caller, device, file_attr, file_type, id, set_time};
-use crate::fs::{Caching, Entry, Fs, FsError, Opened, SetAttr};
+use crate::fs::{Caching, Entry, Fs, FsError, Opened, SetAttr, WriteHow};
 
 /// What we ask of the kernel, each only if it offers it. Nothing that fuser 0.18 cannot honour.
 const CAPABILITIES: [InitFlags; 6] = [
@@ -460,12 +460,15 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         guarded("write", ino, || {
-            let kill_privileges = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+            let how = WriteHow {
+                kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+                write_back: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            };
             self.fs.write(
                 fh.0,
                 offset,
                 data,
-                kill_privileges,
+                how,
                 caller(req),
                 move |written| match written {
                     Ok(written) => reply.written(written),

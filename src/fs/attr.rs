@@ -188,7 +188,7 @@ pub struct Item {
     pub backing: u64,
     /// File, directory, or what else.
     pub kind: Kind,
-    /// Where a listing goes on after this one.
+    /// Where a listing goes on after this one, in any descriptor.
     pub offset: u64,
 }
 

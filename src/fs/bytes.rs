@@ -54,6 +54,15 @@ impl Access {
     }
 }
 
+/// What the kernel says of a WRITE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteHow {
+    /// It asks for suid and sgid to be taken away.
+    pub kill_privileges: bool,
+    /// It writes back pages of a mapping, which may have been changed long ago.
+    pub write_back: bool,
+}
+
 /// What a modifying operation needs, detached from the call that brought it.
 struct Modify {
     file: Arc<OpenFile>,
@@ -379,13 +388,13 @@ impl Fs {
         }
     }
 
-    /// Writes all of `data` at `offset`. `kill_privileges`: the kernel asks for suid and sgid to be taken away.
+    /// Writes all of `data` at `offset`.
     pub fn write(
         self: &Arc<Self>,
         fh: u64,
         offset: u64,
         data: &[u8],
-        kill_privileges: bool,
+        how: WriteHow,
         caller: Caller,
         done: impl FnOnce(Result<u32, FsError>) + Send + 'static,
     ) {
@@ -403,7 +412,7 @@ impl Fs {
         }
         match self.enter(&gate, &modify.path) {
             Ok(Some(mut guard)) => {
-                let written = self.write_gated(&modify, &mut guard, offset, data, kill_privileges);
+                let written = self.write_gated(&modify, &mut guard, offset, data, how);
                 drop(guard);
                 done(self.after_write(&gate, &modify, written));
             }
@@ -411,7 +420,7 @@ impl Fs {
                 let (fs, gate, data) = (self.clone(), gate.clone(), data.to_vec());
                 self.pool.submit(Box::new(move || {
                     let written = fs.enter_blocking(&gate, &modify).and_then(|mut guard| {
-                        fs.write_gated(&modify, &mut guard, offset, &data, kill_privileges)
+                        fs.write_gated(&modify, &mut guard, offset, &data, how)
                     });
                     done(fs.after_write(&gate, &modify, written));
                 }));
@@ -426,7 +435,7 @@ impl Fs {
         guard: &mut GateGuard<'_>,
         offset: u64,
         data: &[u8],
-        kill_privileges: bool,
+        how: WriteHow,
     ) -> Result<Written, FsError> {
         let file = &modify.file;
         let admitted = match self.admit_write(offset, data.len()) {
@@ -464,8 +473,13 @@ impl Fs {
                 ino: file.ino,
                 fh: file.fh,
             });
-            if kill_privileges {
+            if how.kill_privileges {
                 strip_privileges(&file.file)?;
+            }
+            if how.write_back {
+                self.set_times.written_back(file.ino, &file.file)?;
+            } else {
+                self.set_times.over(file.ino);
             }
         }
         match failed {
@@ -531,6 +545,9 @@ impl Fs {
             fs.readiness.feed(Event::Released { ino: file.ino, fh });
             let unneeded = fs.nodes.lock().released(file.node, &file);
             drop(unneeded);
+            if guard.writers() == 0 {
+                fs.set_times.over(file.ino);
+            }
             None
         });
     }
@@ -544,6 +561,8 @@ impl Fs {
     ) {
         match self.handles.any(fh) {
             Ok(Handle::File(file)) => {
+                // All pages that were changed before this were written back before it was asked for.
+                self.set_times.over(file.ino);
                 let done = self.noting(&file, Some(fh), done);
                 self.pool.submit(Box::new(move || {
                     let synced = if data_only {
@@ -617,6 +636,7 @@ impl Fs {
     ) -> Result<(), FsError> {
         guard.reshaped();
         let file = &modify.file;
+        self.set_times.over(file.ino);
         let size = size_of(file)?;
         self.readiness.feed(Event::Truncated {
             ino: file.ino,

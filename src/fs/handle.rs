@@ -106,10 +106,10 @@ impl OpenFile {
     }
 }
 
-/// An open directory: the names as they were when the listing began.
+/// An open directory: the names as they were when the listing began, or was taken up from another descriptor.
 pub(crate) struct DirStream {
     pub(crate) node: NodeId,
-    pub(crate) items: Mutex<Arc<[Item]>>,
+    pub(crate) items: Mutex<Option<Arc<[Item]>>>,
 }
 
 /// What a handle stands for.

@@ -295,6 +295,15 @@ impl Nodes {
         })
     }
 
+    /// The directory that the node is in, for `..`; that of a node without a name is nowhere.
+    pub(crate) fn parent(&self, id: NodeId) -> Option<NodeId> {
+        let node = self.nodes.get(&id)?;
+        if node.fixed {
+            return Some(NodeId::ROOT);
+        }
+        node.links.first().map(|(parent, _)| *parent)
+    }
+
     /// The node known under a name.
     pub(crate) fn known(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
         self.nodes.get(&parent)?.child(name)

@@ -1,6 +1,14 @@
 //! Directories: opening, listing, making them durable.
+//!
+//! A listing may be continued through another descriptor (the kernel's NFS server opens a directory anew for every
+//! piece), and while names come and go. So the place of a name in a listing is a number made of the name alone: items
+//! are listed in the order of their numbers, and what follows an offset is what has a larger one, in every descriptor,
+//! whatever was made and removed meanwhile. The numbers are keyed by the mount, so that nobody can choose names that
+//! share one.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags};
@@ -13,13 +21,30 @@ use super::inode::{Area, NodeId, Place};
 use super::special::beneath;
 use super::status;
 
+/// The offset after `.` and `..`.
+const DOTS: u64 = 2;
+
+/// Gives names their places in listings.
+#[derive(Debug, Default)]
+pub(crate) struct ListingOrder {
+    key: RandomState,
+}
+
+impl ListingOrder {
+    /// Larger than [`DOTS`], and not negative as a file position. Of a million names two share one with a probability of
+    /// one in ten million.
+    fn number(&self, name: &[u8]) -> u64 {
+        (self.key.hash_one(name) >> 1).max(DOTS + 1)
+    }
+}
+
 impl Fs {
     /// Opens a directory for listing.
     pub fn opendir(&self, id: NodeId) -> Result<Opened, FsError> {
         let fh = self.handles.number();
         let stream = DirStream {
             node: id,
-            items: Mutex::new(Arc::from([])),
+            items: Mutex::new(None),
         };
         self.handles.insert(fh, Handle::Directory(Arc::new(stream)));
         Ok(Opened {
@@ -61,21 +86,16 @@ impl Fs {
     ) -> Result<(), FsError> {
         let stream = self.handles.directory(fh)?;
         let (skip, items) = self.items_from(&stream, offset)?;
-        for (n, item) in items.iter().enumerate().skip(skip) {
-            if n < 2 {
-                let attr = match self.getattr(stream.node, None) {
+        for item in &items[skip..] {
+            if item.offset <= DOTS {
+                let attr = match self.getattr(NodeId(item.number), None) {
                     Ok(attr) => attr,
                     // The spool removed the directory while it is open: nothing is in it.
                     Err(FsError::Stale) => return Ok(()),
                     Err(error) => return Err(error),
                 };
-                if add(
-                    item,
-                    &Entry {
-                        attr,
-                        ttl: std::time::Duration::ZERO,
-                    },
-                ) {
+                let ttl = Duration::ZERO;
+                if add(item, &Entry { attr, ttl }) {
                     break;
                 }
                 continue;
@@ -91,45 +111,59 @@ impl Fs {
         Ok(())
     }
 
-    /// The items of a listing from `offset` on; a listing that starts over is taken anew.
+    /// The items of a listing after `offset`; a listing that starts over, or that another descriptor began, is taken
+    /// anew.
     fn items_from(&self, stream: &DirStream, offset: u64) -> Result<(usize, Arc<[Item]>), FsError> {
-        let mut items = stream.items.lock();
-        if offset == 0 {
-            *items = Arc::from(self.snapshot(stream.node)?);
-        }
-        let items = items.clone();
-        let skip = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(items.len());
+        let mut kept = stream.items.lock();
+        let items = match kept.as_ref() {
+            Some(items) if offset != 0 => items.clone(),
+            Some(_) | None => {
+                let taken: Arc<[Item]> = Arc::from(self.snapshot(stream.node)?);
+                kept.insert(taken).clone()
+            }
+        };
+        drop(kept);
+        let skip = items.partition_point(|item| item.offset <= offset);
         Ok((skip, items))
     }
 
     fn snapshot(&self, id: NodeId) -> Result<Vec<Item>, FsError> {
-        let dot = |name: &[u8]| Item {
+        let dot = |name: &[u8], number: NodeId| Item {
             name: name.to_vec(),
-            number: id.0,
+            number: number.0,
             backing: 0,
             kind: Kind::Directory,
             offset: 0,
         };
-        let mut items = vec![dot(b"."), dot(b"..")];
         if status::is_generated(id) {
+            let mut items = vec![dot(b".", id), dot(b"..", NodeId::ROOT)];
             items.extend(Self::status_items(id));
-        } else {
-            let _tree = self.tree.read();
-            match self.place(id) {
-                Ok(place) => {
-                    let _look = (place.area == Area::Inbox).then(|| self.switch.look());
-                    self.read_names(&place, &mut items)?;
-                }
-                // Removed while it was open: nothing is in it.
-                Err(FsError::Stale) => {}
-                Err(error) => return Err(error),
+            // Always the same names.
+            for (n, item) in items.iter_mut().enumerate() {
+                item.offset = n as u64 + 1;
             }
+            return Ok(items);
+        }
+        let _tree = self.tree.read();
+        let parent = self.nodes.lock().parent(id).unwrap_or(id);
+        let mut items = vec![dot(b".", id), dot(b"..", parent)];
+        match self.place(id) {
+            Ok(place) => {
+                let _look = (place.area == Area::Inbox).then(|| self.switch.look());
+                self.read_names(&place, &mut items)?;
+            }
+            // Removed while it was open: nothing is in it.
+            Err(FsError::Stale) => {}
+            Err(error) => return Err(error),
         }
         for (n, item) in items.iter_mut().enumerate() {
-            item.offset = n as u64 + 1;
+            item.offset = match n {
+                0 => 1,
+                1 => DOTS,
+                _name => self.listing.number(&item.name),
+            };
         }
+        items.sort_unstable_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
         Ok(items)
     }
 

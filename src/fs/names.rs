@@ -17,7 +17,7 @@ use super::error::FsError;
 use super::handle::OpenFile;
 use super::inode::{Area, NodeId, Place};
 use super::special::Device;
-use super::status;
+use super::{status, times};
 use crate::bundle::RelPath;
 use crate::ready::Event;
 
@@ -377,15 +377,22 @@ impl Fs {
         }
         let directory = backing.kind == Kind::Directory;
         let open = set.fh.and_then(|fh| self.handles.file(fh).ok());
-        match (open, &place) {
-            (Some(open), _) => self.apply(&Target::File(&open.file), directory, set)?,
-            (None, Ok(place)) => {
-                self.apply(&Target::Name(&self.outbox, place), directory, set)?;
-            }
-            (None, Err(_nameless)) => {
-                let open = self.nodes.lock().any_open(id).ok_or(FsError::Stale)?;
-                self.apply(&Target::File(&open.file), directory, set)?;
-            }
+        let unnamed = || self.nodes.lock().any_open(id).ok_or(FsError::Stale);
+        let apply = || match (&open, &place) {
+            (Some(open), _) => self.apply(&Target::File(&open.file), directory, set),
+            (None, Ok(place)) => self.apply(&Target::Name(&self.outbox, place), directory, set),
+            (None, Err(_nameless)) => self.apply(&Target::File(&unnamed()?.file), directory, set),
+        };
+        // Pages of a mapping that were changed before may be written back after this.
+        let written = || {
+            let open = self.nodes.lock().any_open(id);
+            open.is_some_and(|open| open.writes())
+        };
+        if set.mtime.is_some() && backing.kind == Kind::File && written() {
+            let mtime = || Ok(times::mtime_of(&self.stat_node(id)?));
+            self.set_times.set(backing.ino, apply, mtime, written)?;
+        } else {
+            apply()?;
         }
         let travels = set.mode.is_some() || set.mtime.is_some();
         if let Ok(place) = place

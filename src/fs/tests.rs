@@ -7,11 +7,15 @@ mod exchanges;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod listing;
+#[cfg(test)]
 mod reading;
 #[cfg(test)]
 mod renames;
 #[cfg(test)]
 mod special;
+#[cfg(test)]
+mod times;
 
 use std::collections::HashSet;
 use std::fs::{self as disk, File};
@@ -349,7 +353,10 @@ impl TestFs {
         answer(|done| self.fs.open(id, flags, ME, done))
     }
     fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<u32, FsError> {
-        answer(|done| self.fs.write(fh, offset, data, false, ME, done))
+        answer(|done| {
+            self.fs
+                .write(fh, offset, data, WriteHow::default(), ME, done)
+        })
     }
     fn read(&self, fh: u64) -> Vec<u8> {
         self.fs
@@ -539,7 +546,7 @@ fn a_busy_gate_defers_the_write_and_its_reply() {
     let guard = gate.lock();
     let (sender, receiver) = channel();
     let done = move |written: Result<u32, FsError>| sender.send(written.unwrap()).unwrap();
-    t.fs.write(opened.fh, 0, b"late", false, ME, done);
+    t.fs.write(opened.fh, 0, b"late", WriteHow::default(), ME, done);
     assert!(
         receiver.try_recv().is_err(),
         "answered although the gate is locked"
@@ -561,7 +568,7 @@ fn sealed_bytes_are_copied_out_before_they_change_and_others_do_not_wait() {
     t.spool.sealed.store(true, Ordering::SeqCst);
     let (sender, receiver) = channel();
     let done = move |written: Result<u32, FsError>| sender.send(written.unwrap()).unwrap();
-    t.fs.write(opened.fh, 0, b"SEALED", false, ME, done);
+    t.fs.write(opened.fh, 0, b"SEALED", WriteHow::default(), ME, done);
     t.wait_for(|saw| *saw == Saw::CopyOut("f".into()));
     assert_eq!(
         t.read(opened.fh),
@@ -910,7 +917,11 @@ fn writes_by_ordinary_users_take_suid_away() {
     t.setattr(entry.attr.node, suid).unwrap();
     t.write(opened.fh, 0, b"x").unwrap();
     assert_eq!(t.fs.getattr(entry.attr.node, None).unwrap().perm, 0o6755);
-    answer(|done| t.fs.write(opened.fh, 0, b"x", true, ME, done)).unwrap();
+    let how = WriteHow {
+        kill_privileges: true,
+        ..WriteHow::default()
+    };
+    answer(|done| t.fs.write(opened.fh, 0, b"x", how, ME, done)).unwrap();
     assert_eq!(t.fs.getattr(entry.attr.node, None).unwrap().perm, 0o755);
 }
 

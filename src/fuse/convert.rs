@@ -42,7 +42,10 @@ pub(super) fn system_time(time: Time) -> SystemTime {
         .unwrap_or(UNIX_EPOCH)
 }
 
-/// A time of a request, whole seconds rounded down as the kernel does.
+/// A time of a request. The kernel counts nanoseconds forwards from whole seconds, also before 1970; fuser 0.18 takes them
+/// for a fraction that goes further back, so that half a second before 1970 (-1 s and half a second) becomes one and a
+/// half. Taken apart as it was put together, it is right again. To be dropped when fuser converts it right, of which the
+/// tests of times on a mount tell.
 pub(super) fn set_time(time: TimeOrNow) -> SetTime {
     match time {
         TimeOrNow::Now => SetTime::Now,
@@ -53,14 +56,9 @@ pub(super) fn set_time(time: TimeOrNow) -> SetTime {
             },
             Err(before) => {
                 let before = before.duration();
-                let (secs, nanos) = (-before.as_secs().cast_signed(), before.subsec_nanos());
-                if nanos == 0 {
-                    Time { secs, nanos }
-                } else {
-                    Time {
-                        secs: secs - 1,
-                        nanos: 1_000_000_000 - nanos,
-                    }
+                Time {
+                    secs: 0_i64.wrapping_sub_unsigned(before.as_secs()),
+                    nanos: before.subsec_nanos(),
                 }
             }
         }),

@@ -1,7 +1,11 @@
 //! One real mount: what ordinary programs do, and what the spool then sees.
 
 #[cfg(test)]
+mod listing;
+#[cfg(test)]
 mod reading;
+#[cfg(test)]
+mod times;
 
 use std::ffi::CString;
 use std::fs;
