@@ -10,6 +10,7 @@ mod exit;
 mod member;
 mod mount;
 mod show;
+mod stage;
 mod which;
 
 use std::ffi::OsString;

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use common::{ARRIVES, COMMAND, Node, bytes, run, sha256, wait_until};
@@ -75,6 +76,34 @@ fn what_is_routed_reaches_those_it_is_for_and_nobody_else() {
         assert!(!node.inbox("for-cedar/held").exists());
     }
     assert_eq!(goes_to(&alder, "for-cedar/deep/f"), ["cedar"]);
+}
+
+#[test]
+fn a_directory_is_sent_without_what_its_links_lead_to() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let source = alder.root().join("source");
+    fs::create_dir_all(source.join("d/sub")).unwrap();
+    fs::write(source.join("secret"), b"secret").unwrap();
+    fs::write(source.join("d/one"), b"1").unwrap();
+    fs::write(source.join("d/sub/two"), b"2").unwrap();
+    symlink("nowhere", source.join("d/broken")).unwrap();
+    symlink("../secret", source.join("d/out")).unwrap();
+    symlink("..", source.join("d/sub/up")).unwrap();
+    let d = source.join("d");
+    let said = ends(&alder, "send", &["--to", "birch", d.to_str().unwrap()], 0);
+    for link in ["d/broken", "d/out", "d/sub/up"] {
+        assert!(said.contains(&format!("{link}: symbolic links")), "{said}");
+    }
+    birch.wait_arrived("d/one", &sha256(b"1"));
+    birch.wait_arrived("d/sub/two", &sha256(b"2"));
+    let names = |at: &str| {
+        let names = fs::read_dir(birch.inbox(at)).unwrap();
+        names
+            .map(|entry| entry.unwrap().file_name())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((names("d").len(), names("d/sub").len()), (2, 1));
 }
 
 #[test]

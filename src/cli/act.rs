@@ -1,17 +1,15 @@
 //! The commands that have something done to bundles: send, cancel, retry.
 
-use std::fs::{self, File, FileTimes};
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::exit::{ExitCode, Failure};
+use super::stage::{Place, Stage};
 use super::which::below_outbox;
 use super::{DaemonArgs, ask, print};
 use crate::bundle::{BundleId, Priority, RelPath};
 use crate::control::act::{Act, ActOutcome, Named, SendFiles, parse_priority};
 use crate::control::{Client, Reply, Request, WirePath};
-use crate::peer;
 
 /// Reads `--priority`.
 pub(super) fn priority(text: &str) -> Result<Priority, String> {
@@ -102,11 +100,11 @@ pub(super) fn send(
     {
         return Err(Failure::usage("a bundle's id has 1 to 255 bytes"));
     }
-    let stage = Stage::new(&outbox)?;
-    let mut staged = Vec::new();
+    let mut stage = Stage::new(&outbox)?;
     for place in &places {
-        stage.take(place, &mut staged)?;
+        stage.take(place)?;
     }
+    let staged = stage.staged();
     if staged.is_empty() {
         return Err(Failure::failed("there is no file in it"));
     }
@@ -117,16 +115,8 @@ pub(super) fn send(
         id,
     });
     let sent = carry_out(&mut client, act);
-    stage.remove();
+    drop(stage);
     sent
-}
-
-/// Something to be sent.
-struct Place {
-    at: PathBuf,
-    /// What it is called in the bundle.
-    name: RelPath,
-    in_outbox: bool,
 }
 
 impl Place {
@@ -157,82 +147,4 @@ impl Place {
             in_outbox: false,
         })
     }
-}
-
-/// A directory of the outbox with an ignored name, for files that are to be sent as a bundle. Removed when it is dropped.
-struct Stage {
-    at: PathBuf,
-    name: RelPath,
-}
-
-impl Stage {
-    fn new(outbox: &Path) -> Result<Self, Failure> {
-        let random = data_encoding::HEXLOWER.encode(&peer::random::<8>());
-        let name = format!(".meshbox-send-{random}");
-        let at = outbox.join(&name);
-        fs::create_dir(&at).map_err(|err| said(&at, &err))?;
-        let name = RelPath::parse(name).map_err(Failure::failed)?;
-        Ok(Self { at, name })
-    }
-
-    /// Copies what is at `place` here, or links it if it is in the outbox already.
-    fn take(&self, place: &Place, staged: &mut Vec<(WirePath, WirePath)>) -> Result<(), Failure> {
-        let meta = fs::metadata(&place.at).map_err(|err| said(&place.at, &err))?;
-        if meta.is_dir() {
-            let mut entries: Vec<_> = fs::read_dir(&place.at)
-                .and_then(Iterator::collect::<io::Result<_>>)
-                .map_err(|err| said(&place.at, &err))?;
-            entries.sort_by_key(fs::DirEntry::file_name);
-            for entry in entries {
-                let name = place.name.child(entry.file_name().as_bytes());
-                let name = name
-                    .map_err(|err| Failure::failed(format!("{}: {err}", entry.path().display())))?;
-                let inner = Place {
-                    at: entry.path(),
-                    name,
-                    in_outbox: place.in_outbox,
-                };
-                self.take(&inner, staged)?;
-            }
-            return Ok(());
-        }
-        if !meta.is_file() {
-            return Err(Failure::failed(format!(
-                "{} is not a file; only files and directories are sent",
-                place.at.display()
-            )));
-        }
-        let number = staged.len().to_string();
-        let to = self.at.join(&number);
-        let linked = place.in_outbox && fs::hard_link(&place.at, &to).is_ok();
-        if !linked {
-            copy(&place.at, &to, &meta).map_err(|err| said(&place.at, &err))?;
-        }
-        let from = self
-            .name
-            .child(number.as_bytes())
-            .map_err(Failure::failed)?;
-        staged.push((WirePath::from(&from), WirePath::from(&place.name)));
-        Ok(())
-    }
-
-    fn remove(self) {}
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if let Err(err) = fs::remove_dir_all(&self.at) {
-            super::complain(&format!("cannot remove {}: {err}", self.at.display()));
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path, meta: &fs::Metadata) -> io::Result<()> {
-    fs::copy(from, to)?;
-    let times = FileTimes::new().set_modified(meta.modified()?);
-    File::options().write(true).open(to)?.set_times(times)
-}
-
-fn said(at: &Path, err: &io::Error) -> Failure {
-    Failure::failed(format!("{}: {err}", at.display()))
 }
