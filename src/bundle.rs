@@ -16,6 +16,7 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::cancel::{Cancel, CancelReason};
-use crate::digest::{self, ChunkList, Digest};
+use crate::digest::{ChunkList, Digest};
 use crate::peer::{Identity, PeerId, Signature};
 
 /// Version of the manifest encoding written here.
@@ -281,7 +282,7 @@ pub enum EntryKind {
         executable: bool,
         /// SHA-256 of the bytes.
         digest: Digest,
-        /// BLAKE3 of each chunk; empty when the content travels inline.
+        /// Its chunks, each with its hash, and runs of zeros; empty when the content travels inline.
         chunks: ChunkList,
     },
     /// A directory, listed so that empty ones travel too.
@@ -305,6 +306,14 @@ impl Entry {
         match &self.kind {
             EntryKind::File { size, .. } => *size,
             EntryKind::Directory => 0,
+        }
+    }
+
+    /// What a receiver has to ask for of it, in order; zeros do not travel.
+    pub fn pieces(&self) -> Vec<Range<u64>> {
+        match &self.kind {
+            EntryKind::File { size, chunks, .. } => chunks.pieces(*size),
+            EntryKind::Directory => Vec::new(),
         }
     }
 
@@ -532,7 +541,7 @@ fn check_entries(entries: &[Entry]) -> Result<(), ManifestError> {
             return Err(ManifestError::PathClash(entry.path.clone()));
         }
         if let EntryKind::File { size, chunks, .. } = &entry.kind
-            && chunks.0.len() as u64 != digest::chunk_count(*size)
+            && !chunks.fits(*size)
         {
             return Err(ManifestError::Chunks(entry.path.clone()));
         }
@@ -693,7 +702,7 @@ mod tests {
 
     fn file(name: &str, size: u64) -> Entry {
         let bytes = vec![1; size as usize];
-        let hashed = digest::hash_reader(bytes.as_slice()).unwrap();
+        let hashed = crate::digest::hash_reader(bytes.as_slice()).unwrap();
         let kind = EntryKind::File {
             size,
             executable: false,

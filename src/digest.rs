@@ -3,11 +3,7 @@
 //! A [`Digest`] is the promise: bytes are shown only when they hash to it. A [`ChunkList`] lets a receiver check every
 //! range on arrival, resume, and fetch from several holders; it is never a substitute for the digest.
 //!
-//! # Invariants
-//! 1. Chunk hashes are taken over leaves of [`LEAF`] bytes. A chunk of one leaf is the BLAKE3 of its bytes; a chunk of
-//!    2^k leaves is the BLAKE3 of the concatenated leaf hashes. So the chunk size can grow with the file while one pass
-//!    over the bytes, begun before the size is known, is enough.
-//! 2. The chunk size follows from the length alone ([`chunk_size`]), so both ends agree without negotiation.
+mod chunks;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -15,14 +11,14 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use self::chunks::{ChunkHash, ChunkList, Holds, MAX_CHUNKS, Run, Stretch, chunk_hash};
+use self::chunks::{Folder, Node, zero_hash};
+
 /// Content up to this many bytes travels inside the offer and has no chunk list: 64 KiB.
 pub const INLINE_MAX: u64 = 64 * 1024;
 
 /// The piece the hasher works in, and the smallest chunk: 1 MiB.
 pub const LEAF: u64 = 1024 * 1024;
-
-/// Most chunks one file may have; beyond it the chunk size doubles. 4,096 hashes are 128 KiB of manifest.
-pub const MAX_CHUNKS: u64 = 4096;
 
 /// What stands for the bytes of holes.
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
@@ -63,57 +59,6 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The BLAKE3 of one chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct ChunkHash(pub [u8; 32]);
-
-/// The chunk hashes of one file, in order; empty for content that travels inline.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ChunkList(pub Vec<ChunkHash>);
-
-/// Size in bytes of every chunk but the last of a file of `len` bytes.
-pub fn chunk_size(len: u64) -> u64 {
-    let mut size = LEAF;
-    while len.div_ceil(size) > MAX_CHUNKS {
-        size *= 2;
-    }
-    size
-}
-
-/// How many chunks a file of `len` bytes has: none when it travels inline.
-pub fn chunk_count(len: u64) -> u64 {
-    if len <= INLINE_MAX {
-        0
-    } else {
-        len.div_ceil(chunk_size(len))
-    }
-}
-
-/// The hash of one whole chunk, given its bytes.
-pub fn chunk_hash(bytes: &[u8]) -> ChunkHash {
-    if bytes.len() as u64 <= LEAF {
-        return ChunkHash(*blake3::hash(bytes).as_bytes());
-    }
-    let leaves: Vec<[u8; 32]> = bytes
-        .chunks(LEAF as usize)
-        .map(|leaf| *blake3::hash(leaf).as_bytes())
-        .collect();
-    fold(&leaves)
-}
-
-fn fold(leaves: &[[u8; 32]]) -> ChunkHash {
-    match leaves {
-        [one] => ChunkHash(*one),
-        many => {
-            let mut hasher = blake3::Hasher::new();
-            for leaf in many {
-                hasher.update(leaf);
-            }
-            ChunkHash(*hasher.finalize().as_bytes())
-        }
-    }
-}
-
 /// What hashing a whole file yields.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hashed {
@@ -125,53 +70,71 @@ pub struct Hashed {
     pub chunks: ChunkList,
 }
 
-/// SHA-256 and chunk hashes in one pass over the bytes, in order from the first.
-#[derive(Clone, Debug)]
+/// SHA-256 and chunk list in one pass over the bytes, in order from the first.
+#[derive(Clone, Debug, Default)]
 pub struct Hasher {
     sha: Sha256,
+    /// Of the leaf that is not whole yet; not fed while that is all zeros.
     leaf: blake3::Hasher,
     leaf_len: u64,
-    leaves: Vec<[u8; 32]>,
+    leaf_has_bytes: bool,
+    folder: Folder,
     len: u64,
-}
-
-impl Default for Hasher {
-    fn default() -> Self {
-        Self {
-            sha: Sha256::new(),
-            leaf: blake3::Hasher::new(),
-            leaf_len: 0,
-            leaves: Vec::new(),
-            len: 0,
-        }
-    }
 }
 
 impl Hasher {
     /// Takes the next bytes of the file.
-    pub fn update(&mut self, mut bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.take(bytes, false);
+    }
+
+    /// Takes `len` zeros. They cost the SHA-256 and nothing else.
+    pub fn zeros(&mut self, mut len: u64) {
+        while len > 0 {
+            let now = len.min(ZEROS.len() as u64);
+            self.take(&ZEROS[..now as usize], true);
+            len -= now;
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8], zeros: bool) {
         self.sha.update(bytes);
         self.len += bytes.len() as u64;
         while !bytes.is_empty() {
             let room = (LEAF - self.leaf_len) as usize;
             let (now, rest) = bytes.split_at(room.min(bytes.len()));
-            self.leaf.update(now);
+            if !self.leaf_has_bytes && !zeros && !is_zeros(now) {
+                self.leaf_has_bytes = true;
+                feed_zeros(&mut self.leaf, self.leaf_len);
+            }
+            if self.leaf_has_bytes {
+                self.leaf.update(now);
+            }
             self.leaf_len += now.len() as u64;
             if self.leaf_len == LEAF {
-                self.leaves.push(*self.leaf.finalize().as_bytes());
+                let leaf = self.leaf();
+                self.folder.push(leaf);
                 self.leaf.reset();
-                self.leaf_len = 0;
+                (self.leaf_len, self.leaf_has_bytes) = (0, false);
             }
             bytes = rest;
         }
     }
 
-    /// Takes `len` zeros.
-    pub fn zeros(&mut self, mut len: u64) {
-        while len > 0 {
-            let now = len.min(ZEROS.len() as u64);
-            self.update(&ZEROS[..now as usize]);
-            len -= now;
+    /// The leaf that is in hand.
+    fn leaf(&self) -> Node {
+        let hash = if self.leaf_has_bytes {
+            *self.leaf.finalize().as_bytes()
+        } else if self.leaf_len == LEAF {
+            zero_hash(0)
+        } else {
+            let mut leaf = blake3::Hasher::new();
+            feed_zeros(&mut leaf, self.leaf_len);
+            *leaf.finalize().as_bytes()
+        };
+        Node {
+            hash,
+            zeros: !self.leaf_has_bytes,
         }
     }
 
@@ -187,24 +150,42 @@ impl Hasher {
 
     /// Ends the pass.
     pub fn finish(mut self) -> Hashed {
-        let digest = Digest(self.sha.finalize().into());
-        if self.len <= INLINE_MAX {
-            return Hashed {
-                digest,
-                len: self.len,
-                chunks: ChunkList::default(),
-            };
+        let mut chunks = ChunkList::default();
+        if self.len > INLINE_MAX {
+            if self.leaf_len > 0 {
+                let last = self.leaf();
+                self.folder.push_short(last);
+            }
+            chunks = self.folder.finish();
         }
-        if self.leaf_len > 0 {
-            self.leaves.push(*self.leaf.finalize().as_bytes());
-        }
-        let per_chunk = (chunk_size(self.len) / LEAF) as usize;
-        let chunks = ChunkList(self.leaves.chunks(per_chunk).map(fold).collect());
         Hashed {
-            digest,
+            digest: Digest(self.sha.finalize().into()),
             len: self.len,
             chunks,
         }
+    }
+}
+
+fn feed_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
+    while len > 0 {
+        let now = len.min(ZEROS.len() as u64);
+        hasher.update(&ZEROS[..now as usize]);
+        len -= now;
+    }
+}
+
+/// Whether there is no other byte; as quick as memory, since most that is asked for is not.
+fn is_zeros(bytes: &[u8]) -> bool {
+    let (pieces, rest) = bytes.as_chunks::<64>();
+    pieces.iter().all(|piece| *piece == [0; 64]) && rest.iter().all(|byte| *byte == 0)
+}
+
+/// SHA-256 over zeros.
+pub(crate) fn sha_zeros(sha: &mut Sha256, mut len: u64) {
+    while len > 0 {
+        let now = len.min(ZEROS.len() as u64);
+        sha.update(&ZEROS[..now as usize]);
+        len -= now;
     }
 }
 
@@ -239,44 +220,73 @@ mod tests {
         3 * LEAF + 7,
     ];
 
-    #[test]
-    fn one_pass_in_uneven_pieces_equals_hashing_whole_chunks() {
-        for size in SIZES {
-            let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
-            let mut hasher = Hasher::default();
-            for piece in bytes.chunks(70_001) {
-                hasher.update(piece);
-            }
-            let hashed = hasher.finish();
-            assert_eq!(hashed.digest, Digest::of(&bytes), "size {size}");
-            assert_eq!(
-                hashed.chunks.0.len() as u64,
-                chunk_count(size),
-                "size {size}"
-            );
-            for (hash, chunk) in hashed
-                .chunks
-                .0
-                .iter()
-                .zip(bytes.chunks(chunk_size(size) as usize))
-            {
-                assert_eq!(*hash, chunk_hash(chunk), "size {size}");
+    /// Hashed in pieces of that size.
+    fn hashed(bytes: &[u8], piece: usize) -> Hashed {
+        let mut hasher = Hasher::default();
+        for piece in bytes.chunks(piece) {
+            hasher.update(piece);
+        }
+        hasher.finish()
+    }
+
+    /// Every chunk has its hash, and what is said to be zeros is.
+    fn check(bytes: &[u8], hashed: &Hashed) {
+        let size = bytes.len() as u64;
+        assert_eq!(hashed.digest, Digest::of(bytes), "size {size}");
+        assert!(hashed.chunks.fits(size), "size {size}");
+        for Stretch { range, holds } in hashed.chunks.stretches(size) {
+            let bytes = &bytes[range.start as usize..range.end as usize];
+            match holds {
+                Holds::Chunk(hash) => assert_eq!(hash, chunk_hash(bytes), "size {size}"),
+                Holds::Zeros => assert!(is_zeros(bytes), "size {size}"),
+                Holds::Inline => assert!(size <= INLINE_MAX, "size {size}"),
             }
         }
     }
 
     #[test]
-    fn chunk_size_grows_so_that_a_manifest_stays_small() {
-        assert_eq!(chunk_size(4096 * LEAF), LEAF);
-        assert_eq!(chunk_size(4096 * LEAF + 1), 2 * LEAF);
-        assert!(chunk_count(1 << 50) <= MAX_CHUNKS);
+    fn one_pass_in_uneven_pieces_equals_hashing_whole_chunks() {
+        for size in SIZES {
+            let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
+            let found = hashed(&bytes, 70_001);
+            check(&bytes, &found);
+            let zeros = vec![0; size as usize];
+            let found = hashed(&zeros, 70_001);
+            check(&zeros, &found);
+            let pieces = found.chunks.pieces(size);
+            assert!(size <= INLINE_MAX || pieces.is_empty(), "size {size}");
+            let mut holes = Hasher::default();
+            holes.zeros(size);
+            assert_eq!(holes.finish(), found, "size {size}");
+        }
     }
 
     #[test]
-    fn a_chunk_of_many_leaves_is_the_hash_of_its_leaf_hashes() {
-        let bytes = vec![7; 2 * LEAF as usize];
-        let leaf = *blake3::hash(&bytes[..LEAF as usize]).as_bytes();
-        assert_eq!(chunk_hash(&bytes), fold(&[leaf, leaf]));
+    fn written_zeros_count_as_holes_wherever_they_are() {
+        const MIB: usize = LEAF as usize;
+        for begin in [0, 1, MIB - 1, MIB, MIB + 1, 2 * MIB, 5 * MIB - 1] {
+            for end in [begin + 1, begin + MIB, 4 * MIB, 6 * MIB, 6 * MIB + 9] {
+                let mut bytes = vec![9; 6 * MIB + 10];
+                bytes[begin..end.max(begin)].fill(0);
+                let found = hashed(&bytes, 300_007);
+                check(&bytes, &found);
+                let whole = (end / MIB).saturating_sub(begin.div_ceil(MIB)) as u64;
+                let size = bytes.len() as u64;
+                let asked: u64 = found
+                    .chunks
+                    .pieces(size)
+                    .iter()
+                    .map(|r| r.end - r.start)
+                    .sum();
+                assert_eq!(size - asked, whole * LEAF, "{begin}..{end}");
+                // Told of as holes, or read.
+                let mut holes = Hasher::default();
+                holes.update(&bytes[..begin]);
+                holes.zeros((end.max(begin) - begin) as u64);
+                holes.update(&bytes[end.max(begin)..]);
+                assert_eq!(holes.finish(), found, "{begin}..{end}");
+            }
+        }
     }
 
     #[test]

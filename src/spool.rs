@@ -15,6 +15,7 @@ mod doubt;
 mod dress;
 mod durable;
 mod expiry;
+mod extents;
 mod forward;
 mod gate;
 mod hashing;
@@ -27,6 +28,7 @@ mod layout;
 mod listen;
 mod membership;
 mod outbox;
+mod part;
 mod policy;
 mod private;
 mod publish;
@@ -47,6 +49,7 @@ mod tests;
 mod tree;
 mod wal;
 mod withdrawn;
+mod zeros;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
@@ -86,6 +89,7 @@ use self::start::{
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
 pub use self::tree::{RecoveredTree, TreeRequest};
+use self::zeros::Zeros;
 use crate::bundle::{
     BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
 };
@@ -333,6 +337,9 @@ pub enum IntakeError {
     /// Its origin has cancelled the bundle, or its lifetime is over.
     #[error("{}", .0.refusal())]
     Ended(CancelReason),
+    /// Something newer of its origin was published under each of its paths, before it was checked.
+    #[error("superseded by what is here already")]
+    Superseded,
     /// Our disk.
     #[error(transparent)]
     Disk(#[from] SpoolError),
@@ -567,6 +574,7 @@ pub struct Spool {
     doubts: doubt::Doubts,
     jobs: Arc<Jobs>,
     tails: TailHasher,
+    zeros: Zeros,
     /// Closing it releases the lock on the state directory.
     lock: Mutex<Option<File>>,
 }
@@ -658,6 +666,7 @@ impl Spool {
             doubts: doubt::Doubts::default(),
             jobs: Arc::new(Jobs::new()),
             tails,
+            zeros: Zeros::default(),
             lock: Mutex::new(Some(lock)),
         });
         spool.begin_policy()?;

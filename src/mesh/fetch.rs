@@ -13,6 +13,7 @@
 mod plan;
 mod pull;
 pub(crate) mod share;
+mod zeros;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -92,6 +93,7 @@ pub(crate) struct Fetches {
     /// Bytes asked for and not on the disk yet.
     flight: AtomicU64,
     pub(crate) seeds: Seeds,
+    zeros: zeros::Turns,
 }
 
 /// One of them.
@@ -109,6 +111,7 @@ impl Default for Fetches {
             activity: Activity::default(),
             flight: AtomicU64::new(0),
             seeds: Seeds::default(),
+            zeros: zeros::Turns::default(),
         }
     }
 }
@@ -214,7 +217,7 @@ async fn fetch(
         .map(|e| e.size())
         .fold(0, u64::saturating_add);
     let priority = manifest.manifest().priority;
-    let (Ok(_mine), Ok(_all)) = (
+    let (Ok(mine), Ok(all)) = (
         peer.slots.class(size, priority).acquire().await,
         hub.fetches.slots.class(size, priority).acquire().await,
     ) else {
@@ -242,6 +245,17 @@ async fn fetch(
         return Verdict::Deferred("the receiver failed".into());
     };
     arriving = back;
+    let end = if matches!(end, End::Complete) {
+        // Hashing zeros may take long, and keeps nobody from fetching.
+        drop((mine, all));
+        let Some((back, hashed)) = zeros::hash(hub, manifest, arriving).await else {
+            return Verdict::Deferred("the receiver failed".into());
+        };
+        arriving = back;
+        hashed.into()
+    } else {
+        end
+    };
     let (hub, peer, manifest) = (hub.clone(), peer.clone(), manifest.clone());
     let done = match end {
         End::Complete => blocking(move || offer::publish(&hub, &peer, &manifest, arriving)).await,

@@ -137,8 +137,14 @@ fn take_inline(
     if let Err(error) = feed_inline(hub, &manifest, arriving.as_mut(), inline) {
         return Some(wrong_or_disk(hub, peer, &manifest, arriving, &error));
     }
-    if (0..manifest.manifest().entries.len()).any(|entry| !arriving.missing(entry).is_empty()) {
-        // The peer thought that we had it.
+    let absent = |entry| !arriving.missing(entry).is_empty();
+    let is_absent = (0..manifest.manifest().entries.len()).any(absent);
+    let has_zeros = match arriving.hash_zeros() {
+        Ok(left) => left.is_some(),
+        Err(error) => return Some(wrong_or_disk(hub, peer, &manifest, arriving, &error)),
+    };
+    if is_absent || has_zeros {
+        // The peer thought that we had it, or it takes its time.
         arriving.park("waiting to be fetched".into());
         fetch::start(hub.clone(), peer.clone(), manifest, Vec::new());
         return None;
@@ -227,6 +233,11 @@ pub(crate) fn wrong_or_disk(
             tracing::info!("{}: {error}", describe(manifest.manifest()));
             drop(arriving);
             Verdict::Refused(reason.refusal().into())
+        }
+        IntakeError::Superseded => {
+            tracing::info!("{}: {error}", describe(manifest.manifest()));
+            drop(arriving);
+            Verdict::Refused(error.to_string())
         }
         IntakeError::Disk(error) => {
             tracing::error!(

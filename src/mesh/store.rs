@@ -6,6 +6,7 @@ mod members;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -29,6 +30,10 @@ pub(crate) trait Arriving: Send {
     fn missing(&self, entry: usize) -> Vec<Range<u64>>;
     /// See [`spool::Incoming::accept_chunk`].
     fn accept_chunk(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> Result<(), IntakeError>;
+    /// See [`spool::Incoming::hash_zeros`].
+    fn hash_zeros(&mut self) -> Result<Option<Duration>, IntakeError> {
+        Ok(None)
+    }
     /// Checks every digest, then gives every entry its name in the inbox.
     fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError>;
     /// See [`spool::Incoming::park`].
@@ -286,6 +291,9 @@ impl Arriving for spool::Incoming {
     }
     fn accept_chunk(&mut self, entry: usize, offset: u64, bytes: &[u8]) -> Result<(), IntakeError> {
         spool::Incoming::accept_chunk(self, entry, offset, bytes)
+    }
+    fn hash_zeros(&mut self) -> Result<Option<Duration>, IntakeError> {
+        spool::Incoming::hash_zeros(self)
     }
     fn publish(self: Box<Self>) -> Result<Vec<RelPath>, FinishError> {
         let verified = spool::Incoming::finish(*self)?;

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::durable::OnPath;
-use super::intake::PartFile;
+use super::part::PartFile;
 use super::tables::{CHOSEN, IN_NAMES, InName, origin_key};
 use super::{Spool, SpoolError};
 use crate::bundle::RelPath;
@@ -43,7 +43,7 @@ impl Spool {
         let len = older.metadata().on("stat", &at)?.len();
         let (mut to, mut buffer) = (None, Vec::new());
         for index in 0..part.have.len() {
-            let range = part.chunk_range(index);
+            let range = part.range(index);
             if range.end > len {
                 break;
             }

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 
 use super::SpoolError;
+use super::extents::Extents;
 
 /// Adds the path to an I/O error.
 pub(super) trait OnPath<T> {
@@ -219,7 +221,8 @@ pub(super) fn link_open_file(file: &File, to: &Path) -> Result<(), SpoolError> {
     rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW).on("link", to)
 }
 
-/// Copies all of `from` into the new file `to`: shared extents where the file system can, else a copy inside the kernel.
+/// Copies all of `from` into the new file `to`: shared extents where the file system can, else a copy inside the kernel,
+/// of what is not a hole.
 pub(super) fn copy(from: &File, to: &Path) -> Result<File, SpoolError> {
     let new = OpenOptions::new()
         .read(true)
@@ -233,17 +236,30 @@ pub(super) fn copy(from: &File, to: &Path) -> Result<File, SpoolError> {
         return Ok(new);
     }
     let len = from.metadata().on("stat", to)?.len();
-    let (mut read_at, mut write_at) = (0_u64, 0_u64);
-    while read_at < len {
-        let want = usize::try_from(len - read_at)
-            .unwrap_or(usize::MAX)
-            .min(1 << 30);
-        match rustix::fs::copy_file_range(from, Some(&mut read_at), &new, Some(&mut write_at), want)
-        {
-            Ok(0) => break,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e).on("copy to", to),
+    new.set_len(len).on("stretch", to)?;
+    let (mut extents, mut at) = (Extents::of(from), 0_u64);
+    while at < len {
+        let bytes = extents.bytes_from(at);
+        let (begin, end) = (bytes.start.max(at), bytes.end.min(len));
+        at = copy_range(from, &new, begin..end).on("copy to", to)?;
+        if at < end {
+            return Err(rustix::io::Errno::IO).on("copy all of", to);
         }
     }
     Ok(new)
+}
+
+/// Gives how far it came.
+fn copy_range(from: &File, to: &File, range: Range<u64>) -> rustix::io::Result<u64> {
+    let (mut read_at, mut write_at) = (range.start, range.start);
+    while read_at < range.end {
+        let left = usize::try_from(range.end - read_at).unwrap_or(usize::MAX);
+        let want = left.min(1 << 30);
+        match rustix::fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), want) {
+            Ok(0) => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(read_at)
 }

@@ -7,14 +7,11 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
-
 use super::durable::OnPath;
+use super::extents::Extents;
 use super::{Gate, Spool, SpoolError};
 use crate::bundle::RelPath;
 use crate::digest::{Hashed, Hasher};
@@ -74,30 +71,6 @@ pub(super) enum Look {
     Open,
 }
 
-/// Where a file has bytes, asked of the file system as needed. What it does not know is taken for bytes.
-struct Extents<'a> {
-    file: &'a File,
-    /// The stretch of bytes found last; holes are what lies between two.
-    found: Range<u64>,
-}
-
-impl Extents<'_> {
-    /// The hole at `at`, if there is one; it may be longer than said.
-    fn hole_at(&mut self, at: u64) -> Option<Range<u64>> {
-        if at >= self.found.end {
-            let begin = match rustix::fs::seek(self.file, SeekFrom::Data(at)) {
-                Ok(begin) => begin,
-                // Nothing but a hole up to the end.
-                Err(Errno::NXIO) => self.file.metadata().map_or(at, |meta| meta.len()),
-                Err(_) => at,
-            };
-            let end = rustix::fs::seek(self.file, SeekFrom::Hole(begin)).unwrap_or(u64::MAX);
-            self.found = begin.max(at)..end.max(at + 1);
-        }
-        (at < self.found.start).then(|| at..self.found.start)
-    }
-}
-
 /// Hashes on from where `hasher` is. `false`: `over` said so before the end. Holes are not read.
 pub(super) fn hash_on(
     file: &File,
@@ -105,11 +78,12 @@ pub(super) fn hash_on(
     buffer: &mut [u8],
     mut over: impl FnMut(u64) -> bool,
 ) -> io::Result<bool> {
-    let mut extents = Extents { file, found: 0..0 };
+    let mut extents = Extents::of(file);
     loop {
         let at = hasher.len();
-        if let Some(hole) = extents.hole_at(at) {
-            let len = (hole.end - at).min(READ_BYTES as u64);
+        let hole = extents.bytes_from(at).start.saturating_sub(at);
+        if hole > 0 {
+            let len = hole.min(READ_BYTES as u64);
             hasher.zeros(len);
             if over(len) {
                 return Ok(false);

@@ -4,9 +4,8 @@
 //! `publish` (in [`super::inbox`]) into a [`super::Published`]. Nothing here knows connections or FUSE.
 //!
 //! # Invariants
-//! 1. A chunk is written only if its BLAKE3 is the manifest's; an inline file only if its SHA-256 is.
-//! 2. A `Verified` exists only after the SHA-256 over all bytes of every file was the manifest's.
-//! 3. One `Incoming` per bundle at a time.
+//! 1. A `Verified` exists only after the SHA-256 over all bytes of every file was the manifest's.
+//! 2. One `Incoming` per bundle at a time.
 //!
 //! # Crash behaviour
 //! Arriving bytes lie in `partial/<bundle>.<entry>`. What a later attempt finds there is hashed again, chunk by chunk,
@@ -16,28 +15,25 @@
 //! An `Incoming` belongs to one fetch and takes no lock while bytes flow. All calls block on local disk.
 
 use std::collections::hash_map::Entry as MapEntry;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-use sha2::{Digest as _, Sha256};
+use std::time::Duration;
 
 use super::durable::{self, OnPath};
+use super::part::{Followed, PartFile};
 use super::tables::{GOT_FROM, InboundShown, got_key};
-use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError};
+use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError, zeros};
 use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, Receipt, RelPath, VerifiedManifest};
-use crate::digest::{self, ChunkList, Digest, INLINE_MAX};
+use crate::digest::{Digest, INLINE_MAX, LEAF};
 use crate::peer::PeerId;
 
 /// The files of a bundle of more entries than this are not all kept open while it arrives.
 const KEPT_OPEN: usize = 64;
-
-/// What a hasher reads back at once.
-const READ_BYTES: usize = 256 * 1024;
 
 /// Bytes kept for `~name-9999`, the name having at most 63: what is offered fits also when its name is taken.
 const CONFLICT_ROOM: usize = 1 + 63 + 5;
@@ -53,6 +49,8 @@ pub struct Incoming {
     cancels: u64,
     manifest: VerifiedManifest,
     parts: Vec<Part>,
+    /// Of so many parts the SHA-256 is at its end.
+    hashed: usize,
 }
 
 /// Keeps a bundle in the list of what is arriving, for as long as it lives.
@@ -60,12 +58,15 @@ pub struct Incoming {
 pub(super) struct Arrival {
     pub(super) spool: Arc<Spool>,
     bundle: BundleId,
+    /// What arrived is of no use to a later attempt.
+    useless: bool,
 }
 
 impl Drop for Arrival {
     fn drop(&mut self) {
         let row = self.spool.arriving.lock().remove(&self.bundle);
-        if row.is_some_and(|row| self.spool.ended(self.bundle, row.origin).is_some())
+        let ended = |row: InboundShown| self.spool.ended(self.bundle, row.origin).is_some();
+        if (self.useless || row.is_some_and(ended))
             && let Err(error) = self.spool.discard_partial(self.bundle)
         {
             tracing::warn!(%error, "bytes of a bundle that was cancelled stay until the next start");
@@ -82,96 +83,6 @@ struct Part {
     file: Option<PartFile>,
 }
 
-#[derive(Debug)]
-pub(super) struct PartFile {
-    at: PathBuf,
-    /// `None`: opened for each use.
-    kept: Option<Arc<File>>,
-    size: u64,
-    chunk: u64,
-    digest: Digest,
-    chunks: ChunkList,
-    pub(super) have: Vec<bool>,
-    sha: Sha256,
-    hashed: u64,
-}
-
-impl PartFile {
-    pub(super) fn chunk_range(&self, index: usize) -> Range<u64> {
-        let from = index as u64 * self.chunk;
-        from..from.saturating_add(self.chunk).min(self.size)
-    }
-
-    pub(super) fn matches(&self, index: usize, bytes: &[u8]) -> bool {
-        match self.chunks.0.get(index) {
-            Some(hash) => digest::chunk_hash(bytes) == *hash,
-            None => Digest::of(bytes) == self.digest,
-        }
-    }
-
-    /// The file, made when it is not there yet.
-    pub(super) fn open(&self) -> Result<Arc<File>, SpoolError> {
-        if let Some(kept) = &self.kept {
-            return Ok(Arc::clone(kept));
-        }
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.at)
-            .on("create", &self.at)?;
-        Ok(Arc::new(file))
-    }
-
-    /// Takes into account what an earlier attempt left, after hashing it again.
-    fn recount(&mut self, file: &File) -> io::Result<()> {
-        let len = file.metadata()?.len();
-        let mut buffer = Vec::new();
-        for index in 0..self.have.len() {
-            let range = self.chunk_range(index);
-            if range.end > len {
-                break;
-            }
-            buffer.resize((range.end - range.start) as usize, 0);
-            file.read_exact_at(&mut buffer, range.start)?;
-            self.have[index] = self.matches(index, &buffer);
-            if self.have[index] && self.hashed == range.start {
-                self.sha.update(&buffer);
-                self.hashed = range.end;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a chunk that was checked.
-    pub(super) fn put(&mut self, file: &File, index: usize, bytes: &[u8]) -> io::Result<()> {
-        let offset = self.chunk_range(index).start;
-        file.write_all_at(bytes, offset)?;
-        self.have[index] = true;
-        if self.hashed == offset {
-            self.sha.update(bytes);
-            self.hashed += bytes.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Lets the running SHA-256 follow over chunks that are here, reading back those that came out of order.
-    fn follow(&mut self, file: &File) -> io::Result<()> {
-        let mut buffer = Vec::new();
-        while self.hashed < self.size && self.have[(self.hashed / self.chunk) as usize] {
-            let end = self.chunk_range((self.hashed / self.chunk) as usize).end;
-            buffer.resize(READ_BYTES.min((end - self.hashed) as usize), 0);
-            file.read_exact_at(&mut buffer, self.hashed)?;
-            self.sha.update(&buffer);
-            self.hashed += buffer.len() as u64;
-        }
-        Ok(())
-    }
-}
-
 impl Incoming {
     /// What is being received.
     pub fn manifest(&self) -> &VerifiedManifest {
@@ -181,18 +92,48 @@ impl Incoming {
     /// Byte ranges of `entry` that are still to be fetched, in order, aligned to chunks; empty when all is here
     /// (equal content known locally, or left from an earlier attempt). A file that travels inline is one range.
     pub fn missing(&self, entry: usize) -> Vec<Range<u64>> {
-        let Some(part) = self.parts.get(entry).and_then(|part| part.file.as_ref()) else {
-            return Vec::new();
-        };
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        for index in (0..part.have.len()).filter(|index| !part.have[*index]) {
-            let range = part.chunk_range(index);
-            match ranges.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                Some(_) | None => ranges.push(range),
+        let part = self.parts.get(entry).and_then(|part| part.file.as_ref());
+        part.map(PartFile::missing).unwrap_or_default()
+    }
+
+    /// Lets the SHA-256 go over zeros that did not travel, once all that did is here: for a moment, and not more than all
+    /// bundles together may. `None`: that is done; else how long to wait before the next call.
+    pub fn hash_zeros(&mut self) -> Result<Option<Duration>, IntakeError> {
+        let spool = Arc::clone(&self.arrival.spool);
+        let whole = |part: &Part| part.file.as_ref().is_none_or(PartFile::is_hashed);
+        while self.parts.get(self.hashed).is_some_and(whole) {
+            self.hashed += 1;
+        }
+        let files = self.parts[self.hashed..].iter_mut();
+        for part in files.filter_map(|part| part.file.as_mut()) {
+            if part.waits_at_zeros() && zeros::follow(&spool, part)? == Followed::AtZeros {
+                self.check_wanted()?;
+                return Ok(Some(spool.zeros.wait()));
             }
         }
-        ranges
+        Ok(None)
+    }
+
+    /// Whether its origin still wants it delivered, and nothing newer is here.
+    fn check_wanted(&mut self) -> Result<(), IntakeError> {
+        self.check_ended()?;
+        if self.arrival.spool.is_older(&self.manifest)? {
+            self.arrival.useless = true;
+            return Err(IntakeError::Superseded);
+        }
+        Ok(())
+    }
+
+    fn check_ended(&mut self) -> Result<(), IntakeError> {
+        let spool = &self.arrival.spool;
+        let cancels = spool.policy.cancels.load(Ordering::Acquire);
+        if std::mem::replace(&mut self.cancels, cancels) == cancels {
+            return Ok(());
+        }
+        match spool.ended(self.arrival.bundle, self.manifest.manifest().origin) {
+            Some(reason) => Err(IntakeError::Ended(reason)),
+            None => Ok(()),
+        }
     }
 
     /// Takes one whole chunk (the last may be short), or all of a file that travels inline. Checks it before writing.
@@ -202,15 +143,7 @@ impl Incoming {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), IntakeError> {
-        let cancels = self.arrival.spool.policy.cancels.load(Ordering::Acquire);
-        if std::mem::replace(&mut self.cancels, cancels) != cancels
-            && let Some(reason) = self
-                .arrival
-                .spool
-                .ended(self.arrival.bundle, self.manifest.manifest().origin)
-        {
-            return Err(IntakeError::Ended(reason));
-        }
+        self.check_ended()?;
         let wrong = |path: &RelPath, index| IntakeError::WrongBytes {
             path: path.clone(),
             index,
@@ -223,24 +156,23 @@ impl Incoming {
             let first = &self.manifest.manifest().entries[0];
             return Err(wrong(&first.path, 0));
         };
-        let index = offset.checked_div(part.chunk).unwrap_or(0);
-        let at = index as usize;
-        let fits = at < part.have.len()
-            && part.chunk_range(at) == (offset..offset + bytes.len() as u64)
-            && part.matches(at, bytes);
-        if !fits {
-            return Err(wrong(&entry.path, index));
-        }
-        if part.have[at] {
+        let number = part.number_at(offset).filter(|number| {
+            let fits = part.range(*number) == (offset..offset + bytes.len() as u64);
+            fits && part.matches(*number, bytes)
+        });
+        let Some(number) = number else {
+            return Err(wrong(&entry.path, offset / LEAF));
+        };
+        if part.have[number] {
             return Ok(());
         }
         let file = part.open()?;
-        part.put(&file, at, bytes).on("write", &part.at)?;
-        part.follow(&file).on("read", &part.at)?;
+        part.put(&file, number, bytes).on("write", &part.at)?;
+        zeros::follow(&self.arrival.spool, part)?;
         Ok(())
     }
 
-    /// Checks length and SHA-256 of every entry. On failure the bytes are in quarantine, nothing is visible.
+    /// Checks length and SHA-256 of every entry, which is over all of it when [`Self::hash_zeros`] says so. On failure the bytes are in quarantine, nothing is visible.
     pub fn finish(mut self) -> Result<Verified, FinishError> {
         let mut files = Vec::with_capacity(self.parts.len());
         for index in 0..self.parts.len() {
@@ -256,8 +188,11 @@ impl Incoming {
                 return Err(FinishError::Incomplete(entry.path.clone()));
             }
             let file = part.open()?;
-            part.follow(&file).on("read", &part.at)?;
-            let found = Digest(part.sha.clone().finalize().into());
+            part.follow(&file, &mut |_, _| 0).on("read", &part.at)?;
+            let Some(found) = part.found() else {
+                return Err(FinishError::Incomplete(entry.path.clone()));
+            };
+            part.stretch(&file).on("stretch", &part.at)?;
             let meta = file.metadata().on("stat", &part.at)?;
             if found != part.digest || meta.len() != part.size {
                 return Err(self.quarantine(index, found)?.into());
@@ -300,7 +235,7 @@ impl Incoming {
         let at = spool.quarantine_file(&file.at, &why)?;
         // Every chunk was checked on arrival, so a file with chunks whose digest is wrong has a manifest at odds with
         // itself; an inline file was checked against the digest, so only our own disk can be at fault.
-        let contradicts = !file.chunks.0.is_empty();
+        let contradicts = file.has_chunks();
         Ok(Quarantined {
             path: part.entry.path.clone(),
             at,
@@ -388,6 +323,11 @@ impl Spool {
             self.note_inbound(manifest.manifest(), bundle, reason.word(), None);
             return Ok(Offered::Refused(reason.refusal().into()));
         }
+        if let Some(why) = self.longer_than_disk(&manifest)? {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            self.note_inbound(manifest.manifest(), bundle, "refused", Some(why.clone()));
+            return Ok(Offered::Refused(why));
+        }
         if let Some(answer) = self.no_room_for(&manifest)? {
             if matches!(answer, Offered::Refused(_)) {
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -402,6 +342,7 @@ impl Spool {
         let arrival = Arrival {
             spool: Arc::clone(self),
             bundle,
+            useless: false,
         };
         // It may have published meanwhile, and left.
         if let Some(receipt) = self.settled(bundle)? {
@@ -423,6 +364,7 @@ impl Spool {
             cancels,
             manifest,
             parts,
+            hashed: 0,
         })))
     }
 
@@ -473,33 +415,13 @@ impl Spool {
         if !found && *size > INLINE_MAX {
             self.reuse_content(*digest, origin, &at)?;
         }
-        let (chunk, count) = if *size <= INLINE_MAX {
-            (INLINE_MAX.max(1), u64::from(*size > 0))
-        } else {
-            (digest::chunk_size(*size), digest::chunk_count(*size))
-        };
-        let mut part = PartFile {
-            at,
-            kept: None,
-            size: *size,
-            chunk,
-            digest: *digest,
-            chunks: chunks.clone(),
-            have: vec![false; count as usize],
-            sha: Sha256::new(),
-            hashed: 0,
-        };
+        let mut part = PartFile::new(at, *size, *digest, chunks);
         if keep {
             part.kept = Some(part.open()?);
         }
         if found || keep || part.at.exists() {
             let file = part.open()?;
-            let len = file.metadata().on("stat", &part.at)?.len();
-            if len > *size {
-                file.set_len(0).on("truncate", &part.at)?;
-            } else if len > 0 {
-                part.recount(&file).on("read", &part.at)?;
-            }
+            part.recount(&file)?;
         }
         if *size > INLINE_MAX && part.have.contains(&false) {
             self.take_from_older(&mut part, origin, &entry.path)?;

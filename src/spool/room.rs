@@ -114,6 +114,12 @@ impl Room {
         Ok((available.saturating_sub(min_free), min_free))
     }
 
+    /// Bytes of the whole file system.
+    pub(super) fn whole(&self) -> Result<u64, SpoolError> {
+        let stat = rustix::fs::fstatvfs(&self.disk).on("measure", &self.state)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     fn take(&self, len: u64) -> Result<(), SpoolError> {
         let within = self
             .budget

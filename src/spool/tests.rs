@@ -15,6 +15,8 @@ mod growth;
 #[cfg(test)]
 mod hashing;
 #[cfg(test)]
+mod holes;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod links;
@@ -240,6 +242,9 @@ impl Node {
                             incoming.accept_chunk(entry, offset, &bytes).unwrap();
                         }
                     }
+                }
+                while let Some(wait) = incoming.hash_zeros().unwrap() {
+                    std::thread::sleep(wait);
                 }
                 incoming.finish().unwrap().publish().unwrap();
             }

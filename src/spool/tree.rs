@@ -95,6 +95,9 @@ const LINK_PAGE: usize = 128;
 /// What an entry takes in a manifest besides its path and chunks, and a manifest besides its entries; ample.
 const ENTRY_BYTES: usize = 80;
 
+/// What an item of a chunk list takes at most.
+const CHUNK_BYTES: usize = 33;
+
 /// One file of a tree that is being sealed.
 pub(super) struct Member {
     pub(super) path: RelPath,
@@ -529,7 +532,7 @@ fn split(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
     let mut bytes = 0;
     for entry in entries {
         let chunks = match &entry.kind {
-            EntryKind::File { chunks, .. } => chunks.0.len() * 32,
+            EntryKind::File { chunks, .. } => chunks.len() * CHUNK_BYTES,
             EntryKind::Directory => 0,
         };
         let weight = ENTRY_BYTES + entry.path.as_bytes().len() + chunks;
@@ -561,7 +564,7 @@ mod tests {
                 size: 1,
                 executable: false,
                 digest: Digest([0; 32]),
-                chunks: crate::digest::ChunkList(vec![crate::digest::ChunkHash([0; 32]); chunks]),
+                chunks: crate::digest::ChunkList::of_hashes(chunks),
             },
         }
     }

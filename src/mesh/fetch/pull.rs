@@ -22,7 +22,6 @@ use super::plan::{Piece, Plan};
 use super::share::Share;
 use super::{Fetches, blocking};
 use crate::bundle::{BundleId, VerifiedManifest};
-use crate::digest::chunk_size;
 use crate::mesh::Hub;
 use crate::mesh::store::Arriving;
 use crate::mesh::wire::{Frame, RangeRequest, RangeStatus};
@@ -206,29 +205,30 @@ pub(super) async fn pull(
     Some((arriving, end))
 }
 
-/// What to ask for, in order; and how many chunks the bundle has in all.
+/// What to ask for, in order; and how many chunks of the bundle travel in all.
 fn missing(arriving: &dyn Arriving, manifest: &VerifiedManifest) -> (u64, Vec<Piece>) {
-    let (mut places, mut pieces) = (0, Vec::new());
+    let (mut places, mut missing) = (0, Vec::new());
     for (entry, says) in manifest.manifest().entries.iter().enumerate() {
-        let chunk = chunk_size(says.size());
-        for range in arriving.missing(entry) {
-            let mut at = range.start;
-            while at < range.end {
-                let len = chunk.min(range.end - at);
-                let index = at / chunk;
-                pieces.push(Piece {
+        let pieces = says.pieces();
+        let mut absent = arriving.missing(entry).into_iter().peekable();
+        for (index, range) in (0..).zip(&pieces) {
+            while absent.next_if(|absent| absent.end <= range.start).is_some() {}
+            if absent
+                .peek()
+                .is_some_and(|absent| absent.start <= range.start)
+            {
+                missing.push(Piece {
                     entry,
                     index,
-                    offset: at,
-                    len,
+                    offset: range.start,
+                    len: range.end - range.start,
                     place: places + index,
                 });
-                at += len;
             }
         }
-        places += says.size().div_ceil(chunk);
+        places += pieces.len() as u64;
     }
-    (places, pieces)
+    (places, missing)
 }
 
 /// Checks and writes until there is no more, or the disk fails. Blocks.
@@ -240,7 +240,10 @@ fn write(
     while let Some(next) = landed.blocking_recv() {
         let (entry, offset) = (next.piece.entry, next.piece.offset);
         let result = arriving.accept_chunk(entry, offset, &next.bytes);
-        let disk = matches!(result, Err(IntakeError::Disk(_) | IntakeError::Ended(_)));
+        let disk = matches!(
+            result,
+            Err(IntakeError::Disk(_) | IntakeError::Ended(_) | IntakeError::Superseded)
+        );
         if result.is_ok() {
             next.tally.keep();
         }
@@ -442,7 +445,9 @@ impl Pull {
                 self.plan.wrong(number, peer, &mut stop);
                 self.stop(stop);
             }
-            Err(error @ (IntakeError::Disk(_) | IntakeError::Ended(_))) => {
+            Err(
+                error @ (IntakeError::Disk(_) | IntakeError::Ended(_) | IntakeError::Superseded),
+            ) => {
                 return Some(End::Disk(error));
             }
         }

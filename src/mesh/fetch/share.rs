@@ -10,6 +10,7 @@
 //! 2. A chunk is served only after its hash was checked here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use tokio::time::Instant;
 
 use super::plan::Bits;
 use crate::bundle::{BundleId, VerifiedManifest};
-use crate::digest::{chunk_count, chunk_size};
 use crate::mesh::Hub;
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
@@ -44,6 +44,8 @@ const TELLERS_MAX: usize = 64;
 /// What is known of one bundle here and at others.
 pub(crate) struct Share {
     manifest: Arc<VerifiedManifest>,
+    /// The chunks of entries that take part.
+    chunks: BTreeMap<usize, Vec<Range<u64>>>,
     facts: Mutex<Facts>,
     /// Rung when a peer told something, or may be a source now.
     pub(super) bell: Notify,
@@ -79,7 +81,11 @@ pub(super) struct Says {
 
 impl Share {
     pub(super) fn new(manifest: &VerifiedManifest) -> Arc<Self> {
+        let entries = manifest.manifest().entries.iter().enumerate();
+        let large = entries.filter(|(_, entry)| entry.size() >= SHARE_MIN);
+        let chunks = large.take(LIST_MAX).map(|(at, entry)| (at, entry.pieces()));
         Arc::new(Self {
+            chunks: chunks.collect(),
             manifest: Arc::new(manifest.clone()),
             facts: Mutex::default(),
             bell: Notify::new(),
@@ -89,26 +95,19 @@ impl Share {
     /// Takes stock of what is here already.
     pub(super) fn begin(&self, arriving: &dyn Arriving) {
         let mut have = BTreeMap::new();
-        for (entry, size) in self.shared() {
+        for (entry, chunks) in &self.chunks {
             let mut bits = Bits::default();
-            let chunk = chunk_size(size);
-            let missing = arriving.missing(entry);
+            let missing = arriving.missing(*entry);
             let absent = |at: u64| missing.iter().any(|range| range.contains(&at));
-            (0..chunk_count(size))
-                .filter(|index| !absent(index * chunk))
-                .for_each(|index| bits.set(index));
-            have.insert(entry, bits);
+            (0..)
+                .zip(chunks)
+                .filter(|(_, chunk)| !absent(chunk.start))
+                .for_each(|(index, _)| bits.set(index));
+            have.insert(*entry, bits);
         }
         let mut facts = self.facts.lock();
         facts.have = have;
         facts.version += 1;
-    }
-
-    /// Entries that take part, with their sizes.
-    fn shared(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
-        let entries = self.manifest.manifest().entries.iter().map(|e| e.size());
-        let large = entries.enumerate().filter(|(_, size)| *size >= SHARE_MIN);
-        large.take(LIST_MAX)
     }
 
     /// A chunk was checked and written.
@@ -189,17 +188,23 @@ impl Share {
     /// Whether every byte of the range is of a checked chunk.
     fn holds(&self, request: &RangeRequest) -> bool {
         let facts = self.facts.lock();
-        let (entry, entries) = (request.entry as usize, &self.manifest.manifest().entries);
-        let (Some(bits), Some(end)) = (
+        let entry = request.entry as usize;
+        let (Some(bits), Some(chunks), Some(end)) = (
             facts.have.get(&entry),
+            self.chunks.get(&entry),
             request.offset.checked_add(request.len),
         ) else {
             return facts.whole;
         };
-        let size = entries.get(entry).map_or(0, |e| e.size());
-        let chunk = chunk_size(size);
-        let mut asked = request.offset / chunk..end.div_ceil(chunk);
-        facts.whole || (end <= size && asked.all(|index| bits.has(index)))
+        let mut at = request.offset;
+        let first = chunks.partition_point(|chunk| chunk.end <= at);
+        for (index, chunk) in (first as u64..).zip(&chunks[first..]) {
+            if at >= end || chunk.start > at || !bits.has(index) {
+                break;
+            }
+            at = chunk.end;
+        }
+        facts.whole || at >= end
     }
 }
 
@@ -240,10 +245,8 @@ pub(crate) fn told(hub: &Hub, peer: &Peer, have: Have) {
         tracing::debug!("{} tells of a bundle that is not for it", peer.label());
         return;
     }
-    let sizes: HashMap<usize, u64> = share.shared().collect();
     let fits = |(entry, bits): (u32, Vec<u8>)| {
-        let size = sizes.get(&(entry as usize))?;
-        let most = chunk_count(*size).div_ceil(8) as usize;
+        let most = share.chunks.get(&(entry as usize))?.len().div_ceil(8);
         (bits.len() <= most).then_some((entry as usize, Bits(bits)))
     };
     let says = Says {

@@ -40,6 +40,7 @@ struct Shared {
     silent: AtomicBool,
     over: AtomicBool,
     passed: AtomicU64,
+    bytes: AtomicU64,
     lost: AtomicU64,
     seed: AtomicU64,
 }
@@ -61,6 +62,7 @@ impl Forwarder {
             silent: AtomicBool::new(false),
             over: AtomicBool::new(false),
             passed: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             seed: AtomicU64::new(seed | 1),
         });
@@ -108,6 +110,11 @@ impl Forwarder {
     /// The target sees another sender from now on.
     pub(crate) fn move_sender(&self) {
         *self.0.back.lock() = Arc::new(back());
+    }
+
+    /// Bytes carried, both ways.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
     /// Packets carried and lost.
@@ -170,6 +177,7 @@ impl Shared {
                 continue;
             }
             self.passed.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(len as u64, Ordering::Relaxed);
             put.try_send((due + delay, buffer[..len].to_vec())).ok();
         }
         drop(put);

@@ -105,6 +105,30 @@ fn what_is_critical_for_one_peer_holds_back_bulk_for_another_over_the_same_inter
 }
 
 #[test]
+fn zeros_cost_next_to_nothing_on_the_wire() {
+    let any = Quality { rate: 0, ..HUNDRED };
+    let (link, (alder, _a), (birch, _b)) = pair_over(any);
+    let before = link.bytes();
+    let mut holes = vec![0; 64 << 20];
+    // In the middle, so that zeros are on both sides; it costs one chunk.
+    holes[40 << 20] = 7;
+    alder.send_as("holes", &holes, Priority::Routine, &[birch.id()]);
+    assert!(birch.wait_inbox("holes") == holes);
+    alder.wait_delivered(birch.id());
+    let cost = link.bytes() - before;
+    assert!(cost < (1 << 20) + (300 << 10), "{cost} bytes");
+    alder.send_as(
+        "zeros",
+        &holes[..40 << 20],
+        Priority::Routine,
+        &[birch.id()],
+    );
+    assert!(birch.wait_inbox("zeros").iter().all(|byte| *byte == 0));
+    let cost = link.bytes() - before - cost;
+    assert!(cost < 300 << 10, "{cost} bytes");
+}
+
+#[test]
 fn bulk_arrives_under_constant_critical_load() {
     let (_, (alder, _a), (birch, _b)) = pair();
     let large = pattern(4 << 20);
