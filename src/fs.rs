@@ -48,14 +48,14 @@ mod torn;
 mod xattr;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
+use rustix::fs::{CWD, Mode, OFlags, Stat, openat};
 
 pub use self::announce::{Herald, Step};
 pub use self::attr::{
@@ -80,6 +80,7 @@ use self::port::SpoolPort;
 use self::readiness::Readiness;
 use self::times::SetTimes;
 use crate::ready::{Event, IgnoreList, Overview, Settings, Shown};
+use crate::spool::beneath::At;
 use crate::spool::{Dress, FileState, RecoveredFile, Spool};
 
 /// What the file system is told at start.
@@ -279,9 +280,15 @@ impl Fs {
         }
     }
 
+    /// A place for system calls: the directory, reached without resolving any link, and the name in it.
+    fn at(&self, place: &Place) -> Result<At<'_>, FsError> {
+        let root = self.root(place.area).as_fd();
+        At::find(root, &place.path, PathBuf::new()).map_err(special::moved)
+    }
+
     /// What is at a place; what cannot travel has no business in the inbox, and is not shown there.
     fn stat_at(&self, place: &Place) -> Result<Stat, FsError> {
-        let stat = statat(self.root(place.area), place.at(), AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = self.at(place)?.stat()?;
         match kind_of(&stat) {
             Some(kind) if kind.travels() || place.area == Area::Outbox => Ok(stat),
             Some(_) | None => Err(FsError::NotFound),

@@ -5,6 +5,7 @@
 
 mod allowance;
 mod arrived;
+pub(crate) mod beneath;
 mod cancel;
 mod consumed;
 mod content;

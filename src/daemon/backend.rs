@@ -236,7 +236,7 @@ impl ControlBackend for Backend {
             return Delivery::Sealed(row);
         }
         // The plain tree behind the mount, never the mount itself.
-        let shown = std::fs::symlink_metadata(spool.at_outbox(path.as_path()));
+        let shown = spool.outbox_metadata(path);
         match shown {
             // Removed since: what was queued is still delivered.
             Err(_) => spool

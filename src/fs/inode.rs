@@ -89,15 +89,6 @@ impl Place {
         Ok(RelPath::parse(self.path.clone())?)
     }
 
-    /// For system calls relative to the area's root.
-    pub(crate) fn at(&self) -> &[u8] {
-        if self.path.is_empty() {
-            b"."
-        } else {
-            &self.path
-        }
-    }
-
     /// The entry `name` of this directory.
     pub(crate) fn child(&self, name: &[u8]) -> Result<Self, FsError> {
         crate::bundle::check_name(name)?;
@@ -678,7 +669,6 @@ mod tests {
         assert_eq!(path(&nodes, f), "a/b/f");
         nodes.renamed(NodeId::OUTBOX, b"a", NodeId::OUTBOX, b"z");
         assert_eq!(path(&nodes, f), "z/b/f");
-        assert_eq!(nodes.place(NodeId::OUTBOX).unwrap().at(), b".");
     }
 
     #[test]

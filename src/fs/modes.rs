@@ -8,11 +8,9 @@
 //! The note is written before the mode is taken away. A note without its mode takes bits from the user that it may give
 //! itself again.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use rustix::fs::{
-    Mode, OFlags, Stat, XattrFlags, fchmod, fgetxattr, fremovexattr, fsetxattr, openat,
-};
+use rustix::fs::{Mode, OFlags, Stat, XattrFlags, fchmod, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
 use super::Fs;
@@ -20,6 +18,7 @@ use super::attr::{Kind, kind_of};
 use super::error::FsError;
 use super::inode::{Area, NodeId};
 use super::names::Target;
+use super::special::beneath;
 
 /// What an owner's daemon must keep to be able to seal a file and to list a directory.
 const KEEP_FILE: u32 = 0o400;
@@ -27,6 +26,9 @@ const KEEP_DIRECTORY: u32 = 0o500;
 
 /// What setting an attribute needs: kept while it is set.
 const TO_NOTE: u32 = 0o600;
+
+/// How a file or directory is opened for that.
+const TO_LOOK: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 
 /// Where the bits are noted, in octal digits; never shown, as everything of this prefix.
 const NOTE: &str = "user.meshbox.kept";
@@ -55,8 +57,8 @@ impl Fs {
         let opened;
         let fd = match target {
             Target::File(file) => file.as_fd(),
-            Target::Name(root, place) => {
-                opened = open_to_look(root, place.at())?;
+            Target::Name(at) => {
+                opened = at.open(TO_LOOK)?;
                 opened.as_fd()
             }
         };
@@ -92,7 +94,7 @@ impl Fs {
         };
         match (kind_of(stat), known) {
             (Some(Kind::File | Kind::Directory), Ok((Area::Outbox, Ok(place)))) => {
-                open_to_look(&self.outbox, place.at()).map_or(0, |fd| noted(fd.as_fd()))
+                beneath(&self.outbox, &place, TO_LOOK).map_or(0, |fd| noted(fd.as_fd()))
             }
             (Some(Kind::File), Ok((Area::Outbox, Err(_nameless)))) => {
                 let open = self.nodes.lock().any_open(id);
@@ -101,11 +103,6 @@ impl Fs {
             (_, Ok((Area::Outbox | Area::Inbox, _)) | Err(_)) => 0,
         }
     }
-}
-
-fn open_to_look(root: &OwnedFd, at: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    openat(root, at, flags, Mode::empty())
 }
 
 fn noted(fd: impl AsFd) -> u32 {

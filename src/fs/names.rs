@@ -1,13 +1,11 @@
 //! Names in the outbox: making, moving and removing them, and the attributes that are not bytes.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
-    chmodat, chownat, fchmod, fchown, fstat, futimens, linkat, mkdirat, openat, unlinkat,
-    utimensat,
+    chownat, fchmod, fchown, fstat, futimens, linkat, mkdirat, openat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -20,13 +18,14 @@ use super::special::Device;
 use super::{status, times};
 use crate::bundle::RelPath;
 use crate::ready::Event;
+use crate::spool::beneath::At;
 
 const S_ISGID: u32 = 0o2000;
 
 /// What attributes are changed on.
 pub(crate) enum Target<'a> {
     File(&'a File),
-    Name(&'a OwnedFd, &'a Place),
+    Name(&'a At<'a>),
 }
 
 /// A name as the kernel gives it.
@@ -117,12 +116,9 @@ impl Fs {
         let (asked, mode) = (mode & 0o7777, self.kept_mode(mode & 0o7777, false));
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(openat(
-            &self.outbox,
-            place.at(),
-            flags,
-            Mode::from_raw_mode(mode),
-        )?);
+        let at = self.at(place)?;
+        let made = openat(&at, at.name(), flags, Mode::from_raw_mode(mode))?;
+        let file = File::from(made);
         let stat = fstat(&file)?;
         let target = Target::File(&file);
         let dressed = self.dress(&target, parent, &stat, mode, caller);
@@ -138,7 +134,7 @@ impl Fs {
             }
             Ok(false) => Ok((file, stat)),
             Err(error) => {
-                let _ = unlinkat(&self.outbox, place.at(), AtFlags::empty());
+                let _ = unlinkat(&at, at.name(), AtFlags::empty());
                 Err(error)
             }
         }
@@ -214,9 +210,10 @@ impl Fs {
         // mkdir(2) takes the sticky bit; a setgid bit only comes from the parent.
         let (asked, mode) = (mode & 0o1777, self.kept_mode(mode & 0o1777, true));
         self.admit_name()?;
-        mkdirat(&self.outbox, place.at(), Mode::from_raw_mode(mode))?;
-        let stat = self.stat_at(&place)?;
-        let target = Target::Name(&self.outbox, &place);
+        let spot = self.at(&place)?;
+        mkdirat(&spot, spot.name(), Mode::from_raw_mode(mode))?;
+        let stat = spot.stat()?;
+        let target = Target::Name(&spot);
         let dressed = self.dress(&target, at.parent, &stat, mode, caller);
         let noted = if mode == asked {
             Ok(())
@@ -224,10 +221,10 @@ impl Fs {
             self.set_mode(&target, asked | stat.st_mode & S_ISGID, true)
         };
         let stat = match noted.and(dressed) {
-            Ok(true) => self.stat_at(&place)?,
+            Ok(true) => spot.stat()?,
             Ok(false) => stat,
             Err(error) => {
-                let _ = unlinkat(&self.outbox, place.at(), AtFlags::REMOVEDIR);
+                let _ = unlinkat(&spot, spot.name(), AtFlags::REMOVEDIR);
                 return Err(error);
             }
         };
@@ -256,7 +253,8 @@ impl Fs {
         }
         self.may_lose_name(&stat)?;
         self.keep_remains(at.parent, at.name, &place, &stat);
-        unlinkat(&self.outbox, place.at(), AtFlags::empty())?;
+        let spot = self.at(&place)?;
+        unlinkat(&spot, spot.name(), AtFlags::empty())?;
         self.nodes.lock().unname(at.parent, at.name);
         if kind_of(&stat) != Some(Kind::File) {
             return Ok(());
@@ -308,7 +306,8 @@ impl Fs {
         let _tree = self.tree.write();
         let place = self.outbox_place(at.parent, at.name)?;
         self.keep_remains(at.parent, at.name, &place, &self.stat_at(&place)?);
-        unlinkat(&self.outbox, place.at(), AtFlags::REMOVEDIR)?;
+        let spot = self.at(&place)?;
+        unlinkat(&spot, spot.name(), AtFlags::REMOVEDIR)?;
         self.nodes.lock().unname(at.parent, at.name);
         Ok(())
     }
@@ -340,13 +339,8 @@ impl Fs {
             return Err(FsError::CrossDevice);
         }
         self.may_be_named(&self.stat_at(&from)?, &from, &to_place)?;
-        linkat(
-            &self.outbox,
-            from.at(),
-            &self.outbox,
-            to_place.at(),
-            AtFlags::empty(),
-        )?;
+        let (old, new) = (self.at(&from)?, self.at(&to_place)?);
+        linkat(&old, old.name(), &new, new.name(), AtFlags::empty())?;
         let stat = self.stat_at(&to_place)?;
         let entry = self.entry(to.parent, to.name, Area::Outbox, &stat)?;
         if kind_of(&stat) == Some(Kind::File) {
@@ -380,7 +374,7 @@ impl Fs {
         let unnamed = || self.nodes.lock().any_open(id).ok_or(FsError::Stale);
         let apply = || match (&open, &place) {
             (Some(open), _) => self.apply(&Target::File(&open.file), directory, set),
-            (None, Ok(place)) => self.apply(&Target::Name(&self.outbox, place), directory, set),
+            (None, Ok(place)) => self.apply(&Target::Name(&self.at(place)?), directory, set),
             (None, Err(_nameless)) => self.apply(&Target::File(&unnamed()?.file), directory, set),
         };
         // Pages of a mapping that were changed before may be written back after this.
@@ -435,9 +429,7 @@ impl Target<'_> {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         match self {
             Self::File(file) => fchown(file, uid, gid),
-            Self::Name(root, place) => {
-                chownat(root, place.at(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-            }
+            Self::Name(at) => chownat(at, at.name(), uid, gid, AtFlags::SYMLINK_NOFOLLOW),
         }
     }
 
@@ -445,17 +437,14 @@ impl Target<'_> {
         let mode = Mode::from_raw_mode(mode);
         match self {
             Self::File(file) => fchmod(file, mode),
-            // Older kernels know no chmod that does not follow links; nobody asks for a link's mode to be changed.
-            Self::Name(root, place) => chmodat(root, place.at(), mode, AtFlags::empty()),
+            Self::Name(at) => at.chmod(mode),
         }
     }
 
     fn set_times(&self, times: &Timestamps) -> rustix::io::Result<()> {
         match self {
             Self::File(file) => futimens(file, times),
-            Self::Name(root, place) => {
-                utimensat(root, place.at(), times, AtFlags::SYMLINK_NOFOLLOW)
-            }
+            Self::Name(at) => utimensat(at, at.name(), times, AtFlags::SYMLINK_NOFOLLOW),
         }
     }
 }

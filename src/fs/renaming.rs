@@ -141,8 +141,8 @@ impl Fs {
             .begin(self, &source, &from_path, &to_path)
             .and_then(|()| back.map_or(Ok(()), |b| trees.begin(self, b, &to_path, &from_path)))
             .and_then(|()| {
-                let (from, to) = (from_place.at(), to_place.at());
-                Ok(renameat_with(&self.outbox, from, &self.outbox, to, flags)?)
+                let (old, new) = (self.at(&from_place)?, self.at(&to_place)?);
+                Ok(renameat_with(&old, old.name(), &new, new.name(), flags)?)
             });
         if let Err(error) = renamed {
             trees.undo(self);

@@ -8,8 +8,7 @@
 //!
 //! # Invariants
 //! 1. No link of a user is ever followed here: the kernel resolves links before it asks. Paths are joined from names of
-//!    directories and used under the tree lock, system calls do not follow their last component, and what is opened is
-//!    opened with [`beneath`], which refuses a link anywhere.
+//!    directories and used under the tree lock, and no system call is given one as it is: see [`crate::spool::beneath`].
 //! 2. None of these is ever opened, except as a mere reference (`O_PATH`): opening a FIFO wakes who waits for a reader,
 //!    and opening a device may do anything.
 //! 3. Neither the state machine of `ready` nor the spool hears of them.
@@ -17,8 +16,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, Dev, FileType, Mode, OFlags, ResolveFlags, Stat, makedev, mknodat, openat2,
-    readlinkat, symlinkat, unlinkat,
+    AtFlags, Dev, FileType, Mode, OFlags, Stat, makedev, mknodat, readlinkat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -28,21 +26,20 @@ use super::error::FsError;
 use super::inode::{Area, NodeId, Place};
 use super::names::{Named, Target};
 use crate::bundle::RelPath;
+use crate::spool::beneath::open_beneath;
 
 /// Opens what is at a place below `root`, without following a symbolic link anywhere on the way.
 pub(crate) fn beneath(root: impl AsFd, place: &Place, flags: OFlags) -> Result<OwnedFd, FsError> {
-    let opened = openat2(
-        root,
-        place.at(),
-        flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-    );
-    opened.map_err(|error| match error {
+    open_beneath(root, &place.path, flags).map_err(moved)
+}
+
+/// The error of a look beneath a root.
+pub(crate) fn moved(error: Errno) -> FsError {
+    match error {
         // Found, and moved to the other tree before it was open: who asked is to look again.
         Errno::XDEV | Errno::AGAIN => FsError::Stale,
         other => FsError::Os(other),
-    })
+    }
 }
 
 /// A device's number, as mknod(2) takes it.
@@ -83,7 +80,8 @@ impl Fs {
     pub fn symlink(&self, at: Named<'_>, target: &[u8], caller: Caller) -> Result<Entry, FsError> {
         let _tree = self.tree.read();
         let place = self.special_place(at)?;
-        symlinkat(target, &self.outbox, place.at())?;
+        let spot = self.at(&place)?;
+        symlinkat(target, &spot, spot.name())?;
         self.made(at, &place, None, caller)
     }
 
@@ -100,7 +98,8 @@ impl Fs {
         let mode = mode & (libc::S_IFMT | 0o7777);
         let kind = FileType::from_raw_mode(mode);
         let permissions = Mode::from_raw_mode(mode);
-        mknodat(&self.outbox, place.at(), kind, permissions, device.dev())?;
+        let spot = self.at(&place)?;
+        mknodat(&spot, spot.name(), kind, permissions, device.dev())?;
         self.made(at, &place, Some(mode & 0o7777), caller)
     }
 
@@ -112,8 +111,9 @@ impl Fs {
         mode: Option<u32>,
         caller: Caller,
     ) -> Result<Entry, FsError> {
-        let stat = self.stat_at(place)?;
-        let target = Target::Name(&self.outbox, place);
+        let spot = self.at(place)?;
+        let stat = spot.stat()?;
+        let target = Target::Name(&spot);
         let mode = mode.unwrap_or(stat.st_mode & 0o7777);
         match self.dress(&target, at.parent, &stat, mode, caller) {
             Ok(_changed) => {
@@ -121,7 +121,7 @@ impl Fs {
                 self.entry(at.parent, at.name, Area::Outbox, &stat)
             }
             Err(error) => {
-                let _ = unlinkat(&self.outbox, place.at(), AtFlags::empty());
+                let _ = unlinkat(&spot, spot.name(), AtFlags::empty());
                 Err(error)
             }
         }
@@ -138,7 +138,10 @@ impl Fs {
             return Err(FsError::Invalid);
         }
         let target = match (place, remains) {
-            (Ok(place), _) => readlinkat(self.root(place.area), place.at(), Vec::new())?,
+            (Ok(place), _) => {
+                let spot = self.at(&place)?;
+                readlinkat(&spot, spot.name(), Vec::new())?
+            }
             (Err(_nameless), Some(fd)) => readlinkat(&*fd, c"", Vec::new())?,
             (Err(nameless), None) => return Err(nameless),
         };

@@ -9,6 +9,8 @@ mod limits;
 #[cfg(test)]
 mod listing;
 #[cfg(test)]
+mod planted;
+#[cfg(test)]
 mod reading;
 #[cfg(test)]
 mod renames;

@@ -7,7 +7,6 @@
 //! # Crash behaviour
 //! What was copied lies in `partial/` like what arrived, and is hashed again before it counts.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -34,8 +33,8 @@ impl Spool {
         if !shown.is_some_and(|shown| shown.origin == origin && shown.path == *path) {
             return Ok(());
         }
-        let at = self.at_inbox(name.as_path());
-        let older = match File::open(&at) {
+        let at = self.inbox().shown(&name);
+        let older = match self.inbox().read(&name) {
             // Removed by the user meanwhile.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened.on("open", &at)?,

@@ -20,7 +20,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -98,19 +97,19 @@ impl Spool {
     /// Takes the file of a recorded name out of the inbox, to be hashed. What was put aside there before is of an older
     /// version.
     pub(super) fn doubt(&self, found: &Found) -> Result<(), SpoolError> {
-        let to = self.at_unverified(found.path.as_path());
         let put = || {
-            if let Some(parent) = to.parent() {
-                durable::make_directory(parent)?;
+            if let Some(parent) = found.path.parent() {
+                self.unverified().make_directories(&parent)?;
             }
-            durable::rename(&found.at, &to)
+            let to = self.unverified().at(&found.path)?;
+            durable::rename(&self.inbox().at(&found.path)?, &to)
         };
         if put().is_err() {
             // A file is where a directory should be, or the other way round, of a version before.
             let above = found.path.components().next().unwrap_or_default();
             let top = RelPath::parse(above.to_vec());
             if let Ok(top) = top {
-                durable::remove_all(&self.at_unverified(top.as_path()))?;
+                durable::remove_all(&self.unverified().shown(&top))?;
             }
             put()?;
         }
@@ -119,8 +118,9 @@ impl Spool {
     }
 
     /// Whether the file of this name is in doubt.
-    pub(super) fn is_doubted(&self, name: &Path) -> bool {
-        fs::symlink_metadata(self.at_unverified(name)).is_ok_and(|meta| meta.is_file())
+    pub(super) fn is_doubted(&self, name: &RelPath) -> bool {
+        let there = self.unverified().metadata(name);
+        there.is_ok_and(|meta| meta.is_file())
     }
 
     /// Whether a bundle renames a file that is in doubt: it waits until that is decided.
@@ -131,7 +131,7 @@ impl Spool {
         for former in &of.renamed_from {
             let key = origin_key(of.origin, &former.path);
             let name: Option<RelPath> = self.journal.get(CHOSEN, &key)?;
-            if name.is_some_and(|name| self.is_doubted(name.as_path())) {
+            if name.is_some_and(|name| self.is_doubted(&name)) {
                 return Ok(true);
             }
         }
@@ -141,7 +141,7 @@ impl Spool {
     /// Starts hashing what is in doubt, if anything is.
     pub(super) fn start_checking(self: &Arc<Self>, last: LastRun) -> Result<(), SpoolError> {
         let mut left = 0;
-        walk(&|path| self.at_unverified(path), &mut |_| {
+        walk(self.unverified(), &mut |_| {
             left += 1;
             Ok(())
         })?;
@@ -181,7 +181,7 @@ impl Spool {
 impl Spool {
     fn check_step(&self, up_to: u64) -> Result<(), SpoolError> {
         let mut buffer = vec![0; READ_BYTES];
-        walk(&|path| self.at_unverified(path), &mut |found| {
+        walk(self.unverified(), &mut |found| {
             if found.stat.size > up_to || self.doubts.is_stopping() {
                 return Ok(());
             }
@@ -210,25 +210,25 @@ impl Spool {
 
     /// Decides on one file; `false`: the daemon stops.
     fn check(&self, found: &Found, buffer: &mut [u8]) -> Result<bool, SpoolError> {
-        let file = File::open(&found.at).on("open", &found.at)?;
+        let at = self.unverified().shown(&found.path);
+        let file = self.unverified().read(&found.path).on("open", &at)?;
         if self.doubts.distrusts_memory.load(Ordering::Acquire) {
             durable::read_from_disk(&file);
         }
-        let Some(digest) = self.hash(&file, buffer).on("read", &found.at)? else {
+        let Some(digest) = self.hash(&file, buffer).on("read", &at)? else {
             return Ok(false);
         };
         let _decide = self.decide.lock();
         let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
-        let shown = self.at_inbox(found.path.as_path());
-        let is_free = match fs::symlink_metadata(&shown) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => true,
-            // A newer version is there by now, or another kind of file.
+        // Else a newer version is there by now, or another kind of file.
+        let is_free = match self.inbox().metadata(&found.path) {
             Ok(_) => false,
-            Err(e) if e.kind() == io::ErrorKind::NotADirectory => false,
-            Err(e) => return Err(e).on("stat", &shown),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => true,
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => false,
+            Err(e) => return Err(e).on("stat", &self.inbox().shown(&found.path)),
         };
         let Some(row) = row.filter(|_| is_free) else {
-            durable::remove(&found.at)?;
+            durable::remove(&self.unverified().at(&found.path)?)?;
             return Ok(true);
         };
         if digest == row.digest && found.stat.size == row.size {
@@ -257,17 +257,18 @@ impl Spool {
 
     /// The file has the bytes of its record. Call with the decision lock held.
     fn show_again(&self, found: &Found, file: &File, row: InName) -> Result<(), SpoolError> {
-        let to = self.at_inbox(found.path.as_path());
-        let parent = to.parent().unwrap_or(&to).to_path_buf();
-        self.make_inbox_directory(&parent)
-            .on("create directory", &parent)?;
-        durable::rename_no_replace(&found.at, &to)?;
+        if let Some(parent) = found.path.parent() {
+            self.make_inbox_directories(&parent)?;
+        }
+        let to = self.inbox().at(&found.path)?;
+        durable::rename_no_replace(&self.unverified().at(&found.path)?, &to)?;
         let mut batch = Batch::default();
         self.hold_content(file, row.digest, &mut batch)?;
         // Copied with a state, it need not be on the disk yet.
-        let durable = file.try_clone().on("open", &to)?;
+        let durable = file.try_clone();
+        let durable = durable.on("open", &self.inbox().shown(&found.path))?;
         batch.sync(Sync::File(Arc::new(durable)));
-        batch.sync(Sync::Directory(parent));
+        batch.sync(self.inbox().sync_above(&found.path));
         let (ino, digest) = (found.stat.ino, row.digest);
         batch.put(IN_NAMES, found.path.as_bytes(), &InName { ino, ..row });
         self.record_shown(&found.path, digest, ino, &mut batch)?;
@@ -280,7 +281,7 @@ impl Spool {
             "path {}\nbundle {}\norigin {}\nsha256 received {}\nsha256 found {digest}\n",
             found.path, row.bundle, row.origin, row.digest
         );
-        let at = self.quarantine_file(&found.at, &why)?;
+        let at = self.quarantine_file(&self.unverified().at(&found.path)?, &why)?;
         let mut batch = Batch::default();
         batch.delete(IN_NAMES, found.path.as_bytes());
         self.show_as(row.bundle, "damaged", &mut batch)?;

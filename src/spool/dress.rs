@@ -1,30 +1,27 @@
-//! What the inbox looks like to other users: modes and owner of what is published, and where things are on disk.
+//! What the inbox looks like to other users: modes and owner of what is published, and the roots of the two trees.
 //!
 //! Of the metadata of a file only its times and one bit travel, executable or not; everything else is decided here, by
 //! the receiver's settings. So no peer can give a file setuid, setgid or sticky, or somebody's name.
 //!
 //! # Invariants
-//! 1. Modes are set explicitly; the umask of the daemon decides nothing.
-//! 2. A path below a root that is too long for an absolute call is reached through the root's descriptor.
+//! Modes are set explicitly; the umask of the daemon decides nothing.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
+use super::beneath::Root;
 use super::durable::OnPath;
 use super::{Layout, Spool, SpoolError};
+use crate::bundle::RelPath;
 
 /// Files in the inbox where nothing else is said.
 const FILE_MODE: u32 = 0o644;
 
 /// What a umask is taken off where no mode is given.
 const UMASK_BASE: u32 = 0o666;
-
-/// What a system call takes as a path, less its NUL.
-const SYSTEM_PATH_MAX: usize = 4095;
 
 /// Modes and owner of what the mount shows. `None` is the default: 0644, and whoever runs the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,83 +92,74 @@ impl Dress {
     }
 }
 
-/// The roots of the trees, open for paths that are too long for absolute calls.
+/// The roots of the trees.
 #[derive(Debug)]
 pub(super) struct Roots {
-    outbox: (PathBuf, OwnedFd),
-    inbox: (PathBuf, OwnedFd),
-    unverified: (PathBuf, OwnedFd),
+    outbox: Arc<Root>,
+    inbox: Arc<Root>,
+    unverified: Arc<Root>,
 }
 
 impl Roots {
     pub(super) fn open(layout: &Layout) -> Result<Self, SpoolError> {
-        let open = |path: PathBuf| -> Result<_, SpoolError> {
-            let root = OwnedFd::from(File::open(&path).on("open", &path)?);
-            Ok((path, root))
-        };
         Ok(Self {
-            outbox: open(layout.outbox())?,
-            inbox: open(layout.inbox())?,
-            unverified: open(layout.unverified())?,
+            outbox: Root::open_at(layout.outbox())?,
+            inbox: Root::open_at(layout.inbox())?,
+            unverified: Root::open_at(layout.unverified())?,
         })
-    }
-
-    /// The root of the outbox.
-    pub(super) fn outbox(&self) -> &OwnedFd {
-        &self.outbox.1
-    }
-}
-
-fn below((root, open): &(PathBuf, OwnedFd), path: &Path) -> PathBuf {
-    let absolute = root.join(path);
-    if absolute.as_os_str().as_bytes().len() <= SYSTEM_PATH_MAX {
-        absolute
-    } else {
-        // Shorter than any state directory that makes a difference, and understood by every call.
-        Path::new("/proc/self/fd")
-            .join(open.as_raw_fd().to_string())
-            .join(path)
     }
 }
 
 impl Spool {
-    /// Where a path of the outbox is, for system calls of this process.
-    pub fn at_outbox(&self, path: impl AsRef<Path>) -> PathBuf {
-        below(&self.roots.outbox, path.as_ref())
+    /// The tree of the outbox.
+    pub(super) fn outbox(&self) -> &Arc<Root> {
+        &self.roots.outbox
     }
 
-    /// Where a path of the inbox is, for system calls of this process.
-    pub fn at_inbox(&self, path: impl AsRef<Path>) -> PathBuf {
-        below(&self.roots.inbox, path.as_ref())
+    /// The tree of the inbox.
+    pub(super) fn inbox(&self) -> &Arc<Root> {
+        &self.roots.inbox
     }
 
-    /// Where a path of the inbox is while its file is in doubt.
-    pub(super) fn at_unverified(&self, path: impl AsRef<Path>) -> PathBuf {
-        below(&self.roots.unverified, path.as_ref())
+    /// What the outbox shows at `path`, a link as such.
+    pub fn outbox_metadata(&self, path: &RelPath) -> io::Result<Metadata> {
+        self.outbox().metadata(path)
+    }
+
+    /// The tree of files of the inbox that are in doubt.
+    pub(super) fn unverified(&self) -> &Arc<Root> {
+        &self.roots.unverified
     }
 
     /// Makes a directory of the inbox and those on the way to it, unless they are there.
-    pub(super) fn make_inbox_directory(&self, at: &Path) -> io::Result<()> {
-        match DirBuilder::new().mode(0o700).create(at) {
-            Ok(()) => self
-                .dress
-                .put_on(&File::open(at)?, self.dress.directory_mode()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if fs::symlink_metadata(at)?.is_dir() {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match at.parent() {
-                Some(parent) => {
-                    self.make_inbox_directory(parent)?;
-                    self.make_inbox_directory(at)
-                }
-                None => Err(error),
-            },
-            Err(error) => Err(error),
+    pub(super) fn make_inbox_directories(&self, path: &RelPath) -> Result<(), SpoolError> {
+        if self.inbox().look(path)?.is_some_and(|meta| meta.is_dir()) {
+            return Ok(());
         }
+        if let Some(above) = path.parent() {
+            self.make_inbox_directories(&above)?;
+        }
+        self.make_inbox_directory(path).map(drop)
+    }
+
+    /// Makes a directory of the inbox; `false`: it was there.
+    pub(super) fn make_inbox_directory(&self, path: &RelPath) -> Result<bool, SpoolError> {
+        let mode = self.dress.directory_mode();
+        let dress = |made: &File| self.dress.put_on(made, mode);
+        self.inbox().make_directory(path, dress)
+    }
+
+    /// Makes a directory that is to be one of the inbox, where it is built; those on the way to it must be there.
+    pub(super) fn make_staged_directory(&self, at: &Path) -> Result<(), SpoolError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(at)
+            .and_then(|()| {
+                self.dress
+                    .put_on(&File::open(at)?, self.dress.directory_mode())
+            })
+            .on("create directory", at)
     }
 }
 

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 
 use super::SpoolError;
+use super::beneath::{Root, Spot, is_nothing};
 use super::extents::Extents;
+use crate::bundle::RelPath;
 
 /// Adds the path to an I/O error.
 pub(super) trait OnPath<T> {
@@ -43,8 +45,10 @@ impl<T> OnPath<T> for rustix::io::Result<T> {
 pub(super) enum Sync {
     /// The bytes of a file.
     File(std::sync::Arc<File>),
-    /// The names in a directory.
+    /// The names in a directory of ours, not of the two trees.
     Directory(PathBuf),
+    /// The names in a directory of one of the two trees; `None`: its root.
+    Names(std::sync::Arc<Root>, Option<RelPath>),
     /// All of the state's file system.
     Everything,
     /// Fails the first time and never again, as Linux tells of a writeback error.
@@ -68,12 +72,14 @@ pub(super) const SYNC_EACH_MAX: usize = 24;
 /// Makes all of `syncs` durable. A directory that is gone by now, or a file instead, needs no sync.
 pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
     let mut directories: Vec<&Path> = Vec::new();
+    let mut names: Vec<(&Root, Option<&RelPath>)> = Vec::new();
     let mut files = Vec::new();
     let mut everything = false;
     for sync in syncs {
         match sync {
             Sync::File(file) => files.push(file),
             Sync::Directory(path) => directories.push(path),
+            Sync::Names(root, directory) => names.push((root, directory.as_ref())),
             Sync::Everything => everything = true,
             #[cfg(test)]
             Sync::FailsOnce(failed) => {
@@ -85,7 +91,9 @@ pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
     }
     directories.sort_unstable();
     directories.dedup();
-    if everything || files.len() + directories.len() > SYNC_EACH_MAX {
+    names.sort_unstable_by_key(|(root, directory)| (std::ptr::from_ref(*root), *directory));
+    names.dedup_by_key(|(root, directory)| (std::ptr::from_ref(*root), *directory));
+    if everything || files.len() + directories.len() + names.len() > SYNC_EACH_MAX {
         let root = File::open(state).on("open", state)?;
         // An interrupted sync has told nothing yet.
         return rustix::io::retry_on_intr(|| rustix::fs::syncfs(&root)).on(SYNC, state);
@@ -103,6 +111,9 @@ pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
             other => other?,
         }
     }
+    for (root, directory) in names {
+        sync_names(root, directory)?;
+    }
     Ok(())
 }
 
@@ -113,12 +124,20 @@ pub(super) fn read_from_disk(file: &File) {
     let _kept = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }
 
+/// Makes the names in a directory of one of the two trees durable, unless it is gone, or a file or link by now.
+fn sync_names(root: &Root, directory: Option<&RelPath>) -> Result<(), SpoolError> {
+    match root.open_directory(directory) {
+        Ok(open) => open.sync_all().on(SYNC, &root.shown_at(directory)),
+        Err(error) if is_nothing(error) => Ok(()),
+        Err(error) => Err(error).on("open", &root.shown_at(directory)),
+    }
+}
+
 /// Makes the names in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), SpoolError> {
-    // What a user put in the place of a directory of the outbox meanwhile must be neither followed nor waited for.
     OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .custom_flags(libc::O_DIRECTORY)
         .open(path)
         .on("open", path)?
         .sync_all()
@@ -173,21 +192,30 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
 }
 
 /// Renames, replacing `to`. Durable after a sync of both directories.
-pub(super) fn rename(from: &Path, to: &Path) -> Result<(), SpoolError> {
-    fs::rename(from, to).on("rename", to)
+pub(super) fn rename(
+    from: &(impl Spot + ?Sized),
+    to: &(impl Spot + ?Sized),
+) -> Result<(), SpoolError> {
+    let ((old, from), (new, name)) = (from.spot(), to.spot());
+    rustix::fs::renameat(old, from, new, name).on("rename", to.shown())
 }
 
 /// Renames, failing with EEXIST when `to` is there.
-pub(super) fn rename_no_replace(from: &Path, to: &Path) -> Result<(), SpoolError> {
-    rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).on("rename", to)
+pub(super) fn rename_no_replace(
+    from: &(impl Spot + ?Sized),
+    to: &(impl Spot + ?Sized),
+) -> Result<(), SpoolError> {
+    let ((old, from), (new, name)) = (from.spot(), to.spot());
+    rustix::fs::renameat_with(old, from, new, name, RenameFlags::NOREPLACE).on("rename", to.shown())
 }
 
 /// Removes a file. `false`: it was not there.
-pub(super) fn remove(path: &Path) -> Result<bool, SpoolError> {
-    match fs::remove_file(path) {
+pub(super) fn remove(spot: &(impl Spot + ?Sized)) -> Result<bool, SpoolError> {
+    let (directory, name) = spot.spot();
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e).on("remove", path),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(e) => Err(e).on("remove", spot.shown()),
     }
 }
 
@@ -205,13 +233,18 @@ pub(super) fn remove_all(path: &Path) -> Result<(), SpoolError> {
 }
 
 /// Gives a file one more name, without following a link.
-pub(super) fn link(from: &Path, to: &Path) -> Result<(), SpoolError> {
-    rustix::fs::linkat(CWD, from, CWD, to, AtFlags::empty()).on("link", to)
+pub(super) fn link(
+    from: &(impl Spot + ?Sized),
+    to: &(impl Spot + ?Sized),
+) -> Result<(), SpoolError> {
+    let ((old, from), (new, name)) = (from.spot(), to.spot());
+    rustix::fs::linkat(old, from, new, name, AtFlags::empty()).on("link", to.shown())
 }
 
 /// Removes an empty directory.
-pub(super) fn remove_directory(path: &Path) -> Result<(), SpoolError> {
-    fs::remove_dir(path).on("remove directory", path)
+pub(super) fn remove_directory(spot: &(impl Spot + ?Sized)) -> Result<(), SpoolError> {
+    let (directory, name) = spot.spot();
+    rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR).on("remove directory", spot.shown())
 }
 
 /// Gives an open file one more name. ENOENT when it has none left: somebody removed it meanwhile.

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::durable::{self, OnPath, Sync};
@@ -31,7 +31,16 @@ struct Member {
     name: RelPath,
     /// Its inode; 0 for a directory, `None` for a file that is nowhere.
     ino: Option<u64>,
-    at: PathBuf,
+    at: Where,
+}
+
+/// Where a file of an intent may be.
+#[derive(Clone, PartialEq, Eq)]
+enum Where {
+    /// In `partial/`, alone or in a tree.
+    Aside(PathBuf),
+    /// Under its name in the inbox.
+    Shown,
 }
 
 impl Spool {
@@ -112,58 +121,95 @@ impl Spool {
             if newest.is_some_and(|newest| newest.order >= of.order()) {
                 continue;
             }
-            let shown = self.at_inbox(name.as_path());
             let EntryKind::File { size, digest, .. } = &entry.kind else {
                 members.push(Member {
                     index: *index,
                     name: name.clone(),
                     ino: Some(0),
-                    at: shown,
+                    at: Where::Shown,
                 });
                 continue;
             };
             let alone = self.staged_alone(manifest.id(), *index);
             let in_tree = self.staging_tree(manifest.id()).join(name.as_path());
-            let places = [alone, in_tree, shown];
-            let by_number = |at: &Path| {
-                last == LastRun::Whole
-                    && fs::symlink_metadata(at).is_ok_and(|meta| meta.ino() == *ino)
-            };
-            let mut found = places.iter().find(|at| by_number(at)).cloned();
+            let places = [Where::Aside(alone), Where::Aside(in_tree), Where::Shown];
+            let mut found = None;
+            for at in places.iter().filter(|_| last == LastRun::Whole) {
+                if self
+                    .look_at(at, name)?
+                    .is_some_and(|meta| meta.ino() == *ino)
+                {
+                    found = Some(at.clone());
+                    break;
+                }
+            }
             if found.is_none() {
                 for at in &places {
-                    if self.hashes_to(at, *size, *digest)? {
+                    if self.hashes_to(at, name, *size, *digest)? {
                         found = Some(at.clone());
                         break;
                     }
                 }
             }
+            let there = match &found {
+                Some(at) => self.look_at(at, name)?,
+                None => None,
+            };
             members.push(Member {
                 index: *index,
                 name: name.clone(),
-                ino: found.as_deref().and_then(super::content::inode_at),
-                at: found.unwrap_or_default(),
+                ino: there.map(|meta| meta.ino()),
+                at: found.unwrap_or(Where::Shown),
             });
         }
         Ok(members)
     }
 
+    fn look_at(&self, at: &Where, name: &RelPath) -> Result<Option<fs::Metadata>, SpoolError> {
+        match at {
+            Where::Aside(at) => Ok(fs::symlink_metadata(at).ok()),
+            Where::Shown => self.inbox().look(name),
+        }
+    }
+
+    fn open_at(&self, at: &Where, name: &RelPath) -> Result<File, SpoolError> {
+        match at {
+            Where::Aside(at) => File::open(at).on("open", at),
+            Where::Shown => {
+                let opened = self.inbox().read(name);
+                opened.on("open", &self.inbox().shown(name))
+            }
+        }
+    }
+
     /// Whether there is a file with these bytes.
-    fn hashes_to(&self, at: &Path, size: u64, digest: Digest) -> Result<bool, SpoolError> {
+    fn hashes_to(
+        &self,
+        at: &Where,
+        name: &RelPath,
+        size: u64,
+        digest: Digest,
+    ) -> Result<bool, SpoolError> {
         let is_it = |meta: fs::Metadata| meta.is_file() && meta.len() == size;
-        if !fs::symlink_metadata(at).is_ok_and(is_it) {
+        if !self.look_at(at, name)?.is_some_and(is_it) {
             return Ok(false);
         }
-        let file = File::open(at).on("open", at)?;
-        Ok(hash_file(&file).on("read", at)?.digest == digest)
+        let file = self.open_at(at, name)?;
+        let hashed = hash_file(&file).on("read", &self.inbox().shown(name))?;
+        Ok(hashed.digest == digest)
     }
 
     /// What is whole of a bundle that is not goes to where its next attempt looks for it.
     fn give_back(&self, bundle: BundleId, members: &[Member]) -> Result<(), SpoolError> {
         for member in members {
             let to = self.staged_alone(bundle, member.index);
-            if member.ino.unwrap_or(0) != 0 && member.at != to && !self.is_recorded(member)? {
-                durable::rename(&member.at, &to)?;
+            if member.ino.unwrap_or(0) == 0 || self.is_recorded(member)? {
+                continue;
+            }
+            match &member.at {
+                Where::Aside(at) if *at == to => {}
+                Where::Aside(at) => durable::rename(at, &to)?,
+                Where::Shown => durable::rename(&self.inbox().at(&member.name)?, &to)?,
             }
         }
         Ok(())
@@ -174,8 +220,7 @@ impl Spool {
         let row: Option<super::tables::InName> = self
             .journal
             .get(super::tables::IN_NAMES, member.name.as_bytes())?;
-        Ok(row.is_some_and(|row| Some(row.ino) == member.ino)
-            && member.at == self.at_inbox(member.name.as_path()))
+        Ok(row.is_some_and(|row| Some(row.ino) == member.ino) && member.at == Where::Shown)
     }
 
     fn complete_publish(
@@ -192,9 +237,8 @@ impl Spool {
         }
         for member in members {
             let Some(digest) = of.entries[member.index as usize].digest() else {
-                let at = &member.at;
-                self.make_inbox_directory(at).on("create directory", at)?;
-                batch.sync(Sync::Directory(at.parent().unwrap_or(at).to_path_buf()));
+                self.make_inbox_directories(&member.name)?;
+                batch.sync(self.inbox().sync_above(&member.name));
                 continue;
             };
             // The user has removed it since.
@@ -215,27 +259,26 @@ impl Spool {
         few: bool,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let at = self.at_inbox(member.name.as_path());
-        let parent = at.parent().unwrap_or(&at).to_path_buf();
-        let file = File::open(&member.at).on("open", &member.at)?;
-        if member.at != at {
-            self.make_inbox_directory(&parent)
-                .on("create directory", &parent)?;
-            durable::rename(&member.at, &at)?;
+        let file = self.open_at(&member.at, &member.name)?;
+        if let Where::Aside(at) = &member.at {
+            if let Some(parent) = member.name.parent() {
+                self.make_inbox_directories(&parent)?;
+            }
+            durable::rename(at, &self.inbox().at(&member.name)?)?;
         }
         self.hold_content(&file, digest, batch)?;
         if few {
             batch.sync(Sync::File(Arc::new(file)));
-            batch.sync(Sync::Directory(parent));
+            batch.sync(self.inbox().sync_above(&member.name));
         }
         Ok(())
     }
 }
 
 /// What says that another kind of file is where a directory or a file should go.
-fn is_in_the_way(error: &io::Error) -> bool {
+pub(super) fn is_in_the_way(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ENOTDIR | libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY)
+        Some(libc::ENOTDIR | libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY | libc::ELOOP)
     )
 }

@@ -120,7 +120,7 @@ impl Spool {
         path: &RelPath,
         slice: &mut Slice<'_>,
     ) -> Result<Look, SpoolError> {
-        let at = self.at_outbox(path.as_path());
+        let at = self.outbox().shown(path);
         let len = file.metadata().on("stat", &at)?.len();
         let doubted = self.recheck.lock().contains_key(&gate.ino());
         let (generation, mut hasher) = {

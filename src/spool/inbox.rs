@@ -11,15 +11,9 @@
 //! without a durable row goes to quarantine before anything is mounted, and the bundle is fetched again.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-use rustix::fs::OFlags;
 
 use super::consumed::Owner;
 use super::durable::{self, OnPath, Sync};
@@ -157,8 +151,6 @@ impl Spool {
             }
         }
         for naming in namings {
-            let at = self.at_inbox(naming.name.as_path());
-            let parent = at.parent().unwrap_or(&at);
             match &verified.files[naming.entry] {
                 None => self.make_directories(&naming.name, given)?,
                 Some(staged) => {
@@ -175,7 +167,7 @@ impl Spool {
                         .journal
                         .get::<InName>(IN_NAMES, naming.name.as_bytes())?
                         .map(|row| row.ino);
-                    durable::rename(&staged.at, &at)?;
+                    durable::rename(&staged.at, &self.inbox().at(&naming.name)?)?;
                     given.push(NewName {
                         path: naming.name.clone(),
                         directory: false,
@@ -183,7 +175,7 @@ impl Spool {
                     });
                 }
             }
-            batch.sync(Sync::Directory(parent.to_path_buf()));
+            batch.sync(self.inbox().sync_above(&naming.name));
         }
         self.settle(manifest, names, &mut batch)?;
         Ok(batch)
@@ -206,8 +198,9 @@ impl Spool {
             if given[at].replaced.is_some() {
                 return;
             }
-            let from = self.at_inbox(naming.name.as_path());
-            if let Err(error) = durable::rename_no_replace(&from, &staged.at) {
+            let from = self.inbox().at(&naming.name);
+            let back = from.and_then(|from| durable::rename_no_replace(&from, &staged.at));
+            if let Err(error) = back {
                 tracing::error!(%error, "a name whose publish failed stays until the next start");
                 return;
             }
@@ -438,18 +431,14 @@ impl Spool {
         }
         let origin = choosing.origin;
         let owner = self.owner(candidate)?;
-        let at = self.at_inbox(candidate.as_path());
-        let meta = match fs::symlink_metadata(&at) {
-            Ok(meta) => Some(meta),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => None,
-            Err(e) => return Err(e).on("stat", &at),
-        };
+        let meta = self.inbox().look(candidate)?;
         if as_file {
             if owner.is_some_and(|owner| !owner.is(origin, path, candidate)) {
                 return Ok(false);
             }
             return match meta {
                 Some(meta) if meta.is_dir() => {
+                    let at = self.inbox().at(candidate)?;
                     let gone = durable::remove_directory(&at).is_ok();
                     if gone {
                         choosing.cleared.push(candidate.clone());
@@ -498,22 +487,19 @@ impl Spool {
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.
     fn remove_name(&self, path: &RelPath) -> Result<(), SpoolError> {
-        let at = self.at_inbox(path.as_path());
-        if !durable::remove(&at)? {
+        if !durable::remove(&self.inbox().at(path)?)? {
             let gone = io::Error::from_raw_os_error(libc::ENOENT);
-            return Err(gone).on("remove", &at);
+            return Err(gone).on("remove", &self.inbox().shown(path));
         }
-        self.drop_name(path, &at)
+        self.drop_name(path)
     }
 
     /// The journal's side of a file that left the inbox.
-    fn drop_name(&self, path: &RelPath, at: &std::path::Path) -> Result<(), SpoolError> {
+    fn drop_name(&self, path: &RelPath) -> Result<(), SpoolError> {
         let row: Option<InName> = self.journal.get(IN_NAMES, path.as_bytes())?;
         let mut batch = Batch::default();
         batch.delete(IN_NAMES, path.as_bytes());
-        if let Some(parent) = at.parent() {
-            batch.sync(Sync::Directory(parent.to_path_buf()));
-        }
+        batch.sync(self.inbox().sync_above(path));
         if let Some(row) = &row {
             self.show_consumed(row.bundle, &mut batch)?;
             self.name_consumed(row.origin, &row.path, path, None, &mut batch)?;
@@ -537,7 +523,7 @@ impl Spool {
     /// Removes an empty directory from the inbox.
     pub fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        durable::remove_directory(&self.at_inbox(path.as_path()))
+        durable::remove_directory(&self.inbox().at(path)?)
     }
 
     /// Moves a file from the inbox to the outbox: consumed there, a new file here. The caller then tells `ready`.
@@ -549,21 +535,7 @@ impl Spool {
         no_replace: bool,
     ) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        let (old, new) = (self.at_inbox(from.as_path()), self.at_outbox(to.as_path()));
-        // The directory as it is now, not what may be put in its place: users may make symbolic links in the outbox.
-        let directory = match to.parent() {
-            Some(parent) => Some(
-                self.open_outbox(&parent, OFlags::PATH | OFlags::DIRECTORY)
-                    .on("open", &new)?,
-            ),
-            None => None,
-        };
-        let target = match &directory {
-            Some(fd) => Path::new("/proc/self/fd")
-                .join(fd.as_raw_fd().to_string())
-                .join(std::ffi::OsStr::from_bytes(to.file_name())),
-            None => new.clone(),
-        };
+        let (old, new) = (self.inbox().at(from)?, self.outbox().at(to)?);
         let row: Option<InName> = self.journal.get(IN_NAMES, from.as_bytes())?;
         if let Some(row) = &row {
             // Killed right after the rename, the file is sealed at the next start.
@@ -576,9 +548,9 @@ impl Spool {
             self.journal.submit(batch)?;
         }
         let renamed = if no_replace {
-            durable::rename_no_replace(&old, &target)
+            durable::rename_no_replace(&old, &new)
         } else {
-            durable::rename(&old, &target)
+            durable::rename(&old, &new)
         };
         if let Err(error) = renamed {
             if let Some(row) = &row {
@@ -590,11 +562,8 @@ impl Spool {
         }
         let mut batch = Batch::default();
         batch.delete(IN_NAMES, from.as_bytes());
-        for at in [&old, &new] {
-            if let Some(parent) = at.parent() {
-                batch.sync(Sync::Directory(parent.to_path_buf()));
-            }
-        }
+        batch.sync(self.inbox().sync_above(from));
+        batch.sync(self.outbox().sync_above(to));
         if let Some(row) = row {
             self.show_consumed(row.bundle, &mut batch)?;
             self.name_consumed(row.origin, &row.path, from, None, &mut batch)?;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::beneath::Spot;
 use super::durable::{self, OnPath};
 use super::part::{Followed, PartFile};
 use super::tables::{GOT_FROM, InboundShown, got_key};
@@ -456,7 +457,7 @@ impl Spool {
     /// Moves a file to quarantine, with the reason beside it. Returns where it is.
     pub(super) fn quarantine_file(
         &self,
-        from: &std::path::Path,
+        from: &(impl Spot + ?Sized),
         why: &str,
     ) -> Result<PathBuf, SpoolError> {
         let (name, at) = loop {

@@ -9,11 +9,10 @@
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry as MapEntry;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Weak};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::durable::{self, OnPath};
@@ -52,22 +51,10 @@ impl Spool {
         }
     }
 
-    /// Opens what is at a path of the outbox, without following a symbolic link anywhere on the way: below ignored
-    /// names users may make them, and a name may be another thing by the time its file is sealed.
-    pub(super) fn open_outbox(&self, path: &RelPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        openat2(
-            self.roots.outbox(),
-            path.as_path(),
-            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
-        )
-    }
-
     /// Opens a file of the outbox to hash it; `None` when the name shows another inode by now, or nothing.
     pub(super) fn open_member(&self, path: &RelPath, ino: u64) -> Result<Option<File>, SpoolError> {
-        let at = self.at_outbox(path.as_path());
-        let file = match self.open_outbox(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+        let at = self.outbox().shown(path);
+        let file = match self.outbox().open(path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(file) => File::from(file),
             // The last two: it was moved during the walk.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::AGAIN) => {

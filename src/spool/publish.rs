@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::durable::{self, OnPath, SYNC_EACH_MAX, Sync};
+use super::durable::{self, SYNC_EACH_MAX, Sync};
 use super::inbox::{Choosing, Naming};
 use super::intake::Verified;
 use super::journal::Batch;
@@ -198,7 +198,7 @@ impl Spool {
     fn plan(&self, manifest: &VerifiedManifest) -> Result<Plan, SpoolError> {
         let mut choosing = Choosing::of(manifest);
         let namings = self.choose_names(manifest, &mut choosing)?;
-        let fresh = self.fresh_root(&namings);
+        let fresh = self.fresh_root(&namings)?;
         let mut replaced = HashMap::new();
         if fresh.is_none() {
             for naming in &namings {
@@ -219,19 +219,22 @@ impl Spool {
         })
     }
 
-    fn fresh_root(&self, namings: &[Naming]) -> Option<RelPath> {
-        let first = &namings.first()?.name;
+    fn fresh_root(&self, namings: &[Naming]) -> Result<Option<RelPath>, SpoolError> {
+        let Some(first) = namings.first() else {
+            return Ok(None);
+        };
         let mut above: Vec<RelPath> =
-            std::iter::successors(Some(first.clone()), RelPath::parent).collect();
+            std::iter::successors(Some(first.name.clone()), RelPath::parent).collect();
         above.reverse();
-        let missing = above.into_iter().find(|path| {
-            let at = self.at_inbox(path.as_path());
-            std::fs::symlink_metadata(at).is_err()
-        })?;
-        let is_root = |naming: &Naming| naming.name.starts_with(&missing);
-        // All but a directory of its own would be one file.
-        let holds = namings.len() > 1 && namings.iter().all(is_root);
-        holds.then_some(missing)
+        for path in above {
+            if self.inbox().look(&path)?.is_none() {
+                let is_root = |naming: &Naming| naming.name.starts_with(&path);
+                // All but a directory of its own would be one file.
+                let holds = namings.len() > 1 && namings.iter().all(is_root);
+                return Ok(holds.then_some(path));
+            }
+        }
+        Ok(None)
     }
 
     /// Builds the tree beside the inbox and renames it. Gives how many names are given.
@@ -248,8 +251,7 @@ impl Spool {
             let mut made = HashSet::new();
             let mut new = Vec::with_capacity(plan.namings.len());
             let root = staging.join(fresh.as_path());
-            self.make_inbox_directory(&root)
-                .on("create directory", &root)?;
+            self.make_staged_directory(&root)?;
             for naming in &plan.namings {
                 let to = staging.join(naming.name.as_path());
                 let file = &verified.files[naming.entry];
@@ -264,7 +266,7 @@ impl Spool {
                 while let Some(directory) = missing.pop() {
                     if directory != *fresh {
                         let at = staging.join(directory.as_path());
-                        self.make_inbox_directory(&at).on("create directory", &at)?;
+                        self.make_staged_directory(&at)?;
                     }
                     new.push(directory_made(&directory));
                     made.insert(directory);
@@ -278,7 +280,7 @@ impl Spool {
                     });
                 }
             }
-            durable::rename_no_replace(&root, &self.at_inbox(fresh.as_path()))?;
+            durable::rename_no_replace(&root, &self.inbox().at(fresh)?)?;
             Ok(new)
         };
         match build() {
@@ -320,7 +322,7 @@ impl Spool {
                 if let Some(directory) = naming.name.parent() {
                     self.make_directories(&directory, given)?;
                 }
-                durable::rename(&staged.at, &self.at_inbox(naming.name.as_path()))?;
+                durable::rename(&staged.at, &self.inbox().at(&naming.name)?)?;
                 given.push(NewName {
                     path: naming.name.clone(),
                     directory: false,
@@ -339,12 +341,15 @@ impl Spool {
         path: &RelPath,
         made: &mut Vec<NewName>,
     ) -> Result<(), SpoolError> {
-        let mut missing: Vec<RelPath> = std::iter::successors(Some(path.clone()), RelPath::parent)
-            .take_while(|path| !self.at_inbox(path.as_path()).is_dir())
-            .collect();
+        let mut missing = Vec::new();
+        for path in std::iter::successors(Some(path.clone()), RelPath::parent) {
+            if self.inbox().look(&path)?.is_some_and(|meta| meta.is_dir()) {
+                break;
+            }
+            missing.push(path);
+        }
         while let Some(directory) = missing.pop() {
-            let at = self.at_inbox(directory.as_path());
-            self.make_inbox_directory(&at).on("create directory", &at)?;
+            self.make_inbox_directory(&directory)?;
             made.push(directory_made(&directory));
         }
         Ok(())
@@ -361,15 +366,13 @@ impl Spool {
         let manifest = &verified.manifest;
         let mut batch = Batch::default();
         let few = names.len() <= SYNC_EACH_MAX;
-        let inbox = self.layout.inbox();
         for (index, name, _) in names {
-            let at = self.at_inbox(name.as_path());
             let index = *index as usize;
             if few {
                 for directory in std::iter::successors(name.parent(), RelPath::parent) {
-                    batch.sync(Sync::Directory(self.at_inbox(directory.as_path())));
+                    batch.sync(self.inbox().sync(Some(directory)));
                 }
-                batch.sync(Sync::Directory(inbox.clone()));
+                batch.sync(self.inbox().sync(None));
             }
             let (Some(file), Some(digest)) = (
                 &verified.files[index],
@@ -382,7 +385,7 @@ impl Spool {
             }
             let link = self.layout.content(digest);
             if super::content::inode_at(&link).is_none() {
-                durable::link(&at, &link)?;
+                durable::link(&self.inbox().at(name)?, &link)?;
                 if few && let Some(directory) = link.parent() {
                     batch.sync(Sync::Directory(directory.to_path_buf()));
                 }

@@ -12,7 +12,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::durable::OnPath;
 use super::journal::Batch;
 use super::tables::INODES;
 use super::{Spool, SpoolError};
@@ -145,13 +144,11 @@ impl Spool {
         ino: u64,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let at = self.at_inbox(name.as_path());
-        let stat = match std::fs::symlink_metadata(&at) {
-            Ok(meta) => Stat::of(&meta),
-            // Removed since; nothing needs the record.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e).on("stat", &at),
+        // Removed since: nothing needs the record.
+        let Some(meta) = self.inbox().look(name)? else {
+            return Ok(());
         };
+        let stat = Stat::of(&meta);
         if stat.ino == ino {
             batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest, stat });
         }

@@ -14,11 +14,13 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::beneath::Root;
 use super::durable::{self, OnPath, Sync};
+use super::forward::is_in_the_way;
 use super::hashing::hash_file;
 use super::journal::Batch;
 use super::start::LastRun;
@@ -36,7 +38,6 @@ const PAGE: usize = 1000;
 /// One file found in a tree of ours.
 pub(super) struct Found {
     pub(super) path: RelPath,
-    pub(super) at: PathBuf,
     pub(super) stat: Stat,
 }
 
@@ -64,15 +65,15 @@ impl Spool {
     /// Names in the inbox: as recorded, in doubt, or without a record.
     fn recover_inbox(&self) -> Result<(), SpoolError> {
         // What a start before this one put aside is looked at again, unless its name is not recorded any more.
-        walk(&|path| self.at_unverified(path), &mut |found| {
+        walk(self.unverified(), &mut |found| {
             let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
             match row {
                 Some(_) => Ok(()),
-                None => durable::remove(&found.at).map(drop),
+                None => durable::remove(&self.unverified().at(&found.path)?).map(drop),
             }
         })?;
         let mut gone = None;
-        walk(&|path| self.at_inbox(path), &mut |found| {
+        walk(self.inbox(), &mut |found| {
             let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
             if let Some(row) = &row {
                 return match self.is_as_recorded(row, &found)? {
@@ -84,23 +85,27 @@ impl Spool {
                 Some(gone) => gone,
                 None => gone.insert(self.names_gone()?),
             };
-            if let Some((name, row)) = gone.get(&found.stat.ino)
-                && self.take_back(&found.at, name, row)?
-            {
-                return Ok(());
+            if let Some((name, row)) = gone.get(&found.stat.ino) {
+                match self.take_back(&found.path, name, row) {
+                    Ok(true) => return Ok(()),
+                    Ok(false) => {}
+                    Err(SpoolError::Io { source, .. }) if is_in_the_way(&source) => {}
+                    Err(error) => return Err(error),
+                }
             }
             let why = format!(
                 "path {}\nno durable record of this name in the inbox\n",
                 found.path
             );
-            let at = self.quarantine_file(&found.at, &why)?;
+            let at = self.quarantine_file(&self.inbox().at(&found.path)?, &why)?;
             tracing::warn!(path = %found.path, at = %at.display(), "a file in the inbox without a record was quarantined");
             Ok(())
         })?;
         self.each_row::<InName>(IN_NAMES, |spool, key, row| {
-            let at = spool.at_inbox(path_of(key));
-            let is_there = fs::symlink_metadata(&at).is_ok_and(|meta| meta.ino() == row.ino);
-            if is_there || spool.is_doubted(path_of(key)) {
+            let name = RelPath::parse(key).ok();
+            let inode = name.as_ref().map(|name| spool.inbox().inode(name));
+            let is_there = inode.transpose()?.flatten() == Some(row.ino);
+            if is_there || name.as_ref().is_some_and(|name| spool.is_doubted(name)) {
                 return Ok(());
             }
             let mut batch = Batch::default();
@@ -110,7 +115,7 @@ impl Spool {
                 batch.delete(INODES, &row.ino.to_be_bytes());
             }
             spool.show_consumed(row.bundle, &mut batch)?;
-            if let Ok(name) = RelPath::parse(key) {
+            if let Some(name) = name {
                 spool.name_consumed(row.origin, &row.path, &name, None, &mut batch)?;
             }
             spool.shown_no_more(row, &mut batch)?;
@@ -120,8 +125,9 @@ impl Spool {
 
     fn recover_outbox(&self, same_boot: bool) -> Result<Vec<RecoveredFile>, SpoolError> {
         self.each_row::<OutName>(OUT_NAMES, |spool, key, row| {
-            let at = spool.at_outbox(path_of(key));
-            if fs::symlink_metadata(&at).is_ok() {
+            if let Ok(path) = RelPath::parse(key)
+                && spool.outbox().look(&path)?.is_some()
+            {
                 return Ok(());
             }
             let mut batch = Batch::default();
@@ -131,7 +137,7 @@ impl Spool {
         })?;
         let mut recovered = Vec::new();
         let mut live_marks = std::collections::HashSet::new();
-        walk(&|path| self.at_outbox(path), &mut |found| {
+        walk(self.outbox(), &mut |found| {
             let ino = found.stat.ino;
             let mark: Option<Mark> = self.journal.get(MARKS, &ino.to_be_bytes())?;
             let row: Option<OutName> = self.journal.get(OUT_NAMES, found.path.as_bytes())?;
@@ -223,13 +229,12 @@ impl Spool {
             let tree = key.as_slice().try_into().map_or(0, u64::from_be_bytes);
             self.next_tree
                 .fetch_max(tree.saturating_add(1), Ordering::Relaxed);
-            let shows = |path: &RelPath| {
-                let at = self.at_outbox(path.as_path());
-                super::content::inode_at(&at) == Some(row.ino)
+            let shows = |path: &RelPath| -> Result<bool, SpoolError> {
+                Ok(self.outbox().inode(path)? == Some(row.ino))
             };
-            let root = if shows(&row.root) {
+            let root = if shows(&row.root)? {
                 row.root.clone()
-            } else if row.begun && shows(&row.from) {
+            } else if row.begun && shows(&row.from)? {
                 row.from.clone()
             } else {
                 // Renamed back or removed; or the rename that would have made it a tree was never done.
@@ -364,60 +369,37 @@ fn text(path: &Path) -> String {
         .unwrap_or_default()
 }
 
-fn path_of(key: &[u8]) -> &Path {
-    use std::os::unix::ffi::OsStrExt;
-    Path::new(std::ffi::OsStr::from_bytes(key))
-}
-
-/// Made through the mount, where calls are relative, a path may be longer than an absolute call takes.
+/// What the daemon may not read, or was removed meanwhile; the root must be readable.
 fn is_out_of_reach(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ENOENT | libc::ENAMETOOLONG | libc::EACCES)
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES)
     )
 }
 
-/// Shows every regular file of a tree; `reach` says where a path of it is. Anything else but directories is left alone.
+/// Shows every regular file of a tree. Anything else but directories is left alone.
 pub(super) fn walk(
-    reach: &dyn Fn(&Path) -> PathBuf,
+    root: &Root,
     look: &mut dyn FnMut(Found) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut open: Vec<PathBuf> = vec![PathBuf::new()];
+    let mut open: Vec<Option<RelPath>> = vec![None];
     while let Some(directory) = open.pop() {
-        let below = &directory;
-        let directory = reach(below);
-        let entries = match fs::read_dir(&directory) {
+        let at = root.shown_at(directory.as_ref());
+        let entries = match root.list(directory.as_ref()) {
             Ok(entries) => entries,
-            Err(e) if is_out_of_reach(&e) && !below.as_os_str().is_empty() => {
-                tracing::error!(at = %directory.display(), error = %e, "passed over");
+            Err(e) if is_out_of_reach(&e) && directory.is_some() => {
+                tracing::error!(at = %at.display(), error = %e, "passed over");
                 continue;
             }
-            Err(e) => return Err(e).on("read", &directory),
+            Err(e) => return Err(e).on("read", &at),
         };
         for entry in entries {
-            let below = below.join(entry.on("read", &directory)?.file_name());
-            let at = reach(&below);
-            let meta = match fs::symlink_metadata(&at) {
-                Ok(meta) => meta,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) if is_out_of_reach(&e) => {
-                    tracing::error!(at = %at.display(), error = %e, "passed over");
-                    continue;
-                }
-                Err(e) => return Err(e).on("stat", &at),
-            };
+            let (path, meta) = entry.on("read", &at)?;
             if meta.is_dir() {
-                open.push(below);
+                open.push(Some(path));
             } else if meta.is_file() {
-                match RelPath::parse(below.as_os_str().as_bytes().to_vec()) {
-                    Ok(path) => look(Found {
-                        path,
-                        at,
-                        stat: Stat::of(&meta),
-                    })?,
-                    Err(error) => tracing::warn!(at = %at.display(), %error, "passed over"),
-                }
+                let stat = Stat::of(&meta);
+                look(Found { path, stat })?;
             }
         }
     }

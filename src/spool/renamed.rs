@@ -19,13 +19,14 @@
 //! unrecorded one goes back, if its bytes are those of the record, and the bundle is offered again.
 
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::content::inode_at;
+use rustix::io::Errno;
+
+use super::beneath::is_nothing;
 use super::durable::{self, OnPath, Sync};
 use super::hashing::hash_file;
 use super::inbox::Choosing;
@@ -167,8 +168,9 @@ impl Spool {
         let mut gone = 0;
         let mut at = Some(path.clone());
         while let Some(path) = at.filter(|path| {
-            let path = self.at_outbox(path.as_path());
-            inode_at(&path).is_none()
+            let shown = self.outbox().metadata(path);
+            // Only what is surely gone: where that cannot be told the receiver keeps its directory.
+            shown.is_err_and(|error| Errno::from_io_error(&error).is_some_and(is_nothing))
         }) {
             gone += 1;
             at = path.parent();
@@ -260,7 +262,7 @@ impl Spool {
             let is_it = row.bundle == former.bundle
                 && row.digest == announced.digest
                 && row.size == announced.size
-                && inode_at(&self.at_inbox(name.as_path())) == Some(row.ino);
+                && self.inbox().inode(&name)? == Some(row.ino);
             if !is_it {
                 continue;
             }
@@ -389,8 +391,8 @@ impl Spool {
 
     /// The mode and time that the file has at its origin now.
     fn follow_dress(&self, name: &RelPath, announced: &Announced<'_>) -> Result<(), SpoolError> {
-        let at = self.at_inbox(name.as_path());
-        let file = File::open(&at).on("open", &at)?;
+        let at = self.inbox().shown(name);
+        let file = self.inbox().read(name).on("open", &at)?;
         let mode = self.dress.file_mode(announced.executable);
         self.dress.put_on(&file, mode).on("set the mode of", &at)?;
         set_mtime(&file, announced.entry.mtime).on("set the time of", &at)
@@ -408,8 +410,8 @@ impl Spool {
         if let Some(parent) = renaming.to.parent() {
             self.make_directories(&parent, made)?;
         }
-        let (from, to) = (renaming.from.as_path(), renaming.to.as_path());
-        durable::rename(&self.at_inbox(from), &self.at_inbox(to))
+        let (from, to) = (&renaming.from, &renaming.to);
+        durable::rename(&self.inbox().at(from)?, &self.inbox().at(to)?)
     }
 
     /// The journal's side of a rename that the disk shows.
@@ -440,13 +442,11 @@ impl Spool {
             self.name_consumed(row.origin, &row.path, &renaming.from, version, &mut batch)?;
         }
         // Its mode and time are to be as durable as the receipt.
-        let at = self.at_inbox(renaming.to.as_path());
-        let file = File::open(&at).on("open", &at)?;
+        let file = self.inbox().read(&renaming.to);
+        let file = file.on("open", &self.inbox().shown(&renaming.to))?;
         batch.sync(Sync::File(Arc::new(file)));
         for name in [&renaming.from, &renaming.to] {
-            if let Some(parent) = self.at_inbox(name.as_path()).parent() {
-                batch.sync(Sync::Directory(parent.to_path_buf()));
-            }
+            batch.sync(self.inbox().sync_above(name));
         }
         self.journal.submit(batch)
     }
@@ -456,8 +456,11 @@ impl Spool {
         let mut removed = Vec::new();
         let mut at = renaming.from.parent();
         while let Some(directory) = at.filter(|_| removed.len() < usize::from(renaming.emptied)) {
-            let path = self.at_inbox(directory.as_path());
-            if durable::remove_directory(&path).is_err() {
+            let path = self.inbox().at(&directory);
+            if path
+                .and_then(|path| durable::remove_directory(&path))
+                .is_err()
+            {
                 break;
             }
             at = directory.parent();
@@ -529,11 +532,11 @@ impl Spool {
         if newest.is_some_and(|newest| newest.order >= of.order()) {
             return Ok(());
         }
-        let inode = |name: &RelPath| inode_at(&self.at_inbox(name.as_path()));
-        if inode(&renaming.from) == Some(renaming.ino) {
+        let inode = |name: &RelPath| self.inbox().inode(name);
+        if inode(&renaming.from)? == Some(renaming.ino) {
             self.give_new_name(renaming, &mut Vec::new())?;
         }
-        if inode(&renaming.to) == Some(renaming.ino) {
+        if inode(&renaming.to)? == Some(renaming.ino) {
             if let Some(announced) = Announced::of(of) {
                 self.follow_dress(&renaming.to, &announced)?;
             }
@@ -548,7 +551,7 @@ impl Spool {
         let mut gone = HashMap::new();
         self.each_row::<InName>(IN_NAMES, |spool, key, row| {
             if let Ok(name) = RelPath::parse(key)
-                && inode_at(&spool.at_inbox(name.as_path())) != Some(row.ino)
+                && spool.inbox().inode(&name)? != Some(row.ino)
             {
                 gone.insert(row.ino, (name, row.clone()));
             }
@@ -557,31 +560,30 @@ impl Spool {
         Ok(gone)
     }
 
-    /// The file at `at`, which has no record, has the inode of a recorded name that shows nothing: it gets that name
+    /// The file at `found`, which has no record, has the inode of a recorded name that shows nothing: it gets that name
     /// back, if it has the bytes. `false`: it is another file.
     pub(super) fn take_back(
         &self,
-        at: &Path,
+        found: &RelPath,
         name: &RelPath,
         row: &InName,
     ) -> Result<bool, SpoolError> {
-        let to = self.at_inbox(name.as_path());
-        let file = File::open(at).on("open", at)?;
-        if inode_at(&to).is_some() || file.metadata().on("stat", at)?.len() != row.size {
+        let at = &self.inbox().shown(found);
+        let file = self.inbox().read(found).on("open", at)?;
+        if self.inbox().inode(name)?.is_some() || file.metadata().on("stat", at)?.len() != row.size
+        {
             return Ok(false);
         }
         let hashed = hash_file(&file).on("read", at)?;
         if hashed.digest != row.digest {
             return Ok(false);
         }
-        if let Some(parent) = to.parent() {
-            self.make_inbox_directory(parent)
-                .on("create directory", parent)?;
+        if let Some(parent) = name.parent() {
+            self.make_inbox_directories(&parent)?;
         }
-        durable::rename(at, &to)?;
-        for parent in [at.parent(), to.parent()].into_iter().flatten() {
-            durable::sync_directory(parent)?;
-        }
+        durable::rename(&self.inbox().at(found)?, &self.inbox().at(name)?)?;
+        let syncs = [found, name].map(|name| self.inbox().sync_above(name));
+        durable::sync_all(self.layout.state(), &syncs)?;
         tracing::warn!(path = %name, "a rename cut off by a power loss was undone");
         Ok(true)
     }

@@ -18,15 +18,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::content::inode_at;
 use super::journal::Batch;
 use super::tables::{
     BUNDLES, BundleRow, DEADLINES, HELD, LATEST, META, NAMES, OUT_NAMES, OUT_ORDER, OutName, USERS,
@@ -281,26 +279,27 @@ impl Spool {
         let scoped = self.journal.get::<u64>(META, META_SCOPED)?.is_some();
         self.policy.scoped.store(scoped, Ordering::Release);
         let mut found = BTreeSet::new();
-        if self.open_routed(None).is_some_and(|root| has_route(&root)) {
-            found.extend(inode_at(&self.layout.outbox()));
+        if let Some(root) = self.open_routed(None)
+            && has_route(&root)
+        {
+            found.extend(rustix::fs::fstat(&root).map(|stat| stat.st_ino));
         }
-        let mut open = vec![std::path::PathBuf::new()];
-        while let Some(below) = open.pop() {
-            let at = self.at_outbox(&below);
-            let Ok(entries) = std::fs::read_dir(&at) else {
+        let mut open: Vec<Option<RelPath>> = vec![None];
+        while let Some(directory) = open.pop() {
+            let Ok(entries) = self.outbox().list(directory.as_ref()) else {
                 continue;
             };
-            for entry in entries.flatten() {
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            for (path, meta) in entries.flatten() {
+                if !meta.is_dir() {
                     continue;
                 }
-                let below = below.join(entry.file_name());
-                let path = RelPath::parse(below.as_os_str().as_bytes()).ok();
-                let opened = path.and_then(|path| self.open_routed(Some(&path)));
-                if opened.is_some_and(|fd| has_route(&fd)) {
-                    found.extend(inode_at(&self.at_outbox(&below)));
+                if self
+                    .open_routed(Some(&path))
+                    .is_some_and(|fd| has_route(&fd))
+                {
+                    found.insert(meta.ino());
                 }
-                open.push(below);
+                open.push(Some(path));
             }
         }
         self.policy
@@ -312,14 +311,7 @@ impl Spool {
 
     /// A directory of the outbox; `None`: the outbox itself.
     fn open_routed(&self, path: Option<&RelPath>) -> Option<OwnedFd> {
-        match path {
-            Some(path) => self
-                .open_outbox(path, OFlags::RDONLY | OFlags::DIRECTORY)
-                .ok(),
-            None => std::fs::File::open(self.layout.outbox())
-                .ok()
-                .map(OwnedFd::from),
-        }
+        self.outbox().open_directory(path).ok().map(OwnedFd::from)
     }
 
     /// What the nearest directories above `path` say: whom to, how urgently.
@@ -327,12 +319,10 @@ impl Spool {
         let (mut to, mut priority) = (None, None);
         let mut above = path.parent();
         loop {
-            let at = match &above {
-                Some(directory) => self.at_outbox(directory.as_path()),
-                None => self.layout.outbox(),
-            };
-            if inode_at(&at).is_some_and(|ino| self.policy.routed.read().contains(&ino))
+            if !self.policy.routed.read().is_empty()
                 && let Some(fd) = self.open_routed(above.as_ref())
+                && rustix::fs::fstat(&fd)
+                    .is_ok_and(|stat| self.policy.routed.read().contains(&stat.st_ino))
             {
                 to = to.or_else(|| read_xattr(&fd, XATTR_TO));
                 priority = priority

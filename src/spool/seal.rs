@@ -18,7 +18,6 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::content::inode_at;
 use super::durable::{OnPath, Sync};
 use super::hashing::{Look, Slice};
 use super::jobs::Step;
@@ -100,7 +99,7 @@ impl Spool {
             priority,
             ..
         } = request;
-        let at = self.at_outbox(path.as_path());
+        let at = self.outbox().shown(path);
         let mut terms = self.terms_of(path, *priority);
         let mut guard = gate.lock();
         let meta = file.metadata().on("stat", &at)?;
@@ -110,7 +109,7 @@ impl Spool {
         }
         let decide = self.decide.lock();
         // The name may have gone or moved while the bytes were hashed, and the inode's number to another file with it.
-        if gate.is_retired() || inode_at(&at) != Some(gate.ino()) {
+        if gate.is_retired() || self.outbox().inode(path)? != Some(gate.ino()) {
             return Ok(SealOutcome::Gone);
         }
         let mut batch = Batch::default();
@@ -215,9 +214,7 @@ impl Spool {
         );
         batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
         batch.delete(MARKS, &stat.ino.to_be_bytes());
-        if let Some(directory) = at.parent() {
-            batch.sync(Sync::Directory(directory.to_path_buf()));
-        }
+        batch.sync(self.outbox().sync_above(path));
         batch.sync(Sync::File(Arc::new(file)));
         self.sealed_when_durable(bundle, freed, &mut batch);
         self.journal.submit(batch)?;

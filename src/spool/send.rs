@@ -147,7 +147,7 @@ impl Spool {
         self.last_word(&entries, &mut terms);
         let mut batch = Batch::default();
         for member in &members {
-            let at = self.at_outbox(member.path.as_path());
+            let at = self.outbox().shown(&member.path);
             let Some(file) = self.open_member(&member.path, member.gate.ino())? else {
                 return Ok(Sent::Refused(format!("{} is gone", member.path)));
             };
@@ -205,8 +205,7 @@ impl Spool {
         deadline: Instant,
         slice: &mut Slice<'_>,
     ) -> Result<Option<Member>, SpoolError> {
-        let at = self.at_outbox(path.as_path());
-        let Some(ino) = super::content::inode_at(&at) else {
+        let Some(ino) = self.outbox().inode(path)? else {
             return Ok(None);
         };
         loop {

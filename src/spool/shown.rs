@@ -75,7 +75,7 @@ impl Spool {
             .get(OUT_NAMES, path.as_bytes())
             .ok()
             .flatten()?;
-        let meta = std::fs::symlink_metadata(self.at_outbox(path.as_path())).ok()?;
+        let meta = self.outbox().metadata(path).ok()?;
         let marked = self
             .journal
             .get::<Mark>(MARKS, &meta.ino().to_be_bytes())

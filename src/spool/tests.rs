@@ -23,6 +23,8 @@ mod links;
 #[cfg(test)]
 mod membership;
 #[cfg(test)]
+mod planted;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod records;

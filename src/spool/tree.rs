@@ -26,10 +26,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::beneath::Root;
 use super::durable::{OnPath, SYNC_EACH_MAX, Sync};
 use super::gate::{Gate, GateGuard};
 use super::hashing::{Look, Slice};
@@ -275,7 +275,7 @@ impl Spool {
         path: &RelPath,
         slice: &mut Slice<'_>,
     ) -> Result<Looked, SpoolError> {
-        let at = self.at_outbox(path.as_path());
+        let at = self.outbox().shown(path);
         let Some(file) = self.open_member(path, ino)? else {
             return Ok(Looked::Gone);
         };
@@ -323,8 +323,7 @@ impl Spool {
         let decide = self.decide.lock();
         let mut sealed: Vec<(&Member, Stat)> = Vec::with_capacity(members.len());
         for member in members {
-            let at = self.at_outbox(member.path.as_path());
-            let Ok(meta) = std::fs::symlink_metadata(&at) else {
+            let Some(meta) = self.outbox().look(&member.path)? else {
                 continue;
             };
             let ino = member.gate.ino();
@@ -343,10 +342,11 @@ impl Spool {
                 };
                 self.hold_content(&file, digest, &mut batch)?;
             }
-            let meta = std::fs::symlink_metadata(&at).on("stat", &at)?;
+            let meta = self.outbox().metadata(&member.path);
+            let meta = meta.on("stat", &self.outbox().shown(&member.path))?;
             sealed.push((member, Stat::of(&meta)));
         }
-        let mut entries = entries_of(&|path| self.at_outbox(path), &sealed, &request.directories);
+        let mut entries = entries_of(self.outbox(), &sealed, &request.directories);
         if entries.is_empty() {
             batch.delete(TREES, &request.tree.to_be_bytes());
             self.journal.submit(batch)?;
@@ -380,17 +380,12 @@ impl Spool {
         batch.delete(TREES, &request.tree.to_be_bytes());
         if few {
             for (member, _) in &sealed {
-                if let Some(directory) = self.at_outbox(member.path.as_path()).parent() {
-                    batch.sync(Sync::Directory(directory.to_path_buf()));
-                }
+                batch.sync(self.outbox().sync_above(&member.path));
             }
             for directory in &request.directories {
-                batch.sync(Sync::Directory(self.at_outbox(directory.as_path())));
+                batch.sync(self.outbox().sync(Some(directory.clone())));
             }
-            let root = self.at_outbox(request.root.as_path());
-            if let Some(above) = root.parent() {
-                batch.sync(Sync::Directory(above.to_path_buf()));
-            }
+            batch.sync(self.outbox().sync_above(&request.root));
             for file in files {
                 batch.sync(Sync::File(Arc::new(file)));
             }
@@ -480,11 +475,7 @@ impl Spool {
 }
 
 /// The files, and the directories that none of them implies.
-fn entries_of(
-    at_outbox: &dyn Fn(&Path) -> PathBuf,
-    sealed: &[(&Member, Stat)],
-    directories: &[RelPath],
-) -> Vec<Entry> {
+fn entries_of(outbox: &Root, sealed: &[(&Member, Stat)], directories: &[RelPath]) -> Vec<Entry> {
     let mut implied: BTreeSet<RelPath> = BTreeSet::new();
     let mut imply = |path: &RelPath| {
         let mut above = path.parent();
@@ -506,7 +497,7 @@ fn entries_of(
     }
     let mut there: Vec<(&RelPath, Metadata)> = Vec::new();
     for directory in directories {
-        match std::fs::symlink_metadata(at_outbox(directory.as_path())) {
+        match outbox.metadata(directory) {
             Ok(meta) if meta.is_dir() => there.push((directory, meta)),
             Ok(_) | Err(_) => {}
         }

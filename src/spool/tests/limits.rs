@@ -181,7 +181,16 @@ fn a_path_as_long_as_paths_go_travels_and_is_found_again_at_start() {
     let deep = [vec!["d".repeat(255); 15].join("/"), "f".repeat(160)].join("/");
     assert_eq!(deep.len(), 4000);
     let path = rel(&deep);
-    let at = alder.spool().at_outbox(path.as_path());
+    // Too long for an absolute path below a state directory.
+    let below = |root: &fs::File| {
+        let root = PathBuf::from(format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(root)
+        ));
+        root.join(path.as_path())
+    };
+    let outbox = fs::File::open(alder.spool().layout().outbox()).unwrap();
+    let at = below(&outbox);
     fs::create_dir_all(at.parent().unwrap()).unwrap();
     fs::write(&at, b"deep").unwrap();
     let ino = fs::metadata(&at).unwrap().ino();
@@ -197,8 +206,8 @@ fn a_path_as_long_as_paths_go_travels_and_is_found_again_at_start() {
         panic!("not sealed")
     };
     birch.fetch(&alder, bundle);
-    let there = birch.spool().at_inbox(path.as_path());
-    assert_eq!(fs::read(there).unwrap(), b"deep");
+    let inbox = fs::File::open(birch.spool().layout().inbox()).unwrap();
+    assert_eq!(fs::read(below(&inbox)).unwrap(), b"deep");
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     alder.stop();
     alder.start();
