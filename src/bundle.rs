@@ -333,8 +333,12 @@ pub struct Former {
     pub path: RelPath,
     /// Epoch of that bundle.
     pub epoch: u64,
+    /// Incarnation of that bundle.
+    pub incarnation: [u8; 16],
     /// Number of that bundle within the epoch.
     pub seq: u64,
+    /// The place of the file among the entries of that bundle; `None`: it is the only one.
+    pub entry: Option<u32>,
     /// That bundle.
     pub bundle: BundleId,
     /// How many components of the path, from its end, are gone at the origin; 0 if another file has the name by now.

@@ -45,6 +45,7 @@ mod shown;
 mod start;
 mod tables;
 mod tail;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -253,3 +253,43 @@ fn what_is_exchanged_is_sent_as_if_renamed() {
         fs::read_to_string(birch.inbox("g/a")).is_ok_and(|found| found == "old")
     });
 }
+
+#[test]
+fn what_was_consumed_does_not_come_back_by_a_rename_over_a_name_used_before() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let put = |name: &str, text: &str| {
+        let sha = alder.put(name, text.as_bytes());
+        birch.wait_arrived(name, &sha);
+        alder.wait_delivered(name);
+    };
+    let mv = |from: &str, to: &str| {
+        fs::rename(alder.outbox(from), alder.outbox(to)).unwrap();
+        alder.wait_delivered(to);
+    };
+    put("t", "old");
+    mv("t", "t2");
+    put("c", "job");
+    fs::remove_file(birch.inbox("c")).unwrap();
+    mv("c", "t");
+    wait_names(&birch, &["t2"]);
+
+    // A log that is rotated, as logrotate does it, and consumed at each turn.
+    for turn in 0..4 {
+        let rotated = [("l.1", "l.2"), ("l", "l.1")].map(|(from, to)| {
+            let there = alder.outbox(from).exists();
+            if there {
+                fs::rename(alder.outbox(from), alder.outbox(to)).unwrap();
+            }
+            (there, to)
+        });
+        for (_, to) in rotated.iter().filter(|(there, _)| *there) {
+            alder.wait_delivered(to);
+        }
+        put("l", &format!("turn {turn}"));
+        wait_names(&birch, &["l", "t2"]);
+        fs::remove_file(birch.inbox("l")).unwrap();
+        wait_names(&birch, &["t2"]);
+    }
+    assert_eq!(birch.status()["counts"]["quarantined"], 0);
+}

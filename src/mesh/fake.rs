@@ -366,6 +366,9 @@ impl Store for Arc<Fake> {
             corrupt: self.corrupt.load(Ordering::Relaxed),
         }))
     }
+    fn renamed_only(&self, _: &VerifiedManifest) -> Result<bool, SpoolError> {
+        Ok(false)
+    }
     fn offered(&self, manifest: VerifiedManifest, _: PeerId) -> Result<Offered, SpoolError> {
         let id = manifest.id();
         let mut state = self.state.lock();

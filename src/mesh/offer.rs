@@ -1,7 +1,8 @@
 //! Offers: built from what the spool holds, and taken from a peer.
 //!
 //! An offer carries the content of entries up to 64 KiB, unless the peer is known to have it. A received offer with
-//! all its content is taken at once, in a lane of its peer; one with more to fetch goes to `fetch`.
+//! all its content is taken at once, in a lane of its peer; one with more to fetch goes to `fetch`. Offers that rename are
+//! looked at in the lane first, one after another, whatever their priority: what a rename means depends on those before it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,19 +99,29 @@ pub(crate) fn receive(
     }
     let has = |index: usize| inline.get(index).is_some_and(Option::is_some);
     let absent = |(index, entry): (usize, &crate::bundle::Entry)| entry.size() > 0 && !has(index);
-    if manifest.manifest().entries.iter().enumerate().any(absent) {
+    let fetches = manifest.manifest().entries.iter().enumerate().any(absent);
+    let renames = !manifest.manifest().renamed_from.is_empty();
+    if fetches && !renames {
         fetch::start(hub, peer, manifest, inline);
         drop(permit);
         return;
     }
-    let lane = if is_urgent(manifest.manifest().priority) {
+    let lane = if is_urgent(manifest.manifest().priority) && !renames {
         peer.express.clone()
     } else {
         peer.intake.clone()
     };
     lane.push(move || {
         let bundle = manifest.id();
-        if let Some(verdict) = take_inline(&hub, &peer, manifest, &inline)
+        let verdict = if renames && renamed_only(&hub, &manifest) {
+            Some(Verdict::Taken)
+        } else if fetches {
+            fetch::start(hub, peer.clone(), manifest, inline);
+            None
+        } else {
+            take_inline(&hub, &peer, manifest, &inline)
+        };
+        if let Some(verdict) = verdict
             && let Some(session) = peer.session()
         {
             drop(
@@ -121,6 +132,17 @@ pub(crate) fn receive(
         }
         drop(permit);
     });
+}
+
+/// Whether the offer only gave a new name to what is, or was, here. Blocks on disk.
+fn renamed_only(hub: &Hub, manifest: &VerifiedManifest) -> bool {
+    hub.store.renamed_only(manifest).unwrap_or_else(|error| {
+        tracing::error!(
+            "{} cannot be renamed: {error}",
+            describe(manifest.manifest())
+        );
+        false
+    })
 }
 
 /// `None` when a fetch has taken over.

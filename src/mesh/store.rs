@@ -102,6 +102,7 @@ pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
         peer: PeerId,
     ) -> Result<Box<dyn Content>, ServeError>;
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError>;
+    fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError>;
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError>;
     fn set_delivery(
         &self,
@@ -212,6 +213,10 @@ impl Store for Arc<Spool> {
         peer: PeerId,
     ) -> Result<Box<dyn Content>, ServeError> {
         Ok(Box::new(Spool::open_content(self, bundle, entry, peer)?))
+    }
+    fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
+        let refused = self.refuses_origin(manifest.manifest().origin).is_some();
+        Ok(!refused && Spool::renamed_only(self, manifest)?)
     }
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError> {
         if let Some(why) = self.refuses_origin(manifest.manifest().origin) {

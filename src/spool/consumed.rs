@@ -12,9 +12,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::journal::Batch;
-use super::tables::{CHOSEN, CONSUMED, OWNED, VERSIONS, Version, origin_key};
+use super::tables::{CHOSEN, CONSUMED, InName, OWNED, VERSIONS, Version, origin_key};
 use super::{Spool, SpoolError};
-use crate::bundle::{BundleId, RelPath};
+use crate::bundle::RelPath;
 use crate::peer::PeerId;
 
 /// Bytes of the hash of a name. Nobody gains by names that meet: they must be in one inbox, and only one's own
@@ -27,8 +27,6 @@ struct Consumed {
     /// The first bytes of the origin's id.
     origin: [u8; 8],
     order: (u64, u64),
-    /// The first bytes of the bundle's id.
-    bundle: [u8; 8],
 }
 
 /// Whose a name of the inbox is.
@@ -70,13 +68,6 @@ fn key(name: &RelPath) -> [u8; KEY] {
     key
 }
 
-impl Version {
-    /// Whether it is a version of this bundle. Of a consumed name the beginning of the bundle's id is known.
-    pub(super) fn is_of(&self, bundle: BundleId) -> bool {
-        head_of(&self.bundle.0) == head_of(&bundle.0)
-    }
-}
-
 impl Spool {
     /// The newest version of a path of `origin` that was published here.
     pub(super) fn version(
@@ -90,14 +81,7 @@ impl Spool {
         let consumed: Option<Consumed> = self.journal.get(CONSUMED, &key(path))?;
         Ok(consumed
             .filter(|row| row.origin == head_of(origin.as_bytes()))
-            .map(|row| {
-                let mut bundle = [0; 32];
-                bundle[..row.bundle.len()].copy_from_slice(&row.bundle);
-                Version {
-                    order: row.order,
-                    bundle: BundleId(bundle),
-                }
-            }))
+            .map(|row| Version { order: row.order }))
     }
 
     /// Whose name this is, also while nothing is shown there.
@@ -108,6 +92,19 @@ impl Spool {
         }
         let consumed: Option<Consumed> = self.journal.get(CONSUMED, &key(name))?;
         Ok(consumed.map(|row| Owner::Consumed(row.origin)))
+    }
+
+    /// The user took away what `name` shows; `row` is what that was. Call with the decision lock held.
+    pub(super) fn row_consumed(
+        &self,
+        row: &InName,
+        name: &RelPath,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        self.note_taken(row.origin, [row.which], batch)?;
+        self.show_consumed(row.bundle, batch)?;
+        self.name_consumed(row.origin, &row.path, name, None, batch)?;
+        self.shown_no_more(row, batch)
     }
 
     /// `name`, which shows `path` of `origin` no more, needs its rows no longer. `version`: the newest of the path, if
@@ -135,7 +132,6 @@ impl Spool {
         let row = Consumed {
             origin: head_of(origin.as_bytes()),
             order: version.order,
-            bundle: head_of(&version.bundle.0),
         };
         batch.put(CONSUMED, &key(name), &row);
         batch.delete(VERSIONS, &full);

@@ -20,7 +20,8 @@ use super::durable::{self, OnPath, Sync};
 use super::hashing::hash_file;
 use super::journal::Batch;
 use super::start::LastRun;
-use super::tables::{INTENTS, Intent};
+use super::tables::{INTENTS, Intent, VERSIONS, Version, origin_key};
+use super::taken::Which;
 use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, EntryKind, RelPath, VerifiedManifest};
 use crate::digest::Digest;
@@ -230,7 +231,7 @@ impl Spool {
     ) -> Result<Batch, SpoolError> {
         let mut batch = Batch::default();
         let of = manifest.manifest();
-        let mut shown = Vec::new();
+        let (mut shown, mut taken) = (Vec::new(), Vec::new());
         let few = members.len() <= durable::SYNC_EACH_MAX;
         if !few {
             batch.sync(Sync::Everything);
@@ -241,11 +242,17 @@ impl Spool {
                 batch.sync(self.inbox().sync_above(&member.name));
                 continue;
             };
-            // The user has removed it since.
-            let Some(ino) = member.ino else { continue };
+            let Some(ino) = member.ino else {
+                // The user has removed it since.
+                taken.push(Which::of(of, member.index));
+                let key = origin_key(of.origin, &of.entries[member.index as usize].path);
+                batch.put(VERSIONS, &key, &Version { order: of.order() });
+                continue;
+            };
             self.roll_forward(member, digest, few, &mut batch)?;
             shown.push((member.index, member.name.clone(), ino));
         }
+        self.note_taken(of.origin, taken, &mut batch)?;
         self.settle(manifest, &shown, &mut batch)?;
         tracing::info!(bundle = %manifest.id().short(), "a publish that had begun is complete");
         Ok(batch)

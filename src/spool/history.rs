@@ -35,7 +35,7 @@ use super::tables::{
 };
 use super::tail::give_way;
 use super::{Spool, SpoolError};
-use crate::bundle::{BundleId, Manifest, Receipt, VerifiedManifest};
+use crate::bundle::{BundleId, Former, Manifest, Receipt, VerifiedManifest};
 use crate::peer::PeerId;
 
 /// Bundles of each direction that stay in status when they are over.
@@ -87,16 +87,34 @@ impl Seq {
         }
     }
 
-    /// The key of its block, and its place in it.
-    fn place(&self, origin: PeerId) -> (Vec<u8>, usize) {
+    /// The bundle that had a former name.
+    pub(super) fn of_former(former: &Former) -> Self {
+        Self {
+            epoch: former.epoch,
+            incarnation: former.incarnation,
+            seq: former.seq,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn test(seq: u64) -> Self {
+        Self {
+            epoch: 1,
+            incarnation: [7; 16],
+            seq,
+        }
+    }
+
+    /// The key of its block of so many bundles, and its place in it.
+    pub(super) fn block(&self, origin: PeerId, size: u64) -> (Vec<u8>, usize) {
         let key = [
             origin.as_bytes().as_slice(),
             &self.epoch.to_be_bytes(),
             &self.incarnation,
-            &(self.seq / BLOCK).to_be_bytes(),
+            &(self.seq / size).to_be_bytes(),
         ]
         .concat();
-        (key, (self.seq % BLOCK) as usize)
+        (key, (self.seq % size) as usize)
     }
 }
 
@@ -221,15 +239,25 @@ fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
 }
 
 impl Spool {
-    fn has_bit(&self, table: Table, of: &Manifest) -> Result<bool, SpoolError> {
-        let (key, at) = Seq::of(of).place(of.origin);
+    fn has_bit(&self, table: Table, origin: PeerId, seq: Seq) -> Result<bool, SpoolError> {
+        let (key, at) = seq.block(origin, BLOCK);
         let block: Option<Block> = self.journal.get(table, &key)?;
         Ok(block.is_some_and(|block| block.has(at)))
     }
 
     /// Whether a bundle with this manifest was published here, as far as its rows are gone.
     pub(super) fn was_settled(&self, of: &Manifest) -> Result<bool, SpoolError> {
-        self.has_bit(SETTLED_BITS, of)
+        self.has_bit(SETTLED_BITS, of.origin, Seq::of(of))
+    }
+
+    /// Whether the bundle that had a former name was settled here, in whatever way.
+    pub(super) fn was_former_settled(
+        &self,
+        origin: PeerId,
+        former: &Former,
+    ) -> Result<bool, SpoolError> {
+        Ok(self.settled(former.bundle)?.is_some()
+            || self.has_bit(SETTLED_BITS, origin, Seq::of_former(former))?)
     }
 
     /// Whether a bundle with this manifest was refused for good, also when its row is gone.
@@ -239,7 +267,11 @@ impl Spool {
     ) -> Result<bool, SpoolError> {
         let row = self.inbound_shown(manifest.id())?;
         Ok(row.is_some_and(|row| row.is_refused_for_good())
-            || self.has_bit(REFUSED_BITS, manifest.manifest())?)
+            || self.has_bit(
+                REFUSED_BITS,
+                manifest.manifest().origin,
+                Seq::of(manifest.manifest()),
+            )?)
     }
 
     /// Our receipt for a bundle that was settled, whether its rows are still there or not.
@@ -325,7 +357,7 @@ impl Spool {
         let Some(seq) = self.journal.get::<Seq>(SETTLED_SEQ, &bundle.0)? else {
             return Ok(false);
         };
-        let (key, at) = seq.place(row.origin);
+        let (key, at) = seq.block(row.origin, BLOCK);
         let block = match blocks.entry((table, key)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {

@@ -24,12 +24,22 @@ use super::tables::{
     CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, Intent, OWNED, SETTLED, SETTLED_SEQ,
     VERSIONS, Version, got_key, origin_key,
 };
+use super::taken::Which;
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
 use crate::peer::PeerId;
 
 /// How many names are tried before a conflict is given up: `stem~name.ext`, `stem~name-2.ext`, …
 const NAME_ATTEMPTS: u32 = 10_000;
+
+/// Why a file leaves the inbox.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The user took it.
+    Consumed,
+    /// A newer bundle of its origin has something else there: nobody consumed it.
+    GaveWay,
+}
 
 impl Verified {
     /// Gives every entry its name in the inbox. The receipt follows as [`Event::ReceiptReady`] once all is durable.
@@ -262,7 +272,10 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let of = manifest.manifest();
-        self.outdate_formers(of, bundle, batch)?;
+        self.outdate_formers(of, batch)?;
+        if !names.is_empty() {
+            self.leave_formers(of, batch)?;
+        }
         for (index, name, ino) in names {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
@@ -274,9 +287,11 @@ impl Spool {
                 origin: of.origin,
                 path: entry.path.clone(),
                 bundle,
+                which: Which::of(of, *index),
                 digest: *digest,
                 size: *size,
                 ino: *ino,
+                left: false,
             };
             let before: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
             if before.as_ref().is_none_or(|row| row.bundle != bundle) {
@@ -290,10 +305,7 @@ impl Spool {
             batch.put(
                 VERSIONS,
                 &origin_key(of.origin, &entry.path),
-                &Version {
-                    order: of.order(),
-                    bundle,
-                },
+                &Version { order: of.order() },
             );
             batch.put(GOT_FROM, &got_key(*digest, of.origin), &());
         }
@@ -459,8 +471,7 @@ impl Spool {
                     let newest = self.version(origin, &its_path)?;
                     let older = newest.is_none_or(|newest| newest.order < choosing.order);
                     if older {
-                        self.remove_name(candidate)?;
-                        self.note_gave_way(owner, &its_path)?;
+                        self.remove_name(candidate, Left::GaveWay)?;
                         choosing.cleared.push(candidate.clone());
                     }
                     older
@@ -486,24 +497,28 @@ impl Spool {
     }
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.
-    fn remove_name(&self, path: &RelPath) -> Result<(), SpoolError> {
+    pub(super) fn remove_name(&self, path: &RelPath, left: Left) -> Result<(), SpoolError> {
         if !durable::remove(&self.inbox().at(path)?)? {
             let gone = io::Error::from_raw_os_error(libc::ENOENT);
             return Err(gone).on("remove", &self.inbox().shown(path));
         }
-        self.drop_name(path)
+        self.drop_name(path, left)
     }
 
     /// The journal's side of a file that left the inbox.
-    fn drop_name(&self, path: &RelPath) -> Result<(), SpoolError> {
+    fn drop_name(&self, path: &RelPath, left: Left) -> Result<(), SpoolError> {
         let row: Option<InName> = self.journal.get(IN_NAMES, path.as_bytes())?;
         let mut batch = Batch::default();
         batch.delete(IN_NAMES, path.as_bytes());
         batch.sync(self.inbox().sync_above(path));
         if let Some(row) = &row {
-            self.show_consumed(row.bundle, &mut batch)?;
-            self.name_consumed(row.origin, &row.path, path, None, &mut batch)?;
-            self.shown_no_more(row, &mut batch)?;
+            match left {
+                Left::Consumed => self.row_consumed(row, path, &mut batch)?,
+                Left::GaveWay => {
+                    self.name_consumed(row.origin, &row.path, path, None, &mut batch)?;
+                    self.shown_no_more(row, &mut batch)?;
+                }
+            }
         }
         self.journal.submit(batch)?;
         match row {
@@ -515,7 +530,7 @@ impl Spool {
     /// Removes a file from the inbox: consumed, never shown again.
     pub fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        self.remove_name(path)?;
+        self.remove_name(path, Left::Consumed)?;
         self.ring(&Event::StatusChanged);
         Ok(())
     }
@@ -565,9 +580,7 @@ impl Spool {
         batch.sync(self.inbox().sync_above(from));
         batch.sync(self.outbox().sync_above(to));
         if let Some(row) = row {
-            self.show_consumed(row.bundle, &mut batch)?;
-            self.name_consumed(row.origin, &row.path, from, None, &mut batch)?;
-            self.shown_no_more(&row, &mut batch)?;
+            self.row_consumed(&row, from, &mut batch)?;
         }
         self.journal.submit(batch)?;
         self.ring(&Event::StatusChanged);

@@ -289,24 +289,9 @@ impl Spool {
         from: PeerId,
     ) -> Result<Offered, SpoolError> {
         let bundle = manifest.id();
-        let me = self.identity.id();
-        if !manifest.manifest().is_for(me) {
+        if let Some(why) = self.unfit(&manifest) {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            return Ok(Offered::Refused(
-                "this node is not among its recipients".into(),
-            ));
-        }
-        if let Some(entry) = manifest
-            .manifest()
-            .entries
-            .iter()
-            .find(|entry| entry.path.as_bytes().len() + CONFLICT_ROOM > PATH_MAX)
-        {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            return Ok(Offered::Refused(format!(
-                "a path of {} bytes is too long here",
-                entry.path.as_bytes().len()
-            )));
+            return Ok(Offered::Refused(why));
         }
         if self.renames_doubted(manifest.manifest())? {
             return Ok(Offered::Deferred(
@@ -367,6 +352,18 @@ impl Spool {
             parts,
             hashed: 0,
         })))
+    }
+
+    /// Why an offer can never be taken, by what it says itself.
+    pub(super) fn unfit(&self, manifest: &VerifiedManifest) -> Option<String> {
+        let of = manifest.manifest();
+        if !of.is_for(self.identity.id()) {
+            return Some("this node is not among its recipients".into());
+        }
+        let lengths = of.entries.iter().map(|entry| entry.path.as_bytes().len());
+        let longest = lengths.max().unwrap_or(0);
+        (longest + CONFLICT_ROOM > PATH_MAX)
+            .then(|| format!("a path of {longest} bytes is too long here"))
     }
 
     /// What to answer to an offer of a bundle that is here, on its way, or refused for good.

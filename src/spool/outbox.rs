@@ -198,7 +198,7 @@ impl Spool {
             Some(row) => {
                 batch.delete(OUT_NAMES, from.as_bytes());
                 self.history.name_moved(row.bundle);
-                batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to));
+                batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from));
             }
             None => batch.delete(OUT_NAMES, to.as_bytes()),
         }
@@ -221,7 +221,7 @@ impl Spool {
                     .and_then(|old| Some((old.rebase(from, to)?, old)));
                 if let Some((new, old)) = moved {
                     self.history.name_moved(row.bundle);
-                    batch.put(OUT_NAMES, new.as_bytes(), &row.clone().moved(&old, &new));
+                    batch.put(OUT_NAMES, new.as_bytes(), &row.clone().moved(&old));
                 }
             }
             self.journal.submit(batch)?;
@@ -304,7 +304,7 @@ impl Spool {
             match row {
                 Some(row) => {
                     self.history.name_moved(row.bundle);
-                    batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from, to));
+                    batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from));
                 }
                 None => batch.delete(OUT_NAMES, to.as_bytes()),
             }

@@ -114,11 +114,9 @@ impl Spool {
             if spool.linked_digest(row.ino).is_none() {
                 batch.delete(INODES, &row.ino.to_be_bytes());
             }
-            spool.show_consumed(row.bundle, &mut batch)?;
             if let Some(name) = name {
-                spool.name_consumed(row.origin, &row.path, &name, None, &mut batch)?;
+                spool.row_consumed(row, &name, &mut batch)?;
             }
-            spool.shown_no_more(row, &mut batch)?;
             spool.journal.submit(batch)
         })
     }

@@ -6,8 +6,10 @@
 //! # Rules
 //! 1. A name is changed only if it shows this very version of the former path, and the origin has no other file there by
 //!    now. Anything else is published as usual, beside what is shown.
-//! 2. What the user consumed under the former name is settled and not shown again under the new one, unless the rename
-//!    went over another published file, of which this is then a new version.
+//! 2. Of the former names, the newest whose bundle was settled here decides. If its file was consumed ([`super::taken`]),
+//!    the bundle is settled and nothing is shown, unless the target's name shows an older file of that origin at this
+//!    moment, of which this is then a new version. (A name kept under rule 1 only until the origin's other file comes shows
+//!    no such file, and goes.) If it was replaced meanwhile, it is published as any other.
 //! 3. A former version that arrives late is settled and not shown.
 //! 4. A former path that is the entry's own says that only mode or time are new: they are changed in place. The origin
 //!    announces them only if they were set within [`DRESSED_SECS`] of the seal.
@@ -29,7 +31,7 @@ use rustix::io::Errno;
 use super::beneath::is_nothing;
 use super::durable::{self, OnPath, Sync};
 use super::hashing::hash_file;
-use super::inbox::Choosing;
+use super::inbox::{Choosing, Left};
 use super::intake::set_mtime;
 use super::journal::Batch;
 use super::seal::{is_executable, mtime_of};
@@ -37,19 +39,16 @@ use super::tables::{
     BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version,
     origin_key,
 };
+use super::taken::Which;
 use super::{Event, InboxObserver, NewName, Spool, SpoolError};
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath,
-    VerifiedManifest,
+    DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath, VerifiedManifest,
 };
 use crate::digest::Digest;
 use crate::peer::PeerId;
 
 /// A mode or time set so soon after the seal belongs to the file's making: `install` and others close first.
 const DRESSED_SECS: u64 = 10;
-
-/// Stands in [`VERSIONS`] for the bundle of a path whose file had to give way: no bundle's file was consumed there.
-const GAVE_WAY: BundleId = BundleId([0; 32]);
 
 /// Where a renamed file is here.
 enum Here {
@@ -140,10 +139,15 @@ impl Spool {
         let of = manifest.manifest();
         let mut formers = Vec::new();
         if let Some(path) = row.formerly.as_ref().or(dressed) {
+            let at = of.entries.iter().position(|entry| entry.path == *path);
             formers.push(Former {
                 path: path.clone(),
                 epoch: of.epoch,
+                incarnation: of.incarnation,
                 seq: of.seq,
+                entry: at
+                    .filter(|_| of.entries.len() > 1)
+                    .and_then(|at| u32::try_from(at).ok()),
                 bundle: row.bundle,
                 gone: self.gone_of(path),
             });
@@ -181,6 +185,12 @@ impl Spool {
 
 /// The receiver's half.
 impl Spool {
+    /// An offer that may only rename what is here: whether that settled it. Otherwise nothing was done. Offers of one origin
+    /// are to be given in their order, before anything is fetched.
+    pub fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
+        Ok(self.unfit(manifest).is_none() && self.follow_offer(manifest)?)
+    }
+
     /// [`Self::follow_rename`] for an offer, before anything is fetched.
     pub(super) fn follow_offer(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
         if manifest.manifest().renamed_from.is_empty() {
@@ -188,7 +198,10 @@ impl Spool {
         }
         let bundle = manifest.id();
         let _decide = self.decide.lock();
-        if self.settled(bundle)?.is_some() || self.arriving.lock().contains_key(&bundle) {
+        if self.receipt_again(manifest)?.is_some()
+            || self.arriving.lock().contains_key(&bundle)
+            || self.ended(bundle, manifest.manifest().origin).is_some()
+        {
             return Ok(false);
         }
         if self.follow_rename(manifest)?.is_none() {
@@ -216,7 +229,7 @@ impl Spool {
         {
             return Ok(None);
         }
-        let names = match self.where_here(of, &announced, newest.as_ref())? {
+        let names = match self.where_here(of, &announced)? {
             None => return Ok(None),
             Some(Here::Consumed) => {
                 self.settle_consumed(manifest, &announced)?;
@@ -252,7 +265,6 @@ impl Spool {
         &self,
         of: &Manifest,
         announced: &Announced<'_>,
-        newest: Option<&Version>,
     ) -> Result<Option<Here>, SpoolError> {
         let path = &announced.entry.path;
         for former in &of.renamed_from {
@@ -275,22 +287,23 @@ impl Spool {
                 gone => Some(Here::Shown(name, row, gone.saturating_sub(1))),
             });
         }
-        let ours = |newest: &Version| {
-            let mut formers = of.renamed_from.iter();
-            formers.any(|former| newest.is_of(former.bundle))
-        };
-        if newest.is_some_and(|newest| !ours(newest)) {
-            return Ok(None);
-        }
+        // What waits there for this very bundle is not a file that it would replace.
+        let shown = self.shown_as(of.origin, path)?;
+        let replaces = shown.is_some_and(|(_, row)| !row.left);
+        Ok((!replaces && self.was_consumed(of)?).then_some(Here::Consumed))
+    }
+
+    /// Whether the file was consumed under the newest of its former names that was heard of here.
+    fn was_consumed(&self, of: &Manifest) -> Result<bool, SpoolError> {
         for former in &of.renamed_from {
-            let version = self.version(of.origin, &former.path)?;
-            if version.is_some_and(|version| version.is_of(former.bundle))
-                && self.shown_as(of.origin, &former.path)?.is_none()
-            {
-                return Ok(Some(Here::Consumed));
+            if self.was_taken(of.origin, Which::former(former))? {
+                return Ok(true);
+            }
+            if self.was_former_settled(of.origin, former)? {
+                return Ok(false);
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     fn settle_consumed(
@@ -299,13 +312,17 @@ impl Spool {
         announced: &Announced<'_>,
     ) -> Result<(), SpoolError> {
         let (of, bundle) = (manifest.manifest(), manifest.id());
+        if let Some((left, _)) = self.shown_as(of.origin, &announced.entry.path)? {
+            self.remove_name(&left, Left::GaveWay)?;
+            if let Some(observer) = self.observer.read().clone() {
+                observer.removed(&left);
+            }
+        }
         let mut batch = Batch::default();
         self.settle(manifest, &[], &mut batch)?;
         // So that the next rename of it finds that it was consumed.
-        let version = Version {
-            order: of.order(),
-            bundle,
-        };
+        self.note_taken(of.origin, [Which::of(of, 0)], &mut batch)?;
+        let version = Version { order: of.order() };
         let key = origin_key(of.origin, &announced.entry.path);
         batch.put(VERSIONS, &key, &version);
         self.journal.submit(batch)?;
@@ -437,7 +454,6 @@ impl Spool {
             let version = formers.iter().find(|former| former.path == row.path);
             let version = version.map(|former| Version {
                 order: former.order(),
-                bundle: manifest.id(),
             });
             self.name_consumed(row.origin, &row.path, &renaming.from, version, &mut batch)?;
         }
@@ -469,12 +485,25 @@ impl Spool {
         removed
     }
 
+    /// Former names that the origin uses for another file by now, and that still show this one, wait for that other file.
+    pub(super) fn leave_formers(&self, of: &Manifest, batch: &mut Batch) -> Result<(), SpoolError> {
+        for former in of.renamed_from.iter().filter(|former| former.gone == 0) {
+            let its_own = of.entries.iter().any(|entry| entry.path == former.path);
+            if let Some((name, row)) = self.shown_as(of.origin, &former.path)?
+                && row.bundle == former.bundle
+                && !its_own
+            {
+                batch.put(IN_NAMES, name.as_bytes(), &InName { left: true, ..row });
+            }
+        }
+        Ok(())
+    }
+
     /// The versions that `manifest` carries on under another name are past: one that comes late is not shown. To be put
     /// before the bundle's own versions.
     pub(super) fn outdate_formers(
         &self,
         of: &Manifest,
-        bundle: BundleId,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         for former in of.renamed_from.iter().filter(|former| former.gone > 0) {
@@ -482,24 +511,10 @@ impl Spool {
             if version.is_none_or(|version| version.order <= former.order()) {
                 let order = former.order();
                 let key = origin_key(of.origin, &former.path);
-                batch.put(VERSIONS, &key, &Version { order, bundle });
+                batch.put(VERSIONS, &key, &Version { order });
             }
         }
         Ok(())
-    }
-
-    /// A file of `origin` had to give way to a directory: nobody consumed it.
-    pub(super) fn note_gave_way(&self, origin: PeerId, path: &RelPath) -> Result<(), SpoolError> {
-        let Some(version) = self.version(origin, path)? else {
-            return Ok(());
-        };
-        let mut batch = Batch::default();
-        let version = Version {
-            bundle: GAVE_WAY,
-            ..version
-        };
-        batch.put(VERSIONS, &origin_key(origin, path), &version);
-        self.journal.submit(batch)
     }
 }
 

@@ -6,6 +6,7 @@ use super::intake::CONTRADICTS;
 use super::journal::Table;
 use super::rank::{Rank, priority_of};
 pub(super) use super::record::{InodeRow, Stat};
+use super::taken::Which;
 use crate::bundle::{BundleId, RelPath, SignedManifest};
 use crate::digest::Digest;
 use crate::peer::PeerId;
@@ -86,6 +87,10 @@ pub(super) const SETTLED_SEQ: Table = Table(60);
 pub(super) const SETTLED_BITS: Table = Table(61);
 /// Hash of an inbox path → `Consumed`: a name whose file was consumed.
 pub(super) const CONSUMED: Table = Table(62);
+/// Origin, epoch, incarnation, number of a block → bits: bundles of one file that was consumed.
+pub(super) const TAKEN: Table = Table(63);
+/// Origin, epoch, incarnation, seq, number of a block → bits: files of a bundle of many that were consumed.
+pub(super) const TAKEN_OF: Table = Table(64);
 /// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
 pub(super) const KEPT: Table = Table(41);
 /// Bundle id → (origin, `Stage`): those of [`KEPT`] that their origin may still close by itself.
@@ -138,15 +143,15 @@ pub(super) struct OutName {
     pub(super) stat: Stat,
     pub(super) digest: Digest,
     pub(super) bundle: BundleId,
-    /// The name under which the bundle announces it, when the file was renamed since.
+    /// The name under which the bundle announces it, when the file was renamed since; its own if it came back.
     pub(super) formerly: Option<RelPath>,
 }
 
 impl OutName {
-    /// The row of the same file under another name.
-    pub(super) fn moved(mut self, from: &RelPath, to: &RelPath) -> Self {
-        let announced_as = self.formerly.take().unwrap_or_else(|| from.clone());
-        self.formerly = Some(announced_as).filter(|name| name != to);
+    /// The row of the same file under another name. That it was away is kept also when it is back: another file may have
+    /// been announced there meanwhile, and who consumed this one is not to see it again.
+    pub(super) fn moved(mut self, from: &RelPath) -> Self {
+        self.formerly.get_or_insert_with(|| from.clone());
         self
     }
 }
@@ -189,16 +194,19 @@ pub(super) struct InName {
     /// Its path at the origin.
     pub(super) path: RelPath,
     pub(super) bundle: BundleId,
+    /// Which file of it.
+    pub(super) which: Which,
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) ino: u64,
+    /// Its origin has moved the file, which has its new name here too; this one waits for what its origin has there now.
+    pub(super) left: bool,
 }
 
 /// The newest version of a path of an origin that was published here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Version {
     pub(super) order: (u64, u64),
-    pub(super) bundle: BundleId,
 }
 
 /// A publish that has begun.

@@ -94,7 +94,7 @@ fn s20_what_is_over_is_forgotten_down_to_a_bit_and_a_hash() {
     let row = birch
         .spool()
         .journal
-        .scan::<[u8; 16]>(CONSUMED, &[], None, 1);
+        .scan::<[u8; 8]>(CONSUMED, &[], None, 1);
     assert_eq!(row.unwrap()[0].0.len(), 16);
 }
 

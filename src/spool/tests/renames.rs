@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod dressed;
+#[cfg(test)]
+mod model;
 
 use std::io::Read;
 
@@ -729,7 +731,9 @@ fn former_names_beyond_the_limit_are_refused() {
     let former = crate::bundle::Former {
         path: rel("b"),
         epoch: 1,
+        incarnation: [0; 16],
         seq: 1,
+        entry: None,
         bundle,
         gone: 1,
     };

@@ -26,7 +26,7 @@ fn contents(root: &Path) -> (Vec<(u64, RelPath)>, Vec<RelPath>) {
 }
 
 impl Node {
-    fn fill(&self, directory: &str, files: &[(&str, &[u8])]) {
+    pub(super) fn fill(&self, directory: &str, files: &[(&str, &[u8])]) {
         fs::create_dir_all(self.outbox(directory)).unwrap();
         for (name, bytes) in files {
             let at = self.outbox(directory).join(name);
@@ -80,7 +80,7 @@ impl Node {
     }
 
     /// `mv FROM TO`, and what follows.
-    fn commit(&self, from: &str, to: &str) -> BundleId {
+    pub(super) fn commit(&self, from: &str, to: &str) -> BundleId {
         let tree = self.announce_tree(from, to);
         self.rename_directory(from, to);
         match self.seal_tree(tree, to) {

@@ -1,0 +1,137 @@
+//! Taken files: which files of which bundles the user took out of the inbox.
+//!
+//! A rename says under which bundle the file was announced before. That this bundle's file was shown here and is gone is
+//! kept for each file of each bundle, for ever, in a bit: not for each path, which may have shown other files since.
+//! What was replaced by a newer version, gave way to a directory, was renamed or never arrived has no bit.
+//!
+//! # Invariants
+//! 1. The bit is in the batch that takes the name away.
+//! 2. A row has at most [`BLOCK`] bits, so that each file that is taken writes little.
+//!
+//! # Crash behaviour
+//! A name that is gone without its row is found at the next start, and gets its bit then.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+
+use serde::{Deserialize, Serialize};
+
+use super::history::Seq;
+use super::journal::{Batch, Table};
+use super::tables::{TAKEN, TAKEN_OF};
+use super::{Spool, SpoolError};
+use crate::bundle::{Former, Manifest};
+use crate::peer::PeerId;
+
+/// Files that share a row.
+const BLOCK: u64 = 512;
+
+/// Which file of which bundle of an origin.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(super) struct Which {
+    seq: Seq,
+    /// Its place among the entries; `None`: it is the only one.
+    entry: Option<u32>,
+}
+
+impl Which {
+    /// The file of the entry `index`.
+    pub(super) fn of(manifest: &Manifest, index: u32) -> Self {
+        Self {
+            seq: Seq::of(manifest),
+            entry: (manifest.entries.len() > 1).then_some(index),
+        }
+    }
+
+    /// What had the former name.
+    pub(super) fn former(former: &Former) -> Self {
+        Self {
+            seq: Seq::of_former(former),
+            entry: former.entry,
+        }
+    }
+
+    /// Where its bit is.
+    fn place(&self, origin: PeerId) -> (Table, Vec<u8>, usize) {
+        let Some(entry) = self.entry.map(u64::from) else {
+            let (key, at) = self.seq.block(origin, BLOCK);
+            return (TAKEN, key, at);
+        };
+        let (mut key, _) = self.seq.block(origin, 1);
+        key.extend_from_slice(&(entry / BLOCK).to_be_bytes());
+        (TAKEN_OF, key, (entry % BLOCK) as usize)
+    }
+}
+
+/// A bit for each file of a block; what lies beyond the end is not set.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+struct Bits(Vec<u8>);
+
+impl Bits {
+    fn has(&self, at: usize) -> bool {
+        let byte = self.0.get(at / 8);
+        byte.is_some_and(|byte| byte & (1 << (at % 8)) != 0)
+    }
+
+    fn set(&mut self, at: usize) {
+        if self.0.len() <= at / 8 {
+            self.0.resize(at / 8 + 1, 0);
+        }
+        self.0[at / 8] |= 1 << (at % 8);
+    }
+}
+
+impl Spool {
+    /// These files of `origin` are consumed. All of them that one batch holds are to be given at once. Call with the
+    /// decision lock held.
+    pub(super) fn note_taken(
+        &self,
+        origin: PeerId,
+        files: impl IntoIterator<Item = Which>,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let mut rows: HashMap<(u8, Vec<u8>), (Table, Bits)> = HashMap::new();
+        for file in files {
+            let (table, key, at) = file.place(origin);
+            let row = match rows.entry((table.0, key)) {
+                MapEntry::Occupied(row) => row.into_mut(),
+                MapEntry::Vacant(row) => {
+                    let known: Option<Bits> = self.journal.get(table, &row.key().1)?;
+                    row.insert((table, known.unwrap_or_default()))
+                }
+            };
+            row.1.set(at);
+        }
+        for ((_, key), (table, bits)) in rows {
+            batch.put(table, &key, &bits);
+        }
+        Ok(())
+    }
+
+    /// Whether the file was shown here, and consumed.
+    pub(super) fn was_taken(&self, origin: PeerId, file: Which) -> Result<bool, SpoolError> {
+        let (table, key, at) = file.place(origin);
+        let bits: Option<Bits> = self.journal.get(table, &key)?;
+        Ok(bits.is_some_and(|bits| bits.has(at)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::Identity;
+
+    #[test]
+    fn no_two_files_share_a_bit() {
+        let origin = Identity::generate().id();
+        let mut seen = std::collections::HashSet::new();
+        for seq in [0, 1, 511, 512, 1 << 40] {
+            let seq = Seq::test(seq);
+            for entry in [None, Some(0), Some(1), Some(511), Some(512), Some(99_999)] {
+                let (table, key, at) = Which { seq, entry }.place(origin);
+                assert!(at < BLOCK as usize);
+                assert!(seen.insert((table.0, key, at)), "{seq:?} {entry:?}");
+            }
+        }
+    }
+}
