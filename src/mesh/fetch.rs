@@ -6,36 +6,37 @@
 //! bundle is deferred with the reason, and its origin asked whether it still owes it. What arrived stays parked.
 //!
 //! # Limits
-//! Per peer and in all, a few large fetches and more small ones run at once ([`Slots`]), so that a small bundle never
-//! waits behind a large one, and urgent ones have places of their own. Memory per fetch: what [`plan`] lets be on its
-//! way, and what the stream windows hold.
+//! Which fetches run, and how much of each is on its way, is decided by [`turns`]: by bytes, with a share for each peer
+//! that no other can use up, however slow it is. Room on the disk is asked for as it is needed ([`pull`]). A fetch has no
+//! thread of its own.
 
+mod disk;
 mod plan;
 mod pull;
 pub(crate) mod share;
+mod turns;
 mod zeros;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use self::pull::{Activity, End};
 use self::share::{Seeds, Share};
-use crate::bundle::{BundleId, Priority, VerifiedManifest};
-use crate::delivery::{Verdict, is_urgent};
+use self::turns::Turns;
+use crate::bundle::{BundleId, VerifiedManifest};
+use crate::delivery::Verdict;
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
 use crate::mesh::{Hub, offer};
 use crate::peer::PeerId;
-
-/// A bundle up to this size counts as small.
-const SMALL: u64 = 4 * 1024 * 1024;
 
 /// Offers of one peer waiting to be fetched, and bytes of their manifests.
 const QUEUED_MAX: (usize, usize) = (1024, 16 * 1024 * 1024);
@@ -43,73 +44,43 @@ const QUEUED_MAX: (usize, usize) = (1024, 16 * 1024 * 1024);
 /// Holders remembered for a bundle being fetched.
 const HOLDERS_MAX: usize = 16;
 
-/// What may run at once.
-pub(crate) struct Slots {
-    small: Semaphore,
-    large: Semaphore,
-    urgent: Semaphore,
-    queued: AtomicUsize,
-    queued_bytes: AtomicUsize,
-}
-
-impl Slots {
-    /// For one peer.
-    pub(crate) fn of_peer() -> Self {
-        Self::new(8, 3, 2)
-    }
-
-    /// For all peers together.
-    fn of_all() -> Self {
-        Self::new(24, 8, 4)
-    }
-
-    fn new(small: usize, large: usize, urgent: usize) -> Self {
-        let [small, large, urgent] = [small, large, urgent].map(Semaphore::new);
-        Self {
-            small,
-            large,
-            urgent,
-            queued: AtomicUsize::new(0),
-            queued_bytes: AtomicUsize::new(0),
-        }
-    }
-
-    fn class(&self, size: u64, priority: Priority) -> &Semaphore {
-        if is_urgent(priority) {
-            &self.urgent
-        } else if size <= SMALL {
-            &self.small
-        } else {
-            &self.large
-        }
-    }
+/// What of one peer's offers waits to be fetched or is.
+#[derive(Default)]
+pub(crate) struct Queued {
+    offers: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 /// The fetches that run or wait.
 pub(crate) struct Fetches {
     running: Mutex<HashMap<BundleId, Running>>,
-    slots: Slots,
+    /// Taken after `running`, where both are.
+    turns: Mutex<Turns>,
+    begun: Instant,
     activity: Activity,
-    /// Bytes asked for and not on the disk yet.
-    flight: AtomicU64,
     pub(crate) seeds: Seeds,
     zeros: zeros::Turns,
 }
+
+/// Comes when it is a fetch's turn.
+type Turn = oneshot::Receiver<()>;
 
 /// One of them.
 struct Running {
     /// Who offered it.
     holders: Vec<PeerId>,
     share: Arc<Share>,
+    /// Said when it is its turn.
+    turn: Option<oneshot::Sender<()>>,
 }
 
 impl Default for Fetches {
     fn default() -> Self {
         Self {
             running: Mutex::default(),
-            slots: Slots::of_all(),
+            turns: Mutex::default(),
+            begun: Instant::now(),
             activity: Activity::default(),
-            flight: AtomicU64::new(0),
             seeds: Seeds::default(),
             zeros: zeros::Turns::default(),
         }
@@ -130,25 +101,80 @@ impl Fetches {
             .unwrap_or_default()
     }
 
-    /// What is to be shared, if this offer begins a fetch; else `peer` is noted as another holder.
-    fn begin(&self, manifest: &VerifiedManifest, peer: PeerId) -> Option<Arc<Share>> {
-        match self.running.lock().entry(manifest.id()) {
-            Entry::Occupied(mut running) => {
-                let Running { holders, share } = running.get_mut();
-                if !holders.contains(&peer) && holders.len() < HOLDERS_MAX {
-                    holders.push(peer);
-                    share.bell.notify_one();
+    /// What is to be shared and when, if this offer begins a fetch; else `peer` is noted as another holder.
+    fn begin(&self, manifest: &VerifiedManifest, peer: PeerId) -> Option<(Arc<Share>, Turn)> {
+        let (says, bundle) = (manifest.manifest(), manifest.id());
+        let sizes = says.entries.iter().map(|entry| entry.size());
+        let size = sizes.fold(0, u64::saturating_add);
+        let mut running = self.running.lock();
+        let begun = match running.entry(bundle) {
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                if known.holders.contains(&peer) || known.holders.len() >= HOLDERS_MAX {
+                    return None;
                 }
+                known.holders.push(peer);
+                known.share.bell.notify_one();
+                self.turns.lock().offered_too(bundle, peer);
                 None
             }
             Entry::Vacant(free) => {
                 let share = Share::new(manifest);
+                let (turn, comes) = oneshot::channel();
                 free.insert(Running {
                     holders: vec![peer],
                     share: share.clone(),
+                    turn: Some(turn),
                 });
-                Some(share)
+                self.turns.lock().offered(bundle, peer, size, says.priority);
+                Some((share, comes))
             }
+        };
+        let ready = self.turns.lock().begin();
+        wake(&mut running, &ready);
+        begun
+    }
+
+    /// All bytes are here: others may begin.
+    fn pulled(&self, bundle: BundleId) {
+        let mut running = self.running.lock();
+        let mut turns = self.turns.lock();
+        turns.ended(bundle);
+        wake(&mut running, &turns.begin());
+    }
+
+    /// A fetch is over: who else held the bundle.
+    fn end(&self, bundle: BundleId) -> Vec<PeerId> {
+        let mut running = self.running.lock();
+        let ended = running.remove(&bundle);
+        let mut turns = self.turns.lock();
+        turns.ended(bundle);
+        wake(&mut running, &turns.begin());
+        ended.map(|running| running.holders).unwrap_or_default()
+    }
+
+    /// Whether a piece may be asked of `peer` now; then it counts as on its way until it [`Self::landed`].
+    fn fly(&self, bundle: BundleId, peer: PeerId, len: u64) -> bool {
+        let now = self.begun.elapsed();
+        self.turns.lock().fly(bundle, peer, len, now)
+    }
+
+    /// A piece is on the disk, or does not come.
+    fn landed(&self, bundle: BundleId, peer: PeerId, len: u64) {
+        let now = self.begun.elapsed();
+        let next = self.turns.lock().landed(bundle, peer, len, now);
+        if let Some(share) = next.and_then(|next| self.share(next)) {
+            share.bell.notify_one();
+        }
+    }
+}
+
+fn wake(running: &mut HashMap<BundleId, Running>, ready: &[BundleId]) {
+    for bundle in ready {
+        let turn = running.get_mut(bundle).and_then(|it| it.turn.take());
+        if let Some(turn) = turn {
+            // Whoever waits for it lives as long as the row.
+            turn.send(()).ok();
         }
     }
 }
@@ -163,16 +189,16 @@ pub(crate) fn start(
     let bundle = manifest.id();
     let weight =
         manifest.signed().bytes.len() + inline.iter().flatten().map(Bytes::len).sum::<usize>();
-    let full = peer.slots.queued.load(Ordering::Relaxed) >= QUEUED_MAX.0
-        || peer.slots.queued_bytes.load(Ordering::Relaxed) > QUEUED_MAX.1;
+    let full = peer.queued.offers.load(Ordering::Relaxed) >= QUEUED_MAX.0
+        || peer.queued.bytes.load(Ordering::Relaxed) > QUEUED_MAX.1;
     let first = if full {
         None
     } else {
         hub.fetches.begin(&manifest, peer.id)
     };
     if first.is_some() {
-        peer.slots.queued.fetch_add(1, Ordering::Relaxed);
-        peer.slots.queued_bytes.fetch_add(weight, Ordering::Relaxed);
+        peer.queued.offers.fetch_add(1, Ordering::Relaxed);
+        peer.queued.bytes.fetch_add(weight, Ordering::Relaxed);
     }
     tokio::spawn(async move {
         let answer = if full {
@@ -181,15 +207,18 @@ pub(crate) fn start(
             Verdict::Working
         };
         tell(&peer, bundle, answer).await;
-        let Some(share) = first else {
+        let Some((share, turn)) = first else {
             return;
         };
-        let verdict = fetch(&hub, &peer, &manifest, inline, &share).await;
-        peer.slots.queued.fetch_sub(1, Ordering::Relaxed);
-        peer.slots.queued_bytes.fetch_sub(weight, Ordering::Relaxed);
-        let ended = hub.fetches.running.lock().remove(&bundle);
+        let verdict = match turn.await {
+            Ok(()) => fetch(&hub, &peer, &manifest, inline, &share).await,
+            Err(_) => Verdict::Deferred("stopping".into()),
+        };
+        peer.queued.offers.fetch_sub(1, Ordering::Relaxed);
+        peer.queued.bytes.fetch_sub(weight, Ordering::Relaxed);
+        let holders = hub.fetches.end(bundle);
         share::ended(&hub, &share, matches!(verdict, Verdict::Taken));
-        for holder in ended.map(|running| running.holders).unwrap_or_default() {
+        for holder in holders {
             if let Some(holder) = hub.roster.get(holder) {
                 tell(&holder, bundle, verdict.clone()).await;
             }
@@ -210,19 +239,6 @@ async fn fetch(
     inline: Vec<Option<Bytes>>,
     share: &Arc<Share>,
 ) -> Verdict {
-    let size = manifest
-        .manifest()
-        .entries
-        .iter()
-        .map(|e| e.size())
-        .fold(0, u64::saturating_add);
-    let priority = manifest.manifest().priority;
-    let (Ok(mine), Ok(all)) = (
-        peer.slots.class(size, priority).acquire().await,
-        hub.fetches.slots.class(size, priority).acquire().await,
-    ) else {
-        return Verdict::Deferred("stopping".into());
-    };
     let opened = blocking({
         let (hub, peer, manifest) = (hub.clone(), peer.clone(), manifest.clone());
         move || {
@@ -247,7 +263,7 @@ async fn fetch(
     arriving = back;
     let end = if matches!(end, End::Complete) {
         // Hashing zeros may take long, and keeps nobody from fetching.
-        drop((mine, all));
+        hub.fetches.pulled(manifest.id());
         let Some((back, hashed)) = zeros::hash(hub, manifest, arriving).await else {
             return Verdict::Deferred("the receiver failed".into());
         };
@@ -262,6 +278,7 @@ async fn fetch(
         End::Disk(error) => {
             blocking(move || offer::wrong_or_disk(&hub, &peer, &manifest, arriving, &error)).await
         }
+        End::NoRoom(why) => blocking(move || offer::defer(&hub, &manifest, arriving, why)).await,
         End::Stuck(why) => {
             let (bundle, origin) = (manifest.id(), hub.roster.get(manifest.manifest().origin));
             let parked = blocking(move || offer::defer(&hub, &manifest, arriving, why)).await;

@@ -1,8 +1,10 @@
 //! A lane: jobs that block on the disk, done one after another, in order, off the network threads.
 //!
-//! A lane has no thread while it has nothing to do. What bounds its length is stated where jobs are pushed.
+//! A lane has no thread while it has nothing to do. What bounds its length is stated where jobs are pushed. A job that
+//! panics ends alone: the lane goes on with the next one.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -58,7 +60,9 @@ impl Lane {
                     }
                 }
             };
-            job();
+            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                tracing::error!("a job of the mesh failed");
+            }
         }
     }
 }
@@ -81,6 +85,15 @@ mod tests {
         for n in 0..50 {
             assert_eq!(rx.recv().await, Some(n));
         }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_does_not_stop_those_after_it() {
+        let lane = Lane::default();
+        let (tx, mut rx) = tokio::sync::mpsc::channel(1);
+        lane.push(|| panic!("on purpose"));
+        lane.push(move || tx.blocking_send(1).unwrap());
+        assert_eq!(rx.recv().await, Some(1));
     }
 
     #[tokio::test]

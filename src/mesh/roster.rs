@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::bundle::BundleId;
 use crate::mesh::budget::{Budget, Purse};
-use crate::mesh::fetch::Slots;
+use crate::mesh::fetch::Queued;
 use crate::mesh::lane::Lane;
 use crate::mesh::limits::{Kind, Meter};
 use crate::mesh::member::{CloseCode, MemberError};
@@ -49,8 +49,8 @@ pub(crate) struct Peer {
     pub intake: Lane,
     /// The same for urgent ones.
     pub express: Lane,
-    /// What may be fetched from it at once.
-    pub slots: Slots,
+    /// Its offers that are fetched or wait for it.
+    pub queued: Queued,
     /// Bytes it asked for on this session, by bundle.
     pub served: Mutex<HashMap<BundleId, u64>>,
     /// The highest epoch we told it since we started.
@@ -123,7 +123,7 @@ impl Peer {
             wake: Notify::new(),
             intake: Lane::default(),
             express: Lane::default(),
-            slots: Slots::of_peer(),
+            queued: Queued::default(),
             served: Mutex::new(HashMap::new()),
             epoch_told: AtomicU64::new(0),
             epoch_seen: AtomicU64::new(0),

@@ -2,12 +2,14 @@
 //!
 //! The spool decides whether the peer may have the content; every refusal for that reason looks the same.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
 use crate::bundle::{BundleId, Priority};
@@ -39,6 +41,9 @@ const AT_ONCE: usize = 16;
 /// Requests for urgent content beyond those, so that it never waits for the rest.
 const URGENT_AT_ONCE: usize = 4;
 
+/// Requests beyond both, each the first of its bundle, so that a slow bundle never makes another one wait.
+const FIRST_AT_ONCE: usize = 8;
+
 /// A peer that takes no byte for this long is not waited for.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -47,7 +52,11 @@ const COUNTED_MAX: usize = 1024;
 
 /// Answers range requests until the connection ends.
 pub(crate) async fn serve(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
-    let slots = Arc::new([AT_ONCE, URGENT_AT_ONCE].map(Semaphore::new));
+    let slots = Arc::new(Slots {
+        of_class: [AT_ONCE, URGENT_AT_ONCE].map(Semaphore::new),
+        first: Semaphore::new(FIRST_AT_ONCE),
+        busy: Mutex::default(),
+    });
     let purse = peer.purse(&hub.budget);
     while let Ok((send, recv)) = conn.accept_bi().await {
         let (hub, peer, slots) = (hub.clone(), peer.clone(), slots.clone());
@@ -58,11 +67,65 @@ pub(crate) async fn serve(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection) {
     }
 }
 
+/// What one connection is served at once.
+struct Slots {
+    of_class: [Semaphore; 2],
+    first: Semaphore,
+    /// Requests of each bundle that are served or wait.
+    busy: Mutex<HashMap<BundleId, usize>>,
+}
+
+/// One request that is served.
+struct Slot<'a> {
+    slots: &'a Slots,
+    bundle: BundleId,
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Slots {
+    async fn enter(&self, bundle: BundleId, urgent: bool) -> Option<Slot<'_>> {
+        let before = {
+            let mut busy = self.busy.lock();
+            let count = busy.entry(bundle).or_default();
+            *count += 1;
+            *count - 1
+        };
+        // Counted from here on, also while it waits.
+        let mut slot = Slot {
+            slots: self,
+            bundle,
+            _permit: None,
+        };
+        let first = if before == 0 {
+            self.first.try_acquire().ok()
+        } else {
+            None
+        };
+        slot._permit = match first {
+            Some(permit) => Some(permit),
+            None => Some(self.of_class[usize::from(urgent)].acquire().await.ok()?),
+        };
+        Some(slot)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.slots.busy.lock();
+        if let Some(count) = busy.get_mut(&self.bundle) {
+            *count -= 1;
+            if *count == 0 {
+                busy.remove(&self.bundle);
+            }
+        }
+    }
+}
+
 async fn answer(
     hub: &Arc<Hub>,
     (peer, purse): (&Peer, &Arc<Purse>),
     conn: &Connection,
-    slots: &[Semaphore; 2],
+    slots: &Slots,
     send: SendStream,
     recv: RecvStream,
 ) {
@@ -83,7 +146,7 @@ async fn answer(
     }
     let priority = priority_of(hub, request.bundle).await;
     let _ = channel.send.set_priority(priority as i32);
-    let Ok(slot) = slots[usize::from(is_urgent(priority))].acquire().await else {
+    let Some(slot) = slots.enter(request.bundle, is_urgent(priority)).await else {
         return;
     };
     match open(hub, peer, request).await {

@@ -64,6 +64,8 @@ pub(crate) enum Offered {
     Wanted(Box<dyn Arriving>),
 }
 
+pub(crate) use crate::spool::PartRoom;
+
 /// The spool as the mesh uses it; each call is the one of that name of [`Spool`].
 #[allow(missing_docs)]
 pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
@@ -138,6 +140,12 @@ pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
         Ok(())
     }
     fn count_twice(&self, bytes: u64);
+    /// See [`Spool::part_room`]. There is always room, unless a store says otherwise.
+    fn part_room(&self, _bundle: BundleId, _least: u64, most: u64) -> PartRoom {
+        PartRoom::Given(most)
+    }
+    /// See [`Spool::part_over`].
+    fn part_over(&self, _bundle: BundleId, _bytes: u64) {}
     fn open_arrived(
         &self,
         manifest: &VerifiedManifest,
@@ -276,6 +284,12 @@ impl Store for Arc<Spool> {
     }
     fn cancels_seen(&self, peer: PeerId, bundles: &[BundleId]) -> Result<(), SpoolError> {
         Spool::cancels_seen(self, peer, bundles)
+    }
+    fn part_room(&self, bundle: BundleId, least: u64, most: u64) -> PartRoom {
+        Spool::part_room(self, bundle, least, most)
+    }
+    fn part_over(&self, bundle: BundleId, bytes: u64) {
+        Spool::part_over(self, bundle, bytes);
     }
     fn count_twice(&self, bytes: u64) {
         Spool::count_twice(self, bytes);

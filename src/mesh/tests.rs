@@ -21,6 +21,8 @@ mod restored;
 #[cfg(test)]
 mod scopes;
 #[cfg(test)]
+mod slow;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod strangers;

@@ -65,13 +65,17 @@ pub(super) struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        let row = self.spool.arriving.lock().remove(&self.bundle);
+        let mut arriving = self.spool.arriving.lock();
+        let row = arriving.remove(&self.bundle);
+        let removed = self.spool.arrival_ended(self.bundle);
         let ended = |row: InboundShown| self.spool.ended(self.bundle, row.origin).is_some();
-        if (self.useless || row.is_some_and(ended))
+        // Under the lock: a fetch that begins anew must not lose what it writes.
+        if (removed || self.useless || row.is_some_and(ended))
             && let Err(error) = self.spool.discard_partial(self.bundle)
         {
-            tracing::warn!(%error, "bytes of a bundle that was cancelled stay until the next start");
+            tracing::warn!(%error, "bytes of a bundle that is given up stay until the next start");
         }
+        drop(arriving);
         self.spool.ring(&Event::StatusChanged);
     }
 }
@@ -169,6 +173,9 @@ impl Incoming {
         }
         let file = part.open()?;
         part.put(&file, number, bytes).on("write", &part.at)?;
+        self.arrival
+            .spool
+            .arrival_wrote(self.arrival.bundle, bytes.len() as u64);
         zeros::follow(&self.arrival.spool, part)?;
         Ok(())
     }
@@ -345,13 +352,19 @@ impl Spool {
                 file: self.part_file(bundle, index, entry, origin, keep)?,
             });
         }
-        Ok(Offered::Wanted(Box::new(Incoming {
+        let incoming = Incoming {
             arrival,
             cancels,
             manifest,
             parts,
             hashed: 0,
-        })))
+        };
+        let missing = incoming.parts.iter().filter_map(|part| part.file.as_ref());
+        let ranges = missing.flat_map(PartFile::missing);
+        let left: u64 = ranges.map(|range| range.end - range.start).sum();
+        let here = incoming.manifest.manifest().total_size() - left;
+        self.arrival_begins(bundle, origin, (here, left));
+        Ok(Offered::Wanted(Box::new(incoming)))
     }
 
     /// Why an offer can never be taken, by what it says itself.

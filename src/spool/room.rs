@@ -1,5 +1,7 @@
 //! Room: how much of the disk may be used, what is used for others, and what happens when it is full.
 //!
+//! What is arriving is given room as it needs it ([`parts`]).
+//!
 //! Three limits. `min_free` is left free whoever writes: programs get ENOSPC, arriving bundles are deferred. `max_bytes`
 //! bounds what no name shows: content that was removed or changed while somebody still waits for it, bytes that
 //! arrive, and quarantine; removing or changing one more such file gets EDQUOT. `max_file_bytes` bounds one file.
@@ -12,19 +14,24 @@
 //! # Crash behaviour
 //! Nothing is stored; recovery counts again.
 
+mod parts;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
+pub use self::parts::PartRoom;
 use super::allowance::Allowance;
 use super::durable::OnPath;
+use super::ration::Rations;
 use super::tables::USERS;
-use super::{Offered, Spool, SpoolError};
-use crate::bundle::{BundleId, EntryKind, VerifiedManifest};
+use super::{Spool, SpoolError};
+use crate::bundle::BundleId;
 use crate::digest::Digest;
 
 /// Left free where nothing else is said: enough for the journal to work on, and for somebody to log in and clean up.
@@ -67,6 +74,9 @@ pub(super) struct Room {
     budget: AtomicU64,
     held: Mutex<Held>,
     allowance: Allowance,
+    /// Who may write what arrives.
+    rations: Mutex<Rations>,
+    begun: Instant,
 }
 
 /// Content without a name.
@@ -91,6 +101,8 @@ impl Room {
             budget: AtomicU64::new(0),
             held: Mutex::default(),
             allowance: Allowance::default(),
+            rations: Mutex::default(),
+            begun: Instant::now(),
         })
     }
 
@@ -130,6 +142,7 @@ impl Room {
             return Ok(());
         }
         let (free, min_free) = self.measure()?;
+        let free = free.saturating_sub(self.rations.lock().given());
         if free < len.max(1) {
             self.budget.store(0, Ordering::Relaxed);
             return Err(SpoolError::NoRoom { free, min_free });
@@ -201,21 +214,12 @@ impl Spool {
         }
     }
 
-    /// Everything `max_bytes` bounds, but for what is arriving right now.
+    /// Everything `max_bytes` bounds, with what is given to arrivals and not written yet.
     fn used_for_others(&self) -> u64 {
-        let arriving = self.arriving.lock();
-        let parked = |name: &str| {
-            let bundle = name.split('.').next().and_then(BundleId::from_hex);
-            bundle.is_some_and(|bundle| !arriving.contains_key(&bundle))
-        };
         self.held_bytes()
-            + bytes_in(&self.layout.partial(), parked)
+            + bytes_in(&self.layout.partial(), |_| true)
             + bytes_in(&self.layout.quarantine(), |_| true)
-    }
-
-    fn arriving_bytes(&self) -> u64 {
-        let arriving = self.arriving.lock();
-        arriving.values().map(|row| row.size).sum()
+            + self.room.rations.lock().given()
     }
 
     /// Whether one more file of `len` bytes may be kept without a name; EDQUOT if not.
@@ -223,7 +227,7 @@ impl Spool {
         let Some(max) = self.room.limits.max_bytes else {
             return Ok(());
         };
-        let used = self.used_for_others() + self.arriving_bytes();
+        let used = self.used_for_others();
         if used.saturating_add(len) <= max {
             return Ok(());
         }
@@ -277,66 +281,6 @@ impl Spool {
             (false, 0) => listed.join(", "),
             (false, more) => format!("{} and {more} more", listed.join(", ")),
         }
-    }
-
-    /// Whether there is room for a bundle that is not here yet; what to answer if not. Bundles that arrive have their
-    /// room reserved.
-    pub(super) fn no_room_for(
-        &self,
-        manifest: &VerifiedManifest,
-    ) -> Result<Option<Offered>, SpoolError> {
-        let of = manifest.manifest();
-        if let Some(max) = self.room.limits.max_file_bytes
-            && let Some(entry) = of.entries.iter().find(|entry| entry.size() > max)
-        {
-            let why = format!(
-                "{} has {} bytes, max_file_bytes here is {max}",
-                entry.path,
-                entry.size()
-            );
-            self.note_inbound(of, manifest.id(), "refused", Some(why.clone()));
-            return Ok(Some(Offered::Refused(why)));
-        }
-        if let Some(why) = self.over_our_limits(manifest) {
-            self.note_inbound(of, manifest.id(), "refused", Some(why.clone()));
-            return Ok(Some(Offered::Refused(why)));
-        }
-        let need: u64 = of
-            .entries
-            .iter()
-            .filter(|entry| matches!(entry.kind, EntryKind::File { .. }))
-            .map(|entry| entry.size())
-            .fold(0, u64::saturating_add);
-        let arriving = self.arriving_bytes();
-        let wanted = need.saturating_add(arriving);
-        let (mut free, min_free) = self.room.measure()?;
-        if free < wanted && self.shed_custody(wanted - free)? > 0 {
-            free = self.room.measure()?.0;
-        }
-        if let Some(max) = self.room.limits.max_bytes {
-            let used = self.used_for_others().saturating_add(wanted);
-            if used > max && wanted <= max {
-                self.shed_custody(used - max)?;
-            }
-        }
-        let mut why = self.over_allowance(of, need);
-        if why.is_some() {
-            // Whatever else is free.
-        } else if free < wanted.max(1) {
-            why = Some(format!(
-                "no room here: {need} bytes are needed, {free} are free above min_free ({min_free})"
-            ));
-        } else if let Some(max) = self.room.limits.max_bytes {
-            let used = self.used_for_others() + arriving;
-            if used.saturating_add(need) > max {
-                why = Some(format!(
-                    "no room here: {need} bytes are needed, {used} of max_bytes ({max}) are used"
-                ));
-            }
-        }
-        let Some(why) = why else { return Ok(None) };
-        self.note_inbound(of, manifest.id(), "deferred", Some(why.clone()));
-        Ok(Some(Offered::Deferred(why)))
     }
 }
 

@@ -31,6 +31,8 @@ mod records;
 #[cfg(test)]
 mod renames;
 #[cfg(test)]
+mod rooms;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod send;

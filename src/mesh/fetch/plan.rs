@@ -189,8 +189,8 @@ impl Plan {
         idle.into_iter().map(|(_, _, peer)| peer).collect()
     }
 
-    /// What to ask `peer` for now; it counts as asked.
-    pub(super) fn next(&mut self, peer: PeerId, now: Duration) -> Option<usize> {
+    /// What to ask `peer` for now, and how long it is.
+    pub(super) fn choose(&self, peer: PeerId, now: Duration) -> Option<(usize, u64)> {
         let source = self.sources.get(&peer)?;
         if !source.has_room(now) || self.flight >= FLIGHT_PIECES {
             return None;
@@ -205,20 +205,47 @@ impl Plan {
         if self.flight > 0 && self.flight_bytes + len > FLIGHT_BYTES {
             return None;
         }
+        Some((number, len))
+    }
+
+    /// `peer` is asked for that piece.
+    pub(super) fn ask(&mut self, number: usize, peer: PeerId, now: Duration) {
+        let Some(source) = self.sources.get_mut(&peer) else {
+            return;
+        };
+        let slot = &mut self.slots[number];
+        let len = slot.piece.len;
         self.flight += 1;
         self.flight_bytes += len;
         self.todo.remove(&number);
-        let slot = &mut self.slots[number];
         slot.state = State::Open;
         slot.asked.push((peer, now));
-        let source = self.sources.get_mut(&peer)?;
         if source.open.is_empty() {
             // Silence counts from the question.
             source.heard = source.heard.max(now);
         }
         source.open.insert(number, source.delivered);
         source.open_bytes += len;
-        Some(number)
+    }
+
+    /// How quick `peer` was with other bundles, in bytes a second.
+    pub(super) fn known(&mut self, peer: PeerId, rate: f64) {
+        if let Some(source) = self.sources.get_mut(&peer)
+            && source.rate == 0.0
+        {
+            source.rate = rate;
+        }
+    }
+
+    /// How quick `peer` was with its last piece, in bytes a second; 0 while that is not known.
+    pub(super) fn rate(&self, peer: PeerId) -> f64 {
+        self.sources.get(&peer).map_or(0.0, |source| source.latest)
+    }
+
+    /// Bytes that are neither here nor asked for.
+    pub(super) fn unasked(&self) -> u64 {
+        let todo = self.todo.iter();
+        todo.map(|number| self.slots[*number].piece.len).sum()
     }
 
     /// The slices of the bundle, ours first, as numbers of pieces.
@@ -434,11 +461,6 @@ impl Plan {
             }
         }
         given_up
-    }
-
-    /// Pieces that are asked for, or on their way to the disk.
-    pub(super) fn flying(&self) -> usize {
-        self.flight
     }
 
     /// Nothing is on its way, and no source that could be asked has anything that is missing.

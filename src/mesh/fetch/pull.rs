@@ -1,7 +1,10 @@
 //! Pulling: carries a [`Plan`] out over streams, and hands what comes to the disk.
 //!
-//! One task decides; one task per piece reads; one blocking thread checks and writes. Whoever decides waits for none of
-//! them, so that one stalled source never holds up another.
+//! One task decides; one task per piece reads; a lane checks and writes. Whoever decides waits for none of them, so that
+//! one stalled source never holds up another, and a fetch that waits for its source holds no thread.
+//!
+//! Before a piece is asked for, there must be room for it on the disk, which the store gives in portions, and a turn
+//! ([`super::turns`]). A fetch that gets no room for [`ROOM_WAIT`] is given up, and deferred.
 //!
 //! Every byte taken from a stream is counted; those of a piece that was cut off, wrong or not needed any more are
 //! counted as come in vain. A piece is one chunk, so a cut costs at most one chunk for each piece that was open.
@@ -18,12 +21,13 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::disk::{Disk, Landed, Written};
 use super::plan::{Piece, Plan};
 use super::share::Share;
 use super::{Fetches, blocking};
 use crate::bundle::{BundleId, VerifiedManifest};
 use crate::mesh::Hub;
-use crate::mesh::store::Arriving;
+use crate::mesh::store::{Arriving, PartRoom};
 use crate::mesh::wire::{Frame, RangeRequest, RangeStatus};
 use crate::peer::PeerId;
 use crate::spool::IntakeError;
@@ -34,8 +38,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long to wait for a bulk connection of a holder with a session, when there is nothing else to do.
 const BULK_WAIT: Duration = Duration::from_secs(10);
 
-/// Bytes asked for and not on the disk yet, over all fetches; beyond it each goes on with two pieces.
-const FLIGHT_ALL: u64 = 24 * 1024 * 1024;
+/// How long a fetch waits for room on the disk.
+const ROOM_WAIT: Duration = Duration::from_secs(10);
+
+/// Room asked for at once, unless a piece needs more.
+const ROOM_PORTION: u64 = 8 * 1024 * 1024;
 
 /// Answers on their way. The plan bounds what is asked for; this only lets the readers go on.
 const ANSWERS: usize = 64;
@@ -45,12 +52,22 @@ pub(super) enum End {
     Complete,
     /// Our disk.
     Disk(IntakeError),
+    /// Our disk has no room for it now.
+    NoRoom(String),
     /// Nobody can be asked for what is missing; the last thing that went wrong.
     Stuck(String),
 }
 
-/// When a peer last sent something of what it was asked for.
-type Heard = Arc<Mutex<Option<Instant>>>;
+/// What a peer did of late.
+#[derive(Clone, Copy, Default)]
+struct Did {
+    /// When it last sent something of what it was asked for.
+    heard: Option<Instant>,
+    /// How quick it was, in bytes a second; 0 while that is not known.
+    rate: f64,
+}
+
+type Heard = Arc<Mutex<Did>>;
 
 /// That of every peer, over all fetches.
 #[derive(Default)]
@@ -63,20 +80,26 @@ impl Activity {
 }
 
 /// From the question to the disk: counts the bytes of a piece; if they are not kept in the end, as come in vain.
-struct Tally {
+pub(super) struct Tally {
     hub: Arc<Hub>,
-    /// What was asked for; memory that it may take.
+    bundle: BundleId,
+    peer: PeerId,
+    /// What was asked for: memory and room on the disk that it may take.
     len: u64,
     came: AtomicU64,
+    kept: bool,
 }
 
 impl Tally {
-    fn begin(hub: &Arc<Hub>, len: u64) -> Self {
-        hub.fetches.flight.fetch_add(len, Ordering::Relaxed);
+    /// Of a piece that was let fly and has room.
+    fn begin(hub: &Arc<Hub>, bundle: BundleId, peer: PeerId, len: u64) -> Self {
         Self {
             hub: hub.clone(),
+            bundle,
+            peer,
             len,
             came: AtomicU64::new(0),
+            kept: false,
         }
     }
 
@@ -85,21 +108,20 @@ impl Tally {
         self.came.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn keep(self) {
-        self.came.store(0, Ordering::Relaxed);
+    pub(super) fn keep(mut self) {
+        self.kept = true;
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.hub
-            .fetches
-            .flight
-            .fetch_sub(self.len, Ordering::Relaxed);
         let bytes = self.came.load(Ordering::Relaxed);
-        if bytes > 0 {
+        if bytes > 0 && !self.kept {
             self.hub.store.count_twice(bytes);
         }
+        let (bundle, len) = (self.bundle, self.len);
+        self.hub.store.part_over(bundle, len);
+        self.hub.fetches.landed(bundle, self.peer, len);
     }
 }
 
@@ -115,17 +137,14 @@ struct Answer {
     result: Result<(Bytes, Tally), Fail>,
 }
 
-/// A piece for the disk.
-struct Landed {
-    number: usize,
-    peer: PeerId,
-    piece: Piece,
-    bytes: Bytes,
-    tally: Tally,
+/// Room on the disk that was given to a fetch and is not used yet.
+struct Room {
+    given: u64,
+    asking: bool,
+    answers: mpsc::UnboundedSender<PartRoom>,
+    /// Since when there is none, and why.
+    none: Option<(Instant, String)>,
 }
-
-/// What the disk says of it.
-type Written = (usize, PeerId, Result<(), IntakeError>);
 
 struct Pull {
     hub: Arc<Hub>,
@@ -136,7 +155,8 @@ struct Pull {
     conns: HashMap<PeerId, (Connection, Heard)>,
     tasks: HashMap<(usize, PeerId), AbortHandle>,
     answers: mpsc::Sender<Answer>,
-    disk: mpsc::UnboundedSender<Landed>,
+    disk: Disk,
+    room: Room,
     why: String,
     stuck_since: Option<Instant>,
 }
@@ -148,12 +168,18 @@ pub(super) async fn pull(
     arriving: Box<dyn Arriving>,
     share: &Arc<Share>,
 ) -> Option<(Box<dyn Arriving>, End)> {
-    let (arriving, places, pieces) = blocking({
-        let (manifest, share) = (manifest.clone(), share.clone());
+    let (arriving, (places, pieces), first) = blocking({
+        let (hub, manifest, share) = (hub.clone(), manifest.clone(), share.clone());
         move || {
             share.begin(arriving.as_ref());
             let (places, pieces) = missing(arriving.as_ref(), &manifest);
-            (arriving, places, pieces)
+            let (least, all) = (
+                pieces.first().map_or(0, |piece| piece.len),
+                pieces.iter().map(|piece| piece.len).sum::<u64>(),
+            );
+            let portion = all.min(ROOM_PORTION).max(least);
+            let first = hub.store.part_room(manifest.id(), least, portion);
+            (arriving, (places, pieces), first)
         }
     })
     .await?;
@@ -161,10 +187,10 @@ pub(super) async fn pull(
         return Some((arriving, End::Complete));
     }
     // Unbounded in type only: the plan lets so much be on its way and no more.
-    let (disk, landed) = mpsc::unbounded_channel();
     let (written, mut wrote) = mpsc::unbounded_channel();
-    let writer = spawn_blocking(move || write(arriving, landed, &written));
     let (answers, mut answered) = mpsc::channel(ANSWERS);
+    // One question at a time.
+    let (room, mut roomed) = mpsc::unbounded_channel();
     let mut pull = Pull {
         hub: hub.clone(),
         manifest: manifest.clone(),
@@ -174,25 +200,32 @@ pub(super) async fn pull(
         conns: HashMap::new(),
         tasks: HashMap::new(),
         answers,
-        disk,
+        disk: Disk::new(arriving, written),
+        room: Room {
+            given: 0,
+            asking: false,
+            answers: room,
+            none: None,
+        },
         why: "no holder is connected".to_owned(),
         stuck_since: None,
     };
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ended = pull.roomed(first);
     let end = loop {
+        if let Some(end) = ended.take() {
+            break end;
+        }
         tokio::select! {
             Some(answer) = answered.recv() => pull.answered(answer),
-            Some(word) = wrote.recv() => if let Some(end) = pull.written(word) {
-                break end;
-            },
+            Some(word) = wrote.recv() => ended = pull.written(word),
+            Some(room) = roomed.recv() => ended = pull.roomed(room),
             () = share.bell.notified() => pull.look(),
             _ = ticker.tick() => {
                 pull.look();
                 share.tell(hub);
-                if let Some(end) = pull.stuck() {
-                    break end;
-                }
+                ended = pull.stuck().or_else(|| pull.without_room());
             }
         }
         if pull.plan.is_complete() {
@@ -200,8 +233,9 @@ pub(super) async fn pull(
         }
         pull.ask();
     };
-    drop(pull);
-    let arriving = writer.await.ok()?;
+    pull.stop_all();
+    let Pull { disk, .. } = pull;
+    let arriving = disk.end().await?;
     Some((arriving, end))
 }
 
@@ -231,35 +265,6 @@ fn missing(arriving: &dyn Arriving, manifest: &VerifiedManifest) -> (u64, Vec<Pi
     (places, missing)
 }
 
-/// Checks and writes until there is no more, or the disk fails. Blocks.
-fn write(
-    mut arriving: Box<dyn Arriving>,
-    mut landed: mpsc::UnboundedReceiver<Landed>,
-    written: &mpsc::UnboundedSender<Written>,
-) -> Box<dyn Arriving> {
-    while let Some(next) = landed.blocking_recv() {
-        let (entry, offset) = (next.piece.entry, next.piece.offset);
-        let result = arriving.accept_chunk(entry, offset, &next.bytes);
-        let disk = matches!(
-            result,
-            Err(IntakeError::Disk(_) | IntakeError::Ended(_) | IntakeError::Superseded)
-        );
-        if result.is_ok() {
-            next.tally.keep();
-        }
-        if written.send((next.number, next.peer, result)).is_err() || disk {
-            break;
-        }
-    }
-    arriving
-}
-
-impl Drop for Pull {
-    fn drop(&mut self) {
-        self.tasks.values().for_each(AbortHandle::abort);
-    }
-}
-
 impl Pull {
     fn now(&self) -> Duration {
         self.begun.elapsed()
@@ -285,6 +290,8 @@ impl Pull {
             }
             self.plan.source(id, origin, whole, now);
             let activity = self.hub.fetches.activity.of(id);
+            let rate = activity.lock().rate;
+            self.plan.known(id, rate);
             self.conns.entry(id).or_insert((conn, activity));
             up.push(id);
         }
@@ -309,7 +316,7 @@ impl Pull {
             if let Some(rtt) = used.map(|path| path.rtt()).min() {
                 self.plan.far(*id, rtt);
             }
-            if let Some(at) = *heard.lock() {
+            if let Some(at) = heard.lock().heard {
                 self.plan
                     .heard(*id, at.saturating_duration_since(self.begun));
             }
@@ -323,29 +330,34 @@ impl Pull {
 
     /// Asks every source for as much as it may be asked for.
     fn ask(&mut self) {
+        let bundle = self.manifest.id();
         loop {
-            // Two pieces go on in any case, so that no fetch waits for another.
-            let flying = self.hub.fetches.flight.load(Ordering::Relaxed);
-            if flying >= FLIGHT_ALL && self.plan.flying() >= 2 {
-                return;
-            }
             let now = self.now();
             let mut asked = false;
             for peer in self.plan.idle(now) {
                 let Some((conn, heard)) = self.conns.get(&peer) else {
                     continue;
                 };
-                let Some(number) = self.plan.next(peer, now) else {
+                let Some((number, len)) = self.plan.choose(peer, now) else {
                     continue;
                 };
+                if self.room.given < len {
+                    self.ask_room(len);
+                    return;
+                }
+                if !self.hub.fetches.fly(bundle, peer, len) {
+                    continue;
+                }
                 asked = true;
+                self.plan.ask(number, peer, now);
+                self.room.given -= len;
                 let read = Read {
                     conn: conn.clone(),
-                    bundle: self.manifest.id(),
+                    bundle,
                     piece: self.plan.piece(number),
                     heard: heard.clone(),
                 };
-                let tally = Tally::begin(&self.hub, read.piece.len);
+                let tally = Tally::begin(&self.hub, bundle, peer, len);
                 let answers = self.answers.clone();
                 let task = tokio::spawn(async move {
                     let result = read.run(&tally).await.map(|bytes| (bytes, tally));
@@ -362,6 +374,51 @@ impl Pull {
                 return;
             }
         }
+    }
+
+    /// Asks the disk for room, once at a time.
+    fn ask_room(&mut self, least: u64) {
+        if std::mem::replace(&mut self.room.asking, true) {
+            return;
+        }
+        let (hub, bundle) = (self.hub.clone(), self.manifest.id());
+        let least = least - self.room.given;
+        let portion = self.plan.unasked().min(ROOM_PORTION).max(least);
+        let answers = self.room.answers.clone();
+        spawn_blocking(move || {
+            let room = hub.store.part_room(bundle, least, portion);
+            // Fails only when the fetch is over; then all that was given to it is free again.
+            answers.send(room).ok();
+        });
+    }
+
+    /// What the disk says to that.
+    fn roomed(&mut self, room: PartRoom) -> Option<End> {
+        match room {
+            PartRoom::Given(bytes) => {
+                self.room.asking = false;
+                self.room.given += bytes;
+                self.room.none = None;
+                None
+            }
+            PartRoom::Later(why) => {
+                // Asked again at the next tick.
+                let since = self.room.none.take().map(|(since, _)| since);
+                self.room.none = Some((since.unwrap_or_else(Instant::now), why));
+                None
+            }
+            PartRoom::Never(why) => Some(End::NoRoom(why)),
+        }
+    }
+
+    /// Gives up when there was no room for too long.
+    fn without_room(&mut self) -> Option<End> {
+        let (since, why) = self.room.none.as_ref()?;
+        if since.elapsed() >= ROOM_WAIT {
+            return Some(End::NoRoom(why.clone()));
+        }
+        self.room.asking = false;
+        None
     }
 
     fn answered(&mut self, answer: Answer) {
@@ -381,15 +438,16 @@ impl Pull {
                 let now = self.now();
                 if self.plan.landed(number, peer, now, &mut stop) {
                     let piece = self.plan.piece(number);
-                    let landed = Landed {
+                    self.disk.put(Landed {
                         number,
                         peer,
                         piece,
                         bytes,
                         tally,
-                    };
-                    // Fails only after a failure of the disk, which is being told.
-                    self.disk.send(landed).ok();
+                    });
+                }
+                if let Some((_, did)) = self.conns.get(&peer) {
+                    did.lock().rate = self.plan.rate(peer);
                 }
                 self.stop(stop);
             }
@@ -429,15 +487,19 @@ impl Pull {
         }
     }
 
+    fn stop_all(&mut self) {
+        self.tasks.drain().for_each(|(_, task)| task.abort());
+    }
+
     /// What the disk says of a piece.
     fn written(&mut self, (number, peer, result): Written) -> Option<End> {
         match result {
-            Ok(()) => {
+            Some(Ok(())) => {
                 let piece = self.plan.piece(number);
                 self.plan.done(number, peer);
                 self.share.got(piece.entry, piece.index);
             }
-            Err(error @ IntakeError::WrongBytes { .. }) => {
+            Some(Err(error @ IntakeError::WrongBytes { .. })) => {
                 self.why = format!("{} sent wrong bytes: {error}", self.hub.label_of(peer));
                 tracing::warn!("{}", self.why);
                 self.hub.blames.add(self.manifest.id(), peer, &self.why);
@@ -445,11 +507,12 @@ impl Pull {
                 self.plan.wrong(number, peer, &mut stop);
                 self.stop(stop);
             }
-            Err(
+            Some(Err(
                 error @ (IntakeError::Disk(_) | IntakeError::Ended(_) | IntakeError::Superseded),
-            ) => {
+            )) => {
                 return Some(End::Disk(error));
             }
+            None => return Some(End::Stuck("the receiver failed".into())),
         }
         None
     }
@@ -521,7 +584,7 @@ impl Read {
     }
 
     fn note(&self) {
-        *self.heard.lock() = Some(Instant::now());
+        self.heard.lock().heard = Some(Instant::now());
     }
 
     async fn request(&self) -> Result<RecvStream, String> {

@@ -12,6 +12,10 @@ const DEPTH: usize = 4;
 const DEPTH_MIN: usize = 2;
 const DEPTH_MAX: usize = 32;
 
+/// A source that takes so long for what it is asked for, in time and in round trips, is asked for nothing more: what the
+/// pause costs does not count then, and what waits there would wait in front of its other bundles.
+const SLOW: (f64, f64) = (1.0, 20.0);
+
 /// Bytes asked of one source at once, unless a single piece has more: a path of 300 ms at 100 Mbit/s and more.
 const DEPTH_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -64,6 +68,8 @@ pub(super) struct Source {
     pub(super) delivered: u64,
     /// Bytes in a second: the best of late, slowly forgotten.
     pub(super) rate: f64,
+    /// The same of the last piece.
+    pub(super) latest: f64,
     pub(super) rtt: Duration,
     /// It stalled, and has delivered nothing since.
     pub(super) doubtful: bool,
@@ -88,6 +94,7 @@ impl Source {
             open_bytes: 0,
             delivered: 0,
             rate: 0.0,
+            latest: 0.0,
             rtt: Duration::ZERO,
             doubtful: false,
             heard: now,
@@ -122,7 +129,9 @@ impl Source {
             open < DEPTH
         } else {
             let fills = self.rate * (self.rtt * 2 + SLACK).as_secs_f64();
-            open < DEPTH_MIN || (bytes as f64) < fills
+            let busy = bytes as f64 / self.rate;
+            let slow = busy > SLOW.0.max(SLOW.1 * self.rtt.as_secs_f64());
+            (open < DEPTH_MIN && !slow) || (bytes as f64) < fills
         };
         self.usable() && now >= self.rests && room
     }
@@ -133,6 +142,7 @@ impl Source {
         self.doubtful = false;
         let rate =
             (self.delivered - before) as f64 / took.max(Duration::from_micros(1)).as_secs_f64();
+        self.latest = rate;
         self.rate = rate.max(self.rate * 0.95);
         self.typical = if self.typical.is_zero() {
             took

@@ -37,6 +37,15 @@ pub(super) fn bits(chunks: impl IntoIterator<Item = u64>) -> Bits {
     bits
 }
 
+impl Plan {
+    /// Asks at once for what is chosen.
+    pub(super) fn next(&mut self, peer: PeerId, now: Duration) -> Option<usize> {
+        let (number, _) = self.choose(peer, now)?;
+        self.ask(number, peer, now);
+        Some(number)
+    }
+}
+
 /// All that `peer` is asked for now.
 fn asked(plan: &mut Plan, peer: PeerId, now: Duration) -> Vec<usize> {
     std::iter::from_fn(|| plan.next(peer, now)).collect()
