@@ -26,6 +26,8 @@ mod slow;
 mod sources;
 #[cfg(test)]
 mod strangers;
+#[cfg(test)]
+mod zeros;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

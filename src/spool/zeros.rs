@@ -1,11 +1,11 @@
 //! The pace of hashing zeros that did not travel.
 //!
 //! A run of zeros costs its origin one item of a manifest, however long it is, and its receiver the SHA-256 over all of
-//! it. So a receiver does this at its leisure: with a twentieth of one core, all bundles together, of which a second may
-//! be saved up; and ends when the bundle is cancelled, expired, or older than what is published here.
+//! it. So a receiver does this at its leisure: with a twentieth of one core, all bundles together, of which three seconds
+//! may be saved up; and ends when the bundle is cancelled, expired, or older than what is published here.
 //!
 //! # Invariants
-//! 1. One thread at a time goes over zeros. Over any time it runs at most a twentieth of it, and a second.
+//! 1. One thread at a time goes over zeros. Over any time it runs at most a twentieth of it, and three seconds.
 //!
 //! # Threads
 //! Whoever brings chunks, as far as what is saved goes; then who asks for it slice by slice ([`super::Incoming::hash_zeros`]).
@@ -24,8 +24,8 @@ use crate::digest::{LEAF, sha_zeros};
 /// What of a core zeros may take: one of so many.
 const SHARE: u32 = 20;
 
-/// What may be saved up: enough for a file with some hundred MiB of holes.
-const SAVED: Duration = Duration::from_secs(1);
+/// What may be saved up: enough for a file with a GiB or more of holes now and then.
+const SAVED: Duration = Duration::from_secs(3);
 
 /// What one call goes over: long enough to be worth a change of threads, short for whoever waits for the next chunk.
 const SLICE: Duration = Duration::from_millis(10);
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_take_a_twentieth_of_a_core_and_a_second_that_was_saved() {
+    fn zeros_take_a_twentieth_of_a_core_and_what_was_saved() {
         let mut pace = Pace::default();
         let (mut now, mut ran) = (SAVED * SHARE, Duration::ZERO);
         let begun = now;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_second_is_saved() {
+    fn no_more_than_some_seconds_are_saved() {
         let mut pace = Pace::default();
         let day = Duration::from_secs(86_400);
         pace.ran(SAVED, day);

@@ -256,8 +256,26 @@ fn a_source_of_wrong_bytes_is_dropped_and_reported_and_the_rest_comes_from_other
     assert!(twice >= LEAF, "what was wrong is counted");
 }
 
+/// So many chunks, each of them after two that are zeros, and zeros at the end.
+fn holey(chunks: usize) -> Vec<u8> {
+    let mut content = vec![0; (3 * chunks + 5) * MIB];
+    for chunk in 0..chunks {
+        content[(3 * chunk + 2) * MIB..][..MIB].copy_from_slice(&pattern(MIB + 1)[1..]);
+    }
+    content
+}
+
 #[test]
 fn receivers_help_each_other_when_the_origin_gives_every_chunk_once() {
+    help_each_other(&pattern(16 * MIB), 16);
+}
+
+#[test]
+fn receivers_of_a_file_with_holes_help_each_other_with_what_travels() {
+    help_each_other(&holey(16), 16);
+}
+
+fn help_each_other(content: &[u8], chunks: usize) {
     let group = GroupKey::generate();
     let (birch, cedar) = (Real::new(), Real::new());
     let b = birch.start(config("birch", &group));
@@ -276,14 +294,13 @@ fn receivers_help_each_other_when_the_origin_gives_every_chunk_once() {
     eventually("connected", || {
         connected(&b, cedar.id()) && connected(&c, birch.id())
     });
-    let content = pattern(16 * MIB);
     let origin = Scripted::new();
-    let manifest = manifest_of(origin.id(), "f", &content).sign(&origin.identity);
+    let manifest = manifest_of(origin.id(), "f", content).sign(&origin.identity);
     let given = Arc::new(Mutex::new(HashSet::new()));
     let mut open = Vec::new();
     for mesh in [&b, &c] {
         let (conn, mut channel) = origin.join(mesh, &group);
-        let (content, given) = (content.clone(), given.clone());
+        let (content, given) = (content.to_vec(), given.clone());
         let bulk = origin.hold(mesh, &group, move |request| {
             if given.lock().insert(request.offset) {
                 Reply::Bytes(good(&content, request))
@@ -294,26 +311,39 @@ fn receivers_help_each_other_when_the_origin_gives_every_chunk_once() {
         origin.offers(&mut channel, &manifest);
         open.push((conn, channel, bulk));
     }
-    arrived(&birch, "f", &content);
-    arrived(&cedar, "f", &content);
+    arrived(&birch, "f", content);
+    arrived(&cedar, "f", content);
     let sent = |node: &Real| node.spool().counts().bytes_sent;
-    assert!(sent(&birch) + sent(&cedar) >= content.len() as u64);
+    assert!(sent(&birch) + sent(&cedar) >= (chunks * MIB) as u64);
+    assert_eq!(given.lock().len(), chunks);
 }
 
 #[test]
 fn a_bundle_whose_origin_left_is_completed_from_what_the_others_have() {
+    completed_from_others(&pattern(8 * MIB), |chunk| chunk);
+}
+
+#[test]
+fn what_others_tell_of_a_file_with_holes_leaves_the_holes_out() {
+    completed_from_others(&holey(8), |chunk| {
+        assert_eq!(chunk % 3, 2, "no zeros are asked for");
+        chunk / 3
+    });
+}
+
+/// `number`: of the chunk at so many MiB among those that travel.
+fn completed_from_others(content: &[u8], number: fn(u64) -> u64) {
     let (group, node) = (GroupKey::generate(), Real::new());
     let mesh = node.start(config("alder", &group));
-    let content = pattern(8 * MIB);
     let origin = Scripted::new();
-    let manifest = manifest_of(origin.id(), "f", &content).sign(&origin.identity);
+    let manifest = manifest_of(origin.id(), "f", content).sign(&origin.identity);
     let mut open = Vec::new();
     for half in 0..2u8 {
         let peer = Scripted::new();
         let (conn, channel) = peer.join(&mesh, &group);
-        let content = content.clone();
+        let content = content.to_vec();
         let bulk = peer.hold(&mesh, &group, move |request| {
-            let index = request.offset / LEAF;
+            let index = number(request.offset / LEAF);
             assert_eq!(index / 4, u64::from(half), "asked for what it has only");
             Reply::Bytes(good(&content, request))
         });
@@ -334,7 +364,7 @@ fn a_bundle_whose_origin_left_is_completed_from_what_the_others_have() {
         peer.say(channel, &Frame::Have(have));
     }
     drop(bulk);
-    arrived(&node, "f", &content);
+    arrived(&node, "f", content);
 }
 
 #[test]
