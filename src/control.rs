@@ -253,11 +253,31 @@ pub struct Status {
     /// Files held back because their writer was killed; at most a page of them.
     #[serde(default)]
     pub incomplete: Vec<WirePath>,
+    /// Files that are not sent because of their names, by pattern, most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored: Vec<IgnoredRow>,
+    /// There may be more of them: the outbox has more names than are looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignored_more: bool,
     /// Counters.
     pub counts: Counts,
     /// What our own disk fails with at present, and copies of states that are in use; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// Files that are not sent because their names match one pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredRow {
+    /// The pattern.
+    pub pattern: String,
+    /// What has such names; absent for a pattern that was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+    /// How many there are.
+    pub count: u64,
+    /// Some of them, below `outbox/`.
+    pub examples: Vec<WirePath>,
 }
 
 /// One peer as `status` and `peers` show it.
@@ -430,6 +450,13 @@ mod tests {
             }],
             inbound: vec![],
             incomplete: vec![WirePath::Text("a/torn".into())],
+            ignored: vec![IgnoredRow {
+                pattern: ".*".into(),
+                what: Some("dotfiles".into()),
+                count: 1633,
+                examples: vec![WirePath::Text("a/.gitignore".into())],
+            }],
+            ignored_more: false,
             trouble: None,
             counts: Counts {
                 sealed: 1,
@@ -446,9 +473,10 @@ mod tests {
                 "recipients": [{"id": "bb", "name": "birch", "state": "sending", "bytes": 1024, "error": null}]}],
             "inbound": [],
             "incomplete": ["a/torn"],
+            "ignored": [{"pattern": ".*", "what": "dotfiles", "count": 1633, "examples": ["a/.gitignore"]}],
             "counts": {"outbound_pending": 0, "sealed": 1, "published": 0, "receipts": 0, "bytes_sent": 0,
                 "bytes_received": 0, "incomplete": 0, "unsealed": 0, "ignored": 0, "quarantined": 0, "refused": 0,
-                "held_bytes": 0, "bytes_twice": 0},
+                "held_bytes": 0, "bytes_twice": 0, "unverified": 0},
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);
     }

@@ -27,6 +27,7 @@ mod attr;
 mod bytes;
 mod error;
 mod handle;
+mod ignored;
 mod inbox;
 mod inode;
 mod limits;
@@ -63,6 +64,7 @@ pub use self::attr::{
 };
 pub use self::bytes::WriteHow;
 pub use self::error::FsError;
+pub use self::ignored::{Ignored, IgnoredNames};
 pub use self::inbox::Invalidator;
 pub use self::inode::NodeId;
 pub use self::names::Named;
@@ -124,6 +126,7 @@ pub struct Fs {
     pool: Pool,
     readiness: Arc<Readiness>,
     ignore: IgnoreList,
+    last_look: Mutex<ignored::LastLook>,
     notices: Notices,
     switch: Switch,
     announcements: Announcements,
@@ -186,6 +189,7 @@ impl Fs {
             pool: Pool::start()?,
             readiness: readiness.clone(),
             ignore,
+            last_look: Mutex::default(),
             notices: Notices::new(),
             switch: Switch::default(),
             announcements: Announcements::new(),

@@ -431,3 +431,61 @@ fn ignored_names_stay_here_until_they_are_renamed() {
     fs::rename(alder.outbox(".hidden"), alder.outbox("shown")).unwrap();
     birch.wait_arrived("shown", &sha256(b"commit by rename"));
 }
+
+#[test]
+fn status_names_what_is_not_sent_and_ordinary_names_are_sent() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let sent = [
+        "4913",
+        "4914/4913",
+        "travel-journal",
+        "lab-journal/1",
+        "x.download/x",
+        "#1#/a",
+        "src/main.rs",
+    ];
+    let project = alder.root().join("project");
+    let kept = [".gitignore", ".git/HEAD", ".git/config", "src/main.rs~"];
+    for name in sent.iter().chain(&kept) {
+        let at = project.join(name);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::write(at, name.as_bytes()).unwrap();
+    }
+    let mut copy = Command::new("cp");
+    let copied = run(copy.arg("-a").arg(&project).arg(alder.outbox("")), COMMAND);
+    copied.ok();
+    for name in sent {
+        birch.wait_arrived(&format!("project/{name}"), &sha256(name.as_bytes()));
+    }
+    alder.marker("marker", &birch);
+    assert_eq!(files_below(&birch.inbox("")).len(), sent.len() + 1);
+
+    let told = || alder.status()["ignored"].clone();
+    let want = serde_json::json!([
+        {"pattern": ".*", "what": "dotfiles", "count": 3,
+            "examples": ["project/.gitignore", "project/.git/HEAD", "project/.git/config"]},
+        {"pattern": "*~", "what": "backups of editors", "count": 1, "examples": ["project/src/main.rs~"]},
+    ]);
+    wait_until("status tells", COMMAND, || told() == want);
+    let text = alder.run("status", &[]).ok().stdout;
+    for words in [
+        "3 not sent: dotfiles (`.*`)",
+        "`meshbox send PATH`",
+        "--ignore-except",
+    ] {
+        assert!(text.contains(words), "{words} in {text}");
+    }
+    let one = alder.outbox("project/.gitignore");
+    run(common::meshbox(&["send"]).arg(one), COMMAND).ok();
+    birch.wait_arrived("project/.gitignore", &sha256(b".gitignore"));
+    wait_until("what was sent is not told", COMMAND, || {
+        told()[0]["count"] == 2
+    });
+
+    alder.stop();
+    alder.mount(&["--ignore-except", ".*"]).ok();
+    alder.wait_connected(&birch);
+    birch.wait_arrived("project/.git/HEAD", &sha256(b".git/HEAD"));
+    wait_until("one is left", COMMAND, || told()[0]["pattern"] == "*~");
+}

@@ -127,6 +127,49 @@ fn inbound(row: &InboundRow) -> String {
     )
 }
 
+/// What is not sent because of its name, and how to send it; empty if there is nothing.
+fn ignored(status: &Status) -> String {
+    if status.ignored.is_empty() {
+        return String::new();
+    }
+    let mut out = "\nNot sent because of their names; `meshbox send PATH` sends one, `meshbox mount --ignore-except PATTERN` \
+         all that match\n"
+        .to_owned();
+    for row in &status.ignored {
+        let pattern = plain(&row.pattern);
+        let what = match &row.what {
+            Some(what) => format!("{what} (`{pattern}`)"),
+            None => format!("`{pattern}`"),
+        };
+        let examples: Vec<String> = row.examples.iter().map(wire_path).collect();
+        let examples = examples.join(", ");
+        let dots = if row.count > row.examples.len() as u64 {
+            ", …"
+        } else {
+            ""
+        };
+        let count = grouped(row.count);
+        let _fits = writeln!(out, "  {count} not sent: {what}: {examples}{dots}");
+    }
+    if status.ignored_more {
+        out.push_str("  and maybe more: the outbox has too many names to look at all of them\n");
+    }
+    out
+}
+
+/// "1,633".
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 pub(super) fn status(status: &Status, now: u64) -> String {
     let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let mut out = format!(
@@ -163,9 +206,11 @@ pub(super) fn status(status: &Status, now: u64) -> String {
             status.inbound.iter().map(inbound).collect(),
         ),
     ];
+    let ignored = ignored(status);
     for (title, rows) in lists.iter().filter(|(_, rows)| !rows.is_empty()) {
         let _fits = write!(out, "\n{title}\n{}\n", rows.join("\n"));
     }
+    out.push_str(&ignored);
     let counts = &status.counts;
     let _fits = write!(
         out,
@@ -179,10 +224,6 @@ pub(super) fn status(status: &Status, now: u64) -> String {
     for (count, what) in [
         (counts.unsealed, "open for writing, or about to be sent"),
         (counts.incomplete, "incomplete"),
-        (
-            counts.ignored,
-            "names not sent, since they match the ignore list",
-        ),
         (counts.refused, "offers refused"),
         (counts.quarantined, "in quarantine"),
         (
@@ -241,6 +282,13 @@ mod tests {
             }],
             inbound: vec![],
             incomplete: vec![WirePath::Text("torn.bin".into())],
+            ignored: vec![crate::control::IgnoredRow {
+                pattern: ".*".into(),
+                what: Some("dotfiles".into()),
+                count: 1633,
+                examples: vec![WirePath::Text("a/.gitignore".into())],
+            }],
+            ignored_more: true,
             trouble: Some("journal: no space".into()),
             counts: Counts {
                 ignored: 3,
@@ -269,7 +317,9 @@ mod tests {
             "disk full",
             "TROUBLE: journal: no space",
             "as they are\n  torn.bin\n",
-            "3 names not sent",
+            "\n  1,633 not sent: dotfiles (`.*`): a/.gitignore, …\n",
+            "`meshbox send PATH`",
+            "--ignore-except",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -280,6 +330,18 @@ mod tests {
     fn names_cannot_steer_the_terminal() {
         assert!(!status(&example(), 1000).contains('\x1b'));
         assert!(!wire_path(&WirePath::Text("a\nb".into())).contains('\n'));
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
     }
 
     #[test]

@@ -361,6 +361,8 @@ mod tests {
                 outbound: vec![],
                 inbound: vec![],
                 incomplete: vec![],
+                ignored: vec![],
+                ignored_more: false,
                 trouble: None,
                 counts: Counts {
                     sealed: limit as u64,

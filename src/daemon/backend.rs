@@ -14,10 +14,10 @@ use crate::bundle::RelPath;
 use crate::control::act::{Act, Acted};
 use crate::control::wait::Delivery;
 use crate::control::{
-    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, MembershipChange, PeerRow, Reply, Status,
-    WirePath,
+    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, MembershipChange, PeerRow, Reply,
+    Status, WirePath,
 };
-use crate::fs::{Fs, StatusFiles};
+use crate::fs::{Fs, Ignored, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
 use crate::peer::{PeerId, PeerName};
 use crate::ready::Overview;
@@ -145,6 +145,15 @@ fn row(peer: PeerStatus) -> PeerRow {
     }
 }
 
+fn ignored_row(ignored: &Ignored) -> IgnoredRow {
+    IgnoredRow {
+        pattern: ignored.pattern.clone(),
+        what: ignored.what.map(str::to_owned),
+        count: ignored.count,
+        examples: ignored.examples.iter().map(WirePath::from).collect(),
+    }
+}
+
 /// The one member of that name, or with that id or beginning of an id.
 fn find_member(members: &[Member], who: &str) -> Result<Member, String> {
     let by_id = |member: &&Member| who.len() >= ID_LEAST && member.id.to_string().starts_with(who);
@@ -181,10 +190,12 @@ impl ControlBackend for Backend {
     fn status(&self, before: Option<u64>, limit: usize) -> Status {
         let facts = &self.facts;
         // First: what is not counted here as unsealed is in the rows below.
-        let waiting = match self.fs.get().and_then(Weak::upgrade) {
+        let fs = self.fs.get().and_then(Weak::upgrade);
+        let waiting = match &fs {
             Some(fs) => fs.overview(limit),
             None => Overview::default(),
         };
+        let ignored = fs.map(|fs| fs.ignored_names()).unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: facts.id.to_string(),
@@ -202,6 +213,8 @@ impl ControlBackend for Backend {
             outbound: facts.spool.outbound(before, limit),
             inbound: facts.spool.inbound(before, limit),
             incomplete: waiting.incomplete.iter().map(WirePath::from).collect(),
+            ignored: ignored.by_pattern.iter().map(ignored_row).collect(),
+            ignored_more: ignored.more,
             counts: Counts {
                 unsealed: waiting.unsealed,
                 ..facts.spool.counts()
@@ -505,6 +518,8 @@ mod tests {
             outbound: vec![],
             inbound: vec![],
             incomplete: vec![],
+            ignored: vec![],
+            ignored_more: false,
             counts,
             trouble: None,
         };

@@ -62,14 +62,18 @@ fn travels(stat: &Stat) -> bool {
 }
 
 impl Fs {
-    fn is_ignored(&self, path: &RelPath) -> bool {
-        self.ignore.matches(path).is_some()
+    fn is_ignored(&self, path: &RelPath, directory: bool) -> bool {
+        if directory {
+            self.ignore.matches_directory(path).is_some()
+        } else {
+            self.ignore.matches(path).is_some()
+        }
     }
 
     /// What cannot travel may only be where nothing does.
     fn special_place(&self, at: Named<'_>) -> Result<Place, FsError> {
         let place = self.outbox_place(at.parent, at.name)?;
-        if self.is_ignored(&place.rel()?) {
+        if self.is_ignored(&place.rel()?, false) {
             Ok(place)
         } else {
             Err(FsError::NotPermitted)
@@ -157,15 +161,16 @@ impl Fs {
         to: &Place,
     ) -> Result<(), FsError> {
         let to_path = to.rel()?;
-        if self.is_ignored(&to_path) {
+        let directory = kind_of(stat) == Some(Kind::Directory);
+        if self.is_ignored(&to_path, directory) {
             return Ok(());
         }
         if !travels(stat) {
             tracing::debug!(path = %to_path, "what cannot be sent stays at an ignored name");
             return Err(FsError::NotPermitted);
         }
-        if kind_of(stat) == Some(Kind::Directory)
-            && self.is_ignored(&from.rel()?)
+        if directory
+            && self.is_ignored(&from.rel()?, true)
             && let Some(special) = self.special_below(from)?
         {
             let what = String::from_utf8_lossy(&special.path).into_owned();

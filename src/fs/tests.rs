@@ -5,6 +5,8 @@ mod bundles;
 #[cfg(test)]
 mod exchanges;
 #[cfg(test)]
+mod ignored;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod listing;

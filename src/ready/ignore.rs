@@ -1,35 +1,78 @@
 //! The ignore list: names that programs give to files which are not meant to be seen.
 //!
-//! A pattern is matched against each component of a path, as bytes. `*` is any run of bytes, `?` any one byte,
-//! `[a-z]` one of a set, `[!a-z]` one not in it, and `\` takes the next byte as it is.
+//! A pattern is matched against the name of a file, as bytes; some, and all that users add, also against the names of the
+//! directories above it. `*` is any run of bytes, `?` any one byte, `[a-z]` one of a set, `[!a-z]` one not in it, and `\`
+//! takes the next byte as it is.
+//!
+//! # What is in the default list
+//! What programs really leave, as narrow as that can be said; a pattern counts for directories only where a program makes
+//! such directories. An ordinary name that is not sent is worse than one file too many. `*.lock` is not in it: `Cargo.lock`
+//! and its kind are content. Vim's probe (`4913`) is not in it: it is empty, and gone before it would be sent.
 
 use thiserror::Error;
 
 use crate::bundle::RelPath;
 
-/// Ignored unless taken off by configuration. `*.lock` is not here: `Cargo.lock` and its kind are content.
-const DEFAULT: &[&str] = &[
-    ".*",
-    "*~",
-    "~$*",
-    "~*.tmp",
-    "*.tmp",
-    "*.part",
-    "*.partial",
-    "*.filepart",
-    "*.crdownload",
-    "*.download",
-    "*.swp",
-    "*.swx",
-    "*.kate-swp",
-    "*-journal",
-    "*-wal",
-    "*-shm",
-    "4913",
-    "#*#",
-    "Thumbs.db",
-    "desktop.ini",
+/// A pattern of the default list.
+struct Known {
+    text: &'static str,
+    /// What has such names, in the plural.
+    what: &'static str,
+    directories: bool,
+}
+
+const fn files(text: &'static str, what: &'static str) -> Known {
+    Known {
+        text,
+        what,
+        directories: false,
+    }
+}
+
+const fn both(text: &'static str, what: &'static str) -> Known {
+    Known {
+        text,
+        what,
+        directories: true,
+    }
+}
+
+const DATABASE: &str = "journals of SQLite";
+const DOWNLOAD: &str = "unfinished downloads";
+
+/// Ignored unless taken off by configuration. The first that matches is shown, so the special ones of the dotfiles count
+/// where `.*` is taken off.
+const DEFAULT: &[Known] = &[
+    both(".*", "dotfiles"),
+    files(".*.sw?", "swap files of Vim"),
+    files(".*.kate-swp", "swap files of Kate"),
+    files(".#*", "locks of Emacs"),
+    files(".~lock.*#", "locks of LibreOffice"),
+    files("#*#", "auto-saves of Emacs"),
+    files("*~", "backups of editors"),
+    files("~$*", "locks of Microsoft Office"),
+    // RocksDB makes a checkpoint as such a directory.
+    both("*.tmp", "temporary files"),
+    files("*.part", DOWNLOAD),
+    files("*.partial", DOWNLOAD),
+    files("*.filepart", DOWNLOAD),
+    files("*.crdownload", DOWNLOAD),
+    files("*.wkdownload", DOWNLOAD),
+    files("*.db-journal", DATABASE),
+    files("*.db-wal", DATABASE),
+    files("*.db-shm", DATABASE),
+    files("*.sqlite-journal", DATABASE),
+    files("*.sqlite-wal", DATABASE),
+    files("*.sqlite-shm", DATABASE),
+    files("*.sqlite3-journal", DATABASE),
+    files("*.sqlite3-wal", DATABASE),
+    files("*.sqlite3-shm", DATABASE),
+    files("Thumbs.db", "leftovers of Windows"),
+    files("desktop.ini", "leftovers of Windows"),
 ];
+
+/// Where `meshbox send` puts what it sends: never sent by itself, whatever is taken off the list.
+const STAGE: Known = both(".meshbox-send-*", "files that are just being sent");
 
 /// A pattern that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -48,53 +91,81 @@ pub struct IgnoreList(Vec<Pattern>);
 impl IgnoreList {
     /// The built-in patterns and `extra`, without those whose text is in `except`.
     pub fn new(extra: &[String], except: &[String]) -> Result<Self, BadPattern> {
-        let texts = || {
-            DEFAULT
-                .iter()
-                .copied()
-                .chain(extra.iter().map(String::as_str))
+        let known = |text: &str| {
+            let default = DEFAULT.iter().any(|known| known.text == text);
+            default || extra.iter().any(|extra| extra == text)
         };
-        if let Some(unknown) = except.iter().find(|e| !texts().any(|t| t == e.as_str())) {
+        if let Some(unknown) = except.iter().find(|text| !known(text)) {
             return Err(BadPattern {
                 pattern: unknown.clone(),
                 reason: "is not in the list, so it cannot be taken off",
             });
         }
-        texts()
-            .filter(|t| !except.iter().any(|e| e == t))
-            .map(Pattern::parse)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let stays = |text: &str| !except.iter().any(|except| except == text);
+        let mut patterns = Vec::new();
+        for default in DEFAULT.iter().filter(|default| stays(default.text)) {
+            patterns.push(Pattern::of(default)?);
+        }
+        for text in extra.iter().filter(|text| stays(text)) {
+            patterns.push(Pattern::parse(text)?);
+        }
+        patterns.push(Pattern::of(&STAGE)?);
+        Ok(Self(patterns))
     }
 
-    /// The pattern that some component of `path` matches.
+    /// The pattern for which the file at `path`, or what else is no directory, is not sent.
     pub fn matches(&self, path: &RelPath) -> Option<&str> {
-        path.components().find_map(|name| self.matches_name(name))
+        let above = path.parent();
+        let above = above.and_then(|above| self.of_directory(&above));
+        let pattern = above.or_else(|| self.of_file(path.file_name()));
+        pattern.map(|pattern| pattern.text.as_str())
     }
 
-    /// The pattern that this single component matches.
-    pub fn matches_name(&self, name: &[u8]) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|p| p.matches(name))
-            .map(|p| p.text.as_str())
+    /// The pattern for which nothing below the directory at `path` is sent.
+    pub fn matches_directory(&self, path: &RelPath) -> Option<&str> {
+        self.of_directory(path).map(|pattern| pattern.text.as_str())
+    }
+
+    /// What has names like `pattern`, in the plural; `None` for one that was added.
+    pub fn what(&self, pattern: &str) -> Option<&'static str> {
+        let found = self.0.iter().find(|known| known.text == pattern);
+        found.and_then(|found| found.what)
+    }
+
+    /// Whether a directory is one of `meshbox send`, by its name.
+    pub fn is_stage(name: &[u8]) -> bool {
+        STAGE
+            .text
+            .strip_suffix('*')
+            .is_some_and(|begin| name.starts_with(begin.as_bytes()))
+    }
+
+    fn of_directory(&self, path: &RelPath) -> Option<&Pattern> {
+        let named = |name: &[u8]| {
+            let mut patterns = self.0.iter().filter(|pattern| pattern.directories);
+            patterns.find(|pattern| pattern.matches(name))
+        };
+        path.components().find_map(named)
+    }
+
+    fn of_file(&self, name: &[u8]) -> Option<&Pattern> {
+        self.0.iter().find(|pattern| pattern.matches(name))
     }
 }
 
 impl Default for IgnoreList {
     fn default() -> Self {
-        Self(
-            DEFAULT
-                .iter()
-                .filter_map(|text| Pattern::parse(text).ok())
-                .collect(),
-        )
+        let patterns = DEFAULT.iter().chain([&STAGE]);
+        Self(patterns.filter_map(|of| Pattern::of(of).ok()).collect())
     }
 }
 
 #[derive(Clone, Debug)]
 struct Pattern {
     text: String,
+    what: Option<&'static str>,
+    /// Whether it counts for directories too.
+    directories: bool,
     tokens: Vec<Token>,
 }
 
@@ -122,6 +193,15 @@ impl Token {
 }
 
 impl Pattern {
+    fn of(known: &Known) -> Result<Self, BadPattern> {
+        Ok(Self {
+            what: Some(known.what),
+            directories: known.directories,
+            ..Self::parse(known.text)?
+        })
+    }
+
+    /// One that a user gave.
     fn parse(text: &str) -> Result<Self, BadPattern> {
         let bad = |reason| BadPattern {
             pattern: text.to_owned(),
@@ -148,6 +228,8 @@ impl Pattern {
         }
         Ok(Self {
             text: text.to_owned(),
+            what: None,
+            directories: true,
             tokens,
         })
     }
@@ -212,53 +294,103 @@ mod tests {
     }
 
     #[test]
-    fn default_list_knows_temporary_names_and_spares_content() {
+    fn default_list_knows_what_programs_leave_and_spares_content() {
         let list = IgnoreList::default();
         let cases = [
             (".f.a1B2c3", Some(".*")),
             ("a/.git/objects/x", Some(".*")),
+            (".Trash-1000/files/x", Some(".*")),
             (".~lock.x.odt#", Some(".*")),
             ("dir/f~", Some("*~")),
+            ("~", Some("*~")),
             ("~$report.docx", Some("~$*")),
+            ("~WRD0001.tmp", Some("*.tmp")),
+            ("checkpoint.tmp/000042.sst", Some("*.tmp")),
             ("x.crdownload", Some("*.crdownload")),
             ("x.tar.part", Some("*.part")),
-            ("a.db-journal", Some("*-journal")),
-            ("4913", Some("4913")),
+            ("a.db-journal", Some("*.db-journal")),
+            ("d/places.sqlite-wal", Some("*.sqlite-wal")),
             ("#notes#", Some("#*#")),
             ("Thumbs.db", Some("Thumbs.db")),
-            ("Cargo.lock", None),
-            ("partial", None),
-            ("49130", None),
-            ("#notes", None),
-            ("a.b/c.d", None),
-            ("~", Some("*~")),
         ];
         for (name, want) in cases {
             assert_eq!(list.matches(&path(name)), want, "{name}");
         }
+        for name in [
+            "Cargo.lock",
+            "partial",
+            "#notes",
+            "a.b/c.d",
+            // Vim's probe has such a name, and so has the house at number 4913.
+            "4913",
+            "4913/bill.pdf",
+            "travel-journal",
+            "lab-journal/2026-11-30",
+            "my.journal",
+            "2026.11-journal",
+            "wal-mart-wal",
+            "x.download/x.pdf",
+            "x.download",
+            "#1#/a",
+            "a~/b",
+            "~$money/b",
+            "novel.part/chapter",
+            "shop.db-journal/x",
+            "desktop.ini/x",
+            "x.swp",
+        ] {
+            assert_eq!(list.matches(&path(name)), None, "{name}");
+        }
+        assert_eq!(list.matches_directory(&path("a/.git")), Some(".*"));
+        assert_eq!(list.matches_directory(&path("#1#")), None);
         let all = IgnoreList::new(&[], &[]).unwrap();
-        assert_eq!(all.0.len(), DEFAULT.len());
-        assert_eq!(list.0.len(), DEFAULT.len(), "every default pattern parses");
+        assert_eq!(all.0.len(), DEFAULT.len() + 1);
+        assert_eq!(list.0.len(), all.0.len(), "every default pattern parses");
+    }
+
+    #[test]
+    fn the_readme_lists_every_pattern() {
+        let readme = include_str!("../../README.md");
+        let table = readme.split("| not sent |").nth(1).unwrap();
+        let table = table.split("\n\n").next().unwrap();
+        for known in DEFAULT {
+            let pattern = format!("`{}`", known.text);
+            assert!(table.contains(&pattern), "{pattern}");
+        }
+        let listed = table.matches('`').count() / 2;
+        assert_eq!(listed, DEFAULT.len(), "nothing else");
     }
 
     #[test]
     fn names_are_bytes() {
         let list = IgnoreList::new(&["x?y".into()], &[]).unwrap();
-        assert_eq!(list.matches_name(b"x\xffy"), Some("x?y"));
-        assert_eq!(list.matches_name(b"\xff\xfe.part"), Some("*.part"));
+        let raw = |bytes: &[u8]| RelPath::parse(bytes).unwrap();
+        assert_eq!(list.matches(&raw(b"x\xffy")), Some("x?y"));
+        assert_eq!(list.matches(&raw(b"\xff\xfe.part")), Some("*.part"));
     }
 
     #[test]
     fn patterns_are_added_and_taken_off() {
         let list = IgnoreList::new(&["*.bak".into()], &[".*".into()]).unwrap();
         assert_eq!(list.matches(&path("a.bak/b")), Some("*.bak"));
+        assert_eq!(list.what("*.bak"), None);
         assert_eq!(list.matches(&path(".profile")), None);
+        assert_eq!(list.matches(&path(".notes.swp")), Some(".*.sw?"));
+        assert_eq!(list.what("*.tmp"), Some("temporary files"));
         assert_eq!(
             IgnoreList::new(&[], &["*.nothere".into()])
                 .unwrap_err()
                 .pattern,
             "*.nothere"
         );
+    }
+
+    #[test]
+    fn what_is_just_being_sent_is_not_sent_by_itself_whatever_is_taken_off() {
+        let list = IgnoreList::new(&[], &[".*".into()]).unwrap();
+        let staged = path(".meshbox-send-0123456789abcdef/0");
+        assert!(list.matches(&staged).is_some());
+        assert!(IgnoreList::new(&[], &[".meshbox-send-*".into()]).is_err());
     }
 
     #[test]

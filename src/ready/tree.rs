@@ -47,7 +47,7 @@ impl Ready {
     /// Whether renaming a directory like this commits it as one bundle.
     pub fn is_commit(&self, from: &RelPath, to: &RelPath) -> bool {
         let ignore = &self.settings.ignore;
-        ignore.matches(from).is_some() && ignore.matches(to).is_none()
+        ignore.matches_directory(from).is_some() && ignore.matches_directory(to).is_none()
     }
 
     /// The trees that move when `from` becomes `to`, with the old and the new names of their directories.
@@ -188,7 +188,7 @@ impl Ready {
                 continue;
             };
             if let Some(root) = moved(&tree.root) {
-                if self.settings.ignore.matches(&root).is_some() {
+                if self.settings.ignore.matches_directory(&root).is_some() {
                     self.end_tree(number, false, now, out);
                     out.push(Action::DropTree { tree: number });
                     continue;
