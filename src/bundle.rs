@@ -19,12 +19,14 @@ use std::fmt;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::cancel::{Cancel, CancelReason};
-use crate::digest::{ChunkList, Digest};
+use crate::digest::{ChunkList, Digest, Run};
+use crate::encoding::{self, Malformed, at_most};
 use crate::peer::{Identity, PeerId, Signature};
 
 /// Version of the manifest encoding written here.
@@ -33,8 +35,14 @@ pub const MANIFEST_VERSION: u8 = 1;
 /// Most entries one bundle may hold.
 pub const MAX_ENTRIES: usize = 100_000;
 
-/// Most bytes of one encoded manifest, so that an offer of it fits a frame.
-pub const MANIFEST_MAX: usize = 16 * 1024 * 1024;
+/// Most bytes of one encoded manifest, so that an offer of it fits a frame: 100,000 files with names of 20 bytes.
+pub const MANIFEST_MAX: usize = 8 * 1024 * 1024;
+
+/// Most bytes of its entries: what is left beside the longest scope and the most former names.
+pub const ENTRIES_BYTES_MAX: usize = MANIFEST_MAX - 256 * 1024;
+
+/// Most ids that a scope may name: a full mesh is not made for more.
+pub const SCOPE_MAX: usize = 4096;
 
 /// Most former names of a file that a manifest may list. Who missed more renames than that keeps an older name too.
 pub const FORMERS_MAX: usize = 16;
@@ -249,7 +257,7 @@ pub enum Scope {
         generation: u64,
     },
     /// These members only.
-    Ids(Vec<PeerId>),
+    Ids(#[serde(deserialize_with = "at_most::<_, _, SCOPE_MAX>")] Vec<PeerId>),
 }
 
 impl Scope {
@@ -375,8 +383,10 @@ pub struct Manifest {
     pub supersedes: Option<BundleId>,
     /// The names under which the origin announced this very file before it renamed it, newest first; at most
     /// [`FORMERS_MAX`]. More than one for recipients that were away when it got those in between.
+    #[serde(deserialize_with = "at_most::<_, _, FORMERS_MAX>")]
     pub renamed_from: Vec<Former>,
     /// The files and directories.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_ENTRIES>")]
     pub entries: Vec<Entry>,
     /// Random, so that a bundle id reveals nothing about guessable content.
     pub salt: [u8; 16],
@@ -435,13 +445,17 @@ impl Manifest {
         // Postcard of plain owned data into a growing vector has no error to give.
         #[allow(clippy::expect_used)]
         let bytes = postcard::to_stdvec(&self).expect("a manifest always encodes");
-        let signature = identity.sign(MANIFEST_CONTEXT, &bytes);
+        let id = BundleId(Digest::of(&bytes).0);
+        let signature = identity.sign(MANIFEST_CONTEXT, &id.0);
         let signed = SignedManifest { bytes, signature };
-        VerifiedManifest {
-            id: signed.id(),
-            manifest: self,
-            signed,
-        }
+        VerifiedManifest::new(id, self, signed)
+    }
+
+    /// Why nobody would take it, if so: it must not be signed.
+    pub fn too_long(&self) -> Option<Malformed> {
+        let len = encoding::len_of(self);
+        let max = MANIFEST_MAX;
+        (len > max).then_some(Malformed::TooLong { len, max })
     }
 }
 
@@ -452,19 +466,16 @@ const MANIFEST_CONTEXT: &[u8] = b"meshbox manifest 1\0";
 pub struct SignedManifest {
     /// The canonical encoding.
     pub bytes: Vec<u8>,
-    /// The origin's signature over it.
+    /// The origin's signature over the bundle's id, which is its hash.
     pub signature: Signature,
 }
 
 /// Why a manifest was refused.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum ManifestError {
-    /// Not an encoded manifest.
-    #[error("the manifest cannot be decoded: {0}")]
-    Decode(String),
-    /// Bytes differ from what encoding the decoded manifest gives.
-    #[error("the manifest is not in canonical form")]
-    NotCanonical,
+    /// Not an encoded manifest, or a longer one than any may be.
+    #[error("the manifest is refused: {0}")]
+    Malformed(#[from] Malformed),
     /// A version this program does not know.
     #[error("the manifest has version {0}; this program knows {MANIFEST_VERSION}")]
     Version(u8),
@@ -477,9 +488,6 @@ pub enum ManifestError {
     /// Two entries clash.
     #[error("the manifest names {0} twice, or as file and directory at once")]
     PathClash(RelPath),
-    /// More than [`FORMERS_MAX`] former names.
-    #[error("the manifest lists {0} former names; it may list {FORMERS_MAX}")]
-    Formers(usize),
     /// The chunk list does not fit the size.
     #[error("the chunk list of {0} does not fit its size")]
     Chunks(RelPath),
@@ -493,44 +501,28 @@ impl SignedManifest {
 
     /// Checks signature and every rule a manifest must keep.
     pub fn verify(self) -> Result<VerifiedManifest, ManifestError> {
-        let manifest: Manifest =
-            postcard::from_bytes(&self.bytes).map_err(|e| ManifestError::Decode(e.to_string()))?;
-        if manifest.version != MANIFEST_VERSION {
-            return Err(ManifestError::Version(manifest.version));
+        // The version comes first in all of them.
+        match self.bytes.first() {
+            Some(&version) if version != MANIFEST_VERSION => {
+                return Err(ManifestError::Version(version));
+            }
+            Some(_) | None => {}
         }
-        if postcard::to_stdvec(&manifest).ok().as_deref() != Some(&self.bytes) {
-            return Err(ManifestError::NotCanonical);
+        let verified = self.verify_own()?;
+        let (origin, id) = (verified.manifest().origin, verified.id());
+        if origin.verify(MANIFEST_CONTEXT, &id.0, &verified.signed().signature) {
+            Ok(verified)
+        } else {
+            Err(ManifestError::Signature(origin))
         }
-        if !manifest
-            .origin
-            .verify(MANIFEST_CONTEXT, &self.bytes, &self.signature)
-        {
-            return Err(ManifestError::Signature(manifest.origin));
-        }
-        if manifest.renamed_from.len() > FORMERS_MAX {
-            return Err(ManifestError::Formers(manifest.renamed_from.len()));
-        }
-        check_entries(&manifest.entries)?;
-        Ok(VerifiedManifest {
-            id: self.id(),
-            manifest,
-            signed: self,
-        })
     }
-}
 
-impl SignedManifest {
-    /// Decodes a manifest that this program signed or verified before it stored it; the journal's checks stand for the
+    /// The same for one that this program signed or verified before it stored it; the journal's checks stand for the
     /// signature's.
     pub(crate) fn verify_own(self) -> Result<VerifiedManifest, ManifestError> {
-        let manifest: Manifest =
-            postcard::from_bytes(&self.bytes).map_err(|e| ManifestError::Decode(e.to_string()))?;
+        let manifest: Manifest = encoding::decode(&self.bytes, MANIFEST_MAX)?;
         check_entries(&manifest.entries)?;
-        Ok(VerifiedManifest {
-            id: self.id(),
-            manifest,
-            signed: self,
-        })
+        Ok(VerifiedManifest::new(self.id(), manifest, self))
     }
 }
 
@@ -562,30 +554,57 @@ fn check_entries(entries: &[Entry]) -> Result<(), ManifestError> {
     Ok(())
 }
 
-/// A manifest whose signature and shape were checked.
+/// A manifest whose signature and shape were checked. A copy costs nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct VerifiedManifest {
+pub struct VerifiedManifest(Arc<Checked>);
+
+#[derive(PartialEq, Eq, Debug)]
+struct Checked {
     id: BundleId,
     manifest: Manifest,
     signed: SignedManifest,
 }
 
 impl VerifiedManifest {
+    fn new(id: BundleId, manifest: Manifest, signed: SignedManifest) -> Self {
+        Self(Arc::new(Checked {
+            id,
+            manifest,
+            signed,
+        }))
+    }
+
     /// The bundle's id.
     pub fn id(&self) -> BundleId {
-        self.id
+        self.0.id
     }
 
     /// What it says.
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.0.manifest
     }
 
     /// The bytes to store or send on.
     pub fn signed(&self) -> &SignedManifest {
-        &self.signed
+        &self.0.signed
+    }
+
+    /// About how much memory it takes.
+    pub fn memory(&self) -> usize {
+        let entry = |entry: &Entry| {
+            let chunks = match &entry.kind {
+                EntryKind::File { chunks, .. } => chunks.len(),
+                EntryKind::Directory => 0,
+            };
+            size_of::<Entry>() + ALLOCATED + entry.path.as_bytes().len() + chunks * size_of::<Run>()
+        };
+        let entries: usize = self.0.manifest.entries.iter().map(entry).sum();
+        size_of::<Checked>() + self.0.signed.bytes.len() + entries
     }
 }
+
+/// What an allocation costs beside its bytes.
+const ALLOCATED: usize = 16;
 
 /// A recipient's statement that a bundle is verified and durable in its inbox.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -19,6 +19,7 @@ pub mod control;
 pub mod daemon;
 pub mod delivery;
 pub mod digest;
+pub mod encoding;
 pub mod fs;
 pub mod fuse;
 pub mod mesh;

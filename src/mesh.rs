@@ -42,6 +42,7 @@ mod serve;
 mod session;
 pub(crate) mod store;
 mod twins;
+mod windows;
 mod wire;
 
 #[cfg(test)]
@@ -76,6 +77,7 @@ use self::roster::{Peer, Roster};
 use self::session::Input;
 use self::store::Store;
 use self::twins::Twins;
+use self::windows::Windows;
 use self::wire::{ADDRS_MAX, Hello, MEMBERS_MAX, Told};
 use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
 use crate::spool::{Event, Member, Spool};
@@ -172,6 +174,9 @@ pub(crate) struct Hub {
     pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
     pub(crate) budget: Arc<Budget>,
+    windows: Windows,
+    /// Held while a long manifest is made of bytes, or bytes of it.
+    pub(crate) heavy: tokio::sync::Mutex<()>,
     pub(crate) fetches: Fetches,
     pub(crate) blames: Blames,
     pub(crate) pacer: Pacer,
@@ -213,7 +218,7 @@ impl Hub {
             epoch,
             incarnation,
             seen: self.store.epoch_seen_of(to),
-            addrs: endpoint::listen_addrs(&self.endpoint),
+            addrs: first(endpoint::listen_addrs(&self.endpoint)),
             members: self.members_to_tell(),
         }
     }
@@ -223,7 +228,7 @@ impl Hub {
         let told = |m: Member| Told {
             id: m.id,
             name: m.name,
-            addrs: m.addrs,
+            addrs: first(m.addrs),
         };
         self.store
             .members()
@@ -408,6 +413,12 @@ impl Hub {
     }
 }
 
+/// As many as may be told.
+fn first(mut addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    addrs.truncate(ADDRS_MAX);
+    addrs
+}
+
 /// Addresses that can be dialled at all, and not too many.
 fn usable(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
     let dialable = |a: &&SocketAddr| {
@@ -467,6 +478,8 @@ impl Mesh {
             endpoint,
             roster: Roster::default(),
             budget: Arc::default(),
+            windows: Windows::default(),
+            heavy: tokio::sync::Mutex::new(()),
             fetches: Fetches::default(),
             blames: Blames::default(),
             pacer: Pacer::default(),

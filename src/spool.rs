@@ -20,6 +20,7 @@ mod extents;
 mod forward;
 mod gate;
 mod hashing;
+mod heal;
 mod history;
 mod inbox;
 mod intake;

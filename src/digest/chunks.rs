@@ -13,10 +13,10 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use serde::de::{Error, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{INLINE_MAX, LEAF, ZEROS};
+use crate::encoding::at_most;
 
 /// Most items of a list; beyond it chunks get longer. 4,096 hashes are 132 KiB of manifest.
 pub const MAX_CHUNKS: usize = 4096;
@@ -46,7 +46,7 @@ pub enum Run {
 pub struct ChunkList {
     /// A chunk has so many times twice a leaf.
     doublings: u8,
-    #[serde(deserialize_with = "at_most_max")]
+    #[serde(deserialize_with = "at_most::<_, _, MAX_CHUNKS>")]
     runs: Vec<Run>,
 }
 
@@ -176,28 +176,6 @@ impl ChunkList {
             .map(|stretch| stretch.range)
             .collect()
     }
-}
-
-/// Gives up as soon as there are too many.
-fn at_most_max<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Run>, D::Error> {
-    struct Runs;
-    impl<'de> Visitor<'de> for Runs {
-        type Value = Vec<Run>;
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "at most {MAX_CHUNKS} items of a chunk list")
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Run>, A::Error> {
-            let mut runs = Vec::new();
-            while let Some(run) = seq.next_element()? {
-                if runs.len() == MAX_CHUNKS {
-                    return Err(A::Error::custom("the chunk list is too long"));
-                }
-                runs.push(run);
-            }
-            Ok(runs)
-        }
-    }
-    from.deserialize_seq(Runs)
 }
 
 /// The hash of one whole chunk, given its bytes.

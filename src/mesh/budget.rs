@@ -29,15 +29,16 @@ pub(crate) const TOTAL: usize = SHARES + POOL;
 const SHARES: usize = 8 * 1024 * 1024;
 
 /// What all have in common.
-const POOL: usize = 24 * 1024 * 1024;
+const POOL: usize = 32 * 1024 * 1024;
 
-/// The most that one peer gets of the pool: half of it, and a frame of the greatest length.
+/// The most that one purse gets of the pool, so that neither of a peer's two takes it all: a frame of the greatest length.
 const POOL_OF_ONE: usize = 12 * 1024 * 1024;
 
 /// The share of one peer is no larger than this, however few they are.
 const SHARE_MAX: usize = 1024 * 1024;
 
-/// The most that can be taken at once.
+/// The most that can be taken at once; what weighs more is counted as this. Only the longest manifests do, and of those
+/// two at a time leave no room for a third.
 pub(crate) const TAKE_MAX: usize = POOL_OF_ONE;
 
 /// The memory of all peers.
@@ -275,15 +276,21 @@ impl Held {
         self.bytes
     }
 
-    /// Gives back all but `bytes`.
-    #[allow(dead_code, reason = "for what turns out smaller than it was announced")]
-    pub(crate) fn shrink(&mut self, bytes: usize) {
-        if bytes < self.bytes {
-            let more = self.bytes - bytes;
+    /// Holds `bytes` from now on, at most [`TAKE_MAX`]; `false` if so much more is not there now.
+    pub(crate) fn resize(&mut self, bytes: usize) -> bool {
+        let bytes = bytes.min(TAKE_MAX);
+        let Some(more) = bytes.checked_sub(self.bytes) else {
+            let less = self.bytes - bytes;
             self.bytes = bytes;
             let budget = &self.purse.budget;
-            budget.0.lock().give_back(self.purse.number, more);
-        }
+            budget.0.lock().give_back(self.purse.number, less);
+            return true;
+        };
+        let Some(mut more) = self.purse.try_take(more) else {
+            return false;
+        };
+        self.bytes += std::mem::take(&mut more.bytes);
+        true
     }
 }
 
@@ -314,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_gets_its_share_and_half_of_the_pool_and_the_others_notice_nothing() {
+    fn one_peer_gets_its_share_and_a_part_of_the_pool_and_the_others_notice_nothing() {
         let budget = Arc::new(Budget::default());
         let (greedy, other) = (budget.purse(), budget.purse());
         let mut held = Vec::new();
@@ -351,10 +358,11 @@ mod tests {
     #[test]
     fn a_large_taker_is_not_starved_by_small_ones_and_who_gives_up_is_passed_over() {
         let budget = Arc::new(Budget::default());
-        let [a, b, c] = [(); 3].map(|()| budget.purse());
+        let [a, b, c, d] = [(); 4].map(|()| budget.purse());
         let first = a.try_take(SHARE_MAX + POOL_OF_ONE).unwrap();
-        let second = b.try_take(SHARE_MAX + 6 * MIB).unwrap();
+        let second = b.try_take(SHARE_MAX + POOL_OF_ONE - 2 * MIB).unwrap();
         let third = c.try_take(SHARE_MAX).unwrap();
+        let fourth = d.try_take(SHARE_MAX + 4 * MIB).unwrap();
         let mut large = Box::pin(c.take(10 * MIB));
         assert!(poll(large.as_mut()).is_none());
         assert!(b.try_take(MIB).is_none(), "one waits before it");
@@ -365,7 +373,7 @@ mod tests {
         drop((first, small));
         let mut large = pin!(c.take(10 * MIB));
         let large = poll(large.as_mut()).unwrap();
-        drop((second, third, large));
+        drop((second, third, fourth, large));
         assert_eq!(budget.used(), 0);
     }
 
@@ -389,9 +397,14 @@ mod tests {
         let mut held = purse.try_take(SHARE_MAX + POOL_OF_ONE).unwrap();
         let mut waits = pin!(purse.take(MIB));
         assert!(poll(waits.as_mut()).is_none());
-        held.shrink(POOL_OF_ONE);
+        assert!(held.resize(TAKE_MAX));
         assert!(poll(waits.as_mut()).is_some());
-        assert_eq!(budget.used(), POOL_OF_ONE);
+        assert_eq!(budget.used(), TAKE_MAX);
+        assert!(held.resize(MIB) && held.resize(3 * MIB));
+        assert_eq!(budget.used(), 3 * MIB);
+        let all = purse.try_take(TAKE_MAX - 2 * MIB).unwrap();
+        assert!(!held.resize(4 * MIB) && held.bytes() == 3 * MIB);
+        drop(all);
     }
 
     proptest! {

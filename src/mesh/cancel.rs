@@ -5,16 +5,15 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use crate::bundle::{BundleId, Cancel};
 use crate::mesh::Hub;
+use crate::mesh::budget::Held;
 use crate::mesh::lane::Lane;
 use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
-use crate::mesh::wire::Frame;
+use crate::mesh::wire::{Frame, pages};
 
-/// Cancels in one frame; with the longest list of recipients that is some 8 MiB.
+/// Cancels read at once; with the longest list of recipients that is some 8 MiB.
 const BATCH: usize = 64;
 
 /// Tells the peer what it may not know yet. In the session's desk, so that it comes before what is offered after it.
@@ -33,7 +32,9 @@ pub(crate) fn tell(hub: &Arc<Hub>, peer: &Arc<Peer>, desk: &Lane, out: &Out) {
             };
             let Some(last) = owed.last() else { return };
             after = Some(last.clone());
-            out.push(&Frame::Cancels(owed));
+            for page in pages(owed) {
+                out.push(&Frame::Cancels(page));
+            }
         }
     });
 }
@@ -45,7 +46,7 @@ pub(crate) fn take(
     desk: &Lane,
     out: &Out,
     cancels: Vec<Cancel>,
-    permit: OwnedSemaphorePermit,
+    permit: Held,
 ) {
     let (hub, peer, out) = (hub.clone(), peer.clone(), out.clone());
     desk.push(move || {
@@ -76,7 +77,7 @@ pub(crate) fn seen(
     peer: &Arc<Peer>,
     desk: &Lane,
     bundles: Vec<BundleId>,
-    permit: OwnedSemaphorePermit,
+    permit: Held,
 ) {
     let (hub, peer) = (hub.clone(), peer.clone());
     desk.push(move || {

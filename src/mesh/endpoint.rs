@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::mesh::MeshError;
 use crate::mesh::congestion::{self, Controller};
 use crate::mesh::member::{MemberError, closed_by_peer};
+use crate::mesh::windows;
 use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, JOIN_ALPN};
 use crate::peer::{Identity, PeerId};
 
@@ -33,16 +34,18 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
 /// Addresses tried at once: all that a peer says of itself, and as many found, configured and told.
 const RACED: usize = 48;
 
-/// Received and unread bytes of all streams of one connection. Windows of single streams stay at their default of
-/// 1.25 MB: above 2 MiB a slow reader makes noq 1.4.0 close the connection.
-const RECEIVE_WINDOW: u32 = 32 * 1024 * 1024;
+/// What a connection is made with: the controller, and how much may be unacknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct With {
+    pub controller: Controller,
+    pub unacknowledged: u64,
+}
 
-/// Sent and not acknowledged, or waiting for it, on one connection: enough for 100 Mbit/s at 300 ms. It cannot be called
-/// back when something more urgent comes, so it is not more.
-const SEND_WINDOW: u64 = 4 * 1024 * 1024;
-
-/// Streams a peer may have open at once.
-const STREAMS: u32 = 64;
+/// The endpoint's own.
+const PLAIN: With = With {
+    controller: Controller::Cubic,
+    unacknowledged: 4 * 1024 * 1024,
+};
 
 /// What is bound when no address is given. Where there is no IPv6, IPv4 alone will do.
 const EVERYWHERE: [SocketAddr; 2] = [
@@ -126,7 +129,7 @@ pub(super) async fn bind(
         })
         .clear_address_lookup()
         .portmapper_config(PortmapperConfig::Disabled)
-        .transport_config(transport(Controller::Cubic));
+        .transport_config(transport(PLAIN));
     if !listen.is_empty() {
         builder = builder.clear_ip_transports();
         for (index, addr) in listen.iter().enumerate() {
@@ -161,20 +164,20 @@ fn alpns() -> Vec<Vec<u8>> {
     [CTL_ALPN, BULK_ALPN, JOIN_ALPN].map(<[u8]>::to_vec).into()
 }
 
-/// The transport with that controller; the endpoint's own is for [`Controller::Cubic`].
-fn transport(controller: Controller) -> QuicTransportConfig {
+/// The transport of a connection before the proof; the endpoint's own is for [`PLAIN`].
+fn transport(with: With) -> QuicTransportConfig {
     let mut config = QuicTransportConfig::builder()
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .send_window(SEND_WINDOW)
+        .receive_window(VarInt::from_u32(windows::BEFORE_PROOF))
+        .send_window(with.unacknowledged)
         .keep_alive_interval(KEEP_ALIVE)
         .default_path_keep_alive_interval(KEEP_ALIVE)
         .default_path_max_idle_timeout(IDLE)
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(windows::STREAMS_BEFORE_PROOF))
         .max_concurrent_uni_streams(VarInt::from_u32(0));
     if let Ok(idle) = IdleTimeout::try_from(IDLE) {
         config = config.max_idle_timeout(Some(idle));
     }
-    if controller == Controller::Bbr3
+    if with.controller == Controller::Bbr3
         && let Some(factory) = congestion::bbr3()
     {
         config = config.congestion_controller_factory(factory);
@@ -182,22 +185,20 @@ fn transport(controller: Controller) -> QuicTransportConfig {
     config.build()
 }
 
-/// Accepts with that controller.
+/// Accepts a connection.
 pub(super) fn accept(
     endpoint: &Endpoint,
     incoming: Incoming,
-    controller: Controller,
+    with: With,
 ) -> Result<Accepting, ConnectionError> {
-    match controller {
-        Controller::Cubic => incoming.accept(),
-        Controller::Bbr3 => {
-            let config = endpoint
-                .create_server_config_builder(alpns())
-                .set_transport_config(transport(controller))
-                .build();
-            incoming.accept_with(Arc::new(config))
-        }
+    if with == PLAIN {
+        return incoming.accept();
     }
+    let config = endpoint
+        .create_server_config_builder(alpns())
+        .set_transport_config(transport(with))
+        .build();
+    incoming.accept_with(Arc::new(config))
 }
 
 /// The addresses bound, as others can dial them.
@@ -236,14 +237,14 @@ fn loopback(addr: &SocketAddr) -> SocketAddr {
     }
 }
 
-/// [`connect_as`] with the endpoint's own controller.
+/// [`connect_as`] as the endpoint does by itself.
 pub(super) async fn connect(
     endpoint: &Endpoint,
     peer: PeerId,
     addrs: &[SocketAddr],
     alpn: &[u8],
 ) -> Result<Connection, MemberError> {
-    connect_as(endpoint, peer, addrs, &[], alpn, Controller::Cubic).await
+    connect_as(endpoint, peer, addrs, &[], alpn, PLAIN).await
 }
 
 /// Connects to `peer` at any of `addrs`, or through one of `relays` (iroh races them), within [`DIAL_TIMEOUT`].
@@ -253,7 +254,7 @@ pub(super) async fn connect_as(
     addrs: &[SocketAddr],
     relays: &[RelayUrl],
     alpn: &[u8],
-    controller: Controller,
+    with: With,
 ) -> Result<Connection, MemberError> {
     let id = EndpointId::from_bytes(peer.as_bytes())
         .map_err(|_| MemberError::Lost("its id is no key".into()))?;
@@ -261,7 +262,7 @@ pub(super) async fn connect_as(
     let relayed = relays.iter().cloned().map(TransportAddr::Relay);
     let direct = dialable.take(RACED).map(|a| TransportAddr::Ip(*a));
     let addrs = direct.chain(relayed);
-    let options = ConnectOptions::new().with_transport_config(transport(controller));
+    let options = ConnectOptions::new().with_transport_config(transport(with));
     let attempt = async {
         let connecting = endpoint
             .connect_with_opts(EndpointAddr::from_parts(id, addrs), alpn, options)

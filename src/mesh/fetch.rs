@@ -35,11 +35,11 @@ use crate::bundle::{BundleId, VerifiedManifest};
 use crate::delivery::Verdict;
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
-use crate::mesh::{Hub, offer};
+use crate::mesh::{Hub, offer, reader};
 use crate::peer::PeerId;
 
-/// Offers of one peer waiting to be fetched, and bytes of their manifests.
-const QUEUED_MAX: (usize, usize) = (1024, 16 * 1024 * 1024);
+/// Offers of one peer waiting to be fetched.
+const QUEUED_MAX: usize = 1024;
 
 /// Holders remembered for a bundle being fetched.
 const HOLDERS_MAX: usize = 16;
@@ -48,7 +48,6 @@ const HOLDERS_MAX: usize = 16;
 #[derive(Default)]
 pub(crate) struct Queued {
     offers: AtomicUsize,
-    bytes: AtomicUsize,
 }
 
 /// The fetches that run or wait.
@@ -187,10 +186,8 @@ pub(crate) fn start(
     inline: Vec<Option<Bytes>>,
 ) {
     let bundle = manifest.id();
-    let weight =
-        manifest.signed().bytes.len() + inline.iter().flatten().map(Bytes::len).sum::<usize>();
-    let full = peer.queued.offers.load(Ordering::Relaxed) >= QUEUED_MAX.0
-        || peer.queued.bytes.load(Ordering::Relaxed) > QUEUED_MAX.1;
+    let held = (peer.fetch_purse(&hub.budget)).try_take(reader::weight(&manifest, &inline));
+    let full = peer.queued.offers.load(Ordering::Relaxed) >= QUEUED_MAX || held.is_none();
     let first = if full {
         None
     } else {
@@ -198,11 +195,10 @@ pub(crate) fn start(
     };
     if first.is_some() {
         peer.queued.offers.fetch_add(1, Ordering::Relaxed);
-        peer.queued.bytes.fetch_add(weight, Ordering::Relaxed);
     }
     tokio::spawn(async move {
         let answer = if full {
-            Verdict::Deferred("too many offers at once".into())
+            Verdict::Deferred(offer::NO_ROOM.into())
         } else {
             Verdict::Working
         };
@@ -215,7 +211,7 @@ pub(crate) fn start(
             Err(_) => Verdict::Deferred("stopping".into()),
         };
         peer.queued.offers.fetch_sub(1, Ordering::Relaxed);
-        peer.queued.bytes.fetch_sub(weight, Ordering::Relaxed);
+        drop(held);
         let holders = hub.fetches.end(bundle);
         share::ended(&hub, &share, matches!(verdict, Verdict::Taken));
         for holder in holders {

@@ -15,8 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::delivery::jittered;
 use crate::mesh::congestion::{self, Controller};
 use crate::mesh::door::{Door, Place};
+use crate::mesh::endpoint::With;
 use crate::mesh::member::{Channel, CloseCode, MemberError, Role, STEP_TIMEOUT, remote};
 use crate::mesh::roster::Peer;
+use crate::mesh::windows::Carries;
 use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, Frame, HELLO_MAX, Hello, JOIN_ALPN, MemberFrame};
 use crate::mesh::{Hub, endpoint, join, serve, session};
 
@@ -49,8 +51,8 @@ pub(crate) async fn accept(hub: Arc<Hub>) {
     }
 }
 
-async fn handshake(hub: &Hub, incoming: Incoming, controller: Controller) -> Option<Connection> {
-    let accepting = match endpoint::accept(&hub.endpoint, incoming, controller) {
+async fn handshake(hub: &Hub, incoming: Incoming, with: With) -> Option<Connection> {
+    let accepting = match endpoint::accept(&hub.endpoint, incoming, with) {
         Ok(accepting) => accepting,
         Err(error) => {
             tracing::debug!("incoming connection failed: {error}");
@@ -73,9 +75,10 @@ async fn accepted(hub: Arc<Hub>, incoming: Incoming, from: IncomingAddr, place: 
         _ => None,
     };
     let at_once: Vec<SocketAddr> = at.into_iter().collect();
-    let controller = hub.paths.choose(&at_once, std::time::Instant::now());
+    let with = hub.with(&at_once);
+    let controller = with.controller;
     let conn = tokio::select! {
-        conn = handshake(&hub, incoming, controller) => conn,
+        conn = handshake(&hub, incoming, with) => conn,
         () = place.lost() => None,
     };
     let Some(conn) = conn else { return };
@@ -121,6 +124,16 @@ async fn meet(
     }
 }
 
+impl Hub {
+    /// What a connection to or from one of `addrs` is made with.
+    fn with(&self, addrs: &[SocketAddr]) -> With {
+        With {
+            controller: self.paths.choose(addrs, std::time::Instant::now()),
+            unacknowledged: self.windows.unacknowledged(),
+        }
+    }
+}
+
 /// Exchanges hellos, then runs the session to its end.
 async fn run_control(
     hub: &Arc<Hub>,
@@ -134,6 +147,12 @@ async fn run_control(
         conn.close(0u32.into(), b"cut by a test");
         return Err(MemberError::Lost("cut by a test".into()));
     }
+    let Ok(before_hello) = peer.greeters.try_acquire() else {
+        let code = CloseCode::Duplicate.code();
+        conn.close(code, b"others of yours have not said hello yet");
+        return Err(MemberError::Duplicate);
+    };
+    let _window = hub.windows.open(&conn, Carries::Control);
     let greeting = if dialled {
         None
     } else {
@@ -141,6 +160,7 @@ async fn run_control(
     };
     let via = dialled.then(|| endpoint::reached_at(&conn)).flatten();
     let greeted = greet(hub, peer, &mut channel, via).await;
+    drop(before_hello);
     let hello = match greeted {
         Ok(hello) => hello,
         Err(error) => {
@@ -181,9 +201,13 @@ async fn greet(
     Ok(*hello)
 }
 
-/// Serves a proved bulk connection until it ends.
+/// Serves a proved bulk connection until it ends. A peer has one: the newest, since who opens it may have lost the other
+/// without our knowledge.
 async fn run_bulk(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection, controller: Controller) {
-    peer.bulk.send_replace(Some(conn.clone()));
+    let _window = hub.windows.open(&conn, Carries::Bulk);
+    if let Some(before) = peer.bulk.send_replace(Some(conn.clone())) {
+        before.close(CloseCode::Duplicate.code(), b"another connection is in use");
+    }
     hub.check(&peer);
     tokio::join!(
         serve::serve(hub.clone(), peer.clone(), conn.clone()),
@@ -263,10 +287,10 @@ async fn dial_once(
     addrs: &[SocketAddr],
     alpn: &[u8],
 ) -> Result<(Connection, Controller), MemberError> {
-    let controller = hub.paths.choose(addrs, std::time::Instant::now());
+    let with = hub.with(addrs);
     let (endpoint, relays) = (&hub.endpoint, &hub.relays);
-    let conn = endpoint::connect_as(endpoint, peer.id, addrs, relays, alpn, controller).await?;
-    Ok((conn, controller))
+    let conn = endpoint::connect_as(endpoint, peer.id, addrs, relays, alpn, with).await?;
+    Ok((conn, with.controller))
 }
 
 /// Proves membership on a connection that we dialled, and runs its session.
@@ -287,7 +311,12 @@ async fn dial_bulk(hub: Arc<Hub>, peer: Arc<Peer>) {
     let mut seed = u64::from_le_bytes(crate::peer::random()) | 1;
     let mut pause = PAUSE;
     let mut up = peer.up.subscribe();
+    let mut bulk = peer.bulk.subscribe();
     while up.wait_for(|up| *up).await.is_ok() {
+        // One that the other end opened will do.
+        if bulk.wait_for(Option::is_none).await.is_err() {
+            return;
+        }
         let begun = Instant::now();
         let result = async {
             let (conn, controller) = dial_once(&hub, &peer, &peer.addrs(), BULK_ALPN).await?;

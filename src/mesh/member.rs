@@ -84,6 +84,9 @@ pub(crate) enum MemberError {
     /// It sent something else than it should at this step.
     #[error("sent no {0} where one is due")]
     Unexpected(&'static str),
+    /// It stopped in the middle of a long frame.
+    #[error("stopped in the middle of a frame")]
+    Stalled,
     /// A step took too long.
     #[error("no answer")]
     Timeout,
@@ -125,6 +128,7 @@ impl MemberError {
             | Self::Protocol
             | Self::Wire(_)
             | Self::Unexpected(_)
+            | Self::Stalled
             | Self::Timeout
             | Self::Duplicate
             | Self::Lost(_) => CloseCode::Protocol,

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, VerifiedManifest};
 use crate::delivery::{Verdict, is_urgent};
 use crate::digest::INLINE_MAX;
+use crate::mesh::budget::Held;
+use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
 use crate::mesh::session::Input;
 use crate::mesh::store::{Arriving, Offered};
@@ -27,18 +28,45 @@ const BLAME_PAUSE: Duration = Duration::from_secs(1);
 /// (bundle, peer) pairs blamed at once; more means that all are hostile, and the oldest are forgiven.
 const BLAMED_MAX: usize = 1024;
 
-/// Builds the offer of `bundle` for `peer`; `None` when it is not owed or not held any more. Blocks on disk.
-pub(crate) fn build(hub: &Hub, bundle: BundleId, peer: PeerId) -> Option<Frame> {
+/// Why an offer is put off that there is no memory for.
+pub(crate) const NO_ROOM: &str = "too many offers at once";
+
+/// Offers with longer manifests are built one at a time, and unsent they are taken from the peer's purse.
+const HEAVY: usize = 256 * 1024;
+
+/// Builds the offer of `bundle` and hands it to the writer; `false` when it is not owed or not held any more. Blocks on
+/// disk, and for a long manifest until there is memory for it.
+pub(crate) fn send(hub: &Hub, peer: &Peer, bundle: BundleId, out: &Out, urgent: bool) -> bool {
+    if !hub.store.is_pending(bundle, peer.id) {
+        return false;
+    }
+    let manifest = match hub.store.manifest(bundle) {
+        Ok(Some(manifest)) => manifest,
+        Ok(None) => return false,
+        Err(error) => {
+            tracing::error!("{bundle:?} cannot be offered: {error}");
+            return false;
+        }
+    };
+    let len = manifest.signed().bytes.len();
+    let held = (len > HEAVY).then(|| {
+        let purse = peer.purse(&hub.budget);
+        hub.runtime.block_on(purse.take(len + INLINE_TOTAL))
+    });
+    let _one = held.as_ref().map(|_| hub.heavy.blocking_lock());
+    let Some(frame) = build(hub, bundle, &manifest, peer.id) else {
+        return false;
+    };
+    out.push_held(&frame, urgent, held);
+    true
+}
+
+/// The offer of `bundle` for `peer`; `None` when it is not owed any more. Blocks on disk.
+fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId) -> Option<Frame> {
+    // It may have ended while there was no room.
     if !hub.store.is_pending(bundle, peer) {
         return None;
     }
-    let manifest = match hub.store.manifest(bundle) {
-        Ok(manifest) => manifest?,
-        Err(error) => {
-            tracing::error!("{bundle:?} cannot be offered: {error}");
-            return None;
-        }
-    };
     let (mut inline, mut total) = (Vec::new(), 0);
     for (index, entry) in manifest.manifest().entries.iter().enumerate() {
         let EntryKind::File { size, digest, .. } = &entry.kind else {
@@ -92,7 +120,7 @@ pub(crate) fn receive(
     peer: Arc<Peer>,
     manifest: VerifiedManifest,
     inline: Vec<Option<Bytes>>,
-    permit: OwnedSemaphorePermit,
+    permit: Held,
 ) {
     if manifest.manifest().origin != peer.id {
         hub.care.offered(manifest.id(), peer.id);

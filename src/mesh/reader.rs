@@ -1,42 +1,52 @@
 //! The reader of a session: cuts what arrives on the control stream into frames, verifies offers, and counts.
 //!
+//! A frame is read only when there is room in the peer's purse for it and for what is made of it; the room goes with it
+//! until it is dealt with. While the answers to what was heard are not sent, nothing further is read. So a peer holds no
+//! more than its part of the budget, and no thread waits for it.
+//!
 //! noq 1.4.0 closes a connection when more than 2,048 pieces of one stream are unread, and 2,048 small messages are
-//! soon sent. So the stream is drained whatever happens, into one buffer: also while a frame waits because too much is
-//! being dealt with, or because the peer is slowed ([`crate::mesh::limits`]). Only at [`UNREAD_MAX`] it is not, and
-//! flow control holds the peer back; a member that sends on in small pieces then loses its own connection.
+//! soon sent. So while a frame waits, because there is no room or because the peer is slowed ([`crate::mesh::limits`]), the
+//! stream is drained all the same, up to [`AHEAD_MAX`]. Beyond that flow control holds the peer back; a member that sends
+//! on in small pieces then loses its own connection.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iroh::endpoint::RecvStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::sleep;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 
 use crate::bundle::{BundleId, VerifiedManifest};
+use crate::mesh::Hub;
+use crate::mesh::budget::Held;
 use crate::mesh::limits::Kind;
 use crate::mesh::member::MemberError;
+use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, MemberFrame};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Head, MemberFrame, Offer, WireError};
 
-/// Bytes of frames read and not yet dealt with.
-pub(super) const INBOUND_BUDGET: usize = 32 * 1024 * 1024;
-
-/// What a frame weighs at least, so that many small ones count too.
-const FRAME_WEIGHT_MIN: usize = 512;
-
-/// Bytes read ahead of a frame that waits. A frame of the greatest length fits besides.
-const UNREAD_MAX: usize = FRAME_MAX + 8 * 1024 * 1024;
+/// Bytes read ahead of a frame that waits.
+const AHEAD_MAX: usize = 256 * 1024;
 
 /// Taken from the stream at once.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 64 * 1024;
+
+/// A longer frame of which nothing more comes for [`SILENCE`] is not waited for, since others may want the room.
+const SHORT: usize = 64 * 1024;
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// Offers with longer manifests are read one at a time, whoever makes them: for a moment they take several times as much.
+const HEAVY: usize = 256 * 1024;
 
 /// What the reader hands to the session.
 pub(super) enum Heard {
     Frame(Frame),
-    Offer(Box<VerifiedManifest>, Vec<Option<Bytes>>),
+    Offer(VerifiedManifest, Vec<Option<Bytes>>),
     BadOffer(BundleId, String),
+    /// There is no room for it now.
+    Later(BundleId),
 }
 
 /// The stream and what was read of it.
@@ -60,7 +70,7 @@ impl Stream {
     async fn until<T>(&mut self, done: impl Future<Output = T>) -> T {
         tokio::pin!(done);
         loop {
-            let room = !self.over && self.decoder.buffered() < UNREAD_MAX;
+            let room = !self.over && self.decoder.buffered() < AHEAD_MAX;
             tokio::select! {
                 biased;
                 value = &mut done => return value,
@@ -68,45 +78,78 @@ impl Stream {
             }
         }
     }
+
+    /// What comes next; `None` at the end of the stream.
+    async fn head(&mut self) -> Result<Option<Head>, WireError> {
+        loop {
+            if let Some(head) = self.decoder.head()? {
+                return Ok(Some(head));
+            }
+            if !self.more().await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads that frame; `None` when it is of a kind that we do not know.
+    async fn frame(&mut self, head: Head) -> Result<Option<Frame>, MemberError> {
+        while !self.decoder.has(head) {
+            let going_on = if head.len > SHORT {
+                let more = timeout(SILENCE, self.more()).await;
+                more.map_err(|_| MemberError::Stalled)?
+            } else {
+                self.more().await
+            };
+            if !going_on {
+                return Err(MemberError::Lost("the stream ended".into()));
+            }
+        }
+        Ok(self.decoder.pop(head)?)
+    }
 }
 
 /// Reads frames until the stream ends or breaks a rule; then says which.
 pub(super) async fn read(
-    peer: Arc<Peer>,
+    (hub, peer): (Arc<Hub>, Arc<Peer>),
     recv: RecvStream,
     mut decoder: Decoder,
-    heard: mpsc::Sender<(Heard, OwnedSemaphorePermit)>,
+    out: Out,
+    heard: mpsc::Sender<(Heard, Held)>,
 ) -> Option<MemberError> {
     decoder.set_limit(FRAME_MAX);
-    let budget = Arc::new(Semaphore::new(INBOUND_BUDGET));
+    let purse = peer.purse(&hub.budget);
     let mut stream = Stream {
         recv,
         decoder,
         over: false,
     };
     loop {
-        let (frame, len) = match stream.decoder.next_frame() {
-            Ok(Some(frame)) => frame,
-            Ok(None) if stream.more().await => continue,
-            Ok(None) => return None,
+        let head = match stream.head().await {
+            Ok(head) => head?,
             Err(error) => return Some(error.into()),
         };
-        for kind in [Some(Kind::Frame), kind_of(&frame)].into_iter().flatten() {
+        for kind in [Some(Kind::Frame), head.counts_as()].into_iter().flatten() {
             let wait = peer.take(kind, Instant::now());
             if !wait.is_zero() {
                 stream.until(sleep(wait)).await;
             }
         }
-        let weight = len.max(FRAME_WEIGHT_MIN) as u32;
-        let permit = budget.clone().acquire_many_owned(weight);
-        let permit = stream.until(permit).await.ok()?;
+        stream.until(out.room()).await;
+        let mut held = stream.until(purse.take(head.weight())).await;
+        let frame = match stream.frame(head).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => continue,
+            Err(MemberError::Lost(_)) => return None,
+            Err(error) => return Some(error),
+        };
         let next = match frame {
             Frame::Offer(offer) => {
-                let id = offer.signed.id();
-                match offer.signed.verify() {
-                    Ok(manifest) => Heard::Offer(Box::new(manifest), offer.inline),
-                    Err(error) => Heard::BadOffer(id, error.to_string()),
-                }
+                let _one = if head.len > HEAVY {
+                    Some(stream.until(hub.heavy.lock()).await)
+                } else {
+                    None
+                };
+                weigh(*offer, &mut held)
             }
             Frame::Proof { .. } | Frame::Hello(_) | Frame::Range(_) => {
                 return Some(MemberError::Unexpected("control frame"));
@@ -130,32 +173,28 @@ pub(super) async fn read(
             }
             Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
         };
-        if stream.until(heard.send((next, permit))).await.is_err() {
+        if stream.until(heard.send((next, held))).await.is_err() {
             return None;
         }
     }
 }
 
-/// What a frame counts as, besides as a frame.
-fn kind_of(frame: &Frame) -> Option<Kind> {
-    match frame {
-        Frame::Offer(_) => Some(Kind::Offer),
-        Frame::Members(_) | Frame::Member(_) => Some(Kind::Announcement),
-        Frame::Proof { .. }
-        | Frame::Hello(_)
-        | Frame::Range(_)
-        | Frame::Pending(_)
-        | Frame::Verdicts(_)
-        | Frame::Receipts(_)
-        | Frame::Owed(_)
-        | Frame::Withdrawn(_)
-        | Frame::Cancels(_)
-        | Frame::CancelsSeen(_)
-        | Frame::Have(_)
-        | Frame::Gone(_)
-        | Frame::Closed(_)
-        | Frame::Open(_)
-        | Frame::Unknown(_)
-        | Frame::Twin(_) => None,
+/// Verifies an offer, and holds room for what it is in memory.
+fn weigh(offer: Offer, held: &mut Held) -> Heard {
+    let id = offer.signed.id();
+    let manifest = match offer.signed.verify() {
+        Ok(manifest) => manifest,
+        Err(error) => return Heard::BadOffer(id, error.to_string()),
+    };
+    if held.resize(weight(&manifest, &offer.inline)) {
+        Heard::Offer(manifest, offer.inline)
+    } else {
+        Heard::Later(id)
     }
+}
+
+/// The memory that an offer takes.
+pub(super) fn weight(manifest: &VerifiedManifest, inline: &[Option<Bytes>]) -> usize {
+    let content: usize = inline.iter().flatten().map(Bytes::len).sum();
+    manifest.memory() + content + size_of_val(inline)
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use iroh::endpoint::Connection;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::bundle::BundleId;
 use crate::mesh::budget::{Budget, Purse};
@@ -31,6 +31,9 @@ const STRANGERS_MAX: usize = 32;
 /// the others' words.
 const TELLERS_MAX: usize = 4;
 const TOLD_ADDRS_MAX: usize = 8;
+
+/// Control connections of one peer that wait for its hello: both ends may dial at once, and dial again.
+const GREETERS_MAX: usize = 4;
 
 /// How long a member's word counts after its session ended.
 const TOLD_KEEP: Duration = Duration::from_secs(3600);
@@ -59,10 +62,12 @@ pub(crate) struct Peer {
     pub epoch_seen: AtomicU64,
     /// Held from an accepted proof until the session is admitted, so that we do not dial meanwhile.
     pub greeting: tokio::sync::Mutex<()>,
+    /// Its proved control connections that have not exchanged hellos yet.
+    pub greeters: Semaphore,
     /// How much it makes us work.
     pub meter: Meter,
-    /// What it may make us hold, while it is connected or something of it is held.
-    purse: Mutex<Weak<Purse>>,
+    /// What it may make us hold, while it is connected or something of it is held; and what of that waits to be fetched.
+    purses: Mutex<[Weak<Purse>; 2]>,
     facts: Mutex<Facts>,
 }
 
@@ -128,8 +133,9 @@ impl Peer {
             epoch_told: AtomicU64::new(0),
             epoch_seen: AtomicU64::new(0),
             greeting: tokio::sync::Mutex::new(()),
+            greeters: Semaphore::new(GREETERS_MAX),
             meter: Meter::default(),
-            purse: Mutex::default(),
+            purses: Mutex::default(),
             facts: Mutex::new(Facts {
                 stranger,
                 ..Facts::default()
@@ -146,9 +152,19 @@ impl Peer {
         wait
     }
 
-    /// Its purse. Whoever keeps it keeps the peer's share from the others: a connection, or what was taken from it.
+    /// Its purse for what is soon dealt with. Whoever keeps it keeps the peer's share from the others: a connection, or
+    /// what was taken from it.
     pub(crate) fn purse(&self, budget: &Arc<Budget>) -> Arc<Purse> {
-        let mut purse = self.purse.lock();
+        self.purse_at(0, budget)
+    }
+
+    /// Its purse for what is fetched: it may be held for long, and must not keep its frames from being read.
+    pub(crate) fn fetch_purse(&self, budget: &Arc<Budget>) -> Arc<Purse> {
+        self.purse_at(1, budget)
+    }
+
+    fn purse_at(&self, at: usize, budget: &Arc<Budget>) -> Arc<Purse> {
+        let purse = &mut self.purses.lock()[at];
         purse.upgrade().unwrap_or_else(|| {
             let new = budget.purse();
             *purse = Arc::downgrade(&new);
@@ -278,6 +294,7 @@ impl Peer {
             | MemberError::Protocol
             | MemberError::Wire(_)
             | MemberError::Unexpected(_)
+            | MemberError::Stalled
             | MemberError::Removed
             | MemberError::Unlisted => true,
             MemberError::Rekeyed

@@ -4,10 +4,10 @@
 //! and a writer that sends everything that has gathered in one write. What touches the disk runs in lanes.
 //!
 //! # Limits
-//! The peer's unprocessed frames hold at most [`reader::INBOUND_BUDGET`] bytes; past that its stream is not read. Unsent bytes
-//! may reach `out`'s limit; a peer that asks for more without reading is disconnected. noq 1.4.0 closes a
-//! connection with more than 2,048 unread pieces on a stream: the reader drains at once and the writer sends few large
-//! pieces, so that is met only past the budget, where it harms nobody else.
+//! What the peer's frames hold until they are dealt with is taken from its purse ([`crate::mesh::budget`]); when that has no
+//! more, or too much of what it asked for is unsent, its stream is not read (`reader`, `out`). noq 1.4.0 closes a
+//! connection with more than 2,048 unread pieces on a stream: the reader reads ahead and the writer sends few large
+//! pieces, so that is met only by who goes on all the same, and harms nobody else.
 
 mod roll;
 
@@ -16,11 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use iroh::endpoint::Connection;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::bundle::{BundleId, Priority, Receipt};
 use crate::delivery::{Action, Delivery, Event, PAGE, Verdict, is_urgent};
+use crate::mesh::budget::Held;
 use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::out::Out;
@@ -117,7 +118,8 @@ pub(crate) async fn run(
         decoder,
     } = channel;
     let writer = tokio::spawn(out.clone().write(send));
-    let reader = tokio::spawn(reader::read(peer.clone(), recv, decoder, heard_tx));
+    let whose = (hub.clone(), peer.clone());
+    let reader = tokio::spawn(reader::read(whose, recv, decoder, out.clone(), heard_tx));
     let seed = u64::from_le_bytes(crate::peer::random());
     let mut session = Session {
         hub,
@@ -188,11 +190,15 @@ pub(crate) async fn run(
 }
 
 impl Session {
-    fn heard(&mut self, heard: Heard, permit: OwnedSemaphorePermit) {
+    fn heard(&mut self, heard: Heard, permit: Held) {
         match heard {
             Heard::Offer(manifest, inline) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
-                offer::receive(hub, peer, *manifest, inline, permit);
+                offer::receive(hub, peer, manifest, inline, permit);
+            }
+            Heard::Later(bundle) => {
+                let verdict = Verdict::Deferred(offer::NO_ROOM.into());
+                self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Heard::BadOffer(bundle, why) => {
                 tracing::warn!("refused offer {bundle:?} of {}: {why}", self.peer.label());
@@ -267,7 +273,7 @@ impl Session {
     }
 
     /// Says which of `ids` the peer need not wait for.
-    fn answer_owed(&self, mut ids: Vec<BundleId>, permit: OwnedSemaphorePermit) {
+    fn answer_owed(&self, mut ids: Vec<BundleId>, permit: Held) {
         let (hub, peer, out) = (self.hub.clone(), self.peer.id, self.out.clone());
         let inputs = self.inputs.clone();
         self.desk.push(move || {
@@ -299,7 +305,7 @@ impl Session {
             .push(move || custody::connected(&hub, &peer, &out));
     }
 
-    fn verdicts(&mut self, list: Vec<(BundleId, Verdict)>, permit: OwnedSemaphorePermit) {
+    fn verdicts(&mut self, list: Vec<(BundleId, Verdict)>, permit: Held) {
         let mut settled = Vec::new();
         for (bundle, verdict) in list {
             match verdict {
@@ -376,7 +382,7 @@ impl Session {
         }
     }
 
-    fn take_receipts(&mut self, receipts: Vec<Receipt>, permit: OwnedSemaphorePermit) {
+    fn take_receipts(&mut self, receipts: Vec<Receipt>, permit: Held) {
         let (hub, peer, inputs) = (self.hub.clone(), self.peer.clone(), self.inputs.clone());
         self.desk.push(move || {
             for receipt in receipts {
@@ -454,15 +460,11 @@ impl Session {
                         if !urgent {
                             out.wait_room();
                         }
-                        match offer::build(&hub, bundle, peer.id) {
-                            Some(frame) => {
-                                hub.pacer.note(out.conn(), priority, OFFER);
-                                out.push_as(&frame, urgent);
-                            }
-                            None => {
-                                drop(inputs.blocking_send(Input::Event(Event::Gone(bundle))));
-                            }
+                        if !offer::send(&hub, &peer, bundle, &out, urgent) {
+                            drop(inputs.blocking_send(Input::Event(Event::Gone(bundle))));
+                            return;
                         }
+                        hub.pacer.note(out.conn(), priority, OFFER);
                     });
                 }
                 // Kept: else status shows it on its way, or the journal owes it, after the connection is gone.

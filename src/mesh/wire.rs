@@ -11,11 +11,13 @@
 //! - Later versions can add kinds (unknown ones are skipped) and fields at the end of a body (the rest is ignored).
 //!
 //! # Limits
-//! Before the membership proof a frame has at most [`PREFACE_MAX`] bytes, a hello [`HELLO_MAX`], any other
-//! [`FRAME_MAX`]; lists have at most [`LIST_MAX`] items, except the members of a hello ([`MEMBERS_MAX`]).
+//! Before the membership proof a frame has at most [`PREFACE_MAX`] bytes; after it each kind has a longest frame of its own
+//! ([`limit`]), which no encoder exceeds and every receiver takes. Lists have at most [`LIST_MAX`] items, except of members
+//! ([`MEMBERS_MAX`]); they are counted while they are read.
 //!
 //! The proof frame is frozen: every version of the program can read it and the protocol version in it.
 
+mod limit;
 mod member;
 
 use std::net::SocketAddr;
@@ -24,9 +26,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub(super) use self::limit::{Head, longest, pages};
 pub(crate) use self::member::MemberFrame;
-use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
+use crate::bundle::{BundleId, Cancel, MANIFEST_MAX, MAX_ENTRIES, Receipt, SignedManifest};
 use crate::delivery::Verdict;
+use crate::digest::INLINE_MAX;
+use crate::encoding::at_most;
 use crate::peer::{PeerId, PeerName};
 
 /// Name of the control protocol in the TLS handshake.
@@ -47,8 +52,8 @@ pub(super) const PREFACE_MAX: usize = 64;
 /// Longest hello.
 pub(super) const HELLO_MAX: usize = 1024 * 1024;
 
-/// Longest frame: a manifest of the greatest number of entries, and [`INLINE_TOTAL`] of content.
-pub(super) const FRAME_MAX: usize = 24 * 1024 * 1024;
+/// Longest frame: the longest manifest, [`INLINE_TOTAL`] of content, and how long each piece of it is.
+pub(super) const FRAME_MAX: usize = MANIFEST_MAX + INLINE_TOTAL + 4 * MAX_ENTRIES + 1024;
 
 /// Most content bytes in one offer; what does not fit is fetched.
 pub(super) const INLINE_TOTAL: usize = 1024 * 1024;
@@ -59,7 +64,7 @@ pub(super) const LIST_MAX: usize = 256;
 /// Most members told in one frame.
 pub(super) const MEMBERS_MAX: usize = 1024;
 
-/// Most addresses of one member that are looked at.
+/// Most addresses of one member that are told.
 pub(super) const ADDRS_MAX: usize = 16;
 
 /// Longest reason taken from a peer, in characters: it is shown in status and logs.
@@ -77,8 +82,10 @@ pub(crate) struct Hello {
     /// The highest epoch the sender has seen of the receiver.
     pub seen: u64,
     /// Where the sender listens.
+    #[serde(deserialize_with = "at_most::<_, _, ADDRS_MAX>")]
     pub addrs: Vec<SocketAddr>,
     /// The members it knows.
+    #[serde(deserialize_with = "at_most::<_, _, MEMBERS_MAX>")]
     pub members: Vec<Told>,
 }
 
@@ -90,6 +97,7 @@ pub(crate) struct Told {
     /// Its name.
     pub name: PeerName,
     /// Where it was last known to listen.
+    #[serde(deserialize_with = "at_most::<_, _, ADDRS_MAX>")]
     pub addrs: Vec<SocketAddr>,
 }
 
@@ -123,6 +131,7 @@ pub(crate) struct Have {
     /// It has all, and is not fetching any more.
     pub whole: bool,
     /// One bit for each chunk of an entry, lowest first.
+    #[serde(deserialize_with = "at_most::<_, _, LIST_MAX>")]
     pub entries: Vec<(u32, Vec<u8>)>,
 }
 
@@ -227,14 +236,6 @@ pub(crate) enum WireError {
         /// Which.
         kind: u8,
     },
-    /// More items than allowed.
-    #[error("a frame of kind {kind} with {count} items")]
-    TooMany {
-        /// Which.
-        kind: u8,
-        /// How many.
-        count: usize,
-    },
 }
 
 /// Numbers on the wire, never reused.
@@ -273,8 +274,14 @@ enum WireVerdict {
 #[derive(Serialize, Deserialize)]
 struct OfferHead {
     signed: SignedManifest,
+    #[serde(deserialize_with = "at_most::<_, _, MAX_ENTRIES>")]
     lengths: Vec<Option<u32>>,
 }
+
+/// A list that is counted while it is read.
+#[derive(Deserialize)]
+#[serde(bound = "T: Deserialize<'de>")]
+struct Items<T, const MAX: usize>(#[serde(deserialize_with = "at_most::<_, _, MAX>")] Vec<T>);
 
 impl Frame {
     /// Appends the encoded frame to `out`.
@@ -354,33 +361,24 @@ impl Frame {
                 mac.copy_from_slice(&bytes[..32]);
                 Self::Proof { version, mac }
             }
-            kind::HELLO => {
-                let hello: Hello = take(kind, &bytes)?;
-                check_members(kind, &hello.members)?;
-                Self::Hello(Box::new(hello))
-            }
+            kind::HELLO => Self::Hello(Box::new(take(kind, &bytes)?)),
             kind::PENDING => Self::Pending(list(kind, &bytes)?),
             kind::VERDICTS => {
                 let items: Vec<(BundleId, WireVerdict)> = list(kind, &bytes)?;
                 Self::Verdicts(items.into_iter().map(|(b, v)| (b, v.into())).collect())
             }
-            kind::OFFER => Self::Offer(Box::new(offer(bytes)?)),
+            kind::OFFER => Self::Offer(Box::new(offer(&bytes)?)),
             kind::RECEIPTS => Self::Receipts(list(kind, &bytes)?),
             kind::MEMBERS => {
-                let members: Vec<Told> = take(kind, &bytes)?;
-                check_members(kind, &members)?;
-                Self::Members(members)
+                let members: Items<Told, MEMBERS_MAX> = take(kind, &bytes)?;
+                Self::Members(members.0)
             }
             kind::RANGE => Self::Range(take(kind, &bytes)?),
             kind::OWED => Self::Owed(list(kind, &bytes)?),
             kind::WITHDRAWN => Self::Withdrawn(list(kind, &bytes)?),
             kind::CANCELS => Self::Cancels(list(kind, &bytes)?),
             kind::CANCELS_SEEN => Self::CancelsSeen(list(kind, &bytes)?),
-            kind::HAVE => {
-                let have: Have = take(kind, &bytes)?;
-                check_count(kind, have.entries.len())?;
-                Self::Have(have)
-            }
+            kind::HAVE => Self::Have(take(kind, &bytes)?),
             kind::GONE => Self::Gone(list(kind, &bytes)?),
             kind::CLOSED => Self::Closed(list(kind, &bytes)?),
             kind::OPEN => Self::Open(list(kind, &bytes)?),
@@ -406,46 +404,26 @@ fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError
 }
 
 fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, WireError> {
-    let items: Vec<T> = take(kind, body)?;
-    check_count(kind, items.len())?;
-    Ok(items)
+    let items: Items<T, LIST_MAX> = take(kind, body)?;
+    Ok(items.0)
 }
 
-fn check_count(kind: u8, count: usize) -> Result<(), WireError> {
-    if count > LIST_MAX {
-        Err(WireError::TooMany { kind, count })
-    } else {
-        Ok(())
-    }
-}
-
-fn check_members(kind: u8, members: &[Told]) -> Result<(), WireError> {
-    if members.len() > MEMBERS_MAX {
-        Err(WireError::TooMany {
-            kind,
-            count: members.len(),
-        })
-    } else {
-        Ok(())
-    }
-}
-
-fn offer(bytes: Bytes) -> Result<Offer, WireError> {
+fn offer(bytes: &[u8]) -> Result<Offer, WireError> {
     let bad = WireError::Body { kind: kind::OFFER };
     let (head, rest): (OfferHead, &[u8]) =
-        postcard::take_from_bytes(&bytes).map_err(|_| bad.clone())?;
-    let mut rest = bytes.slice_ref(rest);
-    let mut inline = Vec::with_capacity(head.lengths.len());
-    for length in head.lengths {
-        inline.push(match length {
-            Some(length) if length as usize <= rest.len() => Some(rest.split_to(length as usize)),
-            Some(_) => return Err(bad),
-            None => None,
-        });
+        postcard::take_from_bytes(bytes).map_err(|_| bad.clone())?;
+    let total: usize = head.lengths.iter().flatten().map(|len| *len as usize).sum();
+    let small = |len: &u32| u64::from(*len) <= INLINE_MAX;
+    if total > INLINE_TOTAL || !head.lengths.iter().flatten().all(small) {
+        return Err(bad);
     }
+    // A copy, so that a small file does not keep a long manifest in memory.
+    let content = rest.get(..total).ok_or(bad)?;
+    let mut rest = Bytes::copy_from_slice(content);
+    let inline = |length: &Option<u32>| length.map(|length| rest.split_to(length as usize));
     Ok(Offer {
         signed: head.signed,
-        inline,
+        inline: head.lengths.iter().map(inline).collect(),
     })
 }
 
@@ -456,8 +434,8 @@ impl From<Verdict> for WireVerdict {
             Verdict::Working => Self::Working,
             Verdict::Taken => Self::Taken,
             Verdict::Settled(receipt) => Self::Settled(*receipt),
-            Verdict::Refused(why) => Self::Refused(why),
-            Verdict::Deferred(why) => Self::Deferred(why),
+            Verdict::Refused(why) => Self::Refused(reason(&why)),
+            Verdict::Deferred(why) => Self::Deferred(reason(&why)),
         }
     }
 }
@@ -514,29 +492,52 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// What the next frame is, as soon as its beginning is here. An error if it is longer than its kind may be.
+    pub(super) fn head(&self) -> Result<Option<Head>, WireError> {
+        let Some(prefix) = self.buffer.first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let len = u32::from_be_bytes(*prefix) as usize;
+        let kind = self.buffer.get(4).copied();
+        let limit = kind.map_or(self.limit, |kind| self.limit.min(limit::longest(kind)));
+        if len > limit {
+            return Err(WireError::TooLong { len, limit });
+        }
+        if len == 0 {
+            return Err(WireError::Empty);
+        }
+        Ok(kind.map(|kind| Head { kind, len }))
+    }
+
+    /// Whether all of that frame is here.
+    pub(super) fn has(&self, head: Head) -> bool {
+        self.buffer.len() >= 4 + head.len
+    }
+
+    /// That frame, all of which is here; `None` for a kind this version does not know.
+    pub(super) fn pop(&mut self, head: Head) -> Result<Option<Frame>, WireError> {
+        self.buffer.advance(4);
+        let frame = Frame::decode(self.buffer.split_to(head.len).freeze());
+        if head.len > KEPT_BUFFER {
+            // Else the rest would keep the memory of all of it.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        frame
+    }
+
     /// The next frame with its encoded length, skipping unknown kinds; `None` until more bytes arrive.
     pub(super) fn next_frame(&mut self) -> Result<Option<(Frame, usize)>, WireError> {
-        loop {
-            let Some(prefix) = self.buffer.first_chunk::<4>() else {
-                return Ok(None);
-            };
-            let len = u32::from_be_bytes(*prefix) as usize;
-            if len > self.limit {
-                return Err(WireError::TooLong {
-                    len,
-                    limit: self.limit,
-                });
-            }
-            if self.buffer.len() < 4 + len {
-                return Ok(None);
-            }
-            self.buffer.advance(4);
-            if let Some(frame) = Frame::decode(self.buffer.split_to(len).freeze())? {
-                return Ok(Some((frame, len)));
+        while let Some(head) = self.head()?.filter(|head| self.has(*head)) {
+            if let Some(frame) = self.pop(head)? {
+                return Ok(Some((frame, head.len)));
             }
         }
+        Ok(None)
     }
 }
+
+/// The buffer is made anew after a longer frame.
+const KEPT_BUFFER: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -715,9 +716,8 @@ mod tests {
     #[test]
     fn lists_are_limited_and_an_empty_frame_is_an_error() {
         let frame = Frame::Pending(vec![BundleId([1; 32]); LIST_MAX + 1]);
-        let error = WireError::TooMany {
+        let error = WireError::Body {
             kind: kind::PENDING,
-            count: LIST_MAX + 1,
         };
         assert_eq!(Frame::decode(frame.to_bytes().slice(4..)), Err(error));
         assert_eq!(Frame::decode(Bytes::new()), Err(WireError::Empty));

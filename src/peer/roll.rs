@@ -8,7 +8,9 @@
 //! 1. What a roll keeps depends on the statements it was given, not on their order nor on how often.
 //! 2. Nothing that is forged, of another group, or not its signer's to say changes a roll.
 //! 3. A removal is never undone: who was removed by mistake joins again under a new id.
-//! 4. Of two keys of one generation (an admin whose state was copied) the one whose statement has the higher digest wins.
+//! 4. A statement is passed on as the bytes that were signed, so there is one encoding of it, no longer than
+//!    [`STATEMENT_MAX`]: what is longer or has more in it than it says counts for nobody.
+//! 5. Of two keys of one generation (an admin whose state was copied) the one whose statement has the higher digest wins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,15 +19,23 @@ use thiserror::Error;
 
 use super::closed::Closed;
 use super::{GroupKey, Identity, PeerId, Signature};
+use crate::encoding::{self, Malformed, at_most};
 
 const CONTEXT: &[u8] = b"meshbox membership 1\0";
 
-/// Admissions kept. They are a record; a member that makes ids up must not fill the others' disks.
+/// Admissions kept of the admin, and as many of all others: they are a record, a member that makes ids up must not fill
+/// the others' disks, nor keep out whom the admin admits.
 const ADMITTED_MAX: usize = 4096;
+
+/// Removals kept. Only the admin makes them.
+const REMOVED_MAX: usize = 16 * 1024;
 
 /// Members that one new key reaches, and removals kept: what a frame before the hello holds, and far more than a full
 /// mesh of connections can have.
 pub const MEMBERS_MAX: usize = 4096;
+
+/// Longest encoded statement: a new key for [`MEMBERS_MAX`] members, each 128 bytes.
+pub const STATEMENT_MAX: usize = 128 * MEMBERS_MAX + 256;
 
 /// What never changes about a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,7 +82,8 @@ pub struct Rekey {
     pub generation: u64,
     /// Hash of the key, so that all get the same one.
     pub key: [u8; 32],
-    /// The key for each member, for its eyes only.
+    /// The key for each member, for its eyes only; in order of their ids.
+    #[serde(deserialize_with = "at_most::<_, _, MEMBERS_MAX>")]
     pub closed: Vec<(PeerId, Closed)>,
 }
 
@@ -99,6 +110,11 @@ impl Rekey {
     /// Whether `id` gets the key.
     pub fn includes(&self, id: PeerId) -> bool {
         self.closed.iter().any(|(to, _)| *to == id)
+    }
+
+    /// Whether the members are in order, each once: then there is one way to say it.
+    fn is_in_order(&self) -> bool {
+        self.closed.is_sorted_by(|(a, _), (b, _)| a < b)
     }
 
     /// The key, if it is for `me`.
@@ -145,6 +161,7 @@ impl Statement {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SignedStatement {
     /// The encoded [`Statement`].
+    #[serde(deserialize_with = "at_most::<_, _, STATEMENT_MAX>")]
     pub bytes: Vec<u8>,
     /// Of who makes it.
     pub signature: Signature,
@@ -157,8 +174,7 @@ impl SignedStatement {
 
     /// Reads it and checks the signature, the group, and whether the signer may say that.
     pub fn verify(&self, charter: &Charter) -> Result<Statement, StatementError> {
-        let statement: Statement =
-            postcard::from_bytes(&self.bytes).map_err(|_| StatementError::Unknown)?;
+        let statement: Statement = encoding::decode(&self.bytes, STATEMENT_MAX)?;
         if statement.group != charter.root {
             return Err(StatementError::OtherGroup);
         }
@@ -174,7 +190,7 @@ impl SignedStatement {
             What::Removed { .. } | What::Rekey(_) if !admin => {
                 return Err(StatementError::NotAdmin);
             }
-            What::Rekey(rekey) if rekey.generation < 2 || rekey.closed.len() > MEMBERS_MAX => {
+            What::Rekey(rekey) if rekey.generation < 2 || !rekey.is_in_order() => {
                 return Err(StatementError::Unknown);
             }
             What::Removed { .. } | What::Rekey(_) => {}
@@ -184,11 +200,14 @@ impl SignedStatement {
 }
 
 /// Why a statement does not count.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum StatementError {
     /// Of a newer version, or nonsense.
     #[error("a statement that this program does not know")]
     Unknown,
+    /// Not the one encoding of a statement.
+    #[error("a statement that is not as it should be: {0}")]
+    Malformed(#[from] Malformed),
     /// About another group.
     #[error("a statement on another group")]
     OtherGroup,
@@ -241,7 +260,7 @@ impl Roll {
                 let better = known.is_none_or(|(by, known)| {
                     rank(statement.by, digest) < rank(*by, known.digest())
                 });
-                let room = known.is_some() || self.admitted.len() < ADMITTED_MAX;
+                let room = known.is_some() || self.has_room_for(charter, statement.by);
                 if better && room {
                     self.admitted.insert(id, (statement.by, signed));
                     return Change::Recorded;
@@ -254,6 +273,9 @@ impl Roll {
                     return Change::None;
                 }
                 let new = known.is_none();
+                if new && self.removed.len() >= REMOVED_MAX {
+                    return Change::None;
+                }
                 self.removed.insert(id, (generation, signed));
                 if new {
                     Change::Removed(id)
@@ -272,6 +294,14 @@ impl Roll {
                 Change::Rekey
             }
         }
+    }
+
+    /// Whether another admission by `by` is kept.
+    fn has_room_for(&self, charter: &Charter, by: PeerId) -> bool {
+        let of_admin = |by: PeerId| by == charter.admin;
+        let same = |(other, _): &&(PeerId, SignedStatement)| of_admin(*other) == of_admin(by);
+        self.admitted.len() < ADMITTED_MAX
+            || self.admitted.values().filter(same).count() < ADMITTED_MAX
     }
 
     /// Whether `id` was removed.
@@ -510,5 +540,86 @@ mod tests {
         }
         assert_eq!(forth.digest(), back.digest());
         assert_eq!(forth.admitted_by(others[0].id()), Some(group.admin.id()));
+    }
+
+    /// A statement that says what it says and more was kept and passed on in frames that nobody takes.
+    #[test]
+    fn a_statement_has_one_encoding_and_a_longest_one() {
+        let (group, birch) = (group(), Identity::generate());
+        let sign = |bytes: Vec<u8>| SignedStatement {
+            signature: group.admin.sign(CONTEXT, &bytes),
+            bytes,
+        };
+        let good = say(&group, &group.admin, removed(birch.id()));
+        assert!(good.verify(&group.charter).is_ok());
+        let junk = sign([good.bytes.clone(), vec![0; 100]].concat());
+        let malformed = |signed: &SignedStatement| match signed.verify(&group.charter) {
+            Err(StatementError::Malformed(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(malformed(&junk), Malformed::NotCanonical);
+        // The last byte is the generation: the same number in two bytes.
+        let (last, rest) = good.bytes.split_last().unwrap();
+        let padded = sign([rest, &[last | 0x80, 0]].concat());
+        assert_eq!(malformed(&padded), Malformed::NotCanonical);
+        let long = sign([good.bytes.clone(), vec![0; 20 << 20]].concat());
+        assert!(matches!(malformed(&long), Malformed::TooLong { .. }));
+        let row = postcard::to_stdvec(&long).unwrap();
+        assert!(postcard::from_bytes::<SignedStatement>(&row).is_err());
+    }
+
+    #[test]
+    fn a_key_for_as_many_as_there_can_be_fits_and_is_in_order() {
+        let group = group();
+        let closed = Closed::close(&[7; 32], group.admin.id(), b"x").unwrap();
+        let id = |n: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+            PeerId::from_bytes(id)
+        };
+        let mut rekey = Rekey {
+            generation: u64::MAX,
+            key: [1; 32],
+            closed: (0..MEMBERS_MAX).map(|n| (id(n), closed.clone())).collect(),
+        };
+        let full = say(&group, &group.admin, What::Rekey(rekey.clone()));
+        assert!(full.bytes.len() <= STATEMENT_MAX);
+        assert!(full.verify(&group.charter).is_ok());
+        rekey.closed.swap(0, 1);
+        let mixed = say(&group, &group.admin, What::Rekey(rekey.clone()));
+        assert_eq!(mixed.verify(&group.charter), Err(StatementError::Unknown));
+        rekey.closed.swap(0, 1);
+        rekey.closed.push((id(MEMBERS_MAX), closed));
+        let over = say(&group, &group.admin, What::Rekey(rekey));
+        assert!(over.verify(&group.charter).is_err());
+    }
+
+    /// In listed mode the admin's word is what lets a member in.
+    #[test]
+    fn admissions_made_up_by_a_member_leave_room_for_those_of_the_admin() {
+        let (group, mut roll) = (group(), Roll::default());
+        let mallory = Identity::generate();
+        let admit = |by: &Identity, n: u64| {
+            let mut id = [9; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            let (id, generation) = (PeerId::from_bytes(id), 1);
+            (id, say(&group, by, What::Admitted { id, generation }))
+        };
+        for n in 0..ADMITTED_MAX as u64 + 10 {
+            let (_, signed) = admit(&mallory, n);
+            let statement = Statement {
+                group: group.charter.root,
+                by: mallory.id(),
+                what: What::Admitted {
+                    id: admit(&mallory, n).0,
+                    generation: 1,
+                },
+            };
+            roll.take(&group.charter, statement, signed);
+        }
+        assert_eq!(roll.admitted.len(), ADMITTED_MAX);
+        let (id, signed) = admit(&group.admin, 1 << 40);
+        assert_eq!(take(&mut roll, &group, &signed), Ok(Change::Recorded));
+        assert_eq!(roll.admitted_by(id), Some(group.admin.id()));
     }
 }

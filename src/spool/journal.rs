@@ -438,6 +438,22 @@ impl Journal {
         Ok(found)
     }
 
+    /// Keys of the rows of `table` that are not what they should be; without the table byte.
+    pub(super) fn unreadable<V: DeserializeOwned>(
+        &self,
+        table: Table,
+    ) -> Result<Vec<Vec<u8>>, SpoolError> {
+        let mut bad = Vec::new();
+        for (key, ()) in self.scan::<()>(table, &[], None, usize::MAX)? {
+            match self.get::<V>(table, &key) {
+                Ok(_) => {}
+                Err(SpoolError::Corrupted(_)) => bad.push(key),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bad)
+    }
+
     /// Commits what is left, ends the writer and closes the database. Nothing is read or written any more when this
     /// returns: the state may be another daemon's by then.
     pub(super) fn close(&self) {

@@ -153,14 +153,26 @@ impl Group {
             .filter_map(|(key, ())| peer(key))
             .collect();
         let rows = journal.scan::<SignedStatement>(STATEMENTS, &[], None, usize::MAX)?;
-        for (_, signed) in rows {
+        let mut bad = Batch::default();
+        for key in journal.unreadable::<SignedStatement>(STATEMENTS)? {
+            tracing::error!("a statement in the journal is dropped: it cannot be read");
+            bad.delete(STATEMENTS, &key);
+        }
+        for (key, signed) in rows {
             let Some(charter) = &charter else { break };
             match signed.verify(charter) {
                 Ok(statement) => {
                     state.roll.take(charter, statement, signed);
                 }
-                Err(error) => tracing::error!("the journal has {error}"),
+                // Passed on, others would refuse it, and us with it.
+                Err(error) => {
+                    tracing::error!("dropped from the journal: {error}");
+                    bad.delete(STATEMENTS, &key);
+                }
             }
+        }
+        if !bad.is_empty() {
+            journal.submit(bad)?;
         }
         Ok(Self {
             state: RwLock::new(state),

@@ -58,6 +58,7 @@ impl Spool {
             );
         }
         *self.recovered.lock() = recovered;
+        self.drop_bad_cancels()?;
         self.sweep_kept()?;
         self.sweep(same_boot)
     }

@@ -32,7 +32,7 @@ use super::tables::{
 };
 use super::{Event, Member, Spool, SpoolError};
 use crate::bundle::{
-    BundleId, Entry, Former, MAX_ENTRIES, Priority, RelPath, Scope, VerifiedManifest,
+    BundleId, Entry, Former, MAX_ENTRIES, Priority, RelPath, SCOPE_MAX, Scope, VerifiedManifest,
 };
 use crate::peer::{PeerId, PeerName};
 
@@ -410,7 +410,7 @@ impl Spool {
         }
         why.extend(missing);
         ids.remove(&me);
-        let max = routing.max_recipients.unwrap_or(DEFAULT_MAX_RECIPIENTS);
+        let max = most_recipients(&routing);
         if why.is_empty() && !all && ids.len() > max {
             why.push(format!("{} recipients, max_recipients is {max}", ids.len()));
         } else if why.is_empty() && !all && ids.is_empty() {
@@ -465,8 +465,7 @@ impl Spool {
 
     /// Why a bundle or cancel of another is for more than we take.
     pub(super) fn too_many_recipients(&self, scope: &Scope) -> Option<String> {
-        let max = self.policy.routing.read().max_recipients;
-        let max = max.unwrap_or(DEFAULT_MAX_RECIPIENTS);
+        let max = most_recipients(&self.policy.routing.read());
         match scope {
             Scope::Ids(ids) if ids.len() > max => Some(format!(
                 "{} recipients, max_recipients here is {max}",
@@ -615,6 +614,12 @@ impl Spool {
         self.ring(&Event::StatusChanged);
         Ok(())
     }
+}
+
+/// No scope names more than [`SCOPE_MAX`], whatever the setting.
+fn most_recipients(routing: &Routing) -> usize {
+    let max = routing.max_recipients.unwrap_or(DEFAULT_MAX_RECIPIENTS);
+    max.min(SCOPE_MAX)
 }
 
 fn over_limit(routing: &Routing, entries: &[Entry]) -> Option<String> {

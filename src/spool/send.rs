@@ -31,8 +31,11 @@ use super::seal::file_entry;
 use super::tables::{INODES, InodeRow, LATEST, MARKS, SENT_IDS, Stat};
 use super::tree::{Looked, Member};
 use super::{Event, Gate, GateGuard, Spool, SpoolError};
-use crate::bundle::{BundleId, Entry, EntryKind, MAX_ENTRIES, Priority, RelPath};
+use crate::bundle::{
+    BundleId, ENTRIES_BYTES_MAX, Entry, EntryKind, MAX_ENTRIES, Priority, RelPath,
+};
 use crate::digest::Digest;
+use crate::encoding;
 
 /// How long a file may still be open for writing: close(2) returns before the file system hears of it.
 const LAST_CLOSE: Duration = Duration::from_secs(5);
@@ -106,6 +109,13 @@ impl Spool {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         if let Some(twice) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
             let why = format!("two files would be {} in the bundle", twice[0].path);
+            return Ok(Sent::Refused(why));
+        }
+        let listed: usize = entries.iter().map(encoding::len_of).sum();
+        if listed > ENTRIES_BYTES_MAX {
+            let why = format!(
+                "the names and checksums of these files take {listed} bytes, a bundle has {ENTRIES_BYTES_MAX} for them: send them as several"
+            );
             return Ok(Sent::Refused(why));
         }
         let mut terms = match self.common_terms(request, &entries) {

@@ -40,9 +40,10 @@ use super::seal::{file_entry, mtime_of};
 use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
 use super::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
 use crate::bundle::{
-    BundleId, Entry, EntryKind, MANIFEST_MAX, MAX_ENTRIES, Priority, RelPath, VerifiedManifest,
+    BundleId, ENTRIES_BYTES_MAX, Entry, EntryKind, MAX_ENTRIES, Priority, RelPath, VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed};
+use crate::encoding;
 
 /// A directory to be sealed as one bundle: what `ready` found complete.
 pub struct TreeRequest {
@@ -91,12 +92,6 @@ const MEMBER_BYTES: u64 = 16 * 1024;
 
 /// Content links made under one hold of the decision lock.
 const LINK_PAGE: usize = 128;
-
-/// What an entry takes in a manifest besides its path and chunks, and a manifest besides its entries; ample.
-const ENTRY_BYTES: usize = 80;
-
-/// What an item of a chunk list takes at most.
-const CHUNK_BYTES: usize = 33;
 
 /// One file of a tree that is being sealed.
 pub(super) struct Member {
@@ -522,15 +517,9 @@ fn split(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
     let mut groups: Vec<Vec<Entry>> = Vec::new();
     let mut bytes = 0;
     for entry in entries {
-        let chunks = match &entry.kind {
-            EntryKind::File { chunks, .. } => chunks.len() * CHUNK_BYTES,
-            EntryKind::Directory => 0,
-        };
-        let weight = ENTRY_BYTES + entry.path.as_bytes().len() + chunks;
+        let weight = encoding::len_of(&entry);
         match groups.last_mut() {
-            Some(group)
-                if bytes + weight <= MANIFEST_MAX - ENTRY_BYTES && group.len() < MAX_ENTRIES =>
-            {
+            Some(group) if bytes + weight <= ENTRIES_BYTES_MAX && group.len() < MAX_ENTRIES => {
                 bytes += weight;
                 group.push(entry);
             }
@@ -577,7 +566,7 @@ mod tests {
         assert!(groups.len() > 1 && groups.iter().map(Vec::len).sum::<usize>() == 300);
         for group in groups {
             let encoded = postcard::to_stdvec(&group).unwrap();
-            assert!(encoded.len() <= MANIFEST_MAX, "{}", encoded.len());
+            assert!(encoded.len() <= ENTRIES_BYTES_MAX + 8, "{}", encoded.len());
         }
     }
 }

@@ -1,9 +1,8 @@
 //! A session's part in keeping the roll of the group the same everywhere.
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::Session;
-use crate::mesh::wire::{Frame, LIST_MAX, MemberFrame};
+use crate::mesh::budget::Held;
+use crate::mesh::wire::{Frame, MemberFrame, pages};
 
 impl Session {
     /// Begins with a hash of our roll: in a group that did not change nothing more is said.
@@ -19,14 +18,13 @@ impl Session {
         let digest = self.hub.store.roll_digest();
         if digest != self.roll_told {
             self.roll_told = digest;
-            for page in self.hub.store.statements().chunks(LIST_MAX) {
-                let frame = MemberFrame::Statements(page.to_vec());
-                self.out.push(&Frame::Member(frame));
+            for page in pages(self.hub.store.statements()) {
+                self.out.push(&Frame::Member(MemberFrame::Statements(page)));
             }
         }
     }
 
-    pub(super) fn heard_member(&mut self, frame: MemberFrame, permit: OwnedSemaphorePermit) {
+    pub(super) fn heard_member(&mut self, frame: MemberFrame, permit: Held) {
         match frame {
             MemberFrame::Statements(told) => {
                 let hub = self.hub.clone();

@@ -162,6 +162,16 @@ impl Scripted {
         manifest_of(self.id(), path, content).sign(&self.identity)
     }
 
+    /// A bulk connection on which the other end may ask.
+    pub(super) fn bulk(&self, to: &Mesh, group: &GroupKey) -> Connection {
+        let conn = self.connect(to, BULK_ALPN);
+        let proof = prove(&conn, group, self.id(), Role::Dialer);
+        self.runtime.block_on(proof).unwrap();
+        conn.set_max_concurrent_bi_streams(64u32.into());
+        conn.set_receive_window((4u32 << 20).into());
+        conn
+    }
+
     /// A bulk connection on which ranges are answered with what `answer` gives. It may block.
     pub(super) fn serve(
         &self,
@@ -169,9 +179,7 @@ impl Scripted {
         group: &GroupKey,
         answer: impl Fn(RangeRequest) -> Vec<u8> + Send + 'static,
     ) -> Connection {
-        let conn = self.connect(to, BULK_ALPN);
-        let proof = prove(&conn, group, self.id(), Role::Dialer);
-        self.runtime.block_on(proof).unwrap();
+        let conn = self.bulk(to, group);
         let serving = conn.clone();
         self.runtime.spawn(async move {
             while let Ok((send, recv)) = serving.accept_bi().await {

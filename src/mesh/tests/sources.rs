@@ -44,9 +44,7 @@ impl Scripted {
         group: &GroupKey,
         reply: impl Fn(RangeRequest) -> Reply + Send + Sync + 'static,
     ) -> Connection {
-        let conn = self.connect(to, BULK_ALPN);
-        let proof = prove(&conn, group, self.id(), Role::Dialer);
-        self.runtime.block_on(proof).unwrap();
+        let conn = self.bulk(to, group);
         let (serving, reply) = (conn.clone(), Arc::new(reply));
         self.runtime.spawn(async move {
             while let Ok((send, recv)) = serving.accept_bi().await {

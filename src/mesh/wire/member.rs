@@ -2,17 +2,17 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{LIST_MAX, WireError, put, take};
+use super::{WireError, list, put, take};
 use crate::peer::roll::SignedStatement;
 use crate::spool::{Denied, Welcome};
 
 /// Numbers on the wire, never reused.
-mod kind {
-    pub(super) const STATEMENTS: u8 = 24;
-    pub(super) const ROLL: u8 = 25;
-    pub(super) const REDEEM: u8 = 27;
-    pub(super) const WELCOME: u8 = 28;
-    pub(super) const DENIED: u8 = 29;
+pub(super) mod kind {
+    pub(in super::super) const STATEMENTS: u8 = 24;
+    pub(in super::super) const ROLL: u8 = 25;
+    pub(in super::super) const REDEEM: u8 = 27;
+    pub(in super::super) const WELCOME: u8 = 28;
+    pub(in super::super) const DENIED: u8 = 29;
 }
 
 /// A message on membership.
@@ -53,14 +53,7 @@ impl MemberFrame {
     /// `None` for a kind that is none of these.
     pub(super) fn decode(kind: u8, body: &[u8]) -> Result<Option<Self>, WireError> {
         Ok(Some(match kind {
-            kind::STATEMENTS => {
-                let list: Vec<SignedStatement> = take(kind, body)?;
-                let count = list.len();
-                if count > LIST_MAX {
-                    return Err(WireError::TooMany { kind, count });
-                }
-                Self::Statements(list)
-            }
+            kind::STATEMENTS => Self::Statements(list(kind, body)?),
             kind::ROLL => Self::Roll(take(kind, body)?),
             kind::REDEEM => {
                 let (name, rest) = body.split_first_chunk().ok_or(WireError::Body { kind })?;

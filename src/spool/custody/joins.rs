@@ -53,11 +53,15 @@ impl Spool {
         Ok(())
     }
 
-    /// At start: bundles that are neither in custody nor shown any more are kept no longer.
+    /// At start: bundles that are neither in custody nor shown any more are kept no longer, nor is what nobody would take.
     pub(in crate::spool) fn sweep_kept(&self) -> Result<(), SpoolError> {
         self.each_row::<KeptRow>(KEPT, |spool, key, row| {
-            let Ok(manifest) = row.signed.clone().verify_own() else {
-                return Ok(());
+            let manifest = match row.signed.clone().verify_own() {
+                Ok(manifest) => manifest,
+                Err(error) => {
+                    tracing::error!("a bundle that was kept for others is dropped: {error}");
+                    return spool.drop_kept(key, row);
+                }
             };
             if spool.custody_of(&manifest)?.is_none() && !spool.is_shown(&manifest)? {
                 let mut batch = Batch::default();
@@ -78,9 +82,10 @@ impl Spool {
                 .scan::<KeptRow>(KEPT, &[], after.as_deref(), PAGE)?;
             let mut steps = Steps::default();
             for (_, row) in &page {
-                let manifest = row.signed.clone().verify_own();
-                let manifest = manifest.map_err(|e| SpoolError::Corrupted(e.to_string()))?;
-                self.give_kept_one(&manifest, peer, &mut steps)?;
+                // One that does not verify goes at the next start.
+                if let Ok(manifest) = row.signed.clone().verify_own() {
+                    self.give_kept_one(&manifest, peer, &mut steps)?;
+                }
             }
             self.record(&mut steps)?;
             drop(decide);
