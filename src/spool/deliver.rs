@@ -521,8 +521,10 @@ impl Spool {
         (!self.volatile.lock().contains(&bundle)).then_some(receipt)
     }
 
-    /// A recipient's receipt arrived, from whoever had it. `false`: it is forged, or nobody waits for it.
+    /// A recipient's receipt arrived, from whoever had it. `false`: it is forged, or nobody waits for it. After a failed
+    /// sync none is taken, since it could not be kept; who gave it gives it again after the next start.
     pub fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
+        self.journal.still_keeps()?;
         if receipt.origin != self.identity.id() {
             return self.take_others_receipt(receipt);
         }

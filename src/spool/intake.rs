@@ -300,6 +300,11 @@ impl Spool {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return Ok(Offered::Refused(why));
         }
+        if self.journal.still_keeps().is_err() {
+            return Ok(Offered::Deferred(
+                "a sync of its disk failed: it takes nothing until it is started again".into(),
+            ));
+        }
         if self.renames_doubted(manifest.manifest())? {
             return Ok(Offered::Deferred(
                 "it renames a file that is being checked after a restore".into(),

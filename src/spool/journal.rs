@@ -10,7 +10,8 @@
 //! 3. A failed commit loses nothing: the rows stay in overlay and log, the database is opened anew, and the commit is
 //!    tried again; [`Journal::trouble`] says so meanwhile.
 //! 4. A failed sync is never tried again, since the second one succeeds without the lost bytes: nothing is committed and
-//!    nobody called back any more, and the next start is one after a power loss.
+//!    nobody called back any more, and the next start is one after a power loss. Whoever promises something to others
+//!    asks first ([`Journal::still_keeps`]).
 //!
 //! # Crash behaviour
 //! Daemon killed: the log is replayed at [`Journal::open`]. Power lost (the boot id changed), or a sync failed: the log
@@ -332,6 +333,20 @@ impl Journal {
         let (done, wait) = crossbeam_channel::bounded(1);
         let mut batch = Batch::default();
         batch.on_durable(move || {
+    /// Fails once a sync has failed: nothing becomes durable any more, so nothing further may be promised.
+    pub(super) fn still_keeps(&self) -> Result<(), SpoolError> {
+        match self.shared.fresh.read().halted {
+            true => Err(SpoolError::Journal(self.trouble().unwrap_or_default())),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether what was last put or deleted there is readable, but lost at the next start, since a sync failed.
+    pub(super) fn is_lost(&self, table: Table, key: &[u8]) -> bool {
+        let fresh = self.shared.fresh.read();
+        fresh.halted && fresh.overlay.contains_key(&full_key(table, key))
+    }
+
             let _gone_if_the_waiter_is = done.send(());
         });
         self.submit(batch)?;
@@ -930,6 +945,8 @@ mod tests {
             )
             .unwrap();
             journal.close();
+        journal.still_keeps().unwrap_err();
+        assert!(journal.is_lost(T, b"lost") && !journal.is_lost(T, b"before"));
             let mut wal = Wal::open(&saved.path().join("wal")).unwrap();
             let rows = vec![(
                 full_key(T, b"a"),

@@ -4,7 +4,8 @@
 //! 1. Hashing holds no lock. The result counts only if, under the inode's gate, there is no writer and the write
 //!    generation is the one from before; else it is thrown away.
 //! 2. The rows of a seal are readable, and safe from a crash of the daemon, before anybody is offered the bundle.
-//!    They become durable after the bytes, the name in the outbox and the content link.
+//!    They become durable after the bytes, the name in the outbox and the content link. After a failed sync nothing is
+//!    sealed: its rows would be gone at the next start, and the file be sent a second time.
 //!
 //! # Crash behaviour
 //! Killed before the rows are submitted: the `closed` mark has the file sealed at the next start. After: the bundle is
@@ -92,6 +93,7 @@ impl Spool {
         hashed: Hashed,
         generation: u64,
     ) -> Result<SealOutcome, SpoolError> {
+        self.journal.still_keeps()?;
         let SealRequest {
             gate,
             path,

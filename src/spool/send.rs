@@ -82,6 +82,7 @@ pub enum Sent {
 impl Spool {
     /// Seals files as one bundle. Blocks until it is durable.
     pub fn send_files(&self, request: &SendRequest) -> Result<Sent, SpoolError> {
+        self.journal.still_keeps()?;
         if request.files.is_empty() || request.files.len() > MAX_ENTRIES {
             let why = format!("a bundle has 1 to {MAX_ENTRIES} files");
             return Ok(Sent::Refused(why));

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::tables::{
-    IN_ORDER, InboundShown, LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER, OutName, PENDING,
-    descending, order_of,
+    DELIVERIES, IN_ORDER, InboundShown, LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER,
+    OutName, PENDING, delivery_key, descending, order_of,
 };
 use super::{Counts, Event, FileState, InboundRow, OutboundRow, RecipientRow, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath};
@@ -115,7 +115,14 @@ impl Spool {
         let deliveries = self.deliveries_of(bundle).unwrap_or_default();
         let mut recipients = Vec::with_capacity(deliveries.len());
         let mut states = Vec::with_capacity(deliveries.len());
-        for (peer, durable) in deliveries {
+        for (peer, mut durable) in deliveries {
+            // What is said to be delivered is still so after the next start.
+            if self
+                .journal
+                .is_lost(DELIVERIES, &delivery_key(bundle, peer))
+            {
+                durable = DeliveryState::Queued;
+            }
             let state = self
                 .progress
                 .lock()

@@ -297,6 +297,7 @@ impl Spool {
         members: &[Member],
         guards: &mut HashMap<u64, GateGuard<'_>>,
     ) -> Result<SealOutcome, SpoolError> {
+        self.journal.still_keeps()?;
         let mut batch = Batch::default();
         let mut files = Vec::new();
         let few = members.len() <= SYNC_EACH_MAX;

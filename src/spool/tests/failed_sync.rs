@@ -1,0 +1,96 @@
+//! After a sync has failed, until the next start and after it.
+
+use std::sync::atomic::AtomicBool;
+
+use super::super::durable::Sync;
+use super::super::journal::Batch;
+use super::super::tables::DELIVERIES;
+use super::*;
+
+/// The next sync of the node's disk fails; what was submitted before is durable.
+fn fail_a_sync(node: &Node) {
+    let journal = &node.spool().journal;
+    journal.flush().unwrap();
+    let mut batch = Batch::default();
+    batch.put(tables::META, b"a test", &1_u8);
+    batch.sync(Sync::FailsOnce(Arc::new(AtomicBool::new(false))));
+    journal.submit(batch).unwrap();
+    journal.flush().unwrap_err();
+}
+
+fn state_of(node: &Node, path: &str) -> String {
+    let row = node.spool().outbound_last(&rel(path)).unwrap();
+    row.recipients[0].state.clone()
+}
+
+#[test]
+fn no_receipt_is_taken_after_a_failed_sync_and_it_is_taken_after_the_restart() {
+    let (mut alder, birch) = pair();
+    let bundle = alder.drop_file("a", b"one");
+    birch.fetch(&alder, bundle);
+    let receipt = birch.receipt();
+    fail_a_sync(&alder);
+    let error = alder.spool().take_receipt(&receipt).unwrap_err();
+    assert!(error.to_string().contains("a sync failed"), "{error}");
+    assert_eq!(state_of(&alder, "a"), "queued");
+    alder.stop();
+    alder.start();
+    assert_eq!(state_of(&alder, "a"), "queued");
+    assert!(alder.spool().take_receipt(&receipt).unwrap());
+    assert_eq!(state_of(&alder, "a"), "delivered");
+    assert_eq!(birch.spool().counts().published, 1);
+}
+
+#[test]
+fn a_receipt_that_a_failed_sync_lost_is_not_shown_as_delivered() {
+    let (alder, birch) = pair();
+    let bundle = alder.drop_file("a", b"one");
+    birch.fetch(&alder, bundle);
+    birch.receipt();
+    fail_a_sync(&alder);
+    // Taken in the moment before.
+    let mut batch = Batch::default();
+    let key = tables::delivery_key(bundle, birch.id());
+    batch.put(DELIVERIES, &key, &DeliveryState::Delivered);
+    alder.spool().journal.submit(batch).unwrap();
+    assert_eq!(state_of(&alder, "a"), "queued");
+}
+
+#[test]
+fn what_is_closed_after_a_failed_sync_is_sent_once_and_only_after_the_restart() {
+    let (mut alder, birch) = pair();
+    fail_a_sync(&alder);
+    for name in ["a", "d/b"] {
+        fs::create_dir_all(alder.outbox(name).parent().unwrap()).unwrap();
+        fs::write(alder.outbox(name), name).unwrap();
+        alder.spool().mark_closed(alder.ino(name), &rel(name));
+        let outcome = alder.seal(name);
+        assert!(matches!(outcome, SealOutcome::Failed(_)), "{outcome:?}");
+    }
+    assert!(
+        alder
+            .spool()
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .is_empty()
+    );
+    alder.stop();
+    alder.start();
+    let recovered = alder.spool().recovered();
+    assert!(recovered.len() == 2 && recovered.iter().all(|file| file.incomplete));
+    birch.fetch(&alder, alder.drop_file("a", b"a"));
+    assert_eq!(birch.spool().counts().published, 1);
+}
+
+#[test]
+fn nothing_is_taken_from_others_after_a_failed_sync() {
+    let (alder, mut birch) = pair();
+    let bundle = alder.drop_file("a", b"one");
+    fail_a_sync(&birch);
+    let offered = birch.spool().offered(alder.manifest(bundle), alder.id());
+    assert!(matches!(offered.unwrap(), Offered::Deferred(_)));
+    birch.stop();
+    birch.start();
+    birch.fetch(&alder, bundle);
+    assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"one");
+}
