@@ -10,6 +10,7 @@ mod cancel;
 mod consumed;
 mod content;
 mod custody;
+mod database;
 mod deliver;
 mod delta;
 mod doubt;
@@ -33,6 +34,7 @@ mod outbox;
 mod part;
 mod policy;
 mod private;
+mod proofs;
 mod publish;
 pub(crate) mod rank;
 mod ration;
@@ -87,8 +89,9 @@ pub use self::room::{DEFAULT_MIN_FREE, Limits, PartRoom};
 pub use self::route::{Route, Routing, TargetError, parse_priority, split_targets};
 pub use self::send::{SendRequest, Sent};
 use self::shown::Counters;
+pub use self::shown::{InboundRow, OutboundRow, RecipientRow};
 use self::start::{
-    LastRun, check_format, check_hard_links, last_run, save_boot, save_clean, take_lock,
+    LastRun, check_format, check_hard_links, is_in_use, last_run, save_boot, save_clean, take_lock,
 };
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
@@ -102,6 +105,10 @@ use crate::peer::{self, Identity, PeerId, PeerName};
 /// How far one peer may push our epoch at once: more starts than a restored backup can have missed. The number is 64
 /// bits wide, so that no series of lies reaches its end.
 const EPOCH_LEAP: u64 = 1 << 32;
+
+/// What is said from a start without a journal to the next.
+const REBUILT: &str = "the journal was missing at the last start and was made again: what was queued is not known any more; \
+    files of the outbox are incomplete, send those that are still to go with `meshbox send`";
 
 /// What the spool is opened with.
 #[derive(Clone, Debug)]
@@ -189,6 +196,18 @@ pub enum SpoolError {
         /// The key file.
         path: PathBuf,
         /// What is wrong with it.
+        why: String,
+    },
+    /// The journal's database is damaged.
+    #[error(
+        "the journal {path} is damaged ({why}). Check the disk. Then either put a copy of {path} from a backup in its place, or \
+         set it aside and have it made again: mv {path} {path}.damaged, and start again. The inbox comes back as far as \
+         its files prove right; files of the outbox are then incomplete, and `meshbox send` sends those that are still to go"
+    )]
+    Damaged {
+        /// The database's file.
+        path: PathBuf,
+        /// What was found.
         why: String,
     },
     /// The journal's database failed.
@@ -416,64 +435,6 @@ pub struct Member {
     pub epoch: u64,
 }
 
-/// One row of `outbound` in status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OutboundRow {
-    /// Path below `outbox/`, lossy text.
-    pub path: String,
-    /// The path's bytes in base64, when they are not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub path_b64: Option<String>,
-    /// Bundle id as hex.
-    pub bundle: String,
-    /// Digest as hex.
-    pub sha256: String,
-    /// Length in bytes.
-    pub size: u64,
-    /// `sealed` (not durable yet), `queued`, `delivered`, …: the least of all recipients.
-    pub state: String,
-    /// Each recipient.
-    pub recipients: Vec<RecipientRow>,
-}
-
-/// One recipient of an [`OutboundRow`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RecipientRow {
-    /// Its id as hex.
-    pub id: String,
-    /// Its name.
-    pub name: String,
-    /// The state's word.
-    pub state: String,
-    /// Bytes it has asked for so far.
-    pub bytes: u64,
-    /// Why it does not go on.
-    pub error: Option<String>,
-}
-
-/// One row of `inbound` in status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct InboundRow {
-    /// Path below `inbox/` (or as the origin calls it, while it arrives), lossy text.
-    pub path: String,
-    /// The path's bytes in base64, when they are not UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub path_b64: Option<String>,
-    /// Bundle id as hex.
-    pub bundle: String,
-    /// Digest as hex.
-    pub sha256: String,
-    /// Length in bytes.
-    pub size: u64,
-    /// Name of the origin.
-    pub from: String,
-    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`, `withdrawn`,
-    /// `cancelled`, `expired`.
-    pub state: String,
-    /// Why it does not go on.
-    pub error: Option<String>,
-}
-
 /// Counters since the daemon started, and sizes now. Bytes are bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
@@ -576,6 +537,9 @@ pub struct Spool {
     policy: policy::Policy,
     custodian: custody::Custodian,
     doubts: doubt::Doubts,
+    proofs: proofs::Proofs,
+    /// The journal was missing at start.
+    rebuilt: bool,
     jobs: Arc<Jobs>,
     tails: TailHasher,
     zeros: Zeros,
@@ -620,10 +584,12 @@ impl Spool {
         let last = last_run(&state)?;
         let journal = Journal::open(&state, last == LastRun::Whole)?;
 
-        let epoch = journal
-            .get::<u64>(META, META_EPOCH)?
-            .unwrap_or(0)
-            .saturating_add(1);
+        let proofs = proofs::Proofs::open(&layout)?;
+        let last_epoch = journal.get::<u64>(META, META_EPOCH)?;
+        // Every start that came to its end has written its epoch. After one that is not known anything above it will do.
+        let rebuilt = last_epoch.is_none() && is_in_use(&layout)?;
+        let unknown = if rebuilt { now_secs() } else { 0 };
+        let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
         let out = journal.scan::<BundleId>(OUT_ORDER, &[], None, 1)?;
         let inbound = journal.scan::<InboundShown>(IN_ORDER, &[], None, 1)?;
         let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
@@ -668,6 +634,8 @@ impl Spool {
             policy: policy::Policy::default(),
             custodian: custody::Custodian::default(),
             doubts: doubt::Doubts::default(),
+            proofs,
+            rebuilt,
             jobs: Arc::new(Jobs::new()),
             tails,
             zeros: Zeros::default(),
@@ -751,10 +719,17 @@ impl Spool {
         self.journal.flush()
     }
 
-    /// What is wrong with our own disk: commits of the journal fail, there is no room, or received files were damaged.
+    /// What is wrong with our own disk: commits of the journal fail, there is no room, received files were damaged, or the
+    /// journal was missing.
     pub fn trouble(&self) -> Option<String> {
         let trouble = self.journal.trouble().or_else(|| self.space_trouble());
-        trouble.or_else(|| self.damage_trouble())
+        let trouble = trouble.or_else(|| self.damage_trouble());
+        trouble.or_else(|| self.rebuilt.then(|| REBUILT.to_owned()))
+    }
+
+    /// Whether the journal was missing at start, though the state had been used.
+    fn is_rebuilt(&self) -> bool {
+        self.rebuilt
     }
 
     /// Calls `bell` at every event, from whatever thread. It must not block and not call back.

@@ -295,7 +295,8 @@ impl Spool {
                 break;
             }
         }
-        self.sweep_sent()
+        self.sweep_sent()?;
+        self.sweep_proofs()
     }
 
     /// Where to go on among rows with descending keys; `None`: nothing is old enough.

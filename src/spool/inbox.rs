@@ -230,6 +230,7 @@ impl Spool {
         names: &[(u32, RelPath, u64)],
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        self.keep_proof(manifest, names);
         self.name_rows(manifest, names, batch)?;
         let bundle = manifest.id();
         let of = manifest.manifest();

@@ -30,20 +30,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableDatabase};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::database::{ROWS, compact, database_path, open_database, open_whole};
 use super::durable::{self, Sync};
-use super::start;
 use super::wal::{self, Record, Segment, Wal};
-use super::{SpoolError, private};
-
-/// All rows of all tables; the first byte of a key is its table.
-const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows-1");
-
-/// redb's page cache. Small: the overlay answers for what is fresh, the page cache of the kernel for the rest.
-const CACHE_BYTES: usize = 8 << 20;
+use super::{SpoolError, start};
 
 /// How long the writer lets batches gather, so that a burst shares its syncs and the first file's way is not disturbed.
 const GATHER: Duration = Duration::from_millis(8);
@@ -63,18 +57,6 @@ const BATCHES_FORGOTTEN: usize = 16;
 
 /// Rows waiting for their commit beyond which sealers and intake pause ([`Journal::make_room`]): 32 MiB.
 const BACKLOG_BYTES: usize = 32 << 20;
-
-/// A journal file below this size is left as it is.
-const COMPACT_FROM: u64 = 16 << 20;
-
-/// It is compacted at start when its rows fill less than one part of so many.
-const COMPACT_BELOW: u64 = 2;
-
-/// How long a database that is still open in a process that was killed is waited for: its last system call may be a sync.
-const OPEN_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How often it is tried.
-const OPEN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How often a closing journal looks whether its last readers are done.
 const READERS_GO: Duration = Duration::from_millis(1);
@@ -193,12 +175,14 @@ impl fmt::Debug for Journal {
 }
 
 impl Journal {
-    /// Opens or makes `state/journal.redb`. The log in `state/wal` is replayed if `replay`, else dropped.
+    /// Opens or makes `state/journal.redb`. The log in `state/wal` is replayed if `replay`, else dropped; also if what it
+    /// builds on is missing.
     pub(super) fn open(state: &Path, replay: bool) -> Result<Self, SpoolError> {
         let path = database_path(state);
-        let mut database = open_database(&path, OPEN_PATIENCE)?;
+        let is_there = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > 0);
+        let mut database = open_whole(&path)?;
         let directory = state.join("wal");
-        let dropped = if replay {
+        let dropped = if replay && is_there {
             replay_log(&database, state, &directory)?;
             BTreeMap::new()
         } else {
@@ -333,20 +317,6 @@ impl Journal {
         let (done, wait) = crossbeam_channel::bounded(1);
         let mut batch = Batch::default();
         batch.on_durable(move || {
-    /// Fails once a sync has failed: nothing becomes durable any more, so nothing further may be promised.
-    pub(super) fn still_keeps(&self) -> Result<(), SpoolError> {
-        match self.shared.fresh.read().halted {
-            true => Err(SpoolError::Journal(self.trouble().unwrap_or_default())),
-            false => Ok(()),
-        }
-    }
-
-    /// Whether what was last put or deleted there is readable, but lost at the next start, since a sync failed.
-    pub(super) fn is_lost(&self, table: Table, key: &[u8]) -> bool {
-        let fresh = self.shared.fresh.read();
-        fresh.halted && fresh.overlay.contains_key(&full_key(table, key))
-    }
-
             let _gone_if_the_waiter_is = done.send(());
         });
         self.submit(batch)?;
@@ -361,6 +331,20 @@ impl Journal {
     /// What the last commit failed with, while it does; or that a sync failed, for good.
     pub(super) fn trouble(&self) -> Option<String> {
         self.shared.trouble.lock().clone()
+    }
+
+    /// Fails once a sync has failed: nothing becomes durable any more, so nothing further may be promised.
+    pub(super) fn still_keeps(&self) -> Result<(), SpoolError> {
+        match self.shared.fresh.read().halted {
+            true => Err(SpoolError::Journal(self.trouble().unwrap_or_default())),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether what was last put or deleted there is readable, but lost at the next start, since a sync failed.
+    pub(super) fn is_lost(&self, table: Table, key: &[u8]) -> bool {
+        let fresh = self.shared.fresh.read();
+        fresh.halted && fresh.overlay.contains_key(&full_key(table, key))
     }
 
     /// The row, or `None`.
@@ -507,51 +491,8 @@ fn decode<V: DeserializeOwned>(table: Table, bytes: &[u8]) -> Result<V, SpoolErr
         .map_err(|e| SpoolError::Corrupted(format!("table {}: {e}", table.0)))
 }
 
-fn journal(error: impl fmt::Display) -> SpoolError {
+pub(super) fn journal(error: impl fmt::Display) -> SpoolError {
     SpoolError::Journal(error.to_string())
-}
-
-fn database_path(state: &Path) -> PathBuf {
-    state.join("journal.redb")
-}
-
-fn open_database(path: &Path, patience: Duration) -> Result<Database, SpoolError> {
-    // redb would make it readable for all.
-    drop(private::open_or_make(path)?);
-    let until = Instant::now() + patience;
-    let database = loop {
-        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        match opened {
-            Ok(database) => break database,
-            // We hold the state's lock, so whoever has it open is about to close it.
-            Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => {
-                std::thread::sleep(OPEN_INTERVAL);
-            }
-            Err(error) => return Err(journal(error)),
-        }
-    };
-    let write = database.begin_write().map_err(journal)?;
-    write.open_table(ROWS).map_err(journal)?;
-    write.commit().map_err(journal)?;
-    Ok(database)
-}
-
-/// Gives back the room of rows that are gone. While the daemon runs, new rows use it.
-fn compact(database: &mut Database, path: &Path) -> Result<(), SpoolError> {
-    let size = std::fs::metadata(path).map_err(journal)?.len();
-    if size < COMPACT_FROM {
-        return Ok(());
-    }
-    let write = database.begin_write().map_err(journal)?;
-    let stats = write.stats().map_err(journal)?;
-    write.abort().map_err(journal)?;
-    if stats.stored_bytes().saturating_mul(COMPACT_BELOW) > size {
-        return Ok(());
-    }
-    database.compact().map_err(journal)?;
-    let now = std::fs::metadata(path).map_err(journal)?.len();
-    tracing::info!(before = size, after = now, "the journal was compacted");
-    Ok(())
 }
 
 /// What some records put, without what they deleted. One that cannot be read ends it: what follows may build on it.
@@ -796,6 +737,7 @@ pub(super) fn append_to_log(state: &Path, batch: &Batch) {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use super::super::database::COMPACT_FROM;
     use super::super::start;
     use super::*;
 
@@ -945,8 +887,6 @@ mod tests {
             )
             .unwrap();
             journal.close();
-        journal.still_keeps().unwrap_err();
-        assert!(journal.is_lost(T, b"lost") && !journal.is_lost(T, b"before"));
             let mut wal = Wal::open(&saved.path().join("wal")).unwrap();
             let rows = vec![(
                 full_key(T, b"a"),
@@ -1005,6 +945,8 @@ mod tests {
             "{trouble}"
         );
         assert_eq!(journal.get(T, b"lost").unwrap(), Some(2_u32), "readable");
+        journal.still_keeps().unwrap_err();
+        assert!(journal.is_lost(T, b"lost") && !journal.is_lost(T, b"before"));
         // A whole backlog later nobody is made to wait for room that does not come.
         for _ in 0..2 {
             let mut batch = Batch::default();

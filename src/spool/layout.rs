@@ -46,6 +46,11 @@ impl Layout {
         self.state.join("unverified")
     }
 
+    /// What origins signed of the files that the inbox shows.
+    pub fn proofs(&self) -> PathBuf {
+        self.state.join("proofs")
+    }
+
     /// Root of the content tree.
     pub fn content_root(&self) -> PathBuf {
         self.state.join("content")

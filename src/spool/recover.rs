@@ -45,11 +45,20 @@ impl Spool {
     /// Runs all of it.
     pub(super) fn recover(&self, last: LastRun) -> Result<(), SpoolError> {
         let same_boot = last == LastRun::Whole;
+        let rebuilds = self.is_rebuilt();
+        if rebuilds {
+            self.rebuild_inbox()?;
+        }
+        // Without the journal the log counts only as far as bytes agree with it.
+        let last = match last {
+            LastRun::Whole if rebuilds => LastRun::PowerLost,
+            last => last,
+        };
         self.recover_intents(last)?;
         self.journal.forget_dropped();
         self.recover_renames(same_boot)?;
         self.recover_inbox()?;
-        let mut recovered = self.recover_outbox(same_boot)?;
+        let mut recovered = self.recover_outbox(same_boot && !rebuilds)?;
         self.recover_trees(&mut recovered)?;
         if !recovered.is_empty() {
             tracing::info!(
@@ -94,10 +103,12 @@ impl Spool {
                     Err(error) => return Err(error),
                 }
             }
-            let why = format!(
-                "path {}\nno durable record of this name in the inbox\n",
-                found.path
-            );
+            let why = if self.is_rebuilt() {
+                "the journal was missing, and nothing that its origin signed says what this is"
+            } else {
+                "no durable record of this name in the inbox"
+            };
+            let why = format!("path {}\n{why}\n", found.path);
             let at = self.quarantine_file(&self.inbox().at(&found.path)?, &why)?;
             tracing::warn!(path = %found.path, at = %at.display(), "a file in the inbox without a record was quarantined");
             Ok(())

@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::tables::{
     DELIVERIES, IN_ORDER, InboundShown, LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER,
     OutName, PENDING, delivery_key, descending, order_of,
 };
-use super::{Counts, Event, FileState, InboundRow, OutboundRow, RecipientRow, Spool};
+use super::{Counts, Event, FileState, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath};
 use crate::digest::Digest;
 
@@ -29,6 +31,64 @@ pub(super) struct Counters {
     pub(super) ignored: AtomicU64,
     pub(super) quarantined: AtomicU64,
     pub(super) refused: AtomicU64,
+}
+
+/// One row of `outbound` in status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutboundRow {
+    /// Path below `outbox/`, lossy text.
+    pub path: String,
+    /// The path's bytes in base64, when they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path_b64: Option<String>,
+    /// Bundle id as hex.
+    pub bundle: String,
+    /// Digest as hex.
+    pub sha256: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// `sealed` (not durable yet), `queued`, `delivered`, …: the least of all recipients.
+    pub state: String,
+    /// Each recipient.
+    pub recipients: Vec<RecipientRow>,
+}
+
+/// One recipient of an [`OutboundRow`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecipientRow {
+    /// Its id as hex.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The state's word.
+    pub state: String,
+    /// Bytes it has asked for so far.
+    pub bytes: u64,
+    /// Why it does not go on.
+    pub error: Option<String>,
+}
+
+/// One row of `inbound` in status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InboundRow {
+    /// Path below `inbox/` (or as the origin calls it, while it arrives), lossy text.
+    pub path: String,
+    /// The path's bytes in base64, when they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path_b64: Option<String>,
+    /// Bundle id as hex.
+    pub bundle: String,
+    /// Digest as hex.
+    pub sha256: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// Name of the origin.
+    pub from: String,
+    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`, `withdrawn`,
+    /// `cancelled`, `expired`.
+    pub state: String,
+    /// Why it does not go on.
+    pub error: Option<String>,
 }
 
 impl Spool {

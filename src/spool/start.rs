@@ -143,6 +143,21 @@ pub(super) fn distrust_page_cache(state: &Path) -> Result<(), SpoolError> {
     durable::overwrite(&state.join("boot"), SYNC_FAILED.as_bytes())
 }
 
+/// Whether there is a file in one of the two trees.
+pub(super) fn is_in_use(layout: &Layout) -> Result<bool, SpoolError> {
+    let mut open = vec![layout.outbox(), layout.inbox()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).on("read", &directory)? {
+            let entry = entry.on("read", &directory)?;
+            if !entry.file_type().on("stat", &directory)?.is_dir() {
+                return Ok(true);
+            }
+            open.push(entry.path());
+        }
+    }
+    Ok(false)
+}
+
 /// Everything becomes durable, then the word for it.
 pub(super) fn save_clean(state: &Path) -> Result<(), SpoolError> {
     durable::sync_all(state, &[durable::Sync::Everything])?;

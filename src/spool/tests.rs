@@ -29,6 +29,8 @@ mod planted;
 #[cfg(test)]
 mod races;
 #[cfg(test)]
+mod rebuilt;
+#[cfg(test)]
 mod records;
 #[cfg(test)]
 mod renames;

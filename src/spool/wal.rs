@@ -44,6 +44,24 @@ impl Record {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
+
+    /// The record of a body that was read.
+    pub(super) fn of(body: &[u8]) -> Self {
+        let mut record = vec![0; HEADER];
+        record[..4].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        record[4..].copy_from_slice(&checksum(body));
+        record.extend_from_slice(body);
+        Self(record)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// How long the record of a body is.
+    pub(super) fn len_of(body: &[u8]) -> u64 {
+        (HEADER + body.len()) as u64
+    }
 }
 
 /// A segment that was made and not written to yet.
@@ -128,6 +146,24 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Vec<u8>>, SpoolError> {
     Ok(records)
 }
 
+/// Reads the next record of a segment; `None` at its end, or where it is damaged.
+pub(super) fn next_record(reader: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
+    let mut header = [0; HEADER];
+    if let Err(error) = reader.read_exact(&mut header) {
+        return match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Ok(None),
+            _ => Err(error),
+        };
+    }
+    let [a, b, c, d, ..] = header;
+    let len = u64::from(u32::from_le_bytes([a, b, c, d]));
+    // Grows as bytes come, whatever a damaged header says.
+    let mut body = Vec::new();
+    reader.by_ref().take(len).read_to_end(&mut body)?;
+    let is_whole = body.len() as u64 == len && checksum(&body) == header[4..];
+    Ok(is_whole.then_some(body))
+}
+
 fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (header, rest) = bytes.split_at_checked(HEADER)?;
     let len = u32::from_le_bytes(header[..4].try_into().ok()?) as usize;
@@ -141,7 +177,7 @@ fn checksum(body: &[u8]) -> [u8; 8] {
     sum
 }
 
-fn name(directory: &Path, segment: u64) -> PathBuf {
+pub(super) fn name(directory: &Path, segment: u64) -> PathBuf {
     directory.join(format!("{segment:012}"))
 }
 
@@ -155,7 +191,7 @@ fn create(directory: &Path, segment: u64) -> Result<File, SpoolError> {
         .on("create", &path)
 }
 
-fn segments(directory: &Path) -> Result<Vec<u64>, SpoolError> {
+pub(super) fn segments(directory: &Path) -> Result<Vec<u64>, SpoolError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
