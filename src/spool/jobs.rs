@@ -122,6 +122,8 @@ pub(super) enum Step {
 struct State {
     queue: Queue<Waiting>,
     idle: usize,
+    /// Nothing large is begun or gone on with.
+    small_only: bool,
     /// When the rest is dropped.
     ends: Option<Instant>,
     kept: VecDeque<Arc<Gate>>,
@@ -141,6 +143,7 @@ impl Jobs {
             state: Mutex::new(State {
                 queue: Queue::new(),
                 idle: 0,
+                small_only: false,
                 ends: None,
                 kept: VecDeque::new(),
             }),
@@ -166,8 +169,15 @@ impl Jobs {
         Ok(())
     }
 
+    /// The daemon ends: nothing large is begun or gone on with.
+    pub(super) fn end_large(&self) {
+        self.state.lock().small_only = true;
+        self.rung.notify_all();
+    }
+
     /// Finishes small jobs, drops the others, and ends the threads.
     pub(super) fn stop(&self) {
+        self.end_large();
         self.state.lock().ends = Some(Instant::now() + LAST_JOBS);
         self.rung.notify_all();
         for worker in std::mem::take(&mut *self.workers.lock()) {
@@ -182,9 +192,9 @@ impl Jobs {
         }
     }
 
-    /// Whether the daemon ends: nothing large is begun or gone on with.
+    /// Whether the daemon ends.
     pub(super) fn are_ending(&self) -> bool {
-        self.state.lock().ends.is_some()
+        self.state.lock().small_only
     }
 
     /// `false`: there are too many; or the daemon has ended.
@@ -225,8 +235,8 @@ impl Jobs {
         loop {
             let lane = match state.ends {
                 Some(ends) if Instant::now() >= ends => return None,
-                Some(_) => Lane::Small,
-                None => lane,
+                _ if state.small_only => Lane::Small,
+                Some(_) | None => lane,
             };
             if let Some(waiting) = state.queue.pop(lane) {
                 return Some(waiting);
@@ -312,6 +322,12 @@ fn too_many() -> SealOutcome {
 }
 
 impl Spool {
+    /// The daemon is about to end: whoever hashes something large stops, so that nobody waits for him. What is small is
+    /// sealed until [`Self::close`].
+    pub fn end_large_hashing(&self) {
+        self.jobs.end_large();
+    }
+
     /// Queues a file for hashing and sealing. Never blocks on the hasher.
     pub fn seal(&self, request: SealRequest) {
         if let Err(Job::Seal(request)) = self.jobs.push(Job::Seal(request)) {

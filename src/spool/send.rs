@@ -94,6 +94,10 @@ impl Spool {
         for (from, _) in &request.files {
             match self.look_until(from, deadline, &mut slice)? {
                 Some(member) => members.push(member),
+                None if self.jobs.are_ending() => {
+                    let why = "the daemon is ending; send it again when it runs";
+                    return Ok(Sent::Refused(why.into()));
+                }
                 None => {
                     return Ok(Sent::Refused(format!(
                         "{from} is not there, or still being written"

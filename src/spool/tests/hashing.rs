@@ -142,3 +142,28 @@ fn a_directory_with_a_large_file_holds_up_nobody_and_ends_with_its_member() {
     assert_eq!(alder.manifest(bundle).manifest().entries.len(), 1);
     alder.stop();
 }
+
+#[test]
+fn a_large_file_that_is_being_sent_by_hand_does_not_hold_up_the_end() {
+    let alder = Node::new();
+    sparse(&alder, ".large");
+    let (spool, request) = (
+        Arc::clone(alder.spool()),
+        SendRequest {
+            files: vec![(rel(".large"), rel("large"))],
+            ..SendRequest::default()
+        },
+    );
+    let sending = std::thread::spawn(move || spool.send_files(&request).unwrap());
+    let gate = alder.spool().gate(alder.ino(".large"));
+    wait_until("it is being hashed", || gate.lock().tail_len() > 0);
+    assert!(!sending.is_finished());
+    alder.spool().end_large_hashing();
+    let sent = sending.join().unwrap();
+    assert!(
+        matches!(&sent, Sent::Refused(why) if why.contains("ending")),
+        "{sent:?}"
+    );
+    // What is small is sealed all the same.
+    alder.drop_file("small", b"x");
+}
