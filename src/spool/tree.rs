@@ -87,7 +87,7 @@ pub struct RecoveredTree {
 /// How often members that changed while they were hashed are hashed again before `ready` is asked to wait.
 const ROUNDS: usize = 3;
 
-/// What looking at a member costs at least, as bytes to hash.
+/// What looking at a member costs at least, and sealing it, as bytes to hash.
 const MEMBER_BYTES: u64 = 16 * 1024;
 
 /// Content links made under one hold of the decision lock.
@@ -133,13 +133,15 @@ impl TreeWork {
         }
     }
 
-    /// About how many bytes are left, `of_next` of them of the next member: the others as those before.
+    /// About how much is left, as bytes to hash: `of_next` of the next member, of the others as of those before, and the
+    /// seal of all of them.
     fn left(&self, of_next: u64) -> u64 {
         let hashed = self.members.iter().map(|member| member.hashed.len);
         let bytes = hashed.fold(0, u64::saturating_add);
         let mean = bytes / self.members.len().max(1) as u64;
-        let others = self.todo.len() as u64;
-        of_next.saturating_add(others.saturating_mul(mean.max(MEMBER_BYTES)))
+        let others = (self.todo.len() as u64).saturating_mul(mean.max(MEMBER_BYTES));
+        let seal = self.members.len() as u64 * MEMBER_BYTES;
+        of_next.saturating_add(others).saturating_add(seal)
     }
 }
 
