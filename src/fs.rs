@@ -41,6 +41,7 @@ mod reading;
 mod renaming;
 mod sending;
 mod special;
+mod state;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -81,9 +82,9 @@ use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
 use self::times::SetTimes;
-use crate::ready::{Event, IgnoreList, Overview, Settings, Shown};
+use crate::ready::{Event, IgnoreList, Overview, Settings};
 use crate::spool::beneath::At;
-use crate::spool::{Dress, FileState, RecoveredFile, Spool};
+use crate::spool::{Dress, RecoveredFile, Spool};
 
 /// What the file system is told at start.
 #[derive(Clone, Debug)]
@@ -168,7 +169,8 @@ impl Fs {
     ) -> std::io::Result<Arc<Self>> {
         let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
-        let readiness = Arc::new(Readiness::new(Settings::new(config.settle, ignore.clone())));
+        let settings = Settings::new(config.settle, ignore.clone());
+        let readiness = Arc::new(Readiness::new(settings, spool.clone()));
         let outbox = open_root(&spool.outbox_root())?;
         let inbox = open_root(&spool.inbox_root())?;
         let nodes = Nodes::new(
@@ -204,7 +206,7 @@ impl Fs {
             spool,
         });
         for file in fs.spool.recovered() {
-            readiness.feed(Event::Recovered {
+            readiness.feed_held(Event::Recovered {
                 ino: file.ino,
                 path: file.path,
                 incomplete: file.incomplete,
@@ -212,7 +214,7 @@ impl Fs {
         }
         for tree in fs.spool.recovered_trees() {
             let file = |file: RecoveredFile| (file.ino, file.path, file.incomplete);
-            readiness.feed(Event::TreeRecovered {
+            readiness.feed_held(Event::TreeRecovered {
                 tree: tree.tree,
                 root: tree.root,
                 files: tree.files.into_iter().map(file).collect(),
@@ -422,51 +424,6 @@ impl Fs {
             block_size: small(stat.f_bsize),
             fragment_size: small(stat.f_frsize),
             name_max: 255,
-        })
-    }
-
-    /// What `user.meshbox.*` says of a node; empty for directories and everything of ours.
-    fn file_state(&self, id: NodeId) -> Result<FileState, FsError> {
-        if status::is_generated(id) {
-            return Ok(FileState::default());
-        }
-        let (backing, place) = {
-            let nodes = self.nodes.lock();
-            (nodes.backing(id)?, nodes.place(id)?)
-        };
-        if !matches!(backing.kind, Kind::File | Kind::Directory)
-            || (backing.kind == Kind::Directory
-                && (place.area == Area::Inbox || place.path.is_empty()))
-        {
-            return Ok(FileState::default());
-        }
-        let path = place.rel()?;
-        let of = |shown: Shown| FileState {
-            state: shown.to_string(),
-            ..FileState::default()
-        };
-        if backing.kind == Kind::Directory {
-            // Only one that is about to be sent as one bundle has a state of its own.
-            let shown = self.readiness.shown_directory(&path);
-            return Ok(shown.map_or_else(FileState::default, of));
-        }
-        if place.area == Area::Inbox {
-            return Ok(self.spool.inbox_state(&path, backing.ino));
-        }
-        Ok(match self.readiness.shown(backing.ino, &path) {
-            Some(Shown::Ignored(pattern)) => {
-                // Sent nevertheless, if it was in a directory that was sent as one bundle.
-                let sent = self.spool.outbox_state(&path, backing.ino);
-                match sent.bundle {
-                    Some(_) => sent,
-                    None => of(Shown::Ignored(pattern)),
-                }
-            }
-            Some(shown) => FileState {
-                error: self.readiness.failure(backing.ino),
-                ..of(shown)
-            },
-            None => self.spool.outbox_state(&path, backing.ino),
         })
     }
 }

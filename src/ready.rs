@@ -5,12 +5,15 @@
 //! here knows FUSE, the spool or peers.
 //!
 //! # The rule
-//! Everything is kept per inode, and the name is looked up when the seal is due, since a RENAME may be handled before
+//! Everything is kept per inode, and the names are looked up when the seal is due, since a RENAME may be handled before
 //! the RELEASE that precedes it. A name is sealed when no writable handle is open, the content or the name is new, no
 //! writer was killed or had a write fail, no component of the path is ignored, and the settle time has passed since the last close of a
 //! writable handle, truncate, rename or link. The last RELEASE decides; FLUSH comes with every `close` of a duplicate
 //! and never does. The settle time is longer where the name is likely to vanish again: see [`SLOW_SETTLE`] and
 //! `recent.rs`.
+//!
+//! Bytes, mode and time belong to the inode: when they change, every name of it that is not ignored is sealed again, in one
+//! decision once the slowest of them has settled, at most [`NAMES_AT_ONCE`] at a time.
 //!
 //! A directory renamed from an ignored name to an ordinary one is a tree: what was in it is sealed together, and waits
 //! until none of it is open or incomplete; see `tree.rs`.
@@ -21,10 +24,8 @@
 //! 3. Memory holds only inodes that are open for writing, waiting to be sealed, being sealed or incomplete, and for a
 //!    bounded time the names announced last.
 //! 4. An inode that was modified leaves memory by a seal, or by [`Action::Unmark`].
-//!
-//! # Limits
-//! A hard link made before the inode came into memory is not known here: content changed through one name is announced
-//! under the names that were used since.
+//! 5. While an inode is open for writing or was modified, all its names are in memory: the event that brought it there says
+//!    which it had, later ones what became of them.
 //!
 //! # Crash behaviour
 //! All state is lost. [`Action::MarkClosed`] and [`Action::MarkTorn`] come at the operation that decided, not after the
@@ -39,6 +40,7 @@ mod ignore;
 mod inode;
 mod overview;
 mod recent;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -47,9 +49,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::bundle::RelPath;
-pub use event::{Action, Event, Gone, Moved, SealResult, Shown};
+pub use event::{Action, Due, Event, Gone, Moved, SealResult, Shown};
 pub use ignore::{BadPattern, IgnoreList};
-use inode::{Inode, Lifted, Name, Sealing, Torn};
+use inode::{Inode, Lifted, Name, Torn};
 pub use overview::Overview;
 use recent::RecentNames;
 use tree::Tree;
@@ -62,6 +64,8 @@ pub const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
 /// Settle time of names that tend to vanish: `mkstemp` files (rsync renames up to 22 ms after the close on a busy
 /// machine), empty files that nobody wrote (placeholders), and files changed without being open.
 pub const SLOW_SETTLE: Duration = Duration::from_secs(1);
+/// Names of one inode that are sealed in one decision.
+pub const NAMES_AT_ONCE: usize = 256;
 /// After a seal that met a writer of which no event has come yet.
 const CHANGED_RETRY: Duration = Duration::from_millis(10);
 /// First and longest pause after a seal that failed on our own disk; doubled in between. It never gives up: the file
@@ -162,7 +166,13 @@ impl Ready {
                 inode.names = vec![name];
                 self.rearm(ino, &mut out);
             }
-            Event::Opened { ino, path, fh: _ } => {
+            Event::Opened {
+                ino,
+                path,
+                names,
+                fh: _,
+            } => {
+                self.all_named(ino, names);
                 self.named(ino, path).writers += 1;
                 self.rearm(ino, &mut out);
                 self.tree_touched(ino, now);
@@ -170,9 +180,11 @@ impl Ready {
             Event::Truncated {
                 ino,
                 path,
+                names,
                 fh,
                 size,
             } => {
+                self.all_named(ino, names);
                 let inode = self.named(ino, path);
                 inode.modified(fh);
                 if size == 0 && inode.failed.is_some() {
@@ -181,7 +193,7 @@ impl Ready {
                 inode.written = size > 0;
                 self.decide(ino, now, SLOW_SETTLE, &mut out);
             }
-            Event::Dressed { ino, path } => self.dressed(ino, path, now, &mut out),
+            Event::Dressed { ino, names } => self.dressed(ino, names, now, &mut out),
             Event::WriteFailed { ino, fh, errno } => {
                 // One that is closed already is what its writer meant; this one was not let in.
                 if let Some(inode) = self.inodes.get_mut(&ino).filter(|i| i.writers > 0) {
@@ -267,9 +279,7 @@ impl Ready {
                 path,
                 names_left,
             } => self.unlinked(Gone { ino, names_left }, &path, now, &mut out),
-            Event::SealDone { ino, path, result } => {
-                self.seal_done(ino, &path, result, now, &mut out);
-            }
+            Event::SealDone { ino, results } => self.seal_done(ino, results, now, &mut out),
             Event::Recovered {
                 ino,
                 path,
@@ -329,14 +339,26 @@ impl Ready {
             return Some(Shown::Ignored(pattern.to_owned()));
         }
         let inode = inode?;
+        let due = inode.dirty
+            || inode
+                .names
+                .iter()
+                .any(|n| n.due.is_some() && n.path == *path);
         Some(if inode.writers > 0 {
             Shown::Open
-        } else if inode.sealing.is_some() {
+        } else if inode
+            .sealing
+            .as_ref()
+            .is_some_and(|s| s.name(path).is_some())
+        {
             Shown::Sealing
-        } else if inode.failures > 0 {
-            Shown::Retrying
         } else if inode.torn != Torn::No {
             Shown::Incomplete
+        } else if !due {
+            // Something is to be done about another name only.
+            return None;
+        } else if inode.failures > 0 {
+            Shown::Retrying
         } else {
             Shown::Settling
         })
@@ -370,6 +392,13 @@ impl Ready {
             inode.names.push(name);
         }
         inode
+    }
+
+    /// The inode, if it has several names, has these; those that are made from now on are told as they are made.
+    fn all_named(&mut self, ino: Ino, names: Vec<RelPath>) {
+        for path in names {
+            self.named(ino, path);
+        }
     }
 
     /// Something was modified, named or closed: decides what is due when, unless a writer is open, whose close will.
@@ -510,21 +539,30 @@ impl Ready {
 
     /// Programs set mode and time after the last close (`install`, `unzip`, linkers), on a busy machine after the seal.
     /// Later than that it is not for the others. No mark: recovery compares the file with what was announced of it.
-    fn dressed(&mut self, ino: Ino, path: RelPath, now: Duration, out: &mut Vec<Action>) {
+    fn dressed(&mut self, ino: Ino, names: Vec<RelPath>, now: Duration, out: &mut Vec<Action>) {
         let inode = self.inodes.get(&ino);
+        let dirty = inode.is_some_and(|inode| inode.dirty);
         let sealing = inode.is_some_and(|inode| inode.sealing.is_some());
-        let name = inode.and_then(|inode| inode.names.iter().find(|name| name.path == path));
-        let in_tree = self.tree_with(ino, &path);
-        // What is still to be sealed is sealed as it is then.
-        let waits = inode.is_some_and(|inode| inode.dirty)
-            || name.is_some_and(|name| name.due.is_some() && !name.is_dressed())
-            || in_tree.is_some_and(|tree| self.trees.get(&tree).is_some_and(|t| !t.sealing));
-        if waits || !(sealing || in_tree.is_some() || self.recent.is_recent(&path, now)) {
+        let in_tree = |path: &RelPath| self.tree_with(ino, path);
+        // They are those of all its names, if one of them was announced a moment ago.
+        let recent = |path: &RelPath| in_tree(path).is_some() || self.recent.is_recent(path, now);
+        if dirty || !(sealing || names.iter().any(recent)) {
             return;
         }
-        let inode = self.named(ino, path.clone());
-        if let Some(name) = inode.name_mut(&path).filter(|name| !name.is_ignored()) {
+        for path in names {
+            let in_tree = self.tree_with(ino, &path);
+            let tree = in_tree.and_then(|tree| self.trees.get(&tree));
+            let sealing = tree.is_some_and(|tree| tree.sealing);
+            let inode = self.named(ino, path.clone());
+            // What is still to be sealed is sealed as it is then.
+            let Some(name) = inode
+                .name_mut(&path)
+                .filter(|name| !name.is_ignored() && (name.due.is_none() || name.is_dressed()))
+            else {
+                continue;
+            };
             match in_tree {
+                Some(_) if !sealing => continue,
                 Some(_) => name.late = true,
                 None => name.due = Some(now),
             }
@@ -558,84 +596,13 @@ impl Ready {
         self.rearm(gone.ino, out);
     }
 
-    fn seal_done(
-        &mut self,
-        ino: Ino,
-        path: &RelPath,
-        result: SealResult,
-        now: Duration,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(inode) = self.inodes.get_mut(&ino) else {
-            return;
-        };
-        let Some(sealing) = inode.sealing.take_if(|sealing| sealing.path == *path) else {
-            return;
-        };
-        let waiter = self.in_flight.remove(path).flatten();
-        match result {
-            SealResult::Sealed => {
-                inode.failures = 0;
-                let waits = |name: &Name| name.due.is_some() && !name.is_dressed();
-                inode.marked = inode.dirty || inode.names.iter().any(waits);
-                self.recent.sealed(path, now);
-                if let Some(name) = inode.name_mut(path).filter(|name| name.due.is_none()) {
-                    name.forced = false;
-                }
-                self.rearm(ino, out);
-            }
-            SealResult::Changed => {
-                self.recent.forget(path);
-                inode.never_announced(path);
-                // Of one that was only dressed, writing decides what it is now; opening does not.
-                if sealing.renamed_from.as_ref() == Some(path) {
-                    if let Some(name) = inode.name_mut(path) {
-                        name.due = Some(now);
-                        name.renamed_from = sealing.renamed_from;
-                    }
-                } else {
-                    inode.dirty = true;
-                }
-                self.decide(ino, now, CHANGED_RETRY, out);
-            }
-            SealResult::Failed => {
-                self.recent.forget(path);
-                inode.never_announced(path);
-                let (first, longest) = FAILED_RETRY;
-                let pause = first
-                    .saturating_mul(1 << inode.failures.min(16))
-                    .min(longest);
-                inode.failures += 1;
-                if let Some(name) = inode.name_mut(path) {
-                    name.renamed_from = sealing.renamed_from;
-                    name.due = name.due.max(Some(now + pause));
-                }
-                self.rearm(ino, out);
-            }
-            SealResult::Gone => {
-                self.recent.forget(path);
-                inode.never_announced(path);
-                inode.names.retain(|name| name.path != *path);
-                self.rearm(ino, out);
-            }
-        }
-        if let Some(waiter) = waiter {
-            self.rearm(waiter, out);
-        }
-    }
-
     /// Sets the timer of an inode by what is due, or forgets the inode if nothing is left to do.
     fn rearm(&mut self, ino: Ino, out: &mut Vec<Action>) {
         let Some(inode) = self.inodes.get_mut(&ino) else {
             return;
         };
         let idle = inode.writers == 0 && inode.sealing.is_none();
-        let due = inode
-            .names
-            .iter()
-            .filter_map(|name| name.due)
-            .min()
-            .filter(|_| idle);
+        let due = inode.due().filter(|_| idle);
         if inode.timer != due {
             if let Some(old) = inode.timer {
                 self.timers.remove(&(old, ino));
@@ -645,7 +612,7 @@ impl Ready {
         if let Some(due) = due {
             self.timers.insert((due, ino));
         }
-        let incomplete = inode.dirty && !inode.names.is_empty();
+        let incomplete = inode.dirty && inode.wanted().next().is_some();
         let late = inode.names.iter().any(|name| name.late);
         if !idle || due.is_some() || incomplete || late {
             return;
@@ -658,45 +625,6 @@ impl Ready {
         self.inodes.remove(&ino);
         if self.inodes.is_empty() && self.inodes.capacity() > KEPT_CAPACITY {
             self.inodes.shrink_to(KEPT_CAPACITY);
-        }
-    }
-
-    /// Seals what is due.
-    fn fire(&mut self, now: Duration, out: &mut Vec<Action>) {
-        self.fire_trees(now, out);
-        while let Some((at, ino)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            self.timers.remove(&(at, ino));
-            let Some(inode) = self.inodes.get_mut(&ino) else {
-                continue;
-            };
-            inode.timer = None;
-            let Some(name) = inode
-                .names
-                .iter_mut()
-                .filter(|n| n.due.is_some())
-                .min_by_key(|n| n.due)
-            else {
-                continue;
-            };
-            if let Some(waiter) = self.in_flight.get_mut(&name.path) {
-                // Another inode's version of this path comes first; its outcome sets our timer again.
-                *waiter = Some(ino);
-                continue;
-            }
-            name.due = None;
-            let path = name.path.clone();
-            let renamed_from = name.renamed_from.take();
-            inode.sealing = Some(Sealing {
-                path: path.clone(),
-                renamed_from: renamed_from.clone(),
-            });
-            self.in_flight.insert(path.clone(), None);
-            self.recent.note(&path, now);
-            out.push(Action::Seal {
-                ino,
-                path,
-                renamed_from,
-            });
         }
     }
 }

@@ -28,7 +28,9 @@ mod intake;
 mod jobs;
 mod journal;
 mod layout;
+mod links;
 mod listen;
+mod marks;
 mod membership;
 mod outbox;
 mod part;
@@ -61,7 +63,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -276,40 +278,50 @@ pub enum Event {
 pub struct SealRequest {
     /// The inode's write gate.
     pub gate: Arc<Gate>,
-    /// Its name at this moment, below `outbox/`.
+    /// Its names that are to be sent at this moment; one bundle for each.
+    pub names: Vec<SealName>,
+    /// Further names follow in a request of their own: its mark stays until then.
+    pub more: bool,
+    /// Urgency.
+    pub priority: Priority,
+    /// Called once, on a sealer thread, with what came of each name; not if the daemon ends first.
+    pub done: Box<dyn FnOnce(Vec<SealOutcome>) + Send>,
+}
+
+/// A name under which a file is to be sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealName {
+    /// Below `outbox/`.
     pub path: RelPath,
     /// The name it had when it was last announced, if it was only renamed since; for the log. What the manifest says
     /// comes from the spool's own rows, which survive a restart. Its own name: only its mode or time may be new since; who
     /// shows it changes that in place, and nothing is sent if it is as it was announced.
     pub renamed_from: Option<RelPath>,
-    /// Urgency.
-    pub priority: Priority,
-    /// Called once, on a sealer thread, with what came of it; not if the daemon ends first.
-    pub done: Box<dyn FnOnce(SealOutcome) + Send>,
 }
 
 impl std::fmt::Debug for SealRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SealRequest")
             .field("ino", &self.gate.ino())
-            .field("path", &self.path)
-            .field("renamed_from", &self.renamed_from)
+            .field("names", &self.names)
             .field("priority", &self.priority)
             .finish_non_exhaustive()
     }
 }
 
-/// What came of a [`SealRequest`].
-#[derive(Debug)]
+/// What came of one name of a [`SealRequest`]. Those that are not gone all have the same.
+#[derive(Clone, Debug)]
 pub enum SealOutcome {
     /// Sealed; offers are on their way, durability follows within a fraction of a second.
     Sealed(BundleId),
     /// A writer came in between; the result was thrown away. The next last close asks again.
     Changed,
+    /// Its bytes are not those that its writer closed: marked as torn.
+    Incomplete,
     /// The name shows another inode by now, or nothing.
     Gone,
     /// Our disk failed; the file stays marked and is tried again at the next start, or when asked again.
-    Failed(SpoolError),
+    Failed(Arc<SpoolError>),
 }
 
 /// What the attributes of a file say (`user.meshbox.*`).
@@ -526,6 +538,8 @@ pub struct Spool {
     recovered: Mutex<Vec<RecoveredFile>>,
     recovered_trees: Mutex<Vec<RecoveredTree>>,
     next_tree: AtomicU64,
+    /// Whether any inode of the outbox has, or had since the start, more than one name.
+    any_links: AtomicBool,
     /// The bundles of many files that were used last; a few, so that it is bounded.
     large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
     bells: RwLock<Vec<Bell>>,
@@ -624,6 +638,7 @@ impl Spool {
             recovered: Mutex::default(),
             recovered_trees: Mutex::default(),
             next_tree: AtomicU64::new(1),
+            any_links: AtomicBool::new(false),
             large_manifests: Mutex::default(),
             bells: RwLock::default(),
             observer: RwLock::default(),

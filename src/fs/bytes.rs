@@ -197,8 +197,12 @@ impl Fs {
                 // It is new whether or not anything is written.
                 guard.reshaped();
             }
-            if let Some(event) = event {
-                fs.readiness.feed(event);
+            if let Some(mut event) = event {
+                if let Event::Opened { names, .. } = &mut event {
+                    // With the gate locked: what is linked meanwhile is not sealed before the machine hears of this.
+                    *names = fs.spool.names_of(file.ino);
+                }
+                fs.readiness.feed_held(event);
             }
             fs.handles.insert(file.fh, Handle::File(file.clone()));
             let opened = Ok(Opened {
@@ -242,6 +246,7 @@ impl Fs {
             (Some(_), Some(path)) if named => Some(Event::Opened {
                 ino: file.ino,
                 path: path.clone(),
+                names: Vec::new(),
                 fh: file.fh,
             }),
             (Some(_), Some(_) | None) | (None, _) => None,
@@ -469,7 +474,7 @@ impl Fs {
         }
         if written > 0 {
             tail = guard.wrote(offset, written as u64);
-            self.readiness.feed(Event::Wrote {
+            self.readiness.feed_held(Event::Wrote {
                 ino: file.ino,
                 fh: file.fh,
             });
@@ -542,7 +547,8 @@ impl Fs {
         let fs = self.clone();
         self.gated(&gate, move |guard| {
             guard.remove_writer();
-            fs.readiness.feed(Event::Released { ino: file.ino, fh });
+            fs.readiness
+                .feed_held(Event::Released { ino: file.ino, fh });
             let unneeded = fs.nodes.lock().released(file.node, &file);
             drop(unneeded);
             if guard.writers() == 0 {
@@ -638,9 +644,13 @@ impl Fs {
         let file = &modify.file;
         self.set_times.over(file.ino);
         let size = size_of(file)?;
-        self.readiness.feed(Event::Truncated {
+        self.readiness.feed_held(Event::Truncated {
             ino: file.ino,
             path: modify.path.clone(),
+            names: match fh {
+                Some(_) => Vec::new(),
+                None => self.spool.names_of(file.ino),
+            },
             fh,
             size,
         });

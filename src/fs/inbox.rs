@@ -448,11 +448,13 @@ impl Fs {
                 fs.readiness.feed(Event::Opened {
                     ino,
                     path: path.clone(),
+                    names: Vec::new(),
                     fh,
                 });
                 fs.readiness.feed(Event::Truncated {
                     ino,
                     path,
+                    names: Vec::new(),
                     fh: Some(fh),
                     size,
                 });

@@ -191,15 +191,19 @@ impl Fs {
         let entry = self.entry(at.parent, at.name, Area::Outbox, &stat)?;
         let (ino, fh) = (stat.st_ino, self.handles.number());
         let path = place.rel()?;
-        self.readiness.feed(Event::Created {
+        let created = Event::Created {
             ino,
             path,
             fh,
             rdwr: false,
             excl: false,
             mode: mode & 0o7777,
-        });
-        self.readiness.feed(Event::Released { ino, fh });
+        };
+        // Nobody knows of it before the answer.
+        let gate = self.spool.gate(ino);
+        let _held = gate.try_lock();
+        self.readiness.feed_held(created);
+        self.readiness.feed_held(Event::Released { ino, fh });
         Ok(entry)
     }
 
@@ -344,9 +348,11 @@ impl Fs {
         let stat = self.stat_at(&to_place)?;
         let entry = self.entry(to.parent, to.name, Area::Outbox, &stat)?;
         if kind_of(&stat) == Some(Kind::File) {
+            let path = to_place.rel()?;
+            self.spool.outbox_linked(stat.st_ino, &from.rel()?, &path);
             self.readiness.feed(Event::Linked {
                 ino: stat.st_ino,
-                path: to_place.rel()?,
+                path,
             });
         }
         Ok(entry)
@@ -393,10 +399,12 @@ impl Fs {
             && travels
             && backing.kind == Kind::File
         {
-            self.readiness.feed(Event::Dressed {
-                ino: backing.ino,
-                path: place.rel()?,
-            });
+            let ino = backing.ino;
+            let mut names = self.spool.names_of(ino);
+            if names.is_empty() {
+                names.push(place.rel()?);
+            }
+            self.readiness.feed(Event::Dressed { ino, names });
         }
         Ok(self.attr(id, &self.stat_node(id)?))
     }

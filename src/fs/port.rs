@@ -28,6 +28,8 @@ pub(crate) trait SpoolPort: Send + Sync {
     fn mark_closed(&self, ino: u64, path: &RelPath);
     fn mark_torn(&self, ino: u64, path: &RelPath);
     fn unmark(&self, ino: u64);
+    fn mend_mark(&self, ino: u64);
+    fn unmark_closed(&self, ino: u64);
     fn seal(&self, request: SealRequest);
     fn tree_renaming(
         &self,
@@ -44,6 +46,8 @@ pub(crate) trait SpoolPort: Send + Sync {
     fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool);
     fn outbox_exchanged(&self, a: &RelPath, b: &RelPath);
     fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64);
+    fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath);
+    fn names_of(&self, ino: u64) -> Vec<RelPath>;
     fn visible_links(&self, ino: u64, st_nlink: u64) -> u64;
     fn recovered(&self) -> Vec<RecoveredFile>;
     fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState;
@@ -105,6 +109,12 @@ impl SpoolPort for Spool {
     fn unmark(&self, ino: u64) {
         self.unmark(ino);
     }
+    fn mend_mark(&self, ino: u64) {
+        self.mend_mark(ino);
+    }
+    fn unmark_closed(&self, ino: u64) {
+        self.unmark_closed(ino);
+    }
     fn seal(&self, request: SealRequest) {
         self.seal(request);
     }
@@ -138,6 +148,12 @@ impl SpoolPort for Spool {
     }
     fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
         self.outbox_removed(path, ino, visible_links);
+    }
+    fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
+        self.outbox_linked(ino, from, to);
+    }
+    fn names_of(&self, ino: u64) -> Vec<RelPath> {
+        self.names_of(ino)
     }
     fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
         self.visible_links(ino, st_nlink)

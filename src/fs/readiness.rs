@@ -1,21 +1,28 @@
 //! Drives the state machine of [`crate::ready`]: feeds it what happened, wakes it when its time comes, and carries out
 //! what it decides.
 //!
+//! Marks are made by whoever feeds, before the operation is answered: what a RELEASE decided must outlive a kill right
+//! after it. Who holds the gate of the inode says so ([`Readiness::feed_held`]); for others an inode that is open stays
+//! marked as such, and its close decides.
+//!
 //! # Threads
-//! Feeding takes one short mutex and never does I/O, so it is done under the gate or the tree lock, in the order of
-//! the operations. One thread, `ready-timer`, carries out all actions in the order they were decided; its queue holds
-//! at most the few actions that each file of the state machine has outstanding.
+//! Feeding takes one short mutex, and is done under the gate or the tree lock, in the order of the operations; a mark is one
+//! append to the journal's log, after that mutex. One thread, `ready-timer`, carries out all other actions in the order
+//! they were decided; its queue holds at most the few actions that each file of the state machine has outstanding.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::port::SpoolPort;
 use crate::bundle::RelPath;
 use crate::ready::{Action, Event, Overview, Ready, Settings, Shown};
 
 /// The state machine with its clock.
 pub(crate) struct Readiness {
+    spool: Arc<dyn SpoolPort>,
     start: Instant,
     state: Mutex<State>,
     bell: Condvar,
@@ -28,13 +35,14 @@ struct State {
 }
 
 impl Readiness {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings, spool: Arc<dyn SpoolPort>) -> Self {
         let state = State {
             ready: Ready::new(settings),
             actions: VecDeque::new(),
             stopped: false,
         };
         Self {
+            spool,
             start: Instant::now(),
             state: Mutex::new(state),
             bell: Condvar::new(),
@@ -45,12 +53,58 @@ impl Readiness {
         self.start.elapsed()
     }
 
-    /// Something happened to a file of the outbox.
+    /// Something happened to a file of the outbox whose gate the caller does not hold.
     pub(crate) fn feed(&self, event: Event) {
+        for action in self.decide(event) {
+            match action {
+                Action::MarkClosed { ino, .. } => self.spool.mend_mark(ino),
+                Action::Unmark { ino } => self.spool.unmark_closed(ino),
+                Action::MarkTorn { .. }
+                | Action::Seal { .. }
+                | Action::SealTree { .. }
+                | Action::DropTree { .. }
+                | Action::CountIgnored { .. } => {}
+            }
+        }
+    }
+
+    /// Something happened to a file of the outbox whose gate the caller holds, or that nobody else can be at.
+    pub(crate) fn feed_held(&self, event: Event) {
+        for action in self.decide(event) {
+            match action {
+                Action::MarkClosed { ino, path } => self.spool.mark_closed(ino, &path),
+                Action::MarkTorn { ino, path } => {
+                    tracing::info!(%path, "its writer was killed, or a write failed: held back as incomplete");
+                    self.spool.mark_torn(ino, &path);
+                }
+                Action::Unmark { ino } => self.spool.unmark(ino),
+                Action::Seal { .. }
+                | Action::SealTree { .. }
+                | Action::DropTree { .. }
+                | Action::CountIgnored { .. } => {}
+            }
+        }
+    }
+
+    /// Feeds the machine and queues what the timer is to carry out; gives the marks to be made.
+    fn decide(&self, event: Event) -> Vec<Action> {
         let mut state = self.state.lock();
         let before = state.ready.next_deadline();
         let now = self.now();
-        let actions = state.ready.handle(event, now);
+        let mut actions = state.ready.handle(event, now);
+        let is_mark = |action: &Action| {
+            matches!(
+                action,
+                Action::MarkClosed { .. } | Action::MarkTorn { .. } | Action::Unmark { .. }
+            )
+        };
+        let marks = if actions.iter().any(is_mark) {
+            let (marks, others) = actions.into_iter().partition(is_mark);
+            actions = others;
+            marks
+        } else {
+            Vec::new()
+        };
         // Who waits for an earlier deadline finds a later one by itself.
         let sooner = match (state.ready.next_deadline(), before) {
             (Some(now), Some(before)) => now < before,
@@ -63,6 +117,7 @@ impl Readiness {
         if ring {
             self.bell.notify_one();
         }
+        marks
     }
 
     /// What to show of a file that is not sealed; `None` if the spool knows it better.
@@ -121,7 +176,7 @@ impl Readiness {
                 None => self.bell.wait(&mut state),
             }
         }
-        // What was decided is done: a file that was closed must have its mark.
+        // What was decided is done.
         while let Some(action) = state.actions.pop_front() {
             parking_lot::MutexGuard::unlocked(&mut state, || carry_out(action));
         }

@@ -1,7 +1,6 @@
 //! Carries out what the state machine decided, through the spool.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -12,11 +11,8 @@ use super::error::FsError;
 use super::inode::{Area, Place};
 use super::special::beneath;
 use crate::bundle::{Priority, RelPath};
-use crate::ready::{Action, Event, SealResult, Shown};
-use crate::spool::{SealOutcome, SealRequest, TreeRequest};
-
-/// A RELEASE feeds the state machine with its gate locked and opens it microseconds later: not worth another thread.
-const GATE_PATIENCE: Duration = Duration::from_micros(200);
+use crate::ready::{Action, Due, Event, SealResult, Shown};
+use crate::spool::{SealName, SealOutcome, SealRequest, TreeRequest};
 
 impl Fs {
     /// `meshbox send`: sends a path below `outbox/` now, whatever `ready` says (incomplete, ignored).
@@ -67,11 +63,7 @@ impl Fs {
 
     pub(crate) fn carry_out(self: &Arc<Self>, action: Action) {
         match action {
-            Action::Seal {
-                ino,
-                path,
-                renamed_from,
-            } => self.seal(ino, path, renamed_from),
+            Action::Seal { ino, names, more } => self.seal(ino, names, more),
             Action::SealTree {
                 tree,
                 root,
@@ -79,12 +71,8 @@ impl Fs {
                 directories,
             } => self.seal_tree(tree, root, files, directories),
             Action::DropTree { tree } => self.spool.tree_dropped(tree),
-            Action::MarkClosed { ino, path } => self.mark_closed(ino, path),
-            Action::MarkTorn { ino, path } => {
-                tracing::info!(%path, "its writer was killed, or a write failed: held back as incomplete");
-                self.spool.mark_torn(ino, &path);
-            }
-            Action::Unmark { ino } => self.spool.unmark(ino),
+            // Made by whoever fed the machine.
+            Action::MarkClosed { .. } | Action::MarkTorn { .. } | Action::Unmark { .. } => {}
             Action::CountIgnored { path } => {
                 tracing::debug!(%path, "not sent: the name is on the ignore list");
                 self.spool.count_ignored();
@@ -92,67 +80,45 @@ impl Fs {
         }
     }
 
-    /// A late mark must not hide that the file is open again, so it is made under the gate; in the pool if somebody
-    /// holds that for longer than the RELEASE that brought us here.
-    fn mark_closed(self: &Arc<Self>, ino: u64, path: RelPath) {
-        let gate = self.spool.gate(ino);
-        if let Some(guard) = gate.lock_for(GATE_PATIENCE) {
-            if guard.writers() == 0 {
-                self.spool.mark_closed(ino, &path);
-            }
-            return;
-        }
-        let (fs, gate) = (self.clone(), gate.clone());
-        self.pool.submit(Box::new(move || {
-            let guard = gate.lock();
-            if guard.writers() == 0 {
-                fs.spool.mark_closed(ino, &path);
-            }
-        }));
-    }
-
-    fn seal(self: &Arc<Self>, ino: u64, path: RelPath, renamed_from: Option<RelPath>) {
-        let renamed_from = renamed_from.filter(|from| {
-            // Only its mode or time is new.
-            if *from == path {
-                return true;
-            }
-            let _tree = self.tree.read();
-            let from = Place {
-                area: Area::Outbox,
-                path: from.as_bytes().to_vec(),
-            };
-            matches!(
-                self.stat_at(&from),
-                Err(FsError::NotFound | FsError::Os(Errno::NOENT | Errno::NOTDIR))
-            )
-        });
+    fn seal(self: &Arc<Self>, ino: u64, names: Vec<Due>, more: bool) {
+        let names: Vec<SealName> = names
+            .into_iter()
+            .map(|Due { path, renamed_from }| {
+                let renamed_from =
+                    renamed_from.filter(|from| *from == path || !self.is_there(from));
+                SealName { path, renamed_from }
+            })
+            .collect();
+        let paths: Vec<RelPath> = names.iter().map(|name| name.path.clone()).collect();
         let readiness = self.readiness.clone();
-        let sealed_path = path.clone();
-        let done = Box::new(move |outcome| {
-            let path = sealed_path;
-            let result = match outcome {
-                SealOutcome::Sealed(bundle) => {
-                    tracing::debug!(%path, ?bundle, "sealed");
-                    SealResult::Sealed
-                }
-                SealOutcome::Changed => SealResult::Changed,
-                SealOutcome::Gone => SealResult::Gone,
-                SealOutcome::Failed(error) => {
-                    tracing::warn!(%path, %error, "a file could not be sealed");
-                    SealResult::Failed
-                }
-            };
-            readiness.feed(Event::SealDone { ino, path, result });
+        let done = Box::new(move |outcomes: Vec<SealOutcome>| {
+            let results = paths.into_iter().zip(outcomes.iter().map(result_of));
+            readiness.feed(Event::SealDone {
+                ino,
+                results: results.collect(),
+            });
         });
         let gate = self.spool.gate(ino);
         self.spool.seal(SealRequest {
             gate,
-            path,
-            renamed_from,
+            names,
+            more,
             priority: Priority::Routine,
             done,
         });
+    }
+
+    /// Whether a name of the outbox shows anything.
+    fn is_there(&self, path: &RelPath) -> bool {
+        let _tree = self.tree.read();
+        let place = Place {
+            area: Area::Outbox,
+            path: path.as_bytes().to_vec(),
+        };
+        !matches!(
+            self.stat_at(&place),
+            Err(FsError::NotFound | FsError::Os(Errno::NOENT | Errno::NOTDIR))
+        )
     }
 
     fn seal_tree(
@@ -164,12 +130,7 @@ impl Fs {
     ) {
         let readiness = self.readiness.clone();
         let done = Box::new(move |outcome| {
-            let result = match outcome {
-                SealOutcome::Sealed(_) => SealResult::Sealed,
-                SealOutcome::Changed => SealResult::Changed,
-                SealOutcome::Gone => SealResult::Gone,
-                SealOutcome::Failed(_) => SealResult::Failed,
-            };
+            let result = result_of(&outcome);
             readiness.feed(Event::TreeDone { tree, result });
         });
         self.spool.seal_tree(TreeRequest {
@@ -180,5 +141,15 @@ impl Fs {
             priority: Priority::Routine,
             done,
         });
+    }
+}
+
+fn result_of(outcome: &SealOutcome) -> SealResult {
+    match outcome {
+        SealOutcome::Sealed(_) => SealResult::Sealed,
+        SealOutcome::Changed => SealResult::Changed,
+        SealOutcome::Incomplete => SealResult::Incomplete,
+        SealOutcome::Gone => SealResult::Gone,
+        SealOutcome::Failed(_) => SealResult::Failed,
     }
 }

@@ -9,6 +9,8 @@ mod ignored;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod listing;
 #[cfg(test)]
 mod planted;
@@ -34,8 +36,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::bundle::RelPath;
 use crate::spool::{
-    Gate, GateGuard, InboxObserver, NewName, RecoveredFile, RecoveredTree, SealOutcome,
-    SealRequest, SpoolConfig, SpoolError, TreeRequest,
+    FileState, Gate, GateGuard, InboxObserver, NewName, RecoveredFile, RecoveredTree, SealName,
+    SealOutcome, SealRequest, SpoolConfig, SpoolError, TreeRequest,
 };
 
 /// How long a test waits for what must come.
@@ -53,6 +55,7 @@ pub(crate) enum Saw {
     Closed(String),
     Torn(String),
     Unmark,
+    Mended,
     Renamed(String, String, bool),
     Exchanged(String, String),
     Removed(String, u64),
@@ -131,12 +134,26 @@ impl SpoolPort for FakeSpool {
     fn unmark(&self, _ino: u64) {
         self.say(Saw::Unmark);
     }
+    fn mend_mark(&self, _ino: u64) {
+        self.say(Saw::Mended);
+    }
+    fn unmark_closed(&self, _ino: u64) {
+        self.say(Saw::Unmark);
+    }
+    fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
+        self.real.outbox_linked(ino, from, to);
+    }
+    fn names_of(&self, ino: u64) -> Vec<RelPath> {
+        self.real.names_of(ino)
+    }
     fn seal(&self, request: SealRequest) {
-        self.say(Saw::Seal(
-            request.path.to_string(),
-            request.renamed_from.map(|from| from.to_string()),
-        ));
-        (request.done)(SealOutcome::Sealed(crate::bundle::BundleId([7; 32])));
+        let outcome = SealOutcome::Sealed(crate::bundle::BundleId([7; 32]));
+        let outcomes = vec![outcome; request.names.len()];
+        for SealName { path, renamed_from } in request.names {
+            let from = renamed_from.map(|from| from.to_string());
+            self.say(Saw::Seal(path.to_string(), from));
+        }
+        (request.done)(outcomes);
     }
     fn tree_renaming(
         &self,
@@ -174,7 +191,8 @@ impl SpoolPort for FakeSpool {
     fn outbox_exchanged(&self, a: &RelPath, b: &RelPath) {
         self.say(Saw::Exchanged(a.to_string(), b.to_string()));
     }
-    fn outbox_removed(&self, path: &RelPath, _ino: u64, visible_links: u64) {
+    fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
+        self.real.outbox_removed(path, ino, visible_links);
         self.say(Saw::Removed(path.to_string(), visible_links));
     }
     fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {

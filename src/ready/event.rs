@@ -29,6 +29,8 @@ pub enum Event {
         ino: Ino,
         /// The name it was opened by.
         path: RelPath,
+        /// All its names, if it has several.
+        names: Vec<RelPath>,
         /// The handle.
         fh: u64,
     },
@@ -45,6 +47,8 @@ pub enum Event {
         ino: Ino,
         /// Its name.
         path: RelPath,
+        /// All its names, if it has several; of one that is open they are known.
+        names: Vec<RelPath>,
         /// The handle, if it was done through one.
         fh: Option<u64>,
         /// The size afterwards.
@@ -54,8 +58,8 @@ pub enum Event {
     Dressed {
         /// The inode.
         ino: Ino,
-        /// Its name.
-        path: RelPath,
+        /// Its names.
+        names: Vec<RelPath>,
     },
     /// A modification failed for want of space, or on the disk: the file is not what its writer meant.
     WriteFailed {
@@ -160,10 +164,8 @@ pub enum Event {
     SealDone {
         /// The inode.
         ino: Ino,
-        /// The path of the action.
-        path: RelPath,
-        /// What came of it.
-        result: SealResult,
+        /// What came of each name of the action. Those that are not gone all have the same.
+        results: Vec<(RelPath, SealResult)>,
     },
     /// Recovery found a file that was not sealed when the daemon last ended.
     Recovered {
@@ -225,24 +227,35 @@ pub enum SealResult {
     Sealed,
     /// A writer came in between; the next last close decides again.
     Changed,
+    /// Its bytes are not what its writer meant: held back.
+    Incomplete,
     /// Our disk failed; tried again later.
     Failed,
     /// The inode has no longer that name.
     Gone,
 }
 
+/// A name to be sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The name to announce.
+    pub path: RelPath,
+    /// The name it was announced by before, if only the name is new. Not to be passed on if another file has that
+    /// name by now. The same name: it was announced so, and only its mode or time may be new.
+    pub renamed_from: Option<RelPath>,
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The file is ready: seal it.
+    /// The file is ready: seal it under these names, in one decision.
     Seal {
         /// The inode.
         ino: Ino,
-        /// The name to announce.
-        path: RelPath,
-        /// The name it was announced by before, if only the name is new. Not to be passed on if another file has that
-        /// name by now. The same name: it was announced so, and only its mode or time may be new.
-        renamed_from: Option<RelPath>,
+        /// The names, in their order.
+        names: Vec<Due>,
+        /// Further names follow: its mark stays.
+        more: bool,
     },
     /// The tree is ready: seal all of it as one bundle.
     SealTree {

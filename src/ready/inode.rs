@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::event::Due;
 use crate::bundle::RelPath;
 
 /// Whether a writer was killed.
@@ -16,11 +17,15 @@ pub(super) enum Torn {
     Past,
 }
 
-/// A seal that is under way.
+/// A seal that is under way, with its names in their order.
 #[derive(Debug)]
-pub(super) struct Sealing {
-    pub(super) path: RelPath,
-    pub(super) renamed_from: Option<RelPath>,
+pub(super) struct Sealing(pub(super) Vec<Due>);
+
+impl Sealing {
+    pub(super) fn name(&self, path: &RelPath) -> Option<&Due> {
+        let at = self.0.binary_search_by(|due| due.path.cmp(path)).ok()?;
+        self.0.get(at)
+    }
 }
 
 #[derive(Debug)]
@@ -75,7 +80,7 @@ pub(super) struct Inode {
     pub(super) torn: Torn,
     /// The error of the write that failed, if that is what made it torn.
     pub(super) failed: Option<i32>,
-    /// The names used since the inode came into memory; nearly always one.
+    /// All names of one that may be modified, else those that something is to be done about; nearly always one.
     pub(super) names: Vec<Name>,
     pub(super) sealing: Option<Sealing>,
     /// Seals that failed in a row.
@@ -131,15 +136,16 @@ impl Inode {
         Some(self.names.remove(at))
     }
 
+    /// When something is to be sealed: what the user asked for at once, the others together when the slowest of them has
+    /// settled.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let forced = self.names.iter().filter(|name| name.forced);
+        let forced = forced.filter_map(|name| name.due).min();
+        forced.or_else(|| self.names.iter().filter_map(|name| name.due).max())
+    }
+
     /// Names that are to be sent when the content is.
     pub(super) fn wanted(&self) -> impl Iterator<Item = &Name> {
         self.names.iter().filter(|name| !name.is_ignored())
-    }
-
-    /// The seal under `path` came to nothing, so no other name supersedes it.
-    pub(super) fn never_announced(&mut self, path: &RelPath) {
-        for name in &mut self.names {
-            name.renamed_from.take_if(|from| from == path);
-        }
     }
 }

@@ -22,7 +22,7 @@ impl Ready {
             .inodes
             .values()
             .filter(|inode| inode.torn != Torn::No && !is_unsealed(inode))
-            .filter_map(|inode| inode.wanted().next())
+            .flat_map(|inode| inode.wanted())
             .map(|name| name.path.clone())
             .collect();
         incomplete.sort();
@@ -97,8 +97,7 @@ mod tests {
         assert_eq!(ready.overview(9), waiting, "being sealed");
         let done = Event::SealDone {
             ino,
-            path: to,
-            result: SealResult::Sealed,
+            results: vec![(to, SealResult::Sealed)],
         };
         ready.handle(done, at);
         assert_eq!(ready.overview(9), Overview::default());

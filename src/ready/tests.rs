@@ -5,6 +5,8 @@ mod dressed;
 #[cfg(test)]
 mod exchanges;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod trees;
 
 use std::collections::{BTreeMap, HashSet};
@@ -28,7 +30,7 @@ struct Player {
     seals: Vec<String>,
     /// What the next seals come to; `Sealed` when empty. `None`: no answer until `answer`.
     results: Vec<Option<SealResult>>,
-    waiting: Vec<(Ino, RelPath)>,
+    waiting: Vec<(Ino, Vec<RelPath>)>,
     /// The same for trees, the last first.
     tree_results: Vec<Option<SealResult>>,
     other: Vec<Action>,
@@ -74,34 +76,32 @@ impl Player {
                 }
                 continue;
             }
-            let Action::Seal {
-                ino,
-                path,
-                renamed_from,
-            } = action
-            else {
+            let Action::Seal { ino, names, .. } = action else {
                 self.other.push(action);
                 continue;
             };
-            let from = renamed_from
-                .map(|from| format!("<{from}"))
-                .unwrap_or_default();
-            self.seals.push(format!("{path}{from}@{}", self.now));
+            let named = |Due { path, renamed_from }: &Due| match renamed_from {
+                Some(from) => format!("{path}<{from}"),
+                None => path.to_string(),
+            };
+            let words: Vec<String> = names.iter().map(named).collect();
+            self.seals.push(format!("{}@{}", words.join("+"), self.now));
+            let paths: Vec<RelPath> = names.into_iter().map(|name| name.path).collect();
             let result = if self.results.is_empty() {
                 Some(SealResult::Sealed)
             } else {
                 self.results.remove(0)
             };
             match result {
-                Some(result) => self.event(Event::SealDone { ino, path, result }),
-                None => self.waiting.push((ino, path)),
+                Some(result) => self.event(done(ino, paths, result)),
+                None => self.waiting.push((ino, paths)),
             }
         }
     }
 
     fn answer(&mut self, result: SealResult) {
-        let (ino, path) = self.waiting.remove(0);
-        self.event(Event::SealDone { ino, path, result });
+        let (ino, paths) = self.waiting.remove(0);
+        self.event(done(ino, paths, result));
     }
 
     fn until(&mut self, then: u64) {
@@ -139,21 +139,25 @@ impl Player {
                         0o100644
                     },
                 },
+                // All its names, if it has several.
                 "open" => Event::Opened {
                     ino,
                     path: name(3),
+                    names: several(&words[3..]),
                     fh,
                 },
                 "write" => Event::Wrote { ino, fh },
                 "trunc" => Event::Truncated {
                     ino,
                     path: name(3),
+                    names: Vec::new(),
                     fh: Some(fh),
                     size: number(4),
                 },
                 "truncpath" => Event::Truncated {
                     ino,
                     path: name(3),
+                    names: several(&words[5..]),
                     fh: None,
                     size: number(4),
                 },
@@ -205,7 +209,10 @@ impl Player {
                         unknown => panic!("{unknown}"),
                     },
                 },
-                "dress" => Event::Dressed { ino, path: name(3) },
+                "dress" => Event::Dressed {
+                    ino,
+                    names: words[3..].iter().map(|word| path(word)).collect(),
+                },
                 "send" => Event::SendNow { ino, path: name(3) },
                 unknown => panic!("{unknown}"),
             });
@@ -226,6 +233,17 @@ impl Player {
         let files = r.inodes.is_empty() && r.timers.is_empty() && r.in_flight.is_empty();
         let trees = r.trees.is_empty() && r.tree_of.is_empty() && r.tree_timers.is_empty();
         files && trees && r.recent.is_empty()
+    }
+}
+
+fn several(words: &[&str]) -> Vec<RelPath> {
+    words.iter().map(|word| path(word)).collect()
+}
+
+fn done(ino: Ino, paths: Vec<RelPath>, result: SealResult) -> Event {
+    Event::SealDone {
+        ino,
+        results: paths.into_iter().map(|path| (path, result)).collect(),
     }
 }
 
@@ -322,9 +340,9 @@ const TRACES: &[(&str, &str, &str)] = &[
     ("reopen within the settle time", "0 create 1 f w; 1 write 1; 2 release 1; 4 open 1 f; 3000 release 1", "f@3005"),
     ("two writers", "0 create 1 f w; 1 open 1:7 f; 2 write 1; 3 release 1; 500 write 1:7; 501 release 1:7", "f@506"),
     ("ln of a sent file", "0 link 1 g", "g@5"),
-    ("ln of a waiting file", "0 create 1 f w; 1 write 1; 2 release 1; 3 link 1 g", "f@8 g@8"),
+    ("ln of a waiting file", "0 create 1 f w; 1 write 1; 2 release 1; 3 link 1 g", "f+g@8"),
     ("ln to an ignored name", "0 link 1 g.tmp", ""),
-    ("write through one of two used names", "0 open 1 a; 0 write 1; 0 link 1 b; 1 release 1; 2000 open 1 a; 2000 release 1", "a@6 b@6"),
+    ("write through one of two used names", "0 open 1 a; 0 write 1; 0 link 1 b; 1 release 1; 2000 open 1 a; 2000 release 1", "a+b@6"),
     ("pausing writer", "0 create 1 f w; 1 write 1; 10001 write 1; 10002 release 1", "f@10007"),
     ("cp killed", "0 create 1 f wx; 1 write 1; 2 kill 1; 2 release 1; 5000 unlink 1 f 0", ""),
     ("cp killed, copied again", "0 create 1 f wx; 1 write 1; 2 kill 1; 2 release 1; 5000 open 1 f; 5000 trunc 1 f 0; 5001 write 1; 5002 release 1", "f@5007"),
@@ -628,7 +646,7 @@ struct File {
     handles: Vec<(u64, bool)>,
     version: u64,
     torn: Torn,
-    /// Had a second name at some time, so the machine may not know all of them.
+    /// Had a second name at some time: of a name that is not to be sent anew the machine need not know.
     linked: bool,
 }
 
@@ -639,7 +657,7 @@ struct Model {
     now: u64,
     next: u64,
     files: BTreeMap<Ino, File>,
-    in_flight: Vec<(Ino, RelPath, u64)>,
+    in_flight: Vec<(Ino, Vec<RelPath>, u64)>,
     sealed: BTreeMap<RelPath, (Ino, u64)>,
     marked: HashSet<Ino>,
 }
@@ -676,25 +694,28 @@ impl Model {
     fn check(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action.clone() {
-                Action::Seal { ino, path, .. } => {
+                Action::Seal { ino, names, .. } => {
                     let file = &self.files[&ino];
-                    assert!(file.handles.is_empty(), "sealed {path} while open");
-                    assert!(
-                        self.ignore.matches(&path).is_none(),
-                        "sealed the ignored {path}"
-                    );
-                    assert!(
-                        file.names.contains(&path),
-                        "sealed {path}, which is not a name of {ino}"
-                    );
-                    assert!(file.torn == Torn::No, "sealed the incomplete {path}");
-                    assert!(
-                        self.in_flight
-                            .iter()
-                            .all(|(i, p, _)| *i != ino && *p != path),
-                        "two at once"
-                    );
-                    self.in_flight.push((ino, path, file.version));
+                    assert!(file.handles.is_empty(), "sealed {names:?} while open");
+                    assert!(file.torn == Torn::No, "sealed the incomplete {names:?}");
+                    for Due { path, .. } in &names {
+                        assert!(
+                            self.ignore.matches(path).is_none(),
+                            "sealed the ignored {path}"
+                        );
+                        assert!(
+                            file.names.contains(path),
+                            "sealed {path}, which is not a name of {ino}"
+                        );
+                        assert!(
+                            self.in_flight
+                                .iter()
+                                .all(|(i, p, _)| *i != ino && !p.contains(path)),
+                            "two at once"
+                        );
+                    }
+                    let paths = names.into_iter().map(|name| name.path).collect();
+                    self.in_flight.push((ino, paths, file.version));
                 }
                 Action::MarkClosed { ino, path } | Action::MarkTorn { ino, path } => {
                     assert_eq!(self.owner(&path), Some(ino));
@@ -725,18 +746,31 @@ impl Model {
         if self.in_flight.is_empty() {
             return;
         }
-        let (ino, path, version) = self.in_flight.remove(pick % self.in_flight.len());
+        let (ino, paths, version) = self.in_flight.remove(pick % self.in_flight.len());
         let file = &self.files[&ino];
         let result = if !file.handles.is_empty() || file.version != version {
             SealResult::Changed
         } else if fail {
             SealResult::Failed
         } else {
-            self.sealed.insert(path.clone(), (ino, version));
+            for path in &paths {
+                self.sealed.insert(path.clone(), (ino, version));
+            }
             self.marked.remove(&ino);
             SealResult::Sealed
         };
-        self.event(Event::SealDone { ino, path, result });
+        self.event(done(ino, paths, result));
+    }
+
+    /// Nothing is remembered of files with ignored names only.
+    fn forget_ignored(&mut self, ino: Ino) {
+        let ignored = |name: &RelPath| self.ignore.matches(name).is_some();
+        if let Some(file) = self.files.get_mut(&ino)
+            && file.handles.is_empty()
+            && file.names.iter().all(ignored)
+        {
+            file.torn = Torn::No;
+        }
     }
 
     fn modify(&mut self, ino: Ino, fh: Option<u64>) {
@@ -757,15 +791,7 @@ impl Model {
         if file.torn == Torn::Held(fh) {
             file.torn = Torn::Past;
         }
-        // Nothing is remembered of ignored files.
-        if file.handles.is_empty()
-            && file
-                .names
-                .iter()
-                .all(|name| self.ignore.matches(name).is_some())
-        {
-            file.torn = Torn::No;
-        }
+        self.forget_ignored(ino);
         self.event(Event::Released { ino, fh });
     }
 
@@ -776,10 +802,9 @@ impl Model {
         if file.names.is_empty() {
             file.torn = Torn::No;
         }
-        Some(Gone {
-            ino,
-            names_left: file.names.len() as u64,
-        })
+        let names_left = file.names.len() as u64;
+        self.forget_ignored(ino);
+        Some(Gone { ino, names_left })
     }
 
     fn step(&mut self, op: u8, a: usize, b: usize) {
@@ -825,6 +850,7 @@ impl Model {
                 self.event(Event::Opened {
                     ino,
                     path: name,
+                    names: self.files[&ino].names.clone(),
                     fh: fresh,
                 });
             }
@@ -837,7 +863,7 @@ impl Model {
             (8, _, Some((ino, at))) => {
                 let file = self.files.get_mut(&ino).unwrap();
                 let (fh, wrote) = file.handles[at];
-                if wrote && !file.linked && !file.names.is_empty() {
+                if wrote && !file.names.is_empty() {
                     file.torn = Torn::Held(fh);
                     self.event(Event::Flushed {
                         ino,
@@ -851,6 +877,7 @@ impl Model {
                 self.event(Event::Truncated {
                     ino,
                     path: name,
+                    names: self.files[&ino].names.clone(),
                     fh: None,
                     size: b as u64 % 2,
                 });
@@ -861,9 +888,10 @@ impl Model {
                 let file = self.files.get_mut(&ino).unwrap();
                 file.names.retain(|n| *n != name);
                 file.names.push(other.clone());
-                if !ignored || file.handles.is_empty() {
+                if !ignored {
                     file.torn = Torn::No;
                 }
+                self.forget_ignored(ino);
                 self.event(Event::Renamed {
                     ino,
                     from: name,
@@ -931,7 +959,7 @@ proptest! {
             }
         }
         model.quiet();
-        for (ino, file) in model.files.iter().filter(|(_, file)| !file.linked) {
+        for (ino, file) in &model.files {
             for name in file.names.iter().filter(|name| model.ignore.matches(name).is_none()) {
                 let last = model.sealed.get(name);
                 if file.torn == Torn::No {
@@ -941,7 +969,7 @@ proptest! {
                 }
             }
             let incomplete = file.torn != Torn::No;
-            prop_assert_eq!(model.marked.contains(ino), incomplete, "mark of {}", ino);
+            prop_assert!(file.linked || model.marked.contains(ino) == incomplete, "mark of {}", ino);
             prop_assert_eq!(model.ready.inodes.contains_key(ino), incomplete, "memory of {}", ino);
         }
         for name in NAMES {

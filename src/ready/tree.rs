@@ -225,7 +225,7 @@ impl Ready {
             SealResult::Sealed | SealResult::Gone => {
                 return self.end_tree(number, result == SealResult::Sealed, now, out);
             }
-            SealResult::Changed => tree.not_before = now + CHANGED_RETRY,
+            SealResult::Changed | SealResult::Incomplete => tree.not_before = now + CHANGED_RETRY,
             SealResult::Failed => {
                 let (first, longest) = FAILED_RETRY;
                 let pause = first

@@ -8,7 +8,7 @@
 //! 1. `generation` grows with every modification; a seal is given only if it did not change while hashing.
 //! 2. A tail's hashed prefix was not written to since it was read: a write below `claimed` throws the tail away.
 //!
-//! Lock order: gate, then the spool's decisions, then the journal.
+//! Lock order: gate, then the spool's decisions, then the mark of an inode, then the journal.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -44,6 +44,8 @@ pub struct Gate {
     tail_rung: AtomicBool,
     /// Whether the journal has the `open` mark.
     marked: AtomicBool,
+    /// Held around every change of the inode's mark; see `marks.rs`.
+    marking: Mutex<()>,
     /// The inode has no name any more: its number may soon be another file's, with another gate.
     retired: AtomicBool,
 }
@@ -102,6 +104,7 @@ impl Gate {
             tail_back: Condvar::new(),
             tail_rung: AtomicBool::new(false),
             marked: AtomicBool::new(false),
+            marking: Mutex::new(()),
             retired: AtomicBool::new(false),
         }
     }
@@ -138,8 +141,14 @@ impl Gate {
         self.tail_rung.store(false, Ordering::Release);
     }
 
-    /// Nothing is sealed through this gate from now on.
+    /// Held around every change of the inode's mark. Innermost: under it only the journal is called.
+    pub(super) fn marking(&self) -> MutexGuard<'_, ()> {
+        self.marking.lock()
+    }
+
+    /// Nothing is sealed or marked through this gate from now on.
     pub(super) fn retire(&self) {
+        let _marking = self.marking();
         self.retired.store(true, Ordering::Release);
     }
 
@@ -155,6 +164,13 @@ impl Gate {
     /// Sets whether the `open` mark is in the journal.
     pub(super) fn set_marked(&self, marked: bool) {
         self.marked.store(marked, Ordering::Release);
+    }
+}
+
+impl<'a> GateGuard<'a> {
+    /// The gate that is locked.
+    pub(super) fn shared(&self) -> &'a Gate {
+        self.gate
     }
 }
 

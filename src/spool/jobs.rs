@@ -114,7 +114,8 @@ struct Waiting {
 
 /// What a sealer has done of a job.
 pub(super) enum Step {
-    Done(SealOutcome),
+    /// What came of each name, or of the whole tree.
+    Done(Vec<SealOutcome>),
     /// So many bytes are left to hash.
     Later(u64),
 }
@@ -297,28 +298,37 @@ fn work_loop(spool: &Weak<Spool>, lane: Lane) {
                 };
                 jobs.push_back(waiting, left);
             }
-            Step::Done(outcome) => finish(&jobs, job, outcome),
+            Step::Done(outcomes) => finish(&jobs, job, outcomes),
         }
     }
 }
 
-fn finish(jobs: &Jobs, job: Job, outcome: SealOutcome) {
+fn finish(jobs: &Jobs, job: Job, outcomes: Vec<SealOutcome>) {
     match job {
         Job::Seal(request) => {
-            if matches!(outcome, SealOutcome::Gone) && request.gate.lock().tail_len() > 0 {
+            let is_gone = |outcome: &SealOutcome| matches!(outcome, SealOutcome::Gone);
+            if outcomes.iter().all(is_gone) && request.gate.lock().tail_len() > 0 {
                 jobs.keep(Arc::clone(&request.gate));
             }
-            (request.done)(outcome);
+            (request.done)(outcomes);
         }
-        Job::Tree(work) => (work.request.done)(outcome),
+        Job::Tree(work) => {
+            let outcome = outcomes.into_iter().next();
+            (work.request.done)(outcome.unwrap_or(SealOutcome::Changed));
+        }
         Job::Free(_) => {}
     }
 }
 
 fn too_many() -> SealOutcome {
-    SealOutcome::Failed(SpoolError::Journal(
-        "too many files wait for their seal".into(),
-    ))
+    let error = SpoolError::Journal("too many files wait for their seal".into());
+    SealOutcome::Failed(Arc::new(error))
+}
+
+impl Step {
+    pub(super) fn done(outcome: SealOutcome) -> Self {
+        Self::Done(vec![outcome])
+    }
 }
 
 impl Spool {
@@ -331,7 +341,7 @@ impl Spool {
     /// Queues a file for hashing and sealing. Never blocks on the hasher.
     pub fn seal(&self, request: SealRequest) {
         if let Err(Job::Seal(request)) = self.jobs.push(Job::Seal(request)) {
-            (request.done)(too_many());
+            (request.done)(vec![too_many(); request.names.len()]);
         }
     }
 

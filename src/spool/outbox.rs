@@ -1,10 +1,7 @@
-//! The outbox as the spool sees it: marks of what is being written, and the names under which things were sealed.
+//! The outbox as the spool sees it: what is being written, and the names under which things were sealed.
 //!
-//! `fs` makes the user's system calls on the outbox tree and tells the spool around them.
-//!
-//! # Crash behaviour
-//! An inode has an `open` mark from before its first modification, a `closed` one from its last close to its seal.
-//! After a crash of the daemon `closed` files are sealed, `open` ones are incomplete; after a power loss both are.
+//! `fs` makes the user's system calls on the outbox tree and tells the spool around them. Marks, which outlive a crash, are
+//! in [`super::marks`]; the names of files that have several are in [`super::links`].
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry as MapEntry;
@@ -17,7 +14,7 @@ use rustix::io::Errno;
 
 use super::durable::{self, OnPath};
 use super::journal::Batch;
-use super::tables::{INODES, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
+use super::tables::{INODES, InodeRow, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
 use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
 use crate::bundle::RelPath;
 
@@ -66,7 +63,7 @@ impl Spool {
         Ok((meta.ino() == ino && meta.is_file()).then_some(file))
     }
 
-    fn live_gate(&self, ino: u64) -> Option<Arc<Gate>> {
+    pub(super) fn live_gate(&self, ino: u64) -> Option<Arc<Gate>> {
         self.gates.lock().get(&ino).and_then(Weak::upgrade)
     }
 
@@ -97,28 +94,8 @@ impl Spool {
             gate.state().sealed = None;
             batch.delete(INODES, &ino.to_be_bytes());
         }
-        let marked = gate.gate().is_marked();
-        if !marked {
-            gate.state().untouched = self
-                .journal
-                .get::<Mark>(MARKS, &ino.to_be_bytes())?
-                .is_none();
-            // What is written from here on is to be sent, whatever was to be found out of the bytes before.
-            self.recheck.lock().remove(&ino);
-            batch.put(
-                MARKS,
-                &ino.to_be_bytes(),
-                &Mark {
-                    kind: MarkKind::Open,
-                    path: path.clone(),
-                },
-            );
-        }
-        self.journal.submit(batch)?;
+        self.mark_open(gate, path, batch)?;
         drop(decide);
-        if !marked {
-            gate.gate().set_marked(true);
-        }
         Ok(true)
     }
 
@@ -129,54 +106,7 @@ impl Spool {
         if !std::mem::take(&mut gate.state().untouched) {
             return;
         }
-        gate.gate().set_marked(false);
-        let ino = gate.gate().ino();
-        let mut batch = Batch::default();
-        batch.delete(MARKS, &ino.to_be_bytes());
-        if let Err(error) = self.journal.submit(batch) {
-            tracing::error!(%error, ino, "cannot take the mark of a file back");
-        }
-    }
-
-    /// The last writer closed: after a crash of the daemon the file is sealed at start.
-    pub fn mark_closed(&self, ino: u64, path: &RelPath) {
-        self.mark(
-            ino,
-            Some(Mark {
-                kind: MarkKind::Closed,
-                path: path.clone(),
-            }),
-        );
-    }
-
-    /// Its writer was killed: shown as `incomplete`, not sent, also after a restart.
-    pub fn mark_torn(&self, ino: u64, path: &RelPath) {
-        self.mark(
-            ino,
-            Some(Mark {
-                kind: MarkKind::Torn,
-                path: path.clone(),
-            }),
-        );
-    }
-
-    /// Nothing is to be sent of this inode after all (removed, or its name is ignored).
-    pub fn unmark(&self, ino: u64) {
-        self.mark(ino, None);
-    }
-
-    fn mark(&self, ino: u64, mark: Option<Mark>) {
-        if let Some(gate) = self.live_gate(ino) {
-            gate.set_marked(false);
-        }
-        let mut batch = Batch::default();
-        match mark {
-            Some(mark) => batch.put(MARKS, &ino.to_be_bytes(), &mark),
-            None => batch.delete(MARKS, &ino.to_be_bytes()),
-        }
-        if let Err(error) = self.journal.submit(batch) {
-            tracing::error!(%error, ino, "cannot mark a file of the outbox");
-        }
+        self.unmark(gate.gate().ino());
     }
 
     /// A name in the outbox moved; `directory` says that everything below moved with it.
@@ -202,11 +132,15 @@ impl Spool {
             }
             None => batch.delete(OUT_NAMES, to.as_bytes()),
         }
-        self.journal.submit(batch)
+        self.move_link(from, to, &mut batch)?;
+        self.journal.submit(batch)?;
+        self.move_mark(from, to)
     }
 
     fn move_names_below(&self, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
+        self.move_links_below(from, to)?;
+        self.move_marks(|path| path.rebase(from, to))?;
         let prefix = [from.as_bytes(), b"/"].concat();
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -243,6 +177,8 @@ impl Spool {
     /// grow with the size of the directories.
     fn exchange_names(&self, a: &RelPath, b: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
+        self.exchange_links(a, b)?;
+        self.move_marks(|path| path.rebase(a, b).or_else(|| path.rebase(b, a)))?;
         let mut batch = Batch::default();
         self.exchange_rows(a, b, &mut batch)?;
         self.journal.submit(batch)?;
@@ -332,6 +268,7 @@ impl Spool {
         if row.as_ref().is_some_and(|row| row.stat.ino == ino) {
             batch.delete(OUT_NAMES, path.as_bytes());
         }
+        self.unlink_row(ino, path, visible_links, &mut batch);
         if visible_links == 0 {
             batch.delete(MARKS, &ino.to_be_bytes());
             let gate = self.gates.lock().remove(&ino);
@@ -375,7 +312,7 @@ impl Spool {
             .get::<OutName>(OUT_NAMES, path.as_bytes())
             .ok()
             .flatten();
-        let Some(row) = row.filter(|row| row.stat.ino == ino) else {
+        let Some(row) = row.filter(|row| row.stat.ino == ino && self.is_current(row)) else {
             let mark = self
                 .journal
                 .get::<Mark>(MARKS, &ino.to_be_bytes())
@@ -393,6 +330,15 @@ impl Spool {
             };
         };
         self.bundle_state(row.bundle, row.digest)
+    }
+
+    /// Whether the bundle of a name is of the bytes that its inode has: another name of it may have been sealed since.
+    pub(super) fn is_current(&self, row: &OutName) -> bool {
+        let sealed = self
+            .journal
+            .get::<InodeRow>(INODES, &row.stat.ino.to_be_bytes());
+        let other = |sealed: &InodeRow| sealed.digest != row.digest;
+        !sealed.ok().flatten().as_ref().is_some_and(other)
     }
 
     /// Counts a name that was not sent because it matches the ignore list.

@@ -10,6 +10,8 @@
 //! ([`super::doubt`]); a name that shows nothing was consumed. In the outbox files of the recorded size are hashed in the
 //! background, and only a different digest is sent, or after a power loss kept back.
 
+mod outbox;
+
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
@@ -24,11 +26,8 @@ use super::forward::is_in_the_way;
 use super::hashing::hash_file;
 use super::journal::Batch;
 use super::start::LastRun;
-use super::tables::{
-    IN_NAMES, INODES, InName, InodeRow, MARKS, Mark, MarkKind, OUT_NAMES, OutName, SETTLED, Stat,
-    TREES, TreeRow,
-};
-use super::{Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
+use super::tables::{IN_NAMES, INODES, InName, InodeRow, SETTLED, Stat, TREES, TreeRow};
+use super::{RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, Receipt, RelPath};
 use crate::digest::Digest;
 
@@ -39,6 +38,8 @@ const PAGE: usize = 1000;
 pub(super) struct Found {
     pub(super) path: RelPath,
     pub(super) stat: Stat,
+    /// Its names, that in `content/` included.
+    pub(super) nlink: u64,
 }
 
 impl Spool {
@@ -131,104 +132,6 @@ impl Spool {
             }
             spool.journal.submit(batch)
         })
-    }
-
-    fn recover_outbox(&self, same_boot: bool) -> Result<Vec<RecoveredFile>, SpoolError> {
-        self.each_row::<OutName>(OUT_NAMES, |spool, key, row| {
-            if let Ok(path) = RelPath::parse(key)
-                && spool.outbox().look(&path)?.is_some()
-            {
-                return Ok(());
-            }
-            let mut batch = Batch::default();
-            batch.delete(OUT_NAMES, key);
-            spool.journal.submit(batch)?;
-            spool.free_content(row.digest)
-        })?;
-        let mut recovered = Vec::new();
-        let mut live_marks = std::collections::HashSet::new();
-        walk(self.outbox(), &mut |found| {
-            let ino = found.stat.ino;
-            let mark: Option<Mark> = self.journal.get(MARKS, &ino.to_be_bytes())?;
-            let row: Option<OutName> = self.journal.get(OUT_NAMES, found.path.as_bytes())?;
-            if mark.is_some() {
-                live_marks.insert(ino);
-            }
-            let unchanged = row
-                .as_ref()
-                .is_some_and(|row| row.stat.same_bytes(&found.stat));
-            let content = row.as_ref().map(|row| self.layout.content(row.digest));
-            let holds = content.as_deref().and_then(super::content::inode_at) == Some(ino);
-            // Its times differ, or it is another inode, as after a restore. What changes bytes through the mount leaves a
-            // mark; without one the file is looked at again in the background, and its content link stays meanwhile.
-            let may_be_it = |row: &&OutName| row.stat.size == found.stat.size && mark.is_none();
-            if let Some(row) = row.as_ref().filter(may_be_it) {
-                let record = self.record_of(ino)?;
-                let is_it = row.stat.is(&found.stat)
-                    || record.is_some_and(|record| record.vouches(row.digest, &found.stat));
-                if is_it && row.formerly.is_none() {
-                    return Ok(());
-                }
-                if holds && record.is_none_or(|record| record.digest != row.digest) {
-                    // Until then a change of the file is to leave the content as it is.
-                    self.record_doubted(row.digest, &found.stat)?;
-                }
-                let recheck = if same_boot || unchanged {
-                    Recheck::SendIfChanged
-                } else {
-                    Recheck::KeepIfChanged
-                };
-                self.recheck.lock().insert(ino, recheck);
-                recovered.push(RecoveredFile {
-                    ino,
-                    path: found.path,
-                    incomplete: false,
-                });
-                return Ok(());
-            }
-            if !unchanged
-                && holds
-                && let Some(row) = &row
-            {
-                // Changed behind our back: the link no longer shows what its name says.
-                self.disown_content(row.digest, ino)?;
-            }
-            let incomplete = match mark.map(|mark| mark.kind) {
-                Some(MarkKind::Open | MarkKind::Torn) => true,
-                Some(MarkKind::Closed) | None => !same_boot,
-            };
-            if incomplete {
-                let mut batch = Batch::default();
-                batch.put(
-                    MARKS,
-                    &ino.to_be_bytes(),
-                    &Mark {
-                        kind: MarkKind::Torn,
-                        path: found.path.clone(),
-                    },
-                );
-                self.journal.submit(batch)?;
-                live_marks.insert(ino);
-            } else if row.is_some() {
-                self.recheck.lock().insert(ino, Recheck::SendIfChanged);
-            }
-            recovered.push(RecoveredFile {
-                ino,
-                path: found.path,
-                incomplete,
-            });
-            Ok(())
-        })?;
-        self.each_row::<Mark>(MARKS, |spool, key, _| {
-            let ino = key.try_into().map(u64::from_be_bytes).unwrap_or(0);
-            if live_marks.contains(&ino) {
-                return Ok(());
-            }
-            let mut batch = Batch::default();
-            batch.delete(MARKS, key);
-            spool.journal.submit(batch)
-        })?;
-        Ok(recovered)
     }
 
     /// Trees that were not sealed: what was in them and is below them now is taken out of the files that were found.
@@ -408,8 +311,11 @@ pub(super) fn walk(
             if meta.is_dir() {
                 open.push(Some(path));
             } else if meta.is_file() {
-                let stat = Stat::of(&meta);
-                look(Found { path, stat })?;
+                look(Found {
+                    path,
+                    stat: Stat::of(&meta),
+                    nlink: meta.nlink(),
+                })?;
             }
         }
     }

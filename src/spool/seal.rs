@@ -14,25 +14,27 @@
 //! # Threads
 //! The sealers ([`super::jobs`]), which hash in slices ([`super::hashing`]).
 
-use std::fs::File;
+mod names;
+
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::durable::{OnPath, Sync};
+use self::names::Looked;
 use super::hashing::{Look, Slice};
 use super::jobs::Step;
 use super::journal::Batch;
 use super::rank::Rank;
 use super::tables::{
-    BUNDLES, BundleRow, DELIVERIES, HELD, INODES, InodeRow, LATEST, MARKS, Mark, MarkKind, ORPHANS,
-    OUT_NAMES, OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending,
-    pending_key, user_key,
+    BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, ORPHANS, OUT_ORDER, PENDING, SENT_AS, USERS,
+    delivery_key, descending, pending_key, user_key,
 };
-use super::{Event, Recheck, SealOutcome, SealRequest, Spool, SpoolError, now_secs};
+use super::{
+    Event, Gate, Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError, now_secs,
+};
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, Former, MANIFEST_VERSION, Manifest, RelPath, Scope,
-    VerifiedManifest,
+    BundleId, DeliveryState, Entry, EntryKind, Former, MANIFEST_VERSION, Manifest, Priority,
+    RelPath, Scope, VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed};
 use crate::peer::{self, PeerId};
@@ -59,175 +61,76 @@ pub(super) fn mtime_of(meta: &std::fs::Metadata) -> (i64, u32) {
     (meta.mtime(), u32::try_from(meta.mtime_nsec()).unwrap_or(0))
 }
 
+impl SealRequest {
+    /// For a file with one name.
+    pub fn alone(
+        gate: Arc<Gate>,
+        name: SealName,
+        done: impl FnOnce(SealOutcome) + Send + 'static,
+    ) -> Self {
+        Self {
+            gate,
+            names: vec![name],
+            more: false,
+            priority: Priority::default(),
+            done: Box::new(move |outcomes| {
+                if let Some(outcome) = outcomes.into_iter().next() {
+                    done(outcome);
+                }
+            }),
+        }
+    }
+
+    /// The same for all names.
+    fn came_to(&self, outcome: &SealOutcome) -> Step {
+        Step::Done(vec![outcome.clone(); self.names.len()])
+    }
+}
+
 impl Spool {
     /// Hashes a slice of the file, and seals it when that was the last.
     pub(super) fn seal_step(&self, request: &SealRequest, slice: &mut Slice<'_>) -> Step {
         match self.seal_now(request, slice) {
             Ok(step) => step,
             Err(error) => {
-                tracing::warn!(path = %request.path, %error, "cannot seal");
-                Step::Done(SealOutcome::Failed(error))
+                tracing::warn!(?request, %error, "cannot seal");
+                request.came_to(&SealOutcome::Failed(Arc::new(error)))
             }
         }
     }
 
     fn seal_now(&self, request: &SealRequest, slice: &mut Slice<'_>) -> Result<Step, SpoolError> {
-        let SealRequest { gate, path, .. } = request;
-        let Some(file) = self.open_member(path, gate.ino())? else {
-            return Ok(Step::Done(SealOutcome::Gone));
+        let SealRequest { gate, names, .. } = request;
+        let (mut found, mut failed) = (None, None);
+        for SealName { path, .. } in names {
+            match self.open_member(path, gate.ino()) {
+                Ok(Some(file)) => {
+                    found = Some((file, path));
+                    break;
+                }
+                Ok(None) => {}
+                // Another name may be reached.
+                Err(error) => failed = Some(error),
+            }
+        }
+        let (file, path) = match (found, failed) {
+            (Some(found), _) => found,
+            (None, Some(error)) => return Err(error),
+            (None, None) => return Ok(request.came_to(&SealOutcome::Gone)),
         };
         Ok(match self.hash_slice(gate, &file, path, slice)? {
-            Look::Open => Step::Done(SealOutcome::Changed),
+            Look::Open => request.came_to(&SealOutcome::Changed),
             Look::Later(left) => Step::Later(left),
             Look::Whole(hashed, generation) => {
-                Step::Done(self.seal_hashed(request, file, hashed, generation)?)
+                let looked = Looked {
+                    at: self.outbox().shown(path),
+                    file,
+                    hashed,
+                    generation,
+                };
+                Step::Done(self.seal_names(request, &looked)?)
             }
         })
-    }
-
-    /// Decides and records, all of the file being hashed.
-    fn seal_hashed(
-        &self,
-        request: &SealRequest,
-        file: File,
-        hashed: Hashed,
-        generation: u64,
-    ) -> Result<SealOutcome, SpoolError> {
-        self.journal.still_keeps()?;
-        let SealRequest {
-            gate,
-            path,
-            renamed_from,
-            priority,
-            ..
-        } = request;
-        let at = self.outbox().shown(path);
-        let mut terms = self.terms_of(path, *priority);
-        let mut guard = gate.lock();
-        let meta = file.metadata().on("stat", &at)?;
-        if guard.writers() > 0 || guard.state().generation != generation || meta.len() != hashed.len
-        {
-            return Ok(SealOutcome::Changed);
-        }
-        let decide = self.decide.lock();
-        // The name may have gone or moved while the bytes were hashed, and the inode's number to another file with it.
-        if gate.is_retired() || self.outbox().inode(path)? != Some(gate.ino()) {
-            return Ok(SealOutcome::Gone);
-        }
-        let mut batch = Batch::default();
-        let before: Option<OutName> = self.journal.get(OUT_NAMES, path.as_bytes())?;
-        let recheck = self.recheck.lock().remove(&gate.ino());
-        if let Some(recheck) = recheck
-            && let Some(before) = &before
-            && before.digest != hashed.digest
-        {
-            self.disown_content(before.digest, gate.ino())?;
-            if recheck == Recheck::KeepIfChanged {
-                let mark = Mark {
-                    kind: MarkKind::Torn,
-                    path: path.clone(),
-                };
-                batch.put(MARKS, &gate.ino().to_be_bytes(), &mark);
-                self.journal.submit(batch)?;
-                tracing::warn!(%path, "its bytes are not those that were sealed: held back as incomplete");
-                return Ok(SealOutcome::Changed);
-            }
-        }
-        let asked = renamed_from.as_ref() == Some(path);
-        let unchanged = before
-            .as_ref()
-            .filter(|row| (asked || recheck.is_some()) && row.digest == hashed.digest);
-        let dressed = match unchanged {
-            Some(row) => self.dressed(row, path, &meta, asked)?,
-            None => false,
-        };
-        if (asked || recheck.is_some())
-            && !dressed
-            && let Some(before) = &before
-            && before.digest == hashed.digest
-            && before.formerly.is_none()
-        {
-            // Found at start with other times but the same bytes, or dressed as it was announced: nothing to send.
-            self.hold_content(&file, hashed.digest, &mut batch)?;
-            let stat = Stat::of(&file.metadata().on("stat", &at)?);
-            batch.put(
-                OUT_NAMES,
-                path.as_bytes(),
-                &OutName {
-                    stat,
-                    ..before.clone()
-                },
-            );
-            let record = InodeRow {
-                digest: hashed.digest,
-                stat,
-            };
-            batch.put(INODES, &stat.ino.to_be_bytes(), &record);
-            batch.delete(MARKS, &stat.ino.to_be_bytes());
-            // Restored or copied with the state, it need not be on the disk yet.
-            batch.sync(Sync::File(Arc::new(file)));
-            let owed = if self.late_joiners() {
-                self.owe_everybody(before.bundle, &mut batch)?
-            } else {
-                Vec::new()
-            };
-            self.journal.submit(batch)?;
-            guard.state().sealed = Some(hashed.digest);
-            gate.set_marked(false);
-            drop(decide);
-            for peer in owed {
-                self.ring(&Event::PendingChanged(peer));
-            }
-            return Ok(SealOutcome::Sealed(before.bundle));
-        }
-        if !self.hold_content(&file, hashed.digest, &mut batch)? {
-            return Ok(SealOutcome::Gone);
-        }
-        // After the link, which changes the change time.
-        let stat = Stat::of(&file.metadata().on("stat", &at)?);
-        let digest = hashed.digest;
-        // What had this path last, although renamed over or removed since, and what this file was before its rename.
-        let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
-        let formers = self.formers(before.as_ref(), digest, dressed.then_some(path))?;
-        let superseded: std::collections::BTreeSet<BundleId> = latest
-            .into_iter()
-            .chain(before.map(|row| row.bundle))
-            .collect();
-        let entry = file_entry(path, &meta, hashed);
-        tracing::trace!(%path, ?renamed_from, ?formers, "sealing");
-        self.last_word(std::slice::from_ref(&entry), &mut terms);
-        let manifest = self.manifest_under(&terms, vec![entry], formers, latest);
-        let bundle = manifest.id();
-        self.rows_under(&terms, &manifest, &mut batch)?;
-        let mut freed = Vec::new();
-        for old in &superseded {
-            freed.extend(self.supersede(*old, &manifest, &mut batch)?);
-        }
-        batch.put(LATEST, path.as_bytes(), &bundle);
-        batch.put(
-            OUT_NAMES,
-            path.as_bytes(),
-            &OutName {
-                stat,
-                digest,
-                bundle,
-                formerly: None,
-            },
-        );
-        batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
-        batch.delete(MARKS, &stat.ino.to_be_bytes());
-        batch.sync(self.outbox().sync_above(path));
-        batch.sync(Sync::File(Arc::new(file)));
-        self.sealed_when_durable(bundle, freed, &mut batch);
-        self.journal.submit(batch)?;
-        guard.state().sealed = Some(digest);
-        gate.set_marked(false);
-        drop(decide);
-        drop(guard);
-        self.counters.sealed.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(%path, bundle = %bundle.short(), "sealed");
-        self.ring(&Event::Sealed(bundle, manifest.manifest().priority));
-        Ok(SealOutcome::Sealed(bundle))
     }
 
     /// A new bundle counts as queued when `batch` is durable; what it replaced is needed until then, since a power loss
@@ -448,12 +351,12 @@ impl Spool {
     /// bundle yet is.
     pub(super) fn look_again(&self, path: RelPath, ino: u64) {
         self.recheck.lock().insert(ino, Recheck::SendIfChanged);
-        self.seal(SealRequest {
-            gate: self.gate(ino),
+        let name = SealName {
             path,
             renamed_from: None,
-            priority: crate::bundle::Priority::default(),
-            done: Box::new(|outcome| tracing::debug!(?outcome, "looked again")),
-        });
+        };
+        self.seal(SealRequest::alone(self.gate(ino), name, |outcome| {
+            tracing::debug!(?outcome, "looked again");
+        }));
     }
 }

@@ -142,7 +142,7 @@ impl Spool {
             .ok()
             .flatten()
             .is_some();
-        if meta.ino() != row.stat.ino || marked {
+        if meta.ino() != row.stat.ino || marked || !self.is_current(&row) {
             return None;
         }
         self.outbound_row(row.bundle, Some(path))

@@ -33,6 +33,10 @@ pub(super) const OUT_NAMES: Table = Table(7);
 pub(super) const INODES: Table = Table(8);
 /// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.
 pub(super) const MARKS: Table = Table(9);
+/// Outbox path → backing inode: names of inodes that have more than one.
+pub(super) const LINKS: Table = Table(24);
+/// Backing inode, outbox path → (): the same by inode.
+pub(super) const NAMES_OF: Table = Table(25);
 /// Inbox path → [`InName`]: what each name in the inbox shows.
 pub(super) const IN_NAMES: Table = Table(10);
 /// Origin, its path → inbox path: the name chosen for it, once.

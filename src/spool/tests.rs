@@ -23,7 +23,11 @@ mod limits;
 #[cfg(test)]
 mod links;
 #[cfg(test)]
+mod marks;
+#[cfg(test)]
 mod membership;
+#[cfg(test)]
+mod names;
 #[cfg(test)]
 mod planted;
 #[cfg(test)]
@@ -172,13 +176,12 @@ impl Node {
             .spool()
             .gate(fs::metadata(self.outbox(path)).unwrap().ino());
         let (done, outcome) = crossbeam_channel::bounded(1);
-        self.spool().seal(SealRequest {
-            gate,
+        let name = SealName {
             path: RelPath::parse(path).unwrap(),
             renamed_from: None,
-            priority: Priority::Routine,
-            done: Box::new(move |outcome| done.send(outcome).unwrap()),
-        });
+        };
+        let done = move |outcome| done.send(outcome).unwrap();
+        self.spool().seal(SealRequest::alone(gate, name, done));
         outcome
     }
 

@@ -197,7 +197,7 @@ impl Spool {
             Ok(step) => step,
             Err(error) => {
                 tracing::warn!(root = %work.request.root, %error, "cannot seal a directory");
-                Step::Done(SealOutcome::Failed(error))
+                Step::done(SealOutcome::Failed(Arc::new(error)))
             }
         }
     }
@@ -222,7 +222,7 @@ impl Spool {
                 .map(|(ino, gate)| (*ino, gate.lock()))
                 .collect();
             if guards.values().any(|guard| guard.writers() > 0) {
-                return Ok(Step::Done(SealOutcome::Changed));
+                return Ok(Step::done(SealOutcome::Changed));
             }
             let mut same = |member: &Member| {
                 let guard = guards.get_mut(&member.gate.ino());
@@ -234,11 +234,11 @@ impl Spool {
             work.members = members;
             if changed.is_empty() {
                 let sealed = self.seal_members(&work.request, &work.members, &mut guards)?;
-                return Ok(Step::Done(sealed));
+                return Ok(Step::done(sealed));
             }
             work.round += 1;
             if work.round == ROUNDS {
-                return Ok(Step::Done(SealOutcome::Changed));
+                return Ok(Step::done(SealOutcome::Changed));
             }
             let again = changed.into_iter().map(|m| (m.gate.ino(), m.path));
             work.todo.extend(again);
@@ -255,7 +255,7 @@ impl Spool {
             match self.look_at_member(*ino, path, slice)? {
                 Looked::Member(member) => work.members.push(*member),
                 Looked::Gone => {}
-                Looked::Open => return Ok(Some(Step::Done(SealOutcome::Changed))),
+                Looked::Open => return Ok(Some(Step::done(SealOutcome::Changed))),
                 Looked::Later(left) => return Ok(Some(Step::Later(work.left(left)))),
             }
             work.todo.pop();
@@ -403,12 +403,19 @@ impl Spool {
                 spool.ring(&Event::StatusChanged);
             }
         });
-        self.journal.submit(batch)?;
+        {
+            // Whoever renames a member does not move a mark that goes by this.
+            let guards = guards.values();
+            let _marking: Vec<_> = guards.map(|guard| guard.shared().marking()).collect();
+            for (member, _) in &sealed {
+                member.gate.set_marked(false);
+            }
+            self.journal.submit(batch)?;
+        }
         for (member, _) in &sealed {
             if let Some(guard) = guards.get_mut(&member.gate.ino()) {
                 guard.state().sealed = Some(member.hashed.digest);
             }
-            member.gate.set_marked(false);
             self.recheck.lock().remove(&member.gate.ino());
         }
         drop(decide);

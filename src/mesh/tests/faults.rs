@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use super::super::fake::manifest_of;
 use super::super::wire::{RangeRequest, RangeStatus};
 use super::*;
-use crate::bundle::{EntryKind, Priority, RelPath, SignedManifest, VerifiedManifest};
+use crate::bundle::{EntryKind, RelPath, SignedManifest, VerifiedManifest};
 use crate::digest::{Digest, LEAF};
-use crate::spool::{InboundRow, SealOutcome, SealRequest, Spool, SpoolConfig};
+use crate::spool::{InboundRow, SealName, SealOutcome, SealRequest, Spool, SpoolConfig};
 
 /// A spool in a directory of its own.
 pub(super) struct Real {
@@ -108,13 +108,12 @@ impl Real {
         self.spool().before_modify(&mut gate.lock(), &rel).unwrap();
         self.spool().mark_closed(gate.ino(), &rel);
         let (done, outcome) = crossbeam_channel::bounded(1);
-        self.spool().seal(SealRequest {
-            gate,
+        let name = SealName {
             path: rel,
             renamed_from: None,
-            priority: Priority::Routine,
-            done: Box::new(move |outcome| done.send(outcome).unwrap()),
-        });
+        };
+        let done = move |outcome| done.send(outcome).unwrap();
+        self.spool().seal(SealRequest::alone(gate, name, done));
         match outcome.recv_timeout(PATIENCE).unwrap() {
             SealOutcome::Sealed(bundle) => bundle,
             other => panic!("{other:?}"),

@@ -195,13 +195,13 @@ fn a_path_as_long_as_paths_go_travels_and_is_found_again_at_start() {
     fs::write(&at, b"deep").unwrap();
     let ino = fs::metadata(&at).unwrap().ino();
     let (done, outcome) = crossbeam_channel::bounded(1);
-    alder.spool().seal(SealRequest {
-        gate: alder.spool().gate(ino),
+    let name = SealName {
         path: path.clone(),
         renamed_from: None,
-        priority: Priority::Routine,
-        done: Box::new(move |outcome| done.send(outcome).unwrap()),
-    });
+    };
+    let done = move |outcome| done.send(outcome).unwrap();
+    let gate = alder.spool().gate(ino);
+    alder.spool().seal(SealRequest::alone(gate, name, done));
     let SealOutcome::Sealed(bundle) = outcome.recv().unwrap() else {
         panic!("not sealed")
     };

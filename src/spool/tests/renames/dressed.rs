@@ -19,13 +19,16 @@ impl Node {
     /// What the state machine asks for some time later.
     fn announce_dress(&self, path: &str) -> BundleId {
         let (done, outcome) = crossbeam_channel::bounded(1);
-        self.spool().seal(SealRequest {
-            gate: self.spool().gate(self.ino(path)),
+        let name = SealName {
             path: rel(path),
             renamed_from: Some(rel(path)),
-            priority: Priority::Routine,
-            done: Box::new(move |outcome| done.send(outcome).unwrap()),
-        });
+        };
+        let done = move |outcome| done.send(outcome).unwrap();
+        self.spool().seal(SealRequest::alone(
+            self.spool().gate(self.ino(path)),
+            name,
+            done,
+        ));
         match outcome.recv().unwrap() {
             SealOutcome::Sealed(bundle) => bundle,
             other => panic!("{other:?}"),

@@ -1,0 +1,138 @@
+//! What `user.meshbox.*` says of a file: what the state machine knows of it, else what the spool does.
+//!
+//! An attribute belongs to the inode, whatever name it is asked for by. Where a file has several names, the answer is that of
+//! the name that is least far, among those that are sent; the command line answers for the path it is given.
+
+use super::Fs;
+use super::attr::Kind;
+use super::error::FsError;
+use super::inode::{Area, NodeId};
+use super::status;
+use crate::bundle::RelPath;
+use crate::ready::Shown;
+use crate::spool::FileState;
+
+/// Names of one inode that are looked at.
+const NAMES_MAX: usize = 256;
+
+/// States by how far a file is in them; of what is not here more is done than of what is.
+const LEAST_FIRST: [&str; 17] = [
+    "open",
+    "incomplete",
+    "waiting",
+    "settling",
+    "sealing",
+    "retrying",
+    "not",
+    "published",
+    "sealed",
+    "deferred",
+    "queued",
+    "offered",
+    "sending",
+    "refused",
+    "cancelled",
+    "expired",
+    "superseded",
+];
+
+fn of(shown: &Shown) -> FileState {
+    FileState {
+        state: shown.to_string(),
+        ..FileState::default()
+    }
+}
+
+/// How far a state is: its word, then how many of all have it.
+fn rank(state: &FileState) -> (usize, u64) {
+    let (word, rest) = state
+        .state
+        .split_once([' ', ':'])
+        .unwrap_or((&state.state, ""));
+    let at = LEAST_FIRST.iter().position(|known| *known == word);
+    let share = rest.split_once('/').and_then(|(done, all)| {
+        let (done, all): (u64, u64) = (done.parse().ok()?, all.parse().ok()?);
+        done.saturating_mul(1 << 20).checked_div(all)
+    });
+    (at.unwrap_or(LEAST_FIRST.len()), share.unwrap_or(0))
+}
+
+impl Fs {
+    /// Empty for what is never sent, and for everything of ours.
+    pub(super) fn file_state(&self, id: NodeId) -> Result<FileState, FsError> {
+        if status::is_generated(id) {
+            return Ok(FileState::default());
+        }
+        let (backing, place) = {
+            let nodes = self.nodes.lock();
+            (nodes.backing(id)?, nodes.place(id)?)
+        };
+        if !matches!(backing.kind, Kind::File | Kind::Directory)
+            || (backing.kind == Kind::Directory
+                && (place.area == Area::Inbox || place.path.is_empty()))
+        {
+            return Ok(FileState::default());
+        }
+        let path = place.rel()?;
+        if backing.kind == Kind::Directory {
+            // Only one that is about to be sent as one bundle has a state of its own.
+            let shown = self.readiness.shown_directory(&path);
+            return Ok(shown.map_or_else(FileState::default, |shown| of(&shown)));
+        }
+        if place.area == Area::Inbox {
+            return Ok(self.spool.inbox_state(&path, backing.ino));
+        }
+        let names = self.spool.names_of(backing.ino);
+        let sent = names
+            .iter()
+            .take(NAMES_MAX)
+            .filter(|name| self.ignore.matches(name).is_none());
+        let least = sent
+            .map(|name| self.outbox_file_state(name, backing.ino))
+            .min_by_key(rank);
+        Ok(least.unwrap_or_else(|| self.outbox_file_state(&path, backing.ino)))
+    }
+
+    fn outbox_file_state(&self, path: &RelPath, ino: u64) -> FileState {
+        match self.readiness.shown(ino, path) {
+            Some(Shown::Ignored(pattern)) => {
+                // Sent nevertheless, if it was in a directory that was sent as one bundle.
+                let sent = self.spool.outbox_state(path, ino);
+                match sent.bundle {
+                    Some(_) => sent,
+                    None => of(&Shown::Ignored(pattern)),
+                }
+            }
+            Some(shown) => FileState {
+                error: self.readiness.failure(ino),
+                ..of(&shown)
+            },
+            None => self.spool.outbox_state(path, ino),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_that_is_least_far_is_the_one_that_counts() {
+        let least = |states: &[&str]| {
+            let states = states.iter().map(|state| FileState {
+                state: (*state).to_owned(),
+                ..FileState::default()
+            });
+            states.min_by_key(rank).unwrap().state
+        };
+        for (states, want) in [
+            (["delivered 2/2", "queued"], "queued"),
+            (["delivered 2/2", "delivered 1/2"], "delivered 1/2"),
+            (["sending", "settling"], "settling"),
+            (["waiting: d/f", "sealed"], "waiting: d/f"),
+            (["delivered", "not sent"], "not sent"),
+        ] {
+            assert_eq!(least(&states), want);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Seals: which names of an inode are due, and what is done when the seal came to something or to nothing.
+
+use std::time::Duration;
+
+use super::inode::{Name, Sealing, Torn};
+use super::{Action, CHANGED_RETRY, Due, FAILED_RETRY, Ino, NAMES_AT_ONCE, Ready, SealResult};
+use crate::bundle::RelPath;
+
+impl Ready {
+    /// Seals what is due.
+    pub(super) fn fire(&mut self, now: Duration, out: &mut Vec<Action>) {
+        self.fire_trees(now, out);
+        while let Some((at, ino)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, ino));
+            let Some(inode) = self.inodes.get_mut(&ino) else {
+                continue;
+            };
+            inode.timer = None;
+            let forced = |name: &Name| name.forced && name.due.is_some();
+            let any_forced = inode.names.iter().any(forced);
+            let is_due = |name: &&mut Name| {
+                let asked = !any_forced || name.forced;
+                asked && name.due.is_some_and(|due| due <= now)
+            };
+            let mut due: Vec<&mut Name> = inode.names.iter_mut().filter(is_due).collect();
+            due.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+            due.truncate(NAMES_AT_ONCE);
+            let taken = due
+                .iter()
+                .find(|name| self.in_flight.contains_key(&name.path));
+            if let Some(waiter) = taken.and_then(|name| self.in_flight.get_mut(&name.path)) {
+                // Another inode's version of this path comes first; its outcome sets our timer again.
+                *waiter = Some(ino);
+                continue;
+            }
+            let names: Vec<Due> = due
+                .into_iter()
+                .map(|name| {
+                    name.due = None;
+                    Due {
+                        path: name.path.clone(),
+                        renamed_from: name.renamed_from.take(),
+                    }
+                })
+                .collect();
+            if names.is_empty() {
+                continue;
+            }
+            let more = inode.names.iter().any(waits);
+            for name in &names {
+                self.in_flight.insert(name.path.clone(), None);
+                self.recent.note(&name.path, now);
+            }
+            inode.sealing = Some(Sealing(names.clone()));
+            out.push(Action::Seal { ino, names, more });
+        }
+    }
+
+    pub(super) fn seal_done(
+        &mut self,
+        ino: Ino,
+        mut results: Vec<(RelPath, SealResult)>,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        results.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        let asked = |sealing: &mut Sealing| {
+            let paths = sealing.0.iter().map(|due| &due.path);
+            paths.eq(results.iter().map(|(path, _)| path))
+        };
+        let Some(sealing) = inode.sealing.take_if(asked) else {
+            return;
+        };
+        let mut waiters = Vec::new();
+        let mut come_to = SealResult::Gone;
+        for (path, result) in &results {
+            waiters.extend(self.in_flight.remove(path).flatten());
+            match result {
+                SealResult::Sealed => self.recent.sealed(path, now),
+                SealResult::Changed
+                | SealResult::Incomplete
+                | SealResult::Failed
+                | SealResult::Gone => self.recent.forget(path),
+            }
+            if *result != SealResult::Gone {
+                come_to = *result;
+            }
+        }
+        let of = |path: &RelPath| {
+            let at = results
+                .binary_search_by(|(other, _)| other.cmp(path))
+                .ok()?;
+            Some(results[at].1)
+        };
+        // What a seal under a name came to nothing for, no other name supersedes.
+        for name in &mut inode.names {
+            name.renamed_from
+                .take_if(|from| of(from).is_some_and(|result| result != SealResult::Sealed));
+        }
+        inode
+            .names
+            .retain(|name| of(&name.path) != Some(SealResult::Gone));
+        match come_to {
+            SealResult::Sealed => {
+                inode.failures = 0;
+                inode.marked = inode.dirty || inode.names.iter().any(waits);
+                for name in inode.names.iter_mut().filter(|name| name.due.is_none()) {
+                    name.forced &= of(&name.path).is_none();
+                }
+                self.rearm(ino, out);
+            }
+            SealResult::Changed => {
+                let dressed = |due: &Due| due.renamed_from.as_ref() == Some(&due.path);
+                // Of one that was only dressed, writing decides what it is now; opening does not.
+                if sealing.0.iter().all(dressed) {
+                    for name in &mut inode.names {
+                        if sealing.name(&name.path).is_some() {
+                            name.due = Some(now);
+                            name.renamed_from = Some(name.path.clone());
+                        }
+                    }
+                } else {
+                    inode.dirty = true;
+                }
+                self.decide(ino, now, CHANGED_RETRY, out);
+            }
+            SealResult::Incomplete => {
+                inode.dirty = true;
+                inode.torn = Torn::Past;
+                self.decide(ino, now, Duration::ZERO, out);
+            }
+            SealResult::Failed => {
+                let (first, longest) = FAILED_RETRY;
+                let pause = first
+                    .saturating_mul(1 << inode.failures.min(16))
+                    .min(longest);
+                inode.failures += 1;
+                for name in &mut inode.names {
+                    if let Some(due) = sealing.name(&name.path) {
+                        name.renamed_from.clone_from(&due.renamed_from);
+                        name.due = name.due.max(Some(now + pause));
+                    }
+                }
+                self.rearm(ino, out);
+            }
+            SealResult::Gone => self.rearm(ino, out),
+        }
+        for waiter in waiters {
+            self.rearm(waiter, out);
+        }
+    }
+}
+
+/// Its content or its name is to be sealed.
+fn waits(name: &Name) -> bool {
+    name.due.is_some() && !name.is_dressed()
+}

@@ -1,0 +1,195 @@
+//! Recovery of the outbox: what was written and not sealed when the daemon ended.
+//!
+//! # What a file that is found becomes
+//!
+//! | mark | same boot | after a power loss |
+//! |---|---|---|
+//! | `open`, `torn` | incomplete | incomplete |
+//! | `closed` | sealed | incomplete |
+//! | none, and it is as recorded | it is done | it is done |
+//! | none, and its times or its inode are not as recorded | hashed; sent if its digest is another | hashed; incomplete if its digest is another, unless only times are |
+//! | none, and no record | sealed; incomplete if it is empty: its open may never have succeeded | incomplete |
+//!
+//! A mark is of the inode, under whatever name. Where the path that it has shows another inode (the state was moved, or
+//! the kill came between a rename and its rows), it counts for both, unless the digest is the recorded one.
+//!
+//! What is incomplete keeps a mark, so that it stays incomplete at the start after this one. Names of files that have several
+//! are compared with the tables by the way.
+
+use std::collections::HashSet;
+
+use super::{Found, walk};
+use crate::bundle::RelPath;
+use crate::spool::content::inode_at;
+use crate::spool::journal::Batch;
+use crate::spool::tables::{MARKS, Mark, MarkKind, OUT_NAMES, OutName};
+use crate::spool::{Recheck, RecoveredFile, Spool, SpoolError};
+
+/// What the marks say of one file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Says {
+    Nothing,
+    Closed,
+    Unfinished,
+    /// It may be what the mark is of, or may have taken its place.
+    Doubt(MarkKind),
+}
+
+/// Marks of which the path shows another inode, or nothing.
+#[derive(Default)]
+struct Astray {
+    paths: HashSet<RelPath>,
+    inodes: HashSet<u64>,
+}
+
+impl Spool {
+    pub(super) fn recover_outbox(&self, same_boot: bool) -> Result<Vec<RecoveredFile>, SpoolError> {
+        self.each_row::<OutName>(OUT_NAMES, |spool, key, row| {
+            if let Ok(path) = RelPath::parse(key)
+                && spool.outbox().look(&path)?.is_some()
+            {
+                return Ok(());
+            }
+            let mut batch = Batch::default();
+            batch.delete(OUT_NAMES, key);
+            spool.journal.submit(batch)?;
+            spool.free_content(row.digest)
+        })?;
+        self.recover_links()?;
+        let astray = self.marks_astray()?;
+        let mut recovered = Vec::new();
+        let mut live_marks = HashSet::new();
+        walk(self.outbox(), &mut |found| {
+            self.found_link(found.stat.ino, &found.path, found.nlink)?;
+            let says = self.says(&found, &astray)?;
+            if says != Says::Nothing {
+                live_marks.insert(found.stat.ino);
+            }
+            if let Some(file) = self.recover_file(found, says, same_boot)? {
+                if file.incomplete {
+                    live_marks.insert(file.ino);
+                }
+                recovered.push(file);
+            }
+            Ok(())
+        })?;
+        self.each_row::<Mark>(MARKS, |spool, key, _| {
+            let ino = key.try_into().map(u64::from_be_bytes).unwrap_or(0);
+            if live_marks.contains(&ino) {
+                return Ok(());
+            }
+            let mut batch = Batch::default();
+            batch.delete(MARKS, key);
+            spool.journal.submit(batch)
+        })?;
+        Ok(recovered)
+    }
+
+    fn marks_astray(&self) -> Result<Astray, SpoolError> {
+        let mut astray = Astray::default();
+        self.each_row::<Mark>(MARKS, |spool, key, mark| {
+            let ino = key.try_into().map(u64::from_be_bytes).unwrap_or(0);
+            if spool.outbox().inode(&mark.path)? != Some(ino) {
+                astray.paths.insert(mark.path.clone());
+                astray.inodes.insert(ino);
+            }
+            Ok(())
+        })?;
+        Ok(astray)
+    }
+
+    fn says(&self, found: &Found, astray: &Astray) -> Result<Says, SpoolError> {
+        let ino = found.stat.ino;
+        let mark: Option<Mark> = self.journal.get(MARKS, &ino.to_be_bytes())?;
+        let kind = mark.map(|mark| mark.kind);
+        if let Some(kind) = kind {
+            return Ok(match kind {
+                kind if astray.inodes.contains(&ino) => Says::Doubt(kind),
+                MarkKind::Closed => Says::Closed,
+                MarkKind::Open | MarkKind::Torn => Says::Unfinished,
+            });
+        }
+        // Another file than the one that was marked: what its bytes are nobody knows.
+        let taken = astray.paths.contains(&found.path);
+        Ok(if taken {
+            Says::Doubt(MarkKind::Torn)
+        } else {
+            Says::Nothing
+        })
+    }
+
+    /// `None`: there is nothing to do about it.
+    fn recover_file(
+        &self,
+        found: Found,
+        says: Says,
+        same_boot: bool,
+    ) -> Result<Option<RecoveredFile>, SpoolError> {
+        let ino = found.stat.ino;
+        let row: Option<OutName> = self.journal.get(OUT_NAMES, found.path.as_bytes())?;
+        let file = |incomplete| {
+            Ok(Some(RecoveredFile {
+                ino,
+                path: found.path.clone(),
+                incomplete,
+            }))
+        };
+        let unchanged = row
+            .as_ref()
+            .is_some_and(|row| row.stat.same_bytes(&found.stat));
+        let content = row.as_ref().map(|row| self.layout.content(row.digest));
+        let holds = content.as_deref().and_then(inode_at) == Some(ino);
+        // Its times differ, or it is another inode, as after a restore. What changes bytes through the mount leaves a
+        // mark; without one the file is looked at again in the background, and its content link stays meanwhile.
+        let may_be_it = |row: &&OutName| row.stat.size == found.stat.size && says == Says::Nothing;
+        if let Some(row) = row.as_ref().filter(may_be_it) {
+            let record = self.record_of(ino)?;
+            let is_it = row.stat.is(&found.stat)
+                || record.is_some_and(|record| record.vouches(row.digest, &found.stat));
+            if is_it && row.formerly.is_none() {
+                return Ok(None);
+            }
+            if holds && record.is_none_or(|record| record.digest != row.digest) {
+                // Until then a change of the file is to leave the content as it is.
+                self.record_doubted(row.digest, &found.stat)?;
+            }
+            let recheck = if same_boot || unchanged {
+                Recheck::SendIfChanged
+            } else {
+                Recheck::KeepIfChanged
+            };
+            self.recheck.lock().insert(ino, recheck);
+            return file(false);
+        }
+        if !unchanged
+            && holds
+            && let Some(row) = &row
+        {
+            // Changed behind our back: the link no longer shows what its name says.
+            self.disown_content(row.digest, ino)?;
+        }
+        let (incomplete, recheck) = match says {
+            Says::Unfinished => (true, None),
+            Says::Closed => (!same_boot, Some(Recheck::SendIfChanged)),
+            Says::Doubt(MarkKind::Closed) if same_boot => (false, Some(Recheck::SendIfChanged)),
+            Says::Doubt(_) => (row.is_none(), Some(Recheck::KeepIfChanged)),
+            Says::Nothing if same_boot && found.stat.size == 0 => {
+                // At the next start it is what it is now: no mark, and as many starts as there are empty ignored files.
+                return file(true);
+            }
+            Says::Nothing => (!same_boot, Some(Recheck::SendIfChanged)),
+        };
+        if incomplete {
+            let mut batch = Batch::default();
+            let mark = Mark {
+                kind: MarkKind::Torn,
+                path: found.path.clone(),
+            };
+            batch.put(MARKS, &ino.to_be_bytes(), &mark);
+            self.journal.submit(batch)?;
+        } else if let Some(recheck) = recheck.filter(|_| row.is_some()) {
+            self.recheck.lock().insert(ino, recheck);
+        }
+        file(incomplete)
+    }
+}

@@ -1,0 +1,244 @@
+//! Marks: what the next start makes of a file, by where its writer was when the daemon was killed.
+
+use super::super::tables::{MARKS, Mark, MarkKind};
+use super::*;
+
+impl Node {
+    fn mark_of(&self, path: &str) -> Option<(MarkKind, String)> {
+        let key = self.ino(path).to_be_bytes();
+        let mark: Option<Mark> = self.spool().journal.get(MARKS, &key).unwrap();
+        mark.map(|mark| (mark.kind, mark.path.to_string()))
+    }
+
+    /// A file that is being written through the mount.
+    fn open(&self, path: &str, bytes: &[u8]) {
+        fs::create_dir_all(self.outbox(path).parent().unwrap()).unwrap();
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(self.outbox(path))
+            .unwrap();
+        let gate = self.spool().gate(self.ino(path));
+        let mut guard = gate.lock();
+        if !self.spool().before_modify(&mut guard, &rel(path)).unwrap() {
+            self.spool()
+                .copy_out(&mut guard, &file, &rel(path))
+                .unwrap();
+        }
+        file.set_len(0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
+        guard.reshaped();
+    }
+
+    fn close(&self, path: &str) {
+        let gate = self.spool().gate(self.ino(path));
+        let _held = gate.lock();
+        self.spool().mark_closed(gate.ino(), &rel(path));
+    }
+
+    fn moved(&self, from: &str, to: &str, directory: bool) {
+        fs::rename(self.outbox(from), self.outbox(to)).unwrap();
+        self.spool().outbox_renamed(&rel(from), &rel(to), directory);
+    }
+
+    /// What is found at the next start, and whether it is incomplete.
+    fn found_after(&mut self, power_loss: bool) -> Vec<(String, bool)> {
+        if power_loss {
+            self.power_loss();
+        } else {
+            self.stop();
+            self.start();
+        }
+        let found = self.spool().recovered().into_iter();
+        let mut found: Vec<_> = found
+            .map(|file| (file.path.to_string(), file.incomplete))
+            .collect();
+        found.sort();
+        found
+    }
+}
+
+fn found(files: &[(&str, bool)]) -> Vec<(String, bool)> {
+    files
+        .iter()
+        .map(|(path, incomplete)| ((*path).to_owned(), *incomplete))
+        .collect()
+}
+
+#[test]
+fn what_was_open_is_incomplete_and_what_was_closed_is_sealed() {
+    for power_loss in [false, true] {
+        let mut alder = Node::new();
+        alder.open("open", b"half");
+        alder.open("closed", b"whole");
+        alder.close("closed");
+        alder.open("torn", b"half");
+        alder.spool().mark_torn(alder.ino("torn"), &rel("torn"));
+        fs::write(alder.outbox("renamed into place"), b"whole").unwrap();
+        alder.open("touched", b"");
+        alder.close("touched");
+        // Its CREATE was not answered, or its open failed.
+        fs::write(alder.outbox("empty"), b"").unwrap();
+        let expected = [
+            ("closed", power_loss),
+            ("empty", true),
+            ("open", true),
+            ("renamed into place", power_loss),
+            ("torn", true),
+            ("touched", power_loss),
+        ];
+        assert_eq!(alder.found_after(power_loss), found(&expected));
+        // And the same at the start after that, when nobody has done anything about it.
+        let held: Vec<_> = expected.iter().filter(|(_, held)| *held).copied().collect();
+        let again = alder.found_after(false);
+        let again: Vec<_> = again.into_iter().filter(|(_, held)| *held).collect();
+        assert_eq!(again, found(&held));
+    }
+}
+
+#[test]
+fn an_old_version_is_not_superseded_by_what_was_truncated_and_not_written() {
+    let (mut alder, _birch) = pair();
+    let bundle = alder.drop_file("f", b"the old version");
+    let gate = alder.spool().gate(alder.ino("f"));
+    {
+        let file = File::options().write(true).open(alder.outbox("f")).unwrap();
+        let mut guard = gate.lock();
+        if !alder.spool().before_modify(&mut guard, &rel("f")).unwrap() {
+            alder
+                .spool()
+                .copy_out(&mut guard, &file, &rel("f"))
+                .unwrap();
+        }
+        file.set_len(0).unwrap();
+        guard.reshaped();
+    }
+    drop(gate);
+    assert_eq!(alder.found_after(false), found(&[("f", true)]));
+    assert!(alder.spool().is_pending(bundle, _birch.id()));
+    _birch.fetch(&alder, bundle);
+    assert_eq!(fs::read(_birch.inbox("f")).unwrap(), b"the old version");
+}
+
+#[test]
+fn a_mark_moves_with_its_name() {
+    let mut alder = Node::new();
+    alder.open("f", b"half");
+    alder.moved("f", "g", false);
+    assert_eq!(alder.mark_of("g"), Some((MarkKind::Open, "g".into())));
+    alder.open("d/e/f", b"half");
+    alder.moved("d", "x", true);
+    assert_eq!(
+        alder.mark_of("x/e/f"),
+        Some((MarkKind::Open, "x/e/f".into()))
+    );
+    alder.open("y/f", b"whole");
+    alder.close("y/f");
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let (x, y) = (alder.outbox("x"), alder.outbox("y"));
+    renameat_with(CWD, x, CWD, y, RenameFlags::EXCHANGE).unwrap();
+    alder.spool().outbox_exchanged(&rel("x"), &rel("y"));
+    assert_eq!(
+        alder.mark_of("y/e/f"),
+        Some((MarkKind::Open, "y/e/f".into()))
+    );
+    assert_eq!(alder.mark_of("x/f"), Some((MarkKind::Closed, "x/f".into())));
+    // What comes to the old name is another file.
+    alder.drop_file("f", b"whole");
+    let expected = [("g", true), ("x/f", false), ("y/e/f", true)];
+    assert_eq!(alder.found_after(false), found(&expected));
+}
+
+#[test]
+fn a_kill_between_a_rename_and_its_rows_makes_nothing_whole() {
+    let mut alder = Node::new();
+    for name in ["f", "d/f", "g", "h"] {
+        alder.drop_file(name, name.as_bytes());
+    }
+    alder.open("f", b"half");
+    alder.open("d/f", b"half");
+    alder.open("g", b"half");
+    alder.open("new", b"whole");
+    alder.close("new");
+    fs::rename(alder.outbox("f"), alder.outbox("f2")).unwrap();
+    fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
+    fs::rename(alder.outbox("new"), alder.outbox("new2")).unwrap();
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let (g, h) = (alder.outbox("g"), alder.outbox("h"));
+    renameat_with(CWD, g, CWD, h, RenameFlags::EXCHANGE).unwrap();
+    let after = alder.found_after(false);
+    for path in ["f2", "e/f"] {
+        assert!(after.contains(&(path.into(), true)), "{path}: {after:?}");
+    }
+    assert!(after.contains(&("new2".into(), false)), "{after:?}");
+    // Of the two that were exchanged neither is sent before its digest is compared with the recorded one.
+    for path in ["g", "h"] {
+        match alder.seal(path) {
+            SealOutcome::Incomplete => {}
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_mark_counts_for_the_file_at_its_path_in_a_state_that_was_copied() {
+    let (mut alder, _birch) = pair();
+    alder.drop_file("done", b"done");
+    alder.open("closed", b"whole, but who knows");
+    alder.close("closed");
+    // Sealed, and its mark came back from a backup of the journal.
+    alder.spool().mark_closed(alder.ino("done"), &rel("done"));
+    alder.stop();
+    for name in ["done", "closed"] {
+        let copy = alder.outbox("copy");
+        fs::copy(alder.outbox(name), &copy).unwrap();
+        // The number is not to be used again.
+        fs::rename(alder.outbox(name), alder.dir.path().join(name)).unwrap();
+        fs::rename(&copy, alder.outbox(name)).unwrap();
+    }
+    alder.start();
+    let after = alder.spool().recovered();
+    let incomplete = |path: &str| after.iter().find(|file| file.path == rel(path)).unwrap();
+    assert!(incomplete("closed").incomplete);
+    assert!(!incomplete("done").incomplete);
+    assert!(matches!(alder.seal("done"), SealOutcome::Sealed(_)));
+    assert_eq!(alder.spool().counts().sealed, 0, "nothing is sent twice");
+}
+
+#[test]
+fn who_does_not_hold_the_gate_changes_no_open_mark() {
+    let alder = Node::new();
+    alder.open("f", b"half");
+    let ino = alder.ino("f");
+    alder.spool().mend_mark(ino);
+    alder.spool().unmark_closed(ino);
+    assert_eq!(alder.mark_of("f"), Some((MarkKind::Open, "f".into())));
+    alder.spool().mark_torn(ino, &rel("f"));
+    alder.spool().mend_mark(ino);
+    assert_eq!(alder.mark_of("f"), Some((MarkKind::Closed, "f".into())));
+    alder.spool().unmark_closed(ino);
+    assert_eq!(alder.mark_of("f"), None);
+    alder.spool().mend_mark(ino);
+    assert_eq!(alder.mark_of("f"), None, "nothing is marked anew");
+}
+
+#[test]
+fn nothing_is_marked_once_the_last_name_is_gone() {
+    let alder = Node::new();
+    alder.open("f", b"half");
+    let gate = alder.spool().gate(alder.ino("f"));
+    let ino = gate.ino();
+    fs::remove_file(alder.outbox("f")).unwrap();
+    alder.spool().outbox_removed(&rel("f"), ino, 0);
+    let rows = || {
+        let rows = alder.spool().journal.scan::<Mark>(MARKS, &[], None, 9);
+        rows.unwrap().len()
+    };
+    assert_eq!(rows(), 0);
+    gate.set_marked(false);
+    let mut guard = gate.lock();
+    assert!(alder.spool().before_modify(&mut guard, &rel("f")).unwrap());
+    assert_eq!(rows(), 0);
+}
