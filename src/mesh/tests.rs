@@ -9,9 +9,13 @@ mod faults;
 #[cfg(test)]
 mod forwarder;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod links;
 #[cfg(test)]
 mod membership;
+#[cfg(test)]
+mod memory;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
@@ -360,6 +364,18 @@ struct Scripted {
     identity: Identity,
 }
 
+/// Whatever a scripted peer can connect to.
+trait Reached {
+    /// Its id, and where it listens.
+    fn at(&self) -> (PeerId, Vec<std::net::SocketAddr>);
+}
+
+impl Reached for Mesh {
+    fn at(&self) -> (PeerId, Vec<std::net::SocketAddr>) {
+        (self.hub.me, self.listen_addrs())
+    }
+}
+
 impl Scripted {
     fn new() -> Self {
         Self::with(Identity::generate())
@@ -382,8 +398,8 @@ impl Scripted {
         self.identity.id()
     }
 
-    fn connect(&self, to: &Mesh, alpn: &[u8]) -> Connection {
-        let (id, addrs) = (to.hub.me, to.listen_addrs());
+    fn connect(&self, to: &impl Reached, alpn: &[u8]) -> Connection {
+        let (id, addrs) = to.at();
         let deadline = Instant::now() + PATIENCE;
         // One dial gives up soon, which on a busy machine says nothing of the other side.
         loop {
@@ -403,7 +419,7 @@ impl Scripted {
     }
 
     /// Connected to `to` as a member, hello exchanged.
-    fn join(&self, to: &Mesh, group: &GroupKey) -> (Connection, Channel) {
+    fn join(&self, to: &impl Reached, group: &GroupKey) -> (Connection, Channel) {
         let conn = self.connect(to, CTL_ALPN);
         let channel = self.runtime.block_on(async {
             let mut channel = prove(&conn, group, self.id(), Role::Dialer).await.unwrap();

@@ -17,6 +17,8 @@ mod growth;
 #[cfg(test)]
 mod hashing;
 #[cfg(test)]
+mod heal;
+#[cfg(test)]
 mod holes;
 #[cfg(test)]
 mod limits;

@@ -162,7 +162,7 @@ impl Scripted {
     }
 
     /// A bulk connection on which the other end may ask.
-    pub(super) fn bulk(&self, to: &Mesh, group: &GroupKey) -> Connection {
+    pub(super) fn bulk(&self, to: &impl Reached, group: &GroupKey) -> Connection {
         let conn = self.connect(to, BULK_ALPN);
         let proof = prove(&conn, group, self.id(), Role::Dialer);
         self.runtime.block_on(proof).unwrap();

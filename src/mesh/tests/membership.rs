@@ -11,14 +11,14 @@ use crate::peer::{Charter, Invitation};
 use crate::spool::Denied;
 
 /// A founded group with its admin.
-struct Club {
-    key: GroupKey,
+pub(super) struct Club {
+    pub key: GroupKey,
     charter: Charter,
-    alder: Real,
-    a: Mesh,
+    pub alder: Real,
+    pub a: Mesh,
 }
 
-fn found() -> Club {
+pub(super) fn found() -> Club {
     let (key, alder) = (GroupKey::generate(), Real::new());
     let charter = Charter::of(&key, alder.id());
     alder
@@ -36,7 +36,7 @@ fn found() -> Club {
 
 impl Club {
     /// A member with a spool of its own, connected.
-    fn join(&self, called: &str) -> (Real, Mesh) {
+    pub(super) fn join(&self, called: &str) -> (Real, Mesh) {
         let member = Real::new();
         let entered = member
             .spool()
@@ -65,7 +65,7 @@ impl Club {
         self.alder.spool().group_keys().swap_remove(0)
     }
 
-    fn say(&self, by: &Identity, what: What) -> SignedStatement {
+    pub(super) fn say(&self, by: &Identity, what: What) -> SignedStatement {
         let (group, id) = (self.charter.root, by.id());
         Statement {
             group,

@@ -1,0 +1,111 @@
+//! States that hold what nobody would take: it goes at the next start, and nothing else.
+
+use super::super::send::{SendRequest, Sent};
+use super::journal::{Batch, Table};
+use super::rank::{Rank, priority_of};
+use super::tables::{
+    CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING, USERS, carried_key,
+    delivery_key, pending_key, user_key,
+};
+use super::*;
+use crate::bundle::{Cancel, CancelReason, MANIFEST_MAX, SCOPE_MAX, Scope, SignedManifest};
+use crate::delivery::custody::Stage;
+use crate::digest::Digest;
+use crate::peer::roll::{SignedStatement, Statement, What};
+use crate::peer::{Charter, GroupKey};
+
+const STATEMENTS: Table = Table(48);
+
+fn rows(node: &Node, table: Table) -> usize {
+    let rows = node.spool().journal.scan::<()>(table, &[], None, 999);
+    rows.unwrap().len()
+}
+
+#[test]
+fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
+    let (mut alder, birch) = pair();
+    let key = GroupKey::generate();
+    let charter = Charter::of(&key, alder.id());
+    alder.spool().enter_group(key, Some(charter)).unwrap();
+    let statement = |n: u8, more: usize| {
+        let (id, generation) = (PeerId::from_bytes([n; 32]), 1);
+        let statement = Statement {
+            group: charter.root,
+            by: alder.id(),
+            what: What::Admitted { id, generation },
+        };
+        let SignedStatement { mut bytes, .. } = statement.sign(&alder.identity);
+        bytes.resize(bytes.len() + more, 0);
+        let signature = alder.identity.sign(b"meshbox membership 1\0", &bytes);
+        SignedStatement { bytes, signature }
+    };
+    let good = statement(1, 0);
+    let mut batch = Batch::default();
+    batch.put(STATEMENTS, b"good", &good);
+    batch.put(STATEMENTS, b"junk", &statement(2, 9));
+    batch.put(STATEMENTS, b"long", &statement(3, 20 << 20));
+    // A bundle kept for birch whose manifest is over the limit.
+    let (bundle, order) = (BundleId([5; 32]), 1 << 55 | 7);
+    let signed = SignedManifest {
+        bytes: vec![1; MANIFEST_MAX + 1],
+        signature: crate::peer::Signature([1; 64]),
+    };
+    let rank = Rank::of(priority_of(&signed), order);
+    batch.put(PENDING, &pending_key(birch.id(), rank), &bundle);
+    batch.put(KEPT, &bundle.0, &KeptRow { signed, order });
+    let carried = carried_key(PeerId::from_bytes([6; 32]), bundle);
+    batch.put(CARRIED, &carried, &Stage::Carrying);
+    let queued = &DeliveryState::Queued;
+    batch.put(DELIVERIES, &delivery_key(bundle, birch.id()), queued);
+    batch.put(USERS, &user_key(Digest([8; 32]), bundle), &());
+    // And a cancel for more than a scope may name.
+    let ids = vec![birch.id(); SCOPE_MAX + 1];
+    let cancel = Cancel::sign(
+        &birch.identity,
+        bundle,
+        CancelReason::Cancelled,
+        Scope::Ids(ids),
+        60,
+    );
+    let of = [bundle.0, *birch.id().as_bytes()].concat();
+    batch.put(CANCELS, &of, &cancel);
+    let owed = [birch.id().as_bytes().as_slice(), &of].concat();
+    batch.put(CANCELS_OWED, &owed, &());
+    alder.spool().journal.submit(batch).unwrap();
+    alder.spool().journal.flush().unwrap();
+    let sent = alder.drop_file("f", b"x");
+    alder.stop();
+    alder.start();
+    assert_eq!(alder.spool().statements(), [good]);
+    assert_eq!(rows(&alder, STATEMENTS), 1);
+    for table in [KEPT, CARRIED, CANCELS, CANCELS_OWED] {
+        assert_eq!(rows(&alder, table), 0, "{table:?}");
+    }
+    let pending = alder.spool().pending(birch.id(), None, 99).unwrap();
+    let owed: Vec<BundleId> = pending.into_iter().map(|(_, bundle)| bundle).collect();
+    assert_eq!(owed, [sent]);
+    assert_eq!(rows(&alder, USERS), 1);
+    assert_eq!(rows(&alder, DELIVERIES), 1);
+    alder.spool().cancels_owed(birch.id(), None, 9).unwrap();
+}
+
+#[test]
+fn what_is_sent_by_hand_fits_a_manifest_or_is_refused() {
+    let alder = Node::new();
+    let (long, at) = ("n".repeat(250), alder.outbox("f"));
+    alder.drop_file("f", b"x");
+    assert!(at.exists());
+    let files: Vec<(RelPath, RelPath)> = (0..28_000)
+        .map(|n| (rel("f"), rel(&format!("{long}/{n}"))))
+        .collect();
+    let sent = alder.spool().send_files(&SendRequest {
+        files,
+        to: Vec::new(),
+        priority: None,
+        id: None,
+    });
+    match sent.unwrap() {
+        Sent::Refused(why) => assert!(why.contains("send them as several"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
