@@ -43,6 +43,7 @@ mod ration;
 mod record;
 mod recover;
 mod renamed;
+mod reseal;
 mod room;
 mod route;
 mod seal;

@@ -56,6 +56,7 @@ impl Spool {
             last => last,
         };
         self.recover_intents(last)?;
+        self.recover_seals(last)?;
         self.journal.forget_dropped();
         self.recover_renames(same_boot)?;
         self.recover_inbox()?;

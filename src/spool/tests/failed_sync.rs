@@ -18,6 +18,21 @@ fn fail_a_sync(node: &Node) {
     journal.flush().unwrap_err();
 }
 
+/// Holds the journal's writer where it is; what is submitted from then on is committed together, if it is.
+fn hold_the_writer(node: &Node) -> crossbeam_channel::Sender<()> {
+    let (release, released) = crossbeam_channel::bounded::<()>(0);
+    let (here, is_here) = crossbeam_channel::bounded(1);
+    let mut batch = Batch::default();
+    batch.on_durable(move || {
+        here.send(()).unwrap();
+        // Until the sender is dropped.
+        released.recv().unwrap_err();
+    });
+    node.spool().journal.submit(batch).unwrap();
+    is_here.recv().unwrap();
+    release
+}
+
 fn state_of(node: &Node, path: &str) -> String {
     let row = node.spool().outbound_last(&rel(path)).unwrap();
     row.recipients[0].state.clone()
@@ -93,4 +108,52 @@ fn nothing_is_taken_from_others_after_a_failed_sync() {
     birch.start();
     birch.fetch(&alder, bundle);
     assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"one");
+}
+
+#[test]
+fn what_was_offered_before_a_failed_sync_lost_its_rows_is_not_sent_a_second_time() {
+    let (mut alder, birch) = pair();
+    let bytes = pattern(200_000);
+    let held = hold_the_writer(&alder);
+    let one = alder.drop_file("a", b"one");
+    let two = alder.drop_file("d/b", &bytes);
+    let torn = alder.drop_file("torn", b"these bytes the disk does not have");
+    for bundle in [one, two] {
+        birch.fetch(&alder, bundle);
+    }
+    let receipt = birch.receipt();
+    assert!(alder.spool().take_receipt(&receipt).unwrap());
+    let mut batch = Batch::default();
+    batch.put(tables::META, b"a test", &1_u8);
+    batch.sync(Sync::FailsOnce(Arc::new(AtomicBool::new(false))));
+    alder.spool().journal.submit(batch).unwrap();
+    drop(held);
+    alder.spool().journal.flush().unwrap_err();
+    assert_eq!(
+        alder.spool().outbound_last(&rel("a")).unwrap().state,
+        "sealed"
+    );
+    alder.stop();
+    fs::write(alder.outbox("torn"), b"these bytes").unwrap();
+    alder.start();
+    let recovered = alder.spool().recovered();
+    assert!(
+        recovered.len() == 1 && recovered[0].path == rel("torn") && recovered[0].incomplete,
+        "{recovered:?}"
+    );
+    assert!(alder.spool().manifest(torn).unwrap().is_none());
+    assert_eq!(state_of(&alder, "a"), "delivered");
+    assert_eq!(state_of(&alder, "d/b"), "queued");
+    assert_eq!(
+        alder.spool().pending(birch.id(), None, 9).unwrap().len(),
+        1,
+        "the same bundle"
+    );
+    assert!(alder.spool().take_receipt(&birch.receipt()).unwrap());
+    assert_eq!(state_of(&alder, "d/b"), "delivered");
+    // What is sent now comes after it.
+    birch.fetch(&alder, alder.drop_file("a", b"two"));
+    assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"two");
+    let newest = &alder.spool().outbound(None, 1)[0];
+    assert_eq!(newest.path, "a");
 }
