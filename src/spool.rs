@@ -23,6 +23,7 @@ mod gate;
 mod hashing;
 mod heal;
 mod history;
+mod home;
 mod inbox;
 mod intake;
 mod jobs;
@@ -520,6 +521,8 @@ pub struct Spool {
     journal: Journal,
     /// Held while deciding and recording; short, local disk only. Lock order: gate, this, journal.
     decide: Mutex<()>,
+    /// Whether there may be rows of names that wait: see `home`.
+    provisional: AtomicBool,
     epoch: AtomicU64,
     incarnation: [u8; 16],
     next_seq: AtomicU64,
@@ -621,6 +624,7 @@ impl Spool {
             lifetime: config.lifetime,
             journal,
             decide: Mutex::new(()),
+            provisional: AtomicBool::new(true),
             epoch: AtomicU64::new(epoch),
             incarnation: peer::random(),
             next_seq: AtomicU64::new(1),

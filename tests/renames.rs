@@ -293,3 +293,55 @@ fn what_was_consumed_does_not_come_back_by_a_rename_over_a_name_used_before() {
     }
     assert_eq!(birch.status()["counts"]["quarantined"], 0);
 }
+
+#[test]
+fn the_name_of_a_directory_becomes_a_files_and_back() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let put = |name: &str, text: &str| {
+        let sha = alder.put(name, text.as_bytes());
+        birch.wait_arrived(name, &sha);
+        alder.wait_delivered(name);
+    };
+    let mv = |from: &str, to: &str| fs::rename(alder.outbox(from), alder.outbox(to)).unwrap();
+    fs::create_dir(alder.outbox("d")).unwrap();
+    for n in 0..150 {
+        fs::write(alder.outbox(&format!("d/{n}")), format!("{n}")).unwrap();
+    }
+    let below = |directory: &str| {
+        let mut names: Vec<String> = (0..150).map(|n| format!("{directory}/{n}")).collect();
+        names.push("d".to_owned());
+        names.sort();
+        names
+    };
+    wait_until("all are there", ARRIVES, || names(&birch).len() == 150);
+    alder.wait_sealed();
+    mv("d", "e");
+    fs::write(alder.outbox("d"), "x").unwrap();
+    let is_there = |want: Vec<String>| {
+        wait_until("all have their names", ARRIVES, || names(&birch) == want);
+    };
+    is_there(below("e"));
+    assert_eq!(fs::read(birch.inbox("d")).unwrap(), b"x");
+
+    // They change places.
+    alder.wait_sealed();
+    mv("d", "t");
+    mv("e", "d");
+    mv("t", "e");
+    let mut swapped = below("d");
+    swapped.retain(|name| name != "d");
+    swapped.push("e".to_owned());
+    is_there(swapped);
+    assert!(birch.inbox("d").is_dir());
+    assert_eq!(fs::read(birch.inbox("e")).unwrap(), b"x");
+
+    put("p/p", "file");
+    fs::rename(alder.outbox("p"), alder.outbox("q")).unwrap();
+    fs::rename(alder.outbox("q/p"), alder.outbox("p")).unwrap();
+    fs::remove_dir(alder.outbox("q")).unwrap();
+    wait_until("it has the name of its directory", ARRIVES, || {
+        fs::read(birch.inbox("p")).is_ok_and(|text| text == b"file")
+    });
+    assert!(names(&birch).iter().all(|name| !name.contains('~')));
+}

@@ -136,6 +136,9 @@ impl Spool {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 let Some(spool) = spool.upgrade() else { return };
                 let aged = Reading::take().and_then(|now| spool.advance_age(now, false));
+                if let Err(error) = spool.look_home(true) {
+                    tracing::warn!(%error, "names that wait are looked at again later");
+                }
                 if let Err(error) = aged.and_then(|()| spool.expire_due()) {
                     tracing::error!(%error, "bundles whose lifetime is over stay for now");
                 }

@@ -57,8 +57,10 @@ pub(super) struct Naming {
 
 /// What is known while the names of one bundle are chosen.
 pub(super) struct Choosing {
-    origin: PeerId,
+    pub(super) origin: PeerId,
     order: (u64, u64),
+    /// The name it would have, but for a directory that stands in the way.
+    pub(super) blocked: Option<RelPath>,
     /// Directories that it may use, found before.
     directories: HashSet<RelPath>,
     /// Names that were taken away because they were in the way.
@@ -70,6 +72,7 @@ impl Choosing {
         Self {
             origin: manifest.manifest().origin,
             order: manifest.manifest().order(),
+            blocked: None,
             directories: HashSet::new(),
             cleared: Vec::new(),
         }
@@ -363,7 +366,13 @@ impl Spool {
     ) -> Result<RelPath, SpoolError> {
         let origin = choosing.origin;
         let key = origin_key(origin, path);
-        if let Some(chosen) = self.journal.get::<RelPath>(CHOSEN, &key)?
+        let mut chosen = self.journal.get::<RelPath>(CHOSEN, &key)?;
+        if let Some(before) = chosen.as_ref().filter(|_| is_file)
+            && self.go_home_before(path, before)?
+        {
+            chosen = self.journal.get(CHOSEN, &key)?;
+        }
+        if let Some(chosen) = chosen
             && self
                 .build_name(path, chosen.components(), is_file, 1, choosing)?
                 .as_ref()
@@ -371,6 +380,7 @@ impl Spool {
         {
             return Ok(chosen);
         }
+        choosing.blocked = None;
         let chosen = self
             .build_name(path, path.components(), is_file, NAME_ATTEMPTS, choosing)?
             .ok_or_else(|| {
@@ -385,6 +395,7 @@ impl Spool {
             let mut batch = Batch::default();
             batch.put(CHOSEN, &key, &chosen);
             batch.put(OWNED, chosen.as_bytes(), &(origin, path.clone()));
+            self.note_provisional(path, &chosen, choosing, &mut batch)?;
             self.journal.submit(batch)?;
         }
         Ok(chosen)
@@ -455,6 +466,8 @@ impl Spool {
                     let gone = durable::remove_directory(&at).is_ok();
                     if gone {
                         choosing.cleared.push(candidate.clone());
+                    } else {
+                        choosing.blocked.get_or_insert_with(|| candidate.clone());
                     }
                     Ok(gone)
                 }
@@ -539,7 +552,11 @@ impl Spool {
     /// Removes an empty directory from the inbox.
     pub fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        durable::remove_directory(&self.inbox().at(path)?)
+        durable::remove_directory(&self.inbox().at(path)?)?;
+        if let Err(error) = self.go_home(path) {
+            tracing::warn!(%error, %path, "what waits for this name has it at the next start");
+        }
+        Ok(())
     }
 
     /// Moves a file from the inbox to the outbox: consumed there, a new file here. The caller then tells `ready`.

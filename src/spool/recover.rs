@@ -70,6 +70,7 @@ impl Spool {
         }
         *self.recovered.lock() = recovered;
         self.drop_bad_cancels()?;
+        self.look_home(false)?;
         self.sweep_kept()?;
         self.sweep(same_boot)
     }

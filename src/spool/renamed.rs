@@ -13,7 +13,8 @@
 //! 3. A former version that arrives late is settled and not shown.
 //! 4. A former path that is the entry's own says that only mode or time are new: they are changed in place. The origin
 //!    announces them only if they were set within [`DRESSED_SECS`] of the seal.
-//! 5. Directories that are gone at the origin too go with the last file in them; others stay, for who watches them.
+//! 5. Directories that are gone at the origin too go with the last file in them, and the empty ones in them; others stay,
+//!    for who watches them. A file that waits for such a name gets it ([`super::home`]).
 //!
 //! # Crash behaviour
 //! The row in [`RENAMES`] is in the journal's log before the rename; after a crash of the daemon the rename is completed.
@@ -167,14 +168,15 @@ impl Spool {
         Ok(formers)
     }
 
-    /// How many components of a path of the outbox, from its end, show nothing.
+    /// How many components of a path of the outbox, from its end, are gone: the name as that of a file, what is above it as
+    /// directories.
     fn gone_of(&self, path: &RelPath) -> u16 {
         let mut gone = 0;
         let mut at = Some(path.clone());
-        while let Some(path) = at.filter(|path| {
-            let shown = self.outbox().metadata(path);
+        while let Some(path) = at.filter(|path| match self.outbox().metadata(path) {
+            Ok(meta) => meta.is_dir() == (gone == 0),
             // Only what is surely gone: where that cannot be told the receiver keeps its directory.
-            shown.is_err_and(|error| Errno::from_io_error(&error).is_some_and(is_nothing))
+            Err(error) => Errno::from_io_error(&error).is_some_and(is_nothing),
         }) {
             gone += 1;
             at = path.parent();
@@ -279,8 +281,7 @@ impl Spool {
                 continue;
             }
             // A file cannot become a directory on the way to itself in one step.
-            let nested = former.path != *path
-                && (former.path.starts_with(path) || path.starts_with(&former.path));
+            let nested = former.path != *path && path.starts_with(&former.path);
             return Ok(match former.gone {
                 0 if former.path != *path => None,
                 _ if nested => None,
@@ -329,6 +330,13 @@ impl Spool {
         let mut batch = Batch::default();
         self.show_consumed(bundle, &mut batch)?;
         self.journal.submit(batch)?;
+        for former in &of.renamed_from {
+            let chosen = self
+                .journal
+                .get(CHOSEN, &origin_key(of.origin, &former.path))?;
+            let name = chosen.unwrap_or_else(|| former.path.clone());
+            self.remove_emptied(&name, former.gone.saturating_sub(1))?;
+        }
         tracing::info!(path = %announced.entry.path, bundle = %bundle.short(), "renamed by its origin after it was consumed here: not shown again");
         self.ring(&Event::StatusChanged);
         Ok(())
@@ -379,11 +387,7 @@ impl Spool {
             observer.published(&made);
             observer.renamed(&renaming.from, &renaming.to, replaced);
         }
-        for gone in self.remove_emptied(&renaming) {
-            if let Some(observer) = &observer {
-                observer.removed(&gone);
-            }
-        }
+        self.remove_emptied(&renaming.from, renaming.emptied)?;
         tracing::info!(from = %renaming.from, to = %renaming.to, bundle = %bundle.short(), "renamed or changed in the inbox, as its origin did");
         Ok(renaming.to)
     }
@@ -467,22 +471,19 @@ impl Spool {
         self.journal.submit(batch)
     }
 
-    /// Removes the directories above the old name that are gone at the origin too, as far as they are empty.
-    fn remove_emptied(&self, renaming: &Renaming) -> Vec<RelPath> {
-        let mut removed = Vec::new();
-        let mut at = renaming.from.parent();
-        while let Some(directory) = at.filter(|_| removed.len() < usize::from(renaming.emptied)) {
-            let path = self.inbox().at(&directory);
-            if path
-                .and_then(|path| durable::remove_directory(&path))
-                .is_err()
-            {
+    /// Removes the directories above an old name that are gone at the origin too, as far as there are no files in them. What
+    /// waited for their names gets them.
+    fn remove_emptied(&self, from: &RelPath, emptied: u16) -> Result<(), SpoolError> {
+        let above = std::iter::successors(from.parent(), RelPath::parent);
+        let above: Vec<RelPath> = above.take(emptied.into()).collect();
+        for directory in &above {
+            if !self.clear(directory)? {
                 break;
             }
-            at = directory.parent();
-            removed.push(directory);
         }
-        removed
+        above
+            .iter()
+            .try_for_each(|directory| self.go_home(directory).map(drop))
     }
 
     /// Former names that the origin uses for another file by now, and that still show this one, wait for that other file.
@@ -556,7 +557,7 @@ impl Spool {
                 self.follow_dress(&renaming.to, &announced)?;
             }
             self.record_rename(&manifest, renaming)?;
-            self.remove_emptied(renaming);
+            self.remove_emptied(&renaming.from, renaming.emptied)?;
         }
         Ok(())
     }

@@ -95,6 +95,8 @@ pub(super) const CONSUMED: Table = Table(62);
 pub(super) const TAKEN: Table = Table(63);
 /// Origin, epoch, incarnation, seq, number of a block → bits: files of a bundle of many that were consumed.
 pub(super) const TAKEN_OF: Table = Table(64);
+/// Inbox path → (origin, its path): a name that a file is to get when what stands in its way is gone.
+pub(super) const PROVISIONAL: Table = Table(65);
 /// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
 pub(super) const KEPT: Table = Table(41);
 /// Bundle id → (origin, `Stage`): those of [`KEPT`] that their origin may still close by itself.

@@ -21,6 +21,8 @@ mod heal;
 #[cfg(test)]
 mod holes;
 #[cfg(test)]
+mod home;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod links;

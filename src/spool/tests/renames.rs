@@ -16,12 +16,12 @@ const BIG: usize = 3 * LEAF as usize;
 
 impl Node {
     /// Renames a file as a program would through the mount, and lets it be sealed.
-    fn rename(&self, from: &str, to: &str) -> BundleId {
+    pub(super) fn rename(&self, from: &str, to: &str) -> BundleId {
         self.move_file(from, to);
         self.sealed(to)
     }
 
-    fn move_file(&self, from: &str, to: &str) {
+    pub(super) fn move_file(&self, from: &str, to: &str) {
         let (old, new) = (self.outbox(from), self.outbox(to));
         fs::create_dir_all(new.parent().unwrap()).unwrap();
         let replaced = fs::metadata(&new).ok().map(|meta| meta.ino());
@@ -32,19 +32,19 @@ impl Node {
         self.spool().outbox_renamed(&rel(from), &rel(to), false);
     }
 
-    fn move_directory(&self, from: &str, to: &str) {
+    pub(super) fn move_directory(&self, from: &str, to: &str) {
         fs::rename(self.outbox(from), self.outbox(to)).unwrap();
         self.spool().outbox_renamed(&rel(from), &rel(to), true);
     }
 
-    fn exchange(&self, a: &str, b: &str) {
+    pub(super) fn exchange(&self, a: &str, b: &str) {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         let flags = RenameFlags::EXCHANGE;
         renameat_with(CWD, self.outbox(a), CWD, self.outbox(b), flags).unwrap();
         self.spool().outbox_exchanged(&rel(a), &rel(b));
     }
 
-    fn sealed(&self, path: &str) -> BundleId {
+    pub(super) fn sealed(&self, path: &str) -> BundleId {
         match self.seal(path) {
             SealOutcome::Sealed(bundle) => bundle,
             other => panic!("{other:?}"),
@@ -62,7 +62,7 @@ impl Node {
     }
 
     /// Takes all that `origin` owes this node, oldest first; gives the bytes asked for.
-    fn take_all(&self, origin: &Self) -> u64 {
+    pub(super) fn take_all(&self, origin: &Self) -> u64 {
         let mut asked = 0;
         for (_, bundle) in origin.spool().pending(self.id(), None, 99).unwrap() {
             asked += self.take(origin, bundle);
@@ -71,7 +71,7 @@ impl Node {
     }
 
     /// Takes one bundle and gives its receipt, whether something is to be fetched or not.
-    fn take(&self, origin: &Self, bundle: BundleId) -> u64 {
+    pub(super) fn take(&self, origin: &Self, bundle: BundleId) -> u64 {
         let asked = self.fetch(origin, bundle);
         self.spool().journal.flush().unwrap();
         let receipt = self.spool().receipt(bundle).unwrap();
@@ -89,7 +89,7 @@ impl Node {
         }
     }
 
-    fn shows(&self) -> Vec<String> {
+    pub(super) fn shows(&self) -> Vec<String> {
         let mut names = Vec::new();
         let mut directories = vec![self.inbox("")];
         while let Some(directory) = directories.pop() {
@@ -110,7 +110,7 @@ impl Node {
 
 /// What the file system is told.
 #[derive(Default)]
-struct Heard(parking_lot::Mutex<Vec<String>>);
+pub(super) struct Heard(pub(super) parking_lot::Mutex<Vec<String>>);
 
 impl InboxObserver for Heard {
     fn prepare(&self, _replaced: &[RelPath]) {}
@@ -136,7 +136,7 @@ impl InboxObserver for Heard {
     }
 }
 
-fn heard(node: &Node) -> Arc<Heard> {
+pub(super) fn heard(node: &Node) -> Arc<Heard> {
     let heard = Arc::new(Heard::default());
     node.spool().observe_inbox(heard.clone());
     heard
