@@ -228,6 +228,7 @@ impl Session {
                 let (hub, peer) = (self.hub.clone(), self.peer.id);
                 self.desk.push(move || {
                     for bundle in ids {
+                        hub.fetches.withdrawn(bundle, peer);
                         if let Err(error) = hub.store.withdrawn(bundle, peer) {
                             tracing::error!("{bundle:?} cannot be given up: {error}");
                         }

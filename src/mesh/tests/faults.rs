@@ -231,7 +231,7 @@ impl Scripted {
     }
 
     /// The next question whether a bundle is still owed.
-    fn hear_owed(&self, channel: &mut Channel) -> Vec<BundleId> {
+    pub(super) fn hear_owed(&self, channel: &mut Channel) -> Vec<BundleId> {
         loop {
             if let Frame::Owed(ids) = self.hear(channel) {
                 return ids;

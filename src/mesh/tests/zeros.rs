@@ -78,3 +78,19 @@ fn zeros_without_end_hold_up_nothing_that_travels_and_end_when_superseded() {
     });
     assert_eq!(std::fs::read(alder.inbox("z0")).unwrap(), b"newer");
 }
+
+#[test]
+fn zeros_of_what_its_origin_does_not_owe_any_more_are_given_up() {
+    let (group, alder, a) = alone();
+    let origin = Scripted::new();
+    let (_conn, mut channel) = origin.join(&a, &group);
+    let long = zeros(&origin, "z", 2, LONG);
+    say(&origin, &mut channel, &long);
+    // While it is hashed, and once it was given up for now.
+    for _ in 0..2 {
+        while !origin.hear_owed(&mut channel).contains(&long.id()) {}
+        origin.say(&mut channel, &Frame::Withdrawn(vec![long.id()]));
+    }
+    alder.wait_row(long.id(), "withdrawn");
+    assert!(alder.names_in("partial").is_empty());
+}
