@@ -8,9 +8,11 @@
 //! 1. A [`RelPath`] never leaves the directory it is joined to: no absolute path, no empty, `.` or `..` component, no
 //!    NUL, no component over 255 bytes, no path over 4,075 bytes. Names are bytes, not text.
 //! 2. A `VerifiedManifest` has a good signature by its origin, at least one entry, entries with distinct paths none of
-//!    which lies under a file of the same bundle, and chunk lists that fit the sizes.
+//!    which lies under a file or link of the same bundle, chunk lists that fit the sizes, and no symbolic link that could
+//!    lead out of its tree ([`link`]).
 
 mod cancel;
+pub mod link;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -295,9 +297,14 @@ pub enum EntryKind {
     },
     /// A directory, listed so that empty ones travel too.
     Directory,
+    /// A symbolic link, which has nothing to fetch: the signature is over its target.
+    Link {
+        /// Where it points; see [`link::stays`].
+        target: Vec<u8>,
+    },
 }
 
-/// One file or directory of a bundle.
+/// One file, directory or symbolic link of a bundle.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// Path in the sender's outbox and, save for conflicts, in the receiver's inbox.
@@ -314,6 +321,7 @@ impl Entry {
         match &self.kind {
             EntryKind::File { size, .. } => *size,
             EntryKind::Directory => 0,
+            EntryKind::Link { target } => target.len() as u64,
         }
     }
 
@@ -321,15 +329,32 @@ impl Entry {
     pub fn pieces(&self) -> Vec<Range<u64>> {
         match &self.kind {
             EntryKind::File { size, chunks, .. } => chunks.pieces(*size),
-            EntryKind::Directory => Vec::new(),
+            EntryKind::Directory | EntryKind::Link { .. } => Vec::new(),
         }
     }
 
-    /// Digest of a file.
+    /// Digest of a file's bytes.
     pub fn digest(&self) -> Option<Digest> {
         match &self.kind {
             EntryKind::File { digest, .. } => Some(*digest),
+            EntryKind::Directory | EntryKind::Link { .. } => None,
+        }
+    }
+
+    /// What tells two versions of a name apart: the digest of a file, or what stands for a link.
+    pub fn mark(&self) -> Option<Digest> {
+        match &self.kind {
+            EntryKind::File { digest, .. } => Some(*digest),
+            EntryKind::Link { target } => Some(link::digest(target)),
             EntryKind::Directory => None,
+        }
+    }
+
+    /// Where it points, if it is a symbolic link.
+    pub fn target(&self) -> Option<&[u8]> {
+        match &self.kind {
+            EntryKind::Link { target } => Some(target),
+            EntryKind::File { .. } | EntryKind::Directory => None,
         }
     }
 }
@@ -415,7 +440,7 @@ impl Manifest {
         }
         let mut common = match first.kind {
             EntryKind::Directory => Some(first.path.clone()),
-            EntryKind::File { .. } => first.path.parent(),
+            EntryKind::File { .. } | EntryKind::Link { .. } => first.path.parent(),
         };
         for entry in &self.entries {
             while let Some(directory) = &common
@@ -488,6 +513,9 @@ pub enum ManifestError {
     /// Two entries clash.
     #[error("the manifest names {0} twice, or as file and directory at once")]
     PathClash(RelPath),
+    /// A symbolic link that could lead out of its tree.
+    #[error("the symbolic link {0} could lead out of its tree")]
+    Link(RelPath),
     /// The chunk list does not fit the size.
     #[error("the chunk list of {0} does not fit its size")]
     Chunks(RelPath),
@@ -535,6 +563,11 @@ fn check_entries(entries: &[Entry]) -> Result<(), ManifestError> {
         let is_dir = matches!(entry.kind, EntryKind::Directory);
         if kinds.insert(entry.path.as_bytes(), is_dir).is_some() {
             return Err(ManifestError::PathClash(entry.path.clone()));
+        }
+        if let EntryKind::Link { target } = &entry.kind
+            && !link::stays(&entry.path, target)
+        {
+            return Err(ManifestError::Link(entry.path.clone()));
         }
         if let EntryKind::File { size, chunks, .. } = &entry.kind
             && !chunks.fits(*size)
@@ -592,11 +625,12 @@ impl VerifiedManifest {
     /// About how much memory it takes.
     pub fn memory(&self) -> usize {
         let entry = |entry: &Entry| {
-            let chunks = match &entry.kind {
-                EntryKind::File { chunks, .. } => chunks.len(),
+            let more = match &entry.kind {
+                EntryKind::File { chunks, .. } => chunks.len() * size_of::<Run>(),
                 EntryKind::Directory => 0,
+                EntryKind::Link { target } => ALLOCATED + target.len(),
             };
-            size_of::<Entry>() + ALLOCATED + entry.path.as_bytes().len() + chunks * size_of::<Run>()
+            size_of::<Entry>() + ALLOCATED + entry.path.as_bytes().len() + more
         };
         let entries: usize = self.0.manifest.entries.iter().map(entry).sum();
         size_of::<Checked>() + self.0.signed.bytes.len() + entries
@@ -831,6 +865,24 @@ mod tests {
             *size = 5 << 20;
         }
         assert_eq!(check(vec![short]), Err(ManifestError::Chunks(path("a"))));
+        let link = |name: &str, target: &str| Entry {
+            path: path(name),
+            mtime: (0, 0),
+            kind: EntryKind::Link {
+                target: target.into(),
+            },
+        };
+        assert!(check(vec![link("a/l", "b"), file("a/b", 1)]).is_ok());
+        for (name, target) in [("l", "b"), ("a/l", "../b"), ("a/l", "/b"), ("a/l", "")] {
+            assert_eq!(
+                check(vec![link(name, target)]),
+                Err(ManifestError::Link(path(name)))
+            );
+        }
+        assert_eq!(
+            check(vec![link("a/l", "b"), file("a/l/x", 1)]),
+            Err(ManifestError::PathClash(path("a/l")))
+        );
         let dir = Entry {
             path: path("a"),
             mtime: (0, 0),

@@ -297,6 +297,7 @@ impl Fs {
         let stat = self.at(place)?.stat()?;
         match kind_of(&stat) {
             Some(kind) if kind.travels() || place.area == Area::Outbox => Ok(stat),
+            Some(Kind::Symlink) if self.stays_at(place, &place.rel()?)? => Ok(stat),
             Some(_) | None => Err(FsError::NotFound),
         }
     }

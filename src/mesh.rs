@@ -33,7 +33,6 @@ mod limits;
 mod link;
 mod member;
 mod membership;
-mod net;
 mod offer;
 mod out;
 mod pacer;
@@ -57,7 +56,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use iroh::RelayUrl;
+use iroh::{Endpoint, RelayUrl};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -72,7 +71,6 @@ use self::discover::Discovery;
 use self::fetch::Fetches;
 pub use self::join::{JoinError, redeem};
 use self::member::CloseCode;
-use self::net::Net;
 use self::offer::Blames;
 use self::pacer::Pacer;
 use self::roster::{Peer, Roster};
@@ -112,9 +110,6 @@ pub struct MeshConfig {
     pub group: GroupKey,
     /// Addresses to bind; empty: all interfaces, any port, both families.
     pub listen: Vec<SocketAddr>,
-    /// Whether to wait for addresses that the machine does not have yet, as when it starts us before its network. Those
-    /// that were bound before are waited for in any case.
-    pub wait_for_addresses: bool,
     /// Static peers.
     pub peers: Vec<(PeerId, SocketAddr)>,
     /// The ticket we were invited with, if this start has one.
@@ -170,13 +165,13 @@ pub(crate) struct Hub {
     pub(crate) me: PeerId,
     /// Through which members are reached that cannot be reached directly.
     pub(crate) relays: Vec<RelayUrl>,
-    pub(crate) net: Net,
     /// The key at the start, for a store without a roll; see [`Hub::group`].
     group: GroupKey,
     /// Rung when the roll changed.
     pub(crate) rekeyed: Notify,
     /// The roll that the connections were last held against.
     roll_seen: Mutex<Option<[u8; 32]>>,
+    pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
     pub(crate) budget: Arc<Budget>,
     windows: Windows,
@@ -223,7 +218,7 @@ impl Hub {
             epoch,
             incarnation,
             seen: self.store.epoch_seen_of(to),
-            addrs: first(self.net.listen_addrs()),
+            addrs: first(endpoint::listen_addrs(&self.endpoint)),
             members: self.members_to_tell(),
         }
     }
@@ -469,13 +464,9 @@ impl Mesh {
             .map_err(MeshError::Runtime)?;
         let relays = endpoint::parse_relays(&config.relays)?;
         let remembered = store.remembered_listen();
-        let (identity, listen) = (store.identity(), &config.listen);
-        let may_wait = config.wait_for_addresses;
-        let bound = net::bind_first(identity, listen, &remembered, &relays, may_wait);
-        let bound = runtime.block_on(bound)?;
-        if let Some(sockets) = bound.whole()
-            && let Err(error) = store.remember_listen(&sockets)
-        {
+        let bound = endpoint::bind_again(store.identity(), &config.listen, &remembered, &relays);
+        let endpoint = runtime.block_on(bound)?;
+        if let Err(error) = store.remember_listen(&endpoint.bound_sockets()) {
             tracing::warn!("the ports cannot be remembered: {error}");
         }
         let hub = Arc::new(Hub {
@@ -484,7 +475,7 @@ impl Mesh {
             group: config.group,
             rekeyed: Notify::new(),
             roll_seen: Mutex::default(),
-            net: Net::start(bound, config.listen, relays.clone()),
+            endpoint,
             roster: Roster::default(),
             budget: Arc::default(),
             windows: Windows::default(),
@@ -522,7 +513,7 @@ impl Mesh {
         }
         hub.refresh();
         runtime.spawn(hub.clone().dispatch(rings, lost));
-        runtime.spawn(net::keep(hub.clone()));
+        runtime.spawn(link::accept(hub.clone()));
         runtime.spawn(custody::run(hub.clone()));
         let discovery = if config.mdns {
             Discovery::start(&hub)
@@ -539,14 +530,12 @@ impl Mesh {
     /// The addresses really bound, as others can dial them: for an unspecified address those of the interfaces,
     /// loopback included only when that is what is bound.
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
-        self.hub.net.listen_addrs()
+        endpoint::listen_addrs(&self.hub.endpoint)
     }
 
-    /// What the user should know: addresses that are missing, and copies of states that are in use.
+    /// What the user should know of copies of states that are in use.
     pub fn notices(&self) -> Vec<String> {
-        let mut notices = self.hub.twins.notices();
-        notices.extend(self.hub.net.trouble());
-        notices
+        self.hub.twins.notices()
     }
 
     /// Every known peer.
@@ -617,13 +606,12 @@ impl Mesh {
         } else {
             STOP
         };
-        if let Some(endpoint) = self.hub.net.endpoint() {
-            let closed = runtime.block_on(async { timeout(patience, endpoint.close()).await });
-            if closed.is_err() {
-                // All was sent that can be; what is waited for is the answer of somebody who is gone. An endpoint
-                // dropped in this state logs an error, so it is left to the end of the process.
-                std::mem::forget(endpoint);
-            }
+        let endpoint = self.hub.endpoint.clone();
+        let closed = runtime.block_on(async { timeout(patience, endpoint.close()).await });
+        if closed.is_err() {
+            // All was sent that can be; what is waited for is the answer of somebody who is gone. An endpoint dropped
+            // in this state logs an error, so it is left to the end of the process.
+            std::mem::forget(endpoint);
         }
         runtime.shutdown_timeout(STOP);
     }

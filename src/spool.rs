@@ -51,6 +51,7 @@ mod seal;
 mod send;
 mod shown;
 mod start;
+mod symlinks;
 mod tables;
 mod tail;
 mod taken;

@@ -31,7 +31,7 @@ pub struct Caller {
     pub tid: u32,
 }
 
-/// What an inode is. All but the first two exist only in the outbox, at ignored names.
+/// What an inode is. All but the first three exist only in the outbox, at ignored names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
@@ -65,7 +65,7 @@ impl Kind {
         }
     }
 
-    /// Whether it can be sent, as or in a bundle.
+    /// Whether it can be sent, as or in a bundle, wherever it is. A symbolic link can, where it stays in its tree.
     pub(crate) fn travels(self) -> bool {
         match self {
             Self::File | Self::Directory => true,

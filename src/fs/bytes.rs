@@ -745,7 +745,9 @@ fn open_at(root: &OwnedFd, place: &Place, access: Access) -> Result<OwnedFd, FsE
 /// looks the name up again and finds what there is.
 pub(crate) fn renamed_behind_us(area: Area, error: FsError) -> FsError {
     match error {
-        FsError::NotFound | FsError::Os(Errno::NOENT | Errno::NOTDIR) if area == Area::Inbox => {
+        FsError::NotFound | FsError::Os(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+            if area == Area::Inbox =>
+        {
             FsError::Stale
         }
         other => other,

@@ -391,22 +391,18 @@ impl Fs {
             if flags.contains(RenameFlags::EXCHANGE) {
                 return Err(FsError::ReadOnly);
             }
-            if kind == Kind::Directory {
+            // A link made anew is checked for where it is to be.
+            if matches!(kind, Kind::Directory | Kind::Symlink) {
                 return Err(FsError::CrossDevice);
             }
             let target = self.outbox_place(to.parent, to.name)?;
             let replaced = self.stat_at(&target).ok();
             match replaced.as_ref().and_then(kind_of) {
                 Some(Kind::Directory) => Err(FsError::IsDirectory),
-                Some(Kind::File) => Ok((path, target, replaced)),
-                Some(
-                    Kind::Symlink
-                    | Kind::Fifo
-                    | Kind::Socket
-                    | Kind::CharDevice
-                    | Kind::BlockDevice,
-                )
-                | None => Ok((path, target, None)),
+                Some(Kind::File | Kind::Symlink) => Ok((path, target, replaced)),
+                Some(Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice) | None => {
+                    Ok((path, target, None))
+                }
             }
         });
         let (path, target, replaced) = match checked {

@@ -20,6 +20,7 @@ use super::handle::{DirStream, Handle};
 use super::inode::{Area, NodeId, Place};
 use super::special::beneath;
 use super::status;
+use crate::bundle::link;
 
 /// The offset after `.` and `..`.
 const DOTS: u64 = 2;
@@ -186,9 +187,16 @@ impl Fs {
                     .and_then(|s| kind_of(&s)),
                 known => Kind::of(known),
             };
-            if let Some(kind) = kind
-                && (kind.travels() || place.area == Area::Outbox)
-            {
+            let shown = match kind {
+                Some(kind) if kind.travels() || place.area == Area::Outbox => true,
+                Some(Kind::Symlink) => {
+                    let target = rustix::fs::readlinkat(&fd, name, Vec::new());
+                    let path = place.child(name).and_then(|at| at.rel());
+                    target.is_ok_and(|to| path.is_ok_and(|at| link::stays(&at, to.as_bytes())))
+                }
+                Some(_) | None => false,
+            };
+            if let Some(kind) = kind.filter(|_| shown) {
                 found.push(Item {
                     name: name.to_vec(),
                     number: 0,

@@ -260,7 +260,7 @@ impl Fs {
         let spot = self.at(&place)?;
         unlinkat(&spot, spot.name(), AtFlags::empty())?;
         self.nodes.lock().unname(at.parent, at.name);
-        if kind_of(&stat) != Some(Kind::File) {
+        if !matches!(kind_of(&stat), Some(Kind::File | Kind::Symlink)) {
             return Ok(());
         }
         let path = place.rel()?;
@@ -347,13 +347,19 @@ impl Fs {
         linkat(&old, old.name(), &new, new.name(), AtFlags::empty())?;
         let stat = self.stat_at(&to_place)?;
         let entry = self.entry(to.parent, to.name, Area::Outbox, &stat)?;
-        if kind_of(&stat) == Some(Kind::File) {
-            let path = to_place.rel()?;
+        let path = to_place.rel()?;
+        let kind = kind_of(&stat);
+        if matches!(kind, Some(Kind::File | Kind::Symlink)) {
             self.spool.outbox_linked(stat.st_ino, &from.rel()?, &path);
-            self.readiness.feed(Event::Linked {
-                ino: stat.st_ino,
-                path,
-            });
+        }
+        let told = match kind {
+            Some(Kind::File) => true,
+            Some(Kind::Symlink) => !self.is_ignored(&path, false),
+            _other => false,
+        };
+        if told {
+            let ino = stat.st_ino;
+            self.readiness.feed(Event::Linked { ino, path });
         }
         Ok(entry)
     }

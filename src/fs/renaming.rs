@@ -169,7 +169,7 @@ impl Fs {
             .lock()
             .renamed(from.parent, from.name, to.parent, to.name);
         let gone = target
-            .filter(|target| kind_of(target) == Some(Kind::File))
+            .filter(|target| matches!(kind_of(target), Some(Kind::File | Kind::Symlink)))
             .map(|target| {
                 let names_left = self.names_left(&target);
                 self.spool
@@ -191,7 +191,7 @@ impl Fs {
         replaced: Option<Gone>,
         trees: &mut Moving,
     ) {
-        if let Some(kind @ (Kind::File | Kind::Directory)) = kind_of(stat) {
+        if let Some(kind @ (Kind::File | Kind::Symlink | Kind::Directory)) = kind_of(stat) {
             self.spool
                 .outbox_renamed(&from, &to, kind == Kind::Directory);
         }
@@ -257,11 +257,10 @@ impl Fs {
                 self.files_below(to, &mut files, &mut Vec::new());
                 Moved::Directory { files }
             }
-            Some(Kind::File) => Moved::File { ino: stat.st_ino },
-            Some(
-                Kind::Symlink | Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice,
-            )
-            | None => Moved::Other,
+            Some(Kind::File | Kind::Symlink) => Moved::File { ino: stat.st_ino },
+            Some(Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice) | None => {
+                Moved::Other
+            }
         }
     }
 
@@ -274,7 +273,7 @@ impl Fs {
         });
     }
 
-    /// Every regular file below a directory of the outbox, by its backing inode, and every directory. What cannot be
+    /// Every regular file and symbolic link below a directory of the outbox, by its backing inode, and every directory. What cannot be
     /// listed is left out and logged: the rename itself is done.
     fn files_below(
         &self,
@@ -301,12 +300,8 @@ impl Fs {
                         directories.push(path.clone());
                         pending.push(path);
                     }
-                    Kind::File => files.push((item.backing, path)),
-                    Kind::Symlink
-                    | Kind::Fifo
-                    | Kind::Socket
-                    | Kind::CharDevice
-                    | Kind::BlockDevice => {}
+                    Kind::File | Kind::Symlink => files.push((item.backing, path)),
+                    Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {}
                 }
             }
         }

@@ -21,6 +21,8 @@ mod renames;
 #[cfg(test)]
 mod special;
 #[cfg(test)]
+mod symlinks;
+#[cfg(test)]
 mod times;
 
 use std::collections::HashSet;

@@ -537,7 +537,7 @@ impl FakeArriving {
                 chunks,
                 ..
             } => (*size, *digest, chunks.clone()),
-            EntryKind::Directory => panic!("these tests send files"),
+            EntryKind::Directory | EntryKind::Link { .. } => panic!("these tests send files"),
         }
     }
 }

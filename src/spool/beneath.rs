@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, chmodat, mkdirat, openat, openat2, statat,
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, chmodat, mkdirat, openat, openat2, readlinkat,
+    statat,
 };
 use rustix::io::Errno;
 
@@ -192,6 +193,12 @@ impl Root {
     /// What is at `path`, a link as such.
     pub(super) fn metadata(&self, path: &RelPath) -> io::Result<Metadata> {
         File::from(self.open(path, OFlags::PATH)?).metadata()
+    }
+
+    /// Where the link at `path` points.
+    pub(super) fn read_link(&self, path: &RelPath) -> io::Result<Vec<u8>> {
+        let link = self.open(path, OFlags::PATH)?;
+        Ok(readlinkat(&link, c"", Vec::new())?.into_bytes())
     }
 
     /// What is at `path`; `None`: nothing.

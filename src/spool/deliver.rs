@@ -254,7 +254,8 @@ impl Spool {
         }
         let held = |entry: &&Entry| {
             let digest = entry.digest();
-            digest.is_some_and(|digest| inode_at(&self.layout.content(digest)).is_some())
+            entry.target().is_some()
+                || digest.is_some_and(|digest| inode_at(&self.layout.content(digest)).is_some())
         };
         let wanted = of
             .entries
@@ -511,7 +512,7 @@ impl Spool {
             Some(EntryKind::File { size, digest, .. }) => {
                 Ok(ContentReader::new(self.layout.content(*digest), *size))
             }
-            Some(EntryKind::Directory) | None => Err(ServeError::NotHeld),
+            Some(EntryKind::Directory | EntryKind::Link { .. }) | None => Err(ServeError::NotHeld),
         }
     }
 

@@ -37,6 +37,8 @@ impl Spool {
         let older = match self.inbox().read(&name) {
             // Removed by the user meanwhile.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // It was a link.
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Ok(()),
             opened => opened.on("open", &at)?,
         };
         let len = older.metadata().on("stat", &at)?.len();

@@ -35,7 +35,7 @@ use super::start::LastRun;
 use super::tables::{CHOSEN, DAMAGED, IN_NAMES, InName, origin_key};
 use super::tail::give_way;
 use super::{Event, Spool, SpoolError};
-use crate::bundle::{Manifest, RelPath};
+use crate::bundle::{Manifest, RelPath, link};
 use crate::digest::{Digest, Hasher};
 
 /// Files up to these sizes are hashed one step after the other.
@@ -120,7 +120,7 @@ impl Spool {
     /// Whether the file of this name is in doubt.
     pub(super) fn is_doubted(&self, name: &RelPath) -> bool {
         let there = self.unverified().metadata(name);
-        there.is_ok_and(|meta| meta.is_file())
+        there.is_ok_and(|meta| meta.is_file() || meta.is_symlink())
     }
 
     /// Whether a bundle renames a file that is in doubt: it waits until that is decided.
@@ -211,12 +211,18 @@ impl Spool {
     /// Decides on one file; `false`: the daemon stops.
     fn check(&self, found: &Found, buffer: &mut [u8]) -> Result<bool, SpoolError> {
         let at = self.unverified().shown(&found.path);
-        let file = self.unverified().read(&found.path).on("open", &at)?;
-        if self.doubts.distrusts_memory.load(Ordering::Acquire) {
-            durable::read_from_disk(&file);
-        }
-        let Some(digest) = self.hash(&file, buffer).on("read", &at)? else {
-            return Ok(false);
+        let (file, digest) = if found.link {
+            let target = self.unverified().read_link(&found.path).on("read", &at)?;
+            (None, link::digest(&target))
+        } else {
+            let file = self.unverified().read(&found.path).on("open", &at)?;
+            if self.doubts.distrusts_memory.load(Ordering::Acquire) {
+                durable::read_from_disk(&file);
+            }
+            let Some(digest) = self.hash(&file, buffer).on("read", &at)? else {
+                return Ok(false);
+            };
+            (Some(file), digest)
         };
         let _decide = self.decide.lock();
         let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
@@ -232,7 +238,7 @@ impl Spool {
             return Ok(true);
         };
         if digest == row.digest && found.stat.size == row.size {
-            self.show_again(found, &file, row)?;
+            self.show_again(found, file, row)?;
         } else {
             self.damaged(found, &row, digest)?;
         }
@@ -255,19 +261,19 @@ impl Spool {
         }
     }
 
-    /// The file has the bytes of its record. Call with the decision lock held.
-    fn show_again(&self, found: &Found, file: &File, row: InName) -> Result<(), SpoolError> {
+    /// The file, or else the link, is what its record says. Call with the decision lock held.
+    fn show_again(&self, found: &Found, file: Option<File>, row: InName) -> Result<(), SpoolError> {
         if let Some(parent) = found.path.parent() {
             self.make_inbox_directories(&parent)?;
         }
         let to = self.inbox().at(&found.path)?;
         durable::rename_no_replace(&self.unverified().at(&found.path)?, &to)?;
         let mut batch = Batch::default();
-        self.hold_content(file, row.digest, &mut batch)?;
-        // Copied with a state, it need not be on the disk yet.
-        let durable = file.try_clone();
-        let durable = durable.on("open", &self.inbox().shown(&found.path))?;
-        batch.sync(Sync::File(Arc::new(durable)));
+        if let Some(file) = file {
+            self.hold_content(&file, row.digest, &mut batch)?;
+            // Copied with a state, it need not be on the disk yet.
+            batch.sync(Sync::File(Arc::new(file)));
+        }
         batch.sync(self.inbox().sync_above(&found.path));
         let (ino, digest) = (found.stat.ino, row.digest);
         batch.put(IN_NAMES, found.path.as_bytes(), &InName { ino, ..row });

@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::start::LastRun;
 use super::tables::{INTENTS, Intent, VERSIONS, Version, origin_key};
 use super::taken::Which;
 use super::{Spool, SpoolError};
-use crate::bundle::{BundleId, EntryKind, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest, link};
 use crate::digest::Digest;
 
 /// A file of an intent, found.
@@ -122,7 +123,7 @@ impl Spool {
             if newest.is_some_and(|newest| newest.order >= of.order()) {
                 continue;
             }
-            let EntryKind::File { size, digest, .. } = &entry.kind else {
+            let Some(digest) = entry.mark() else {
                 members.push(Member {
                     index: *index,
                     name: name.clone(),
@@ -146,7 +147,7 @@ impl Spool {
             }
             if found.is_none() {
                 for at in &places {
-                    if self.hashes_to(at, name, *size, *digest)? {
+                    if self.hashes_to(at, name, entry.size(), digest)? {
                         found = Some(at.clone());
                         break;
                     }
@@ -191,8 +192,18 @@ impl Spool {
         size: u64,
         digest: Digest,
     ) -> Result<bool, SpoolError> {
-        let is_it = |meta: fs::Metadata| meta.is_file() && meta.len() == size;
-        if !self.look_at(at, name)?.is_some_and(is_it) {
+        let Some(meta) = self.look_at(at, name)?.filter(|meta| meta.len() == size) else {
+            return Ok(false);
+        };
+        if meta.is_symlink() {
+            let target = match at {
+                Where::Aside(at) => fs::read_link(at).map(|to| to.into_os_string().into_vec()),
+                Where::Shown => self.inbox().read_link(name),
+            };
+            let target = target.on("read", &self.inbox().shown(name))?;
+            return Ok(link::digest(&target) == digest);
+        }
+        if !meta.is_file() {
             return Ok(false);
         }
         let file = self.open_at(at, name)?;
@@ -237,7 +248,8 @@ impl Spool {
             batch.sync(Sync::Everything);
         }
         for member in members {
-            let Some(digest) = of.entries[member.index as usize].digest() else {
+            let entry = &of.entries[member.index as usize];
+            if entry.kind == EntryKind::Directory {
                 self.make_inbox_directories(&member.name)?;
                 batch.sync(self.inbox().sync_above(&member.name));
                 continue;
@@ -249,7 +261,7 @@ impl Spool {
                 batch.put(VERSIONS, &key, &Version { order: of.order() });
                 continue;
             };
-            self.roll_forward(member, digest, few, &mut batch)?;
+            self.roll_forward(member, entry, few, &mut batch)?;
             shown.push((member.index, member.name.clone(), ino));
         }
         self.note_taken(of.origin, taken, &mut batch)?;
@@ -262,20 +274,28 @@ impl Spool {
     fn roll_forward(
         &self,
         member: &Member,
-        digest: Digest,
+        entry: &Entry,
         few: bool,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let file = self.open_at(&member.at, &member.name)?;
+        self.may_show(entry, &member.name)?;
+        let file = match entry.digest() {
+            Some(digest) => Some((self.open_at(&member.at, &member.name)?, digest)),
+            None => None,
+        };
         if let Where::Aside(at) = &member.at {
             if let Some(parent) = member.name.parent() {
                 self.make_inbox_directories(&parent)?;
             }
             durable::rename(at, &self.inbox().at(&member.name)?)?;
         }
-        self.hold_content(&file, digest, batch)?;
+        if let Some((file, digest)) = file {
+            self.hold_content(&file, digest, batch)?;
+            if few {
+                batch.sync(Sync::File(Arc::new(file)));
+            }
+        }
         if few {
-            batch.sync(Sync::File(Arc::new(file)));
             batch.sync(self.inbox().sync_above(&member.name));
         }
         Ok(())

@@ -103,6 +103,9 @@ impl Spool {
         if owner.is_some_and(|owner| !owner.is(origin, &path, wanted)) || !self.clear(wanted)? {
             return Ok(false);
         }
+        if row.is_some() && !self.link_may_move(&chosen, wanted)? {
+            return Ok(false);
+        }
         batch.delete(OWNED, chosen.as_bytes());
         let Some(row) = row else {
             // Consumed meanwhile: the next version chooses anew.

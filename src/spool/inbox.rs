@@ -65,11 +65,17 @@ pub(super) struct Choosing {
     directories: HashSet<RelPath>,
     /// Names that were taken away because they were in the way.
     pub(super) cleared: Vec<RelPath>,
+    /// Top directories, as the origin calls them, that the bundle has links in.
+    linked: HashSet<Vec<u8>>,
 }
 
 impl Choosing {
     pub(super) fn of(manifest: &VerifiedManifest) -> Self {
+        let entries = manifest.manifest().entries.iter();
+        let links = entries.filter(|entry| entry.target().is_some());
+        let linked = links.filter_map(|entry| entry.path.components().next());
         Self {
+            linked: linked.map(<[u8]>::to_vec).collect(),
             origin: manifest.manifest().origin,
             order: manifest.manifest().order(),
             blocked: None,
@@ -284,7 +290,7 @@ impl Spool {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
             };
-            let EntryKind::File { size, digest, .. } = &entry.kind else {
+            let Some(digest) = entry.mark() else {
                 continue;
             };
             let row = InName {
@@ -292,26 +298,28 @@ impl Spool {
                 path: entry.path.clone(),
                 bundle,
                 which: Which::of(of, *index),
-                digest: *digest,
-                size: *size,
+                digest,
+                size: entry.size(),
                 ino: *ino,
                 left: false,
             };
             let before: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
             if before.as_ref().is_none_or(|row| row.bundle != bundle) {
-                self.room.allowance().more(of.origin, *size);
+                self.room.allowance().more(of.origin, entry.size());
             }
             if let Some(before) = before.filter(|before| before.bundle != bundle) {
                 self.shown_no_more(&before, batch)?;
             }
             batch.put(IN_NAMES, name.as_bytes(), &row);
-            self.record_shown(name, *digest, *ino, batch)?;
+            self.record_shown(name, digest, *ino, batch)?;
             batch.put(
                 VERSIONS,
                 &origin_key(of.origin, &entry.path),
                 &Version { order: of.order() },
             );
-            batch.put(GOT_FROM, &got_key(*digest, of.origin), &());
+            if entry.digest().is_some() {
+                batch.put(GOT_FROM, &got_key(digest, of.origin), &());
+            }
         }
         Ok(())
     }
@@ -349,11 +357,15 @@ impl Spool {
             if newest.is_some_and(|newest| newest.order >= of.order()) {
                 continue;
             }
-            let is_file = matches!(said.kind, EntryKind::File { .. });
-            namings.push(Naming {
-                entry,
-                name: self.choose_name(&said.path, is_file, choosing)?,
-            });
+            let is_file = !matches!(said.kind, EntryKind::Directory);
+            let name = self.choose_name(&said.path, is_file, choosing)?;
+            if said.target().is_some() {
+                self.may_show(said, &name)?;
+                let mut batch = Batch::default();
+                self.claim_top(of.origin, &said.path, &name, &mut batch)?;
+                self.journal.submit(batch)?;
+            }
+            namings.push(Naming { entry, name });
         }
         Ok(namings)
     }
@@ -381,8 +393,12 @@ impl Spool {
             return Ok(chosen);
         }
         choosing.blocked = None;
+        let top = path.components().next().unwrap_or_default();
+        let other = self.other_top(origin, top)?;
+        let components = std::iter::once(other.as_deref().unwrap_or(top));
+        let components = components.chain(path.components().skip(1));
         let chosen = self
-            .build_name(path, path.components(), is_file, NAME_ATTEMPTS, choosing)?
+            .build_name(path, components, is_file, NAME_ATTEMPTS, choosing)?
             .ok_or_else(|| {
                 let source = io::Error::from_raw_os_error(libc::EEXIST);
                 SpoolError::Io {
@@ -428,6 +444,9 @@ impl Spool {
                 let Ok(candidate) = candidate else {
                     return Ok(None);
                 };
+                if built.is_none() && !as_file && !self.may_use(path, &candidate, choosing)? {
+                    continue;
+                }
                 if self.may_take(path, &candidate, as_file, choosing)? {
                     found = Some(candidate);
                     break;
@@ -439,6 +458,21 @@ impl Spool {
             }
         }
         Ok(built)
+    }
+
+    /// Whether `path` may be below the top directory `candidate`, which may have links of others in it.
+    fn may_use(
+        &self,
+        path: &RelPath,
+        candidate: &RelPath,
+        choosing: &Choosing,
+    ) -> Result<bool, SpoolError> {
+        if choosing.directories.contains(candidate) {
+            return Ok(true);
+        }
+        let top = path.components().next().unwrap_or_default();
+        let links = choosing.linked.contains(top);
+        self.may_use_top(choosing.origin, candidate, links)
     }
 
     /// Whether (origin, path) may use `candidate` as its file, or as a directory on the way to it. From the same

@@ -84,7 +84,7 @@ impl Drop for Arrival {
 #[derive(Debug)]
 struct Part {
     entry: Entry,
-    /// `None` for a directory.
+    /// `None` for a directory, and for a link.
     file: Option<PartFile>,
 }
 
@@ -189,7 +189,9 @@ impl Incoming {
                 file: Some(part),
             } = &mut self.parts[index]
             else {
-                files.push(None);
+                let (spool, entry) = (&self.arrival.spool, &self.parts[index].entry);
+                let at = spool.staged_alone(self.manifest.id(), index as u32);
+                files.push(spool.stage_link(&at, entry)?);
                 continue;
             };
             if part.have.contains(&false) {
@@ -275,7 +277,7 @@ pub(super) fn set_mtime(file: &File, (secs, nanos): (i64, u32)) -> rustix::io::R
 pub struct Verified {
     pub(super) arrival: Arrival,
     pub(super) manifest: VerifiedManifest,
-    /// For each entry its staged file; `None` for a directory.
+    /// For each entry its staged file or link; `None` for a directory.
     pub(super) files: Vec<Option<Staged>>,
 }
 

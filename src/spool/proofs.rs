@@ -164,8 +164,12 @@ impl Spool {
                 continue;
             };
             let newest = self.version(of.origin, &entry.path)?;
-            if entry.digest().is_none() || newest.is_some_and(|newest| newest.order >= of.order()) {
+            if entry.mark().is_none() || newest.is_some_and(|newest| newest.order >= of.order()) {
                 continue;
+            }
+            if entry.target().is_some() {
+                self.may_show(entry, &name)?;
+                self.claim_top(of.origin, &entry.path, &name, &mut batch)?;
             }
             batch.put(CHOSEN, &origin_key(of.origin, &entry.path), &name);
             batch.put(OWNED, name.as_bytes(), &(of.origin, entry.path.clone()));

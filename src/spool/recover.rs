@@ -40,6 +40,8 @@ pub(super) struct Found {
     pub(super) stat: Stat,
     /// Its names, that in `content/` included.
     pub(super) nlink: u64,
+    /// A symbolic link.
+    pub(super) link: bool,
 }
 
 impl Spool {
@@ -292,7 +294,7 @@ fn is_out_of_reach(error: &io::Error) -> bool {
     )
 }
 
-/// Shows every regular file of a tree. Anything else but directories is left alone.
+/// Shows every regular file and symbolic link of a tree. Anything else but directories is left alone.
 pub(super) fn walk(
     root: &Root,
     look: &mut dyn FnMut(Found) -> Result<(), SpoolError>,
@@ -312,11 +314,12 @@ pub(super) fn walk(
             let (path, meta) = entry.on("read", &at)?;
             if meta.is_dir() {
                 open.push(Some(path));
-            } else if meta.is_file() {
+            } else if meta.is_file() || meta.is_symlink() {
                 look(Found {
                     path,
                     stat: Stat::of(&meta),
                     nlink: meta.nlink(),
+                    link: meta.is_symlink(),
                 })?;
             }
         }

@@ -36,6 +36,7 @@ use super::inbox::{Choosing, Left};
 use super::intake::set_mtime;
 use super::journal::Batch;
 use super::seal::{is_executable, mtime_of};
+use super::symlinks::set_link_mtime;
 use super::tables::{
     BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version,
     origin_key,
@@ -43,7 +44,7 @@ use super::tables::{
 use super::taken::Which;
 use super::{Event, InboxObserver, NewName, Spool, SpoolError};
 use crate::bundle::{
-    DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath, VerifiedManifest,
+    DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath, VerifiedManifest, link,
 };
 use crate::digest::Digest;
 use crate::peer::PeerId;
@@ -84,6 +85,12 @@ impl<'a> Announced<'a> {
                 size: *size,
                 executable: *executable,
             }),
+            EntryKind::Link { target } => Some(Self {
+                entry,
+                digest: link::digest(target),
+                size: target.len() as u64,
+                executable: false,
+            }),
             EntryKind::Directory => None,
         }
     }
@@ -112,7 +119,11 @@ impl Spool {
             return Ok(false);
         };
         let as_announced = entry.mtime == mtime_of(meta)
-            && matches!(&entry.kind, EntryKind::File { executable, .. } if *executable == is_executable(meta));
+            && match &entry.kind {
+                EntryKind::File { executable, .. } => *executable == is_executable(meta),
+                EntryKind::Link { .. } => true,
+                EntryKind::Directory => false,
+            };
         if as_announced || asked {
             return Ok(!as_announced);
         }
@@ -355,6 +366,12 @@ impl Spool {
         let to = self.choose_name(&announced.entry.path, true, &mut choosing);
         self.tell_cleared(&choosing);
         let to = to?;
+        if announced.entry.target().is_some() {
+            self.may_show(announced.entry, &to)?;
+            let mut batch = Batch::default();
+            self.claim_top(row.origin, &announced.entry.path, &to, &mut batch)?;
+            self.journal.submit(batch)?;
+        }
         let replaced: Option<InName> = self.journal.get(IN_NAMES, to.as_bytes())?;
         let replaced = replaced.map(|row| row.ino).filter(|ino| *ino != row.ino);
         let renaming = Renaming {
@@ -413,6 +430,10 @@ impl Spool {
     /// The mode and time that the file has at its origin now.
     fn follow_dress(&self, name: &RelPath, announced: &Announced<'_>) -> Result<(), SpoolError> {
         let at = self.inbox().shown(name);
+        if announced.entry.target().is_some() {
+            let spot = self.inbox().at(name)?;
+            return set_link_mtime(&spot, announced.entry.mtime).on("set the time of", &at);
+        }
         let file = self.inbox().read(name).on("open", &at)?;
         let mode = self.dress.file_mode(announced.executable);
         self.dress.put_on(&file, mode).on("set the mode of", &at)?;
@@ -462,9 +483,11 @@ impl Spool {
             self.name_consumed(row.origin, &row.path, &renaming.from, version, &mut batch)?;
         }
         // Its mode and time are to be as durable as the receipt.
-        let file = self.inbox().read(&renaming.to);
-        let file = file.on("open", &self.inbox().shown(&renaming.to))?;
-        batch.sync(Sync::File(Arc::new(file)));
+        if manifest.manifest().entries[0].target().is_none() {
+            let file = self.inbox().read(&renaming.to);
+            let file = file.on("open", &self.inbox().shown(&renaming.to))?;
+            batch.sync(Sync::File(Arc::new(file)));
+        }
         for name in [&renaming.from, &renaming.to] {
             batch.sync(self.inbox().sync_above(name));
         }
@@ -585,13 +608,17 @@ impl Spool {
         row: &InName,
     ) -> Result<bool, SpoolError> {
         let at = &self.inbox().shown(found);
-        let file = self.inbox().read(found).on("open", at)?;
-        if self.inbox().inode(name)?.is_some() || file.metadata().on("stat", at)?.len() != row.size
-        {
+        let meta = self.inbox().metadata(found).on("stat", at)?;
+        if self.inbox().inode(name)?.is_some() || meta.len() != row.size {
             return Ok(false);
         }
-        let hashed = hash_file(&file).on("read", at)?;
-        if hashed.digest != row.digest {
+        let digest = if meta.is_symlink() {
+            link::digest(&self.inbox().read_link(found).on("read", at)?)
+        } else {
+            let file = self.inbox().read(found).on("open", at)?;
+            hash_file(&file).on("read", at)?.digest
+        };
+        if digest != row.digest {
             return Ok(false);
         }
         if let Some(parent) = name.parent() {

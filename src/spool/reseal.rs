@@ -23,7 +23,7 @@ use super::tables::{
     user_key,
 };
 use super::{Spool, SpoolError};
-use crate::bundle::{BundleId, DeliveryState, EntryKind, Scope, VerifiedManifest};
+use crate::bundle::{BundleId, DeliveryState, EntryKind, Scope, VerifiedManifest, link};
 use crate::digest::Digest;
 use crate::peer::PeerId;
 
@@ -183,6 +183,46 @@ impl Spool {
             }
             batch.sync(Sync::File(Arc::new(file.try_clone().on("open", &at)?)));
         }
+        self.links_as_before(manifest, is_over, names, &mut batch)?;
         self.journal.submit(batch)
+    }
+
+    /// The same for the symbolic links of the bundle, which have no content.
+    fn links_as_before(
+        &self,
+        manifest: &VerifiedManifest,
+        is_over: bool,
+        names: &HashMap<Vec<u8>, OutName>,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        for entry in &of.entries {
+            let Some(digest) = entry.target().map(link::digest) else {
+                continue;
+            };
+            let path = &entry.path;
+            if !is_over {
+                batch.put(LATEST, path.as_bytes(), &bundle);
+            }
+            let name = names.get(path.as_bytes());
+            let Some(name) = name.filter(|name| name.bundle == bundle) else {
+                continue;
+            };
+            if let Some((there, target)) = self.open_link(path, name.stat.ino)?
+                && entry.target() == Some(target.as_slice())
+            {
+                let at = self.outbox().shown(path);
+                let stat = Stat::of(&there.metadata().on("stat", &at)?);
+                let name = OutName {
+                    stat,
+                    ..name.clone()
+                };
+                batch.put(OUT_NAMES, path.as_bytes(), &name);
+                batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
+                batch.delete(MARKS, &stat.ino.to_be_bytes());
+                batch.sync(self.outbox().sync_above(path));
+            }
+        }
+        Ok(())
     }
 }

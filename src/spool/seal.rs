@@ -25,6 +25,7 @@ use super::hashing::{Look, Slice};
 use super::jobs::Step;
 use super::journal::Batch;
 use super::rank::Rank;
+use super::symlinks::hashed;
 use super::tables::{
     BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, ORPHANS, OUT_ORDER, PENDING, SENT_AS, USERS,
     delivery_key, descending, pending_key, user_key,
@@ -99,6 +100,25 @@ impl Spool {
         }
     }
 
+    /// A symbolic link has nothing to be hashed.
+    fn seal_link(&self, request: &SealRequest) -> Result<Step, SpoolError> {
+        let SealRequest { gate, names, .. } = request;
+        for SealName { path, .. } in names {
+            let Some((file, target)) = self.open_link(path, gate.ino())? else {
+                continue;
+            };
+            let looked = Looked {
+                at: self.outbox().shown(path),
+                file,
+                hashed: hashed(&target),
+                generation: gate.lock().state().generation,
+                target: Some(target),
+            };
+            return Ok(Step::Done(self.seal_names(request, &looked)?));
+        }
+        Ok(request.came_to(&SealOutcome::Gone))
+    }
+
     fn seal_now(&self, request: &SealRequest, slice: &mut Slice<'_>) -> Result<Step, SpoolError> {
         let SealRequest { gate, names, .. } = request;
         let (mut found, mut failed) = (None, None);
@@ -116,7 +136,7 @@ impl Spool {
         let (file, path) = match (found, failed) {
             (Some(found), _) => found,
             (None, Some(error)) => return Err(error),
-            (None, None) => return Ok(request.came_to(&SealOutcome::Gone)),
+            (None, None) => return self.seal_link(request),
         };
         Ok(match self.hash_slice(gate, &file, path, slice)? {
             Look::Open => request.came_to(&SealOutcome::Changed),
@@ -127,6 +147,7 @@ impl Spool {
                     file,
                     hashed,
                     generation,
+                    target: None,
                 };
                 Step::Done(self.seal_names(request, &looked)?)
             }
@@ -171,7 +192,7 @@ impl Spool {
                     len,
                     chunks: chunks.clone(),
                 }),
-                EntryKind::File { .. } | EntryKind::Directory => None,
+                EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => None,
             })
     }
 

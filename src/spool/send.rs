@@ -226,6 +226,8 @@ impl Spool {
         loop {
             slice.again();
             match self.look_at_member(ino, path, slice)? {
+                // Its name in the bundle is another than the one by which a link was found harmless.
+                Looked::Member(member) if member.target.is_some() => return Ok(None),
                 Looked::Member(member) => return Ok(Some(*member)),
                 // Who asked is told that the daemon has gone; nothing was sent.
                 Looked::Later(_) if self.jobs.are_ending() => return Ok(None),

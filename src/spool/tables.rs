@@ -112,6 +112,10 @@ pub(super) const SCOPED: Table = Table(46);
 
 /// Inbox path → `Damaged`: names whose file was not what had been received.
 pub(super) const DAMAGED: Table = Table(71);
+/// Top directories of the inbox that have links in them, with whose they are.
+pub(super) const TOPS: Table = Table(90);
+/// By origin and the top directory that it says: the one that it has here, if that is another because of links.
+pub(super) const OTHER_TOPS: Table = Table(91);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";

@@ -25,6 +25,8 @@ mod home;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod linked;
+#[cfg(test)]
 mod links;
 #[cfg(test)]
 mod marks;

@@ -37,6 +37,7 @@ use super::jobs::Step;
 use super::journal::Batch;
 use super::route::Terms;
 use super::seal::{file_entry, mtime_of};
+use super::symlinks::{hashed, link_entry};
 use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
 use super::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
 use crate::bundle::{
@@ -100,6 +101,17 @@ pub(super) struct Member {
     pub(super) generation: u64,
     pub(super) hashed: Hashed,
     pub(super) meta: Metadata,
+    /// Where it points, if it is a symbolic link.
+    pub(super) target: Option<Vec<u8>>,
+}
+
+impl Member {
+    fn entry(&self) -> Entry {
+        match &self.target {
+            Some(target) => link_entry(&self.path, &self.meta, target.clone()),
+            None => file_entry(&self.path, &self.meta, self.hashed.clone()),
+        }
+    }
 }
 
 /// What hashing a member came to.
@@ -273,10 +285,21 @@ impl Spool {
         slice: &mut Slice<'_>,
     ) -> Result<Looked, SpoolError> {
         let at = self.outbox().shown(path);
-        let Some(file) = self.open_member(path, ino)? else {
-            return Ok(Looked::Gone);
-        };
         let gate = self.gate(ino);
+        let Some(file) = self.open_member(path, ino)? else {
+            let Some((link, target)) = self.open_link(path, ino)? else {
+                return Ok(Looked::Gone);
+            };
+            let generation = gate.lock().state().generation;
+            return Ok(Looked::Member(Box::new(Member {
+                path: path.clone(),
+                gate,
+                generation,
+                hashed: hashed(&target),
+                meta: link.metadata().on("stat", &at)?,
+                target: Some(target),
+            })));
+        };
         let (hashed, generation) = match self.hash_slice(&gate, &file, path, slice)? {
             Look::Whole(hashed, generation) => (hashed, generation),
             Look::Later(left) => return Ok(Looked::Later(left)),
@@ -289,6 +312,7 @@ impl Spool {
             generation,
             hashed,
             meta,
+            target: None,
         })))
     }
 
@@ -325,7 +349,8 @@ impl Spool {
                 continue;
             };
             let ino = member.gate.ino();
-            let there = meta.ino() == ino && meta.is_file() && !member.gate.is_retired();
+            let kind = meta.is_file() || (meta.is_symlink() && member.target.is_some());
+            let there = meta.ino() == ino && kind && !member.gate.is_retired();
             if !there {
                 continue;
             }
@@ -334,7 +359,9 @@ impl Spool {
             }
             // Its link may have been another member's that is gone since.
             let digest = member.hashed.digest;
-            if super::content::inode_at(&self.layout.content(digest)).is_none() {
+            if member.target.is_none()
+                && super::content::inode_at(&self.layout.content(digest)).is_none()
+            {
                 let Some(file) = self.open_member(&member.path, ino)? else {
                     continue;
                 };
@@ -494,11 +521,7 @@ fn entries_of(outbox: &Root, sealed: &[(&Member, Stat)], directories: &[RelPath]
     let mut entries: Vec<Entry> = Vec::with_capacity(sealed.len());
     for (member, _) in sealed {
         imply(&member.path);
-        entries.push(file_entry(
-            &member.path,
-            &member.meta,
-            member.hashed.clone(),
-        ));
+        entries.push(member.entry());
     }
     let mut there: Vec<(&RelPath, Metadata)> = Vec::new();
     for directory in directories {

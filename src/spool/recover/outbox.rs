@@ -60,6 +60,10 @@ impl Spool {
         let mut recovered = Vec::new();
         let mut live_marks = HashSet::new();
         walk(self.outbox(), &mut |found| {
+            // One that cannot be sent is nobody's business, as while the mount serves.
+            if found.link && self.open_link(&found.path, found.stat.ino)?.is_none() {
+                return Ok(());
+            }
             self.found_link(found.stat.ino, &found.path, found.nlink)?;
             let says = self.says(&found, &astray)?;
             if says != Says::Nothing {
@@ -126,6 +130,8 @@ impl Spool {
         same_boot: bool,
     ) -> Result<Option<RecoveredFile>, SpoolError> {
         let ino = found.stat.ino;
+        // A link is there as it was made, or not at all.
+        let same_boot = same_boot || found.link;
         let row: Option<OutName> = self.journal.get(OUT_NAMES, found.path.as_bytes())?;
         let file = |incomplete| {
             Ok(Some(RecoveredFile {

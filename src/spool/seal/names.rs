@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::file_entry;
-use crate::bundle::{BundleId, Priority};
+use crate::bundle::{BundleId, Priority, link};
 use crate::digest::{Digest, Hashed};
 use crate::peer::PeerId;
 use crate::spool::durable::{OnPath, Sync};
 use crate::spool::gate::GateGuard;
 use crate::spool::journal::Batch;
 use crate::spool::route::Terms;
+use crate::spool::symlinks::link_entry;
 use crate::spool::tables::{
     INODES, InodeRow, LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OutName, Stat,
 };
@@ -32,6 +33,8 @@ pub(super) struct Looked {
     pub(super) hashed: Hashed,
     /// The write generation before it was hashed.
     pub(super) generation: u64,
+    /// Where it points, if it is a symbolic link.
+    pub(super) target: Option<Vec<u8>>,
 }
 
 /// What the batch of a decision holds so far, and what is to be done once it is submitted.
@@ -155,9 +158,19 @@ impl Spool {
     ) -> Result<Option<BundleId>, SpoolError> {
         let SealName { path, renamed_from } = name;
         let Looked {
-            file, at, hashed, ..
+            file,
+            at,
+            hashed,
+            target,
+            ..
         } = deciding.looked;
         let digest = hashed.digest;
+        if target
+            .as_ref()
+            .is_some_and(|target| !link::stays(path, target))
+        {
+            return Ok(None);
+        }
         let before: Option<OutName> = self.journal.get(OUT_NAMES, path.as_bytes())?;
         let asked = renamed_from.as_ref() == Some(path);
         let again = asked || deciding.recheck.is_some();
@@ -167,7 +180,7 @@ impl Spool {
             Some(row) => self.dressed(row, path, &meta, asked)?,
             None => false,
         };
-        if !self.hold_content(file, digest, &mut deciding.batch)? {
+        if target.is_none() && !self.hold_content(file, digest, &mut deciding.batch)? {
             return Ok(None);
         }
         // After the link, which changes the change time.
@@ -193,7 +206,10 @@ impl Spool {
             .into_iter()
             .chain(before.map(|row| row.bundle))
             .collect();
-        let entry = file_entry(path, &meta, hashed.clone());
+        let entry = match target {
+            Some(target) => link_entry(path, &meta, target.clone()),
+            None => file_entry(path, &meta, hashed.clone()),
+        };
         tracing::trace!(%path, ?renamed_from, ?formers, "sealing");
         self.last_word(std::slice::from_ref(&entry), &mut terms);
         let manifest = self.manifest_under(&terms, vec![entry], formers, latest);
@@ -241,8 +257,10 @@ impl Spool {
         let digest = looked.hashed.digest;
         batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest, stat });
         // Also of what was sealed before: restored or copied with the state, it need not be on the disk yet.
-        let file = looked.file.try_clone().on("duplicate", &looked.at)?;
-        batch.sync(Sync::File(Arc::new(file)));
+        if looked.target.is_none() {
+            let file = looked.file.try_clone().on("duplicate", &looked.at)?;
+            batch.sync(Sync::File(Arc::new(file)));
+        }
         for (bundle, _) in &sealed {
             self.sealed_when_durable(*bundle, std::mem::take(&mut freed), &mut batch);
         }

@@ -193,7 +193,10 @@ fn no_link_in_any_component_of_the_inbox_is_resolved() {
         let quarantine = birch.state().join("quarantine");
         for entry in fs::read_dir(quarantine).unwrap() {
             let at = entry.unwrap().path();
-            assert_ne!(fs::read(&at).unwrap(), SECRET, "{component}: {at:?}");
+            // The link itself may be there: it has no record.
+            if !at.is_symlink() {
+                assert_ne!(fs::read(&at).unwrap(), SECRET, "{component}: {at:?}");
+            }
         }
     }
 }

@@ -99,7 +99,7 @@ impl Node {
         let entries = manifest.manifest().entries.iter();
         entries
             .map(|entry| match entry.kind {
-                EntryKind::File { .. } => entry.path.to_string(),
+                EntryKind::File { .. } | EntryKind::Link { .. } => entry.path.to_string(),
                 EntryKind::Directory => format!("{}/", entry.path),
             })
             .collect()

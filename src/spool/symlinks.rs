@@ -1,0 +1,225 @@
+//! Symbolic links that travel, on both sides: read and checked in the outbox, made and checked again in the inbox.
+//!
+//! A link goes every way that a file goes, as one whose bytes are its target: the manifest has these ([`EntryKind::Link`]),
+//! so there is nothing to hash, to hold as content or to fetch. Where rows need a digest it has [`link::digest`].
+//!
+//! # Invariants
+//! 1. A link is sealed, and shown, only if it cannot lead out of its tree by the very name it has there
+//!    ([`link::stays`]): checked when the outbox makes or renames it, at the seal, in every manifest, and for every name
+//!    that the inbox gives it.
+//! 2. A top directory of the inbox with links of one origin in it is that origin's alone: what others send to it goes to a
+//!    directory of theirs. So no link leads to what somebody else sent, or will send.
+//!
+//! # Crash behaviour
+//! That of a file; a link is never half written. The directory it is in is synced, and the link with it.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, OFlags, Timespec, Timestamps, UTIME_NOW, readlinkat, utimensat};
+use rustix::io::Errno;
+
+use super::beneath::{Spot, is_nothing};
+use super::durable::{self, OnPath};
+use super::intake::Staged;
+use super::journal::Batch;
+use super::tables::{IN_NAMES, InName, OTHER_TOPS, TOPS, origin_key};
+use super::{Spool, SpoolError};
+use crate::bundle::{Entry, EntryKind, RelPath, link};
+use crate::digest::{ChunkList, Hashed};
+use crate::peer::PeerId;
+
+/// Names of a top directory looked at to find whether others have something in it.
+const TOP_PAGE: usize = 256;
+
+/// What is known of a link's target where a file has its hashes.
+pub(super) fn hashed(target: &[u8]) -> Hashed {
+    Hashed {
+        digest: link::digest(target),
+        len: target.len() as u64,
+        chunks: ChunkList::default(),
+    }
+}
+
+/// What a manifest says of a link.
+pub(super) fn link_entry(path: &RelPath, meta: &Metadata, target: Vec<u8>) -> Entry {
+    Entry {
+        path: path.clone(),
+        mtime: super::seal::mtime_of(meta),
+        kind: EntryKind::Link { target },
+    }
+}
+
+/// Gives a link the time that it has at its origin.
+pub(super) fn set_link_mtime(
+    spot: &(impl Spot + ?Sized),
+    (secs, nanos): (i64, u32),
+) -> rustix::io::Result<()> {
+    let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+    let times = Timestamps {
+        last_access: time(0, UTIME_NOW),
+        last_modification: time(secs, i64::from(nanos.min(999_999_999))),
+    };
+    let (directory, name) = spot.spot();
+    utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// The outbox.
+impl Spool {
+    /// The link that has this name and inode, opened as a mere reference, with its target; `None` if there is none that may
+    /// be sent.
+    pub(super) fn open_link(
+        &self,
+        path: &RelPath,
+        ino: u64,
+    ) -> Result<Option<(File, Vec<u8>)>, SpoolError> {
+        let at = self.outbox().shown(path);
+        let there = match self.outbox().open(path, OFlags::PATH) {
+            Ok(there) => File::from(there),
+            Err(error) if is_nothing(error) => return Ok(None),
+            // It was moved during the walk.
+            Err(Errno::XDEV | Errno::AGAIN) => return Ok(None),
+            Err(error) => return Err(error).on("open", &at),
+        };
+        let meta = there.metadata().on("stat", &at)?;
+        if !meta.is_symlink() || meta.ino() != ino {
+            return Ok(None);
+        }
+        let target = readlinkat(&there, c"", Vec::new()).on("read", &at)?;
+        let target = target.into_bytes();
+        if !link::stays(path, &target) {
+            tracing::debug!(%path, "a symbolic link that could lead out of its tree is not sent");
+            return Ok(None);
+        }
+        Ok(Some((there, target)))
+    }
+}
+
+/// The inbox.
+impl Spool {
+    /// Makes the link of an entry where it waits for its name.
+    pub(super) fn stage_link(
+        &self,
+        at: &Path,
+        entry: &Entry,
+    ) -> Result<Option<Staged>, SpoolError> {
+        let Some(target) = entry.target() else {
+            return Ok(None);
+        };
+        durable::remove(at)?;
+        rustix::fs::symlinkat(target, CWD, at).on("make a link at", at)?;
+        if self.dress.uid.is_some() || self.dress.gid.is_some() {
+            std::os::unix::fs::lchown(at, self.dress.uid, self.dress.gid)
+                .on("set the owner of", at)?;
+        }
+        set_link_mtime(at, entry.mtime).on("set the time of", at)?;
+        let ino = std::fs::symlink_metadata(at).on("stat", at)?.ino();
+        Ok(Some(Staged {
+            at: at.to_path_buf(),
+            ino,
+            kept: None,
+        }))
+    }
+
+    /// A link may have `name`: checked again for the name that it gets here.
+    pub(super) fn may_show(&self, entry: &Entry, name: &RelPath) -> Result<(), SpoolError> {
+        match entry.target() {
+            Some(target) if !link::stays(name, target) => {
+                Err(io::Error::from_raw_os_error(libc::EPERM))
+                    .on("make a link at", &self.inbox().shown(name))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether what the inbox shows at `from` may have the name `to`, if it is a link.
+    pub(super) fn link_may_move(&self, from: &RelPath, to: &RelPath) -> Result<bool, SpoolError> {
+        if !self
+            .inbox()
+            .look(from)?
+            .is_some_and(|meta| meta.is_symlink())
+        {
+            return Ok(true);
+        }
+        let target = self.inbox().read_link(from);
+        let target = target.on("read", &self.inbox().shown(from))?;
+        Ok(link::stays(to, &target))
+    }
+
+    /// Whose a top directory of the inbox is, because it has links of theirs in it.
+    fn top_owner(&self, top: &[u8]) -> Result<Option<PeerId>, SpoolError> {
+        let owner: Option<PeerId> = self.journal.get(TOPS, top)?;
+        let Some(owner) = owner else { return Ok(None) };
+        let top = RelPath::parse(top).ok();
+        match top {
+            Some(top) if self.inbox().look(&top)?.is_some() => Ok(Some(owner)),
+            // Consumed with all that was in it.
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Whether `origin` may give names in the top directory `top`; `links`: links too.
+    pub(super) fn may_use_top(
+        &self,
+        origin: PeerId,
+        top: &RelPath,
+        links: bool,
+    ) -> Result<bool, SpoolError> {
+        if let Some(owner) = self.top_owner(top.as_bytes())? {
+            return Ok(owner == origin);
+        }
+        if !links {
+            return Ok(true);
+        }
+        let prefix = [top.as_bytes(), b"/"].concat();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page =
+                self.journal
+                    .scan::<InName>(IN_NAMES, &prefix, after.as_deref(), TOP_PAGE)?;
+            if page.iter().any(|(_, row)| row.origin != origin) {
+                return Ok(false);
+            }
+            match page.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(true),
+            }
+        }
+    }
+
+    /// The top directory that `origin` has here for what it calls `top`, once that is another.
+    pub(super) fn other_top(
+        &self,
+        origin: PeerId,
+        top: &[u8],
+    ) -> Result<Option<Vec<u8>>, SpoolError> {
+        let top = RelPath::parse(top.to_vec());
+        match top {
+            Ok(top) => self.journal.get(OTHER_TOPS, &origin_key(origin, &top)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// A link of `origin`, at `path` there, is about to have `name` here.
+    pub(super) fn claim_top(
+        &self,
+        origin: PeerId,
+        path: &RelPath,
+        name: &RelPath,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let tops = (path.components().next(), name.components().next());
+        let (Some(said), Some(chosen)) = tops else {
+            return Ok(());
+        };
+        batch.put(TOPS, chosen, &origin);
+        if said != chosen
+            && let Ok(said) = RelPath::parse(said.to_vec())
+        {
+            batch.put(OTHER_TOPS, &origin_key(origin, &said), &chosen.to_vec());
+        }
+        Ok(())
+    }
+}
