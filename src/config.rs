@@ -261,6 +261,7 @@ impl Config {
             name: self.name.clone(),
             group,
             listen: self.listen.clone(),
+            wait_for_addresses: false,
             peers: self.peers.clone(),
             ticket: self.ticket.clone(),
             mdns: self.mdns,

@@ -41,7 +41,7 @@ use self::logging::Sink;
 use crate::config::Config;
 use crate::control::Server;
 use crate::fs::Fs;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, MeshConfig};
 use crate::mount::signals::Blocked;
 use crate::mount::sys::{MountRequest, Mounted};
 use crate::mount::{allocator, background, prepare, signals, sys};
@@ -165,7 +165,11 @@ impl House {
         spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
         let group = group::enter(&spool, key, &config)?;
-        let mesh = Mesh::start(Arc::clone(&spool), config.mesh(group))?;
+        let mesh = MeshConfig {
+            wait_for_addresses: background::is_started_by_system(),
+            ..config.mesh(group)
+        };
+        let mesh = Mesh::start(Arc::clone(&spool), mesh)?;
         let stop = end.clone();
         let backend = Arc::new(Backend::new(backend::Facts {
             id,

@@ -33,6 +33,7 @@ mod limits;
 mod link;
 mod member;
 mod membership;
+mod net;
 mod offer;
 mod out;
 mod pacer;
@@ -56,7 +57,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use iroh::{Endpoint, RelayUrl};
+use iroh::RelayUrl;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -71,6 +72,7 @@ use self::discover::Discovery;
 use self::fetch::Fetches;
 pub use self::join::{JoinError, redeem};
 use self::member::CloseCode;
+use self::net::Net;
 use self::offer::Blames;
 use self::pacer::Pacer;
 use self::roster::{Peer, Roster};
@@ -110,6 +112,9 @@ pub struct MeshConfig {
     pub group: GroupKey,
     /// Addresses to bind; empty: all interfaces, any port, both families.
     pub listen: Vec<SocketAddr>,
+    /// Whether to wait for addresses that the machine does not have yet, as when it starts us before its network. Those
+    /// that were bound before are waited for in any case.
+    pub wait_for_addresses: bool,
     /// Static peers.
     pub peers: Vec<(PeerId, SocketAddr)>,
     /// The ticket we were invited with, if this start has one.
@@ -165,13 +170,13 @@ pub(crate) struct Hub {
     pub(crate) me: PeerId,
     /// Through which members are reached that cannot be reached directly.
     pub(crate) relays: Vec<RelayUrl>,
+    pub(crate) net: Net,
     /// The key at the start, for a store without a roll; see [`Hub::group`].
     group: GroupKey,
     /// Rung when the roll changed.
     pub(crate) rekeyed: Notify,
     /// The roll that the connections were last held against.
     roll_seen: Mutex<Option<[u8; 32]>>,
-    pub(crate) endpoint: Endpoint,
     pub(crate) roster: Roster,
     pub(crate) budget: Arc<Budget>,
     windows: Windows,
@@ -218,7 +223,7 @@ impl Hub {
             epoch,
             incarnation,
             seen: self.store.epoch_seen_of(to),
-            addrs: first(endpoint::listen_addrs(&self.endpoint)),
+            addrs: first(self.net.listen_addrs()),
             members: self.members_to_tell(),
         }
     }
@@ -464,9 +469,13 @@ impl Mesh {
             .map_err(MeshError::Runtime)?;
         let relays = endpoint::parse_relays(&config.relays)?;
         let remembered = store.remembered_listen();
-        let bound = endpoint::bind_again(store.identity(), &config.listen, &remembered, &relays);
-        let endpoint = runtime.block_on(bound)?;
-        if let Err(error) = store.remember_listen(&endpoint.bound_sockets()) {
+        let (identity, listen) = (store.identity(), &config.listen);
+        let may_wait = config.wait_for_addresses;
+        let bound = net::bind_first(identity, listen, &remembered, &relays, may_wait);
+        let bound = runtime.block_on(bound)?;
+        if let Some(sockets) = bound.whole()
+            && let Err(error) = store.remember_listen(&sockets)
+        {
             tracing::warn!("the ports cannot be remembered: {error}");
         }
         let hub = Arc::new(Hub {
@@ -475,7 +484,7 @@ impl Mesh {
             group: config.group,
             rekeyed: Notify::new(),
             roll_seen: Mutex::default(),
-            endpoint,
+            net: Net::start(bound, config.listen, relays.clone()),
             roster: Roster::default(),
             budget: Arc::default(),
             windows: Windows::default(),
@@ -513,7 +522,7 @@ impl Mesh {
         }
         hub.refresh();
         runtime.spawn(hub.clone().dispatch(rings, lost));
-        runtime.spawn(link::accept(hub.clone()));
+        runtime.spawn(net::keep(hub.clone()));
         runtime.spawn(custody::run(hub.clone()));
         let discovery = if config.mdns {
             Discovery::start(&hub)
@@ -530,12 +539,14 @@ impl Mesh {
     /// The addresses really bound, as others can dial them: for an unspecified address those of the interfaces,
     /// loopback included only when that is what is bound.
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
-        endpoint::listen_addrs(&self.hub.endpoint)
+        self.hub.net.listen_addrs()
     }
 
-    /// What the user should know of copies of states that are in use.
+    /// What the user should know: addresses that are missing, and copies of states that are in use.
     pub fn notices(&self) -> Vec<String> {
-        self.hub.twins.notices()
+        let mut notices = self.hub.twins.notices();
+        notices.extend(self.hub.net.trouble());
+        notices
     }
 
     /// Every known peer.
@@ -606,12 +617,13 @@ impl Mesh {
         } else {
             STOP
         };
-        let endpoint = self.hub.endpoint.clone();
-        let closed = runtime.block_on(async { timeout(patience, endpoint.close()).await });
-        if closed.is_err() {
-            // All was sent that can be; what is waited for is the answer of somebody who is gone. An endpoint dropped
-            // in this state logs an error, so it is left to the end of the process.
-            std::mem::forget(endpoint);
+        if let Some(endpoint) = self.hub.net.endpoint() {
+            let closed = runtime.block_on(async { timeout(patience, endpoint.close()).await });
+            if closed.is_err() {
+                // All was sent that can be; what is waited for is the answer of somebody who is gone. An endpoint
+                // dropped in this state logs an error, so it is left to the end of the process.
+                std::mem::forget(endpoint);
+            }
         }
         runtime.shutdown_timeout(STOP);
     }

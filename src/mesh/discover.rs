@@ -81,8 +81,8 @@ pub(super) struct Discovery {
 impl Discovery {
     /// Starts it, unless only loopback is bound.
     pub(super) fn start(hub: &Arc<Hub>) -> Option<Self> {
-        let bound = hub.endpoint.bound_sockets();
-        if bound.iter().all(|addr| addr.ip().is_loopback()) {
+        let bound = hub.net.sockets();
+        if !bound.is_empty() && bound.iter().all(|addr| addr.ip().is_loopback()) {
             return None;
         }
         let (stop, stopped) = watch::channel(false);
@@ -166,6 +166,7 @@ impl Finder {
         let mut round = tokio::time::interval(ROUND);
         loop {
             if std::mem::take(&mut look) {
+                self.bound = self.hub.net.sockets();
                 let addrs = reachable(&self.bound, &interfaces());
                 let changed = std::mem::replace(&mut under, self.hub.group()) != under;
                 if changed || told.as_ref().is_none_or(|(_, before)| *before != addrs) {
@@ -199,6 +200,7 @@ impl Finder {
                     Err(_) => return Ok(()),
                 },
                 () = self.hub.rekeyed.notified() => look = true,
+                () = self.hub.net.changed.notified() => look = true,
                 _ = round.tick() => {
                     look = true;
                     for id in self.book.expire(Instant::now()) {

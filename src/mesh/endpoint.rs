@@ -132,25 +132,41 @@ pub(super) async fn bind(
         .transport_config(transport(PLAIN));
     if !listen.is_empty() {
         builder = builder.clear_ip_transports();
-        for (index, addr) in listen.iter().enumerate() {
-            // The first of a family is the way out for everything; the others serve their own network.
-            let first = !listen[..index]
-                .iter()
-                .any(|a| a.is_ipv4() == addr.is_ipv4());
-            let bound = if first && addr.ip() == EVERYWHERE[1].ip() && index > 0 {
-                builder.bind_addr_with_opts(*addr, BindOpts::default().set_is_required(false))
-            } else if first {
-                builder.bind_addr(*addr)
-            } else {
-                builder.bind_addr_with_opts(
-                    *addr,
-                    BindOpts::default().set_prefix_len(if addr.is_ipv4() { 24 } else { 64 }),
-                )
-            };
+        for (addr, opts) in in_order(listen) {
+            let bound = builder.bind_addr_with_opts(addr, opts);
             builder = bound.map_err(|e| failed(e.to_string()))?;
         }
     }
     builder.bind().await.map_err(|e| failed(chain(&e)))
+}
+
+/// How each address is bound. One of a family is the way out for everything; the others serve their own network. iroh
+/// wants the first kind after the second.
+fn in_order(listen: &[SocketAddr]) -> Vec<(SocketAddr, BindOpts)> {
+    let mut all = Vec::new();
+    for v4 in [true, false] {
+        let family: Vec<SocketAddr> = listen
+            .iter()
+            .copied()
+            .filter(|a| a.is_ipv4() == v4)
+            .collect();
+        let rank = |addr: &SocketAddr| (!addr.ip().is_unspecified(), addr.ip().is_loopback());
+        let Some(way_out) = (0..family.len()).min_by_key(|index| rank(&family[*index])) else {
+            continue;
+        };
+        for (index, addr) in family.iter().enumerate() {
+            if index != way_out {
+                let prefix = if v4 { 24 } else { 64 };
+                let opts = BindOpts::default().set_prefix_len(prefix);
+                all.push((*addr, opts.set_is_default_route(false)));
+            }
+        }
+        // Where there is no IPv6, IPv4 alone will do.
+        let addr = family[way_out];
+        let required = addr.ip() != EVERYWHERE[1].ip() || family.len() == listen.len();
+        all.push((addr, BindOpts::default().set_is_required(required)));
+    }
+    all
 }
 
 /// Reads the addresses of relays.
@@ -419,6 +435,47 @@ mod tests {
         assert_eq!(failed.map(drop), Err(MemberError::Timeout));
         assert!(DIAL_TIMEOUT < Duration::from_secs(5));
         assert!(good < DIAL_TIMEOUT, "{good:?}");
+    }
+
+    #[tokio::test]
+    async fn several_addresses_of_one_family_are_bound_and_each_is_reached() {
+        let listen = addrs(&["127.0.0.1:0", "127.0.0.2:0", "127.0.0.1:0", "[::1]:0"]);
+        let identities = [Identity::generate(), Identity::generate()];
+        let there = bind(&identities[0], &listen, &[]).await.unwrap();
+        let mut bound: Vec<IpAddr> = there.bound_sockets().iter().map(SocketAddr::ip).collect();
+        let mut wanted: Vec<IpAddr> = listen.iter().map(SocketAddr::ip).collect();
+        bound.sort();
+        wanted.sort();
+        assert_eq!(bound, wanted);
+        let accepting = tokio::spawn({
+            let there = there.clone();
+            async move {
+                while let Some(incoming) = there.accept().await {
+                    incoming.await.unwrap().closed().await;
+                }
+            }
+        });
+        let here = bind(&identities[1], &[], &[]).await.unwrap();
+        for addr in there.bound_sockets() {
+            let conn = connect(&here, identities[0].id(), &[addr], CTL_ALPN).await;
+            conn.unwrap().close(0_u32.into(), b"");
+        }
+        there.close().await;
+        here.close().await;
+        accepting.await.unwrap();
+    }
+
+    #[test]
+    fn the_way_out_is_an_address_for_everything_else_the_first_that_leads_anywhere() {
+        let way_out = |list: &[&str]| {
+            let listen = addrs(list);
+            let mut all = in_order(&listen).into_iter();
+            let found = all.find(|(_, opts)| opts.is_default_route());
+            found.unwrap().0.to_string()
+        };
+        assert_eq!(way_out(&["127.0.0.1:1", "10.0.0.1:2"]), "10.0.0.1:2");
+        assert_eq!(way_out(&["10.0.0.1:2", "0.0.0.0:3"]), "0.0.0.0:3");
+        assert_eq!(way_out(&["10.0.0.2:2", "10.0.0.1:3"]), "10.0.0.2:2");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use iroh::Endpoint;
 use iroh::endpoint::{Connection, Incoming, IncomingAddr};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -32,10 +33,10 @@ const POLITE: Duration = Duration::from_millis(100);
 /// A session that lasted less does not reset the pause.
 const LASTED: Duration = Duration::from_secs(5);
 
-/// Accepts until the endpoint is closed. Who has not proved membership waits at the door.
-pub(crate) async fn accept(hub: Arc<Hub>) {
+/// Accepts until the endpoint has ended. Who has not proved membership waits at the door.
+pub(crate) async fn accept(hub: &Arc<Hub>, endpoint: &Endpoint) {
     let door = Arc::new(Door::default());
-    while let Some(incoming) = hub.endpoint.accept().await {
+    while let Some(incoming) = endpoint.accept().await {
         let from = incoming.remote_addr();
         let proven = incoming.remote_addr_validated() || !matches!(from, IncomingAddr::Ip(_));
         let incoming = if door.is_pressed() && !proven {
@@ -52,7 +53,7 @@ pub(crate) async fn accept(hub: Arc<Hub>) {
 }
 
 async fn handshake(hub: &Hub, incoming: Incoming, with: With) -> Option<Connection> {
-    let accepting = match endpoint::accept(&hub.endpoint, incoming, with) {
+    let accepting = match endpoint::accept(&hub.net.endpoint()?, incoming, with) {
         Ok(accepting) => accepting,
         Err(error) => {
             tracing::debug!("incoming connection failed: {error}");
@@ -288,8 +289,10 @@ async fn dial_once(
     alpn: &[u8],
 ) -> Result<(Connection, Controller), MemberError> {
     let with = hub.with(addrs);
-    let (endpoint, relays) = (&hub.endpoint, &hub.relays);
-    let conn = endpoint::connect_as(endpoint, peer.id, addrs, relays, alpn, with).await?;
+    let endpoint = hub.net.endpoint();
+    let endpoint = endpoint.ok_or_else(|| MemberError::Lost("we are not on the network".into()))?;
+    let relays = &hub.relays;
+    let conn = endpoint::connect_as(&endpoint, peer.id, addrs, relays, alpn, with).await?;
     Ok((conn, with.controller))
 }
 

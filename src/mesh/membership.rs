@@ -112,7 +112,10 @@ impl Hub {
     pub(super) async fn bring_along(self: &Arc<Self>, peer: &Peer) {
         for key in self.store.older_keys_for(peer.id) {
             let addrs = peer.addrs();
-            let connected = endpoint::connect(&self.endpoint, peer.id, &addrs, CTL_ALPN).await;
+            let Some(endpoint) = self.net.endpoint() else {
+                return;
+            };
+            let connected = endpoint::connect(&endpoint, peer.id, &addrs, CTL_ALPN).await;
             let Ok(conn) = connected else { return };
             let proving = Proving {
                 keys: &[key],

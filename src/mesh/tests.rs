@@ -59,6 +59,7 @@ fn config(called: &str, group: &GroupKey) -> MeshConfig {
         name: name(called),
         group: group.clone(),
         listen: vec!["127.0.0.1:0".parse().unwrap()],
+        wait_for_addresses: false,
         peers: vec![],
         ticket: None,
         mdns: false,

@@ -257,6 +257,12 @@ pub fn leave_working_directory() -> io::Result<()> {
     env::set_current_dir(Path::new("/"))
 }
 
+/// Whether systemd runs us, as a service or for its mount unit, and not a shell below it.
+pub fn is_started_by_system() -> bool {
+    let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    (set("NOTIFY_SOCKET") || set("INVOCATION_ID")) && !set("TERM")
+}
+
 /// Tells systemd that the service is up, if it asked (`NOTIFY_SOCKET`); `status` is the line `systemctl status` shows.
 pub fn notify_ready(status: &str) {
     notify(&[

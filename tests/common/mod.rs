@@ -10,6 +10,7 @@
 // Each test binary includes this module and uses its own part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod lan;
 pub mod watcher;
 
 use std::collections::BTreeSet;

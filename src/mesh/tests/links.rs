@@ -385,7 +385,8 @@ fn s25_failed_segmentation_offload_is_switched_off_and_nothing_is_lost() {
         [iroh::TransportAddr::Ip(impossible)],
     );
     a.hub.runtime.block_on(async {
-        let nowhere = a.hub.endpoint.connect(nobody, CTL_ALPN);
+        let endpoint = a.hub.net.endpoint().unwrap();
+        let nowhere = endpoint.connect(nobody, CTL_ALPN);
         drop(tokio::time::timeout(Duration::from_millis(500), nowhere).await);
     });
     let large = pattern(8 << 20);
