@@ -235,6 +235,9 @@ struct Settings {
     /// Join the group of the ticket in this file
     #[arg(long, value_name = "FILE")]
     join_file: Option<OsString>,
+    /// Found a new group here, though another state of this name waits for a mountpoint that is gone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    new: Option<OsString>,
     /// Take the key pair at the first start from: own (random), derived (from group key and name) [default: own]
     #[arg(long, value_name = "KIND")]
     identity: Option<OsString>,
@@ -334,6 +337,7 @@ impl Settings {
             ("name", one(self.name)),
             ("join", one(self.join)),
             ("join_file", one(self.join_file)),
+            ("new", one(self.new)),
             ("identity", one(self.identity)),
             ("members", one(self.members)),
             ("member", self.member),

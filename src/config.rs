@@ -6,11 +6,14 @@
 //! file and the ticket file, no more.
 //!
 //! # Invariants
-//! 1. Flag beats `-o`, `-o` beats environment, environment beats file, file beats default; a list is replaced whole.
+//! 1. Flag beats `-o`, `-o` beats environment, environment beats file, file beats what the state keeps ([`kept`]), that
+//!    beats default; a list is replaced whole.
 //! 2. An environment variable that is set but empty counts as unset.
 //! 3. A secret is never part of what [`Resolved::held`] shows or of an error.
 
 mod bounds;
+mod home;
+mod kept;
 mod routes;
 mod source;
 #[cfg(test)]
@@ -25,6 +28,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use self::home::default_state;
+pub use self::kept::Kept;
 pub use self::source::{Kind, Layer, SETTINGS, Setting, setting};
 pub use self::value::IdentityKind;
 pub use self::value::{format_size, parse_duration, parse_peer, parse_size};
@@ -48,6 +53,8 @@ const SEALERS: (usize, usize) = (2, 4);
 pub enum Source {
     /// Nobody said anything.
     Default,
+    /// The state's own file: it was given once, and belongs to the node.
+    Kept(PathBuf),
     /// A key of this file.
     File(PathBuf),
     /// An environment variable.
@@ -63,6 +70,7 @@ impl Source {
     pub fn describe(&self, setting: &str) -> String {
         match self {
             Self::Default => "default".to_owned(),
+            Self::Kept(path) => format!("kept in {}", path.display()),
             Self::File(path) => format!("{setting} in {}", path.display()),
             Self::Env => source::env_name(setting),
             Self::MountOption => format!("-o {setting}"),
@@ -169,7 +177,7 @@ pub struct Inputs<'a> {
     pub env: Layer,
     /// `--config`, or `MESHBOX_CONFIG`, or the source that mount(8) gave.
     pub config_file: Option<&'a Path>,
-    /// Where the mount is or will be; its name gives the default state.
+    /// Where the mount is or will be, its parent without links; its path gives the default state.
     pub mountpoint: Option<&'a Path>,
     /// The rest of the world.
     pub surroundings: &'a Surroundings,
@@ -180,6 +188,14 @@ pub struct Inputs<'a> {
 pub struct Config {
     /// The state directory, absolute.
     pub state: PathBuf,
+    /// Where it is to be mounted, as in [`Inputs::mountpoint`].
+    pub place: Option<PathBuf>,
+    /// The directory with the states of all mounts, if this one's is there because nobody said otherwise.
+    pub states: Option<PathBuf>,
+    /// What the state is to keep when it serves.
+    pub keep: String,
+    /// Found a group though a state with this mountpoint's name waits for its own.
+    pub new: bool,
     /// What we call ourselves.
     pub name: PeerName,
     /// The ticket to join with.
@@ -311,9 +327,12 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
     if let Some(path) = inputs.config_file {
         layers.push(Layer::from_file(path)?);
     }
-    let state = match Stack(&layers).path("state") {
-        Some(path) => path?,
-        None => default_state(inputs.mountpoint, inputs.surroundings)?,
+    let (state, states) = match Stack(&layers).path("state") {
+        Some(path) => (path?, None),
+        None => (
+            default_state(inputs.mountpoint, inputs.surroundings)?,
+            inputs.surroundings.state_home(),
+        ),
     };
     if inputs.config_file.is_none() {
         let own = Layout::new(state.clone()).config();
@@ -324,6 +343,8 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
             layers.push(Layer::from_file(&own)?.without("state"));
         }
     }
+    layers.push(Kept::read(&Layout::new(state.clone()))?.settings);
+    let keep = kept::text(&layers, inputs.mountpoint);
     let stack = Stack(&layers);
     let (ticket, invitation) = match stack.ticket()? {
         Some(AnyTicket::Key(ticket)) => (Some(ticket), None),
@@ -331,6 +352,10 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         None => (None, None),
     };
     let config = Config {
+        place: inputs.mountpoint.map(Path::to_owned),
+        states,
+        keep,
+        new: stack.switch("new")?,
         name: match stack.parsed("name", |text| {
             PeerName::parse(text).map_err(|err| err.to_string())
         })? {
@@ -383,17 +408,6 @@ pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         .map(|setting| stack.held(setting, &config))
         .collect();
     Ok(Resolved { config, held })
-}
-
-fn default_state(
-    mountpoint: Option<&Path>,
-    surroundings: &Surroundings,
-) -> Result<PathBuf, ConfigError> {
-    let home = surroundings.state_home().ok_or(ConfigError::NoState)?;
-    let name = mountpoint
-        .and_then(Path::file_name)
-        .ok_or(ConfigError::NoState)?;
-    Ok(home.join(name))
 }
 
 /// The layers, strongest first.
@@ -506,6 +520,7 @@ impl Stack<'_> {
                     .collect(),
             ),
             "identity" => text(config.identity.word()),
+            "new" => Some(config.new.into()),
             "members" => text(if config.listed { "listed" } else { "open" }),
             "member" => list(config.member.iter().map(PeerId::to_string).collect()),
             "admin" => config.admin.and_then(|id| text(&id.to_string())),

@@ -21,6 +21,7 @@
 
 mod act;
 mod backend;
+mod founding;
 mod group;
 mod herald;
 pub mod keys;
@@ -45,7 +46,7 @@ use crate::mesh::{Mesh, MeshConfig};
 use crate::mount::signals::Blocked;
 use crate::mount::sys::{MountRequest, Mounted};
 use crate::mount::{allocator, background, prepare, signals, sys};
-use crate::spool::{Layout, Spool, make_state_directory};
+use crate::spool::{Layout, Spool, StateLock, make_state_directory};
 
 /// What to start.
 #[derive(Debug)]
@@ -138,6 +139,7 @@ impl House {
         let mut config = start.config;
         config.state = prepared.state;
         let layout = Layout::new(config.state.clone());
+        founding::check(&layout, &config)?;
         make_state_directory(&layout)?;
         logging::start(&Sink::choose(!start.background, layout.log()), &config.log)
             .with_context(|| format!("cannot open the log in {}", config.state.display()))?;
@@ -158,13 +160,55 @@ impl House {
             let _full = stop.try_send(End::Asked);
         })?);
 
-        let (identity, key) = group::keys(&layout, &mut config)?;
-        let id = identity.id();
-        let spool = occupied::open(&config.spool(identity))?;
+        let lock = occupied::lock(&layout)?;
+        let keys = group::keys(&layout, &mut config)?;
+        let (made, proved) = (keys.made, keys.proved);
+        let request = MountRequest {
+            allow_other: config.allow_other,
+            read_only: start.read_only,
+            no_exec: start.no_exec,
+            no_atime: start.no_atime,
+            ..MountRequest::new(prepared.mountpoint, start.fs_name)
+        };
+        let id = keys.identity.id();
+        let (spool, backend) = self
+            .build(&config, keys, lock, &request, end)
+            .and_then(|built| self.serve(&request, end).map(|()| built))
+            .inspect_err(|_| self.give_up(&layout, made))?;
+        if proved {
+            spool.bind_to_group()?;
+        }
+        spool.keep(&config.keep)?;
+
+        let peers = backend.peer_count();
+        tracing::info!(
+            "ready: {} as {} ({id}), {peers} peers",
+            request.mountpoint.display(),
+            config.name
+        );
+        Ok(format!(
+            "ready: {}   you are: {} ({}…)   peers: {peers}\ninvite others:   meshbox ticket",
+            start.shown.display(),
+            config.name,
+            id.short()
+        ))
+    }
+
+    /// Starts the layers below the mount.
+    fn build(
+        &mut self,
+        config: &Config,
+        keys: group::Keys,
+        lock: StateLock,
+        request: &MountRequest,
+        end: &SyncSender<End>,
+    ) -> anyhow::Result<(Arc<Spool>, Arc<Backend>)> {
+        let id = keys.identity.id();
+        let spool = Spool::open_locked(config.spool(keys.identity), lock)?;
         spool.set_late_joiners(config.late_joiners);
         spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
-        let group = group::enter(&spool, key, &config)?;
+        let group = group::enter(&spool, keys.group, keys.made, config)?;
         let mesh = MeshConfig {
             wait_for_addresses: background::is_started_by_system(),
             ..config.mesh(group)
@@ -174,7 +218,7 @@ impl House {
         let backend = Arc::new(Backend::new(backend::Facts {
             id,
             name: config.name.clone(),
-            mountpoint: prepared.mountpoint.clone(),
+            mountpoint: request.mountpoint.clone(),
             spool: Arc::clone(&spool),
             stop: Box::new(move || {
                 let _full = stop.try_send(End::Asked);
@@ -182,26 +226,26 @@ impl House {
         }));
         backend.set_mesh(mesh);
         self.backend = Some(Arc::clone(&backend));
-        let fs = Fs::new(spool, config.fs(), Arc::clone(&backend) as _)
+        let fs = Fs::new(Arc::clone(&spool), config.fs(), Arc::clone(&backend) as _)
             .context("cannot start the file system")?;
         backend.set_fs(&fs);
-        self.fs = Some(Arc::clone(&fs));
+        self.fs = Some(fs);
+        Ok((spool, backend))
+    }
 
-        let request = MountRequest {
-            allow_other: config.allow_other,
-            read_only: start.read_only,
-            no_exec: start.no_exec,
-            no_atime: start.no_atime,
-            ..MountRequest::new(prepared.mountpoint.clone(), start.fs_name)
+    /// Mounts what [`Self::build`] made, and serves it.
+    fn serve(&mut self, request: &MountRequest, end: &SyncSender<End>) -> anyhow::Result<()> {
+        let (Some(fs), Some(backend), Some(spool)) = (&self.fs, &self.backend, &self.spool) else {
+            bail!("nothing was built");
         };
-        let (mounted, fuse) = sys::mount(&request)?;
+        let (mounted, fuse) = sys::mount(request)?;
         backend.set_device(mounted.place().device);
-        let herald = MountHerald::new(mounted.place(), config.allow_other);
+        let herald = MountHerald::new(mounted.place(), request.allow_other);
         self.mounted = Some(mounted);
         let loops = std::thread::available_parallelism()
             .map_or(1, usize::from)
             .clamp(2, MOST_LOOPS);
-        let serving = crate::fuse::serve(Arc::clone(&fs), fuse, loops, config.allow_other)
+        let serving = crate::fuse::serve(Arc::clone(fs), fuse, loops, request.allow_other)
             .context("cannot serve the mount")?;
         fs.set_herald(Box::new(herald))
             .context("cannot start announcing arrivals")?;
@@ -216,23 +260,21 @@ impl House {
                     let _full = gone.try_send(End::Unmounted);
                 })?,
         );
-        self.control = Some(Server::start(
-            &layout.control_socket(),
-            Arc::clone(&backend) as _,
-        )?);
+        let socket = spool.layout().control_socket();
+        self.control = Some(Server::start(&socket, Arc::clone(backend) as _)?);
+        Ok(())
+    }
 
-        let peers = backend.peer_count();
-        tracing::info!(
-            "ready: {} as {} ({id}), {peers} peers",
-            prepared.mountpoint.display(),
-            config.name
-        );
-        Ok(format!(
-            "ready: {}   you are: {} ({}…)   peers: {peers}\ninvite others:   meshbox ticket",
-            start.shown.display(),
-            config.name,
-            id.short()
-        ))
+    /// The start has failed: nothing of the group that it brought into the state stays.
+    fn give_up(&self, layout: &Layout, made: group::Made) {
+        if let Some(mesh) = self
+            .backend
+            .as_ref()
+            .and_then(|backend| backend.take_mesh())
+        {
+            mesh.stop();
+        }
+        group::give_up(layout, self.spool.as_deref(), made);
     }
 
     /// Waits for the end, and when it was asked for, detaches the mount and waits for its last users. Says whether the

@@ -70,7 +70,7 @@ use self::congestion::Paths;
 use self::custody::Care;
 use self::discover::Discovery;
 use self::fetch::Fetches;
-pub use self::join::{JoinError, redeem};
+pub use self::join::{JoinError, knock, redeem};
 use self::member::CloseCode;
 use self::net::Net;
 use self::offer::Blames;

@@ -3,6 +3,7 @@
 //! | part | what it owns |
 //! |---|---|
 //! | [`info`] | what `/proc/self/mountinfo` says: which mounts exist, which are ours |
+//! | [`place`] | what a mountpoint is called, and what became of an earlier one |
 //! | [`prepare`] | the checks before a mount, and recovery of a stale mount of our own |
 //! | [`sys`] | mount(2) as root, fusermount3 as a plain user, and the way back |
 //! | [`holders`] | who holds a mount in another mount namespace |
@@ -29,6 +30,7 @@ mod device;
 pub mod holders;
 pub mod info;
 pub mod options;
+pub mod place;
 pub mod prepare;
 mod resolve;
 pub mod signals;

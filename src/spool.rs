@@ -63,7 +63,6 @@ mod withdrawn;
 mod zeros;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -86,7 +85,7 @@ pub use self::intake::{CONTRADICTS, Incoming, Verified};
 use self::jobs::Jobs;
 use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
-pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome};
+pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome, is_alone};
 pub use self::private::make_state_directory;
 pub use self::publish::{InboxObserver, NewName};
 use self::room::Room;
@@ -95,8 +94,9 @@ pub use self::route::{Route, Routing, TargetError, parse_priority, split_targets
 pub use self::send::{SendRequest, Sent};
 use self::shown::Counters;
 pub use self::shown::{InboundRow, OutboundRow, RecipientRow};
+pub use self::start::StateLock;
 use self::start::{
-    LastRun, check_format, check_hard_links, is_in_use, last_run, save_boot, save_clean, take_lock,
+    LastRun, check_format, check_hard_links, is_in_use, last_run, save_boot, save_clean,
 };
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
@@ -563,7 +563,7 @@ pub struct Spool {
     tails: TailHasher,
     zeros: Zeros,
     /// Closing it releases the lock on the state directory.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<StateLock>>,
 }
 
 impl std::fmt::Debug for Spool {
@@ -578,10 +578,16 @@ impl std::fmt::Debug for Spool {
 impl Spool {
     /// Opens or makes the state, takes its lock, recovers, and starts the journal writer and the sealers.
     pub fn open(config: SpoolConfig) -> Result<Arc<Self>, SpoolError> {
+        let layout = Layout::new(config.state.clone());
+        durable::make_directory(layout.state())?;
+        let lock = StateLock::take(&layout)?;
+        Self::open_locked(config, lock)
+    }
+
+    /// [`Self::open`] with the lock of that state held already.
+    pub fn open_locked(config: SpoolConfig, lock: StateLock) -> Result<Arc<Self>, SpoolError> {
         let layout = Layout::new(config.state);
         let state = layout.state().to_path_buf();
-        durable::make_directory(&state)?;
-        let lock = take_lock(&layout)?;
         check_format(&state)?;
         durable::make_shown_root(&layout.outbox(), &state)?;
         durable::make_shown_root(&layout.inbox(), &state)?;

@@ -1,4 +1,4 @@
-//! The state directory and the mount: who may look into them, and who holds them.
+//! The state directory: whose it is, who may look into it, who holds it, and which group it belongs to.
 
 mod common;
 
@@ -236,4 +236,191 @@ fn a_state_that_is_in_use_says_by_whom_and_where() {
     holder.wait().ok();
     second(&node).ok();
     run(meshbox(&["umount"]).arg(&other), COMMAND).ok();
+}
+
+/// Mountpoints below one directory whose states are where they are by default.
+struct Homes(tempfile::TempDir);
+
+impl Homes {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("meshbox-homes-")
+            .tempdir()
+            .unwrap();
+        Self(dir)
+    }
+
+    fn at(&self, path: &str) -> std::path::PathBuf {
+        self.0.path().canonicalize().unwrap().join(path)
+    }
+
+    fn mount(&self, path: &str, more: &[&str]) -> Ran {
+        let mut command = meshbox(&["mount"]);
+        command
+            .arg(self.at(path))
+            .args(["--no-mdns", "--log", "debug"])
+            .args(more);
+        run(&mut command, COMMAND)
+    }
+
+    fn umount(&self, path: &str) {
+        run(meshbox(&["umount"]).arg(self.at(path)), COMMAND).ok();
+    }
+
+    fn status(&self, path: &str) -> serde_json::Value {
+        let text = fs::read(self.at(path).join(".meshbox/status.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    /// The states that were made for these mountpoints.
+    fn states(&self) -> Vec<std::path::PathBuf> {
+        let name = self.0.path().file_name().unwrap().to_string_lossy();
+        let escaped = name.replace('-', "\\x2d");
+        let entries = fs::read_dir("/var/lib/meshbox")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().contains(&escaped));
+        ours.map(|entry| entry.path()).collect()
+    }
+}
+
+impl Drop for Homes {
+    fn drop(&mut self) {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let root = self.0.path().to_string_lossy().into_owned();
+        for at in table.lines().filter_map(|line| line.split(' ').nth(4)) {
+            if at.starts_with(&root) {
+                run(meshbox(&["umount"]).arg(at), COMMAND);
+            }
+        }
+        for state in self.states() {
+            fs::remove_dir_all(state).ok();
+        }
+    }
+}
+
+#[test]
+fn two_mountpoints_of_one_name_are_two_mailboxes_and_each_keeps_its_own_facts() {
+    needs_mounts!();
+    let homes = Homes::new();
+    homes
+        .mount("p1/share", &["--name", "alder", "--listen", "127.0.0.1:0"])
+        .ok();
+    fs::write(homes.at("p1/share/outbox/secret"), "x").unwrap();
+    let first = homes.status("p1/share");
+    homes.umount("p1/share");
+    homes.mount("p2/share", &["--listen", "127.0.0.1:0"]).ok();
+    let second = homes.status("p2/share");
+    assert_ne!(first["id"], second["id"]);
+    assert_ne!(first["group"], second["group"]);
+    assert!(!homes.at("p2/share/outbox/secret").exists());
+    // Through a link, and without what was said once.
+    std::os::unix::fs::symlink(homes.at("p1"), homes.at("link")).unwrap();
+    homes.mount("link/share", &[]).ok();
+    let again = homes.status("p1/share");
+    for fact in ["id", "group", "name", "listen"] {
+        assert_eq!(again[fact], first[fact], "{fact}");
+    }
+    assert!(homes.at("p1/share/outbox/secret").exists());
+    let said = run(meshbox(&["config"]).arg(homes.at("p1/share")), COMMAND)
+        .ok()
+        .stdout;
+    let name = said
+        .lines()
+        .find(|line| line.starts_with("name = "))
+        .unwrap();
+    assert!(
+        name.contains("\"alder\"") && name.contains("kept in"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_mailbox_that_was_moved_is_not_founded_anew() {
+    needs_mounts!();
+    let homes = Homes::new();
+    homes.mount("al/share", &["--listen", "127.0.0.1:0"]).ok();
+    fs::write(homes.at("al/share/outbox/waiting"), "x").unwrap();
+    let id = homes.status("al/share")["id"].clone();
+    wait_until("it is sent", ARRIVES, || {
+        homes.status("al/share")["counts"]["sealed"] == 1
+    });
+    homes.umount("al/share");
+    fs::rename(homes.at("al"), homes.at("bo")).unwrap();
+    let refused = homes.mount("bo/share", &[]).fails_saying(&[
+        "was moved",
+        "which is gone",
+        "--new",
+        "--state",
+    ]);
+    assert_eq!(homes.states().len(), 1, "nothing was founded");
+    // What it advises works.
+    let advice = refused
+        .stderr
+        .split('`')
+        .nth(1)
+        .unwrap()
+        .replace('\\', "\\\\");
+    run(Command::new("sh").args(["-c", &advice]), COMMAND).ok();
+    homes.mount("bo/share", &[]).ok();
+    assert_eq!(homes.status("bo/share")["id"], id);
+    assert!(homes.at("bo/share/outbox/waiting").exists());
+    homes.umount("bo/share");
+    fs::rename(homes.at("bo"), homes.at("cy")).unwrap();
+    homes
+        .mount("cy/share", &["--new", "--listen", "127.0.0.1:0"])
+        .ok();
+    assert_ne!(homes.status("cy/share")["id"], id);
+}
+
+#[test]
+fn a_first_mount_that_fails_or_is_refused_leaves_no_group() {
+    needs_mounts!();
+    let (alder, birch) = (Node::start("alder"), Node::prepare("birch", &[]));
+    let group = || birch.state().join("group.key").exists();
+    // The address is in use: no mount.
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    birch
+        .mount(&["--listen", &listen])
+        .fails_saying(&["cannot listen on"]);
+    assert!(!group());
+    // The ticket is void: asked first.
+    let void = alder.ticket();
+    alder.run("rekey", &[]).ok();
+    birch.mount(&["--join", &void]).fails_saying(&[
+        "alder",
+        "does not take the ticket",
+        "ask for a new one",
+    ]);
+    assert!(!group());
+    assert_eq!(mounted_type(&birch.mountpoint()), None);
+    birch.mount(&["--join", &alder.ticket()]).ok();
+    birch.wait_connected(&alder);
+}
+
+#[test]
+fn who_mounted_without_the_ticket_joins_with_it_afterwards() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let birch = Node::start("birch");
+    let own = birch.status();
+    birch.stop();
+    birch.mount(&["--join", &alder.ticket()]).ok();
+    birch.wait_connected(&alder);
+    assert_eq!(birch.status()["id"], own["id"]);
+    assert_eq!(birch.status()["group"], alder.status()["group"]);
+    let sha = birch.put("f", b"x");
+    alder.wait_arrived("f", &sha);
+    // Not again: it belongs there now.
+    let cedar = Node::start("cedar");
+    birch.stop();
+    birch.mount(&["--join", &cedar.ticket()]).fails_saying(&[
+        "is in group",
+        "not alone",
+        "--state",
+    ]);
+    birch.restart();
+    birch.wait_connected(&alder);
 }

@@ -12,7 +12,7 @@ use crate::daemon::{self, Start};
 use crate::mount::background::{self, Outcome, READY_LIMIT, ReadyPipe};
 use crate::mount::info::MountEntry;
 use crate::mount::options::{HelperCall, MountOptions, Source};
-use crate::mount::{holders, signals, sys};
+use crate::mount::{holders, place, signals, sys};
 
 /// How long `umount` waits for the daemon: its own limit for open files, and a journal on a slow disk.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -92,7 +92,7 @@ pub(super) fn help_mount(call: HelperCall, pipe: Option<ReadyPipe>) -> Result<()
     };
     if call.fake {
         return settle(
-            &wish.mountpoint,
+            Some(&wish.mountpoint),
             wish.flags,
             &wish.options,
             wish.config_file,
@@ -103,7 +103,7 @@ pub(super) fn help_mount(call: HelperCall, pipe: Option<ReadyPipe>) -> Result<()
 }
 
 fn settle(
-    mountpoint: &Path,
+    mountpoint: Option<&Path>,
     flags: Layer,
     options: &MountOptions,
     config_file: Option<PathBuf>,
@@ -118,6 +118,7 @@ fn settle(
         .or(from_option.map(PathBuf::from))
         .or_else(|| variable("MESHBOX_CONFIG").map(PathBuf::from));
     let settings = options.flags.iter().filter(|(name, _)| name != "config");
+    let place = mountpoint.map(place::place).transpose()?;
     Ok(config::resolve(Inputs {
         flags,
         mount_options: Layer::from_mount_options(
@@ -125,14 +126,19 @@ fn settle(
         )?,
         env: Layer::from_env(variable),
         config_file: config_file.as_deref(),
-        mountpoint: Some(mountpoint),
+        mountpoint: place.as_deref(),
         surroundings: &Surroundings::of_process(),
     })?)
 }
 
 fn carry_out(wish: Wish, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
     let mountpoint = std::path::absolute(&wish.mountpoint)?;
-    let resolved = match settle(&mountpoint, wish.flags, &wish.options, wish.config_file) {
+    let resolved = match settle(
+        Some(&mountpoint),
+        wish.flags,
+        &wish.options,
+        wish.config_file,
+    ) {
         Ok(resolved) => resolved,
         Err(failure) => return tell(pipe, failure),
     };
@@ -294,7 +300,6 @@ pub(super) fn show_config(
     json: bool,
 ) -> Result<(), Failure> {
     let (mut flags, config_file) = settings.into_layer();
-    let mountpoint = mountpoint.map(std::path::absolute).transpose()?;
     let says_state = flags.get("state").is_some() || variable("MESHBOX_STATE").is_some();
     if mountpoint.is_none() && config_file.is_none() && !says_state {
         // The settings of the one that runs.
@@ -303,8 +308,8 @@ pub(super) fn show_config(
             flags.push(setting, running.state.into());
         }
     }
-    let place = mountpoint.unwrap_or_default();
-    let resolved = settle(&place, flags, &MountOptions::default(), config_file)?;
+    let place = mountpoint.as_deref();
+    let resolved = settle(place, flags, &MountOptions::default(), config_file)?;
     if json {
         let held = resolved.held.iter().map(|held| {
             let source = held.source.describe(held.name);

@@ -21,9 +21,11 @@ impl Stack<'_> {
         if let Some((tables, source)) = tables {
             let file = match source {
                 Source::File(path) => path.clone(),
-                Source::Default | Source::Env | Source::MountOption | Source::Flag => {
-                    Path::new("configuration").to_path_buf()
-                }
+                Source::Default
+                | Source::Kept(_)
+                | Source::Env
+                | Source::MountOption
+                | Source::Flag => Path::new("configuration").to_path_buf(),
             };
             routing = read(tables).map_err(|(origin, why)| ConfigError::Value {
                 origin: format!("{origin} in {}", file.display()),

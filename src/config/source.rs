@@ -38,6 +38,7 @@ pub const SETTINGS: &[Setting] = &[
     new("name", Kind::Text),
     new("join", Kind::Text),
     new("join_file", Kind::Path),
+    new("new", Kind::Switch),
     new("identity", Kind::Text),
     new("members", Kind::Text),
     new("member", Kind::List),

@@ -130,28 +130,25 @@ fn a_list_is_replaced_whole() {
 }
 
 #[test]
-fn the_state_is_named_after_the_mountpoint() {
+fn the_state_is_named_after_the_whole_path_of_the_mountpoint() {
     let mut around = surroundings();
     let state = |around: &Surroundings, mountpoint| default_state(mountpoint, around);
     let share = Some(Path::new("/srv/share"));
     assert_eq!(
         state(&around, share).unwrap(),
-        Path::new("/home/u/.local/state/meshbox/share")
+        Path::new("/home/u/.local/state/meshbox/srv-share")
     );
     around.xdg_state_home = Some("/x".into());
     assert_eq!(
         state(&around, share).unwrap(),
-        Path::new("/x/meshbox/share")
+        Path::new("/x/meshbox/srv-share")
     );
     around.root = true;
     assert_eq!(
         state(&around, share).unwrap(),
-        Path::new("/var/lib/meshbox/share")
+        Path::new("/var/lib/meshbox/srv-share")
     );
-    assert!(matches!(
-        state(&around, Some(Path::new("/"))),
-        Err(ConfigError::NoState)
-    ));
+    assert!(matches!(state(&around, None), Err(ConfigError::NoState)));
     assert!(matches!(
         state(&Surroundings::default(), share),
         Err(ConfigError::NoState)
@@ -308,7 +305,10 @@ fn what_is_shown_can_be_read_back() {
     .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let text: String = first.held.iter().map(|held| format!("{held}\n")).collect();
-    let again = with(flags(&[]), env(&[]), Some(&file(&dir, &text))).unwrap();
+    let mut again = with(flags(&[]), env(&[]), Some(&file(&dir, &text))).unwrap();
+    // What a file says is not kept, and the state that it names is not the default.
+    again.config.keep.clone_from(&first.config.keep);
+    again.config.states.clone_from(&first.config.states);
     assert_eq!(
         format!("{:?}", again.config),
         format!("{:?}", first.config),
@@ -381,4 +381,61 @@ fn every_setting_is_shown() {
             setting.name
         );
     }
+}
+
+#[test]
+fn what_belongs_to_the_node_holds_until_it_is_given_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().to_str().unwrap();
+    let node = dir.path().join("node.toml");
+    let mount = |more: &[(&'static str, &str)], vars: &[(&str, &str)], file: Option<&Path>| {
+        let typed: Vec<_> = [("state", state)].iter().chain(more).copied().collect();
+        let resolved = with(flags(&typed), env(vars), file).unwrap();
+        std::fs::write(&node, &resolved.config.keep).unwrap();
+        resolved
+    };
+    let first = [
+        ("name", "birch"),
+        ("listen", "127.0.0.1:7"),
+        ("settle", "9ms"),
+    ];
+    mount(&first, &[("MESHBOX_IDENTITY", "derived")], None);
+    let plain = mount(&[], &[], None);
+    let (name, source) = held(&plain, "name");
+    assert_eq!(
+        (name.as_deref(), source),
+        (Some("\"birch\""), Source::Kept(node.clone()))
+    );
+    assert_eq!(plain.config.listen, ["127.0.0.1:7".parse().unwrap()]);
+    assert_eq!(plain.config.identity, IdentityKind::Derived);
+    assert_eq!(plain.config.settle, DEFAULT_SETTLE, "that is of one start");
+    let line = plain.held.iter().find(|held| held.name == "name").unwrap();
+    let says = format!("kept in {}", node.display());
+    assert!(line.to_string().contains(&says), "{line}");
+    // A file is there at each start: it holds while it says so, and is not kept.
+    let config = file(&dir, "name = \"cedar\"\n");
+    assert_eq!(mount(&[], &[], Some(&config)).config.name.as_str(), "cedar");
+    assert_eq!(mount(&[], &[], None).config.name.as_str(), "birch");
+    mount(&[("name", "dogwood")], &[], Some(&config));
+    assert_eq!(mount(&[], &[], None).config.name.as_str(), "dogwood");
+    let kept = Kept::read(&Layout::new(dir.path().to_owned())).unwrap();
+    assert_eq!(kept.mountpoint.as_deref(), Some(Path::new("/srv/share")));
+}
+
+#[test]
+fn what_a_state_keeps_may_be_of_any_bytes_and_a_damaged_file_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path().to_owned());
+    for path in [&b"/srv/\xff \"x\""[..], "/srv/möwe\n".as_bytes()] {
+        let path = Path::new(std::ffi::OsStr::from_bytes(path));
+        std::fs::write(layout.node(), kept::text(&[], Some(path))).unwrap();
+        assert_eq!(
+            Kept::read(&layout).unwrap().mountpoint.as_deref(),
+            Some(path)
+        );
+    }
+    std::fs::write(layout.node(), "= nonsense").unwrap();
+    let said = Kept::read(&layout).unwrap_err().to_string();
+    assert!(said.contains("node.toml"), "{said}");
 }

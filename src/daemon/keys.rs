@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::peer::{GroupKey, Identity, Ticket, random};
+use crate::peer::{GroupKey, Identity, random};
 use crate::spool::{Layout, SpoolError};
 
 /// Far more than a key in hex; a larger file is something else.
@@ -26,8 +26,9 @@ pub enum KeyError {
     Spool(#[from] SpoolError),
     /// The ticket is for another group than this state.
     #[error(
-        "the state directory {} belongs to group {ours}, the ticket is for group {theirs}; \
-         leave out --join to stay, or choose another --state to join that group as well", state.display()
+        "the ticket is for group {theirs}, but the node of {} is in group {ours}, and not alone in it (a ticket was made, others \
+         are known, or something was sent); leave out --join to stay, or choose another --state to join that group as well",
+        state.display()
     )]
     OtherGroup {
         /// The state directory.
@@ -96,35 +97,30 @@ fn mark_founding(layout: &Layout) -> Result<(), SpoolError> {
     Ok(())
 }
 
-/// The group's key: what is in the state, else that of the ticket, else a new one.
-pub fn load_or_create_group(
-    layout: &Layout,
-    ticket: Option<&Ticket>,
-) -> Result<GroupKey, KeyError> {
-    let path = layout.group_key();
-    let bytes = match load(&path)? {
-        Some(bytes) => bytes,
-        None => {
-            match ticket {
-                Some(_) => founded(layout)?,
-                None => mark_founding(layout)?,
-            }
-            let key = ticket.map_or_else(GroupKey::generate, |ticket| ticket.group.clone());
-            create(&path, *key.as_bytes())?
-        }
-    };
-    let key = GroupKey::from_bytes(bytes).map_err(|err| bad(&path, err.to_string()))?;
-    match ticket {
-        // One that knows its group may have another of its keys; see `group`.
-        Some(ticket) if ticket.group != key && ticket.charter.is_none() => {
-            Err(KeyError::OtherGroup {
-                state: layout.state().to_owned(),
-                ours: key.group_id(),
-                theirs: ticket.group.group_id(),
-            })
-        }
-        Some(_) | None => Ok(key),
+/// Makes `key` the group's, unless there is one. `founding`: it is a new group, and this node its admin.
+pub fn store_group(layout: &Layout, key: &GroupKey, founding: bool) -> Result<(), SpoolError> {
+    match founding {
+        true => mark_founding(layout)?,
+        false => founded(layout)?,
     }
+    create(&layout.group_key(), *key.as_bytes()).map(drop)
+}
+
+/// Removes the group's key, and with `identity` this node's own: there is no group then.
+pub fn remove(layout: &Layout, identity: bool) -> Result<(), SpoolError> {
+    let own = Some(layout.identity_key()).filter(|_| identity);
+    for path in [layout.group_key(), founding_mark(layout)]
+        .into_iter()
+        .chain(own)
+    {
+        match std::fs::remove_file(&path) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", &path)(err));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    sync_directory(layout.state())
 }
 
 fn load(path: &Path) -> Result<Option<[u8; 32]>, SpoolError> {
@@ -171,14 +167,17 @@ fn create(path: &Path, key: [u8; 32]) -> Result<[u8; 32], SpoolError> {
     let removed = std::fs::remove_file(&draft).map_err(io_error("remove", &draft));
     let ours = written?;
     removed?;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(io_error("sync", dir))?;
+    sync_directory(path.parent().unwrap_or(Path::new("/")))?;
     if ours {
         return Ok(key);
     }
     load(path)?.ok_or_else(|| io_error("open", path)(io::ErrorKind::NotFound.into()))
+}
+
+fn sync_directory(dir: &Path) -> Result<(), SpoolError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(io_error("sync", dir))
 }
 
 fn write_draft(draft: &Path, key: &[u8; 32]) -> Result<(), SpoolError> {
@@ -213,7 +212,6 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Spoo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peer::PeerName;
     use crate::spool::make_state_directory;
     use std::os::unix::fs::PermissionsExt;
 
@@ -224,23 +222,14 @@ mod tests {
         (dir, layout)
     }
 
-    fn ticket() -> Ticket {
-        Ticket {
-            group: GroupKey::generate(),
-            inviter: Identity::generate().id(),
-            name: PeerName::parse("birch").unwrap(),
-            addrs: vec![],
-            charter: None,
-            generation: 0,
-        }
-    }
-
     #[test]
     fn keys_are_made_once_and_for_their_owner_only() {
         let (_dir, layout) = state();
         assert!(load_identity(&layout).unwrap().is_none());
         let identity = load_or_create_identity(&layout).unwrap();
-        let group = load_or_create_group(&layout, None).unwrap();
+        let group = GroupKey::generate();
+        store_group(&layout, &group, true).unwrap();
+        assert!(is_founding(&layout));
         assert_eq!(
             load_or_create_identity(&layout).unwrap().id(),
             identity.id()
@@ -249,7 +238,12 @@ mod tests {
             load_identity(&layout).unwrap().map(|i| i.id()),
             Some(identity.id())
         );
-        assert_eq!(load_or_create_group(&layout, None).unwrap(), group);
+        store_group(&layout, &GroupKey::generate(), false).unwrap();
+        assert_eq!(
+            load_group(&layout).unwrap(),
+            Some(group),
+            "never overwritten"
+        );
         for path in [layout.identity_key(), layout.group_key()] {
             assert_eq!(
                 std::fs::metadata(path).unwrap().permissions().mode() & 0o7777,
@@ -265,10 +259,12 @@ mod tests {
             0o700
         );
         let names = std::fs::read_dir(layout.state()).unwrap().count();
-        assert_eq!(names, 3, "no draft is left");
-        assert!(is_founding(&layout));
-        founded(&layout).unwrap();
-        assert!(!is_founding(&layout));
+        assert_eq!(names, 2, "no draft is left");
+        remove(&layout, false).unwrap();
+        assert!(load_group(&layout).unwrap().is_none() && !is_founding(&layout));
+        assert!(load_identity(&layout).unwrap().is_some());
+        remove(&layout, true).unwrap();
+        assert!(load_identity(&layout).unwrap().is_none());
     }
 
     #[test]
@@ -326,34 +322,9 @@ mod tests {
         let zero = layout.group_key();
         std::fs::write(&zero, "00".repeat(32)).unwrap();
         std::fs::set_permissions(&zero, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let refused = load_or_create_group(&layout, None);
         assert!(matches!(
-            refused,
-            Err(KeyError::Spool(SpoolError::BadKey { .. }))
+            load_group(&layout),
+            Err(SpoolError::BadKey { .. })
         ));
-    }
-
-    #[test]
-    fn a_ticket_gives_the_group_once_and_another_group_is_refused() {
-        let (_dir, layout) = state();
-        let first = ticket();
-        assert_eq!(
-            load_or_create_group(&layout, Some(&first)).unwrap(),
-            first.group
-        );
-        assert_eq!(
-            load_or_create_group(&layout, Some(&first)).unwrap(),
-            first.group
-        );
-        assert_eq!(load_or_create_group(&layout, None).unwrap(), first.group);
-        let other = ticket();
-        let err = load_or_create_group(&layout, Some(&other))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            err.contains(&first.group.group_id()) && err.contains(&other.group.group_id()),
-            "{err}"
-        );
-        assert!(err.contains("--state") && err.contains("--join"), "{err}");
     }
 }

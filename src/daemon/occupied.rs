@@ -6,7 +6,6 @@
 //! down, or killed and still in its last system call.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -14,7 +13,7 @@ use anyhow::anyhow;
 use crate::control::{Client, Reply, Request};
 use crate::mount::holders;
 use crate::mount::info::MountTable;
-use crate::spool::{Spool, SpoolConfig, SpoolError};
+use crate::spool::{Layout, SpoolError, StateLock};
 
 /// How long a daemon that does not answer is waited for. Its last seals and a sync on a slow disk take seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,21 +21,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one that runs may take to say where it is mounted. It may be stopped.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Opens the spool, as soon as the daemon before has given it up.
-pub(super) fn open(config: &SpoolConfig) -> anyhow::Result<Arc<Spool>> {
+/// Takes the lock of the state, as soon as the daemon before has given it up.
+pub(super) fn lock(layout: &Layout) -> anyhow::Result<StateLock> {
     let until = Instant::now() + PATIENCE;
     loop {
-        match Spool::open(config.clone()) {
-            Err(SpoolError::InUse { state, process }) => match Client::connect(&state) {
-                Ok(client) => match at_work(&state, client) {
-                    None if Instant::now() < until => {}
-                    None => return Err(SpoolError::InUse { state, process }.into()),
-                    Some(words) => return Err(anyhow!("{words}")),
-                },
-                Err(_) if Instant::now() < until => {}
-                Err(_) => return Err(SpoolError::InUse { state, process }.into()),
-            },
-            opened => return Ok(opened?),
+        match StateLock::take(layout) {
+            Err(SpoolError::InUse { state, process }) => {
+                let words = Client::connect(&state)
+                    .ok()
+                    .and_then(|client| at_work(&state, client));
+                if let Some(words) = words {
+                    return Err(anyhow!("{words}"));
+                }
+                if Instant::now() > until {
+                    return Err(SpoolError::InUse { state, process }.into());
+                }
+            }
+            taken => return Ok(taken?),
         }
     }
 }

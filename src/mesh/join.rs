@@ -13,15 +13,21 @@ use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
 use crate::mesh::member::{
-    Channel, CloseCode, Ends, MemberError, Role, STEP_TIMEOUT, is_proof, proof, remote,
+    Channel, CloseCode, Ends, MemberError, Proving, Role, STEP_TIMEOUT, is_proof, proof, prove_any,
+    remote,
 };
-use crate::mesh::wire::{Decoder, Frame, HELLO_MAX, JOIN_ALPN, MemberFrame, PREFACE_MAX, PROTOCOL};
+use crate::mesh::wire::{
+    CTL_ALPN, Decoder, Frame, HELLO_MAX, JOIN_ALPN, MemberFrame, PREFACE_MAX, PROTOCOL,
+};
 use crate::mesh::{Hub, MeshError, endpoint};
 use crate::peer::{Identity, Invitation, PeerId, Ticket};
 use crate::spool::{Denied, Welcome};
 
 /// How long the inviter is tried: it may just be starting.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the maker of a plain ticket is tried before the first mount: a key that holds needs nobody's leave.
+const KNOCK: Duration = Duration::from_secs(5);
 
 /// Rest between two attempts.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -50,6 +56,18 @@ pub enum JoinError {
     /// It said no.
     #[error("{0}")]
     Denied(Denied),
+    /// Its group has another key by now, or this id is out.
+    #[error(
+        "{name} ({id}) does not take the ticket: {why}; ask for a new one. Nothing was changed here"
+    )]
+    Refused {
+        /// The inviter's name.
+        name: String,
+        /// Its id, shortened.
+        id: String,
+        /// Its words.
+        why: String,
+    },
 }
 
 fn ends<'a>(conn: &'a Connection, role: Role, me: PeerId, exporter: &'a [u8; 32]) -> Ends<'a> {
@@ -135,20 +153,14 @@ async fn redeemed(
 }
 
 /// Redeems `invitation` with its inviter; gives a ticket with the group's key. Blocks for at most [`PATIENCE`] and a
-/// little. `listen` says which addresses of ours to use; their ports are not needed yet.
+/// little. `listen` says which addresses of ours to use.
 pub fn redeem(
     identity: &Identity,
     listen: &[SocketAddr],
     invitation: &Invitation,
 ) -> Result<Ticket, JoinError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(MeshError::Runtime)?;
-    let any: Vec<SocketAddr> = listen.iter().map(|a| SocketAddr::new(a.ip(), 0)).collect();
-    let said = runtime.block_on(async {
-        let endpoint = endpoint::bind(identity, &any, &[]).await?;
+    let said = run(async {
+        let endpoint = endpoint::bind(identity, &any_port(listen), &[]).await?;
         let until = Instant::now() + PATIENCE;
         let said = loop {
             match ask(&endpoint, identity.id(), invitation).await {
@@ -191,6 +203,77 @@ pub fn redeem(
             })
         }
     }
+}
+
+/// Asks the inviter of a plain ticket whether the key in it holds, by proving it. An error only if it says no: whoever
+/// cannot be reached may be reached later; then it is `false`. Blocks for at most [`KNOCK`] and a little.
+pub fn knock(
+    identity: &Identity,
+    listen: &[SocketAddr],
+    ticket: &Ticket,
+) -> Result<bool, JoinError> {
+    if ticket.inviter == identity.id() || ticket.addrs.is_empty() {
+        return Ok(false);
+    }
+    let said = run(async {
+        let endpoint = endpoint::bind(identity, &any_port(listen), &[]).await?;
+        let proved = async {
+            loop {
+                match prove_to(&endpoint, identity.id(), ticket).await {
+                    Err(error) if passes(&error) => sleep(AGAIN).await,
+                    said => break said,
+                }
+            }
+        };
+        let said = timeout(KNOCK, proved).await;
+        drop(timeout(STEP_TIMEOUT, endpoint.close()).await);
+        Ok::<_, MeshError>(said.unwrap_or(Err(MemberError::Timeout)))
+    })?;
+    match said {
+        Ok(()) => Ok(true),
+        Err(why @ (MemberError::RefusedUs | MemberError::WrongKey | MemberError::Removed)) => {
+            Err(JoinError::Refused {
+                name: ticket.name.to_string(),
+                id: ticket.inviter.short(),
+                why: why.to_string(),
+            })
+        }
+        Err(error) => {
+            tracing::info!("{} was not asked about the ticket: {error}", ticket.name);
+            Ok(false)
+        }
+    }
+}
+
+async fn prove_to(
+    endpoint: &iroh::Endpoint,
+    me: PeerId,
+    ticket: &Ticket,
+) -> Result<(), MemberError> {
+    let conn = endpoint::connect(endpoint, ticket.inviter, &ticket.addrs, CTL_ALPN).await?;
+    let proving = Proving {
+        keys: std::slice::from_ref(&ticket.group),
+        me,
+        refuse: None,
+    };
+    let proved = prove_any(&conn, Role::Dialer, proving).await;
+    conn.close(CloseCode::Stopping.code(), b"only asking");
+    proved.map(drop)
+}
+
+/// Runs `work` on a runtime of its own: there is none yet before the mesh starts.
+fn run<T>(work: impl Future<Output = Result<T, MeshError>>) -> Result<T, MeshError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(MeshError::Runtime)?;
+    runtime.block_on(work)
+}
+
+/// The addresses of ours to use; their ports are not needed yet.
+fn any_port(listen: &[SocketAddr]) -> Vec<SocketAddr> {
+    listen.iter().map(|a| SocketAddr::new(a.ip(), 0)).collect()
 }
 
 /// Whether another attempt may go better.

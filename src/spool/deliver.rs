@@ -77,6 +77,9 @@ impl Spool {
         if id == self.identity.id() || self.group.is_out(id) {
             return Ok(());
         }
+        if contact {
+            self.bind_to_group()?;
+        }
         let decide = self.decide.lock();
         let known: Option<Member> = self.journal.get(MEMBERS, id.as_bytes())?;
         // Only its own word brings a forgotten member back.

@@ -72,6 +72,16 @@ impl Layout {
         self.state.join("group.key")
     }
 
+    /// What the node was told once and keeps, and where it was last mounted.
+    pub fn node(&self) -> PathBuf {
+        self.state.join("node.toml")
+    }
+
+    /// It is there as soon as the node is bound to its group.
+    pub fn bound(&self) -> PathBuf {
+        self.state.join("bound")
+    }
+
     /// Configuration that `meshbox mount` reads when no `--config` is given.
     pub fn config(&self) -> PathBuf {
         self.state.join("config.toml")

@@ -10,15 +10,18 @@
 //! # Crash behaviour
 //! A new key is in the journal, closed for us, before it is anywhere else; [`Spool::enter_group`] goes on from there.
 
+mod bound;
 mod invitations;
 mod keys;
 mod strangers;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
+pub use self::bound::is_alone;
 pub use self::invitations::{Denied, Welcome};
 pub(super) use self::strangers::Strangers;
 use super::journal::{Batch, Journal, Table};
@@ -42,6 +45,8 @@ pub(super) struct Group {
     state: RwLock<State>,
     /// Held over a change, disk included. Lock order: this, `decide`, `state`.
     pub(super) change: Mutex<()>,
+    /// The file `bound` is known to be there.
+    bound: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -177,6 +182,7 @@ impl Group {
         Ok(Self {
             state: RwLock::new(state),
             change: Mutex::default(),
+            bound: AtomicBool::new(false),
         })
     }
 
@@ -423,6 +429,7 @@ impl Spool {
         if batch.is_empty() {
             return Ok(());
         }
+        self.bind_to_group()?;
         let mut left_out = self.group.state.read().left_out.clone();
         if let Some((rekey, _)) = roll.rekey().filter(|_| rekeyed) {
             self.leave_out(rekey, &mut left_out, &mut batch)?;

@@ -232,6 +232,7 @@ impl Spool {
         orphan: bool,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        self.bind_to_group()?;
         let bundle = manifest.id();
         let order = self.next_out.fetch_add(1, Ordering::Relaxed);
         let digests: Vec<Digest> = manifest

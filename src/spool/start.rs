@@ -24,7 +24,22 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the lock is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
-pub(super) fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
+/// The lock of a state directory: no other daemon uses it while this is held.
+#[derive(Debug)]
+pub struct StateLock {
+    _held: File,
+}
+
+impl StateLock {
+    /// Takes it; waits a moment for a daemon that was killed. The directory is there.
+    pub fn take(layout: &Layout) -> Result<Self, SpoolError> {
+        Ok(Self {
+            _held: take_lock(layout)?,
+        })
+    }
+}
+
+fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
     let path = layout.lock();
     let file = private::open_or_make(&path)?;
     let until = Instant::now() + LOCK_PATIENCE;

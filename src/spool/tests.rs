@@ -56,6 +56,7 @@ mod trees;
 mod waits;
 
 use std::fs;
+use std::fs::File;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use std::path::Path;

@@ -19,6 +19,9 @@ impl Backend {
         let Some(group) = spool.group_keys().into_iter().next() else {
             return String::new();
         };
+        if let Err(error) = spool.bind_to_group() {
+            tracing::error!("it cannot be noted that a ticket was made: {error}");
+        }
         let ticket = Ticket {
             group,
             inviter: self.facts.id,

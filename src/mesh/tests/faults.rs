@@ -34,7 +34,7 @@ impl Real {
     }
 
     fn open(dir: &TempDir, identity: &Identity) -> Arc<Spool> {
-        Spool::open(SpoolConfig {
+        let spool = Spool::open(SpoolConfig {
             state: dir.path().join("state"),
             lifetime: Duration::from_secs(3600),
             sealers: 1,
@@ -42,7 +42,10 @@ impl Real {
             dress: crate::spool::Dress::default(),
             identity: identity.clone(),
         })
-        .unwrap()
+        .unwrap();
+        // A scripted peer does not wait for what a first contact does once in a node's life.
+        spool.bind_to_group().unwrap();
+        spool
     }
 
     /// Closes the spool, lets `change` at its files, and opens it again.

@@ -80,6 +80,7 @@ impl Spool {
         let Some(key) = secret.key() else {
             return Err(SpoolError::Corrupted("a hash that is all zero".into()));
         };
+        self.bind_to_group()?;
         let mut batch = Batch::default();
         let over = |row: &Row| row.expires.is_some_and(|at| at.saturating_add(KEPT) < made);
         for (name, row) in self
