@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
@@ -82,7 +83,19 @@ fn s18_a_removed_member_is_out_for_good_and_the_others_go_on() {
     cedar.stop();
     cedar.restart();
     let dora = Node::prepare("dora", &[]);
-    dora.mount(&["--join", &old]).ok();
+    dora.mount(&["--join", &old])
+        .fails_saying(&["does not take the ticket"]);
+    assert!(!dora.state().join("group.key").exists());
+    // Nor does one come in that does not ask.
+    fs::copy(
+        cedar.state().join("group.key"),
+        dora.state().join("group.key"),
+    )
+    .unwrap();
+    let status = alder.status();
+    let (id, addr) = (&status["id"], &status["listen"][0]);
+    let known = format!("{}@{}", id.as_str().unwrap(), addr.as_str().unwrap());
+    dora.mount(&["--peer", &known]).ok();
     wait_refused(&dora, "refused our group key");
     wait_refused(&cedar, "removed from the group");
     for out in [&cedar, &dora] {
