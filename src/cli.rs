@@ -55,7 +55,7 @@ enum Command {
     /// Show what was sent and received, and who is there
     Status {
         #[command(flatten)]
-        daemon: DaemonArgs,
+        daemon: PlacedArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -66,7 +66,7 @@ enum Command {
     /// Show the members of the group
     Peers {
         #[command(flatten)]
-        daemon: DaemonArgs,
+        daemon: PlacedArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -80,7 +80,7 @@ enum Command {
         #[arg(long)]
         once: bool,
         #[command(flatten)]
-        daemon: DaemonArgs,
+        daemon: PlacedArgs,
     },
     /// Remove members from the group for good, and give the others a new key (admin only)
     Remove {
@@ -110,7 +110,7 @@ enum Command {
     /// Give all members a new group key: tickets made before let nobody in any more (admin only)
     Rekey {
         #[command(flatten)]
-        daemon: DaemonArgs,
+        daemon: PlacedArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -185,7 +185,7 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         derive: Option<String>,
         #[command(flatten)]
-        daemon: DaemonArgs,
+        daemon: PlacedArgs,
     },
     /// The process that a daemon starts to enter its mount; of no use by hand
     #[command(name = SUBCOMMAND, hide = true)]
@@ -204,6 +204,16 @@ struct DaemonArgs {
     /// State directory of the daemon to ask; needed when several run
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+}
+
+/// Which daemon is meant, where nothing else is named.
+#[derive(Debug, Args)]
+struct PlacedArgs {
+    /// The mountpoint, or any path in it; needed when several run
+    #[arg(conflicts_with = "state")]
+    mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    daemon: DaemonArgs,
 }
 
 #[derive(Debug, Args)]

@@ -446,6 +446,7 @@ mod tests {
                     state: "sending".into(),
                     bytes: 1024,
                     error: None,
+                    gone: false,
                 }],
             }],
             inbound: vec![],

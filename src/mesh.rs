@@ -271,6 +271,8 @@ impl Hub {
                 id.short()
             );
             self.twins.notice(id, "twin", text);
+            self.twins
+                .mark(id, "runs twice: two daemons use copies of its state");
         }
         // Behind a forwarded port it does not know the address at which we found it.
         let mut addrs = usable(&hello.addrs);
@@ -291,6 +293,8 @@ impl Hub {
                 peer.label()
             );
             self.twins.notice(self.me, "twin", text);
+            let words = "has met another daemon that uses a copy of this node's state";
+            self.twins.mark(peer.id, words);
         }
     }
 
@@ -422,6 +426,13 @@ impl Hub {
 fn first(mut addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
     addrs.truncate(ADDRS_MAX);
     addrs
+}
+
+fn join_words(error: Option<String>, mark: Option<&str>) -> Option<String> {
+    match (error, mark) {
+        (Some(error), Some(mark)) => Some(format!("{error}; {mark}")),
+        (error, mark) => error.or_else(|| mark.map(str::to_owned)),
+    }
 }
 
 /// Addresses that can be dialled at all, and not too many.
@@ -573,7 +584,10 @@ impl Mesh {
                     peer.last_seen()
                 },
                 addrs: peer.addrs(),
-                error: if connected { None } else { peer.error() },
+                error: join_words(
+                    if connected { None } else { peer.error() },
+                    self.hub.twins.mark_of(peer.id),
+                ),
                 limited: peer.meter.limited(Instant::now()),
                 slowed: peer.meter.slowed(),
             }

@@ -424,3 +424,43 @@ fn who_mounted_without_the_ticket_joins_with_it_afterwards() {
     birch.restart();
     birch.wait_connected(&alder);
 }
+
+#[test]
+fn a_path_to_a_file_or_a_mount_leads_where_it_leads_any_program() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    fs::create_dir(alder.outbox("d")).unwrap();
+    let sha = alder.put("x", b"1");
+    birch.wait_arrived("x", &sha);
+    std::os::unix::fs::symlink(alder.mountpoint(), alder.root().join("link")).unwrap();
+    let from = |dir: &Path, args: &[&str]| {
+        let mut command = meshbox(args);
+        command.current_dir(dir).args(["--timeout", "1m"]);
+        run(&mut command, COMMAND)
+    };
+    from(&alder.outbox("d"), &["wait", "../x"]).ok();
+    from(alder.root(), &["wait", "link/outbox/d/../x"]).ok();
+    from(&alder.mountpoint(), &["wait", "outbox/./d/..//x"]).ok();
+    from(&alder.outbox("d"), &["wait", "../../x"]).fails_saying(&["is not below"]);
+    from(&alder.outbox("d"), &["wait", "../none"]).fails_saying(&["no such file"]);
+    // Several run, and the path says which is meant.
+    let at = |command: &str, place: &Path| run(meshbox(&[command]).arg(place), COMMAND);
+    for (place, node) in [
+        (alder.mountpoint(), &alder),
+        (birch.inbox("x"), &birch),
+        (alder.root().join("link"), &alder),
+    ] {
+        let id = at("id", &place).ok().stdout;
+        assert_eq!(id.trim(), node.status()["id"], "{}", place.display());
+        let peers = at("peers", &place).ok().stdout;
+        let other = if node.name() == "alder" {
+            "birch"
+        } else {
+            "alder"
+        };
+        assert!(peers.contains(other), "{peers}");
+        at("ticket", &place).ok();
+        at("status", &place).ok();
+    }
+    at("status", alder.root()).fails_saying(&["no mailbox of yours"]);
+}

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::exit::{ExitCode, Failure};
-use super::which::{Daemon, below_outbox, find};
-use super::{DaemonArgs, print, show};
+use super::which::{Daemon, below_outbox, find, find_at, real_path};
+use super::{DaemonArgs, PlacedArgs, print, show};
 use crate::control::Layout;
 use crate::control::wait::{Outcome, WaitFor};
 use crate::control::{Client, ControlError, Reply, Request, Status, WirePath};
@@ -21,6 +21,13 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
     print(&(text + "\n"))
 }
 
+impl PlacedArgs {
+    /// The daemon that is meant.
+    pub(super) fn find(self) -> Result<Daemon, Failure> {
+        find_at(self.daemon.state, self.mountpoint.as_deref())
+    }
+}
+
 fn status_of(client: &mut Client, limit: Option<usize>) -> Result<Box<Status>, Failure> {
     match client.call(&Request::Status {
         before: None,
@@ -32,11 +39,11 @@ fn status_of(client: &mut Client, limit: Option<usize>) -> Result<Box<Status>, F
 }
 
 pub(super) fn status(
-    daemon: DaemonArgs,
+    daemon: PlacedArgs,
     as_json: bool,
     limit: Option<usize>,
 ) -> Result<(), Failure> {
-    let status = status_of(&mut find(daemon.state, None)?.connect()?, limit)?;
+    let status = status_of(&mut daemon.find()?.connect()?, limit)?;
     if as_json {
         json(&status)
     } else {
@@ -44,8 +51,8 @@ pub(super) fn status(
     }
 }
 
-pub(super) fn peers(daemon: DaemonArgs, as_json: bool) -> Result<(), Failure> {
-    match find(daemon.state, None)?.connect()?.call(&Request::Peers)? {
+pub(super) fn peers(daemon: PlacedArgs, as_json: bool) -> Result<(), Failure> {
+    match daemon.find()?.connect()?.call(&Request::Peers)? {
         Reply::Peers { peers } if as_json => json(&peers),
         Reply::Peers { peers } => print(&show::peers(&peers, show::now())),
         _ => Err(unexpected()),
@@ -53,8 +60,8 @@ pub(super) fn peers(daemon: DaemonArgs, as_json: bool) -> Result<(), Failure> {
 }
 
 /// The state is enough for the id: it works without a daemon too.
-pub(super) fn id(daemon: DaemonArgs) -> Result<(), Failure> {
-    let state = find(daemon.state, None)?.state;
+pub(super) fn id(daemon: PlacedArgs) -> Result<(), Failure> {
+    let state = daemon.find()?.state;
     match keys::load_identity(&Layout::new(state.clone())).map_err(Failure::failed)? {
         Some(identity) => print(&format!("{}\n", identity.id())),
         None => Err(Failure::failed(format!(
@@ -66,12 +73,7 @@ pub(super) fn id(daemon: DaemonArgs) -> Result<(), Failure> {
 
 /// A connection to the daemon that `path` belongs to, and where its mount is.
 pub(super) fn reach(daemon: DaemonArgs, path: &Path) -> Result<(Client, PathBuf), Failure> {
-    let absolute = std::path::absolute(path)?;
-    let place = absolute
-        .parent()
-        .and_then(|dir| dir.canonicalize().ok())
-        .unwrap_or(absolute);
-    let Daemon { state, mountpoint } = find(daemon.state, Some(&place))?;
+    let Daemon { state, mountpoint } = find(daemon.state, Some(&real_path(path)?))?;
     let mut client = Client::connect(&state)?;
     let mountpoint = match mountpoint {
         Some(mountpoint) => mountpoint,

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::ask::{json, unexpected};
 use super::exit::Failure;
-use super::which::find;
-use super::{DaemonArgs, print};
+use super::which::{Daemon, find};
+use super::{DaemonArgs, PlacedArgs, print};
 use crate::control::{Layout, MembershipChange, Reply, Request};
 use crate::daemon::keys;
 use crate::peer::{Identity, PeerName};
 
 pub(super) fn ticket(
-    daemon: DaemonArgs,
+    daemon: PlacedArgs,
     expires: Option<Duration>,
     once: bool,
 ) -> Result<(), Failure> {
@@ -21,7 +21,7 @@ pub(super) fn ticket(
     } else {
         Request::Ticket
     };
-    match find(daemon.state, None)?.connect()?.call(&request)? {
+    match daemon.find()?.connect()?.call(&request)? {
         Reply::Ticket { ticket } => print(&(ticket + "\n")),
         _ => Err(unexpected()),
     }
@@ -33,11 +33,12 @@ pub(super) fn remove(
     keep_key: bool,
     as_json: bool,
 ) -> Result<(), Failure> {
-    change(daemon, &Request::Remove { who, keep_key }, as_json)
+    let running = find(daemon.state, None)?;
+    change(&running, &Request::Remove { who, keep_key }, as_json)
 }
 
-pub(super) fn rekey(daemon: DaemonArgs, as_json: bool) -> Result<(), Failure> {
-    change(daemon, &Request::Rekey, as_json)
+pub(super) fn rekey(daemon: PlacedArgs, as_json: bool) -> Result<(), Failure> {
+    change(&daemon.find()?, &Request::Rekey, as_json)
 }
 
 pub(super) fn forget(daemon: DaemonArgs, who: String, as_json: bool) -> Result<(), Failure> {
@@ -56,8 +57,8 @@ pub(super) fn forget(daemon: DaemonArgs, who: String, as_json: bool) -> Result<(
     }
 }
 
-fn change(daemon: DaemonArgs, request: &Request, as_json: bool) -> Result<(), Failure> {
-    match find(daemon.state, None)?.connect()?.call(request)? {
+fn change(daemon: &Daemon, request: &Request, as_json: bool) -> Result<(), Failure> {
+    match daemon.connect()?.call(request)? {
         Reply::Changed(changed) if as_json => json(&changed),
         Reply::Changed(changed) => print(&told(&changed)),
         _ => Err(unexpected()),
@@ -85,9 +86,9 @@ fn told(changed: &MembershipChange) -> String {
 }
 
 /// The state is enough: it works without a daemon too.
-pub(super) fn derived_id(daemon: DaemonArgs, name: &str) -> Result<(), Failure> {
+pub(super) fn derived_id(daemon: PlacedArgs, name: &str) -> Result<(), Failure> {
     let name = PeerName::parse(name).map_err(Failure::usage)?;
-    let state = find(daemon.state, None)?.state;
+    let state = daemon.find()?.state;
     match keys::load_group(&Layout::new(state.clone())).map_err(Failure::failed)? {
         Some(key) => print(&format!("{}\n", Identity::derived(&key, &name).id())),
         None => Err(Failure::failed(format!(

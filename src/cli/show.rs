@@ -93,7 +93,7 @@ fn outbound(row: &OutboundRow) -> String {
     let mut line = format!(
         "  {:<12} {done}/{}  {:>10}  {}",
         row.state,
-        row.recipients.len(),
+        row.living().count(),
         size(row.size),
         plain(&row.path)
     );
@@ -278,6 +278,7 @@ mod tests {
                     state: "deferred".into(),
                     bytes: 0,
                     error: Some("disk full".into()),
+                    gone: false,
                 }],
             }],
             inbound: vec![],

@@ -15,6 +15,7 @@ use crate::bundle::RelPath;
 use crate::control::Client;
 use crate::control::Layout;
 use crate::mount::info::{MountEntry, MountTable};
+use crate::mount::place;
 
 /// How long a mount may take to say where its state is. A healthy one answers from memory.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -32,6 +33,28 @@ impl Daemon {
     pub(super) fn connect(&self) -> Result<Client, Failure> {
         Ok(Client::connect(&self.state)?)
     }
+}
+
+/// The daemon of `state`, else the one that mounted at or above the place that is `named`, if one is.
+pub(super) fn find_at(state: Option<PathBuf>, named: Option<&Path>) -> Result<Daemon, Failure> {
+    let (Some(named), None) = (named, &state) else {
+        return find(state, None);
+    };
+    let table = MountTable::read()?;
+    let user = rustix::process::geteuid();
+    let at = place::mailbox_of(named, &table)?;
+    let mount = at.and_then(|at| table.top_at(&at));
+    // Root is answered by everybody's daemon.
+    let mount = mount
+        .filter(|mount| user.is_root() || is_of(mount, user.as_raw()))
+        .ok_or_else(|| Failure {
+            code: ExitCode::NoDaemon,
+            message: format!("no mailbox of yours is mounted at {}", named.display()),
+        })?;
+    Ok(Daemon {
+        state: state_of(mount)?,
+        mountpoint: Some(mount.mountpoint.clone()),
+    })
 }
 
 /// The daemon of `state`, else the one whose mount holds `path`, else the only one of this user.
@@ -143,24 +166,51 @@ pub(super) fn state_of(mount: &MountEntry) -> Result<PathBuf, Failure> {
     })
 }
 
+/// The absolute path that `typed` leads to: links and `..` on the way are followed as far as directories are there, the last
+/// part stays as it is, and what is gone keeps its name.
+pub(super) fn real_path(typed: &Path) -> Result<PathBuf, Failure> {
+    let absolute = std::path::absolute(typed)?;
+    let mut gone: Vec<&std::ffi::OsStr> = Vec::new();
+    let mut rest = absolute.as_path();
+    while let (Some(dir), Some(name)) = (rest.parent(), rest.file_name()) {
+        gone.push(name);
+        match dir.canonicalize() {
+            Ok(mut real) => {
+                real.extend(gone.iter().rev());
+                return Ok(real);
+            }
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => rest = dir,
+            // A dead mount, or one that we may not enter: there is nothing to follow.
+            Err(_) => break,
+        }
+    }
+    if let Ok(real) = absolute.canonicalize() {
+        return Ok(real);
+    }
+    let mut plain = PathBuf::new();
+    for part in absolute.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    Ok(plain)
+}
+
 /// What a user calls a file in the outbox, as a path below it: a path into the mount, or already one below `outbox/`.
 pub(super) fn below_outbox(typed: &Path, mountpoint: &Path) -> Result<RelPath, Failure> {
     let outbox = mountpoint.join("outbox");
-    let absolute = std::path::absolute(typed)?;
-    // The user's way to the mount may lead over links; the file itself may be gone already.
-    let resolved = || {
-        Some(
-            absolute
-                .parent()?
-                .canonicalize()
-                .ok()?
-                .join(absolute.file_name()?),
-        )
-    };
+    let real = real_path(typed)?;
     let inside = |path: &Path| path.strip_prefix(&outbox).map(Path::to_owned).ok();
-    let relative: PathBuf = match inside(&absolute).or_else(|| inside(&resolved()?)) {
+    // Also by a link to the file itself.
+    let linked = || inside(&real.canonicalize().ok()?);
+    let plain = typed
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let relative: PathBuf = match inside(&real).or_else(linked) {
         Some(relative) => relative,
-        None if typed.is_relative() && !absolute.starts_with(mountpoint) => typed.to_owned(),
+        None if plain && !real.starts_with(mountpoint) => typed.to_owned(),
         None => {
             return Err(Failure::usage(format!(
                 "{} is not below {}",
@@ -230,12 +280,31 @@ mod tests {
             Path::new("sub/gone")
         );
         assert_eq!(below(&root.join("link/outbox/x")).unwrap(), Path::new("x"));
+        for (typed, path) in [
+            ("m/outbox/sub/../x", "x"),
+            ("m/inbox/../outbox/./sub/../../outbox/x", "x"),
+            ("m/outbox/gone/deep/x", "gone/deep/x"),
+            ("m/outbox/gone/../x", "x"),
+            ("link/outbox/sub/..//gone/x", "gone/x"),
+        ] {
+            std::fs::create_dir_all(root.join("m/inbox")).unwrap();
+            assert_eq!(
+                below(&root.join(typed)).unwrap(),
+                Path::new(path),
+                "{typed}"
+            );
+        }
+        std::fs::write(root.join("m/outbox/f"), "").unwrap();
+        std::os::unix::fs::symlink(root.join("m/outbox/f"), root.join("to-f")).unwrap();
+        assert_eq!(below(&root.join("to-f")).unwrap(), Path::new("f"));
         assert_eq!(below(Path::new("./a//b")).unwrap(), Path::new("a/b"));
         for bad in [
             root.join("m/inbox/x"),
             root.join("m/outbox"),
             "/etc/passwd".into(),
             "../x".into(),
+            "a/../../x".into(),
+            root.join("m/outbox/sub/../../x"),
         ] {
             assert_eq!(
                 below(&bad).unwrap_err().code,

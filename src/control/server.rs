@@ -399,6 +399,7 @@ mod tests {
                     state: state.into(),
                     bytes: 0,
                     error: None,
+                    gone: false,
                 }],
             })
         }

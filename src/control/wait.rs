@@ -93,28 +93,23 @@ fn judge_row(row: &OutboundRow, to: &WaitFor) -> (Option<Outcome>, String) {
     if row.recipients.is_empty() {
         return (None, "queued: the group has no other member yet".to_owned());
     }
-    let all = row.recipients.len();
-    let delivered = row
-        .recipients
+    // Who was given up, or is no member any more, is not waited for, unless nobody else is left.
+    let mut counted: Vec<&RecipientRow> = row.living().collect();
+    if counted.is_empty() {
+        counted = row.recipients.iter().collect();
+    }
+    let all = counted.len();
+    let delivered = counted
         .iter()
         .filter(|recipient| is_delivered(recipient))
         .count();
-    let lost: Vec<&RecipientRow> = row
-        .recipients
-        .iter()
+    let lost: Vec<&RecipientRow> = counted
+        .into_iter()
         .filter(|recipient| is_lost(recipient))
         .collect();
     let mut words = format!("delivered {delivered}/{all}");
-    for recipient in &lost {
-        let why = recipient
-            .error
-            .as_ref()
-            .map_or_else(String::new, |why| format!(" ({why})"));
-        words.push_str(&format!(
-            ", {} by {}{why}",
-            recipient.state,
-            name_of(recipient)
-        ));
+    for recipient in row.recipients.iter().filter(|recipient| is_lost(recipient)) {
+        words.push_str(&format!(", {}", lost_words(recipient)));
     }
     let wanted = match to {
         WaitFor::All => all,
@@ -160,6 +155,22 @@ fn is_lost(recipient: &RecipientRow) -> bool {
         recipient.state.as_str(),
         "refused" | "cancelled" | "superseded" | "expired"
     )
+}
+
+/// What became of it for this recipient, and whose doing that was.
+fn lost_words(recipient: &RecipientRow) -> String {
+    let name = name_of(recipient);
+    let why = |before: &str| {
+        let why = recipient.error.as_ref();
+        why.map_or_else(String::new, |why| format!("{before}({why})"))
+    };
+    match recipient.state.as_str() {
+        "refused" => format!("refused by {name}{}", why(" ")),
+        // Only the origin of a bundle can cancel it, and this is one of ours.
+        "cancelled" => format!("cancelled here, not for {name} any more{}", why(" ")),
+        "superseded" => format!("superseded for {name} by a newer version"),
+        state => format!("{state} for {name}{}", why(" ")),
+    }
 }
 
 fn name_of(recipient: &RecipientRow) -> &str {
@@ -216,6 +227,7 @@ mod tests {
             state: (*state).into(),
             bytes: 0,
             error: None,
+            gone: false,
         };
         OutboundRow {
             path: "x".into(),
@@ -266,6 +278,57 @@ mod tests {
         assert_eq!(outcome(&two, "id-a"), Some(Outcome::Delivered));
         assert_eq!(outcome(&two, "b"), None);
         assert_eq!(outcome(&two, "c"), Some(Outcome::Failed));
+    }
+
+    #[test]
+    fn who_is_no_member_any_more_is_not_waited_for() {
+        let judged = |states: &[(&str, &str)], gone: &[&str], to: &str| {
+            let mut row = row(states);
+            for recipient in &mut row.recipients {
+                let ended = recipient.state == "cancelled";
+                recipient.gone = ended && gone.contains(&recipient.name.as_str());
+                recipient.error = recipient.gone.then(|| "forgotten".to_owned());
+            }
+            judge(&Delivery::Sealed(row), &to.parse().unwrap())
+        };
+        let two = [("a", "delivered"), ("b", "cancelled")];
+        let (outcome, words) = judged(&two, &["b"], "all");
+        assert_eq!(outcome, Some(Outcome::Delivered));
+        assert!(
+            words.starts_with("delivered 1/1, ") && words.contains("(forgotten)"),
+            "{words}"
+        );
+        assert_eq!(judged(&two, &[], "all").0, Some(Outcome::Failed));
+        assert_eq!(judged(&two, &["b"], "b").0, Some(Outcome::Failed));
+        assert_eq!(judged(&two, &["b"], "2").0, Some(Outcome::Failed));
+        let open = [("a", "sending"), ("b", "cancelled")];
+        assert_eq!(judged(&open, &["b"], "all").0, None);
+        // What was delivered before stays so.
+        let had = [("a", "delivered"), ("b", "delivered")];
+        assert_eq!(judged(&had, &["b"], "2").0, Some(Outcome::Delivered));
+        let nobody = judged(&[("b", "cancelled")], &["b"], "all");
+        assert_eq!(nobody.0, Some(Outcome::Failed), "nobody has it");
+    }
+
+    #[test]
+    fn it_is_said_whose_doing_it_was() {
+        let words = |state: &str, error: Option<&str>| {
+            let mut row = row(&[("birch", state)]);
+            row.recipients[0].error = error.map(str::to_owned);
+            judge(&Delivery::Sealed(row), &WaitFor::All).1
+        };
+        for (state, error, said) in [
+            ("refused", Some("too large"), "refused by birch (too large)"),
+            ("cancelled", None, "cancelled here, not for birch any more"),
+            (
+                "superseded",
+                None,
+                "superseded for birch by a newer version",
+            ),
+            ("expired", None, "expired for birch"),
+        ] {
+            assert_eq!(words(state, error), format!("delivered 0/1, {said}"));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! 1. An incarnation is one run of one daemon. One that says hello again after another one of the same id did, lives
 //!    beside it: a clone. Two in a row are a restart, or a restored backup.
 //! 2. Whoever sees a clone tells it, so that it is shown on both sides; what a member says of us is shown with its name.
+//! 3. `peers` shows it too: with the clone at those who see it, and at the clone with whoever told.
 //!
 //! Nothing here is durable: what goes on is noticed again.
 
@@ -25,6 +26,7 @@ const NOTICES_MAX: usize = 16;
 pub(crate) struct Twins {
     seen: Mutex<HashMap<PeerId, Runs>>,
     notices: Mutex<BTreeMap<(PeerId, &'static str), String>>,
+    marks: Mutex<BTreeMap<PeerId, &'static str>>,
 }
 
 /// The runs of one peer.
@@ -74,6 +76,19 @@ impl Twins {
         notices.insert((about, what), text);
     }
 
+    /// Shows `words` beside `peer` from now on.
+    pub(crate) fn mark(&self, peer: PeerId, words: &'static str) {
+        let mut marks = self.marks.lock();
+        if marks.len() < NOTICES_MAX || marks.contains_key(&peer) {
+            marks.insert(peer, words);
+        }
+    }
+
+    /// What is shown beside `peer`.
+    pub(crate) fn mark_of(&self, peer: PeerId) -> Option<&'static str> {
+        self.marks.lock().get(&peer).copied()
+    }
+
     /// What is shown.
     pub(crate) fn notices(&self) -> Vec<String> {
         self.notices.lock().values().cloned().collect()
@@ -108,7 +123,10 @@ mod tests {
             twins.hello(peer, [n; 16]);
             twins.notice(PeerId::from_bytes([n; 32]), "twin", format!("{n}"));
             twins.notice(peer, "twin", "again".into());
+            twins.mark(PeerId::from_bytes([n; 32]), "twice");
         }
+        assert_eq!(twins.marks.lock().len(), NOTICES_MAX);
+        assert_eq!(twins.mark_of(PeerId::from_bytes([0; 32])), Some("twice"));
         assert_eq!(twins.seen.lock()[&peer].incarnations.len(), SEEN_MAX);
         assert_eq!(twins.notices().len(), NOTICES_MAX);
     }

@@ -26,6 +26,18 @@ pub fn place(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
+/// Where the Meshbox mount is that `path` leads to or into.
+pub fn mailbox_of(path: &Path, table: &MountTable) -> io::Result<Option<PathBuf>> {
+    match resolve(path, table) {
+        Ok(found) => {
+            let top = table.top_at(&found.path);
+            Ok(top.filter(|top| top.is_meshbox()).map(|_| found.path))
+        }
+        Err(ResolveError::InsideMeshbox(at)) => Ok(Some(at)),
+        Err(ResolveError::Io(error)) => Err(error),
+    }
+}
+
 /// What became of a place where something was mounted before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -120,6 +132,24 @@ mod tests {
         assert_eq!(fate("bo/share"), Fate::Same);
         assert_eq!(fate("link/share"), Fate::Same);
         assert_eq!(fate("other"), Fate::Other);
+    }
+
+    #[test]
+    fn a_mailbox_is_found_from_within_and_by_a_link() {
+        let (_dir, top) = scratch();
+        fs::create_dir_all(top.join("box/outbox")).unwrap();
+        symlink(top.join("box"), top.join("link")).unwrap();
+        let text = format!(
+            "1 0 0:9 / {} rw - fuse.meshbox x rw\n",
+            top.join("box").display()
+        );
+        let table = MountTable::parse(text.as_bytes());
+        for inside in ["box", "link", "box/outbox/gone/x", "link/inbox"] {
+            let found = mailbox_of(&top.join(inside), &table).unwrap();
+            assert_eq!(found, Some(top.join("box")), "{inside}");
+        }
+        assert_eq!(mailbox_of(&top, &table).unwrap(), None);
+        assert_eq!(mailbox_of(&top.join("none"), &table).unwrap(), None);
     }
 
     #[test]

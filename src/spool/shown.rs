@@ -66,6 +66,22 @@ pub struct RecipientRow {
     pub bytes: u64,
     /// Why it does not go on.
     pub error: Option<String>,
+    /// It was not to get this any more when it was given up or stopped being a member: it counts for nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub gone: bool,
+}
+
+impl OutboundRow {
+    /// The recipients that count.
+    pub fn living(&self) -> impl Iterator<Item = &RecipientRow> {
+        self.recipients.iter().filter(|recipient| !recipient.gone)
+    }
+}
+
+// Serde hands over a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// One row of `inbound` in status.
@@ -175,6 +191,7 @@ impl Spool {
         let deliveries = self.deliveries_of(bundle).unwrap_or_default();
         let mut recipients = Vec::with_capacity(deliveries.len());
         let mut states = Vec::with_capacity(deliveries.len());
+        let mut living = Vec::new();
         for (peer, mut durable) in deliveries {
             // What is said to be delivered is still so after the next start.
             if self
@@ -190,12 +207,17 @@ impl Spool {
                 .cloned()
                 .filter(|_| !durable.is_final())
                 .unwrap_or(durable);
+            let mut gone = false;
             let (bytes, error) = match &state {
                 DeliveryState::Sending(bytes) => (*bytes, None),
                 DeliveryState::Deferred(why) | DeliveryState::Refused(why) => {
                     (0, Some(why.clone()))
                 }
-                DeliveryState::Cancelled => (0, self.why_cancelled(peer)),
+                DeliveryState::Cancelled => {
+                    let why = self.why_cancelled(peer);
+                    gone = why.is_some();
+                    (0, why)
+                }
                 DeliveryState::Delivered => (manifest.manifest().total_size(), None),
                 DeliveryState::Queued
                 | DeliveryState::Offered
@@ -208,9 +230,15 @@ impl Spool {
                 state: state.word().to_owned(),
                 bytes,
                 error,
+                gone,
             });
+            if !gone {
+                living.push(state.clone());
+            }
             states.push(state);
         }
+        // What all have who are still there is delivered, whoever else was to have it.
+        let counted = if living.is_empty() { &states } else { &living };
         let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
         let held = self.held(bundle).filter(|_| states.is_empty());
         for (at, word) in held.iter().flat_map(|row| row.to.iter().enumerate()) {
@@ -221,6 +249,7 @@ impl Spool {
                 state: "waiting".to_owned(),
                 bytes: 0,
                 error: why.filter(|_| at == 0),
+                gone: false,
             });
         }
         let ended = || self.ended(bundle, manifest.manifest().origin);
@@ -231,7 +260,7 @@ impl Spool {
         } else if sealed_only && !settled {
             "sealed"
         } else {
-            least(&states)
+            least(counted)
         };
         Some(OutboundRow {
             path: path.to_string(),
@@ -304,7 +333,7 @@ impl Spool {
             .iter()
             .filter(|recipient| recipient.state == "delivered")
             .count();
-        let all = row.recipients.len();
+        let all = row.living().count();
         let delivering = matches!(
             row.state.as_str(),
             "queued" | "offered" | "sending" | "delivered"
@@ -317,11 +346,11 @@ impl Spool {
         shown.error = row
             .recipients
             .iter()
+            .filter(|r| !(r.gone && row.state == "delivered"))
             .find_map(|r| Some(format!("{}: {}", r.name, r.error.as_ref()?)))
             .or_else(|| self.why_stuck(digest, row.size));
         let slowest = row
-            .recipients
-            .iter()
+            .living()
             .map(|recipient| recipient.bytes)
             .min()
             .unwrap_or(0);

@@ -35,6 +35,18 @@ fn a_clone_of_the_state_is_reported_by_the_others_and_by_both_of_them() {
     eventually("birch sees both", || {
         notices(&b, "alder (") && notices(&b, "runs twice")
     });
+    let beside = |mesh: &Mesh, id: PeerId, words: &str| {
+        let peers = mesh.peers();
+        let row = peers.iter().find(|peer| peer.id == id.to_string());
+        row.and_then(|row| row.error.as_ref())
+            .is_some_and(|error| error.contains(words))
+    };
+    eventually("in peers of birch", || beside(&b, alder.id(), "runs twice"));
+    for (mesh, which) in [(&a, "in peers of the one"), (&t, "and of the other")] {
+        eventually(which, || {
+            beside(mesh, birch.id(), "another daemon that uses a copy")
+        });
+    }
     for (mesh, which) in [(&a, "the one"), (&t, "the other")] {
         eventually(which, || {
             notices(mesh, "another daemon uses a copy of this state, says birch")

@@ -536,6 +536,11 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
             ("cedar", "cancelled")
         );
         assert_eq!(recipient.error.as_deref(), Some("forgotten"));
+        assert!(recipient.gone);
+        assert_eq!(row.state, "delivered", "all who are left have it");
+        let digest = Digest::of(&pattern(100_000));
+        let shown = alder.spool().bundle_state(bundle, digest);
+        assert_eq!((shown.state.as_str(), shown.error), ("delivered 1/1", None));
         assert_eq!(
             alder.spool().closed_of(birch.id(), &[bundle]).unwrap().0,
             [bundle]
