@@ -228,7 +228,9 @@ pub fn knock(
         let said = timeout(KNOCK, proved).await;
         drop(timeout(STEP_TIMEOUT, endpoint.close()).await);
         Ok::<_, MeshError>(said.unwrap_or(Err(MemberError::Timeout)))
-    })?;
+    });
+    // An address that is not there yet is the mesh's to wait for, or to complain of.
+    let said = said.unwrap_or_else(|error| Err(MemberError::Lost(error.to_string())));
     match said {
         Ok(()) => Ok(true),
         Err(why @ (MemberError::RefusedUs | MemberError::WrongKey | MemberError::Removed)) => {
