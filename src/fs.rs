@@ -206,7 +206,7 @@ impl Fs {
             spool,
         });
         for file in fs.spool.recovered() {
-            readiness.feed_held(Event::Recovered {
+            readiness.feed_found(Event::Recovered {
                 ino: file.ino,
                 path: file.path,
                 incomplete: file.incomplete,
@@ -214,7 +214,7 @@ impl Fs {
         }
         for tree in fs.spool.recovered_trees() {
             let file = |file: RecoveredFile| (file.ino, file.path, file.incomplete);
-            readiness.feed_held(Event::TreeRecovered {
+            readiness.feed_found(Event::TreeRecovered {
                 tree: tree.tree,
                 root: tree.root,
                 files: tree.files.into_iter().map(file).collect(),

@@ -345,3 +345,42 @@ fn the_name_of_a_directory_becomes_a_files_and_back() {
     });
     assert!(names(&birch).iter().all(|name| !name.contains('~')));
 }
+
+/// Bytes and mode belong to the file, whatever name it is changed through.
+#[test]
+fn what_changes_a_file_with_several_names_is_sent_under_each() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    fs::write(alder.outbox("f"), "1").unwrap();
+    fs::hard_link(alder.outbox("f"), alder.outbox("g")).unwrap();
+    fs::write(alder.outbox(".x"), "1").unwrap();
+    fs::hard_link(alder.outbox(".x"), alder.outbox("h")).unwrap();
+    wait_names(&birch, &["f", "g", "h"]);
+    for name in ["f", "g", "h"] {
+        alder.wait_delivered(name);
+    }
+    let append = |name: &str| {
+        use std::io::Write;
+        let file = File::options().append(true).open(alder.outbox(name));
+        file.unwrap().write_all(b"2").unwrap();
+    };
+    append("g");
+    append("h");
+    let asked = [alder.outbox("g"), alder.outbox("h")];
+    let asked = asked.each_ref().map(|path| path.to_str().unwrap());
+    alder.run("wait", &asked).ok();
+    for name in ["f", "g", "h"] {
+        wait_until(&format!("{name} is new"), ARRIVES, || {
+            fs::read_to_string(birch.inbox(name)).is_ok_and(|text| text == "12")
+        });
+    }
+    wait_until("it is delivered under its least name", ARRIVES, || {
+        Node::attribute(&alder.outbox("h"), "state") == "delivered 1/1"
+    });
+    fs::set_permissions(alder.outbox("g"), fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["f", "g"] {
+        wait_until(&format!("{name} is executable"), ARRIVES, || {
+            fs::metadata(birch.inbox(name)).is_ok_and(|meta| meta.mode() & 0o111 != 0)
+        });
+    }
+}

@@ -194,7 +194,8 @@ pub(super) fn status(status: &Status, now: u64) -> String {
             status.outbound.iter().map(outbound).collect::<Vec<_>>(),
         ),
         (
-            "Incomplete: their writer was killed; `meshbox send` sends them as they are",
+            "Incomplete: their writer was killed, or a write failed, or the daemon ended before it heard of their close; \
+             write them again, or `meshbox send` them as they are",
             status
                 .incomplete
                 .iter()

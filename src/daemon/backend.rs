@@ -266,8 +266,8 @@ impl ControlBackend for Backend {
                         "ignored: its name matches {pattern}; rename it, or `meshbox send` it"
                     ))
                 } else if state == "incomplete" {
-                    let what =
-                        "incomplete: its writer was killed; `meshbox send` sends it as it is";
+                    let what = "incomplete: its writer was killed, or its close was not heard of; \
+                                write it again, or `meshbox send` sends it as it is";
                     Delivery::Held(what.to_owned())
                 } else {
                     Delivery::Unsealed(format!("not sealed yet ({state})"))

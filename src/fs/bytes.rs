@@ -212,6 +212,7 @@ impl Fs {
             });
             match truncate {
                 Some(caller) if fstat(&file.file).is_ok_and(|stat| stat.st_size > 0) => {
+                    file.note_emptied(caller.tid);
                     let after = fs.clone();
                     Some(Box::new(move || {
                         let truncated = after.clone();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -29,6 +29,8 @@ pub(crate) struct OpenFile {
     /// Present when the handle may write: the inode's gate.
     pub(crate) gate: Option<Arc<Gate>>,
     wrote: Mutex<Vec<Wrote>>,
+    /// The thread that made the file, or emptied it, by opening it; 0 if none did.
+    emptied_by: AtomicU32,
     /// Whether it counts in how its node is read.
     settled: AtomicBool,
 }
@@ -56,6 +58,7 @@ impl OpenFile {
             opened_as,
             gate,
             wrote: Mutex::new(Vec::new()),
+            emptied_by: AtomicU32::new(0),
             settled: AtomicBool::new(false),
         }
     }
@@ -93,13 +96,23 @@ impl OpenFile {
         wrote.push(Wrote { tid, process: None });
     }
 
-    /// Whether the task that closes is one that wrote through this handle and is being killed.
+    /// Remembers who made the file empty by opening it, to write it.
+    pub(crate) fn note_emptied(&self, tid: u32) {
+        self.emptied_by.store(tid, Ordering::Relaxed);
+    }
+
+    /// Whether the task that closes is being killed, and is one that wrote through this handle; or one that opened it to
+    /// write a new file, of which nobody has written a byte (`sort big >f`).
     pub(crate) fn is_torn_by(&self, tid: u32) -> bool {
         let wrote = self.wrote.lock();
-        if wrote.is_empty() || !torn::is_being_killed(tid) {
+        let emptied = self.emptied_by.load(Ordering::Relaxed);
+        if (wrote.is_empty() && emptied == 0) || !torn::is_being_killed(tid) {
             return false;
         }
         let process = torn::process_of(tid);
+        if wrote.is_empty() {
+            return emptied == tid || torn::process_of(emptied) == process;
+        }
         wrote
             .iter()
             .any(|w| w.tid == tid || w.process == Some(process) || w.tid == process)

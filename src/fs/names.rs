@@ -49,6 +49,7 @@ impl Fs {
     ) {
         match self.create_backing(at, mode, caller) {
             Ok((entry, file, path)) => {
+                file.note_emptied(caller.tid);
                 let event = Event::Created {
                     ino: file.ino,
                     path,

@@ -86,6 +86,21 @@ impl Readiness {
         }
     }
 
+    /// Recovery found a file: it has made the mark that this needs, unless the machine knows better.
+    pub(crate) fn feed_found(&self, event: Event) {
+        for action in self.decide(event) {
+            match action {
+                Action::MarkTorn { ino, path } => self.spool.mark_torn(ino, &path),
+                Action::Unmark { ino } => self.spool.unmark(ino),
+                Action::MarkClosed { .. }
+                | Action::Seal { .. }
+                | Action::SealTree { .. }
+                | Action::DropTree { .. }
+                | Action::CountIgnored { .. } => {}
+            }
+        }
+    }
+
     /// Feeds the machine and queues what the timer is to carry out; gives the marks to be made.
     fn decide(&self, event: Event) -> Vec<Action> {
         let mut state = self.state.lock();

@@ -320,7 +320,7 @@ impl Spool {
                 .flatten();
             let state = match mark.map(|mark| mark.kind) {
                 Some(MarkKind::Open) => "open",
-                Some(MarkKind::Closed) => "settling",
+                Some(MarkKind::Closed | MarkKind::Doubted) => "settling",
                 Some(MarkKind::Torn) => "incomplete",
                 None => "not sent",
             };

@@ -195,6 +195,8 @@ pub(super) enum MarkKind {
     Open,
     Closed,
     Torn,
+    /// Found at a start: incomplete unless its digest is the recorded one, which is still to be found out.
+    Doubted,
 }
 
 /// What an inbox name shows.

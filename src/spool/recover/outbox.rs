@@ -8,6 +8,7 @@
 //! | `closed` | sealed | incomplete |
 //! | none, and it is as recorded | it is done | it is done |
 //! | none, and its times or its inode are not as recorded | hashed; sent if its digest is another | hashed; incomplete if its digest is another, unless only times are |
+//! | being compared with its record when the daemon ended again | the same | the same |
 //! | none, and no record | sealed; incomplete if it is empty: its open may never have succeeded | incomplete |
 //!
 //! A mark is of the inode, under whatever name. Where the path that it has shows another inode (the state was moved, or
@@ -70,9 +71,7 @@ impl Spool {
                 live_marks.insert(found.stat.ino);
             }
             if let Some(file) = self.recover_file(found, says, same_boot)? {
-                if file.incomplete {
-                    live_marks.insert(file.ino);
-                }
+                live_marks.insert(file.ino);
                 recovered.push(file);
             }
             Ok(())
@@ -111,6 +110,7 @@ impl Spool {
                 kind if astray.inodes.contains(&ino) => Says::Doubt(kind),
                 MarkKind::Closed => Says::Closed,
                 MarkKind::Open | MarkKind::Torn => Says::Unfinished,
+                MarkKind::Doubted => Says::Doubt(kind),
             });
         }
         // Another file than the one that was marked: what its bytes are nobody knows.
@@ -164,7 +164,7 @@ impl Spool {
             } else {
                 Recheck::KeepIfChanged
             };
-            self.recheck.lock().insert(ino, recheck);
+            self.compare(&found, recheck)?;
             return file(false);
         }
         if !unchanged
@@ -194,8 +194,24 @@ impl Spool {
             batch.put(MARKS, &ino.to_be_bytes(), &mark);
             self.journal.submit(batch)?;
         } else if let Some(recheck) = recheck.filter(|_| row.is_some()) {
-            self.recheck.lock().insert(ino, recheck);
+            self.compare(&found, recheck)?;
         }
         file(incomplete)
+    }
+
+    /// The file is to be compared with what is recorded; a mark says so until that is done.
+    fn compare(&self, found: &Found, recheck: Recheck) -> Result<(), SpoolError> {
+        let ino = found.stat.ino;
+        self.recheck.lock().insert(ino, recheck);
+        let mark = Mark {
+            kind: match recheck {
+                Recheck::SendIfChanged => MarkKind::Closed,
+                Recheck::KeepIfChanged => MarkKind::Doubted,
+            },
+            path: found.path.clone(),
+        };
+        let mut batch = Batch::default();
+        batch.put(MARKS, &ino.to_be_bytes(), &mark);
+        self.journal.submit(batch)
     }
 }

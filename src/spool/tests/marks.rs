@@ -173,7 +173,12 @@ fn a_kill_between_a_rename_and_its_rows_makes_nothing_whole() {
         assert!(after.contains(&(path.into(), true)), "{path}: {after:?}");
     }
     assert!(after.contains(&("new2".into(), false)), "{after:?}");
-    // Of the two that were exchanged neither is sent before its digest is compared with the recorded one.
+    // Of the two that were exchanged neither is sent before its digest is compared with the recorded one; not either when
+    // the daemon is killed before it came to that.
+    let again = alder.found_after(false);
+    for path in ["g", "h"] {
+        assert!(again.contains(&(path.into(), false)), "{path}: {again:?}");
+    }
     for path in ["g", "h"] {
         match alder.seal(path) {
             SealOutcome::Incomplete => {}
