@@ -377,10 +377,8 @@ impl TestFs {
         answer(|done| self.fs.open(id, flags, ME, done))
     }
     fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<u32, FsError> {
-        answer(|done| {
-            self.fs
-                .write(fh, offset, data, WriteHow::default(), ME, done)
-        })
+        let how = WriteHow::default();
+        answer(|done| self.fs.write(fh, offset, data, how, ME, done))
     }
     fn read(&self, fh: u64) -> Vec<u8> {
         self.fs

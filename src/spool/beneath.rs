@@ -236,13 +236,13 @@ impl Root {
         let names = std::fs::read_dir(by_descriptor)?;
         let directory = directory.cloned();
         Ok(names.filter_map(move |entry| {
-            let found = entry.and_then(|entry| {
+            let found = entry.map(|entry| {
                 let name = entry.file_name();
                 let path = match &directory {
                     Some(above) => above.child(name.as_bytes()),
                     None => RelPath::parse(name.as_bytes()),
                 };
-                Ok((path, entry.metadata()))
+                (path, entry.metadata())
             });
             match found {
                 Ok((Ok(path), Ok(meta))) => Some(Ok((path, meta))),

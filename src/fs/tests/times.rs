@@ -45,10 +45,12 @@ fn a_time_set_before_pages_are_written_back_stays() {
     );
 }
 
+type Change = fn(&TestFs, NodeId, u64);
+
 #[test]
 fn what_changes_bytes_afterwards_changes_the_time() {
     let t = test_fs();
-    let change: [(&str, fn(&TestFs, NodeId, u64)); 4] = [
+    let change: [(&str, Change); 4] = [
         ("write", |t, _, fh| {
             t.write(fh, 0, b"x").unwrap();
         }),
