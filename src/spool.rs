@@ -45,6 +45,7 @@ mod record;
 mod recover;
 mod renamed;
 mod reseal;
+mod reserve;
 mod room;
 mod route;
 mod seal;
@@ -588,6 +589,8 @@ impl Spool {
     pub fn open_locked(config: SpoolConfig, lock: StateLock) -> Result<Arc<Self>, SpoolError> {
         let layout = Layout::new(config.state);
         let state = layout.state().to_path_buf();
+        // Before anything else is written: the disk may be full.
+        drop(reserve::Reserve::open(&state));
         check_format(&state)?;
         durable::make_shown_root(&layout.outbox(), &state)?;
         durable::make_shown_root(&layout.inbox(), &state)?;
@@ -750,6 +753,7 @@ impl Spool {
     /// journal was missing.
     pub fn trouble(&self) -> Option<String> {
         let trouble = self.journal.trouble().or_else(|| self.space_trouble());
+        let trouble = trouble.or_else(|| self.disk_trouble());
         let trouble = trouble.or_else(|| self.damage_trouble());
         trouble.or_else(|| self.rebuilt.then(|| REBUILT.to_owned()))
     }

@@ -231,7 +231,12 @@ pub(crate) fn open(
                 describe(manifest.manifest()),
                 peer.label()
             );
-            Err(Verdict::Deferred("the receiver's disk failed".into()))
+            let why = hub.store.disk_failed(&error);
+            let says = manifest.manifest();
+            let shown = Some(error.to_string());
+            hub.store
+                .note_inbound(says, manifest.id(), "deferred", shown);
+            Err(Verdict::Deferred(why))
         }
     }
 }
@@ -301,7 +306,7 @@ pub(crate) fn wrong_or_disk(
                 "deferred",
                 Some(error.to_string()),
             );
-            Verdict::Deferred("the receiver's disk failed".into())
+            Verdict::Deferred(hub.store.disk_failed(error))
         }
     }
 }
@@ -333,6 +338,7 @@ pub(crate) fn publish(
     let (says, bundle) = (manifest.manifest(), manifest.id());
     match arriving.publish() {
         Ok(_) => {
+            hub.store.disk_works();
             if let Some(origin) = hub.roster.get(says.origin) {
                 hub.saw_epoch(&origin, says.epoch);
             }
@@ -370,7 +376,10 @@ pub(crate) fn publish(
             tracing::error!("{} cannot be published: {error}", describe(says));
             hub.store
                 .note_inbound(says, bundle, "deferred", Some(error.to_string()));
-            Verdict::Deferred("the receiver's disk failed".into())
+            Verdict::Deferred(match &error {
+                FinishError::Disk(error) => hub.store.disk_failed(error),
+                _ => "the receiver's disk failed".into(),
+            })
         }
     }
 }

@@ -140,6 +140,12 @@ pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
         Ok(())
     }
     fn count_twice(&self, bytes: u64);
+    /// See [`Spool::disk_failed`].
+    fn disk_failed(&self, _error: &SpoolError) -> String {
+        "the receiver's disk failed".into()
+    }
+    /// See [`Spool::disk_works`].
+    fn disk_works(&self) {}
     /// See [`Spool::part_room`]. There is always room, unless a store says otherwise.
     fn part_room(&self, _bundle: BundleId, _least: u64, most: u64) -> PartRoom {
         PartRoom::Given(most)
@@ -284,6 +290,12 @@ impl Store for Arc<Spool> {
     }
     fn cancels_seen(&self, peer: PeerId, bundles: &[BundleId]) -> Result<(), SpoolError> {
         Spool::cancels_seen(self, peer, bundles)
+    }
+    fn disk_failed(&self, error: &SpoolError) -> String {
+        Spool::disk_failed(self, error)
+    }
+    fn disk_works(&self) {
+        Spool::disk_works(self);
     }
     fn part_room(&self, bundle: BundleId, least: u64, most: u64) -> PartRoom {
         Spool::part_room(self, bundle, least, most)

@@ -21,8 +21,8 @@ use super::history::Seq;
 use super::intake::{Verified, shown};
 use super::journal::Batch;
 use super::tables::{
-    CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, Intent, OWNED, SETTLED, SETTLED_SEQ,
-    VERSIONS, Version, got_key, origin_key,
+    CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, OWNED, SETTLED,
+    SETTLED_SEQ, VERSIONS, Version, got_key, origin_key,
 };
 use super::taken::Which;
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
@@ -550,13 +550,19 @@ impl Spool {
             let gone = io::Error::from_raw_os_error(libc::ENOENT);
             return Err(gone).on("remove", &self.inbox().shown(path));
         }
-        self.drop_name(path, left)
+        self.drop_name(path, left, |_| {})
     }
 
-    /// The journal's side of a file that left the inbox.
-    fn drop_name(&self, path: &RelPath, left: Left) -> Result<(), SpoolError> {
+    /// The journal's side of a file that left the inbox, with what belongs to it.
+    fn drop_name(
+        &self,
+        path: &RelPath,
+        left: Left,
+        with: impl FnOnce(&mut Batch),
+    ) -> Result<(), SpoolError> {
         let row: Option<InName> = self.journal.get(IN_NAMES, path.as_bytes())?;
         let mut batch = Batch::default();
+        with(&mut batch);
         batch.delete(IN_NAMES, path.as_bytes());
         batch.sync(self.inbox().sync_above(path));
         if let Some(row) = &row {
@@ -575,11 +581,53 @@ impl Spool {
         }
     }
 
-    /// Removes a file from the inbox: consumed, never shown again.
+    /// Removes a file from the inbox: consumed, never shown again. In the journal before it is gone, so that an error
+    /// means that it is still there.
     pub fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        self.remove_name(path, Left::Consumed)?;
+        let row: Option<InName> = self.journal.get(IN_NAMES, path.as_bytes())?;
+        let forget = |batch: &mut Batch| batch.delete(LEAVING, path.as_bytes());
+        if let Some(row) = &row {
+            let mut batch = Batch::default();
+            batch.put(LEAVING, path.as_bytes(), &row.ino);
+            self.journal.submit(batch)?;
+        }
+        let removed = durable::remove(&self.inbox().at(path)?);
+        if row.is_some() && !matches!(removed, Ok(true)) {
+            let mut batch = Batch::default();
+            forget(&mut batch);
+            self.journal.submit(batch)?;
+        }
+        if !removed? {
+            let gone = io::Error::from_raw_os_error(libc::ENOENT);
+            return Err(gone).on("remove", &self.inbox().shown(path));
+        }
+        let dropped = self.drop_name(path, Left::Consumed, forget);
+        if let Err(error) = dropped {
+            // It is gone, and what it says of itself was written before. The next start does the rest.
+            tracing::error!(%path, %error, "removed from the inbox, but not from the journal");
+        }
         self.ring(&Event::StatusChanged);
+        Ok(())
+    }
+
+    /// Removals that a crash cut short come to their end: nobody was told that they failed.
+    pub(super) fn recover_leaving(&self) -> Result<(), SpoolError> {
+        let mut leaving = Vec::new();
+        self.each_row::<u64>(LEAVING, |_, name, ino| {
+            leaving.push((name.to_vec(), *ino));
+            Ok(())
+        })?;
+        for (name, ino) in leaving {
+            if let Ok(path) = RelPath::parse(name.as_slice())
+                && self.inbox().inode(&path)? == Some(ino)
+            {
+                durable::remove(&self.inbox().at(&path)?)?;
+            }
+            let mut batch = Batch::default();
+            batch.delete(LEAVING, &name);
+            self.journal.submit(batch)?;
+        }
         Ok(())
     }
 
@@ -634,7 +682,10 @@ impl Spool {
         if let Some(row) = row {
             self.row_consumed(&row, from, &mut batch)?;
         }
-        self.journal.submit(batch)?;
+        if let Err(error) = self.journal.submit(batch) {
+            // It is moved, and its mark was written before. The next start does the rest.
+            tracing::error!(path = %from, %error, "moved out of the inbox, but not in the journal");
+        }
         self.ring(&Event::StatusChanged);
         Ok(())
     }

@@ -36,6 +36,7 @@ use serde::de::DeserializeOwned;
 
 use super::database::{ROWS, compact, database_path, open_database, open_whole};
 use super::durable::{self, Sync};
+use super::reserve::{self, Reserve};
 use super::wal::{self, Record, Segment, Wal};
 use super::{SpoolError, start};
 
@@ -144,6 +145,7 @@ struct Shared {
     /// `None` between an I/O error and the next successful opening.
     database: RwLock<Option<Arc<Database>>>,
     trouble: Mutex<Option<String>>,
+    reserve: Reserve,
 }
 
 impl Shared {
@@ -211,6 +213,7 @@ impl Journal {
             room: Condvar::new(),
             database: RwLock::new(Some(Arc::new(database))),
             trouble: Mutex::new(None),
+            reserve: Reserve::open(state),
         });
         let writer = {
             let shared = Arc::clone(&shared);
@@ -261,7 +264,13 @@ impl Journal {
             if fresh.closed {
                 return Err(SpoolError::Journal(CLOSED.into()));
             }
-            fresh.wal.append(&record)?;
+            if let Err(error) = fresh.wal.append(&record) {
+                // What is set aside is for this.
+                if !reserve::is_full(&error) || !self.shared.reserve.give_up() {
+                    return Err(error);
+                }
+                fresh.wal.append(&record)?;
+            }
             fresh.batches += 1;
             let number = fresh.batches;
             for (key, (_, value)) in keys.into_iter().zip(&rows) {
@@ -632,11 +641,17 @@ fn commit_until_it_holds(shared: &Shared, queue: &[Waiting]) -> bool {
                 if shared.trouble.lock().take().is_some() {
                     tracing::info!("the journal works again");
                 }
+                shared.reserve.refill();
                 return true;
             }
             Err(error) if durable::sync_failed(&error) => {
                 halt(shared, &error);
                 return false;
+            }
+            Err(error) if reserve::is_full(&error) && shared.reserve.give_up() => {
+                tracing::warn!(%error, "the disk is full: the journal goes on in what was set aside");
+                reopen(shared);
+                continue;
             }
             Err(error) => {
                 let text = format!("{error}; it is tried again");

@@ -61,6 +61,7 @@ impl Spool {
         self.recover_seals(last)?;
         self.journal.forget_dropped();
         self.recover_renames(same_boot)?;
+        self.recover_leaving()?;
         self.recover_inbox()?;
         let mut recovered = self.recover_outbox(same_boot && !rebuilds)?;
         self.recover_trees(&mut recovered)?;

@@ -14,6 +14,7 @@
 //! # Crash behaviour
 //! Nothing is stored; recovery counts again.
 
+mod failing;
 mod parts;
 
 use std::collections::HashSet;
@@ -77,6 +78,8 @@ pub(super) struct Room {
     /// Who may write what arrives.
     rations: Mutex<Rations>,
     begun: Instant,
+    /// What the disk failed with when something was to be received, as long as nothing else was.
+    failing: Mutex<Option<String>>,
 }
 
 /// Content without a name.
@@ -103,6 +106,7 @@ impl Room {
             allowance: Allowance::default(),
             rations: Mutex::default(),
             begun: Instant::now(),
+            failing: Mutex::default(),
         })
     }
 

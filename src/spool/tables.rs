@@ -116,6 +116,8 @@ pub(super) const DAMAGED: Table = Table(71);
 pub(super) const TOPS: Table = Table(90);
 /// By origin and the top directory that it says: the one that it has here, if that is another because of links.
 pub(super) const OTHER_TOPS: Table = Table(91);
+/// Name in the inbox → inode of a file that is being removed.
+pub(super) const LEAVING: Table = Table(72);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: &[u8] = b"epoch";

@@ -23,6 +23,8 @@ mod holes;
 #[cfg(test)]
 mod home;
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod linked;
