@@ -327,7 +327,7 @@ impl Spool {
                 Ok(found) => owed.extend(found),
                 // The next start drops it.
                 Err(SpoolError::Corrupted(why)) => {
-                    tracing::error!("a cancel is passed over: {why}")
+                    tracing::error!("a cancel is passed over: {why}");
                 }
                 Err(error) => return Err(error),
             }

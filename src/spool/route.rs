@@ -410,7 +410,7 @@ impl Spool {
         }
         why.extend(missing);
         ids.remove(&me);
-        let max = most_recipients(&routing);
+        let max = most_recipients(routing);
         if why.is_empty() && !all && ids.len() > max {
             why.push(format!("{} recipients, max_recipients is {max}", ids.len()));
         } else if why.is_empty() && !all && ids.is_empty() {
