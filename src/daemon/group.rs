@@ -307,7 +307,9 @@ mod tests {
     fn who_is_bound_to_a_group_stays_in_it() {
         let binds: [fn(&Spool); 3] = [
             |spool| spool.bind_to_group().unwrap(),
-            |spool| drop(spool.invite(None, false).unwrap()),
+            |spool| {
+                spool.invite(None, false).unwrap();
+            },
             |spool| {
                 let (id, name) = (Identity::generate().id(), PeerName::parse("cedar").unwrap());
                 spool.member_seen(id, &name, &[], true).unwrap();
@@ -331,6 +333,21 @@ mod tests {
                 "{refused}"
             );
             assert_eq!(node.started(&[]).0, own);
+        }
+    }
+
+    #[test]
+    fn what_binds_may_come_from_several_threads_at_once() {
+        for _ in 0..20 {
+            let node = Node::new();
+            let (spool, ..) = node.start(&[]).unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| spool.bind_to_group().unwrap());
+                }
+            });
+            assert!(!is_alone(&node.layout));
+            spool.close();
         }
     }
 

@@ -47,6 +47,8 @@ pub(super) struct Group {
     pub(super) change: Mutex<()>,
     /// The file `bound` is known to be there.
     bound: AtomicBool,
+    /// One at a time writes it; a leaf, taken last.
+    binding: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -183,6 +185,7 @@ impl Group {
             state: RwLock::new(state),
             change: Mutex::default(),
             bound: AtomicBool::new(false),
+            binding: Mutex::default(),
         })
     }
 

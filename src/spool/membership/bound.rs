@@ -29,6 +29,7 @@ impl Spool {
         if self.group.bound.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let _one = self.group.binding.lock();
         if is_alone(&self.layout) {
             durable::write_file(&self.layout.bound(), b"")?;
         }
