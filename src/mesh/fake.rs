@@ -366,6 +366,10 @@ impl Store for Arc<Fake> {
             corrupt: self.corrupt.load(Ordering::Relaxed),
         }))
     }
+    fn age_of(&self, _: &VerifiedManifest) -> u64 {
+        0
+    }
+    fn hear_age(&self, _: &VerifiedManifest, _: PeerId, _: u64) {}
     fn renamed_only(&self, _: &VerifiedManifest) -> Result<bool, SpoolError> {
         Ok(false)
     }

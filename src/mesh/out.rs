@@ -260,7 +260,11 @@ mod tests {
             signature: crate::peer::Signature([1; 64]),
         };
         let inline = Vec::new();
-        let long = Frame::Offer(Box::new(crate::mesh::wire::Offer { signed, inline }));
+        let long = Frame::Offer(Box::new(crate::mesh::wire::Offer {
+            age: 0,
+            signed,
+            inline,
+        }));
         assert!(unsent.push(&long, false) && unsent.push(&frame(2, 1), false));
         assert!(unsent.next().len() > SLICE);
         assert!(!unsent.next().is_empty() && unsent.next().is_empty());

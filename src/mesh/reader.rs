@@ -43,7 +43,8 @@ const HEAVY: usize = 256 * 1024;
 /// What the reader hands to the session.
 pub(super) enum Heard {
     Frame(Frame),
-    Offer(VerifiedManifest, Vec<Option<Bytes>>),
+    /// With its age in milliseconds.
+    Offer(VerifiedManifest, Vec<Option<Bytes>>, u64),
     BadOffer(BundleId, String),
     /// There is no room for it now.
     Later(BundleId),
@@ -187,7 +188,7 @@ fn weigh(offer: Offer, held: &mut Held) -> Heard {
         Err(error) => return Heard::BadOffer(id, error.to_string()),
     };
     if held.resize(weight(&manifest, &offer.inline)) {
-        Heard::Offer(manifest, offer.inline)
+        Heard::Offer(manifest, offer.inline, offer.age)
     } else {
         Heard::Later(id)
     }

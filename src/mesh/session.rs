@@ -192,7 +192,8 @@ pub(crate) async fn run(
 impl Session {
     fn heard(&mut self, heard: Heard, permit: Held) {
         match heard {
-            Heard::Offer(manifest, inline) => {
+            Heard::Offer(manifest, inline, age) => {
+                self.hub.store.hear_age(&manifest, self.peer.id, age);
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
                 offer::receive(hub, peer, manifest, inline, permit);
             }

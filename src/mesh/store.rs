@@ -105,6 +105,8 @@ pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
     ) -> Result<Box<dyn Content>, ServeError>;
     fn offered(&self, manifest: VerifiedManifest, from: PeerId) -> Result<Offered, SpoolError>;
     fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError>;
+    fn age_of(&self, manifest: &VerifiedManifest) -> u64;
+    fn hear_age(&self, manifest: &VerifiedManifest, from: PeerId, age: u64);
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError>;
     fn set_delivery(
         &self,
@@ -227,6 +229,12 @@ impl Store for Arc<Spool> {
         peer: PeerId,
     ) -> Result<Box<dyn Content>, ServeError> {
         Ok(Box::new(Spool::open_content(self, bundle, entry, peer)?))
+    }
+    fn age_of(&self, manifest: &VerifiedManifest) -> u64 {
+        Spool::age_of(self, manifest)
+    }
+    fn hear_age(&self, manifest: &VerifiedManifest, from: PeerId, age: u64) {
+        Spool::hear_age(self, manifest, from, age);
     }
     fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
         let refused = self.refuses_origin(manifest.manifest().origin).is_some();

@@ -596,6 +596,7 @@ fn forged_manifests_and_receipts_change_nothing() {
     let mut signed = birch.bundle("f", b"x").signed().clone();
     signed.signature.0[3] ^= 1;
     let offer = Offer {
+        age: 0,
         signed,
         inline: vec![Some(Bytes::from_static(b"x"))],
     };
@@ -607,6 +608,7 @@ fn forged_manifests_and_receipts_change_nothing() {
     // Somebody else's bundle, correctly signed but with other bytes.
     let signed = birch.bundle("g", b"x").signed().clone();
     let offer = Offer {
+        age: 0,
         signed,
         inline: vec![Some(Bytes::from_static(b"y"))],
     };

@@ -108,6 +108,8 @@ pub(crate) struct Offer {
     pub signed: SignedManifest,
     /// Content of each entry, where sent; may be shorter than the list of entries.
     pub inline: Vec<Option<Bytes>>,
+    /// How old the bundle is by what its giver knows, in milliseconds.
+    pub age: u64,
 }
 
 /// A request for bytes, alone on its stream of the bulk connection.
@@ -274,6 +276,7 @@ enum WireVerdict {
 #[derive(Serialize, Deserialize)]
 struct OfferHead {
     signed: SignedManifest,
+    age: u64,
     #[serde(deserialize_with = "at_most::<_, _, MAX_ENTRIES>")]
     lengths: Vec<Option<u32>>,
 }
@@ -311,6 +314,7 @@ impl Frame {
                     out,
                     kind::OFFER,
                     &OfferHead {
+                        age: offer.age,
                         signed: offer.signed.clone(),
                         lengths,
                     },
@@ -422,6 +426,7 @@ fn offer(bytes: &[u8]) -> Result<Offer, WireError> {
     let mut rest = Bytes::copy_from_slice(content);
     let inline = |length: &Option<u32>| length.map(|length| rest.split_to(length as usize));
     Ok(Offer {
+        age: head.age,
         signed: head.signed,
         inline: head.lengths.iter().map(inline).collect(),
     })
@@ -583,6 +588,7 @@ mod tests {
             "00".repeat(15)
         );
         let offer = Offer {
+            age: 0,
             signed: SignedManifest {
                 bytes: vec![0xaa; 3],
                 signature: Signature([4; 64]),
@@ -624,7 +630,7 @@ mod tests {
             ),
             (
                 Frame::Offer(Box::new(offer)),
-                format!("0000004b0503aaaaaa{}0201020068{}", "04".repeat(64), "69"),
+                format!("0000004c0503aaaaaa{}000201020068{}", "04".repeat(64), "69"),
             ),
             (
                 Frame::Receipts(vec![receipt()]),
@@ -726,6 +732,7 @@ mod tests {
     #[test]
     fn an_offer_that_claims_more_content_than_it_has_is_refused() {
         let offer = Offer {
+            age: 0,
             signed: SignedManifest {
                 bytes: vec![1],
                 signature: Signature([4; 64]),

@@ -18,8 +18,8 @@ use super::content::inode_at;
 use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::tables::{
-    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DELIVERIES, HELD, KEPT, ORPHANS, PENDING, USERS,
-    delivery_key, pending_key, user_key,
+    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DEADLINES, DELIVERIES, HELD, KEPT, ORPHANS, PENDING,
+    USERS, delivery_key, pending_key, user_key,
 };
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{BundleId, Cancel, CancelReason, DeliveryState, Entry, RelPath, Scope};
@@ -280,10 +280,16 @@ impl Spool {
         if kept.is_none_or(|kept| kept.manifest().origin != cancel.origin) {
             return Ok(());
         }
-        self.end_custody(bundle, cancel.origin)?;
+        self.give_no_more(bundle, cancel.origin)
+    }
+
+    /// A bundle of another is given to nobody any more.
+    pub(super) fn give_no_more(&self, bundle: BundleId, origin: PeerId) -> Result<(), SpoolError> {
+        self.end_custody(bundle, origin)?;
         let _decide = self.decide.lock();
         let mut batch = Batch::default();
         batch.delete(KEPT, &bundle.0);
+        batch.delete(DEADLINES, &bundle.0);
         self.journal.submit(batch)
     }
 

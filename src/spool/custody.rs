@@ -34,8 +34,8 @@ use super::content::inode_at;
 use super::journal::Batch;
 use super::rank::{Rank, priority_of};
 use super::tables::{
-    BUNDLES, BundleRow, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, SCOPED, USERS,
-    WATCHED, carried_key, delivery_key, pending_key, relay_key, user_key,
+    BUNDLES, BundleRow, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, SCOPED,
+    USERS, WATCHED, carried_key, delivery_key, pending_key, relay_key, user_key,
 };
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{BundleId, DeliveryState, Entry, Manifest, Receipt, Scope, VerifiedManifest};
@@ -156,6 +156,7 @@ impl Spool {
         let signed = manifest.signed().clone();
         let order = OF_OTHERS | order;
         batch.put(KEPT, &bundle.0, &KeptRow { signed, order });
+        self.age_kept(manifest, batch);
         if !others.is_empty() {
             self.watch(manifest, batch);
         }
@@ -234,6 +235,7 @@ impl Spool {
         }
         if self.custody_of(&manifest)?.is_none() {
             batch.delete(KEPT, &old.0);
+            batch.delete(DEADLINES, &old.0);
         }
         Ok(())
     }
@@ -428,6 +430,7 @@ impl Spool {
                 }
                 if !self.may_be_wanted_later(of) || !self.is_shown(manifest)? {
                     steps.batch.delete(KEPT, &bundle.0);
+                    steps.batch.delete(DEADLINES, &bundle.0);
                 }
             }
         }

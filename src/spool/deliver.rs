@@ -416,7 +416,7 @@ impl Spool {
         let state = self
             .journal
             .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer));
-        state.ok().flatten().is_some_and(|state| !state.is_final())
+        state.ok().flatten().is_some_and(|state| !state.is_final()) && !self.is_over_age(bundle)
     }
 
     /// The manifest of a bundle of ours, or of one of another that is kept.
@@ -502,7 +502,7 @@ impl Spool {
             .journal
             .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?;
         let over = |state| matches!(state, DeliveryState::Cancelled | DeliveryState::Expired);
-        if state.is_none_or(over) {
+        if state.is_none_or(over) || self.is_over_age(bundle) {
             return Err(ServeError::NotHeld);
         }
         let manifest = self.shared_manifest(bundle)?.ok_or(ServeError::NotHeld)?;

@@ -5,8 +5,10 @@
 //! the machine is off nobody ages, so a bundle may live longer than its lifetime, never shorter.
 //!
 //! # Invariants
-//! 1. Only the origin ends a bundle for its age, by the same signed word as a cancel.
-//! 2. A deadline is never before the seal's age plus the lifetime: the age that is known is rounded up.
+//! 1. Only the origin ends a bundle for its age, by the same signed word as a cancel. Who keeps it for others adds its own
+//!    time to the age it was offered with, and gives it to nobody when that reaches the lifetime.
+//! 2. A deadline is never before the seal's age plus the lifetime. From it on nothing is offered or served, also in the
+//!    moment before the end is recorded.
 //!
 //! # Crash behaviour
 //! The age is written down every [`SAVE_EVERY`] seconds and at a clean stop. In the same boot nothing is lost; after a
@@ -15,9 +17,9 @@
 //! # Threads
 //! `ager` looks once every [`TICK`]; nearly always it compares two numbers.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,18 +27,24 @@ use crossbeam_channel::{RecvTimeoutError, Sender};
 use serde::{Deserialize, Serialize};
 
 use super::cancel::key_of;
-use super::durable::OnPath;
 use super::journal::Batch;
 use super::start::boot_id;
 use super::tables::{CANCELS, DEADLINES, META, ORPHANS, PENDING};
 use super::{Spool, SpoolError};
-use crate::bundle::{BundleId, Cancel, CancelReason};
+use crate::bundle::{BundleId, Cancel, CancelReason, VerifiedManifest};
+use crate::peer::PeerId;
 
 /// How often the age is looked at.
-const TICK: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_secs(1);
 
-/// Seconds of age between two times that it is written down.
-const SAVE_EVERY: u64 = 600;
+/// Milliseconds of age between two times that it is written down.
+const SAVE_EVERY: u64 = 600_000;
+
+/// Bundles on offer whose age is known. Of more than these the age counts from their arrival.
+const HEARD_MAX: usize = 16 * 1024;
+
+/// Deadlines kept in memory: the next ones.
+const NEAR: usize = 1024;
 
 /// A cancel is kept for twice the lifetime of its bundle, and at least so many seconds: 60 days.
 const CANCEL_KEPT_MIN: u64 = 60 * 24 * 3600;
@@ -50,7 +58,7 @@ const META_AGE: &[u8] = b"age";
 /// Rows that get a deadline at the first start that knows of deadlines.
 const FIRST_MAX: usize = 1_000_000;
 
-/// What the machine says: which boot, and seconds since it, sleep included.
+/// What the machine says: which boot, and milliseconds since it, sleep included.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Reading {
     pub(super) boot: String,
@@ -59,12 +67,20 @@ pub(super) struct Reading {
 
 impl Reading {
     fn take() -> Result<Self, SpoolError> {
-        let path = std::path::Path::new("/proc/uptime");
-        let text = std::fs::read_to_string(path).on("read", path)?;
-        let uptime = text.split(['.', ' ']).next().and_then(|t| t.parse().ok());
+        static BOOT: OnceLock<String> = OnceLock::new();
+        let boot = match BOOT.get() {
+            Some(boot) => boot,
+            None => {
+                let boot = boot_id()?.trim().to_owned();
+                BOOT.get_or_init(|| boot)
+            }
+        };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let secs = u64::try_from(now.tv_sec).unwrap_or(0);
+        let millis = u64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0);
         Ok(Self {
-            boot: boot_id()?.trim().to_owned(),
-            uptime: uptime.ok_or_else(|| SpoolError::Corrupted("/proc/uptime".to_owned()))?,
+            boot: boot.clone(),
+            uptime: secs.saturating_mul(1000).saturating_add(millis),
         })
     }
 }
@@ -74,7 +90,7 @@ impl Reading {
 pub(super) struct Age {
     boot: String,
     uptime: u64,
-    /// Seconds.
+    /// Milliseconds.
     age: u64,
 }
 
@@ -98,7 +114,49 @@ impl Age {
 pub(super) struct Ageing {
     age: Age,
     saved: u64,
+    near: Near,
+    /// When bundles end that were offered, by what who offered them said.
+    heard: HashMap<BundleId, u64>,
+    /// What the machine is to have said.
+    #[cfg(test)]
+    pub(super) fixed: Option<Reading>,
     ager: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// The next deadlines, with what ends then. A row that went meanwhile is found out when it is due.
+#[derive(Debug, Default)]
+struct Near {
+    all: BTreeSet<(u64, Vec<u8>)>,
+    /// Every row up to here is among them.
+    to: u64,
+}
+
+impl Near {
+    fn add(&mut self, at: u64, key: &[u8]) {
+        if at > self.to {
+            return;
+        }
+        self.all.insert((at, key.to_vec()));
+        while self.all.len() > NEAR
+            && let Some((last, _)) = self.all.pop_last()
+        {
+            self.to = last.saturating_sub(1);
+            self.all.split_off(&(last, Vec::new()));
+        }
+    }
+
+    fn take_due(&mut self, age: u64) -> Vec<(u64, Vec<u8>)> {
+        let later = self.all.split_off(&(age.saturating_add(1), Vec::new()));
+        std::mem::replace(&mut self.all, later)
+            .into_iter()
+            .collect()
+    }
+
+    /// When there is something to do: an end, or rows to be looked through.
+    fn next(&self) -> u64 {
+        let first = self.all.first().map(|(at, _)| *at);
+        first.unwrap_or(self.to.saturating_add(1))
+    }
 }
 
 impl Spool {
@@ -127,6 +185,40 @@ impl Spool {
         self.expire_due()
     }
 
+    /// What the machine says now.
+    fn reading(&self) -> Result<Reading, SpoolError> {
+        #[cfg(test)]
+        if let Some(fixed) = self.policy.ageing.lock().fixed.clone() {
+            return Ok(fixed);
+        }
+        Reading::take()
+    }
+
+    /// The age now, in milliseconds.
+    fn age_now(&self) -> u64 {
+        let now = self.reading();
+        let mut ageing = self.policy.ageing.lock();
+        let age = match now {
+            Ok(now) => ageing.age.advance(now),
+            Err(error) => {
+                tracing::warn!(%error, "the age is not known now");
+                ageing.age.age
+            }
+        };
+        self.policy.age.store(age, Ordering::Release);
+        age
+    }
+
+    /// Whether the lifetime of a bundle is over, also in the moment before that is recorded.
+    pub(super) fn is_over_age(&self, bundle: BundleId) -> bool {
+        let age = self.age_now();
+        if age < self.policy.next_deadline.load(Ordering::Acquire) {
+            return false;
+        }
+        let at = self.journal.get::<u64>(DEADLINES, &bundle.0);
+        at.ok().flatten().is_some_and(|at| at <= age)
+    }
+
     /// Starts the thread that looks at the age.
     pub(super) fn start_ager(self: &Arc<Self>) -> std::io::Result<()> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
@@ -135,7 +227,9 @@ impl Spool {
         let handle = thread.spawn(move || {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 let Some(spool) = spool.upgrade() else { return };
-                let aged = Reading::take().and_then(|now| spool.advance_age(now, false));
+                let aged = spool
+                    .reading()
+                    .and_then(|now| spool.advance_age(now, false));
                 if let Err(error) = spool.look_home(true) {
                     tracing::warn!(%error, "names that wait are looked at again later");
                 }
@@ -191,31 +285,78 @@ impl Spool {
     }
 
     fn deadline(&self, key: &[u8], after: u64, batch: &mut Batch) {
-        let age = self.policy.age.load(Ordering::Acquire);
-        let at = age.saturating_add(TICK.as_secs()).saturating_add(after);
+        self.deadline_in(key, after.saturating_mul(1000), batch);
+    }
+
+    fn deadline_in(&self, key: &[u8], millis: u64, batch: &mut Batch) {
+        let at = self.age_now().saturating_add(millis);
         batch.put(DEADLINES, key, &at);
+        self.policy.ageing.lock().near.add(at, key);
         self.policy.next_deadline.fetch_min(at, Ordering::AcqRel);
+    }
+
+    /// A bundle of another is kept for as long as its lifetime says.
+    pub(super) fn age_kept(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
+        let heard = self.policy.ageing.lock().heard.remove(&manifest.id());
+        let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
+        let left = heard.map_or(whole, |at| at.saturating_sub(self.age_now()));
+        self.deadline_in(&manifest.id().0, left, batch);
+    }
+
+    /// How old a bundle is that we have, in milliseconds.
+    pub fn age_of(&self, manifest: &VerifiedManifest) -> u64 {
+        let at = self.journal.get::<u64>(DEADLINES, &manifest.id().0);
+        let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
+        let at = at.ok().flatten();
+        at.map_or(0, |at| {
+            whole.saturating_sub(at.saturating_sub(self.age_now()))
+        })
+    }
+
+    /// A peer says how old the bundle is that it offers. The origin knows best, then who offered it first.
+    pub fn hear_age(&self, manifest: &VerifiedManifest, from: PeerId, age: u64) {
+        let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
+        let at = self.age_now().saturating_add(whole.saturating_sub(age));
+        let mut ageing = self.policy.ageing.lock();
+        if ageing.heard.len() >= HEARD_MAX {
+            ageing.heard.clear();
+        }
+        let known = ageing.heard.entry(manifest.id()).or_insert(at);
+        if from == manifest.manifest().origin {
+            *known = at;
+        }
+    }
+
+    /// What is due, and no longer among the next deadlines.
+    fn take_due(&self, age: u64) -> Result<Vec<Vec<u8>>, SpoolError> {
+        let mut due = self.policy.ageing.lock().near.take_due(age);
+        let read_to = self.policy.ageing.lock().near.to;
+        if age > read_to {
+            // What gets a deadline from here on is added by itself.
+            self.policy.ageing.lock().near.to = u64::MAX;
+            self.each_row::<u64>(DEADLINES, |spool, key, at| {
+                spool.policy.ageing.lock().near.add(*at, key);
+                Ok(())
+            })?;
+            due = self.policy.ageing.lock().near.take_due(age);
+        }
+        let mut keys = Vec::with_capacity(due.len());
+        for (at, key) in due {
+            if self.journal.get::<u64>(DEADLINES, &key)? == Some(at) {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
     }
 
     /// Ends what is too old.
     pub(super) fn expire_due(&self) -> Result<(), SpoolError> {
+        let _one = self.policy.expiring.lock();
         let age = self.policy.age.load(Ordering::Acquire);
         if age < self.policy.next_deadline.load(Ordering::Acquire) {
             return Ok(());
         }
-        // What gets a deadline from here on lowers it again.
-        self.policy.next_deadline.store(u64::MAX, Ordering::Release);
-        let mut due = Vec::new();
-        let mut next = u64::MAX;
-        self.each_row::<u64>(DEADLINES, |_, key, at| {
-            if *at <= age {
-                due.push(key.to_vec());
-            } else {
-                next = next.min(*at);
-            }
-            Ok(())
-        })?;
-        self.policy.next_deadline.fetch_min(next, Ordering::AcqRel);
+        let due = self.take_due(age)?;
         let cancels: HashSet<&[u8]> = due
             .iter()
             .filter(|key| key.len() > 32)
@@ -227,7 +368,12 @@ impl Spool {
         for key in &due {
             match <[u8; 32]>::try_from(key.as_slice()) {
                 Ok(bundle) => {
-                    self.end_bundle(BundleId(bundle), CancelReason::Expired)?;
+                    let bundle = BundleId(bundle);
+                    self.end_bundle(bundle, CancelReason::Expired)?;
+                    // Of another: nobody is told, that is its origin's to do.
+                    if let Some(kept) = self.kept(bundle)? {
+                        self.give_no_more(bundle, kept.manifest().origin)?;
+                    }
                     let mut batch = Batch::default();
                     batch.delete(DEADLINES, key);
                     self.journal.submit(batch)?;
@@ -241,6 +387,9 @@ impl Spool {
                 }
             }
         }
+        // Not before: until then what is due is not offered by its row.
+        let next = self.policy.ageing.lock().near.next();
+        self.policy.next_deadline.store(next, Ordering::Release);
         self.journal.flush()
     }
 }

@@ -7,8 +7,8 @@
 use super::journal::Batch;
 use super::rank::{Rank, priority_of};
 use super::tables::{
-    CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS, WATCHED,
-    pending_key,
+    CANCELS, CANCELS_OWED, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS,
+    WATCHED, pending_key,
 };
 use super::{Spool, SpoolError};
 use crate::bundle::{Cancel, DeliveryState};
@@ -37,6 +37,7 @@ impl Spool {
     pub(super) fn drop_kept(&self, bundle: &[u8], row: &KeptRow) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
         batch.delete(KEPT, bundle);
+        batch.delete(DEADLINES, bundle);
         batch.delete(WATCHED, bundle);
         let rank = Rank::of(priority_of(&row.signed), row.order);
         let deliveries =

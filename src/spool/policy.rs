@@ -36,6 +36,8 @@ pub(super) struct Policy {
     /// The first deadline, or one before it.
     pub(super) next_deadline: AtomicU64,
     pub(super) ageing: Mutex<Ageing>,
+    /// Held by who ends what is due.
+    pub(super) expiring: Mutex<()>,
 }
 
 impl Spool {

@@ -40,6 +40,7 @@ fn s12_a_transfer_stops_when_its_origin_cancels_it_and_nothing_of_it_stays() {
     });
     let manifest = origin.sign("f", &content);
     let offer = Offer {
+        age: 0,
         signed: manifest.signed().clone(),
         inline: vec![],
     };
@@ -97,10 +98,18 @@ fn s12_a_cancelled_bundle_is_refused_whoever_offers_it_and_asks() {
     let inline = vec![Some(Bytes::from_static(b"g"))];
     let signed = third.signed().clone();
     assert_eq!(
-        other.offer_inline(&mut channel, Offer { signed, inline }),
+        other.offer_inline(
+            &mut channel,
+            Offer {
+                age: 0,
+                signed,
+                inline
+            }
+        ),
         Verdict::Taken
     );
     let offer = Offer {
+        age: 0,
         signed: manifest.signed().clone(),
         inline: vec![Some(Bytes::from_static(b"never mind"))],
     };

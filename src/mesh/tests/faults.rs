@@ -205,6 +205,7 @@ impl Scripted {
     /// Offers without content and waits for what becomes of it.
     pub(super) fn offer(&self, channel: &mut Channel, signed: &SignedManifest) -> Verdict {
         let offer = Offer {
+            age: 0,
             signed: signed.clone(),
             inline: vec![],
         };
@@ -337,6 +338,7 @@ fn a_path_that_leads_out_of_the_inbox_is_refused_and_nothing_else() {
         bytes[at..at + path.len()].copy_from_slice(path.as_bytes());
         let signature = evil.identity.sign(b"meshbox manifest 1\0", &bytes);
         let offer = Offer {
+            age: 0,
             signed: SignedManifest { bytes, signature },
             inline: vec![Some(Bytes::from_static(b"evil"))],
         };
@@ -351,6 +353,7 @@ fn a_path_that_leads_out_of_the_inbox_is_refused_and_nothing_else() {
     }
     assert!(!alder.state().join("evil").exists());
     let good = Offer {
+        age: 0,
         signed: evil.sign("good", b"good").signed().clone(),
         inline: vec![Some(Bytes::from_static(b"good"))],
     };
@@ -398,6 +401,7 @@ fn forgeries_and_broken_frames_leave_nothing_behind() {
     let mut signed = forger.sign("forged", b"x").signed().clone();
     signed.signature.0[3] ^= 1;
     let offer = Offer {
+        age: 0,
         signed,
         inline: vec![Some(Bytes::from_static(b"x"))],
     };
@@ -408,6 +412,7 @@ fn forgeries_and_broken_frames_leave_nothing_behind() {
     );
     let wrong = forger.sign("wrong", b"x");
     let offer = Offer {
+        age: 0,
         signed: wrong.signed().clone(),
         inline: vec![Some(Bytes::from_static(b"y"))],
     };
@@ -458,6 +463,7 @@ fn a_bundle_its_origin_no_longer_owes_is_not_waited_for() {
     });
     let manifest = origin.sign("f", &pattern(2 * LEAF as usize));
     let offer = Offer {
+        age: 0,
         signed: manifest.signed().clone(),
         inline: vec![],
     };

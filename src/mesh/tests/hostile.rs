@@ -51,6 +51,7 @@ fn wrongs(mallory: &Scripted) -> Vec<Wrong> {
     };
     // As many lengths of nothing as fit a frame: a gigabyte, once.
     let mut absent = bytes(&Frame::Offer(Box::new(Offer {
+        age: 0,
         signed: signed(mallory, vec![1]),
         inline: vec![],
     })));
@@ -79,6 +80,7 @@ fn wrongs(mallory: &Scripted) -> Vec<Wrong> {
         Wrong(
             "content that is too long to travel so",
             bytes(&Frame::Offer(Box::new(Offer {
+                age: 0,
                 signed: mallory.sign("f", b"x").signed().clone(),
                 inline: large,
             }))),

@@ -276,6 +276,7 @@ fn s18_what_a_removed_member_signed_is_refused_whoever_offers_it() {
     let (_conn, mut channel) = friend.join(&club.a, &club.key);
     let manifest = manifest_of(mallory.id(), "f", b"x").sign(&mallory);
     let offer = Offer {
+        age: 0,
         signed: manifest.signed().clone(),
         inline: vec![Some(Bytes::from_static(b"x"))],
     };

@@ -65,6 +65,7 @@ impl Node {
         let honest = Scripted::new();
         let (_conn, mut channel) = honest.join(&node, &node.group);
         let offer = Offer {
+            age: 0,
             signed: honest.sign("f", b"x").signed().clone(),
             inline: vec![Some(Bytes::from_static(b"x"))],
         };
@@ -255,6 +256,7 @@ fn the_longest_manifests_take_their_part_of_the_budget() {
             says.entries.push(entry);
         }
         let offer = Offer {
+            age: 0,
             signed: says.sign(&mallory.identity).signed().clone(),
             inline: vec![],
         };

@@ -180,6 +180,7 @@ fn a_receipt_of_a_bundle_for_some_is_shown_to_those_only() {
     says.scope = Scope::Ids(vec![alder.id(), cedar.id()]);
     let manifest = says.sign(&birch.identity);
     let offer = Offer {
+        age: 0,
         signed: manifest.signed().clone(),
         inline: vec![Some(Bytes::from_static(b"hello"))],
     };

@@ -79,6 +79,7 @@ impl Scripted {
 
     fn offers(&self, channel: &mut Channel, manifest: &VerifiedManifest) {
         let offer = Offer {
+            age: 0,
             signed: manifest.signed().clone(),
             inline: vec![],
         };

@@ -29,6 +29,7 @@ fn zeros(origin: &Scripted, path: &str, seq: u64, size: u64) -> VerifiedManifest
 
 fn say(origin: &Scripted, channel: &mut Channel, manifest: &VerifiedManifest) {
     let offer = Offer {
+        age: 0,
         signed: manifest.signed().clone(),
         inline: vec![],
     };
@@ -67,6 +68,7 @@ fn zeros_without_end_hold_up_nothing_that_travels_and_end_when_superseded() {
     newer.seq = 3;
     let newer = newer.sign(&hostile.identity);
     let offer = Offer {
+        age: 0,
         signed: newer.signed().clone(),
         inline: vec![Some(Bytes::from_static(b"newer"))],
     };

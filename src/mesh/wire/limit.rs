@@ -195,7 +195,11 @@ mod tests {
                 LIST_MAX
             ]),
             Frame::Have(have),
-            Frame::Offer(Box::new(Offer { signed, inline })),
+            Frame::Offer(Box::new(Offer {
+                age: 0,
+                signed,
+                inline,
+            })),
         ]);
         let cancels = pages(vec![cancel(); 70]).into_iter().map(Frame::Cancels);
         frames.extend(cancels);

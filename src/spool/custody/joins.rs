@@ -9,8 +9,8 @@ use crate::delivery::custody::{self, Custody, Stage};
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
 use crate::spool::tables::{
-    CARRIED, CHOSEN, DELIVERIES, IN_NAMES, InName, KEPT, KeptRow, USERS, carried_key, delivery_key,
-    origin_key, user_key,
+    CARRIED, CHOSEN, DEADLINES, DELIVERIES, IN_NAMES, InName, KEPT, KeptRow, USERS, carried_key,
+    delivery_key, origin_key, user_key,
 };
 use crate::spool::{Spool, SpoolError};
 
@@ -49,6 +49,7 @@ impl Spool {
             && kept.manifest().entries.len() == 1
         {
             batch.delete(KEPT, &row.bundle.0);
+            batch.delete(DEADLINES, &row.bundle.0);
         }
         Ok(())
     }
@@ -66,6 +67,7 @@ impl Spool {
             if spool.custody_of(&manifest)?.is_none() && !spool.is_shown(&manifest)? {
                 let mut batch = Batch::default();
                 batch.delete(KEPT, key);
+                batch.delete(DEADLINES, key);
                 spool.journal.submit(batch)?;
             }
             Ok(())

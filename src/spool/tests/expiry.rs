@@ -4,12 +4,19 @@ use super::super::expiry::Reading;
 use super::*;
 
 impl Node {
-    /// The machine has been up for so long, in this boot.
-    fn up(&self, boot: &str, uptime: u64) {
+    /// The machine says so from now on, and nobody has looked yet.
+    fn reads(&self, boot: &str, uptime: u64) -> Reading {
         let reading = Reading {
             boot: boot.to_owned(),
             uptime,
         };
+        self.spool().policy.ageing.lock().fixed = Some(reading.clone());
+        reading
+    }
+
+    /// The machine has been up for so long, in this boot.
+    fn up(&self, boot: &str, uptime: u64) {
+        let reading = self.reads(boot, uptime * 1000);
         self.spool().advance_age(reading, false).unwrap();
         self.spool().expire_due().unwrap();
     }
@@ -29,9 +36,51 @@ impl Node {
     }
 }
 
-/// The lifetime these nodes give, and what the age is rounded up by.
+/// The lifetime these nodes give, and a second more than none.
 const LIFE: u64 = 3600;
-const SLACK: u64 = 61;
+const SLACK: u64 = 1;
+
+#[test]
+fn nothing_is_offered_or_served_from_the_end_on_also_before_somebody_looked() {
+    let (alder, birch) = pair();
+    alder.up("x", 0);
+    let bundle = alder.drop_file("f", &pattern(1000));
+    alder.reads("x", LIFE * 1000 - 1);
+    assert!(alder.spool().is_pending(bundle, birch.id()));
+    assert!(alder.spool().open_content(bundle, 0, birch.id()).is_ok());
+    alder.reads("x", LIFE * 1000);
+    assert!(!alder.spool().is_pending(bundle, birch.id()));
+    assert!(alder.spool().open_content(bundle, 0, birch.id()).is_err());
+    alder.up("x", LIFE);
+    assert_eq!(alder.shown_state(bundle), "expired");
+}
+
+#[test]
+fn each_of_many_bundles_ends_at_its_time() {
+    let (alder, _birch) = pair();
+    let mut bundles = Vec::new();
+    for n in 0..1100 {
+        alder.reads("x", n * 1000);
+        let id = BundleId(Digest::of(&n.to_be_bytes()).0);
+        let mut batch = journal::Batch::default();
+        alder.spool().set_deadline(id, LIFE, &mut batch);
+        alder.spool().journal.submit(batch).unwrap();
+        bundles.push(id);
+    }
+    let left = || {
+        let rows = alder
+            .spool()
+            .journal
+            .scan::<u64>(tables::DEADLINES, &[], None, 9999);
+        rows.unwrap().len()
+    };
+    for n in [0, 1, 500, 1050, 1099] {
+        alder.up("x", LIFE + n - 1);
+        assert_eq!(left() as u64, 1100 - n, "before {n}");
+        alder.up("x", LIFE + n);
+        assert_eq!(left() as u64, 1100 - n - 1, "at {n}");
+    }
+}
 
 #[test]
 fn a_bundle_expires_by_age_and_its_recipients_are_told() {
@@ -177,4 +226,34 @@ fn a_cancel_is_remembered_for_longer_than_its_bundle_could_live() {
         birch.spool().ended(bundle, alder.id()).is_none(),
         "no growth"
     );
+}
+
+#[test]
+fn who_keeps_a_bundle_for_others_gives_it_to_nobody_after_its_end() {
+    let (alder, birch) = pair();
+    let cedar = Node::new();
+    birch.knows(&cedar, "cedar");
+    alder.knows(&cedar, "cedar");
+    alder.up("x", 0);
+    birch.up("y", 50);
+    let bundle = alder.drop_file("f", b"x");
+    let manifest = alder.manifest(bundle);
+    alder.reads("x", 3_000_000);
+    assert_eq!(alder.spool().age_of(&manifest), 3_000_000);
+    // A third says what it likes; the origin's word counts.
+    for (from, age) in [(cedar.id(), 0), (alder.id(), 3_000_000), (cedar.id(), 1)] {
+        birch.spool().hear_age(&manifest, from, age);
+    }
+    birch.fetch(&alder, bundle);
+    birch.up("y", 50 + 599);
+    assert!(birch.spool().kept(bundle).unwrap().is_some());
+    assert_eq!(birch.spool().age_of(&manifest), 3_599_000);
+    birch.up("y", 50 + 600);
+    assert!(birch.spool().kept(bundle).unwrap().is_none());
+    assert_eq!(fs::read(birch.inbox("f")).unwrap(), b"x", "it is shown on");
+    let rows = birch
+        .spool()
+        .journal
+        .scan::<u64>(tables::DEADLINES, &[], None, 9);
+    assert_eq!(rows.unwrap().len(), 0);
 }
