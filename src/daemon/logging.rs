@@ -1,20 +1,17 @@
 //! Where the log goes: stderr in the foreground, a bounded file or the journal in the background.
 
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use file_rotate::compression::Compression;
-use file_rotate::suffix::AppendCount;
-use file_rotate::{ContentLimit, FileRotate};
 use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::prelude::*;
 
 /// Size at which the log file is put aside. Some ten thousand lines: enough to see what led to a problem.
-const LOG_FILE_SIZE: usize = 4 * 1024 * 1024;
+const LOG_FILE_SIZE: u64 = 4 * 1024 * 1024;
 
 /// Files put aside; with the current one the log takes at most 16 MiB.
 const LOG_FILES_KEPT: usize = 3;
@@ -112,25 +109,61 @@ fn log_panics() {
     }));
 }
 
-/// A log file that is put aside when it is full.
-struct LogFile(Mutex<FileRotate<AppendCount>>);
+/// A log file that is put aside when it is full: `meshbox.log` becomes `meshbox.log.1`, that `meshbox.log.2`, and so on.
+struct LogFile(Mutex<Rotating>);
+
+struct Rotating {
+    path: PathBuf,
+    file: File,
+    /// Bytes in `file`.
+    size: u64,
+}
 
 impl LogFile {
     fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        // Names of files are private.
-        options.read(true).create(true).append(true).mode(0o600);
-        // The rotating writer panics where it cannot open its file; a plain attempt gives an error instead.
-        drop(options.open(path)?);
-        let limit = ContentLimit::BytesSurpassed(LOG_FILE_SIZE);
-        let kept = AppendCount::new(LOG_FILES_KEPT);
-        Ok(Self(Mutex::new(FileRotate::new(
-            path,
-            kept,
-            limit,
-            Compression::None,
-            Some(options),
-        ))))
+        let file = open_log(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self(Mutex::new(Rotating {
+            path: path.to_owned(),
+            file,
+            size,
+        })))
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    // Names of files are private.
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600).open(path)
+}
+
+impl Rotating {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.size >= LOG_FILE_SIZE {
+            self.put_aside()?;
+        }
+        let written = self.file.write(bytes)?;
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    /// Replaces the oldest file. Where a rename fails, lines are lost until one succeeds: the log stays bounded.
+    fn put_aside(&mut self) -> io::Result<()> {
+        let aside = |count: usize| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{count}"));
+            PathBuf::from(name)
+        };
+        for count in (1..LOG_FILES_KEPT).rev() {
+            match std::fs::rename(aside(count), aside(count + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        std::fs::rename(&self.path, aside(1))?;
+        self.file = open_log(&self.path)?;
+        self.size = 0;
+        Ok(())
     }
 }
 
@@ -149,14 +182,13 @@ impl io::Write for LogLine<'_> {
         self.0.0.lock().write(bytes)
     }
     fn flush(&mut self) -> io::Result<()> {
-        self.0.0.lock().flush()
+        self.0.0.lock().file.flush()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -201,7 +233,7 @@ mod tests {
         assert_eq!(sizes.len(), LOG_FILES_KEPT + 1);
         assert!(
             sizes.iter().sum::<u64>()
-                <= ((LOG_FILES_KEPT + 1) * (LOG_FILE_SIZE + line.len())) as u64
+                <= (LOG_FILES_KEPT as u64 + 1) * (LOG_FILE_SIZE + line.len() as u64)
         );
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }

@@ -1,19 +1,18 @@
 //! What an announcement says and how it is closed: readable by members, and by them only as its author wrote it.
 //!
-//! On the wire it is random bytes: the text masked with a stream made from the group key and the label, then a tag
-//! under the group key. Inside is the author's signature, so that no member announces for another. The label is random
-//! and new for every announcement: it names no member and no group, and no two announcements can be told to belong
-//! together.
+//! On the wire it is random bytes: XChaCha20-Poly1305 under a key derived from the group's, with the label as nonce.
+//! Inside is the author's signature, so that no member announces for another. The label is random and new for every
+//! announcement: it names no member and no group, and no two announcements can be told to belong together.
 //!
 //! # Invariants
 //! 1. [`open`] gives only what the member of that id announced under that label; it never panics on other bytes.
-//! 2. A label is used for one text only, since the mask repeats with it.
+//! 2. A label is used for one text only, since it is the cipher's nonce.
 
 use std::net::{IpAddr, SocketAddr};
 
-use hmac::{Hmac, KeyInit, Mac};
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
 use crate::mesh::endpoint::is_link_local;
 use crate::mesh::wire::ADDRS_MAX;
@@ -24,9 +23,6 @@ pub(super) type Label = [u8; 16];
 
 /// Order of the announcements of one member: its epoch, then a count within that start.
 pub(super) type Rank = (u64, u32);
-
-/// Bytes of the tag. An outsider has one try per packet, so half of HMAC-SHA256 is plenty.
-const TAG: usize = 16;
 
 /// Far more than the longest announcement; what is longer is none.
 const SEALED_MAX: usize = 1024;
@@ -48,33 +44,21 @@ struct Signed {
     signature: Signature,
 }
 
+/// What the signature and the ciphertext are for.
 const CONTEXT: &[u8] = b"meshbox announcement 1\0";
 
-fn hmac(group: &GroupKey, what: &[u8], label: &Label) -> Hmac<Sha256> {
-    // HMAC takes keys of every length.
-    #[allow(clippy::expect_used)]
-    let mut mac =
-        <Hmac<Sha256> as KeyInit>::new_from_slice(group.as_bytes()).expect("any key length");
-    mac.update(CONTEXT);
-    mac.update(what);
-    mac.update(label);
-    mac
+/// Separates the announcements' key from other uses of the group key.
+const KEY_CONTEXT: &str = "meshbox 2026 announcements of a group";
+
+fn cipher(group: &GroupKey) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new(&blake3::derive_key(KEY_CONTEXT, group.as_bytes()).into())
 }
 
-/// Masks or unmasks `bytes`.
-fn mask(group: &GroupKey, label: &Label, bytes: &mut [u8]) {
-    for (count, block) in (0u32..).zip(bytes.chunks_mut(32)) {
-        let mut mac = hmac(group, b"mask\0", label);
-        mac.update(&count.to_be_bytes());
-        let stream = mac.finalize().into_bytes();
-        block.iter_mut().zip(stream).for_each(|(b, s)| *b ^= s);
-    }
-}
-
-fn tag(group: &GroupKey, label: &Label, masked: &[u8]) -> Hmac<Sha256> {
-    let mut mac = hmac(group, b"tag\0", label);
-    mac.update(masked);
-    mac
+/// The label, filled up with zeros: its 16 random bytes alone make it unique.
+fn nonce(label: &Label) -> XNonce {
+    let mut nonce = XNonce::default();
+    nonce[..label.len()].copy_from_slice(label);
+    nonce
 }
 
 fn message(label: &Label, announced: &Announced) -> Option<Vec<u8>> {
@@ -93,11 +77,11 @@ pub(super) fn seal(
         announced,
         signature,
     };
-    let mut bytes = postcard::to_stdvec(&signed).ok()?;
-    mask(group, label, &mut bytes);
-    let tag = tag(group, label, &bytes).finalize().into_bytes();
-    bytes.extend_from_slice(&tag[..TAG]);
-    Some(bytes)
+    let text = Payload {
+        msg: &postcard::to_stdvec(&signed).ok()?,
+        aad: CONTEXT,
+    };
+    cipher(group).encrypt(&nonce(label), text).ok()
 }
 
 /// What a member of the group announced under `label`; `None` for everything else.
@@ -105,12 +89,11 @@ pub(super) fn open(group: &GroupKey, label: &Label, sealed: &[u8]) -> Option<Ann
     if sealed.len() > SEALED_MAX {
         return None;
     }
-    let (masked, claimed) = sealed.split_at_checked(sealed.len().checked_sub(TAG)?)?;
-    tag(group, label, masked)
-        .verify_truncated_left(claimed)
-        .ok()?;
-    let mut bytes = masked.to_vec();
-    mask(group, label, &mut bytes);
+    let text = Payload {
+        msg: sealed,
+        aad: CONTEXT,
+    };
+    let bytes = cipher(group).decrypt(&nonce(label), text).ok()?;
     let (signed, rest) = postcard::take_from_bytes::<Signed>(&bytes).ok()?;
     let announced = signed.announced;
     let whole = rest.is_empty() && announced.addrs.len() <= ADDRS_MAX;
