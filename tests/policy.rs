@@ -216,3 +216,22 @@ fn s22_routes_of_the_configuration_file_hold_and_what_was_refused_goes_when_aske
     alder.marker("mark", &cedar);
     assert!(!cedar.inbox("hq").exists());
 }
+
+#[test]
+fn a_bundle_ends_when_its_lifetime_does_and_who_comes_back_later_does_not_get_it() {
+    needs_mounts!();
+    let alder = Node::prepare("alder", &[]);
+    alder.mount(&["--lifetime", "3s"]).ok();
+    let birch = Node::join("birch", &alder);
+    alder.wait_connected(&birch);
+    birch.stop();
+    alder.put("brief", b"for now");
+    wait_until("it has expired", ARRIVES, || {
+        alder.outbound_state("brief") == "expired"
+    });
+    birch.restart();
+    alder.wait_connected(&birch);
+    let sha = alder.put("after", b"later");
+    birch.wait_arrived("after", &sha);
+    assert!(!birch.inbox("brief").exists());
+}
