@@ -94,7 +94,7 @@ fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId)
     }
     hub.store.count_bytes(total as u64, 0);
     Some(Frame::Offer(Box::new(Offer {
-        age: hub.store.age_of(&manifest),
+        age: hub.store.age_of(manifest),
         signed: manifest.signed().clone(),
         inline,
     })))

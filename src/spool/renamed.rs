@@ -55,7 +55,7 @@ const DRESSED_SECS: u64 = 10;
 /// Where a renamed file is here.
 enum Here {
     /// Shown under this name; so many directories above it are gone at the origin.
-    Shown(RelPath, InName, u16),
+    Shown(RelPath, Box<InName>, u16),
     /// The user consumed it.
     Consumed,
 }
@@ -296,7 +296,7 @@ impl Spool {
             return Ok(match former.gone {
                 0 if former.path != *path => None,
                 _ if nested => None,
-                gone => Some(Here::Shown(name, row, gone.saturating_sub(1))),
+                gone => Some(Here::Shown(name, Box::new(row), gone.saturating_sub(1))),
             });
         }
         // What waits there for this very bundle is not a file that it would replace.
