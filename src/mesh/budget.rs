@@ -1,10 +1,11 @@
 //! The budget: how much memory all peers together can make us hold, and what of it each can count on.
 //!
-//! Whatever a peer makes us keep in memory (frames on their way in, bundles waiting to be fetched, pieces asked of it or
-//! read for it) is taken from its [`Purse`] first, and given back when the [`Held`] is dropped. A purse has a share that
-//! is its own alone; what goes beyond is from the pool that all have in common, and of that one peer gets no more than
-//! [`POOL_OF_ONE`]. So the sum never exceeds [`TOTAL`], whatever anybody sends, and a peer that holds all it can get
-//! leaves the others at least their shares.
+//! Whatever a peer makes us keep in memory (frames on their way in, bundles waiting to be fetched, pieces read for it) is
+//! taken from its [`Purse`] first, and given back when the [`Held`] is dropped. A purse has a share that is its own alone;
+//! what goes beyond is from the pool that all have in common, and of that one peer gets no more than [`POOL_OF_ONE`]. So
+//! the sum never exceeds [`SHARES`] and [`POOL`] together, whatever anybody sends, and a peer that holds all it can get
+//! leaves the others at least their shares. Pieces asked of a peer are bounded apart, in `fetch/turns.rs`: two idle peers
+//! could hold the whole pool while others have less than one piece.
 //!
 //! # Invariants
 //! 1. The shares together are at most [`SHARES`], however many peers there are; the pool gives at most [`POOL`].
