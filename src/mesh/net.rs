@@ -201,7 +201,9 @@ pub(super) async fn keep(hub: Arc<Hub>) {
             let begun = Instant::now();
             tokio::select! {
                 () = link::accept(&hub, &endpoint) => {
-                    tracing::warn!("the network endpoint has ended");
+                    if !hub.is_stopping() {
+                        tracing::warn!("the network endpoint has ended; it is built again");
+                    }
                 }
                 () = hub.net.wait_for_addresses() => {}
             }
