@@ -656,7 +656,7 @@ impl Spool {
             return Ok(Vec::new());
         };
         let mut digests = Vec::new();
-        self.history.ended();
+        self.ends_with(batch);
         batch.delete(DEADLINES, &bundle.0);
         for entry in &manifest.manifest().entries {
             let latest = self

@@ -14,7 +14,8 @@
 //! Nothing to do: a bundle is in its rows or in the bits.
 //!
 //! # Threads
-//! `sweeper`, of the lowest priority, woken after every [`History::every`] bundles. It holds the decision lock for one
+//! `sweeper`, of the lowest priority, woken after every [`History::every`] bundles whose end is durable: what is not is left
+//! alone, and would be until the next ring. It holds the decision lock for one
 //! page at a time.
 
 use std::collections::{HashMap, HashSet};
@@ -204,7 +205,7 @@ impl History {
         self.bell.lock().is_none()
     }
 
-    /// A bundle came to an end.
+    /// A bundle came to an end, and that is durable.
     pub(super) fn ended(&self) {
         let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
         if ended.is_multiple_of(self.every())
@@ -213,6 +214,11 @@ impl History {
             // Full: it is about to begin anyway.
             bell.try_send(()).ok();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_rung(&self) -> bool {
+        self.bell.lock().as_ref().is_some_and(Sender::is_full)
     }
 
     /// A row of [`OUT_NAMES`] that shows `bundle` is about to go to another name. Call with the decision lock held.
@@ -239,6 +245,17 @@ fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
 }
 
 impl Spool {
+    /// A bundle comes to an end with `batch`. It counts when that is durable: what is not is left alone by the sweeper, and
+    /// nobody would ring again.
+    pub(super) fn ends_with(&self, batch: &mut Batch) {
+        let me = self.me.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                spool.history.ended();
+            }
+        });
+    }
+
     fn has_bit(&self, table: Table, origin: PeerId, seq: Seq) -> Result<bool, SpoolError> {
         let (key, at) = seq.block(origin, BLOCK);
         let block: Option<Block> = self.journal.get(table, &key)?;

@@ -113,6 +113,28 @@ fn s20_versions_that_nobody_fetches_are_forgotten_without_a_receipt() {
 }
 
 #[test]
+fn s20_what_was_not_durable_at_the_last_sweep_has_it_wake_again_when_it_is() {
+    let (alder, _birch) = historic_pair();
+    // Nothing becomes durable until the sender is dropped.
+    let hold = alder.keep_writer_busy();
+    for n in 0..100 {
+        alder.drop_file("same", format!("{n}").as_bytes());
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while alder.spool().history.is_rung() {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    alder.spool().sweep_history().unwrap();
+    assert!(alder.rows()[&BUNDLES.0] >= 100);
+    drop(hold);
+    while alder.rows()[&BUNDLES.0] > 2 * HISTORY {
+        assert!(std::time::Instant::now() < deadline, "{:?}", alder.rows());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn what_is_renamed_during_a_sweep_is_kept_and_the_rest_forgotten() {
     let (alder, birch) = historic_pair();
     let shown = alder.drop_file("before", b"moved");

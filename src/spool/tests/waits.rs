@@ -5,18 +5,20 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The writer is busy until the sender is dropped.
-fn keep_writer_busy(spool: &Spool) -> crossbeam_channel::Sender<()> {
-    let (hold, held) = crossbeam_channel::bounded::<()>(0);
-    let (enter, entered) = crossbeam_channel::bounded(1);
-    let mut batch = Batch::default();
-    batch.on_durable(move || {
-        enter.send(()).unwrap();
-        let _released = held.recv();
-    });
-    spool.journal.submit(batch).unwrap();
-    entered.recv_timeout(PATIENCE).unwrap();
-    hold
+impl Node {
+    /// The journal's writer is busy until the sender is dropped.
+    pub(super) fn keep_writer_busy(&self) -> crossbeam_channel::Sender<()> {
+        let (hold, held) = crossbeam_channel::bounded::<()>(0);
+        let (enter, entered) = crossbeam_channel::bounded(1);
+        let mut batch = Batch::default();
+        batch.on_durable(move || {
+            enter.send(()).unwrap();
+            let _released = held.recv();
+        });
+        self.spool().journal.submit(batch).unwrap();
+        entered.recv_timeout(PATIENCE).unwrap();
+        hold
+    }
 }
 
 /// Everything that `fs` asks of the spool while the kernel waits for the answer, and the seal itself.
@@ -56,7 +58,7 @@ fn no_file_operation_waits_for_a_commit() {
     }
     alder.drop_file("sealed", b"first");
     alder.drop_file("d/f", b"below");
-    let hold = keep_writer_busy(alder.spool());
+    let hold = alder.keep_writer_busy();
     let (done, ended) = crossbeam_channel::bounded(1);
     let alder = std::thread::scope(|scope| {
         let alder = &alder;
