@@ -38,6 +38,7 @@ mod event;
 mod exchange;
 mod ignore;
 mod inode;
+mod leaving;
 mod overview;
 mod recent;
 mod seal;
@@ -52,6 +53,7 @@ use crate::bundle::RelPath;
 pub use event::{Action, Due, Event, Gone, Moved, SealResult, Shown};
 pub use ignore::{BadPattern, IgnoreList};
 use inode::{Inode, Lifted, Name, Torn};
+use leaving::Leaving;
 pub use overview::Overview;
 use recent::RecentNames;
 use tree::Tree;
@@ -103,8 +105,9 @@ pub struct Ready {
     inodes: HashMap<Ino, Inode>,
     /// When each waiting inode is due; mirrors `Inode::timer`.
     timers: BTreeSet<(Duration, Ino)>,
-    /// Paths being sealed, and the inode that waits for the path.
-    in_flight: HashMap<RelPath, Option<Ino>>,
+    /// Paths being sealed, and the inodes that wait for that.
+    in_flight: HashMap<RelPath, Vec<Ino>>,
+    leaving: Leaving,
     recent: RecentNames,
     /// Trees that wait or are being sealed, by the number the spool gave them.
     trees: BTreeMap<u64, Tree>,
@@ -122,6 +125,7 @@ impl Ready {
             inodes: HashMap::new(),
             timers: BTreeSet::new(),
             in_flight: HashMap::new(),
+            leaving: Leaving::default(),
             recent: RecentNames::default(),
             trees: BTreeMap::new(),
             tree_of: HashMap::new(),
@@ -533,7 +537,11 @@ impl Ready {
             name.due = Some(now);
         }
         inode.names.retain(|other| other.path != name.path);
+        let left = name.renamed_from.clone().filter(|_| !name.is_dressed());
         inode.names.push(name);
+        if let Some(from) = left {
+            self.leaving.left(&from, ino, &self.inodes);
+        }
         self.decide(ino, now, Duration::ZERO, out);
     }
 
@@ -623,6 +631,9 @@ impl Ready {
             out.push(Action::Unmark { ino });
         }
         self.inodes.remove(&ino);
+        if self.inodes.is_empty() {
+            self.leaving.clear();
+        }
         if self.inodes.is_empty() && self.inodes.capacity() > KEPT_CAPACITY {
             self.inodes.shrink_to(KEPT_CAPACITY);
         }

@@ -12,48 +12,76 @@ impl Ready {
         self.fire_trees(now, out);
         while let Some((at, ino)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, ino));
-            let Some(inode) = self.inodes.get_mut(&ino) else {
-                continue;
-            };
-            inode.timer = None;
-            let forced = |name: &Name| name.forced && name.due.is_some();
-            let any_forced = inode.names.iter().any(forced);
-            let is_due = |name: &&mut Name| {
-                let asked = !any_forced || name.forced;
-                asked && name.due.is_some_and(|due| due <= now)
-            };
-            let mut due: Vec<&mut Name> = inode.names.iter_mut().filter(is_due).collect();
-            due.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-            due.truncate(NAMES_AT_ONCE);
-            let taken = due
-                .iter()
-                .find(|name| self.in_flight.contains_key(&name.path));
-            if let Some(waiter) = taken.and_then(|name| self.in_flight.get_mut(&name.path)) {
-                // Another inode's version of this path comes first; its outcome sets our timer again.
-                *waiter = Some(ino);
-                continue;
+            let mut waits_for: Option<RelPath> = None;
+            for each in self.in_order(ino) {
+                let earlier = waits_for.as_ref();
+                if let Some(waiters) = earlier.and_then(|path| self.in_flight.get_mut(path)) {
+                    wait(waiters, each);
+                    self.stop_timer(each);
+                } else {
+                    waits_for = self.fire_inode(each, each == ino, now, out);
+                }
             }
-            let names: Vec<Due> = due
-                .into_iter()
-                .map(|name| {
-                    name.due = None;
-                    Due {
-                        path: name.path.clone(),
-                        renamed_from: name.renamed_from.take(),
-                    }
-                })
-                .collect();
-            if names.is_empty() {
-                continue;
-            }
-            let more = inode.names.iter().any(waits);
-            for name in &names {
-                self.in_flight.insert(name.path.clone(), None);
-                self.recent.note(&name.path, now);
-            }
-            inode.sealing = Some(Sealing(names.clone()));
-            out.push(Action::Seal { ino, names, more });
         }
+    }
+
+    fn stop_timer(&mut self, ino: Ino) {
+        let inode = self.inodes.get_mut(&ino);
+        if let Some(at) = inode.and_then(|inode| inode.timer.take()) {
+            self.timers.remove(&(at, ino));
+        }
+    }
+
+    /// Seals what is due of an inode; all that waits, unless it is its `turn`: then another one waits for it. Gives the path
+    /// of which an earlier version comes first; its outcome sets the timer again.
+    fn fire_inode(
+        &mut self,
+        ino: Ino,
+        turn: bool,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) -> Option<RelPath> {
+        self.stop_timer(ino);
+        let inode = self.inodes.get_mut(&ino)?;
+        let forced = |name: &Name| name.forced && name.due.is_some();
+        let any_forced = inode.names.iter().any(forced);
+        let is_due = |name: &&mut Name| {
+            let asked = !any_forced || name.forced;
+            asked && name.due.is_some_and(|due| due <= now || !turn)
+        };
+        let mut due: Vec<&mut Name> = inode.names.iter_mut().filter(is_due).collect();
+        due.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        due.truncate(NAMES_AT_ONCE);
+        for name in &due {
+            if let Some(waiters) = self.in_flight.get_mut(&name.path) {
+                wait(waiters, ino);
+                return Some(name.path.clone());
+            }
+        }
+        let names: Vec<Due> = due
+            .into_iter()
+            .map(|name| {
+                name.due = None;
+                Due {
+                    path: name.path.clone(),
+                    renamed_from: name.renamed_from.take(),
+                }
+            })
+            .collect();
+        if names.is_empty() {
+            return None;
+        }
+        let more = inode.names.iter().any(waits);
+        for name in &names {
+            self.in_flight.insert(name.path.clone(), Vec::new());
+            self.recent.note(&name.path, now);
+            if let Some(from) = &name.renamed_from {
+                self.leaving.announced(from);
+            }
+        }
+        inode.sealing = Some(Sealing(names.clone()));
+        out.push(Action::Seal { ino, names, more });
+        None
     }
 
     pub(super) fn seal_done(
@@ -77,7 +105,7 @@ impl Ready {
         let mut waiters = Vec::new();
         let mut come_to = SealResult::Gone;
         for (path, result) in &results {
-            waiters.extend(self.in_flight.remove(path).flatten());
+            waiters.extend(self.in_flight.remove(path).into_iter().flatten());
             match result {
                 SealResult::Sealed => self.recent.sealed(path, now),
                 SealResult::Changed
@@ -151,6 +179,12 @@ impl Ready {
         for waiter in waiters {
             self.rearm(waiter, out);
         }
+    }
+}
+
+fn wait(waiters: &mut Vec<Ino>, ino: Ino) {
+    if !waiters.contains(&ino) {
+        waiters.push(ino);
     }
 }
 

@@ -6,6 +6,7 @@ mod dressed;
 mod exchanges;
 #[cfg(test)]
 mod links;
+mod order;
 #[cfg(test)]
 mod trees;
 

@@ -11,7 +11,10 @@
 //!
 //! # Invariants
 //! 1. One sealer of two or more takes small jobs only: a small file never waits for a slice of a large one.
-//! 2. Everything enters as a small job: how much there is to hash is found out by a sealer, not by who asks.
+//! 2. Files that were renamed are sealed one after another, in the order in which they were asked for: what a rename means
+//!    to others depends on those before it. One that turns out to have much to hash was changed, so it is no rename any
+//!    more, and the next one does not wait for it.
+//! 3. Everything enters as a small job: how much there is to hash is found out by a sealer, not by who asks.
 //!
 //! # Threads
 //! `sealer-N`. At the end of the daemon small jobs are finished, for [`LAST_JOBS`] at most; the rest is dropped, and
@@ -25,8 +28,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::hashing::{READ_BYTES, SMALL, Slice};
+use super::tables::{OUT_NAMES, OutName};
 use super::tree::TreeWork;
 use super::{Gate, SealOutcome, SealRequest, Spool, SpoolError, TreeRequest};
+use crate::bundle::RelPath;
 use crate::digest::Digest;
 
 /// Jobs that may wait: a path and two pointers each, so some 20 MiB at the most. Beyond it `ready` keeps them.
@@ -52,6 +57,9 @@ enum Lane {
 struct Queue<J> {
     small: BTreeMap<(Duration, u64), J>,
     large: BTreeMap<(Duration, u64), J>,
+    renames: VecDeque<((Duration, u64), J)>,
+    /// One of [`Self::renames`] is being worked at.
+    renaming: bool,
     pushed: u64,
 }
 
@@ -60,12 +68,14 @@ impl<J> Queue<J> {
         Self {
             small: BTreeMap::new(),
             large: BTreeMap::new(),
+            renames: VecDeque::new(),
+            renaming: false,
             pushed: 0,
         }
     }
 
     fn len(&self) -> usize {
-        self.small.len() + self.large.len()
+        self.small.len() + self.large.len() + self.renames.len()
     }
 
     /// A job with `left` bytes to hash that has waited since `since`; being worked at is not waiting.
@@ -80,20 +90,45 @@ impl<J> Queue<J> {
         }
     }
 
+    /// A rename, after all others that are here.
+    fn push_rename(&mut self, job: J, since: Duration) {
+        self.pushed += 1;
+        self.renames.push_back(((since, self.pushed), job));
+    }
+
+    /// Who gets a rename is to call [`Self::renamed`] when it is sealed.
     fn pop(&mut self, lane: Lane) -> Option<J> {
         let small = self.small.first_key_value().map(|(rank, _)| *rank);
         let large = self.large.first_key_value().map(|(rank, _)| *rank);
+        let rename = self.renames.front().map(|(rank, _)| *rank);
+        let rename = rename.filter(|_| !self.renaming);
+        let takes_rename = match (rename, small) {
+            (Some(rename), Some(small)) => rename < small,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let small = if takes_rename { rename } else { small };
         let takes_large = match (small, large) {
             (_, None) => false,
             (None, Some(_)) => lane == Lane::Any,
             (Some(small), Some(large)) => lane == Lane::Any && large < small,
         };
+        if takes_rename && !takes_large {
+            self.renaming = true;
+            return self.renames.pop_front().map(|(_, job)| job);
+        }
         let from = if takes_large {
             &mut self.large
         } else {
             &mut self.small
         };
         from.pop_first().map(|(_, job)| job)
+    }
+
+    /// Whether another rename waits.
+    fn renamed(&mut self) -> bool {
+        self.renaming = false;
+        !self.renames.is_empty()
     }
 }
 
@@ -110,6 +145,8 @@ struct Waiting {
     since: Duration,
     /// Its size is known: it was in the hands of a sealer before.
     ranked: bool,
+    /// It is one of [`Queue::renames`].
+    renames: bool,
 }
 
 /// What a sealer has done of a job.
@@ -198,8 +235,8 @@ impl Jobs {
         self.state.lock().small_only
     }
 
-    /// `false`: there are too many; or the daemon has ended.
-    fn push(&self, job: Job) -> Result<(), Job> {
+    /// The job comes back if there are too many, or the daemon has ended.
+    fn push(&self, job: Job, renames: bool) -> Result<(), Job> {
         let since = self.begun.elapsed();
         let mut state = self.state.lock();
         if state.queue.len() >= JOB_CAP || state.ends.is_some() {
@@ -209,8 +246,13 @@ impl Jobs {
             job,
             since,
             ranked: false,
+            renames,
         };
-        state.queue.push(waiting, 0, since);
+        if renames {
+            state.queue.push_rename(waiting, since);
+        } else {
+            state.queue.push(waiting, 0, since);
+        }
         if state.idle > 0 {
             self.rung.notify_one();
         }
@@ -251,6 +293,14 @@ impl Jobs {
         }
     }
 
+    /// A rename is sealed, or is none.
+    fn renamed(&self) {
+        let mut state = self.state.lock();
+        if state.queue.renamed() && state.idle > 0 {
+            self.rung.notify_one();
+        }
+    }
+
     /// Keeps a gate, and with it what was hashed of its file, for who asks under another name.
     fn keep(&self, gate: Arc<Gate>) {
         let mut state = self.state.lock();
@@ -258,6 +308,15 @@ impl Jobs {
         let dropped = (state.kept.len() > KEPT).then(|| state.kept.pop_front());
         drop(state);
         drop(dropped);
+    }
+}
+
+/// The rename that a sealer works at.
+struct Renaming<'a>(&'a Jobs);
+
+impl Drop for Renaming<'_> {
+    fn drop(&mut self) {
+        self.0.renamed();
     }
 }
 
@@ -270,7 +329,11 @@ fn work_loop(spool: &Weak<Spool>, lane: Lane) {
     };
     while let Some(waiting) = jobs.pop(lane) {
         let Some(spool) = spool.upgrade() else { return };
-        let Waiting { job, since, ranked } = waiting;
+        let Waiting {
+            job, since, ranked, ..
+        } = waiting;
+        // Also if this sealer panics.
+        let renaming = waiting.renames.then(|| Renaming(&jobs));
         let begun = Instant::now();
         let mut slice = Slice::new(&mut buffer, ranked);
         let (job, step) = match job {
@@ -289,12 +352,14 @@ fn work_loop(spool: &Weak<Spool>, lane: Lane) {
                 (Job::Seal(request), step)
             }
         };
+        drop(renaming);
         match step {
             Step::Later(left) => {
                 let waiting = Waiting {
                     job,
                     since: since.saturating_add(begun.elapsed()),
                     ranked: true,
+                    renames: false,
                 };
                 jobs.push_back(waiting, left);
             }
@@ -340,22 +405,32 @@ impl Spool {
 
     /// Queues a file for hashing and sealing. Never blocks on the hasher.
     pub fn seal(&self, request: SealRequest) {
-        if let Err(Job::Seal(request)) = self.jobs.push(Job::Seal(request)) {
+        let renames = request
+            .names
+            .iter()
+            .any(|name| self.was_renamed(&name.path));
+        if let Err(Job::Seal(request)) = self.jobs.push(Job::Seal(request), renames) {
             (request.done)(vec![too_many(); request.names.len()]);
         }
+    }
+
+    /// Whether what has this name was announced under another.
+    fn was_renamed(&self, path: &RelPath) -> bool {
+        let row = self.journal.get::<OutName>(OUT_NAMES, path.as_bytes());
+        row.is_ok_and(|row| row.is_some_and(|row| row.formerly.is_some()))
     }
 
     /// Queues a tree for hashing and sealing. Never blocks on the hasher.
     pub fn seal_tree(&self, request: TreeRequest) {
         let work = Box::new(TreeWork::new(request));
-        if let Err(Job::Tree(work)) = self.jobs.push(Job::Tree(work)) {
+        if let Err(Job::Tree(work)) = self.jobs.push(Job::Tree(work), false) {
             (work.request.done)(too_many());
         }
     }
 
     /// Frees content that nobody needs once that is durable. For the journal's writer, which must not wait.
     pub(super) fn free_later(&self, freed: Vec<Digest>) {
-        if !freed.is_empty() && self.jobs.push(Job::Free(freed)).is_err() {
+        if !freed.is_empty() && self.jobs.push(Job::Free(freed), false).is_err() {
             tracing::debug!("content that nobody needs stays until the next start");
         }
     }
@@ -440,6 +515,23 @@ mod tests {
         queue.push("small", SMALL, secs(9));
         assert_eq!(queue.pop(Lane::Small), Some("small"));
         assert_eq!(queue.pop(Lane::Any), Some("large"));
+        assert_eq!(queue.len(), 0);
+    }
+
+    #[test]
+    fn renames_are_done_one_at_a_time_and_nobody_else_waits_for_them() {
+        let mut queue = Queue::new();
+        queue.push_rename("first", secs(0));
+        queue.push_rename("second", secs(0));
+        queue.push("small", 1, secs(1));
+        queue.push("large", GIB, secs(0));
+        assert_eq!(queue.pop(Lane::Small), Some("first"));
+        assert_eq!(queue.pop(Lane::Small), Some("small"));
+        assert_eq!(queue.pop(Lane::Small), None);
+        assert_eq!(queue.pop(Lane::Any), Some("large"));
+        assert!(queue.renamed());
+        assert_eq!(queue.pop(Lane::Any), Some("second"));
+        assert!(!queue.renamed());
         assert_eq!(queue.len(), 0);
     }
 

@@ -16,6 +16,18 @@
 //! 5. Directories that are gone at the origin too go with the last file in them, and the empty ones in them; others stay,
 //!    for who watches them. A file that waits for such a name gets it ([`super::home`]).
 //!
+//! # Order
+//! What rule 2 says depends on what the target's name shows, and so on the renames before. `ready` and
+//! [`super::jobs`] seal a file that was renamed to a name after the file that was renamed away from it, and the lane of a
+//! peer looks at its offers in that order. Where this does not hold, a consumed file may be shown in place of an older one
+//! that should have gone before:
+//! - The file that left the name is open for writing, has an ignored name, or waited for its seal when the daemon ended.
+//! - The offers come by several peers (the origin and a keeper, or two keepers), or the later one is urgent and the earlier
+//!   one is not. A manifest does not say which renames came before it, and a missing number may be a bundle for others, so
+//!   the receiver cannot know that one is still to come.
+//! - A member who joined when other files of a bundle were replaced got the rest as another bundle
+//!   ([`super::deliver`]), which the formers do not name: there a file's new name is one more file.
+//!
 //! # Crash behaviour
 //! The row in [`RENAMES`] is in the journal's log before the rename; after a crash of the daemon the rename is completed.
 //! After a power loss the rename may have reached the disk without any row: the inode of a recorded name found under an

@@ -149,3 +149,26 @@ fn a_state_reported_after_the_end_of_a_delivery_is_not_kept() {
         .unwrap();
     assert!(alder.spool().progress.lock().is_empty());
 }
+
+#[test]
+fn renames_are_sealed_in_the_order_in_which_they_happened_and_hold_up_nothing_else() {
+    let (alder, _birch) = pair();
+    for path in ["t", "c"] {
+        alder.drop_file(path, path.as_bytes());
+    }
+    alder.move_file("t", "t2");
+    alder.move_file("c", "t");
+    let gate = alder.spool().gate(alder.ino("t2"));
+    let held = gate.lock();
+    let first = alder.ask_seal("t2");
+    wait_until("a sealer opens the file", || is_open(&alder.outbox("t2")));
+    let second = alder.ask_seal("t");
+    alder.drop_file("other", b"new");
+    assert!(second.try_recv().is_err(), "the second rename was sealed");
+    drop(held);
+    let seqs = [first, second].map(|outcome| match outcome.recv().unwrap() {
+        SealOutcome::Sealed(bundle) => alder.manifest(bundle).manifest().seq,
+        other => panic!("{other:?}"),
+    });
+    assert!(seqs[0] < seqs[1], "{seqs:?}");
+}

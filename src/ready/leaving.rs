@@ -1,0 +1,81 @@
+//! Names that files were renamed away from, until that is announced: who has such a name now is announced later.
+//!
+//! Others take a rename over a name that shows an older file for a new version of it. They would, if they heard of it before
+//! the rename of that older file, although that is not there any more.
+//!
+//! # Invariants
+//! 1. A file that was renamed to a name is not sealed before the one that was renamed away from it, if that can be sealed;
+//!    where files changed places, one of them is the first.
+//! 2. Of one name, the last file that left it counts. What is no longer true is dropped when there is much of it.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Ino, Inode, KEPT_CAPACITY, Ready};
+use crate::bundle::RelPath;
+
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    by: HashMap<RelPath, Ino>,
+    /// When what is no longer true is looked for, by how many there are.
+    sweep_at: usize,
+}
+
+impl Leaving {
+    /// `ino` was announced as `from`, and is there no more.
+    pub(super) fn left(&mut self, from: &RelPath, ino: Ino, inodes: &HashMap<Ino, Inode>) {
+        if self.by.len() >= self.sweep_at.max(KEPT_CAPACITY) {
+            let is_true = |from: &RelPath, ino: &Ino| {
+                let inode = inodes.get(ino);
+                inode.is_some_and(|inode| inode.has_left(from))
+            };
+            self.by.retain(|from, ino| is_true(from, ino));
+            self.sweep_at = 2 * self.by.len();
+        }
+        self.by.insert(from.clone(), ino);
+    }
+
+    /// Its seal is asked for.
+    pub(super) fn announced(&mut self, from: &RelPath) {
+        self.by.remove(from);
+    }
+
+    /// No file waits for anything.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Inode {
+    /// Nobody writes to it, and no seal of it is under way.
+    fn may_be_sealed(&self) -> bool {
+        self.writers == 0 && self.sealing.is_none()
+    }
+
+    /// Whether a name waits that is to say that the file was at `from` before.
+    fn has_left(&self, from: &RelPath) -> bool {
+        self.names.iter().any(|name| {
+            name.due.is_some() && name.path != *from && name.renamed_from.as_ref() == Some(from)
+        })
+    }
+}
+
+impl Ready {
+    /// The inode, after those that left the names it has now, and after those that left theirs.
+    pub(super) fn in_order(&self, ino: Ino) -> Vec<Ino> {
+        let (mut order, mut seen) = (vec![ino], HashSet::from([ino]));
+        let mut at = 0;
+        while let Some(inode) = order.get(at).and_then(|ino| self.inodes.get(ino)) {
+            at += 1;
+            let moved = |name: &&super::Name| name.renamed_from.is_some() && !name.is_dressed();
+            for name in inode.names.iter().filter(moved) {
+                let before = self.leaving.by.get(&name.path).filter(|before| {
+                    let before = self.inodes.get(before);
+                    before.is_some_and(|b| b.may_be_sealed() && b.has_left(&name.path))
+                });
+                order.extend(before.filter(|before| seen.insert(**before)));
+            }
+        }
+        order.reverse();
+        order
+    }
+}
