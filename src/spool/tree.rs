@@ -418,6 +418,11 @@ impl Spool {
             batch.sync(Sync::Everything);
         }
         let bundles: Vec<BundleId> = manifests.iter().map(|(_, m)| m.id()).collect();
+        // A route may make it more urgent than was asked for.
+        let urgency: Vec<Priority> = manifests
+            .iter()
+            .map(|(_, sealed)| sealed.manifest().priority)
+            .collect();
         self.volatile.lock().extend(bundles.iter().copied());
         let me = self.me.clone();
         let durable = bundles.clone();
@@ -449,9 +454,9 @@ impl Spool {
         self.counters
             .sealed
             .fetch_add(bundles.len() as u64, Ordering::Relaxed);
-        for bundle in &bundles {
+        for (bundle, priority) in bundles.iter().zip(urgency) {
             tracing::debug!(root = %request.root, bundle = %bundle.short(), files = sealed.len(), "sealed");
-            self.ring(&Event::Sealed(*bundle, request.priority));
+            self.ring(&Event::Sealed(*bundle, priority));
         }
         Ok(SealOutcome::Sealed(bundles[0]))
     }

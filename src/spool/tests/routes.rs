@@ -205,6 +205,27 @@ fn a_name_nobody_has_holds_the_bundle_visibly_until_somebody_has_it() {
 }
 
 #[test]
+fn a_directory_sent_as_one_is_rung_as_urgent_as_its_route_says() {
+    let (alder, _birch, _cedar) = three();
+    let critical = Route {
+        priority: Some(Priority::Critical),
+        ..route("d", &["birch"])
+    };
+    routes(&alder, vec![critical]);
+    alder.fill(".d", &[("a", b"1"), ("b/c", b"2")]);
+    let (send, rung) = crossbeam_channel::unbounded();
+    alder
+        .spool()
+        .subscribe(move |event| drop(send.send(event.clone())));
+    let bundle = alder.commit(".d", "d");
+    let rung: Vec<Event> = rung.try_iter().collect();
+    assert!(
+        rung.contains(&Event::Sealed(bundle, Priority::Critical)),
+        "{rung:?}"
+    );
+}
+
+#[test]
 fn a_second_claimant_of_a_name_gets_nothing_by_it() {
     let (alder, birch, cedar) = three();
     let liar = Node::new();
