@@ -8,10 +8,11 @@
 //! 1. A [`RelPath`] never leaves the directory it is joined to: no absolute path, no empty, `.` or `..` component, no
 //!    NUL, no component over 255 bytes, no path over 4,075 bytes. Names are bytes, not text.
 //! 2. A `VerifiedManifest` has a good signature by its origin, at least one entry, entries with distinct paths none of
-//!    which lies under a file or link of the same bundle, chunk lists that fit the sizes, and no symbolic link that could
-//!    lead out of its tree ([`link`]).
+//!    which lies under a file or link of the same bundle, chunk lists that fit the sizes, no symbolic link that could lead
+//!    out of its tree ([`link`]), and times of its own directories only ([`directories`]).
 
 mod cancel;
+pub mod directories;
 pub mod link;
 
 use std::borrow::Borrow;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::cancel::{Cancel, CancelReason};
+pub use self::directories::{DirectoryTime, Listing, Mtime};
 use crate::digest::{ChunkList, Digest, Run};
 use crate::encoding::{self, Malformed, at_most};
 use crate::peer::{Identity, PeerId, Signature};
@@ -40,7 +42,7 @@ pub const MAX_ENTRIES: usize = 100_000;
 /// Most bytes of one encoded manifest, so that an offer of it fits a frame: 100,000 files with names of 20 bytes.
 pub const MANIFEST_MAX: usize = 8 * 1024 * 1024;
 
-/// Most bytes of its entries: what is left beside the longest scope and the most former names.
+/// Most bytes of its entries and times of directories: what is left beside the longest scope and the most former names.
 pub const ENTRIES_BYTES_MAX: usize = MANIFEST_MAX - 256 * 1024;
 
 /// Most ids that a scope may name: a full mesh is not made for more.
@@ -309,8 +311,8 @@ pub enum EntryKind {
 pub struct Entry {
     /// Path in the sender's outbox and, save for conflicts, in the receiver's inbox.
     pub path: RelPath,
-    /// Modification time: seconds since 1970 and nanoseconds.
-    pub mtime: (i64, u32),
+    /// Modification time.
+    pub mtime: Mtime,
     /// File or directory.
     pub kind: EntryKind,
 }
@@ -413,6 +415,9 @@ pub struct Manifest {
     /// The files and directories.
     #[serde(deserialize_with = "at_most::<_, _, MAX_ENTRIES>")]
     pub entries: Vec<Entry>,
+    /// The times of directories that the entries imply, if they were sent as a whole; see [`directories`].
+    #[serde(deserialize_with = "at_most::<_, _, MAX_ENTRIES>")]
+    pub directories: Vec<DirectoryTime>,
     /// Random, so that a bundle id reveals nothing about guessable content.
     pub salt: [u8; 16],
 }
@@ -519,6 +524,9 @@ pub enum ManifestError {
     /// The chunk list does not fit the size.
     #[error("the chunk list of {0} does not fit its size")]
     Chunks(RelPath),
+    /// The time of a directory out of order, or of none that its entries imply.
+    #[error("the time of the directory {0} is out of place")]
+    Directory(RelPath),
 }
 
 impl SignedManifest {
@@ -549,12 +557,12 @@ impl SignedManifest {
     /// signature's.
     pub(crate) fn verify_own(self) -> Result<VerifiedManifest, ManifestError> {
         let manifest: Manifest = encoding::decode(&self.bytes, MANIFEST_MAX)?;
-        check_entries(&manifest.entries)?;
+        check_entries(&manifest.entries, &manifest.directories)?;
         Ok(VerifiedManifest::new(self.id(), manifest, self))
     }
 }
 
-fn check_entries(entries: &[Entry]) -> Result<(), ManifestError> {
+fn check_entries(entries: &[Entry], directories: &[DirectoryTime]) -> Result<(), ManifestError> {
     if entries.is_empty() || entries.len() > MAX_ENTRIES {
         return Err(ManifestError::EntryCount(entries.len()));
     }
@@ -584,7 +592,7 @@ fn check_entries(entries: &[Entry]) -> Result<(), ManifestError> {
             above = dir.parent();
         }
     }
-    Ok(())
+    directories::check(directories, &kinds)
 }
 
 /// A manifest whose signature and shape were checked. A copy costs nothing.
@@ -633,7 +641,11 @@ impl VerifiedManifest {
             size_of::<Entry>() + ALLOCATED + entry.path.as_bytes().len() + more
         };
         let entries: usize = self.0.manifest.entries.iter().map(entry).sum();
-        size_of::<Checked>() + self.0.signed.bytes.len() + entries
+        let directory = |(path, _): &DirectoryTime| {
+            size_of::<DirectoryTime>() + ALLOCATED + path.as_bytes().len()
+        };
+        let directories: usize = self.0.manifest.directories.iter().map(directory).sum();
+        size_of::<Checked>() + self.0.signed.bytes.len() + entries + directories
     }
 }
 
@@ -736,11 +748,11 @@ impl DeliveryState {
 mod tests {
     use super::*;
 
-    fn path(text: &str) -> RelPath {
+    pub(super) fn path(text: &str) -> RelPath {
         RelPath::parse(text).unwrap()
     }
 
-    fn manifest(origin: PeerId, entries: Vec<Entry>) -> Manifest {
+    pub(super) fn manifest(origin: PeerId, entries: Vec<Entry>) -> Manifest {
         Manifest {
             version: MANIFEST_VERSION,
             origin,
@@ -753,11 +765,12 @@ mod tests {
             supersedes: None,
             renamed_from: Vec::new(),
             entries,
+            directories: Vec::new(),
             salt: [2; 16],
         }
     }
 
-    fn file(name: &str, size: u64) -> Entry {
+    pub(super) fn file(name: &str, size: u64) -> Entry {
         let bytes = vec![1; size as usize];
         let hashed = crate::digest::hash_reader(bytes.as_slice()).unwrap();
         let kind = EntryKind::File {

@@ -13,6 +13,7 @@ mod custody;
 mod database;
 mod deliver;
 mod delta;
+mod directories;
 mod doubt;
 mod dress;
 mod durable;

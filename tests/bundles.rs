@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
 #[track_caller]
 fn commit(node: &Node, from: &Path, name: &str) {
     let hidden = node.outbox(&format!(".{name}"));
-    run(Command::new("cp").arg("-r").arg(from).arg(&hidden), ARRIVES).ok();
+    run(Command::new("cp").arg("-a").arg(from).arg(&hidden), ARRIVES).ok();
     fs::rename(hidden, node.outbox(name)).unwrap();
 }
 
@@ -127,12 +127,27 @@ fn a_directory_is_sent_as_one_bundle_with_all_that_is_in_it() {
     }
     fs::create_dir_all(source.join("empty/deeper")).unwrap();
     fs::set_permissions(source.join("plain"), fs::Permissions::from_mode(0o755)).unwrap();
+    for (at, secs) in [("empty/deeper", -5), ("empty", 10), ("sub", 20), ("", 30)] {
+        let touch = format!("touch -d @{secs}.123456789 \"$0\"");
+        run(
+            Command::new("sh").arg("-c").arg(touch).arg(source.join(at)),
+            COMMAND,
+        )
+        .ok();
+    }
     commit(&alder, &source, "d");
     wait_until("the directory is there", ARRIVES, || {
         birch.inbox("d").exists()
     });
     // Whole at the first sight of it.
     assert_eq!(tree(&birch.inbox("d")), tree(&source));
+    for at in ["", "sub", "empty", "empty/deeper"] {
+        let time = |of: &Path| {
+            let meta = fs::metadata(of.join(at)).unwrap();
+            (meta.mtime(), meta.mtime_nsec())
+        };
+        assert_eq!(time(&birch.inbox("d")), time(&source), "{at}");
+    }
     let mode = fs::metadata(birch.inbox("d/plain"))
         .unwrap()
         .permissions()

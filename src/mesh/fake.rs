@@ -228,6 +228,7 @@ pub(super) fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifes
         supersedes: None,
         renamed_from: Vec::new(),
         entries: vec![entry],
+        directories: Vec::new(),
         salt: crate::peer::random(),
     }
 }

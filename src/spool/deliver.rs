@@ -270,7 +270,8 @@ impl Spool {
         }
         let scope = Scope::Ids(vec![peer]);
         let lifetime = std::time::Duration::from_secs(of.lifetime_secs);
-        let rest = self.scoped_manifest(entries, Vec::new(), of.priority, None, scope, lifetime);
+        let rest = of.listing_of(entries);
+        let rest = self.scoped_manifest(rest, Vec::new(), of.priority, None, scope, lifetime);
         let mut batch = Batch::default();
         self.bundle_rows_for(&rest, &[peer], false, &mut batch)?;
         self.journal.submit(batch)

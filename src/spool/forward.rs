@@ -264,6 +264,9 @@ impl Spool {
             self.roll_forward(member, entry, few, &mut batch)?;
             shown.push((member.index, member.name.clone(), ino));
         }
+        let names = members.iter().filter(|member| member.ino.is_some());
+        let names = names.map(|member| (member.index as usize, &member.name));
+        self.set_inbox_times(manifest, names, &mut batch);
         self.note_taken(of.origin, taken, &mut batch)?;
         self.settle(manifest, &shown, &mut batch)?;
         tracing::info!(bundle = %manifest.id().short(), "a publish that had begun is complete");

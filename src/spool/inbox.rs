@@ -196,6 +196,8 @@ impl Spool {
             }
             batch.sync(self.inbox().sync_above(&naming.name));
         }
+        let given = namings.iter().map(|naming| (naming.entry, &naming.name));
+        self.set_inbox_times(manifest, given, &mut batch);
         self.settle(manifest, names, &mut batch)?;
         Ok(batch)
     }

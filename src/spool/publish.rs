@@ -2,7 +2,8 @@
 //!
 //! Where no directory on the way to the names is shared with what is in the inbox, the tree is built in `partial/` and
 //! appears by one rename. Else the names are given one by one, and nobody who looks through the mount sees it half done:
-//! see [`super::InboxObserver`].
+//! see [`super::InboxObserver`]. The times of directories are set before that instant where it is a rename, else with the
+//! names.
 //!
 //! # Crash behaviour
 //!
@@ -26,13 +27,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::beneath::Root;
+use super::directories::{set_times, times_in_inbox};
 use super::durable::{self, SYNC_EACH_MAX, Sync};
 use super::inbox::{Choosing, Naming};
 use super::intake::Verified;
 use super::journal::Batch;
 use super::tables::{IN_NAMES, INTENTS, InName, Intent};
 use super::{Published, Spool, SpoolError};
-use crate::bundle::{BundleId, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, DirectoryTime, EntryKind, RelPath, VerifiedManifest};
 
 /// A name that a publish gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +82,15 @@ struct Plan {
     replaced: HashMap<RelPath, u64>,
     /// Names that the kernel may remember wrongly: those replaced and those that were in the way.
     disturbed: HashSet<RelPath>,
+}
+
+impl Plan {
+    /// The times of the directories in which the first `done` names are.
+    fn times(&self, manifest: &VerifiedManifest, done: usize) -> Vec<DirectoryTime> {
+        let names = self.namings.iter().take(done);
+        let names = names.map(|naming| (naming.entry, &naming.name));
+        times_in_inbox(manifest.manifest(), names)
+    }
 }
 
 /// The kernel has forgotten these names and remembers none, for as long as this lives.
@@ -246,6 +258,11 @@ impl Spool {
         given: &mut Vec<NewName>,
     ) -> Result<usize, (usize, SpoolError)> {
         let staging = self.staging_tree(verified.manifest.id());
+        let times = plan.times(&verified.manifest, plan.namings.len());
+        // Above the tree are directories that the inbox has already.
+        let (inside, above): (Vec<_>, Vec<_>) = times
+            .into_iter()
+            .partition(|(path, _)| path.starts_with(fresh));
         let build = || {
             durable::remove_all(&staging)?;
             let mut made = HashSet::new();
@@ -280,7 +297,11 @@ impl Spool {
                     });
                 }
             }
+            if let Ok(staged) = Root::open_at(staging.clone()) {
+                set_times(&staged, &inside);
+            }
             durable::rename_no_replace(&root, &self.inbox().at(fresh)?)?;
+            set_times(self.inbox(), &above);
             Ok(new)
         };
         match build() {
@@ -314,6 +335,7 @@ impl Spool {
         plan: &Plan,
         given: &mut Vec<NewName>,
     ) -> Result<usize, (usize, SpoolError)> {
+        let times = |done| set_times(self.inbox(), &plan.times(&verified.manifest, done));
         for (done, naming) in plan.namings.iter().enumerate() {
             let mut give = || {
                 let Some(staged) = &verified.files[naming.entry] else {
@@ -330,8 +352,12 @@ impl Spool {
                 });
                 Ok(())
             };
-            give().map_err(|error| (done, error))?;
+            if let Err(error) = give() {
+                times(done);
+                return Err((done, error));
+            }
         }
+        times(plan.namings.len());
         Ok(plan.namings.len())
     }
 
@@ -369,6 +395,9 @@ impl Spool {
         for (index, name, _) in names {
             let index = *index as usize;
             if few {
+                if manifest.manifest().entries[index].kind == EntryKind::Directory {
+                    batch.sync(self.inbox().sync(Some(name.clone())));
+                }
                 for directory in std::iter::successors(name.parent(), RelPath::parent) {
                     batch.sync(self.inbox().sync(Some(directory)));
                 }

@@ -32,7 +32,8 @@ use super::tables::{
 };
 use super::{Event, Member, Spool, SpoolError};
 use crate::bundle::{
-    BundleId, Entry, Former, MAX_ENTRIES, Priority, RelPath, SCOPE_MAX, Scope, VerifiedManifest,
+    BundleId, Entry, Former, Listing, MAX_ENTRIES, Priority, RelPath, SCOPE_MAX, Scope,
+    VerifiedManifest,
 };
 use crate::peer::{PeerId, PeerName};
 
@@ -479,7 +480,7 @@ impl Spool {
     pub(super) fn manifest_under(
         &self,
         terms: &Terms,
-        entries: Vec<Entry>,
+        listing: impl Into<Listing>,
         mut formers: Vec<Former>,
         mut supersedes: Option<BundleId>,
     ) -> VerifiedManifest {
@@ -502,7 +503,7 @@ impl Spool {
             supersedes = supersedes.filter(|bundle| shown(*bundle));
         }
         self.scoped_manifest(
-            entries,
+            listing,
             formers,
             terms.priority,
             supersedes,
@@ -585,7 +586,11 @@ impl Spool {
             }
             return Ok(());
         }
-        let new = self.manifest_under(&terms, of.entries.clone(), Vec::new(), None);
+        let listing = Listing {
+            entries: of.entries.clone(),
+            directories: of.directories.clone(),
+        };
+        let new = self.manifest_under(&terms, listing, Vec::new(), None);
         let bundle = new.id();
         self.rows_under(&terms, &new, &mut batch)?;
         for entry in &of.entries {

@@ -34,8 +34,8 @@ use super::{
     Event, Gate, Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError, now_secs,
 };
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, Former, MANIFEST_VERSION, Manifest, Priority,
-    RelPath, Scope, VerifiedManifest,
+    BundleId, DeliveryState, Entry, EntryKind, Former, Listing, MANIFEST_VERSION, Manifest,
+    Priority, RelPath, Scope, VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed};
 use crate::peer::{self, PeerId};
@@ -198,7 +198,7 @@ impl Spool {
 
     pub(super) fn scoped_manifest(
         &self,
-        entries: Vec<Entry>,
+        listing: impl Into<Listing>,
         renamed_from: Vec<Former>,
         priority: crate::bundle::Priority,
         supersedes: Option<BundleId>,
@@ -206,6 +206,7 @@ impl Spool {
         lifetime: std::time::Duration,
     ) -> VerifiedManifest {
         let (epoch, incarnation) = self.epoch();
+        let listing = listing.into();
         let manifest = Manifest {
             version: MANIFEST_VERSION,
             origin: self.identity.id(),
@@ -217,7 +218,8 @@ impl Spool {
             priority,
             supersedes,
             renamed_from,
-            entries,
+            entries: listing.entries,
+            directories: listing.directories,
             salt: peer::random(),
         };
         manifest.sign(&self.identity)

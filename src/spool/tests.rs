@@ -53,6 +53,8 @@ mod routes;
 #[cfg(test)]
 mod send;
 #[cfg(test)]
+mod tree_times;
+#[cfg(test)]
 mod trees;
 #[cfg(test)]
 mod waits;

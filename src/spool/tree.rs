@@ -3,7 +3,8 @@
 //! # Invariants
 //! 1. The row of a tree is in the journal before the rename that makes it one, and goes in the batch that seals it.
 //! 2. A tree is sealed with all its gates locked: what the manifest says of each member was true at one instant.
-//! 3. A member that is gone by then is left out. One that cannot be read holds the whole tree up; nothing is left out
+//! 3. The time of a directory is the one it has at the seal.
+//! 4. A member that is gone by then is left out. One that cannot be read holds the whole tree up; nothing is left out
 //!    silently.
 //!
 //! # Crash behaviour
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::beneath::Root;
+use super::directories::split;
 use super::durable::{OnPath, SYNC_EACH_MAX, Sync};
 use super::gate::{Gate, GateGuard};
 use super::hashing::{Look, Slice};
@@ -41,10 +43,9 @@ use super::symlinks::{hashed, link_entry};
 use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
 use super::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
 use crate::bundle::{
-    BundleId, ENTRIES_BYTES_MAX, Entry, EntryKind, MAX_ENTRIES, Priority, RelPath, VerifiedManifest,
+    BundleId, DirectoryTime, Entry, EntryKind, Mtime, Priority, RelPath, VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed};
-use crate::encoding;
 
 /// A directory to be sealed as one bundle: what `ready` found complete.
 pub struct TreeRequest {
@@ -54,7 +55,7 @@ pub struct TreeRequest {
     pub root: RelPath,
     /// Its members with their present names.
     pub files: Vec<(u64, RelPath)>,
-    /// The directory itself and those below it; the ones with nothing in them travel as such.
+    /// The directory itself and those below it; the ones with nothing in them travel as such, of the others the times.
     pub directories: Vec<RelPath>,
     /// Urgency.
     pub priority: Priority,
@@ -371,7 +372,7 @@ impl Spool {
             let meta = meta.on("stat", &self.outbox().shown(&member.path))?;
             sealed.push((member, Stat::of(&meta)));
         }
-        let mut entries = entries_of(self.outbox(), &sealed, &request.directories);
+        let (mut entries, times) = entries_of(self.outbox(), &sealed, &request.directories);
         if entries.is_empty() {
             batch.delete(TREES, &request.tree.to_be_bytes());
             self.journal.submit(batch)?;
@@ -389,8 +390,8 @@ impl Spool {
         let mut manifests: Vec<(Terms, VerifiedManifest)> = Vec::new();
         for (mut terms, entries) in parts {
             self.last_word(&entries, &mut terms);
-            for entries in split(entries) {
-                let manifest = self.manifest_under(&terms, entries, Vec::new(), None);
+            for listing in split(entries, &times) {
+                let manifest = self.manifest_under(&terms, listing, Vec::new(), None);
                 manifests.push((terms.clone(), manifest));
             }
         }
@@ -511,8 +512,12 @@ impl Spool {
     }
 }
 
-/// The files, and the directories that none of them implies.
-fn entries_of(outbox: &Root, sealed: &[(&Member, Stat)], directories: &[RelPath]) -> Vec<Entry> {
+/// The files, and the directories that none of them implies; and the times of the others, in order.
+fn entries_of(
+    outbox: &Root,
+    sealed: &[(&Member, Stat)],
+    directories: &[RelPath],
+) -> (Vec<Entry>, Vec<DirectoryTime>) {
     let mut implied: BTreeSet<RelPath> = BTreeSet::new();
     let mut imply = |path: &RelPath| {
         let mut above = path.parent();
@@ -538,8 +543,11 @@ fn entries_of(outbox: &Root, sealed: &[(&Member, Stat)], directories: &[RelPath]
     for (directory, _) in &there {
         imply(directory);
     }
+    let mut times: BTreeMap<RelPath, Mtime> = BTreeMap::new();
     for (directory, meta) in there {
-        if !implied.contains(directory) {
+        if implied.contains(directory) {
+            times.insert(directory.clone(), mtime_of(&meta));
+        } else {
             entries.push(Entry {
                 path: directory.clone(),
                 mtime: mtime_of(&meta),
@@ -547,64 +555,5 @@ fn entries_of(outbox: &Root, sealed: &[(&Member, Stat)], directories: &[RelPath]
             });
         }
     }
-    entries
-}
-
-/// As few groups as fit a manifest each.
-fn split(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
-    let mut groups: Vec<Vec<Entry>> = Vec::new();
-    let mut bytes = 0;
-    for entry in entries {
-        let weight = encoding::len_of(&entry);
-        match groups.last_mut() {
-            Some(group) if bytes + weight <= ENTRIES_BYTES_MAX && group.len() < MAX_ENTRIES => {
-                bytes += weight;
-                group.push(entry);
-            }
-            Some(_) | None => {
-                bytes = weight;
-                groups.push(vec![entry]);
-            }
-        }
-    }
-    groups
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(path: String, chunks: usize) -> Entry {
-        Entry {
-            path: RelPath::parse(path).unwrap(),
-            mtime: (0, 0),
-            kind: EntryKind::File {
-                size: 1,
-                executable: false,
-                digest: Digest([0; 32]),
-                chunks: crate::digest::ChunkList::of_hashes(chunks),
-            },
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_one_manifest_is_split_and_nothing_is_lost() {
-        let small: Vec<Entry> = (0..10_000).map(|n| file(format!("d/{n}"), 0)).collect();
-        assert_eq!(split(small).len(), 1);
-        let many: Vec<Entry> = (0..=MAX_ENTRIES)
-            .map(|n| file(format!("d/{n}"), 0))
-            .collect();
-        let groups = split(many);
-        assert_eq!(
-            groups.iter().map(Vec::len).collect::<Vec<_>>(),
-            [MAX_ENTRIES, 1]
-        );
-        let long: Vec<Entry> = (0..300).map(|n| file(format!("d/{n}"), 4096)).collect();
-        let groups = split(long);
-        assert!(groups.len() > 1 && groups.iter().map(Vec::len).sum::<usize>() == 300);
-        for group in groups {
-            let encoded = postcard::to_stdvec(&group).unwrap();
-            assert!(encoded.len() <= ENTRIES_BYTES_MAX + 8, "{}", encoded.len());
-        }
-    }
+    (entries, times.into_iter().collect())
 }

@@ -368,6 +368,7 @@ fn no_manifests_of_two_hostile_origins_have_a_link_lead_out() {
         } else {
             formers
         };
+        lie.directories = Vec::new();
         lie.entries = vec![Entry {
             path: path.clone(),
             mtime: (0, 0),

@@ -2,6 +2,7 @@
 
 use super::super::journal::Batch;
 use super::super::tables::{INTENTS, Intent, MARKS, Mark, MarkKind, TREES, TreeRow};
+use super::tree_times::{age, assert_ages};
 use super::*;
 use crate::bundle::EntryKind;
 
@@ -510,6 +511,8 @@ fn crash_in_publish(over_existing: bool, given: usize, in_tree: usize) {
         fs::rename(alder.outbox("d"), alder.outbox("aside")).unwrap();
     }
     fs::create_dir(alder.outbox(".d/empty")).unwrap();
+    let times = [("", (10, 1)), ("sub", (-20, 2)), ("empty", (30, 3))];
+    age(&alder.outbox(".d"), &times);
     let bundle = alder.commit(".d", "d");
     let manifest = alder.manifest(bundle);
     let partial = birch.state().join("partial");
@@ -549,7 +552,7 @@ fn crash_in_publish(over_existing: bool, given: usize, in_tree: usize) {
         ["new a", "new b", "new c"],
         "{given} given, {in_tree} in the tree"
     );
-    assert!(birch.inbox("d/empty").is_dir());
+    assert_ages(&birch.inbox("d"), &times);
     birch.spool().journal.flush().unwrap();
     assert!(birch.spool().receipt(bundle).is_some());
     let left: Vec<_> = fs::read_dir(&partial).unwrap().collect();
