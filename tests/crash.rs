@@ -388,7 +388,7 @@ fn a_file_closed_right_before_a_kill_is_sent_or_named() {
     watcher.finish();
 }
 
-/// How long the kernel takes to tell: `cargo test --test crash -- --ignored --nocapture how_long`.
+/// How long the kernel takes to tell: `cargo test --release --test crash -- --ignored --nocapture how_long`.
 #[test]
 #[ignore = "a measurement"]
 fn how_long_after_a_close_a_kill_makes_the_file_incomplete() {

@@ -25,8 +25,11 @@
 //! - The offers come by several peers (the origin and a keeper, or two keepers), or the later one is urgent and the earlier
 //!   one is not. A manifest does not say which renames came before it, and a missing number may be a bundle for others, so
 //!   the receiver cannot know that one is still to come.
+//! - Two names were exchanged, or files changed places by a third name: no order of two bundles suits both.
+//! - The seal of the earlier one is tried again, because a writer came or the disk failed.
 //! - A member who joined when other files of a bundle were replaced got the rest as another bundle
-//!   ([`super::deliver`]), which the formers do not name: there a file's new name is one more file.
+//!   ([`super::deliver`]), which the formers do not name: there a file's new name is one more file, and a consumed one is
+//!   shown again.
 //!
 //! # Crash behaviour
 //! The row in [`RENAMES`] is in the journal's log before the rename; after a crash of the daemon the rename is completed.
