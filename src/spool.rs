@@ -5,12 +5,10 @@
 
 mod allowance;
 mod arrived;
-pub(crate) mod beneath;
 mod cancel;
 mod consumed;
 mod content;
 mod custody;
-mod database;
 mod deliver;
 mod delta;
 mod directories;
@@ -18,7 +16,6 @@ mod doubt;
 mod dress;
 mod durable;
 mod expiry;
-mod extents;
 mod forward;
 mod gate;
 mod hashing;
@@ -28,7 +25,6 @@ mod home;
 mod inbox;
 mod intake;
 mod jobs;
-mod journal;
 mod layout;
 mod links;
 mod listen;
@@ -46,7 +42,6 @@ mod record;
 mod recover;
 mod renamed;
 mod reseal;
-mod reserve;
 mod room;
 mod route;
 mod seal;
@@ -60,7 +55,6 @@ mod taken;
 #[cfg(test)]
 mod tests;
 mod tree;
-mod wal;
 mod withdrawn;
 mod zeros;
 
@@ -85,7 +79,6 @@ pub use self::gate::{Gate, GateGuard};
 use self::history::History;
 pub use self::intake::{CONTRADICTS, Incoming, Verified};
 use self::jobs::Jobs;
-use self::journal::{Batch, Journal};
 pub use self::layout::Layout;
 pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome, is_alone};
 pub use self::private::make_state_directory;
@@ -98,7 +91,8 @@ use self::shown::Counters;
 pub use self::shown::{InboundRow, OutboundRow, RecipientRow};
 pub use self::start::StateLock;
 use self::start::{
-    LastRun, check_format, check_hard_links, is_in_use, last_run, save_boot, save_clean,
+    LastRun, check_format, check_hard_links, distrust_page_cache, is_in_use, last_run, save_boot,
+    save_clean,
 };
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
@@ -107,6 +101,9 @@ use self::zeros::Zeros;
 use crate::bundle::{
     BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
 };
+pub(crate) use crate::disk::beneath;
+use crate::disk::extents;
+use crate::journal::{self, Batch, Journal, JournalError, Reserve};
 use crate::peer::{self, Identity, PeerId, PeerName};
 
 /// How far one peer may push our epoch at once: more starts than a restored backup can have missed. The number is 64
@@ -217,9 +214,9 @@ pub enum SpoolError {
         /// What was found.
         why: String,
     },
-    /// The journal's database failed.
+    /// The journal failed.
     #[error("journal: {0}")]
-    Journal(String),
+    Journal(JournalError),
     /// The file system has no more free than it is to keep.
     #[error("{free} bytes are free above min_free ({min_free})")]
     NoRoom {
@@ -243,6 +240,9 @@ pub enum SpoolError {
     /// What is to be published was ended by its origin.
     #[error("{}", .0.refusal())]
     Ended(CancelReason),
+    /// More files wait for their seal than are kept in memory; this one is looked at again later.
+    #[error("too many files wait for their seal")]
+    SealsFull,
     /// A stored record that cannot be read.
     #[error("damaged record in the journal: {0}")]
     Corrupted(String),
@@ -591,10 +591,10 @@ impl Spool {
         let layout = Layout::new(config.state);
         let state = layout.state().to_path_buf();
         // Before anything else is written: the disk may be full.
-        drop(reserve::Reserve::open(&state));
+        drop(Reserve::open(&state));
         check_format(&state)?;
-        durable::make_shown_root(&layout.outbox(), &state)?;
-        durable::make_shown_root(&layout.inbox(), &state)?;
+        private::make_shown_root(&layout.outbox(), &state)?;
+        private::make_shown_root(&layout.inbox(), &state)?;
         let rooms = [
             layout.partial(),
             layout.quarantine(),
@@ -611,7 +611,11 @@ impl Spool {
         config.dress.put_on_roots(&layout)?;
         let (roots, room) = (Roots::open(&layout)?, Room::new(config.limits, &state)?);
         let last = last_run(&state)?;
-        let journal = Journal::open(&state, last == LastRun::Whole)?;
+        let distrust = {
+            let state = state.clone();
+            move || distrust_page_cache(&state)
+        };
+        let journal = Journal::open(&state, last == LastRun::Whole, distrust)?;
 
         let proofs = proofs::Proofs::open(&layout)?;
         let last_epoch = journal.get::<u64>(META, META_EPOCH)?;
@@ -747,7 +751,7 @@ impl Spool {
         let mut batch = Batch::default();
         batch.put(META, META_EPOCH, &epoch);
         self.journal.submit(batch)?;
-        self.journal.flush()
+        Ok(self.journal.flush()?)
     }
 
     /// What is wrong with our own disk: commits of the journal fail, there is no room, received files were damaged, or the

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 
 use super::content::inode_at;
 use super::durable::{self, OnPath};
-use super::journal::Batch;
+use super::journal::{Batch, JournalError};
 use super::tables::{
     BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DEADLINES, DELIVERIES, HELD, KEPT, ORPHANS, PENDING,
     USERS, delivery_key, pending_key, user_key,
@@ -74,7 +74,7 @@ impl Spool {
 
     /// Anybody can sign a cancel of any id: it counts only together with who signed it.
     fn cancel_of(&self, bundle: BundleId, origin: PeerId) -> Result<Option<Cancel>, SpoolError> {
-        self.journal.get(CANCELS, &cancel_key(bundle, origin))
+        Ok(self.journal.get(CANCELS, &cancel_key(bundle, origin))?)
     }
 
     /// The newest bundle of ours that was sealed from `path`, or the one with this id in hex.
@@ -290,7 +290,7 @@ impl Spool {
         let mut batch = Batch::default();
         batch.delete(KEPT, &bundle.0);
         batch.delete(DEADLINES, &bundle.0);
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     fn coming(&self, bundle: BundleId) -> Option<super::InboundShown> {
@@ -332,10 +332,10 @@ impl Spool {
             match self.journal.get::<Cancel>(CANCELS, cancel) {
                 Ok(found) => owed.extend(found),
                 // The next start drops it.
-                Err(SpoolError::Corrupted(why)) => {
-                    tracing::error!("a cancel is passed over: {why}");
+                Err(error @ JournalError::Row { .. }) => {
+                    tracing::error!("a cancel is passed over: {error}");
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(owed)
@@ -353,7 +353,7 @@ impl Spool {
                 batch.delete(CANCELS_OWED, &key);
             }
         }
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// Nobody is told of these cancels any more; given by their keys.
@@ -365,7 +365,7 @@ impl Spool {
             }
             let mut batch = Batch::default();
             batch.delete(CANCELS_OWED, key);
-            spool.journal.submit(batch)
+            Ok(spool.journal.submit(batch)?)
         })
     }
 

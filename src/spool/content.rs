@@ -53,10 +53,8 @@ impl Spool {
         }
         match durable::link_open_file(file, &link) {
             Ok(()) => {}
-            Err(SpoolError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Ok(false);
-            }
-            Err(e) => return Err(e),
+            Err(error) if error.cause().kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
         if let Some(directory) = link.parent() {
             batch.sync(Sync::Directory(directory.to_path_buf()));
@@ -74,7 +72,7 @@ impl Spool {
                 let mut batch = Batch::default();
                 batch.delete(INODES, &meta.ino().to_be_bytes());
                 self.forget_uses(digest, &mut batch)?;
-                self.journal.submit(batch)
+                Ok(self.journal.submit(batch)?)
             }
             Ok(_) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -105,7 +103,7 @@ impl Spool {
         }
         let mut batch = Batch::default();
         batch.delete(INODES, &ino.to_be_bytes());
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// The digest of the inode's bytes, if they are sealed and this inode is the one that `content/` shows.
@@ -147,11 +145,10 @@ impl Spool {
             .join(format!("copy-out.{}", gate.gate().ino()));
         // The gate keeps the bytes as they are; the decision lock is not held while copying.
         let readable = reopen(file)?;
-        let copied =
-            durable::copy(&readable, &temp).and_then(|copy| copy.sync_all().on("sync", &temp));
+        let copied = durable::copy(&readable, &temp).and_then(|copy| durable::sync(&copy, &temp));
         if let Err(error) = copied {
             durable::remove(&temp)?;
-            return Err(error);
+            return Err(error.into());
         }
         let decide = self.decide.lock();
         if inode_at(&link) == Some(gate.gate().ino()) && self.content_needed(digest)? {

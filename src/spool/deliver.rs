@@ -218,7 +218,7 @@ impl Spool {
             let mut batch = Batch::default();
             if page.is_empty() {
                 batch.delete(JOINING, peer.as_bytes());
-                return self.journal.submit(batch);
+                return Ok(self.journal.submit(batch)?);
             }
             for (key, bundle) in &page {
                 // To all: another first member may be joining at the same time.
@@ -274,7 +274,7 @@ impl Spool {
         let rest = self.scoped_manifest(rest, Vec::new(), of.priority, None, scope, lifetime);
         let mut batch = Batch::default();
         self.bundle_rows_for(&rest, &[peer], false, &mut batch)?;
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// Owes the bundle to every member that it was not promised to yet; gives those. Call with the decision lock held.
@@ -364,7 +364,7 @@ impl Spool {
         member.epoch = epoch;
         let mut batch = Batch::default();
         batch.put(MEMBERS, peer.as_bytes(), &member);
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
@@ -707,7 +707,7 @@ impl Spool {
         }
         if let Err(error) = self
             .show_inbound(&row, &mut batch)
-            .and_then(|_| self.journal.submit(batch))
+            .and_then(|_| Ok(self.journal.submit(batch)?))
         {
             tracing::error!(%error, "cannot record the state of an offer");
         }
@@ -741,7 +741,7 @@ impl Spool {
         bundle: BundleId,
     ) -> Result<Option<InboundShown>, SpoolError> {
         match self.journal.get::<u64>(IN_SHOWN, &bundle.0)? {
-            Some(order) => self.journal.get(IN_ORDER, &descending(order)),
+            Some(order) => Ok(self.journal.get(IN_ORDER, &descending(order))?),
             None => Ok(None),
         }
     }

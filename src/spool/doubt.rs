@@ -278,7 +278,7 @@ impl Spool {
         let (ino, digest) = (found.stat.ino, row.digest);
         batch.put(IN_NAMES, found.path.as_bytes(), &InName { ino, ..row });
         self.record_shown(&found.path, digest, ino, &mut batch)?;
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// The file has other bytes than its record says. Call with the decision lock held.
@@ -319,7 +319,7 @@ impl Spool {
             if spool.is_mended(name, damaged)? {
                 batch.delete(DAMAGED, name);
             }
-            spool.journal.submit(batch)
+            Ok(spool.journal.submit(batch)?)
         })
     }
 

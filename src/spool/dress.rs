@@ -146,7 +146,7 @@ impl Spool {
     pub(super) fn make_inbox_directory(&self, path: &RelPath) -> Result<bool, SpoolError> {
         let mode = self.dress.directory_mode();
         let dress = |made: &File| self.dress.put_on(made, mode);
-        self.inbox().make_directory(path, dress)
+        Ok(self.inbox().make_directory(path, dress)?)
     }
 
     /// Makes a directory that is to be one of the inbox, where it is built; those on the way to it must be there.

@@ -1,22 +1,12 @@
-//! The one place that syncs, renames and removes state.
-//!
-//! Every call names the path in its error. What survives a crash is said at each call: after a crash of the daemon
-//! alone everything that a call returned from is there (the page cache lives on); after a power loss only what was
-//! synced.
+//! The disk's calls, [`crate::disk::durable`], and what becomes of errors from below.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::ops::Range;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{AtFlags, CWD, RenameFlags};
+use std::io;
+use std::path::Path;
 
 use super::SpoolError;
-use super::beneath::{Root, Spot, is_nothing};
-use super::extents::Extents;
-use crate::bundle::RelPath;
+pub(super) use crate::disk::durable::*;
+use crate::disk::{self, DiskError};
+use crate::journal::JournalError;
 
 /// Adds the path to an I/O error.
 pub(super) trait OnPath<T> {
@@ -26,273 +16,58 @@ pub(super) trait OnPath<T> {
 
 impl<T> OnPath<T> for io::Result<T> {
     fn on(self, action: &'static str, path: &Path) -> Result<T, SpoolError> {
-        self.map_err(|source| SpoolError::Io {
-            action,
-            path: path.to_path_buf(),
-            source,
-        })
+        Ok(disk::OnPath::on(self, action, path)?)
     }
 }
 
 impl<T> OnPath<T> for rustix::io::Result<T> {
     fn on(self, action: &'static str, path: &Path) -> Result<T, SpoolError> {
-        self.map_err(io::Error::from).on(action, path)
+        Ok(disk::OnPath::on(self, action, path)?)
     }
 }
 
-/// Something that must be on the disk before a journal batch may be.
-#[derive(Clone, Debug)]
-pub(super) enum Sync {
-    /// The bytes of a file.
-    File(std::sync::Arc<File>),
-    /// The names in a directory of ours, not of the two trees.
-    Directory(PathBuf),
-    /// The names in a directory of one of the two trees; `None`: its root.
-    Names(std::sync::Arc<Root>, Option<RelPath>),
-    /// All of the state's file system.
-    Everything,
-    /// Fails the first time and never again, as Linux tells of a writeback error.
-    #[cfg(test)]
-    FailsOnce(std::sync::Arc<std::sync::atomic::AtomicBool>),
+impl From<DiskError> for SpoolError {
+    fn from(error: DiskError) -> Self {
+        match error {
+            DiskError::Sync { path, source } => Self::Io {
+                action: "sync",
+                path,
+                source,
+            },
+            DiskError::Call {
+                action,
+                path,
+                source,
+            } => Self::Io {
+                action,
+                path,
+                source,
+            },
+        }
+    }
 }
 
-/// The action of a sync in its error: what [`sync_failed`] goes by.
-const SYNC: &str = "sync";
-
-/// Whether the disk itself refused to make something durable; not that something could not be opened for it. Then the
-/// bytes may be lost for good, even for a full disk (it found no room for them when they were to be written): Linux says
-/// so once, takes the pages for clean, and the next sync of the same bytes succeeds.
-pub(super) fn sync_failed(error: &SpoolError) -> bool {
-    matches!(error, SpoolError::Io { action: SYNC, .. })
-}
-
-/// Past this many, one syncfs(2) is cheaper than the single calls; 200 small files were 3 to 5 times as fast with it.
-pub(super) const SYNC_EACH_MAX: usize = 24;
-
-/// Makes all of `syncs` durable. A directory that is gone by now, or a file instead, needs no sync.
-pub(super) fn sync_all(state: &Path, syncs: &[Sync]) -> Result<(), SpoolError> {
-    let mut directories: Vec<&Path> = Vec::new();
-    let mut names: Vec<(&Root, Option<&RelPath>)> = Vec::new();
-    let mut files = Vec::new();
-    let mut everything = false;
-    for sync in syncs {
-        match sync {
-            Sync::File(file) => files.push(file),
-            Sync::Directory(path) => directories.push(path),
-            Sync::Names(root, directory) => names.push((root, directory.as_ref())),
-            Sync::Everything => everything = true,
-            #[cfg(test)]
-            Sync::FailsOnce(failed) => {
-                if !failed.swap(true, std::sync::atomic::Ordering::AcqRel) {
-                    return Err(io::Error::from_raw_os_error(libc::EIO)).on(SYNC, state);
-                }
+impl From<JournalError> for SpoolError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Disk(error) => error.into(),
+            JournalError::Damaged { path, why } => Self::Damaged { path, why },
+            JournalError::Row { .. } | JournalError::Record(_) => {
+                Self::Corrupted(error.to_string())
             }
+            error => Self::Journal(error),
         }
     }
-    directories.sort_unstable();
-    directories.dedup();
-    names.sort_unstable_by_key(|(root, directory)| (std::ptr::from_ref(*root), *directory));
-    names.dedup_by_key(|(root, directory)| (std::ptr::from_ref(*root), *directory));
-    if everything || files.len() + directories.len() + names.len() > SYNC_EACH_MAX {
-        let root = File::open(state).on("open", state)?;
-        // An interrupted sync has told nothing yet.
-        return rustix::io::retry_on_intr(|| rustix::fs::syncfs(&root)).on(SYNC, state);
-    }
-    for file in files {
-        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(file)).on(SYNC, state)?;
-    }
-    for directory in directories {
-        match sync_directory(directory) {
-            Err(SpoolError::Io { source, .. })
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) => {}
-            other => other?,
-        }
-    }
-    for (root, directory) in names {
-        sync_names(root, directory)?;
-    }
-    Ok(())
 }
 
-/// What is read next of a file comes from the disk, as far as it is not to be written still: after a failed sync the page
-/// cache has bytes that the disk has not.
-pub(super) fn read_from_disk(file: &File) {
-    // Best effort.
-    let _kept = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
-}
-
-/// Makes the names in a directory of one of the two trees durable, unless it is gone, or a file or link by now.
-fn sync_names(root: &Root, directory: Option<&RelPath>) -> Result<(), SpoolError> {
-    match root.open_directory(directory) {
-        Ok(open) => open.sync_all().on(SYNC, &root.shown_at(directory)),
-        Err(error) if is_nothing(error) => Ok(()),
-        Err(error) => Err(error).on("open", &root.shown_at(directory)),
+impl From<JournalError> for super::ServeError {
+    fn from(error: JournalError) -> Self {
+        Self::Disk(error.into())
     }
 }
 
-/// Makes the names in a directory durable.
-pub(super) fn sync_directory(path: &Path) -> Result<(), SpoolError> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECTORY)
-        .open(path)
-        .on("open", path)?
-        .sync_all()
-        .on(SYNC, path)
-}
-
-/// Makes a directory with mode 0700 unless it is there, parents too.
-pub(super) fn make_directory(path: &Path) -> Result<(), SpoolError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .on("create directory", path)
-}
-
-/// Makes the root of a tree that the mount shows, unless it is there: open to all like any new directory, so that
-/// `allow_other` means something. On disk its parent keeps others out; where that does not, it is made for us alone.
-pub(super) fn make_shown_root(path: &Path, parent: &Path) -> Result<(), SpoolError> {
-    let others = parent.metadata().on("look at", parent)?.mode() & 0o077;
-    if others != 0 || path.exists() {
-        return make_directory(path);
+impl From<JournalError> for super::GroupError {
+    fn from(error: JournalError) -> Self {
+        Self::Disk(error.into())
     }
-    make_directory(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).on("set the mode of", path)
-}
-
-/// Replaces what a file holds, in place: an error means that it still holds what it did. What is written may be cut or
-/// empty after a power loss.
-pub(super) fn overwrite(path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
-    let mut file = File::create(path).on("empty", path)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        tracing::warn!(path = %path.display(), %error, "emptied, but not written");
-    }
-    Ok(())
-}
-
-/// Replaces a small file: either the old or the new bytes survive any crash, never a mixture.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
-    let temp = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temp)
-        .on("create", &temp)?;
-    file.write_all(bytes).on("write", &temp)?;
-    file.sync_all().on(SYNC, &temp)?;
-    fs::rename(&temp, path).on("rename", path)?;
-    sync_directory(path.parent().unwrap_or(Path::new("/")))
-}
-
-/// Renames, replacing `to`. Durable after a sync of both directories.
-pub(super) fn rename(
-    from: &(impl Spot + ?Sized),
-    to: &(impl Spot + ?Sized),
-) -> Result<(), SpoolError> {
-    let ((old, from), (new, name)) = (from.spot(), to.spot());
-    rustix::fs::renameat(old, from, new, name).on("rename", to.shown())
-}
-
-/// Renames, failing with EEXIST when `to` is there.
-pub(super) fn rename_no_replace(
-    from: &(impl Spot + ?Sized),
-    to: &(impl Spot + ?Sized),
-) -> Result<(), SpoolError> {
-    let ((old, from), (new, name)) = (from.spot(), to.spot());
-    rustix::fs::renameat_with(old, from, new, name, RenameFlags::NOREPLACE).on("rename", to.shown())
-}
-
-/// Removes a file. `false`: it was not there.
-pub(super) fn remove(spot: &(impl Spot + ?Sized)) -> Result<bool, SpoolError> {
-    let (directory, name) = spot.spot();
-    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::NOENT) => Ok(false),
-        Err(e) => Err(e).on("remove", spot.shown()),
-    }
-}
-
-/// Removes a file, or a directory with all that is in it; it may be gone already.
-pub(super) fn remove_all(path: &Path) -> Result<(), SpoolError> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match removed {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.on("remove", path),
-    }
-}
-
-/// Gives a file one more name, without following a link.
-pub(super) fn link(
-    from: &(impl Spot + ?Sized),
-    to: &(impl Spot + ?Sized),
-) -> Result<(), SpoolError> {
-    let ((old, from), (new, name)) = (from.spot(), to.spot());
-    rustix::fs::linkat(old, from, new, name, AtFlags::empty()).on("link", to.shown())
-}
-
-/// Removes an empty directory.
-pub(super) fn remove_directory(spot: &(impl Spot + ?Sized)) -> Result<(), SpoolError> {
-    let (directory, name) = spot.spot();
-    rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR).on("remove directory", spot.shown())
-}
-
-/// Gives an open file one more name. ENOENT when it has none left: somebody removed it meanwhile.
-pub(super) fn link_open_file(file: &File, to: &Path) -> Result<(), SpoolError> {
-    use std::os::fd::AsRawFd;
-    let from = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW).on("link", to)
-}
-
-/// Copies all of `from` into the new file `to`: shared extents where the file system can, else a copy inside the kernel,
-/// of what is not a hole.
-pub(super) fn copy(from: &File, to: &Path) -> Result<File, SpoolError> {
-    let new = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(to)
-        .on("create", to)?;
-    if rustix::fs::ioctl_ficlone(&new, from).is_ok() {
-        return Ok(new);
-    }
-    let len = from.metadata().on("stat", to)?.len();
-    new.set_len(len).on("stretch", to)?;
-    let (mut extents, mut at) = (Extents::of(from), 0_u64);
-    while at < len {
-        let bytes = extents.bytes_from(at);
-        let (begin, end) = (bytes.start.max(at), bytes.end.min(len));
-        at = copy_range(from, &new, begin..end).on("copy to", to)?;
-        if at < end {
-            return Err(rustix::io::Errno::IO).on("copy all of", to);
-        }
-    }
-    Ok(new)
-}
-
-/// Gives how far it came.
-fn copy_range(from: &File, to: &File, range: Range<u64>) -> rustix::io::Result<u64> {
-    let (mut read_at, mut write_at) = (range.start, range.start);
-    while read_at < range.end {
-        let left = usize::try_from(range.end - read_at).unwrap_or(usize::MAX);
-        let want = left.min(1 << 30);
-        match rustix::fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), want) {
-            Ok(0) => break,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(read_at)
 }

@@ -390,7 +390,7 @@ impl Spool {
         // Not before: until then what is due is not offered by its row.
         let next = self.policy.ageing.lock().near.next();
         self.policy.next_deadline.store(next, Ordering::Release);
-        self.journal.flush()
+        Ok(self.journal.flush()?)
     }
 }
 

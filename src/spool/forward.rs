@@ -170,7 +170,7 @@ impl Spool {
     fn look_at(&self, at: &Where, name: &RelPath) -> Result<Option<fs::Metadata>, SpoolError> {
         match at {
             Where::Aside(at) => Ok(fs::symlink_metadata(at).ok()),
-            Where::Shown => self.inbox().look(name),
+            Where::Shown => Ok(self.inbox().look(name)?),
         }
     }
 

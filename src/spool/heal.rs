@@ -59,6 +59,6 @@ impl Spool {
                 Ok(())
             })?;
         }
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 }

@@ -126,7 +126,7 @@ impl Spool {
         let mut given = Vec::new();
         let settled = self
             .give(verified, &namings, &names, &mut given)
-            .and_then(|batch| self.journal.submit(batch));
+            .and_then(|batch| Ok(self.journal.submit(batch)?));
         let failed = settled.err();
         if failed.is_some() {
             self.unpublish(verified, &namings, &mut given);
@@ -337,13 +337,13 @@ impl Spool {
             None => {
                 let mut batch = Batch::default();
                 batch.delete(INODES, &ino.to_be_bytes());
-                self.journal.submit(batch)
+                Ok(self.journal.submit(batch)?)
             }
         }
     }
 
     pub(super) fn settled(&self, bundle: BundleId) -> Result<Option<Receipt>, SpoolError> {
-        self.journal.get(SETTLED, &bundle.0)
+        Ok(self.journal.get(SETTLED, &bundle.0)?)
     }
 
     /// Names for all entries but those of which something newer was published. Call with the decision lock held.
@@ -675,7 +675,7 @@ impl Spool {
                 batch.delete(super::tables::MARKS, &row.ino.to_be_bytes());
                 self.journal.submit(batch)?;
             }
-            return Err(error);
+            return Err(error.into());
         }
         let mut batch = Batch::default();
         batch.delete(IN_NAMES, from.as_bytes());

@@ -465,7 +465,7 @@ impl Spool {
         }
         let path = self.layout.content(digest);
         match File::open(&path) {
-            Ok(file) => durable::copy(&file, to).map(drop),
+            Ok(file) => Ok(durable::copy(&file, to).map(drop)?),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e).on("open", &path),
         }

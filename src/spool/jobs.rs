@@ -386,8 +386,7 @@ fn finish(jobs: &Jobs, job: Job, outcomes: Vec<SealOutcome>) {
 }
 
 fn too_many() -> SealOutcome {
-    let error = SpoolError::Journal("too many files wait for their seal".into());
-    SealOutcome::Failed(Arc::new(error))
+    SealOutcome::Failed(Arc::new(SpoolError::SealsFull))
 }
 
 impl Step {

@@ -146,7 +146,7 @@ impl Spool {
         for (ino, _, new) in &pairs {
             add(*ino, new, &mut batch);
         }
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// At start: drops rows of names that show another inode by now.
@@ -161,7 +161,7 @@ impl Spool {
             }
             let mut batch = Batch::default();
             take(*ino, &path, &mut batch);
-            spool.journal.submit(batch)
+            Ok(spool.journal.submit(batch)?)
         })
     }
 
@@ -183,6 +183,6 @@ impl Spool {
         } else if self.any_links.load(Ordering::Acquire) && known()?.is_some() {
             take(ino, path, &mut batch);
         }
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 }

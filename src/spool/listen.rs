@@ -34,7 +34,7 @@ impl Spool {
             return Ok(());
         }
         let text: String = bound.iter().map(|addr| format!("{addr}\n")).collect();
-        durable::write_file(&self.layout.listen(), text.as_bytes())
+        Ok(durable::write_file(&self.layout.listen(), text.as_bytes())?)
     }
 }
 

@@ -33,7 +33,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let shared = gate.shared();
         if shared.is_marked() {
-            return self.journal.submit(batch);
+            return Ok(self.journal.submit(batch)?);
         }
         let _marking = shared.marking();
         let ino = shared.ino();
@@ -131,7 +131,7 @@ impl Spool {
             Some(mark) => batch.put(MARKS, &key, &mark),
             None => batch.delete(MARKS, &key),
         }
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// The file that is at `to` now was at `from`.

@@ -283,7 +283,7 @@ impl Spool {
             }
             batch.delete(INODES, &ino.to_be_bytes());
         }
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// `st_nlink` as the user should see it: without the link in `content/`, which may be the last one left.

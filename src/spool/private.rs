@@ -10,12 +10,12 @@
 //! 4. Files that are opened by name have mode 0600 all the same; above all the lock, since whoever may open a file may
 //!    hold a lock on it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use super::durable::OnPath;
+use super::durable::{self, OnPath};
 use super::{Layout, SpoolError};
 
 /// The bits of a mode that let others in.
@@ -71,22 +71,15 @@ fn is_unused(state: &Path) -> Result<bool, SpoolError> {
     }
 }
 
-/// Opens a file of the state to be written, made if it is missing; afterwards nobody else may open it.
-pub(super) fn open_or_make(path: &Path) -> Result<File, SpoolError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .on("open", path)?;
-    let mode = file.metadata().on("look at", path)?.mode();
-    if mode & OTHERS != 0 {
-        let closed = file.set_permissions(Permissions::from_mode(0o600));
-        closed.on("set the mode of", path)?;
+/// Makes the root of a tree that the mount shows, unless it is there: open to all like any new directory, so that
+/// `allow_other` means something. On disk its parent keeps others out; where that does not, it is made for us alone.
+pub(super) fn make_shown_root(path: &Path, parent: &Path) -> Result<(), SpoolError> {
+    let others = parent.metadata().on("look at", parent)?.mode() & OTHERS;
+    if others != 0 || path.exists() {
+        return Ok(durable::make_directory(path)?);
     }
-    Ok(file)
+    durable::make_directory(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755)).on("set the mode of", path)
 }
 
 #[cfg(test)]
@@ -148,21 +141,5 @@ mod tests {
             assert!(said.contains(&remedy) && said.contains("--state"), "{said}");
             assert_eq!(mode(layout.state()), 0o755, "{name}");
         }
-    }
-
-    #[test]
-    fn a_file_that_others_could_open_is_closed_to_them() {
-        let (_dir, layout) = place();
-        make_state_directory(&layout).unwrap();
-        let path = layout.lock();
-        open_or_make(&path).unwrap();
-        assert_eq!(mode(&path), 0o600);
-        fs::write(&path, "kept").unwrap();
-        set(&path, 0o666);
-        open_or_make(&path).unwrap();
-        assert_eq!(
-            (mode(&path), fs::read(&path).unwrap()),
-            (0o600, b"kept".to_vec())
-        );
     }
 }

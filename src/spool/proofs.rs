@@ -25,9 +25,10 @@ use serde::{Deserialize, Serialize};
 use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::tables::{CHOSEN, IN_NAMES, InName, OWNED, origin_key};
-use super::wal::{self, Record, Segment, Wal};
 use super::{Layout, Spool, SpoolError};
 use crate::bundle::{RelPath, SignedManifest, VerifiedManifest};
+use crate::journal::JournalError;
+use crate::journal::log::{self, Log, Record, Segment};
 
 /// Proofs of fewer bytes than these are not looked through.
 const SWEEP_FROM: u64 = 4 << 20;
@@ -43,7 +44,7 @@ struct Proof {
 #[derive(Debug)]
 pub(super) struct Proofs {
     at: PathBuf,
-    log: Mutex<Wal>,
+    log: Mutex<Log>,
     /// Bytes on the disk.
     size: AtomicU64,
     /// Bytes beyond which those that are past go.
@@ -53,10 +54,10 @@ pub(super) struct Proofs {
 impl Proofs {
     pub(super) fn open(layout: &Layout) -> Result<Self, SpoolError> {
         let at = layout.proofs();
-        let log = Wal::open(&at)?;
+        let log = Log::open(&at)?;
         let mut size = 0;
-        for segment in wal::segments(&at)? {
-            let path = wal::name(&at, segment);
+        for segment in log::segments(&at)? {
+            let path = log::name(&at, segment);
             size += path.metadata().on("stat", &path)?.len();
         }
         Ok(Self {
@@ -69,7 +70,7 @@ impl Proofs {
 
     fn append(&self, proof: &Proof) -> Result<(), SpoolError> {
         let record = Record::new(|header| postcard::to_extend(proof, header))
-            .map_err(|e| SpoolError::Journal(e.to_string()))?;
+            .map_err(|e| JournalError::Record(e.to_string()))?;
         self.log.lock().append(&record)?;
         let len = record.len() as u64;
         self.size.fetch_add(len, Ordering::Relaxed);
@@ -86,8 +87,8 @@ impl Proofs {
         &self,
         look: &mut dyn FnMut(&[u8]) -> Result<(), SpoolError>,
     ) -> Result<(), SpoolError> {
-        for segment in wal::segments(&self.at)? {
-            each_of(&wal::name(&self.at, segment), look)?;
+        for segment in log::segments(&self.at)? {
+            each_of(&log::name(&self.at, segment), look)?;
         }
         Ok(())
     }
@@ -98,7 +99,7 @@ fn each_of(
     look: &mut dyn FnMut(&[u8]) -> Result<(), SpoolError>,
 ) -> Result<(), SpoolError> {
     let mut reader = BufReader::new(File::open(path).on("open", path)?);
-    while let Some(body) = wal::next_record(&mut reader).on("read", path)? {
+    while let Some(body) = log::next_record(&mut reader).on("read", path)? {
         look(&body)?;
     }
     Ok(())
@@ -195,9 +196,9 @@ impl Spool {
         let temp = proofs.at.join("sweeping");
         let mut new = BufWriter::new(File::create(&temp).on("create", &temp)?);
         let (mut before, mut after) = (0_u64, 0_u64);
-        let old: Vec<u64> = wal::segments(&proofs.at)?;
+        let old: Vec<u64> = log::segments(&proofs.at)?;
         for segment in old.iter().copied().filter(|segment| *segment <= ended) {
-            each_of(&wal::name(&proofs.at, segment), &mut |body| {
+            each_of(&log::name(&proofs.at, segment), &mut |body| {
                 before += Record::len_of(body);
                 if self.still_shown(body)? {
                     after += Record::len_of(body);
@@ -208,9 +209,9 @@ impl Spool {
             })?;
         }
         new.flush().on("write", &temp)?;
-        durable::rename(&temp, &wal::name(&proofs.at, ended))?;
+        durable::rename(&temp, &log::name(&proofs.at, ended))?;
         for segment in old.into_iter().filter(|segment| *segment < ended) {
-            durable::remove(&wal::name(&proofs.at, segment))?;
+            durable::remove(&log::name(&proofs.at, segment))?;
         }
         proofs.size.fetch_sub(before - after, Ordering::Relaxed);
         let next = SWEEP_FROM.max(after.saturating_mul(2));

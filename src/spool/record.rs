@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::Batch;
+use super::journal::{Batch, JournalError};
 use super::tables::INODES;
 use super::{Spool, SpoolError};
 use crate::bundle::RelPath;
@@ -120,11 +120,11 @@ impl Spool {
     /// The record of an inode. One that cannot be read is none: its file is hashed.
     pub(super) fn record_of(&self, ino: u64) -> Result<Option<InodeRow>, SpoolError> {
         match self.journal.get(INODES, &ino.to_be_bytes()) {
-            Err(SpoolError::Corrupted(why)) => {
+            Err(JournalError::Row { why, .. }) => {
                 tracing::error!(ino, why, "the record of an inode cannot be read");
                 Ok(None)
             }
-            found => found,
+            found => Ok(found?),
         }
     }
 
@@ -133,7 +133,7 @@ impl Spool {
         let stat = found.doubted();
         let mut batch = Batch::default();
         batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// Records the inode that `name` of the inbox shows, if it is `ino`. Call with the decision lock held.

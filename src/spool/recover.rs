@@ -85,7 +85,7 @@ impl Spool {
             let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
             match row {
                 Some(_) => Ok(()),
-                None => durable::remove(&self.unverified().at(&found.path)?).map(drop),
+                None => Ok(durable::remove(&self.unverified().at(&found.path)?).map(drop)?),
             }
         })?;
         let mut gone = None;
@@ -135,7 +135,7 @@ impl Spool {
             if let Some(name) = name {
                 spool.row_consumed(row, &name, &mut batch)?;
             }
-            spool.journal.submit(batch)
+            Ok(spool.journal.submit(batch)?)
         })
     }
 
@@ -273,11 +273,11 @@ impl Spool {
                 let mut batch = Batch::default();
                 batch.put(INODES, &found.ino.to_be_bytes(), &record);
                 batch.sync(Sync::File(Arc::new(file)));
-                return self.journal.submit(batch);
+                return Ok(self.journal.submit(batch)?);
             }
             tracing::error!(digest = %digest, "content that is still waited for is damaged");
         }
-        durable::remove(link).map(drop)
+        Ok(durable::remove(link).map(drop)?)
     }
 }
 

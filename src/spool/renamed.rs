@@ -468,7 +468,10 @@ impl Spool {
             self.make_directories(&parent, made)?;
         }
         let (from, to) = (&renaming.from, &renaming.to);
-        durable::rename(&self.inbox().at(from)?, &self.inbox().at(to)?)
+        Ok(durable::rename(
+            &self.inbox().at(from)?,
+            &self.inbox().at(to)?,
+        )?)
     }
 
     /// The journal's side of a rename that the disk shows.
@@ -506,7 +509,7 @@ impl Spool {
         for name in [&renaming.from, &renaming.to] {
             batch.sync(self.inbox().sync_above(name));
         }
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// Removes the directories above an old name that are gone at the origin too, as far as there are no files in them. What

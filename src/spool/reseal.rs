@@ -184,7 +184,7 @@ impl Spool {
             batch.sync(Sync::File(Arc::new(file.try_clone().on("open", &at)?)));
         }
         self.links_as_before(manifest, is_over, names, &mut batch)?;
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// The same for the symbolic links of the bundle, which have no content.

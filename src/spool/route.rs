@@ -252,7 +252,7 @@ impl Spool {
         if batch.is_empty() {
             return Ok(());
         }
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// Checks the value of an attribute of a directory; `None`: it is not one of ours.

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::durable::{self, OnPath};
-use super::{Layout, SpoolError, private};
+use super::{Layout, SpoolError};
+use crate::disk::DiskError;
 
 /// Version of the state directory's format written here.
 const FORMAT: u32 = 1;
@@ -41,7 +42,7 @@ impl StateLock {
 
 fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
     let path = layout.lock();
-    let file = private::open_or_make(&path)?;
+    let file = durable::open_or_make(&path)?;
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
@@ -93,7 +94,8 @@ pub(super) fn check_format(state: &Path) -> Result<(), SpoolError> {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return durable::write_file(&path, format!("{FORMAT}\n").as_bytes());
+            durable::write_file(&path, format!("{FORMAT}\n").as_bytes())?;
+            return Ok(());
         }
         Err(e) => return Err(e).on("read", &path),
     };
@@ -115,7 +117,7 @@ pub(super) fn check_hard_links(layout: &Layout) -> Result<(), SpoolError> {
     let (from, to) = (layout.lock(), layout.partial().join("link-probe"));
     durable::remove(&to)?;
     match std::fs::hard_link(&from, &to) {
-        Ok(()) => durable::remove(&to).map(drop),
+        Ok(()) => Ok(durable::remove(&to).map(drop)?),
         Err(_) => Err(SpoolError::Unsupported {
             path: layout.state().to_path_buf(),
             what: "hard links",
@@ -154,7 +156,7 @@ pub(super) fn last_run(state: &Path) -> Result<LastRun, SpoolError> {
 
 /// Makes the next start one after a failed sync, though this kernel may still run. Written in place, since a disk that is
 /// full has no room for a new file: empty is as good.
-pub(super) fn distrust_page_cache(state: &Path) -> Result<(), SpoolError> {
+pub(super) fn distrust_page_cache(state: &Path) -> Result<(), DiskError> {
     durable::overwrite(&state.join("boot"), SYNC_FAILED.as_bytes())
 }
 
@@ -176,7 +178,7 @@ pub(super) fn is_in_use(layout: &Layout) -> Result<bool, SpoolError> {
 /// Everything becomes durable, then the word for it.
 pub(super) fn save_clean(state: &Path) -> Result<(), SpoolError> {
     durable::sync_all(state, &[durable::Sync::Everything])?;
-    durable::write_file(&state.join("boot"), CLEAN.as_bytes())
+    Ok(durable::write_file(&state.join("boot"), CLEAN.as_bytes())?)
 }
 
 pub(super) fn save_boot(state: &Path) -> Result<(), SpoolError> {
@@ -185,7 +187,7 @@ pub(super) fn save_boot(state: &Path) -> Result<(), SpoolError> {
     if std::fs::read_to_string(&path).is_ok_and(|saved| saved == boot) {
         return Ok(());
     }
-    durable::write_file(&path, boot.as_bytes())
+    Ok(durable::write_file(&path, boot.as_bytes())?)
 }
 
 #[cfg(test)]

@@ -197,7 +197,7 @@ impl Spool {
     ) -> Result<Option<Vec<u8>>, SpoolError> {
         let top = RelPath::parse(top.to_vec());
         match top {
-            Ok(top) => self.journal.get(OTHER_TOPS, &origin_key(origin, &top)),
+            Ok(top) => Ok(self.journal.get(OTHER_TOPS, &origin_key(origin, &top))?),
             Err(_) => Ok(None),
         }
     }

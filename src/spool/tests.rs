@@ -633,7 +633,7 @@ fn the_shown_trees_are_for_others_too_unless_they_could_reach_them_on_disk() {
     let open = tempfile::tempdir().unwrap();
     fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let root = open.path().join("outbox");
-    super::durable::make_shown_root(&root, open.path()).unwrap();
+    super::private::make_shown_root(&root, open.path()).unwrap();
     assert_eq!(mode(root), 0o700);
 }
 

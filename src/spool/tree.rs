@@ -192,7 +192,7 @@ impl Spool {
         (row.from, row.root, row.begun) = (from.clone(), to.clone(), true);
         let mut batch = Batch::default();
         batch.put(TREES, &tree.to_be_bytes(), &row);
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 
     /// The rename did not happen, or the directory has an ignored name again.

@@ -75,6 +75,6 @@ impl Spool {
         if std::fs::read_to_string(&path).is_ok_and(|kept| kept == text) {
             return Ok(());
         }
-        durable::write_file(&path, text.as_bytes())
+        Ok(durable::write_file(&path, text.as_bytes())?)
     }
 }

@@ -73,6 +73,12 @@ pub enum Denied {
     Disk,
 }
 
+/// What the joiner is told when it is our disk.
+fn disk(error: impl Into<SpoolError>) -> Denied {
+    tracing::error!("an invitation cannot be redeemed: {}", error.into());
+    Denied::Disk
+}
+
 impl Spool {
     /// Makes an invitation. Durable when this returns.
     pub fn invite(&self, lasts: Option<Duration>, once: bool) -> Result<JoinSecret, SpoolError> {
@@ -121,10 +127,6 @@ impl Spool {
         joiner: PeerId,
         now: u64,
     ) -> Result<Welcome, Denied> {
-        let disk = |error: SpoolError| {
-            tracing::error!("an invitation cannot be redeemed: {error}");
-            Denied::Disk
-        };
         let _one = self.group.change.lock();
         let row: Option<Row> = self.journal.get(INVITATIONS, &name).map_err(disk)?;
         let mut row = row.ok_or(Denied::Unknown)?;

@@ -83,7 +83,7 @@ impl Spool {
             }
             let mut batch = Batch::default();
             batch.delete(MARKS, key);
-            spool.journal.submit(batch)
+            Ok(spool.journal.submit(batch)?)
         })?;
         Ok(recovered)
     }
@@ -212,6 +212,6 @@ impl Spool {
         };
         let mut batch = Batch::default();
         batch.put(MARKS, &ino.to_be_bytes(), &mark);
-        self.journal.submit(batch)
+        Ok(self.journal.submit(batch)?)
     }
 }

@@ -16,6 +16,8 @@ fn fail_a_sync(node: &Node) {
     batch.sync(Sync::FailsOnce(Arc::new(AtomicBool::new(false))));
     journal.submit(batch).unwrap();
     journal.flush().unwrap_err();
+    let last = super::super::start::last_run(&node.state()).unwrap();
+    assert_eq!(last, super::super::start::LastRun::SyncFailed);
 }
 
 /// Holds the journal's writer where it is; what is submitted from then on is committed together, if it is.

@@ -1,5 +1,5 @@
-//! The reserve: space and inodes set aside on the state's file system, so that what must be written can be when others
-//! have filled it: the journal's log and its database, and the few files of a start.
+//! The reserve: space and inodes set aside on the journal's file system, so that what must be written can be when others
+//! have filled it: the log and the database, and the few files that are written at a start.
 //!
 //! It is a handful of files full of nothing. Whoever meets ENOSPC gives them up and tries again; they are made again when
 //! there is room for twice as much.
@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::SpoolError;
-use super::durable;
+use crate::disk::durable;
 
 /// Bytes set aside; of a small file system only this part.
 const BYTES: u64 = 8 << 20;
@@ -30,7 +29,7 @@ const FILES: u64 = 4;
 const AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub(crate) struct Reserve {
     directory: PathBuf,
     state: Mutex<State>,
 }
@@ -41,24 +40,10 @@ struct State {
     tried: Option<Instant>,
 }
 
-/// Whether an error says that there is no room, of whatever kind.
-pub(super) fn is_full(error: &SpoolError) -> bool {
-    let no_room =
-        |source: &io::Error| matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT));
-    match error {
-        SpoolError::Io { source, .. } => no_room(source),
-        // redb keeps the words only.
-        SpoolError::Journal(words) => {
-            words.contains("os error 28") || words.contains("os error 122")
-        }
-        _ => false,
-    }
-}
-
 impl Reserve {
-    /// The reserve of a state directory, as an earlier start left it. On a file system that is full it is given up.
-    pub(super) fn open(state: &Path) -> Self {
-        let directory = state.join("reserve");
+    /// The reserve of a directory, as an earlier start left it. On a file system that is full it is given up.
+    pub(crate) fn open(parent: &Path) -> Self {
+        let directory = parent.join("reserve");
         let reserve = Self {
             state: Mutex::new(State {
                 is_whole: (0..FILES).any(|n| directory.join(n.to_string()).exists()),
@@ -66,7 +51,7 @@ impl Reserve {
             }),
             directory,
         };
-        if let Ok(stat) = statvfs(state) {
+        if let Ok(stat) = statvfs(parent) {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let inodes = stat.f_files == 0 || stat.f_favail >= FILES;
             if (free < size(&stat) || !inodes) && reserve.give_up() {
@@ -77,7 +62,7 @@ impl Reserve {
     }
 
     /// Makes room. `false`: there was nothing set aside.
-    pub(super) fn give_up(&self) -> bool {
+    pub(crate) fn give_up(&self) -> bool {
         let mut state = self.state.lock();
         let mut freed = false;
         if state.is_whole {
@@ -91,7 +76,7 @@ impl Reserve {
     }
 
     /// Sets aside what is not, if there is room for it. Cheap when there is nothing to do.
-    pub(super) fn refill(&self) {
+    pub(crate) fn refill(&self) {
         let mut state = self.state.lock();
         if state.is_whole || state.tried.is_some_and(|at| at.elapsed() < AGAIN) {
             return;

@@ -1,25 +1,24 @@
-//! The write-ahead log: journal batches that are not yet in the database, safe in the page cache.
+//! A log of records that is safe in the page cache: the journal's batches that are not yet in its database.
 //!
-//! A batch is appended before anything acts on it, without fsync, so a killed daemon loses none. After a power loss the
-//! log is thrown away: it may speak of bytes that did not reach the disk. One segment per group commit; a segment is
-//! removed once the database has committed everything in it.
+//! A record is appended before anything acts on it, without fsync, so a killed process loses none. After a power loss the
+//! journal's log is thrown away: it may speak of bytes that did not reach the disk. One segment per group commit; a
+//! segment is removed once the database has committed everything in it.
 //!
 //! # Crash behaviour
-//! A record that was cut short ends its segment: it was never acted on, since [`Wal::append`] had not returned.
+//! A record that was cut short ends its segment: it was never acted on, since [`Log::append`] had not returned.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::SpoolError;
-use super::durable::{self, OnPath};
+use crate::disk::{DiskError, OnPath, durable};
 
 /// Frame: length of the body, then the first 8 bytes of its BLAKE3, then the body.
 const HEADER: usize = 12;
 
 #[derive(Debug)]
-pub(super) struct Wal {
+pub(crate) struct Log {
     directory: PathBuf,
     segment: u64,
     file: File,
@@ -29,11 +28,11 @@ pub(super) struct Wal {
 
 /// A record as it goes to the disk; made before the log is locked.
 #[derive(Debug)]
-pub(super) struct Record(Vec<u8>);
+pub(crate) struct Record(Vec<u8>);
 
 impl Record {
     /// A record of what `encode` appends.
-    pub(super) fn new<E>(encode: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>) -> Result<Self, E> {
+    pub(crate) fn new<E>(encode: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>) -> Result<Self, E> {
         let mut record = encode(vec![0; HEADER])?;
         let (header, body) = record.split_at_mut(HEADER);
         header[..4].copy_from_slice(&(body.len() as u32).to_le_bytes());
@@ -41,12 +40,12 @@ impl Record {
         Ok(Self(record))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// The record of a body that was read.
-    pub(super) fn of(body: &[u8]) -> Self {
+    pub(crate) fn of(body: &[u8]) -> Self {
         let mut record = vec![0; HEADER];
         record[..4].copy_from_slice(&(body.len() as u32).to_le_bytes());
         record[4..].copy_from_slice(&checksum(body));
@@ -54,35 +53,35 @@ impl Record {
         Self(record)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// How long the record of a body is.
-    pub(super) fn len_of(body: &[u8]) -> u64 {
+    pub(crate) fn len_of(body: &[u8]) -> u64 {
         (HEADER + body.len()) as u64
     }
 }
 
 /// A segment that was made and not written to yet.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     number: u64,
     file: File,
 }
 
 impl Segment {
     /// Makes the one after `number`. That may wait for the disk, so it is done before the log is locked.
-    pub(super) fn after(directory: &Path, number: u64) -> Result<Self, SpoolError> {
+    pub(crate) fn after(directory: &Path, number: u64) -> Result<Self, DiskError> {
         let number = number + 1;
         let file = create(directory, number)?;
         Ok(Self { number, file })
     }
 }
 
-impl Wal {
+impl Log {
     /// Starts a new segment after all that exist.
-    pub(super) fn open(directory: &Path) -> Result<Self, SpoolError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, DiskError> {
         durable::make_directory(directory)?;
         let segment = segments(directory)?.last().map_or(0, |last| last + 1);
         let file = create(directory, segment)?;
@@ -95,7 +94,7 @@ impl Wal {
     }
 
     /// Adds one record.
-    pub(super) fn append(&mut self, record: &Record) -> Result<(), SpoolError> {
+    pub(crate) fn append(&mut self, record: &Record) -> Result<(), DiskError> {
         if let Err(error) = self.file.write_all_at(&record.0, self.end) {
             // Best effort: what is left of it fails its checksum.
             let _cut = self.file.set_len(self.end);
@@ -106,12 +105,12 @@ impl Wal {
     }
 
     /// The number of the segment that is being written.
-    pub(super) fn segment(&self) -> u64 {
+    pub(crate) fn segment(&self) -> u64 {
         self.segment
     }
 
     /// Goes on in a new segment; returns the number of the one it ends.
-    pub(super) fn rotate(&mut self, next: Segment) -> u64 {
+    pub(crate) fn rotate(&mut self, next: Segment) -> u64 {
         let ended = std::mem::replace(&mut self.segment, next.number);
         self.file = next.file;
         self.end = 0;
@@ -119,7 +118,7 @@ impl Wal {
     }
 
     /// Removes all segments up to and including `segment`.
-    pub(super) fn release(directory: &Path, segment: u64) -> Result<(), SpoolError> {
+    pub(crate) fn release(directory: &Path, segment: u64) -> Result<(), DiskError> {
         for old in segments(directory)?.into_iter().filter(|s| *s <= segment) {
             durable::remove(&name(directory, old))?;
         }
@@ -128,7 +127,7 @@ impl Wal {
 }
 
 /// All records of all segments, in order; each segment up to its first damaged record.
-pub(super) fn read(directory: &Path) -> Result<Vec<Vec<u8>>, SpoolError> {
+pub(crate) fn read(directory: &Path) -> Result<Vec<Vec<u8>>, DiskError> {
     let mut records = Vec::new();
     for segment in segments(directory)? {
         let path = name(directory, segment);
@@ -147,7 +146,7 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Vec<u8>>, SpoolError> {
 }
 
 /// Reads the next record of a segment; `None` at its end, or where it is damaged.
-pub(super) fn next_record(reader: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
+pub(crate) fn next_record(reader: &mut impl Read) -> std::io::Result<Option<Vec<u8>>> {
     let mut header = [0; HEADER];
     if let Err(error) = reader.read_exact(&mut header) {
         return match error.kind() {
@@ -177,11 +176,11 @@ fn checksum(body: &[u8]) -> [u8; 8] {
     sum
 }
 
-pub(super) fn name(directory: &Path, segment: u64) -> PathBuf {
+pub(crate) fn name(directory: &Path, segment: u64) -> PathBuf {
     directory.join(format!("{segment:012}"))
 }
 
-fn create(directory: &Path, segment: u64) -> Result<File, SpoolError> {
+fn create(directory: &Path, segment: u64) -> Result<File, DiskError> {
     let path = name(directory, segment);
     OpenOptions::new()
         .write(true)
@@ -191,7 +190,7 @@ fn create(directory: &Path, segment: u64) -> Result<File, SpoolError> {
         .on("create", &path)
 }
 
-pub(super) fn segments(directory: &Path) -> Result<Vec<u64>, SpoolError> {
+pub(crate) fn segments(directory: &Path) -> Result<Vec<u64>, DiskError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -220,27 +219,27 @@ mod tests {
         Record::new(encode).unwrap()
     }
 
-    fn rotate(wal: &mut Wal) -> u64 {
-        let next = Segment::after(&wal.directory, wal.segment()).unwrap();
-        wal.rotate(next)
+    fn rotate(log: &mut Log) -> u64 {
+        let next = Segment::after(&log.directory, log.segment()).unwrap();
+        log.rotate(next)
     }
 
     #[test]
     fn records_survive_in_order_across_segments() {
         let dir = tempfile::tempdir().unwrap();
-        let mut wal = Wal::open(dir.path()).unwrap();
-        wal.append(&record(b"one")).unwrap();
-        wal.append(&record(b"")).unwrap();
-        let ended = rotate(&mut wal);
-        wal.append(&record(b"three")).unwrap();
-        drop(wal);
+        let mut log = Log::open(dir.path()).unwrap();
+        log.append(&record(b"one")).unwrap();
+        log.append(&record(b"")).unwrap();
+        let ended = rotate(&mut log);
+        log.append(&record(b"three")).unwrap();
+        drop(log);
         assert_eq!(
             read(dir.path()).unwrap(),
             [b"one".to_vec(), b"".to_vec(), b"three".to_vec()]
         );
-        let mut again = Wal::open(dir.path()).unwrap();
+        let mut again = Log::open(dir.path()).unwrap();
         again.append(&record(b"four")).unwrap();
-        Wal::release(dir.path(), ended).unwrap();
+        Log::release(dir.path(), ended).unwrap();
         assert_eq!(
             read(dir.path()).unwrap(),
             [b"three".to_vec(), b"four".to_vec()]
@@ -250,11 +249,11 @@ mod tests {
     #[test]
     fn a_record_cut_short_or_damaged_ends_its_segment_only() {
         let dir = tempfile::tempdir().unwrap();
-        let mut wal = Wal::open(dir.path()).unwrap();
-        wal.append(&record(b"whole")).unwrap();
-        wal.append(&record(b"cut short")).unwrap();
-        rotate(&mut wal);
-        wal.append(&record(b"next")).unwrap();
+        let mut log = Log::open(dir.path()).unwrap();
+        log.append(&record(b"whole")).unwrap();
+        log.append(&record(b"cut short")).unwrap();
+        rotate(&mut log);
+        log.append(&record(b"next")).unwrap();
         let path = name(dir.path(), 0);
         let bytes = fs::read(&path).unwrap();
         for cut in HEADER + 5..bytes.len() {
@@ -277,12 +276,12 @@ mod tests {
     #[test]
     fn what_a_full_disk_left_of_a_record_does_not_hide_the_next() {
         let dir = tempfile::tempdir().unwrap();
-        let mut wal = Wal::open(dir.path()).unwrap();
-        wal.append(&record(b"one")).unwrap();
-        let end = wal.file.metadata().unwrap().len();
-        wal.file.write_all_at(b"half of a record", end).unwrap();
-        wal.append(&record(b"two")).unwrap();
-        wal.append(&record(b"three")).unwrap();
+        let mut log = Log::open(dir.path()).unwrap();
+        log.append(&record(b"one")).unwrap();
+        let end = log.file.metadata().unwrap().len();
+        log.file.write_all_at(b"half of a record", end).unwrap();
+        log.append(&record(b"two")).unwrap();
+        log.append(&record(b"three")).unwrap();
         assert_eq!(
             read(dir.path()).unwrap(),
             [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]

@@ -24,8 +24,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::SpoolError;
-use super::durable::{OnPath, Sync};
+use super::durable::Sync;
+use super::{DiskError, OnPath};
 use crate::bundle::RelPath;
 
 /// Opens what is at `path` below `root`; a link at its end only as such, with [`OFlags::PATH`].
@@ -164,45 +164,45 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    pub(super) fn open_at(path: PathBuf) -> Result<Arc<Self>, SpoolError> {
+    pub(crate) fn open_at(path: PathBuf) -> Result<Arc<Self>, DiskError> {
         let open = OwnedFd::from(File::open(&path).on("open", &path)?);
         Ok(Arc::new(Self { path, open }))
     }
 
     /// Where `path` is, for messages.
-    pub(super) fn shown(&self, path: &RelPath) -> PathBuf {
+    pub(crate) fn shown(&self, path: &RelPath) -> PathBuf {
         self.path.join(path.as_path())
     }
 
     /// [`Self::shown`]; `None`: the root.
-    pub(super) fn shown_at(&self, path: Option<&RelPath>) -> PathBuf {
+    pub(crate) fn shown_at(&self, path: Option<&RelPath>) -> PathBuf {
         path.map_or_else(|| self.path.clone(), |path| self.shown(path))
     }
 
     /// Opens what is at `path`; see [`open_beneath`].
-    pub(super) fn open(&self, path: &RelPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open(&self, path: &RelPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         open_beneath(&self.open, path.as_bytes(), flags)
     }
 
     /// Opens what is at `path` to be read. A FIFO or device that was put there keeps nobody waiting.
-    pub(super) fn read(&self, path: &RelPath) -> io::Result<File> {
+    pub(crate) fn read(&self, path: &RelPath) -> io::Result<File> {
         let opened = self.open(path, OFlags::RDONLY | OFlags::NONBLOCK);
         Ok(File::from(opened?))
     }
 
     /// What is at `path`, a link as such.
-    pub(super) fn metadata(&self, path: &RelPath) -> io::Result<Metadata> {
+    pub(crate) fn metadata(&self, path: &RelPath) -> io::Result<Metadata> {
         File::from(self.open(path, OFlags::PATH)?).metadata()
     }
 
     /// Where the link at `path` points.
-    pub(super) fn read_link(&self, path: &RelPath) -> io::Result<Vec<u8>> {
+    pub(crate) fn read_link(&self, path: &RelPath) -> io::Result<Vec<u8>> {
         let link = self.open(path, OFlags::PATH)?;
         Ok(readlinkat(&link, c"", Vec::new())?.into_bytes())
     }
 
     /// What is at `path`; `None`: nothing.
-    pub(super) fn look(&self, path: &RelPath) -> Result<Option<Metadata>, SpoolError> {
+    pub(crate) fn look(&self, path: &RelPath) -> Result<Option<Metadata>, DiskError> {
         match self.open(path, OFlags::PATH) {
             Ok(there) => Ok(Some(
                 File::from(there).metadata().on("stat", &self.shown(path))?,
@@ -213,12 +213,12 @@ impl Root {
     }
 
     /// The inode at `path`; `None`: nothing is there.
-    pub(super) fn inode(&self, path: &RelPath) -> Result<Option<u64>, SpoolError> {
+    pub(crate) fn inode(&self, path: &RelPath) -> Result<Option<u64>, DiskError> {
         Ok(self.look(path)?.map(|meta| meta.ino()))
     }
 
     /// The place of `path`, whose directory must be there.
-    pub(super) fn at(&self, path: &RelPath) -> Result<At<'_>, SpoolError> {
+    pub(crate) fn at(&self, path: &RelPath) -> Result<At<'_>, DiskError> {
         let shown = self.shown(path);
         At::find(self.open.as_fd(), path.as_bytes(), shown)
             .map_err(io::Error::from)
@@ -226,7 +226,7 @@ impl Root {
     }
 
     /// The names in a directory with what they show; `None`: the root. The first error ends it.
-    pub(super) fn list(
+    pub(crate) fn list(
         &self,
         directory: Option<&RelPath>,
     ) -> io::Result<impl Iterator<Item = io::Result<(RelPath, Metadata)>>> {
@@ -258,23 +258,23 @@ impl Root {
     }
 
     /// Makes the names in a directory durable, with a batch; `None`: the root.
-    pub(super) fn sync(self: &Arc<Self>, directory: Option<RelPath>) -> Sync {
+    pub(crate) fn sync(self: &Arc<Self>, directory: Option<RelPath>) -> Sync {
         Sync::Names(Arc::clone(self), directory)
     }
 
     /// [`Self::sync`] of the directory that `path` is in.
-    pub(super) fn sync_above(self: &Arc<Self>, path: &RelPath) -> Sync {
+    pub(crate) fn sync_above(self: &Arc<Self>, path: &RelPath) -> Sync {
         self.sync(path.parent())
     }
 
     /// Opens a directory to sync it.
-    pub(super) fn open_directory(&self, directory: Option<&RelPath>) -> rustix::io::Result<File> {
+    pub(crate) fn open_directory(&self, directory: Option<&RelPath>) -> rustix::io::Result<File> {
         let at = directory.map_or(&b""[..], RelPath::as_bytes);
         open_beneath(&self.open, at, OFlags::RDONLY | OFlags::DIRECTORY).map(File::from)
     }
 
     /// Makes a directory for us alone and those on the way to it, unless they are there.
-    pub(super) fn make_directories(&self, path: &RelPath) -> Result<(), SpoolError> {
+    pub(crate) fn make_directories(&self, path: &RelPath) -> Result<(), DiskError> {
         if self.look(path)?.is_some_and(|meta| meta.is_dir()) {
             return Ok(());
         }
@@ -285,11 +285,11 @@ impl Root {
     }
 
     /// Makes one directory; `false`: it was there. `dress` gives it mode and owner.
-    pub(super) fn make_directory(
+    pub(crate) fn make_directory(
         &self,
         path: &RelPath,
         dress: impl FnOnce(&File) -> io::Result<()>,
-    ) -> Result<bool, SpoolError> {
+    ) -> Result<bool, DiskError> {
         let at = self.at(path)?;
         match mkdirat(&at, at.name(), Mode::from_raw_mode(0o700)) {
             Ok(()) => {

@@ -3,14 +3,13 @@
 //! A database that is damaged is refused, with the steps in the error: what to do about it is the user's decision, and
 //! what is there is the user's to keep.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use redb::{Database, DatabaseError, StorageError, TableDefinition};
+use redb::{Database, DatabaseError, TableDefinition};
 
-use super::journal::journal;
-use super::{SpoolError, private};
+use super::JournalError;
+use crate::disk::{OnPath, durable};
 
 /// All rows of all tables; the first byte of a key is its table.
 pub(super) const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows-1");
@@ -36,21 +35,21 @@ pub(super) fn database_path(state: &Path) -> PathBuf {
 }
 
 /// Opens or makes it; waits so long for another that closes it.
-pub(super) fn open_database(path: &Path, patience: Duration) -> Result<Database, SpoolError> {
+pub(super) fn open_database(path: &Path, patience: Duration) -> Result<Database, JournalError> {
     let database = open_file(path, patience)?;
     make_table(&database)?;
     Ok(database)
 }
 
-fn make_table(database: &Database) -> Result<(), SpoolError> {
-    let write = database.begin_write().map_err(journal)?;
-    write.open_table(ROWS).map_err(journal)?;
-    write.commit().map_err(journal)
+fn make_table(database: &Database) -> Result<(), JournalError> {
+    let write = database.begin_write().map_err(JournalError::database)?;
+    write.open_table(ROWS).map_err(JournalError::database)?;
+    write.commit().map_err(JournalError::database)
 }
 
-fn open_file(path: &Path, patience: Duration) -> Result<Database, SpoolError> {
+fn open_file(path: &Path, patience: Duration) -> Result<Database, JournalError> {
     // redb would make it readable for all.
-    drop(private::open_or_make(path)?);
+    drop(durable::open_or_make(path)?);
     let until = Instant::now() + patience;
     loop {
         let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
@@ -60,19 +59,22 @@ fn open_file(path: &Path, patience: Duration) -> Result<Database, SpoolError> {
             Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => {
                 std::thread::sleep(OPEN_INTERVAL);
             }
-            Err(error) => return Err(of_database(path, error)),
+            Err(error) => return Err(JournalError::of_database(path, error)),
         }
     }
 }
 
 /// Opens the database and reads all of it: what a disk or a program did to it shows now, and not in the middle of
 /// something.
-pub(super) fn open_whole(path: &Path) -> Result<Database, SpoolError> {
+pub(super) fn open_whole(path: &Path) -> Result<Database, JournalError> {
     let open = || {
         let mut database = open_file(path, OPEN_PATIENCE)?;
         let checked = database.check_integrity();
-        if !checked.map_err(|error| of_database(path, error))? {
-            return Err(damaged(path, "it does not agree with its checksums"));
+        if !checked.map_err(|error| JournalError::of_database(path, error))? {
+            return Err(JournalError::damaged(
+                path,
+                "it does not agree with its checksums",
+            ));
         }
         make_table(&database)?;
         Ok(database)
@@ -80,50 +82,24 @@ pub(super) fn open_whole(path: &Path) -> Result<Database, SpoolError> {
     // It is another's code, which in debug builds panics at some of what it finds.
     match std::panic::catch_unwind(open) {
         Ok(opened) => opened,
-        Err(_) => Err(damaged(path, "it cannot be read")),
-    }
-}
-
-fn damaged(path: &Path, why: impl fmt::Display) -> SpoolError {
-    SpoolError::Damaged {
-        path: path.to_path_buf(),
-        why: why.to_string(),
-    }
-}
-
-/// Whether the disk fails, or what is on it is wrong.
-fn of_database(path: &Path, error: DatabaseError) -> SpoolError {
-    match error {
-        DatabaseError::Storage(StorageError::Corrupted(why)) => damaged(path, why),
-        DatabaseError::Storage(StorageError::Io(error))
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
-            ) =>
-        {
-            damaged(path, error)
-        }
-        DatabaseError::UpgradeRequired(version) => {
-            damaged(path, format_args!("its format is {version}"))
-        }
-        other => journal(other),
+        Err(_) => Err(JournalError::damaged(path, "it cannot be read")),
     }
 }
 
 /// Gives back the room of rows that are gone. While the daemon runs, new rows use it.
-pub(super) fn compact(database: &mut Database, path: &Path) -> Result<(), SpoolError> {
-    let size = std::fs::metadata(path).map_err(journal)?.len();
+pub(super) fn compact(database: &mut Database, path: &Path) -> Result<(), JournalError> {
+    let size = std::fs::metadata(path).on("look at", path)?.len();
     if size < COMPACT_FROM {
         return Ok(());
     }
-    let write = database.begin_write().map_err(journal)?;
-    let stats = write.stats().map_err(journal)?;
-    write.abort().map_err(journal)?;
+    let write = database.begin_write().map_err(JournalError::database)?;
+    let stats = write.stats().map_err(JournalError::database)?;
+    write.abort().map_err(JournalError::database)?;
     if stats.stored_bytes().saturating_mul(COMPACT_BELOW) > size {
         return Ok(());
     }
-    database.compact().map_err(journal)?;
-    let now = std::fs::metadata(path).map_err(journal)?.len();
+    database.compact().map_err(JournalError::database)?;
+    let now = std::fs::metadata(path).on("look at", path)?.len();
     tracing::info!(before = size, after = now, "the journal was compacted");
     Ok(())
 }

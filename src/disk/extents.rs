@@ -7,20 +7,20 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 /// Asks the file system as needed. What it does not know counts as bytes.
-pub(super) struct Extents<'a> {
+pub(crate) struct Extents<'a> {
     file: &'a File,
     /// The stretch of bytes found last; a hole is before it.
     found: Range<u64>,
 }
 
 impl<'a> Extents<'a> {
-    pub(super) fn of(file: &'a File) -> Self {
+    pub(crate) fn of(file: &'a File) -> Self {
         Self { file, found: 0..0 }
     }
 
     /// The stretch of bytes that `at` is in, or else the next one; at the end of the file one that does not end.
     /// Positions asked for must not go back.
-    pub(super) fn bytes_from(&mut self, at: u64) -> Range<u64> {
+    pub(crate) fn bytes_from(&mut self, at: u64) -> Range<u64> {
         if at >= self.found.end {
             let begin = match rustix::fs::seek(self.file, SeekFrom::Data(at)) {
                 Ok(begin) => begin.max(at),
@@ -35,7 +35,7 @@ impl<'a> Extents<'a> {
     }
 
     /// Whether there is no byte in `range`.
-    pub(super) fn is_hole(&mut self, range: &Range<u64>) -> bool {
+    pub(crate) fn is_hole(&mut self, range: &Range<u64>) -> bool {
         let bytes = self.bytes_from(range.start);
         bytes.start >= range.end
     }

@@ -1,0 +1,454 @@
+//! The journal: a durable store of rows, readable the moment they are submitted, durable a moment later.
+//!
+//! It does not know what the rows mean. A [`Batch`] goes, under one lock, to the write-ahead log ([`log`]) and to an overlay in memory; from then on
+//! every read sees it, and a killed daemon keeps it. The writer thread takes what has gathered, syncs the files the
+//! batches speak of, commits all of it to redb in one transaction, and calls back whoever waits for durability.
+//!
+//! # Invariants
+//! 1. A row is durable only after the bytes and names it speaks of ([`Batch::sync`]).
+//! 2. Batches become durable in the order of submission, each whole.
+//! 3. A failed commit loses nothing: the rows stay in overlay and log, the database is opened anew, and the commit is
+//!    tried again; [`Journal::trouble`] says so meanwhile.
+//! 4. A failed sync is never tried again, since the second one succeeds without the lost bytes: nothing is committed and
+//!    nobody called back any more, and the next start is one after a power loss. Whoever promises something to others
+//!    asks first ([`Journal::still_keeps`]).
+//!
+//! # Crash behaviour
+//! Daemon killed: the log is replayed at [`Journal::open`]. Power lost (the boot id changed), or a sync failed: the log
+//! is dropped, since the bytes its rows speak of may be missing; recovery then goes by what the database has, and may
+//! ask for what was dropped ([`Journal::dropped`]), to check it against the bytes.
+//!
+//! # Threads
+//! `journal` is the one writer. Readers never wait for a commit. Callbacks run on the writer; they must be short.
+
+mod batch;
+mod database;
+mod error;
+pub(crate) mod log;
+mod reserve;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use redb::{Database, ReadableDatabase};
+use serde::de::DeserializeOwned;
+
+pub(crate) use self::batch::{Batch, Table};
+use self::batch::{Call, Key, LogRecord, Value, decode, full_key, rows_put};
+use self::database::{ROWS, compact, database_path, open_whole};
+pub(crate) use self::error::JournalError;
+use self::log::Log;
+pub(crate) use self::reserve::Reserve;
+use self::writer::{replay_log, write_loop};
+use crate::disk::DiskError;
+use crate::disk::durable::{self, Sync};
+
+/// Rows waiting for their commit beyond which whoever submits many pauses ([`Journal::make_room`]): 32 MiB.
+const BACKLOG_BYTES: usize = 32 << 20;
+
+/// How often a closing journal looks whether its last readers are done.
+const READERS_GO: Duration = Duration::from_millis(1);
+
+/// How the next start is told that the page cache has bytes that the disk has not, so that it drops the log.
+type Distrust = Box<dyn Fn() -> Result<(), DiskError> + Send + std::marker::Sync>;
+
+/// A batch that is not committed yet.
+struct Waiting {
+    rows: Vec<(Key, Value)>,
+    syncs: Vec<Sync>,
+    on_durable: Vec<Call>,
+}
+
+struct Fresh {
+    log: Log,
+    /// Rows not yet committed, with the number of the batch that wrote them last.
+    overlay: BTreeMap<Key, (u64, Value)>,
+    queue: Vec<Waiting>,
+    queued_bytes: usize,
+    batches: u64,
+    hurry: bool,
+    stopping: bool,
+    /// A sync failed: rows are still readable, but nothing is queued.
+    halted: bool,
+    /// The log is not ours to write any more.
+    closed: bool,
+}
+
+struct Shared {
+    directory: PathBuf,
+    distrust: Distrust,
+    fresh: RwLock<Fresh>,
+    /// Pairs with `bell` and `room`; never held while `fresh` is.
+    bell_lock: Mutex<()>,
+    bell: Condvar,
+    room: Condvar,
+    /// `None` between an I/O error and the next successful opening.
+    database: RwLock<Option<Arc<Database>>>,
+    trouble: Mutex<Option<String>>,
+    reserve: Reserve,
+}
+
+impl Shared {
+    fn is_in_a_hurry(&self) -> bool {
+        let fresh = self.fresh.read();
+        fresh.hurry || fresh.stopping || fresh.queued_bytes >= BACKLOG_BYTES / 2
+    }
+
+    fn database(&self) -> Result<Arc<Database>, JournalError> {
+        let open = self.database.read().clone();
+        open.ok_or(JournalError::NotOpen)
+    }
+}
+
+/// The journal.
+pub(crate) struct Journal {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Rows of a log that was not replayed, the last of each key.
+    dropped: Mutex<BTreeMap<Key, Vec<u8>>>,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("directory", &self.shared.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// Opens or makes the journal in a directory, where it has `journal.redb`, `wal` and `reserve`. The log is replayed if
+    /// `replay`, else dropped; also if what it builds on is missing. `distrust` is called when a sync has failed: the next
+    /// opening must be one without `replay`.
+    pub(crate) fn open(
+        directory: &Path,
+        replay: bool,
+        distrust: impl Fn() -> Result<(), DiskError> + Send + std::marker::Sync + 'static,
+    ) -> Result<Self, JournalError> {
+        let distrust: Distrust = Box::new(distrust);
+        let path = database_path(directory);
+        let is_there = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > 0);
+        let mut database = open_whole(&path)?;
+        let log_directory = log_directory(directory);
+        let dropped = if replay && is_there {
+            replay_log(&database, directory, &distrust)?;
+            BTreeMap::new()
+        } else {
+            rows_put(&log::read(&log_directory)?)
+        };
+        Log::release(&log_directory, u64::MAX)?;
+        if let Err(error) = compact(&mut database, &path) {
+            tracing::warn!(%error, "the journal's file stays larger than it need be");
+        }
+        let log = Log::open(&log_directory)?;
+        let shared = Arc::new(Shared {
+            directory: directory.to_path_buf(),
+            distrust,
+            fresh: RwLock::new(Fresh {
+                log,
+                overlay: BTreeMap::new(),
+                queue: Vec::new(),
+                queued_bytes: 0,
+                batches: 0,
+                hurry: false,
+                stopping: false,
+                halted: false,
+                closed: false,
+            }),
+            bell_lock: Mutex::new(()),
+            bell: Condvar::new(),
+            room: Condvar::new(),
+            database: RwLock::new(Some(Arc::new(database))),
+            trouble: Mutex::new(None),
+            reserve: Reserve::open(directory),
+        });
+        let writer = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("journal".into())
+                .spawn(move || write_loop(&shared))
+                .map_err(JournalError::NoThread)?
+        };
+        Ok(Self {
+            shared,
+            writer: Mutex::new(Some(writer)),
+            dropped: Mutex::new(dropped),
+        })
+    }
+
+    /// Rows of `table` that the log had put when it was dropped at [`Journal::open`], whatever it said of them later. They
+    /// may speak of bytes that are lost.
+    pub(crate) fn dropped<V: DeserializeOwned>(&self, table: Table) -> Vec<(Vec<u8>, V)> {
+        let dropped = self.dropped.lock();
+        let rows = dropped.range(vec![table.0]..vec![table.0 + 1]);
+        rows.filter_map(|(key, value)| Some((key[1..].to_vec(), decode(table, value).ok()?)))
+            .collect()
+    }
+
+    /// What was dropped is needed no more.
+    pub(crate) fn forget_dropped(&self) {
+        self.dropped.lock().clear();
+    }
+
+    /// Makes the batch visible at once, and durable soon.
+    pub(crate) fn submit(&self, batch: Batch) -> Result<(), JournalError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let Batch {
+            rows,
+            syncs,
+            on_durable,
+        } = batch;
+        let record = LogRecord(&rows).to_record()?;
+        let keys: Vec<Key> = rows.iter().map(|(key, _)| key.clone()).collect();
+        let first;
+        {
+            let mut fresh = self.shared.fresh.write();
+            if fresh.closed {
+                return Err(JournalError::Closed);
+            }
+            if let Err(error) = fresh.log.append(&record) {
+                // What is set aside is for this.
+                if !error.is_full() || !self.shared.reserve.give_up() {
+                    return Err(error.into());
+                }
+                fresh.log.append(&record)?;
+            }
+            fresh.batches += 1;
+            let number = fresh.batches;
+            for (key, (_, value)) in keys.into_iter().zip(&rows) {
+                fresh.overlay.insert(key, (number, value.clone()));
+            }
+            if fresh.halted {
+                return Ok(());
+            }
+            fresh.queued_bytes += record.len();
+            // A burst is synced as a whole anyway; its descriptors need not stay open until then.
+            first = fresh.queue.is_empty() || fresh.queued_bytes >= BACKLOG_BYTES / 2;
+            let whole = fresh.queue.len() > durable::SYNC_EACH_MAX && !syncs.is_empty();
+            let syncs = if whole { vec![Sync::Everything] } else { syncs };
+            fresh.queue.push(Waiting {
+                rows,
+                syncs,
+                on_durable,
+            });
+        }
+        // While it gathers, the writer need not be woken for each batch.
+        if first {
+            self.ring();
+        }
+        Ok(())
+    }
+
+    fn ring(&self) {
+        let _held = self.shared.bell_lock.lock();
+        self.shared.bell.notify_all();
+    }
+
+    /// Pauses the caller while the disk is far behind. Never called by a file operation.
+    pub(crate) fn make_room(&self) {
+        let mut held = self.shared.bell_lock.lock();
+        loop {
+            {
+                let fresh = self.shared.fresh.read();
+                if fresh.queued_bytes < BACKLOG_BYTES || fresh.stopping {
+                    return;
+                }
+            }
+            self.shared
+                .room
+                .wait_for(&mut held, Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until everything submitted so far is durable. Never called by a file operation.
+    pub(crate) fn flush(&self) -> Result<(), JournalError> {
+        if self.writer.lock().is_none() {
+            return Err(JournalError::NoWriter);
+        }
+        let (done, wait) = crossbeam_channel::bounded(1);
+        let mut batch = Batch::default();
+        batch.on_durable(move || {
+            let _gone_if_the_waiter_is = done.send(());
+        });
+        self.submit(batch)?;
+        self.shared.fresh.write().hurry = true;
+        self.ring();
+        wait.recv().map_err(|_| {
+            let trouble = self.trouble();
+            trouble.map_or(JournalError::NoWriter, JournalError::Halted)
+        })
+    }
+
+    /// What the last commit failed with, while it does; or that a sync failed, for good.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().clone()
+    }
+
+    /// Fails once a sync has failed: nothing becomes durable any more, so nothing further may be promised.
+    pub(crate) fn still_keeps(&self) -> Result<(), JournalError> {
+        match self.shared.fresh.read().halted {
+            true => Err(JournalError::Halted(self.trouble().unwrap_or_default())),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether what was last put or deleted there is readable, but lost at the next start, since a sync failed.
+    pub(crate) fn is_lost(&self, table: Table, key: &[u8]) -> bool {
+        let fresh = self.shared.fresh.read();
+        fresh.halted && fresh.overlay.contains_key(&full_key(table, key))
+    }
+
+    /// The row, or `None`.
+    pub(crate) fn get<V: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<V>, JournalError> {
+        let key = full_key(table, key);
+        if let Some((_, value)) = self.shared.fresh.read().overlay.get(&key) {
+            return value
+                .as_deref()
+                .map(|bytes| decode(table, bytes))
+                .transpose();
+        }
+        let database = self.shared.database()?;
+        let rows = database
+            .begin_read()
+            .map_err(JournalError::database)?
+            .open_table(ROWS)
+            .map_err(JournalError::database)?;
+        let found = rows.get(key.as_slice()).map_err(JournalError::database)?;
+        found.map(|guard| decode(table, guard.value())).transpose()
+    }
+
+    /// Rows of `table` whose key starts with `prefix` and comes after `after`, in key order, at most `limit`.
+    /// Keys are given without the table byte. A row that cannot be read is passed over and logged.
+    pub(crate) fn scan<V: DeserializeOwned>(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, V)>, JournalError> {
+        let prefix = full_key(table, prefix);
+        let start = after.map_or(Bound::Included(prefix.clone()), |key| {
+            Bound::Excluded(full_key(table, key))
+        });
+        // The overlay first: a row that moves to the database in between is then seen twice, never missed.
+        let mut fresh: BTreeMap<Key, Value> = BTreeMap::new();
+        {
+            let held = self.shared.fresh.read();
+            let mut live = 0;
+            for (key, (_, value)) in held.overlay.range((start.clone(), Bound::Unbounded)) {
+                if !key.starts_with(&prefix) || live == limit {
+                    break;
+                }
+                live += usize::from(value.is_some());
+                fresh.insert(key.clone(), value.clone());
+            }
+        }
+        let database = self.shared.database()?;
+        let rows = database
+            .begin_read()
+            .map_err(JournalError::database)?
+            .open_table(ROWS)
+            .map_err(JournalError::database)?;
+        let from = match &start {
+            Bound::Included(key) => Bound::Included(key.as_slice()),
+            Bound::Excluded(key) => Bound::Excluded(key.as_slice()),
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        let mut merged: BTreeMap<Key, Arc<[u8]>> = BTreeMap::new();
+        for row in rows
+            .range::<&[u8]>((from, Bound::Unbounded))
+            .map_err(JournalError::database)?
+        {
+            let (key, value) = row.map_err(JournalError::database)?;
+            if !key.value().starts_with(&prefix) || merged.len() == limit {
+                break;
+            }
+            if !fresh.contains_key(key.value()) {
+                merged.insert(key.value().to_vec(), value.value().into());
+            }
+        }
+        for (key, value) in fresh {
+            if let Some(value) = value {
+                merged.insert(key, value);
+            }
+        }
+        let mut found = Vec::new();
+        for (key, value) in merged.into_iter().take(limit) {
+            match decode(table, &value) {
+                Ok(value) => found.push((key[1..].to_vec(), value)),
+                Err(error) => {
+                    tracing::error!(table = table.0, %error, "a journal row is passed over");
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Keys of the rows of `table` that are not what they should be; without the table byte.
+    pub(crate) fn unreadable<V: DeserializeOwned>(
+        &self,
+        table: Table,
+    ) -> Result<Vec<Vec<u8>>, JournalError> {
+        let mut bad = Vec::new();
+        for (key, ()) in self.scan::<()>(table, &[], None, usize::MAX)? {
+            match self.get::<V>(table, &key) {
+                Ok(_) => {}
+                Err(JournalError::Row { .. }) => bad.push(key),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bad)
+    }
+
+    /// Commits what is left, ends the writer and closes the database. Nothing is read or written any more when this
+    /// returns: the directory may be another's by then.
+    pub(crate) fn close(&self) {
+        self.shared.fresh.write().stopping = true;
+        self.ring();
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            tracing::error!(
+                "the journal writer had panicked; its log is replayed at the next start"
+            );
+        }
+        self.shared.fresh.write().closed = true;
+        let mut open = self.shared.database.write().take();
+        while let Some(database) = open {
+            // A reader that is at work on it keeps it open, for some milliseconds.
+            open = Arc::try_unwrap(database).map(drop).err();
+            if open.is_some() {
+                std::thread::sleep(READERS_GO);
+            }
+        }
+    }
+}
+
+/// Where the log is.
+fn log_directory(directory: &Path) -> PathBuf {
+    directory.join("wal")
+}
+
+/// What a run that was killed, or lost its power, has submitted and not committed.
+#[cfg(test)]
+pub(crate) fn append_to_log(directory: &Path, batch: &Batch) {
+    let record = LogRecord(&batch.rows).to_record().unwrap();
+    Log::open(&log_directory(directory))
+        .and_then(|mut log| log.append(&record))
+        .unwrap();
+}
