@@ -149,29 +149,38 @@ impl Node {
         self.state().join("inbox").join(path)
     }
 
-    /// Writes as a program would through the mount, and seals.
-    fn drop_file(&self, path: &str, bytes: &[u8]) -> BundleId {
-        let at = self.outbox(path);
-        fs::create_dir_all(at.parent().unwrap()).unwrap();
-        let rel = RelPath::parse(path).unwrap();
+    /// A file that is being written through the mount.
+    fn open(&self, path: &str, bytes: &[u8]) {
+        fs::create_dir_all(self.outbox(path).parent().unwrap()).unwrap();
         let file = File::options()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
-            .open(&at)
+            .open(self.outbox(path))
             .unwrap();
-        let gate = self.spool().gate(file.metadata().unwrap().ino());
-        {
-            let mut guard = gate.lock();
-            if !self.spool().before_modify(&mut guard, &rel).unwrap() {
-                self.spool().copy_out(&mut guard, &file, &rel).unwrap();
-            }
-            file.set_len(0).unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
-            guard.reshaped();
+        let gate = self.spool().gate(self.ino(path));
+        let mut guard = gate.lock();
+        if !self.spool().before_modify(&mut guard, &rel(path)).unwrap() {
+            self.spool()
+                .copy_out(&mut guard, &file, &rel(path))
+                .unwrap();
         }
-        self.spool().mark_closed(gate.ino(), &rel);
+        file.set_len(0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
+        guard.reshaped();
+    }
+
+    fn close(&self, path: &str) {
+        let gate = self.spool().gate(self.ino(path));
+        let _held = gate.lock();
+        self.spool().mark_closed(gate.ino(), &rel(path));
+    }
+
+    /// Writes as a program would through the mount, and seals.
+    fn drop_file(&self, path: &str, bytes: &[u8]) -> BundleId {
+        self.open(path, bytes);
+        self.close(path);
         match self.seal(path) {
             SealOutcome::Sealed(bundle) => bundle,
             other => panic!("{other:?}"),

@@ -10,34 +10,6 @@ impl Node {
         mark.map(|mark| (mark.kind, mark.path.to_string()))
     }
 
-    /// A file that is being written through the mount.
-    fn open(&self, path: &str, bytes: &[u8]) {
-        fs::create_dir_all(self.outbox(path).parent().unwrap()).unwrap();
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(self.outbox(path))
-            .unwrap();
-        let gate = self.spool().gate(self.ino(path));
-        let mut guard = gate.lock();
-        if !self.spool().before_modify(&mut guard, &rel(path)).unwrap() {
-            self.spool()
-                .copy_out(&mut guard, &file, &rel(path))
-                .unwrap();
-        }
-        file.set_len(0).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
-        guard.reshaped();
-    }
-
-    fn close(&self, path: &str) {
-        let gate = self.spool().gate(self.ino(path));
-        let _held = gate.lock();
-        self.spool().mark_closed(gate.ino(), &rel(path));
-    }
-
     fn moved(&self, from: &str, to: &str, directory: bool) {
         fs::rename(self.outbox(from), self.outbox(to)).unwrap();
         self.spool().outbox_renamed(&rel(from), &rel(to), directory);

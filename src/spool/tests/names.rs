@@ -17,22 +17,8 @@ impl Node {
 
     /// Writes through the gate and closes, without a seal.
     fn write(&self, path: &str, bytes: &[u8]) {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(self.outbox(path))
-            .unwrap();
-        let gate = self.spool().gate(self.ino(path));
-        let mut guard = gate.lock();
-        if !self.spool().before_modify(&mut guard, &rel(path)).unwrap() {
-            self.spool()
-                .copy_out(&mut guard, &file, &rel(path))
-                .unwrap();
-        }
-        file.set_len(0).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
-        guard.reshaped();
-        self.spool().mark_closed(gate.ino(), &rel(path));
+        self.open(path, bytes);
+        self.close(path);
     }
 
     fn seal_all(&self, paths: &[&str], more: bool) -> Vec<SealOutcome> {
