@@ -39,27 +39,26 @@ mod exchange;
 mod ignore;
 mod inode;
 mod leaving;
+mod order;
 mod overview;
 mod recent;
 mod seal;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+pub use self::event::{Action, Due, Event, Gone, Ino, Moved, SealResult, Shown};
+pub use self::ignore::{BadPattern, IgnoreList};
+use self::inode::{Inode, Lifted, Name, Torn, is_temporary};
+use self::leaving::{KEPT_CAPACITY, Leaving};
+pub use self::overview::Overview;
+use self::recent::RecentNames;
+use self::tree::state::Tree;
 use crate::bundle::RelPath;
-pub use event::{Action, Due, Event, Gone, Moved, SealResult, Shown};
-pub use ignore::{BadPattern, IgnoreList};
-use inode::{Inode, Lifted, Name, Torn};
-use leaving::Leaving;
-pub use overview::Overview;
-use recent::RecentNames;
-use tree::Tree;
-
-/// A backing inode.
-pub type Ino = u64;
 
 /// Settle time of ordinary writers: programs that rename after the last close do so within 3 ms.
 pub const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
@@ -73,9 +72,6 @@ const CHANGED_RETRY: Duration = Duration::from_millis(10);
 /// First and longest pause after a seal that failed on our own disk; doubled in between. It never gives up: the file
 /// was closed, and what was closed is promised to be sent.
 const FAILED_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// A map that was larger than this gives its memory back when it is empty.
-const KEPT_CAPACITY: usize = 1024;
-
 /// What the machine is told at start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -136,18 +132,16 @@ impl Ready {
     /// Takes in what happened. `now` counts from any fixed start.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut out = Vec::new();
+        if self.take_in(event, now, &mut out) {
+            self.fire(now, &mut out);
+        }
+        out
+    }
+
+    /// Notes what happened, and what is due when because of it. Whether it changed anything of that.
+    fn take_in(&mut self, event: Event, now: Duration, out: &mut Vec<Action>) -> bool {
         match event {
-            Event::Wrote { ino, fh } => {
-                let Some(inode) = self.inodes.get_mut(&ino) else {
-                    return out;
-                };
-                inode.modified(Some(fh));
-                inode.written = true;
-                if inode.writers > 0 {
-                    return out;
-                }
-                self.decide(ino, now, SLOW_SETTLE, &mut out);
-            }
+            Event::Wrote { ino, fh } => return self.wrote(ino, fh, now, out),
             Event::Created {
                 ino,
                 path,
@@ -157,18 +151,7 @@ impl Ready {
                 mode,
             } => {
                 let temporary = is_temporary(&path, rdwr, excl, mode);
-                self.leave_tree(ino, now);
-                let name = Name {
-                    temporary,
-                    ..self.name(ino, path)
-                };
-                // A number comes back only when the old inode is gone, its handles included.
-                let inode = self.inodes.entry(ino).or_default();
-                inode.modified(None);
-                inode.written = false;
-                inode.writers = 1;
-                inode.names = vec![name];
-                self.rearm(ino, &mut out);
+                self.created(ino, path, temporary, now, out);
             }
             Event::Opened {
                 ino,
@@ -177,9 +160,7 @@ impl Ready {
                 fh: _,
             } => {
                 self.all_named(ino, names);
-                self.named(ino, path).writers += 1;
-                self.rearm(ino, &mut out);
-                self.tree_touched(ino, now);
+                self.opened(ino, path, now, out);
             }
             Event::Truncated {
                 ino,
@@ -189,65 +170,34 @@ impl Ready {
                 size,
             } => {
                 self.all_named(ino, names);
-                let inode = self.named(ino, path);
-                inode.modified(fh);
-                if size == 0 && inode.failed.is_some() {
-                    inode.mend();
-                }
-                inode.written = size > 0;
-                self.decide(ino, now, SLOW_SETTLE, &mut out);
+                self.truncated(ino, path, fh, size, now, out);
             }
-            Event::Dressed { ino, names } => self.dressed(ino, names, now, &mut out),
-            Event::WriteFailed { ino, fh, errno } => {
-                // One that is closed already is what its writer meant; this one was not let in.
-                if let Some(inode) = self.inodes.get_mut(&ino).filter(|i| i.writers > 0) {
-                    inode.torn = fh.map_or(Torn::Past, Torn::Held);
-                    inode.failed = Some(errno);
-                }
-            }
-            Event::Flushed { ino, fh, torn } => {
-                if let Some(inode) = self.inodes.get_mut(&ino).filter(|_| torn) {
-                    inode.torn = Torn::Held(fh);
-                }
-            }
-            Event::Released { ino, fh } => {
-                if let Some(inode) = self.inodes.get_mut(&ino) {
-                    inode.writers = inode.writers.saturating_sub(1);
-                    if inode.torn == Torn::Held(fh) {
-                        inode.torn = Torn::Past;
-                    }
-                    self.decide(ino, now, Duration::ZERO, &mut out);
-                }
-            }
-            Event::Linked { ino, path } => {
-                let inode = self.named(ino, path.clone());
-                if let Some(name) = inode.name_mut(&path).filter(|name| !name.ignored) {
-                    name.due = Some(now);
-                }
-                self.decide(ino, now, Duration::ZERO, &mut out);
-            }
+            Event::Dressed { ino, names } => self.dressed(ino, names, now, out),
+            Event::WriteFailed { ino, fh, errno } => self.write_failed(ino, fh, errno),
+            Event::Flushed { ino, fh, torn } => self.flushed(ino, fh, torn),
+            Event::Released { ino, fh } => self.released(ino, fh, now, out),
+            Event::Recovered {
+                ino,
+                path,
+                incomplete,
+            } => self.recovered(ino, path, incomplete, now, out),
+            Event::SendNow { ino, path } => self.send_now(ino, path, now, out),
+            Event::SealDone { ino, results } => self.seal_done(ino, results, now, out),
+            Event::Linked { ino, path } => self.linked(ino, path, now, out),
+            Event::Unlinked {
+                ino,
+                path,
+                names_left,
+            } => self.unlinked(Gone { ino, names_left }, &path, now, out),
             Event::Renamed {
                 ino,
                 from,
                 to,
                 replaced,
-            } => {
-                if replaced.is_some_and(|gone| gone.ino == ino) {
-                    return out;
-                }
-                if let Some(gone) = replaced {
-                    self.unlinked(gone, &to, now, &mut out);
-                }
-                self.renamed(ino, &from, to, true, now, &mut out);
-            }
-            Event::Exchanged { a, b } => self.exchanged(a, b, now, &mut out),
+            } => return self.replaced(ino, &from, to, replaced, now, out),
+            Event::Exchanged { a, b } => self.exchanged(a, b, now, out),
             Event::DirRenamed { from, to, files } => {
-                self.trees_moved(|path| path.rebase(&from, &to), now, &mut out);
-                for (ino, path) in files {
-                    if let Some(old) = path.rebase(&to, &from) {
-                        self.renamed(ino, &old, path, true, now, &mut out);
-                    }
-                }
+                self.directory_renamed(&from, &to, files, now, out);
             }
             Event::TreeRenamed {
                 tree,
@@ -256,59 +206,18 @@ impl Ready {
                 files,
                 directories,
             } => {
-                self.trees_moved(|path| path.rebase(&from, &to), now, &mut out);
-                self.begin_tree(tree, Some(&from), to, files, directories, now, &mut out);
+                self.trees_moved(|path| path.rebase(&from, &to), now, out);
+                self.begin_tree(tree, Some(&from), to, files, directories, now, out);
             }
             Event::TreeRecovered {
                 tree,
                 root,
                 files,
                 directories,
-            } => {
-                let known = files.iter().map(|(ino, path, _)| (*ino, path.clone()));
-                let known = known.collect();
-                self.begin_tree(tree, None, root, known, directories, now, &mut out);
-                for (ino, path, incomplete) in files {
-                    if incomplete {
-                        let inode = self.named(ino, path);
-                        inode.modified(None);
-                        inode.torn = Torn::Past;
-                        self.decide(ino, now, Duration::ZERO, &mut out);
-                    }
-                }
-            }
-            Event::TreeDone { tree, result } => self.tree_done(tree, result, now, &mut out),
-            Event::Unlinked {
-                ino,
-                path,
-                names_left,
-            } => self.unlinked(Gone { ino, names_left }, &path, now, &mut out),
-            Event::SealDone { ino, results } => self.seal_done(ino, results, now, &mut out),
-            Event::Recovered {
-                ino,
-                path,
-                incomplete,
-            } => {
-                let inode = self.named(ino, path);
-                inode.modified(None);
-                if incomplete {
-                    inode.torn = Torn::Past;
-                }
-                self.decide(ino, now, Duration::ZERO, &mut out);
-            }
-            Event::SendNow { ino, path } => {
-                let inode = self.named(ino, path.clone());
-                inode.mend();
-                if let Some(name) = inode.name_mut(&path) {
-                    name.forced = true;
-                    name.renamed_from.take_if(|from| *from == path);
-                    name.due = Some(now);
-                }
-                self.decide(ino, now, Duration::ZERO, &mut out);
-            }
+            } => self.tree_recovered(tree, root, files, directories, now, out),
+            Event::TreeDone { tree, result } => self.tree_done(tree, result, now, out),
         }
-        self.fire(now, &mut out);
-        out
+        true
     }
 
     /// Lets time pass; to be called at [`Self::next_deadline`].
@@ -476,17 +385,61 @@ impl Ready {
         self.rearm(ino, out);
     }
 
+    /// A name was made beside others.
+    fn linked(&mut self, ino: Ino, path: RelPath, now: Duration, out: &mut Vec<Action>) {
+        let inode = self.named(ino, path.clone());
+        if let Some(name) = inode.name_mut(&path).filter(|name| !name.ignored) {
+            name.due = Some(now);
+        }
+        self.decide(ino, now, Duration::ZERO, out);
+    }
+
+    /// A file has another name, in place of what was there; `false` if that was the file itself.
+    fn replaced(
+        &mut self,
+        ino: Ino,
+        from: &RelPath,
+        to: RelPath,
+        gone: Option<Gone>,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        if gone.is_some_and(|gone| gone.ino == ino) {
+            return false;
+        }
+        if let Some(gone) = gone {
+            self.unlinked(gone, &to, now, out);
+        }
+        self.renamed(ino, from, to, now, out);
+        true
+    }
+
+    fn directory_renamed(
+        &mut self,
+        from: &RelPath,
+        to: &RelPath,
+        files: Vec<(Ino, RelPath)>,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        self.trees_moved(|path| path.rebase(from, to), now, out);
+        for (ino, path) in files {
+            if let Some(old) = path.rebase(to, from) {
+                self.renamed(ino, &old, path, now, out);
+            }
+        }
+    }
+
     fn renamed(
         &mut self,
         ino: Ino,
         from: &RelPath,
         to: RelPath,
-        announce: bool,
         now: Duration,
         out: &mut Vec<Action>,
     ) {
         let lifted = self.lift(ino, from, now);
-        self.set_down(lifted, to, announce.then_some(from), now, out);
+        self.set_down(lifted, to, Some(from), now, out);
     }
 
     /// Takes a name off its inode, and the inode out of its tree under that name: it is about to get another one.
@@ -543,42 +496,6 @@ impl Ready {
             self.leaving.left(&from, ino, &self.inodes);
         }
         self.decide(ino, now, Duration::ZERO, out);
-    }
-
-    /// Programs set mode and time after the last close (`install`, `unzip`, linkers), on a busy machine after the seal.
-    /// Later than that it is not for the others. No mark: recovery compares the file with what was announced of it.
-    fn dressed(&mut self, ino: Ino, names: Vec<RelPath>, now: Duration, out: &mut Vec<Action>) {
-        let inode = self.inodes.get(&ino);
-        let dirty = inode.is_some_and(|inode| inode.dirty);
-        let sealing = inode.is_some_and(|inode| inode.sealing.is_some());
-        let in_tree = |path: &RelPath| self.tree_with(ino, path);
-        // They are those of all its names, if one of them was announced a moment ago.
-        let recent = |path: &RelPath| in_tree(path).is_some() || self.recent.is_recent(path, now);
-        if dirty || !(sealing || names.iter().any(recent)) {
-            return;
-        }
-        for path in names {
-            let in_tree = self.tree_with(ino, &path);
-            let tree = in_tree.and_then(|tree| self.trees.get(&tree));
-            let sealing = tree.is_some_and(|tree| tree.sealing);
-            let inode = self.named(ino, path.clone());
-            // What is still to be sealed is sealed as it is then.
-            let Some(name) = inode
-                .name_mut(&path)
-                .filter(|name| !name.is_ignored() && (name.due.is_none() || name.is_dressed()))
-            else {
-                continue;
-            };
-            match in_tree {
-                Some(_) if !sealing => continue,
-                Some(_) => name.late = true,
-                None => name.due = Some(now),
-            }
-            name.renamed_from = Some(path);
-        }
-        self.decide(ino, now, SLOW_SETTLE, out);
-        // Nothing waits where a name is ignored.
-        self.rearm(ino, out);
     }
 
     fn unlinked(&mut self, gone: Gone, path: &RelPath, now: Duration, out: &mut Vec<Action>) {
@@ -638,19 +555,4 @@ impl Ready {
             self.inodes.shrink_to(KEPT_CAPACITY);
         }
     }
-}
-
-/// Whether a file created like this is about to be renamed: `mkstemp` asks for 0600, `patch` does it by hand.
-fn is_temporary(path: &RelPath, rdwr: bool, excl: bool, mode: u32) -> bool {
-    if !excl {
-        return false;
-    }
-    if rdwr {
-        return mode & 0o777 == 0o600;
-    }
-    let name = path.file_name();
-    let Some((_, end)) = name.split_last_chunk::<8>() else {
-        return false;
-    };
-    end.starts_with(b".o") && end[2..].iter().all(u8::is_ascii_alphanumeric)
 }

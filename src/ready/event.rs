@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use super::Ino;
 use crate::bundle::RelPath;
+
+/// A backing inode.
+pub type Ino = u64;
 
 /// What happened to a regular file in the outbox. Events of one inode come in the order of the operations.
 #[derive(Clone, Debug)]

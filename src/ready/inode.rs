@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::event::Due;
+use super::event::{Due, Ino};
 use crate::bundle::RelPath;
 
 /// Whether a writer was killed.
@@ -49,7 +49,7 @@ pub(super) struct Name {
 /// A name that is being moved, between its old place and its new one.
 #[derive(Debug)]
 pub(super) struct Lifted {
-    pub(super) ino: super::Ino,
+    pub(super) ino: Ino,
     /// What was remembered of it.
     pub(super) name: Option<Name>,
     /// The tree that it was a member of under the old name.
@@ -148,4 +148,19 @@ impl Inode {
     pub(super) fn wanted(&self) -> impl Iterator<Item = &Name> {
         self.names.iter().filter(|name| !name.is_ignored())
     }
+}
+
+/// Whether a file created like this is about to be renamed: `mkstemp` asks for 0600, `patch` does it by hand.
+pub(super) fn is_temporary(path: &RelPath, rdwr: bool, excl: bool, mode: u32) -> bool {
+    if !excl {
+        return false;
+    }
+    if rdwr {
+        return mode & 0o777 == 0o600;
+    }
+    let name = path.file_name();
+    let Some((_, end)) = name.split_last_chunk::<8>() else {
+        return false;
+    };
+    end.starts_with(b".o") && end[2..].iter().all(u8::is_ascii_alphanumeric)
 }

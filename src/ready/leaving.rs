@@ -8,10 +8,14 @@
 //!    where files changed places, one of them is the first.
 //! 2. Of one name, the last file that left it counts. What is no longer true is dropped when there is much of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use super::{Ino, Inode, KEPT_CAPACITY, Ready};
+use super::event::Ino;
+use super::inode::Inode;
 use crate::bundle::RelPath;
+
+/// A map that was larger than this gives its memory back when it is empty.
+pub(super) const KEPT_CAPACITY: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
@@ -34,6 +38,11 @@ impl Leaving {
         self.by.insert(from.clone(), ino);
     }
 
+    /// Who left that name last.
+    pub(super) fn last_at(&self, name: &RelPath) -> Option<Ino> {
+        self.by.get(name).copied()
+    }
+
     /// Its seal is asked for.
     pub(super) fn announced(&mut self, from: &RelPath) {
         self.by.remove(from);
@@ -47,35 +56,14 @@ impl Leaving {
 
 impl Inode {
     /// Nobody writes to it, and no seal of it is under way.
-    fn may_be_sealed(&self) -> bool {
+    pub(super) fn may_be_sealed(&self) -> bool {
         self.writers == 0 && self.sealing.is_none()
     }
 
     /// Whether a name waits that is to say that the file was at `from` before.
-    fn has_left(&self, from: &RelPath) -> bool {
+    pub(super) fn has_left(&self, from: &RelPath) -> bool {
         self.names.iter().any(|name| {
             name.due.is_some() && name.path != *from && name.renamed_from.as_ref() == Some(from)
         })
-    }
-}
-
-impl Ready {
-    /// The inode, after those that left the names it has now, and after those that left theirs.
-    pub(super) fn in_order(&self, ino: Ino) -> Vec<Ino> {
-        let (mut order, mut seen) = (vec![ino], HashSet::from([ino]));
-        let mut at = 0;
-        while let Some(inode) = order.get(at).and_then(|ino| self.inodes.get(ino)) {
-            at += 1;
-            let moved = |name: &&super::Name| name.renamed_from.is_some() && !name.is_dressed();
-            for name in inode.names.iter().filter(moved) {
-                let before = self.leaving.by.get(&name.path).filter(|before| {
-                    let before = self.inodes.get(before);
-                    before.is_some_and(|b| b.may_be_sealed() && b.has_left(&name.path))
-                });
-                order.extend(before.filter(|before| seen.insert(**before)));
-            }
-        }
-        order.reverse();
-        order
     }
 }

@@ -102,21 +102,6 @@ impl Ready {
         let Some(sealing) = inode.sealing.take_if(asked) else {
             return;
         };
-        let mut waiters = Vec::new();
-        let mut come_to = SealResult::Gone;
-        for (path, result) in &results {
-            waiters.extend(self.in_flight.remove(path).into_iter().flatten());
-            match result {
-                SealResult::Sealed => self.recent.sealed(path, now),
-                SealResult::Changed
-                | SealResult::Incomplete
-                | SealResult::Failed
-                | SealResult::Gone => self.recent.forget(path),
-            }
-            if *result != SealResult::Gone {
-                come_to = *result;
-            }
-        }
         let of = |path: &RelPath| {
             let at = results
                 .binary_search_by(|(other, _)| other.cmp(path))
@@ -131,16 +116,55 @@ impl Ready {
         inode
             .names
             .retain(|name| of(&name.path) != Some(SealResult::Gone));
+        let mut come_to = results.iter().map(|(_, result)| *result);
+        let come_to = come_to.rfind(|result| *result != SealResult::Gone);
+        if come_to == Some(SealResult::Sealed) {
+            for name in inode.names.iter_mut().filter(|name| name.due.is_none()) {
+                name.forced &= of(&name.path).is_none();
+            }
+        }
+        let waiters = self.end_flight(&results, now);
+        self.go_on(ino, &sealing, come_to, now, out);
+        for waiter in waiters {
+            self.rearm(waiter, out);
+        }
+    }
+
+    /// The paths are free for the next seal; gives who waited for that.
+    fn end_flight(&mut self, results: &[(RelPath, SealResult)], now: Duration) -> Vec<Ino> {
+        let mut waiters = Vec::new();
+        for (path, result) in results {
+            waiters.extend(self.in_flight.remove(path).into_iter().flatten());
+            match result {
+                SealResult::Sealed => self.recent.sealed(path, now),
+                SealResult::Changed
+                | SealResult::Incomplete
+                | SealResult::Failed
+                | SealResult::Gone => self.recent.forget(path),
+            }
+        }
+        waiters
+    }
+
+    /// What is next for an inode of which a seal came to this under all names that are still there.
+    fn go_on(
+        &mut self,
+        ino: Ino,
+        sealing: &Sealing,
+        come_to: Option<SealResult>,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
         match come_to {
-            SealResult::Sealed => {
+            Some(SealResult::Sealed) => {
                 inode.failures = 0;
                 inode.marked = inode.dirty || inode.names.iter().any(waits);
-                for name in inode.names.iter_mut().filter(|name| name.due.is_none()) {
-                    name.forced &= of(&name.path).is_none();
-                }
                 self.rearm(ino, out);
             }
-            SealResult::Changed => {
+            Some(SealResult::Changed) => {
                 let dressed = |due: &Due| due.renamed_from.as_ref() == Some(&due.path);
                 // Of one that was only dressed, writing decides what it is now; opening does not.
                 if sealing.0.iter().all(dressed) {
@@ -155,12 +179,12 @@ impl Ready {
                 }
                 self.decide(ino, now, CHANGED_RETRY, out);
             }
-            SealResult::Incomplete => {
+            Some(SealResult::Incomplete) => {
                 inode.dirty = true;
                 inode.torn = Torn::Past;
                 self.decide(ino, now, Duration::ZERO, out);
             }
-            SealResult::Failed => {
+            Some(SealResult::Failed) => {
                 let (first, longest) = FAILED_RETRY;
                 let pause = first
                     .saturating_mul(1 << inode.failures.min(16))
@@ -174,10 +198,7 @@ impl Ready {
                 }
                 self.rearm(ino, out);
             }
-            SealResult::Gone => self.rearm(ino, out),
-        }
-        for waiter in waiters {
-            self.rearm(waiter, out);
+            Some(SealResult::Gone) | None => self.rearm(ino, out),
         }
     }
 }

@@ -7,41 +7,15 @@
 //! Members that are moved within the directory stay members, those that are moved out of it or removed are none. The
 //! directory itself may move too; back to an ignored name it is no tree any more.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(super) mod state;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::state::Tree;
 use super::inode::Torn;
 use super::{Action, CHANGED_RETRY, FAILED_RETRY, Ino, Ready, SealResult, Shown};
 use crate::bundle::RelPath;
-
-#[derive(Debug)]
-pub(super) struct Tree {
-    root: RelPath,
-    files: BTreeMap<RelPath, Ino>,
-    directories: BTreeSet<RelPath>,
-    /// Members that are open for writing or incomplete, with a name of each.
-    blockers: BTreeMap<Ino, RelPath>,
-    /// Not before then.
-    not_before: Duration,
-    due: Option<Duration>,
-    pub(super) sealing: bool,
-    failures: u32,
-}
-
-impl Tree {
-    /// What to show of it, and of those of its members that do not hold it up themselves.
-    pub(super) fn shown(&self) -> Shown {
-        if self.sealing {
-            Shown::Sealing
-        } else if let Some(path) = self.blockers.values().min() {
-            Shown::Waiting(path.clone())
-        } else if self.failures > 0 {
-            Shown::Retrying
-        } else {
-            Shown::Settling
-        }
-    }
-}
 
 impl Ready {
     /// Whether renaming a directory like this commits it as one bundle.
@@ -116,6 +90,26 @@ impl Ready {
             self.decide(ino, now, Duration::ZERO, out);
         }
         self.rearm_tree(number);
+    }
+
+    /// Found at the start: which of its members are incomplete is said beside them.
+    pub(super) fn tree_recovered(
+        &mut self,
+        number: u64,
+        root: RelPath,
+        files: Vec<(Ino, RelPath, bool)>,
+        directories: Vec<RelPath>,
+        now: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        let known = files.iter().map(|(ino, path, _)| (*ino, path.clone()));
+        let known = known.collect();
+        self.begin_tree(number, None, root, known, directories, now, out);
+        for (ino, path, incomplete) in files {
+            if incomplete {
+                self.recovered(ino, path, true, now, out);
+            }
+        }
     }
 
     /// A member was opened, closed, removed or sent: does it hold its tree up?
