@@ -1,7 +1,8 @@
 //! The settings of space and of how the inbox is dressed: sizes, modes, owners.
 
-use super::value::{self, format_size};
-use super::{Config, ConfigError, Stack};
+use super::error::ConfigError;
+use super::stack::Stack;
+use super::value;
 use crate::spool::{Dress, Limits};
 
 impl Stack<'_> {
@@ -34,31 +35,5 @@ impl Stack<'_> {
             }
         }
         Ok(dress)
-    }
-}
-
-/// The text of one of these settings as it holds; `None` for what is not set.
-pub(super) fn shown(config: &Config, name: &str) -> Option<String> {
-    let Config {
-        limits,
-        dress,
-        routing,
-        ..
-    } = config;
-    let octal = |mode: u32| format!("{mode:04o}");
-    match name {
-        "max_bytes" => limits.max_bytes.map(format_size),
-        "min_free" => limits.min_free.map(format_size),
-        "max_file_bytes" => limits.max_file_bytes.map(format_size),
-        "max_peer_bytes" => limits.max_peer_bytes.map(format_size),
-        "history" => limits.history.map(|count| count.to_string()),
-        "max_bundle_files" => routing.max_bundle_files.map(|max| max.to_string()),
-        "max_bundle_bytes" => routing.max_bundle_bytes.map(format_size),
-        "max_recipients" => routing.max_recipients.map(|max| max.to_string()),
-        "inbox_mode" => dress.mode.map(octal),
-        "umask" => dress.umask.map(octal),
-        "uid" => dress.uid.map(|id| id.to_string()),
-        "gid" => dress.gid.map(|id| id.to_string()),
-        _ => None,
     }
 }

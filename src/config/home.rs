@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{ConfigError, Surroundings};
+use super::error::ConfigError;
+use super::surroundings::Surroundings;
 
 /// A name of this length and the names of what a tool makes of it (`.tar.gz`) fit into 255 bytes.
 const NAME_MAX: usize = 200;

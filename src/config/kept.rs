@@ -5,14 +5,15 @@
 //! there at each start anyway; what it says beats what is kept, and is not kept.
 //!
 //! The file also says where the state was last mounted, so that a home that was moved is noticed; see
-//! [`default_state`](super::default_state).
+//! [`default_state`](super::home::default_state).
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, Layer, Source, setting};
+use super::error::ConfigError;
+use super::source::{Layer, Source, setting};
 use crate::spool::Layout;
 
 /// The settings that belong to the node.

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
+use super::error::ConfigError;
+use super::source::Source;
+use super::stack::Stack;
 use super::value::parse_duration;
-use super::{ConfigError, Source, Stack};
 use crate::bundle::RelPath;
 use crate::spool::{Route, Routing, parse_priority};
-
-/// The two keys.
-pub(super) const KEYS: [&str; 2] = ["route", "groups"];
 
 impl Stack<'_> {
     /// The routes of the strongest layer that has any, and the limits of bundles.

@@ -2,9 +2,40 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{ConfigError, Source};
+use super::error::ConfigError;
+
+/// Where a value came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// The state's own file: it was given once, and belongs to the node.
+    Kept(PathBuf),
+    /// A key of this file.
+    File(PathBuf),
+    /// An environment variable.
+    Env,
+    /// `-o`.
+    MountOption,
+    /// The command line.
+    Flag,
+}
+
+impl Source {
+    /// The words for a value of `setting` from here: `--settle`, `MESHBOX_SETTLE`, `settle in /etc/x.toml`.
+    pub fn describe(&self, setting: &str) -> String {
+        match self {
+            Self::Default => "default".to_owned(),
+            Self::Kept(path) => format!("kept in {}", path.display()),
+            Self::File(path) => format!("{setting} in {}", path.display()),
+            Self::Env => env_name(setting),
+            Self::MountOption => format!("-o {setting}"),
+            Self::Flag => format!("--{}", setting.replace('_', "-")),
+        }
+    }
+}
 
 /// What a value looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +109,9 @@ const SPOOL_TABLE: [&str; 5] = [
     "max_file_bytes",
     "history",
 ];
+
+/// Keys of the configuration file that are no settings: `[[route]]` and `[groups]`.
+const TABLES: [&str; 2] = ["route", "groups"];
 
 /// The setting of this name, with dashes or underscores.
 pub fn setting(name: &str) -> Option<&'static Setting> {
@@ -207,7 +241,7 @@ impl Layer {
         let source = Source::File(path.clone());
         let mut layer = Self::new(source.clone());
         for (key, value) in flat(table, &path)? {
-            if super::routes::KEYS.contains(&key.as_str()) {
+            if TABLES.contains(&key.as_str()) {
                 layer.tables.insert(key, value);
                 continue;
             }

@@ -1,6 +1,7 @@
 //! How the sources of settings are laid over each other.
 
 use super::*;
+use crate::peer::{GroupKey, Identity, Ticket};
 
 fn surroundings() -> Surroundings {
     Surroundings {

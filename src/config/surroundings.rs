@@ -1,0 +1,48 @@
+//! What the process finds around it.
+
+use std::path::PathBuf;
+
+/// What the surroundings of the process say; a value so that tests can bring their own.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Whether we are root.
+    pub root: bool,
+    /// `$XDG_STATE_HOME`, if absolute.
+    pub xdg_state_home: Option<PathBuf>,
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// The machine's name.
+    pub hostname: String,
+    /// Processors that we may use.
+    pub processors: usize,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of_process() -> Self {
+        let dir = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        Self {
+            root: rustix::process::geteuid().is_root(),
+            xdg_state_home: dir("XDG_STATE_HOME"),
+            home: dir("HOME"),
+            hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// Where the states of all mounts are, unless `--state` says otherwise.
+    pub fn state_home(&self) -> Option<PathBuf> {
+        if self.root {
+            return Some(PathBuf::from("/var/lib/meshbox"));
+        }
+        let home = self
+            .xdg_state_home
+            .clone()
+            .or_else(|| Some(self.home.as_ref()?.join(".local/state")))?;
+        Some(home.join("meshbox"))
+    }
+}
