@@ -3,10 +3,12 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::args::DaemonArgs;
+use super::ask;
 use super::exit::{ExitCode, Failure};
+use super::output::print;
 use super::stage::{Place, Stage};
 use super::which::below_outbox;
-use super::{DaemonArgs, ask, print};
 use crate::bundle::{BundleId, Priority, RelPath};
 use crate::control::act::{Act, ActOutcome, Named, SendFiles, parse_priority};
 use crate::control::{Client, Reply, Request, WirePath};
@@ -27,7 +29,7 @@ fn carry_out(client: &mut Client, act: Act) -> Result<(), Failure> {
                 .map_or_else(String::new, |id| format!("{id}\n"));
             if !acted.text.is_empty() {
                 // The id alone is for scripts.
-                super::complain(&acted.text);
+                super::output::complain(&acted.text);
             }
             return print(&bundle);
         }

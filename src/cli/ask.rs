@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::args::{DaemonArgs, PlacedArgs};
 use super::exit::{ExitCode, Failure};
+use super::output::print;
+use super::show;
 use super::which::{Daemon, below_outbox, find, find_at, real_path};
-use super::{DaemonArgs, PlacedArgs, print, show};
 use crate::control::Layout;
 use crate::control::wait::{Outcome, WaitFor};
 use crate::control::{Client, ControlError, Reply, Request, Status, WirePath};

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::args::{DaemonArgs, PlacedArgs};
 use super::ask::{json, unexpected};
 use super::exit::Failure;
+use super::output::print;
 use super::which::{Daemon, find};
-use super::{DaemonArgs, PlacedArgs, print};
 use crate::control::{Layout, MembershipChange, Reply, Request};
 use crate::daemon::keys;
 use crate::peer::{Identity, PeerName};

@@ -4,8 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::args::{MountArgs, variable};
 use super::exit::{ExitCode, Failure};
-use super::{MountArgs, Settings, print, variable, which};
+use super::output::print;
+use super::settings::Settings;
+use super::which;
 use crate::config::{self, Inputs, Layer, Resolved, Surroundings};
 use crate::control::Client;
 use crate::daemon::{self, Start};

@@ -157,14 +157,14 @@ impl Found<'_> {
     }
 
     fn skipped(&self, why: &str) {
-        super::complain(&format!("skipped {}: {why}", self.at.display()));
+        super::output::complain(&format!("skipped {}: {why}", self.at.display()));
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Err(err) = fs::remove_dir_all(&self.at) {
-            super::complain(&format!("cannot remove {}: {err}", self.at.display()));
+            super::output::complain(&format!("cannot remove {}: {err}", self.at.display()));
         }
     }
 }

@@ -9,8 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::args::variable;
 use super::exit::{ExitCode, Failure};
-use super::variable;
 use crate::bundle::RelPath;
 use crate::control::Client;
 use crate::control::Layout;
