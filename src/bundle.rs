@@ -13,23 +13,22 @@
 
 mod cancel;
 pub mod directories;
+mod entry;
 pub mod link;
+mod path;
 
-use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt;
-use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::cancel::{Cancel, CancelReason};
-pub use self::directories::{DirectoryTime, Listing, Mtime};
-use crate::digest::{ChunkList, Digest, Run};
+pub use self::directories::{DirectoryTime, Listing};
+pub use self::entry::{Entry, EntryKind, Mtime};
+pub use self::path::{NAME_MAX, PATH_MAX, PathError, RelPath, check_name};
+use crate::digest::{Digest, Run};
 use crate::encoding::{self, Malformed, at_most};
 use crate::peer::{Identity, PeerId, Signature};
 
@@ -50,13 +49,6 @@ pub const SCOPE_MAX: usize = 4096;
 
 /// Most former names of a file that a manifest may list. Who missed more renames than that keeps an older name too.
 pub const FORMERS_MAX: usize = 16;
-
-/// Longest name of one path component in bytes (`NAME_MAX`).
-pub const NAME_MAX: usize = 255;
-
-/// Longest path in bytes: what the system takes (4,095) less `/proc/self/fd/99999/`, by which a node reaches it however
-/// deep its state lies.
-pub const PATH_MAX: usize = 4095 - 20;
 
 /// SHA-256 of an encoded manifest: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,153 +75,6 @@ impl fmt::Display for BundleId {
 impl fmt::Debug for BundleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.short())
-    }
-}
-
-/// Why bytes are not a usable relative path.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-pub enum PathError {
-    /// Nothing at all.
-    #[error("the path is empty")]
-    Empty,
-    /// Starts with `/`.
-    #[error("the path is absolute")]
-    Absolute,
-    /// A component is empty, `.` or `..`.
-    #[error("the path has a component that is empty, `.` or `..`")]
-    Component,
-    /// Contains a NUL byte.
-    #[error("the path contains a NUL byte")]
-    Nul,
-    /// A component has more than 255 bytes.
-    #[error("a name in the path is longer than 255 bytes")]
-    NameTooLong,
-    /// The whole has more than 4,075 bytes.
-    #[error("the path is longer than 4075 bytes")]
-    TooLong,
-}
-
-/// A path below `outbox/` or `inbox/`: checked once, safe to join.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
-pub struct RelPath(Vec<u8>);
-
-impl RelPath {
-    /// Checks and takes `bytes`.
-    pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, PathError> {
-        let bytes = bytes.into();
-        if bytes.is_empty() {
-            return Err(PathError::Empty);
-        }
-        if bytes.len() > PATH_MAX {
-            return Err(PathError::TooLong);
-        }
-        if bytes[0] == b'/' {
-            return Err(PathError::Absolute);
-        }
-        for name in bytes.split(|b| *b == b'/') {
-            check_name(name)?;
-        }
-        Ok(Self(bytes))
-    }
-
-    /// The path's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// As a relative `Path`, to be joined to a root of ours.
-    pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
-    }
-
-    /// The components, first to last; never empty.
-    pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.0.split(|b| *b == b'/')
-    }
-
-    /// The last component.
-    pub fn file_name(&self) -> &[u8] {
-        self.0.rsplit(|b| *b == b'/').next().unwrap_or(&self.0)
-    }
-
-    /// Everything before the last component; `None` at the top.
-    pub fn parent(&self) -> Option<RelPath> {
-        let at = self.0.iter().rposition(|b| *b == b'/')?;
-        Some(Self(self.0[..at].to_vec()))
-    }
-
-    /// `self/name`, where `name` is one component.
-    pub fn child(&self, name: &[u8]) -> Result<RelPath, PathError> {
-        check_name(name)?;
-        let mut bytes = self.0.clone();
-        bytes.push(b'/');
-        bytes.extend_from_slice(name);
-        if bytes.len() > PATH_MAX {
-            return Err(PathError::TooLong);
-        }
-        Ok(Self(bytes))
-    }
-
-    /// Whether `self` is `dir` or lies somewhere below it.
-    pub fn starts_with(&self, dir: &RelPath) -> bool {
-        self.0
-            .strip_prefix(dir.0.as_slice())
-            .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-    }
-
-    /// `self` with its leading `from` replaced by `to`; `None` unless it starts with `from`.
-    pub fn rebase(&self, from: &RelPath, to: &RelPath) -> Option<RelPath> {
-        if !self.starts_with(from) {
-            return None;
-        }
-        let mut bytes = to.0.clone();
-        bytes.extend_from_slice(&self.0[from.0.len()..]);
-        Self::parse(bytes).ok()
-    }
-}
-
-/// Checks one path component.
-pub fn check_name(name: &[u8]) -> Result<(), PathError> {
-    if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
-        Err(PathError::Component)
-    } else if name.contains(&0) {
-        Err(PathError::Nul)
-    } else if name.len() > NAME_MAX {
-        Err(PathError::NameTooLong)
-    } else {
-        Ok(())
-    }
-}
-
-impl TryFrom<Vec<u8>> for RelPath {
-    type Error = PathError;
-    fn try_from(bytes: Vec<u8>) -> Result<Self, PathError> {
-        Self::parse(bytes)
-    }
-}
-
-impl From<RelPath> for Vec<u8> {
-    fn from(path: RelPath) -> Self {
-        path.0
-    }
-}
-
-impl Borrow<[u8]> for RelPath {
-    fn borrow(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Display for RelPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
-    }
-}
-
-impl fmt::Debug for RelPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", String::from_utf8_lossy(&self.0))
     }
 }
 
@@ -279,84 +124,6 @@ impl Scope {
             (Self::All { .. }, _) => true,
             (Self::Ids(_), Self::All { .. }) => false,
             (Self::Ids(_), Self::Ids(ids)) => ids.iter().all(|id| self.has(*id)),
-        }
-    }
-}
-
-/// What an entry is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum EntryKind {
-    /// A regular file.
-    File {
-        /// Length in bytes.
-        size: u64,
-        /// Whether the executable bit is set.
-        executable: bool,
-        /// SHA-256 of the bytes.
-        digest: Digest,
-        /// Its chunks, each with its hash, and runs of zeros; empty when the content travels inline.
-        chunks: ChunkList,
-    },
-    /// A directory, listed so that empty ones travel too.
-    Directory,
-    /// A symbolic link, which has nothing to fetch: the signature is over its target.
-    Link {
-        /// Where it points; see [`link::stays`].
-        target: Vec<u8>,
-    },
-}
-
-/// One file, directory or symbolic link of a bundle.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Entry {
-    /// Path in the sender's outbox and, save for conflicts, in the receiver's inbox.
-    pub path: RelPath,
-    /// Modification time.
-    pub mtime: Mtime,
-    /// File or directory.
-    pub kind: EntryKind,
-}
-
-impl Entry {
-    /// Length in bytes; 0 for a directory.
-    pub fn size(&self) -> u64 {
-        match &self.kind {
-            EntryKind::File { size, .. } => *size,
-            EntryKind::Directory => 0,
-            EntryKind::Link { target } => target.len() as u64,
-        }
-    }
-
-    /// What a receiver has to ask for of it, in order; zeros do not travel.
-    pub fn pieces(&self) -> Vec<Range<u64>> {
-        match &self.kind {
-            EntryKind::File { size, chunks, .. } => chunks.pieces(*size),
-            EntryKind::Directory | EntryKind::Link { .. } => Vec::new(),
-        }
-    }
-
-    /// Digest of a file's bytes.
-    pub fn digest(&self) -> Option<Digest> {
-        match &self.kind {
-            EntryKind::File { digest, .. } => Some(*digest),
-            EntryKind::Directory | EntryKind::Link { .. } => None,
-        }
-    }
-
-    /// What tells two versions of a name apart: the digest of a file, or what stands for a link.
-    pub fn mark(&self) -> Option<Digest> {
-        match &self.kind {
-            EntryKind::File { digest, .. } => Some(*digest),
-            EntryKind::Link { target } => Some(link::digest(target)),
-            EntryKind::Directory => None,
-        }
-    }
-
-    /// Where it points, if it is a symbolic link.
-    pub fn target(&self) -> Option<&[u8]> {
-        match &self.kind {
-            EntryKind::Link { target } => Some(target),
-            EntryKind::File { .. } | EntryKind::Directory => None,
         }
     }
 }
@@ -487,6 +254,14 @@ impl Manifest {
         let max = MANIFEST_MAX;
         (len > max).then_some(Malformed::TooLong { len, max })
     }
+
+    /// Some of its entries with the times that they imply.
+    pub fn listing_of(&self, entries: Vec<Entry>) -> Listing {
+        Listing {
+            directories: directories::above(&self.directories, &entries),
+            entries,
+        }
+    }
 }
 
 const MANIFEST_CONTEXT: &[u8] = b"meshbox manifest 1\0";
@@ -592,7 +367,7 @@ fn check_entries(entries: &[Entry], directories: &[DirectoryTime]) -> Result<(),
             above = dir.parent();
         }
     }
-    directories::check(directories, &kinds)
+    directories::check(directories, &kinds).map_err(ManifestError::Directory)
 }
 
 /// A manifest whose signature and shape were checked. A copy costs nothing.

@@ -11,17 +11,10 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use self::chunks::{ChunkHash, ChunkList, Holds, MAX_CHUNKS, Run, Stretch, chunk_hash};
-use self::chunks::{Folder, Node, zero_hash};
-
-/// Content up to this many bytes travels inside the offer and has no chunk list: 64 KiB.
-pub const INLINE_MAX: u64 = 64 * 1024;
-
-/// The piece the hasher works in, and the smallest chunk: 1 MiB.
-pub const LEAF: u64 = 1024 * 1024;
-
-/// What stands for the bytes of holes.
-static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+pub use self::chunks::{
+    ChunkHash, ChunkList, Holds, INLINE_MAX, LEAF, MAX_CHUNKS, Run, Stretch, chunk_hash,
+};
+use self::chunks::{Folder, Node, ZEROS, zero_hash};
 
 /// The SHA-256 of some content: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -8,10 +8,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Entry, Manifest, ManifestError, RelPath};
-
-/// Seconds since 1970 and nanoseconds.
-pub type Mtime = (i64, u32);
+use super::entry::{Entry, Mtime};
+use super::path::RelPath;
 
 /// A directory and its modification time.
 pub type DirectoryTime = (RelPath, Mtime);
@@ -30,16 +28,6 @@ impl From<Vec<Entry>> for Listing {
         Self {
             entries,
             directories: Vec::new(),
-        }
-    }
-}
-
-impl Manifest {
-    /// Some of its entries with the times that they imply.
-    pub fn listing_of(&self, entries: Vec<Entry>) -> Listing {
-        Listing {
-            directories: above(&self.directories, &entries),
-            entries,
         }
     }
 }
@@ -68,16 +56,16 @@ fn is_above<T>(directory: &RelPath, paths: &BTreeMap<&[u8], T>) -> bool {
         .is_some_and(|(path, _)| path.starts_with(&below))
 }
 
-/// Refuses a list that breaks the invariants; `entries` are the paths of the entries.
+/// Refuses a list that breaks the invariants, and says where; `entries` are the paths of the entries.
 pub(super) fn check<T>(
     directories: &[DirectoryTime],
     entries: &BTreeMap<&[u8], T>,
-) -> Result<(), ManifestError> {
+) -> Result<(), RelPath> {
     let mut before: Option<&RelPath> = None;
     for (path, _) in directories {
         let follows = before.is_none_or(|before| before < path);
         if !follows || entries.contains_key(path.as_bytes()) || !is_above(path, entries) {
-            return Err(ManifestError::Directory(path.clone()));
+            return Err(path.clone());
         }
         before = Some(path);
     }
@@ -88,7 +76,7 @@ pub(super) fn check<T>(
 mod tests {
     use super::super::tests::{file, manifest, path};
     use super::*;
-    use crate::bundle::{EntryKind, MAX_ENTRIES, VerifiedManifest};
+    use crate::bundle::{EntryKind, MAX_ENTRIES, Manifest, ManifestError, VerifiedManifest};
     use crate::peer::Identity;
 
     fn with(directories: &[(&str, Mtime)]) -> (Manifest, Identity) {

@@ -10,7 +10,7 @@
 //! link's own path and target, so it can be checked again wherever the link gets a name; it holds for another name of
 //! the same depth.
 
-use super::RelPath;
+use super::path::RelPath;
 use crate::digest::Digest;
 
 /// Longest target in bytes: what the system takes.

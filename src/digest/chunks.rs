@@ -15,8 +15,16 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use super::{INLINE_MAX, LEAF, ZEROS};
 use crate::encoding::at_most;
+
+/// Content up to this many bytes travels inside the offer and has no chunk list: 64 KiB.
+pub const INLINE_MAX: u64 = 64 * 1024;
+
+/// The piece the hasher works in, and the smallest chunk: 1 MiB.
+pub const LEAF: u64 = 1024 * 1024;
+
+/// What stands for the bytes of holes.
+pub(super) static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// Most items of a list; beyond it chunks get longer. 4,096 hashes are 132 KiB of manifest.
 pub const MAX_CHUNKS: usize = 4096;
