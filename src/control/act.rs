@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::WirePath;
+use super::path::WirePath;
 use crate::bundle::Priority;
 pub use crate::spool::parse_priority;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::WirePath;
+use super::path::WirePath;
 use crate::spool::{OutboundRow, RecipientRow};
 
 /// How long a wait sleeps when it is not told of any change. Bounds a missed bell and the end of the daemon.
