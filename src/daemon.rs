@@ -21,6 +21,7 @@
 
 mod act;
 mod backend;
+mod facts;
 mod founding;
 mod group;
 mod herald;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use self::backend::Backend;
+use self::facts::Facts;
 use self::herald::MountHerald;
 use self::logging::Sink;
 use crate::config::Config;
@@ -215,7 +217,7 @@ impl House {
         };
         let mesh = Mesh::start(Arc::clone(&spool), mesh)?;
         let stop = end.clone();
-        let backend = Arc::new(Backend::new(backend::Facts {
+        let backend = Arc::new(Backend::new(Facts {
             id,
             name: config.name.clone(),
             mountpoint: request.mountpoint.clone(),

@@ -1,6 +1,6 @@
 //! Carries out what the command line asks to be done to bundles.
 
-use super::backend::Facts;
+use super::facts::Facts;
 use crate::bundle::{BundleId, RelPath};
 use crate::control::act::{Act, ActOutcome, Acted, Named, SendFiles};
 use crate::peer::PeerId;

@@ -1,15 +1,17 @@
 //! What the control socket and the generated files under `.meshbox/` show of the running daemon.
 
+mod metrics;
 mod tickets;
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use self::metrics::metrics;
+use super::facts::Facts;
 use crate::bundle::RelPath;
 use crate::control::act::{Act, Acted};
 use crate::control::wait::Delivery;
@@ -19,22 +21,12 @@ use crate::control::{
 };
 use crate::fs::{Fs, Ignored, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
-use crate::peer::{PeerId, PeerName};
+use crate::peer::PeerId;
 use crate::ready::Overview;
-use crate::spool::{Changed, Member, Spool};
+use crate::spool::{Changed, Member};
 
 /// So many digits of an id say which.
 const ID_LEAST: usize = 8;
-
-/// What does not change while the daemon runs.
-pub(super) struct Facts {
-    pub(super) id: PeerId,
-    pub(super) name: PeerName,
-    pub(super) mountpoint: PathBuf,
-    pub(super) spool: Arc<Spool>,
-    /// Begins the end; does not block.
-    pub(super) stop: Box<dyn Fn() + Send + Sync>,
-}
 
 /// Sees all layers, for those who ask.
 pub(super) struct Backend {
@@ -354,131 +346,10 @@ fn line(json: serde_json::Result<Vec<u8>>) -> Vec<u8> {
     text
 }
 
-/// Status as metrics in Prometheus text format.
-fn metrics(status: &Status) -> String {
-    let counts = &status.counts;
-    let connected = status.peers.iter().filter(|peer| peer.connected).count() as u64;
-    let limited = status.peers.iter().filter(|peer| peer.limited.is_some());
-    let limited = limited.count() as u64;
-    let rows = [
-        (
-            "meshbox_sealed_total",
-            "counter",
-            "Bundles sealed since start",
-            counts.sealed,
-        ),
-        (
-            "meshbox_published_total",
-            "counter",
-            "Bundles published since start",
-            counts.published,
-        ),
-        (
-            "meshbox_receipts_total",
-            "counter",
-            "Receipts taken since start",
-            counts.receipts,
-        ),
-        (
-            "meshbox_sent_bytes_total",
-            "counter",
-            "Content bytes sent since start",
-            counts.bytes_sent,
-        ),
-        (
-            "meshbox_received_bytes_total",
-            "counter",
-            "Content bytes received since start",
-            counts.bytes_received,
-        ),
-        (
-            "meshbox_received_twice_bytes_total",
-            "counter",
-            "Content bytes received in vain: cut off, wrong, or here already",
-            counts.bytes_twice,
-        ),
-        (
-            "meshbox_ignored_total",
-            "counter",
-            "Names not sent since they match the ignore list",
-            counts.ignored,
-        ),
-        (
-            "meshbox_refused_total",
-            "counter",
-            "Offers refused since start",
-            counts.refused,
-        ),
-        (
-            "meshbox_outbound_pending",
-            "gauge",
-            "Bundles some recipient still waits for",
-            counts.outbound_pending,
-        ),
-        (
-            "meshbox_unsealed",
-            "gauge",
-            "Files open for writing, settling or being sealed",
-            counts.unsealed,
-        ),
-        (
-            "meshbox_incomplete",
-            "gauge",
-            "Files held back because their writer was killed",
-            counts.incomplete,
-        ),
-        (
-            "meshbox_quarantined",
-            "gauge",
-            "Entries in quarantine",
-            counts.quarantined,
-        ),
-        (
-            "meshbox_unverified",
-            "gauge",
-            "Files of the inbox that are being checked before they are shown again",
-            counts.unverified,
-        ),
-        (
-            "meshbox_held_bytes",
-            "gauge",
-            "Bytes kept for recipients that no name shows any more",
-            counts.held_bytes,
-        ),
-        (
-            "meshbox_peers",
-            "gauge",
-            "Known peers",
-            status.peers.len() as u64,
-        ),
-        (
-            "meshbox_peers_connected",
-            "gauge",
-            "Peers connected now",
-            connected,
-        ),
-        (
-            "meshbox_peers_limited",
-            "gauge",
-            "Peers that send too much of something and are slowed",
-            limited,
-        ),
-        (
-            "meshbox_slowed_total",
-            "counter",
-            "Times a peer was slowed since start",
-            status.peers.iter().map(|peer| peer.slowed).sum(),
-        ),
-    ];
-    let lines = rows.map(|(name, kind, help, value)| {
-        format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
-    });
-    lines.concat()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::PeerName;
 
     #[test]
     fn a_member_is_found_by_name_or_id_and_never_guessed() {
@@ -496,41 +367,6 @@ mod tests {
         assert!(find_member(&members, "cedar").unwrap_err().contains(&id));
         for nobody in ["oak", "", &id[..3]] {
             assert!(find_member(&members, nobody).is_err(), "{nobody:?}");
-        }
-    }
-
-    #[test]
-    fn metrics_are_one_value_a_line_with_a_type() {
-        let counts = Counts {
-            ignored: 3,
-            ..Counts::default()
-        };
-        let status = Status {
-            version: String::new(),
-            id: String::new(),
-            name: String::new(),
-            group: String::new(),
-            mountpoint: String::new(),
-            state: String::new(),
-            pid: 1,
-            listen: vec![],
-            peers: vec![],
-            outbound: vec![],
-            inbound: vec![],
-            incomplete: vec![],
-            ignored: vec![],
-            ignored_more: false,
-            counts,
-            trouble: None,
-        };
-        let text = metrics(&status);
-        assert!(text.contains("\nmeshbox_ignored_total 3\n"));
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let (name, value) = line.split_once(' ').unwrap();
-            assert!(
-                text.contains(&format!("# TYPE {name} ")) && value.parse::<u64>().is_ok(),
-                "{line}"
-            );
         }
     }
 }
