@@ -32,6 +32,7 @@ pub mod info;
 pub mod options;
 pub mod place;
 pub mod prepare;
+pub(crate) mod probe;
 mod resolve;
 pub mod signals;
 pub mod sys;

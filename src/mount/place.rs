@@ -89,13 +89,8 @@ fn fate_in(before: &Path, now: &Path, table: &MountTable) -> Fate {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use super::super::trial::scratch;
     use super::*;
-
-    fn scratch() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().canonicalize().unwrap();
-        (dir, path)
-    }
 
     #[test]
     fn a_place_has_one_name_whichever_way_leads_to_it() {

@@ -25,7 +25,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::announcer::MountPlace;
 use super::info::MountTable;
-use super::prepare::{Life, probe};
+use super::probe::{Life, probe};
 use super::resolve::{self, ResolveError};
 use super::{FS_TYPE, device, options};
 

@@ -12,11 +12,19 @@ use fuser::{
 };
 
 use super::info::{MountTable, meshbox_mountpoints};
-use super::prepare::{Life, PrepareError, prepare, probe, recover};
+use super::prepare::{PrepareError, prepare, recover};
+use super::probe::{Life, probe};
 use super::sys::{self, MountRequest, Mounted, UnmountError};
 
 /// Long enough for any answer that will come.
 const LONG: Duration = Duration::from_secs(20);
+
+/// A directory for a test, and its path without links.
+pub(super) fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().canonicalize().unwrap();
+    (dir, path)
+}
 
 /// An empty directory.
 #[derive(Debug)]
@@ -73,8 +81,7 @@ impl Place {
             eprintln!("skipped: not root");
             return None;
         }
-        let dir = tempfile::tempdir().unwrap();
-        let top = dir.path().canonicalize().unwrap();
+        let (dir, top) = scratch();
         let place = Place { top, _dir: dir };
         let check = place.top.join("check");
         fs::create_dir(&check).unwrap();
@@ -304,8 +311,7 @@ fn the_shell_of_an_aborted_connection_is_unmounted() {
 #[ignore = "needs the surroundings that the test below makes"]
 fn as_plain_user() {
     assert!(!rustix::process::geteuid().is_root());
-    let dir = tempfile::tempdir().unwrap();
-    let top = dir.path().canonicalize().unwrap();
+    let (_dir, top) = scratch();
     let state = top.join("state");
     let at = prepare(&top.join("share"), &state).unwrap().mountpoint;
     let mut request = MountRequest::new(at.clone(), "a,b\\c");
