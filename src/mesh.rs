@@ -19,15 +19,23 @@
 //! One tokio runtime of two workers, owned by [`Mesh`]. Disk is touched on its blocking threads only.
 //! Nothing here is durable; a crash loses connections, and the next exchange of pending ids repairs the rest.
 
+mod blames;
 mod budget;
 mod cancel;
+mod care;
 mod congestion;
 mod custody;
 mod discover;
 mod door;
 mod endpoint;
+mod error;
 mod fetch;
+mod hello;
+mod hub;
+mod input;
+mod intake;
 mod join;
+mod keeper;
 mod lane;
 mod limits;
 mod link;
@@ -38,6 +46,7 @@ mod offer;
 mod out;
 mod pacer;
 mod reader;
+mod rings;
 mod roster;
 mod serve;
 mod session;
@@ -51,38 +60,36 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use iroh::RelayUrl;
-use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
-use self::budget::Budget;
+use self::blames::Blames;
+use self::care::Care;
 pub use self::congestion::Congestion;
 use self::congestion::Paths;
-use self::custody::Care;
 use self::discover::Discovery;
+use self::endpoint::STOP;
+pub use self::error::MeshError;
 use self::fetch::Fetches;
+use self::hello::usable;
+use self::hub::{Hub, RollSeen};
 pub use self::join::{JoinError, knock, redeem};
 use self::member::CloseCode;
 use self::net::Net;
-use self::offer::Blames;
 use self::pacer::Pacer;
+use self::rings::Rings;
 use self::roster::{Peer, Roster};
-use self::session::Input;
 use self::store::Store;
 use self::twins::Twins;
-use self::windows::Windows;
-use self::wire::{ADDRS_MAX, Hello, MEMBERS_MAX, Told};
 use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
-use crate::spool::{Event, Member, Spool};
+use crate::spool::{Member, Spool};
 
 /// Threads that run the network; disk work has threads of its own.
 const WORKERS: usize = 2;
@@ -90,17 +97,7 @@ const WORKERS: usize = 2;
 /// Most threads that block on disk at once: fetches (32), two lanes for each of some dozen peers, and reads.
 const BLOCKING_MAX: usize = 160;
 
-/// Events of the spool waiting to be passed on. More than a full delivery window of every kind; a ring that does not
-/// fit leads to a rescan.
-const RINGS: usize = 4096;
-
-/// How often a lost ring is looked for.
-const LOST_RING: Duration = Duration::from_secs(1);
-
-/// How long peers may take to hear that we end: milliseconds when they live, more only where one is silent.
-const STOP: Duration = Duration::from_secs(1);
-
-/// The same when no peer is connected: only attempts to dial are given up, and nobody waits to hear of it.
+/// [`STOP`] when no peer is connected: only attempts to dial are given up, and nobody waits to hear of it.
 const STOP_ALONE: Duration = Duration::from_millis(100);
 
 /// What the mesh is told at start.
@@ -150,304 +147,11 @@ pub struct PeerStatus {
     pub slowed: u64,
 }
 
-/// Why the mesh did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum MeshError {
-    /// An address could not be bound.
-    #[error("cannot listen on {0}: {1}")]
-    Bind(String, String),
-    /// What is configured as a relay is no URL.
-    #[error("{0:?} is not the URL of a relay, such as http://10.0.0.1:3340")]
-    Relay(String),
-    /// The runtime could not be made.
-    #[error("cannot start the network threads: {0}")]
-    Runtime(std::io::Error),
-}
-
-/// What all parts of the mesh share.
-pub(crate) struct Hub {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) me: PeerId,
-    /// Through which members are reached that cannot be reached directly.
-    pub(crate) relays: Vec<RelayUrl>,
-    pub(crate) net: Net,
-    /// The key at the start, for a store without a roll; see [`Hub::group`].
-    group: GroupKey,
-    /// Rung when the roll changed.
-    pub(crate) rekeyed: Notify,
-    /// The roll that the connections were last held against.
-    roll_seen: Mutex<Option<[u8; 32]>>,
-    pub(crate) roster: Roster,
-    pub(crate) budget: Arc<Budget>,
-    windows: Windows,
-    /// Held while a long manifest is made of bytes, or bytes of it.
-    pub(crate) heavy: tokio::sync::Mutex<()>,
-    pub(crate) fetches: Fetches,
-    pub(crate) blames: Blames,
-    pub(crate) pacer: Pacer,
-    pub(crate) paths: Paths,
-    pub(crate) care: Care,
-    pub(crate) twins: Twins,
-    name: PeerName,
-    runtime: Handle,
-    stopping: AtomicBool,
-}
-
-impl Hub {
-    /// Whether the mesh is about to end.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    /// The peer of that id, with its dial loop running.
-    pub(crate) fn known(self: &Arc<Self>, id: PeerId) -> Arc<Peer> {
-        let (peer, new) = self.roster.known(id);
-        if new && id != self.me && !self.is_out(id) {
-            self.runtime.spawn(link::dial(self.clone(), peer.clone()));
-        }
-        peer
-    }
-
-    /// What to call a peer in logs.
-    pub(crate) fn label_of(&self, id: PeerId) -> String {
-        self.roster
-            .get(id)
-            .map_or_else(|| id.short(), |p| p.label())
-    }
-
-    /// Our side of the hello.
-    pub(crate) fn hello(&self, to: PeerId) -> Hello {
-        let (epoch, incarnation) = self.store.epoch();
-        Hello {
-            name: self.name.clone(),
-            epoch,
-            incarnation,
-            seen: self.store.epoch_seen_of(to),
-            addrs: first(self.net.listen_addrs()),
-            members: self.members_to_tell(),
-        }
-    }
-
-    /// All members we know, as told to others.
-    pub(crate) fn members_to_tell(&self) -> Vec<Told> {
-        let told = |m: Member| Told {
-            id: m.id,
-            name: m.name,
-            addrs: first(m.addrs),
-        };
-        self.store
-            .members()
-            .into_iter()
-            .take(MEMBERS_MAX)
-            .map(told)
-            .collect()
-    }
-
-    /// Records what a member said of itself and of others; `told` is the highest epoch we had told it before, `via`
-    /// where we reached it, if we dialled. Blocks on disk.
-    pub(crate) fn greeted(
-        self: &Arc<Self>,
-        id: PeerId,
-        hello: &Hello,
-        told: u64,
-        via: Option<SocketAddr>,
-    ) {
-        // It saw an epoch that this start never told it: our state is an old copy, and another start had that epoch.
-        let taken = hello.seen >= self.store.epoch().0 && hello.seen > told;
-        if taken && let Err(error) = self.store.raise_epoch(hello.seen) {
-            tracing::error!("the epoch cannot be raised: {error}");
-        }
-        if taken {
-            let (name, seen) = (&hello.name, hello.seen);
-            let text = format!(
-                "this state is an older copy (a restored backup?): {name} has seen epoch {seen} of this node; what is sent from now on counts as newer"
-            );
-            self.twins.notice(self.me, "restored", text);
-        }
-        if self.twins.hello(id, hello.incarnation) {
-            let text = format!(
-                "{} ({}) runs twice: two daemons use copies of one state; stop one of them, and give it a state of its own",
-                hello.name,
-                id.short()
-            );
-            self.twins.notice(id, "twin", text);
-            self.twins
-                .mark(id, "runs twice: two daemons use copies of its state");
-        }
-        // Behind a forwarded port it does not know the address at which we found it.
-        let mut addrs = usable(&hello.addrs);
-        addrs.extend(via.filter(|via| !addrs.is_empty() && !addrs.contains(via)));
-        if let Err(error) = self.store.member_seen(id, &hello.name, &addrs, true) {
-            tracing::error!("member {} not recorded: {error}", hello.name);
-        }
-        self.saw_epoch(&self.known(id), hello.epoch);
-        self.told(&hello.members, id);
-        self.refresh();
-    }
-
-    /// `peer` has seen another run of this node.
-    pub(crate) fn told_of_twin(&self, peer: &Peer, run: [u8; 16]) {
-        if run != self.store.epoch().1 {
-            let text = format!(
-                "another daemon uses a copy of this state, says {}: stop one of them, and give it a state of its own",
-                peer.label()
-            );
-            self.twins.notice(self.me, "twin", text);
-            let words = "has met another daemon that uses a copy of this node's state";
-            self.twins.mark(peer.id, words);
-        }
-    }
-
-    /// Remembers the epoch of `peer`, to tell it should it ever fall behind. Blocks on disk when it is new.
-    pub(crate) fn saw_epoch(&self, peer: &Peer, epoch: u64) {
-        if peer.epoch_seen.fetch_max(epoch, Ordering::Relaxed) < epoch
-            && let Err(error) = self.store.note_epoch(peer.id, epoch)
-        {
-            tracing::error!("the epoch of {} not recorded: {error}", peer.label());
-        }
-    }
-
-    /// Takes the word of `from` on who is a member and where. New members are recorded; where a known one is by
-    /// another's word is not, since it says so itself when it is reached. Blocks on disk.
-    pub(crate) fn told(self: &Arc<Self>, told: &[Told], from: PeerId) {
-        let known: HashSet<PeerId> = self.store.members().iter().map(|m| m.id).collect();
-        let mut changed = false;
-        for member in told {
-            if member.id == self.me || member.id == from || self.is_out(member.id) {
-                continue;
-            }
-            let addrs = usable(&member.addrs);
-            if known.contains(&member.id) {
-                self.known(member.id).told(from, &addrs);
-                continue;
-            }
-            match self
-                .store
-                .member_seen(member.id, &member.name, &addrs, false)
-            {
-                Ok(()) => changed = true,
-                Err(error) => tracing::error!("member {} not recorded: {error}", member.name),
-            }
-        }
-        if changed {
-            self.refresh();
-        }
-    }
-
-    /// A session ended: unless there is another, that peer's word on the others counts for a while only.
-    pub(crate) fn teller_gone(&self, teller: &Peer) {
-        if teller.session().is_none() {
-            let now = Instant::now();
-            for peer in self.roster.all() {
-                peer.teller_gone(teller.id, now);
-            }
-        }
-    }
-
-    /// Takes over what the journal knows of the members, and dials new ones.
-    fn refresh(self: &Arc<Self>) {
-        for member in self.store.members() {
-            if member.id != self.me {
-                self.known(member.id)
-                    .learn(&member.name, &member.addrs, member.last_seen);
-            }
-        }
-        for peer in self.roster.all() {
-            if self.is_given_up(&peer) {
-                peer.unlearn();
-            }
-        }
-    }
-
-    /// Whether the user gave up a peer that is not there.
-    fn is_given_up(&self, peer: &Peer) -> bool {
-        peer.session().is_none() && self.store.is_forgotten(peer.id)
-    }
-
-    /// Passes the spool's events on to the sessions.
-    async fn dispatch(self: Arc<Self>, mut rings: mpsc::Receiver<Event>, lost: Arc<AtomicBool>) {
-        let mut ticker = interval(LOST_RING);
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                ring = rings.recv() => match ring {
-                    Some(event) => self.pass(event).await,
-                    None => return,
-                },
-                _ = ticker.tick() => {
-                    if lost.swap(false, Ordering::Relaxed) {
-                        self.ring_all(|| Input::Rescan);
-                    }
-                }
-            }
-        }
-    }
-
-    async fn pass(self: &Arc<Self>, event: Event) {
-        match event {
-            Event::Sealed(bundle, priority) => self.ring_all(|| Input::Sealed(bundle, priority)),
-            Event::ReceiptReady(receipt) => {
-                if receipt.recipient == self.me {
-                    custody::settled(self, &receipt).await;
-                }
-                self.ring(receipt.origin, Input::Receipt(receipt));
-            }
-            Event::Closed(bundle) => self.care.closed(bundle),
-            Event::PendingChanged(peer) => self.ring(peer, Input::Rescan),
-            Event::Retry(bundle, peer) => {
-                // What it said before counts no more: the journal still owes it, so the scan finds it as new.
-                self.ring(peer, Input::Event(crate::delivery::Event::Gone(bundle)));
-                self.ring(peer, Input::Rescan);
-            }
-            Event::MembersChanged => {
-                let hub = self.clone();
-                drop(tokio::task::spawn_blocking(move || hub.refresh()).await);
-                self.keep_out();
-                self.ring_all(|| Input::Members);
-            }
-            Event::StatusChanged => {}
-        }
-    }
-
-    fn ring(&self, peer: PeerId, input: Input) {
-        if let Some(session) = self.roster.get(peer).and_then(|p| p.session()) {
-            session.ring(input);
-        }
-    }
-
-    fn ring_all(&self, input: impl Fn() -> Input) {
-        for (_, session) in self.roster.sessions() {
-            session.ring(input());
-        }
-    }
-}
-
-/// As many as may be told.
-fn first(mut addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    addrs.truncate(ADDRS_MAX);
-    addrs
-}
-
 fn join_words(error: Option<String>, mark: Option<&str>) -> Option<String> {
     match (error, mark) {
         (Some(error), Some(mark)) => Some(format!("{error}; {mark}")),
         (error, mark) => error.or_else(|| mark.map(str::to_owned)),
     }
-}
-
-/// Addresses that can be dialled at all, and not too many.
-fn usable(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
-    let dialable = |a: &&SocketAddr| {
-        let ip = a.ip();
-        let nowhere = ip.is_unspecified() || ip.is_multicast() || endpoint::is_link_local(ip);
-        a.port() != 0 && !nowhere
-    };
-    addrs
-        .iter()
-        .filter(dialable)
-        .take(ADDRS_MAX)
-        .copied()
-        .collect()
 }
 
 /// The running mesh. Stopped by [`Mesh::stop`], or when dropped.
@@ -489,36 +193,30 @@ impl Mesh {
         {
             tracing::warn!("the ports cannot be remembered: {error}");
         }
+        let paths = Paths::new(config.congestion);
         let hub = Arc::new(Hub {
             me: store.identity().id(),
             store,
+            name: config.name,
+            net: Net::start(bound, config.listen, relays, paths),
             group: config.group,
-            rekeyed: Notify::new(),
-            roll_seen: Mutex::default(),
-            net: Net::start(bound, config.listen, relays.clone()),
+            roll: RollSeen::default(),
             roster: Roster::default(),
             budget: Arc::default(),
-            windows: Windows::default(),
             heavy: tokio::sync::Mutex::new(()),
             fetches: Fetches::default(),
             blames: Blames::default(),
             pacer: Pacer::default(),
-            paths: Paths::new(config.congestion),
-            relays,
             care: Care::default(),
             twins: Twins::default(),
-            name: config.name,
+            dial: |hub, peer| {
+                let runtime = hub.runtime.clone();
+                runtime.spawn(link::dial(hub, peer));
+            },
             runtime: runtime.handle().clone(),
             stopping: AtomicBool::new(false),
         });
-        let (ring, rings) = mpsc::channel(RINGS);
-        let lost = Arc::new(AtomicBool::new(false));
-        let flag = lost.clone();
-        hub.store.subscribe(Box::new(move |event| {
-            if *event != Event::StatusChanged && ring.try_send(event.clone()).is_err() {
-                flag.store(true, Ordering::Relaxed);
-            }
-        }));
+        let rings = Rings::of(hub.store.as_ref());
         for (id, addr) in config.peers {
             if id != hub.me {
                 hub.known(id).configure(addr);
@@ -532,8 +230,8 @@ impl Mesh {
             tracing::error!("member {} not recorded: {error}", ticket.name);
         }
         hub.refresh();
-        runtime.spawn(hub.clone().dispatch(rings, lost));
-        runtime.spawn(net::keep(hub.clone()));
+        runtime.spawn(rings.pass_on(hub.clone()));
+        runtime.spawn(keeper::keep(hub.clone()));
         runtime.spawn(custody::run(hub.clone()));
         let discovery = if config.mdns {
             Discovery::start(&hub)

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::bundle::{BundleId, Cancel};
-use crate::mesh::Hub;
 use crate::mesh::budget::Held;
+use crate::mesh::hub::Hub;
 use crate::mesh::lane::Lane;
 use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;

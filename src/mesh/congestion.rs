@@ -19,7 +19,6 @@ use iroh::TransportAddr;
 use iroh::endpoint::{Connection, ControllerFactory};
 use parking_lot::Mutex;
 
-use crate::mesh::Hub;
 use crate::mesh::member::CloseCode;
 
 /// The setting.
@@ -185,7 +184,7 @@ fn look(conn: &Connection) -> Option<(SocketAddr, Seen)> {
 }
 
 /// Watches a bulk connection that uses `controller`, until it ends or should be made again with another one.
-pub(crate) async fn watch(hub: &Hub, conn: &Connection, controller: Controller) {
+pub(crate) async fn watch(paths: &Paths, conn: &Connection, controller: Controller) {
     let mut nearest = look(conn).map(|(addr, seen)| (addr, seen.rtt));
     loop {
         tokio::select! {
@@ -199,8 +198,8 @@ pub(crate) async fn watch(hub: &Hub, conn: &Connection, controller: Controller) 
             seen.rtt = seen.rtt.min(rtt);
         }
         nearest = Some((addr, seen.rtt));
-        let suffers = hub.paths.seen(addr, seen, Instant::now());
-        if suffers && hub.paths.choose(&[addr], Instant::now()) != controller {
+        let suffers = paths.seen(addr, seen, Instant::now());
+        if suffers && paths.choose(&[addr], Instant::now()) != controller {
             tracing::info!(
                 "{addr} loses packets ({} of {}, {:?}): bulk goes on with BBR3",
                 seen.lost,

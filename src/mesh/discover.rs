@@ -37,7 +37,7 @@ use tokio::time::{sleep, timeout};
 
 use self::book::Book;
 use self::seal::{Announced, Label, open, reaches_others, seal};
-use crate::mesh::Hub;
+use crate::mesh::hub::Hub;
 use crate::mesh::wire::ADDRS_MAX;
 use crate::peer::{PeerId, random};
 
@@ -199,7 +199,7 @@ impl Finder {
                     Ok(_) => {}
                     Err(_) => return Ok(()),
                 },
-                () = self.hub.rekeyed.notified() => look = true,
+                () = self.hub.roll.changed.notified() => look = true,
                 () = self.hub.net.changed.notified() => look = true,
                 _ = round.tick() => {
                     look = true;

@@ -15,8 +15,8 @@ use iroh::endpoint::{
 use iroh::{Endpoint, EndpointAddr, EndpointId, RelayMode, RelayUrl, SecretKey, TransportAddr};
 use tokio::time::timeout;
 
-use crate::mesh::MeshError;
 use crate::mesh::congestion::{self, Controller};
+use crate::mesh::error::MeshError;
 use crate::mesh::member::{MemberError, closed_by_peer};
 use crate::mesh::windows;
 use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, JOIN_ALPN};
@@ -30,6 +30,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Time for one attempt to connect; QUIC's own would be 30 s.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long peers may take to hear that we end: milliseconds when they live, more only where one is silent.
+pub(super) const STOP: Duration = Duration::from_secs(1);
 
 /// Addresses tried at once: all that a peer says of itself, and as many found, configured and told.
 const RACED: usize = 48;

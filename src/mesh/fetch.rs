@@ -10,173 +10,34 @@
 //! that no other can use up, however slow it is. Room on the disk is asked for as it is needed ([`pull`]). A fetch has no
 //! thread of its own.
 
+mod activity;
 mod disk;
+mod fetches;
 mod plan;
 mod pull;
-pub(crate) mod share;
+mod share;
+mod tally;
 mod turns;
 mod zeros;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
 
-use self::pull::{Activity, End};
-use self::share::{Seeds, Share};
-use self::turns::Turns;
+pub(crate) use self::fetches::Fetches;
+use self::pull::End;
+use self::share::Share;
 use crate::bundle::{BundleId, VerifiedManifest};
 use crate::delivery::Verdict;
+use crate::mesh::hub::Hub;
+use crate::mesh::input::Input;
+use crate::mesh::intake;
+use crate::mesh::lane::blocking;
 use crate::mesh::roster::Peer;
-use crate::mesh::session::Input;
-use crate::mesh::{Hub, offer, reader};
-use crate::peer::PeerId;
 
 /// Offers of one peer waiting to be fetched.
 const QUEUED_MAX: usize = 1024;
-
-/// Holders remembered for a bundle being fetched.
-const HOLDERS_MAX: usize = 16;
-
-/// What of one peer's offers waits to be fetched or is.
-#[derive(Default)]
-pub(crate) struct Queued {
-    offers: AtomicUsize,
-}
-
-/// The fetches that run or wait.
-pub(crate) struct Fetches {
-    running: Mutex<HashMap<BundleId, Running>>,
-    /// Taken after `running`, where both are.
-    turns: Mutex<Turns>,
-    begun: Instant,
-    activity: Activity,
-    pub(crate) seeds: Seeds,
-    zeros: zeros::Turns,
-}
-
-/// Comes when it is a fetch's turn.
-type Turn = oneshot::Receiver<()>;
-
-/// One of them.
-struct Running {
-    /// Who offered it.
-    holders: Vec<PeerId>,
-    share: Arc<Share>,
-    /// Said when it is its turn.
-    turn: Option<oneshot::Sender<()>>,
-}
-
-impl Default for Fetches {
-    fn default() -> Self {
-        Self {
-            running: Mutex::default(),
-            turns: Mutex::default(),
-            begun: Instant::now(),
-            activity: Activity::default(),
-            seeds: Seeds::default(),
-            zeros: zeros::Turns::default(),
-        }
-    }
-}
-
-impl Fetches {
-    /// Whether the bundle is being fetched, or waits for it.
-    pub(crate) fn is_running(&self, bundle: BundleId) -> bool {
-        self.running.lock().contains_key(&bundle)
-    }
-
-    fn holders(&self, bundle: BundleId) -> Vec<PeerId> {
-        self.running
-            .lock()
-            .get(&bundle)
-            .map(|running| running.holders.clone())
-            .unwrap_or_default()
-    }
-
-    /// What is to be shared and when, if this offer begins a fetch; else `peer` is noted as another holder.
-    fn begin(&self, manifest: &VerifiedManifest, peer: PeerId) -> Option<(Arc<Share>, Turn)> {
-        let (says, bundle) = (manifest.manifest(), manifest.id());
-        let sizes = says.entries.iter().map(|entry| entry.size());
-        let size = sizes.fold(0, u64::saturating_add);
-        let mut running = self.running.lock();
-        let begun = match running.entry(bundle) {
-            Entry::Occupied(mut known) => {
-                let known = known.get_mut();
-                if known.holders.contains(&peer) || known.holders.len() >= HOLDERS_MAX {
-                    return None;
-                }
-                known.holders.push(peer);
-                known.share.bell.notify_one();
-                self.turns.lock().offered_too(bundle, peer);
-                None
-            }
-            Entry::Vacant(free) => {
-                let share = Share::new(manifest);
-                let (turn, comes) = oneshot::channel();
-                free.insert(Running {
-                    holders: vec![peer],
-                    share: share.clone(),
-                    turn: Some(turn),
-                });
-                self.turns.lock().offered(bundle, peer, size, says.priority);
-                Some((share, comes))
-            }
-        };
-        let ready = self.turns.lock().begin();
-        wake(&mut running, &ready);
-        begun
-    }
-
-    /// All bytes are here: others may begin.
-    fn pulled(&self, bundle: BundleId) {
-        let mut running = self.running.lock();
-        let mut turns = self.turns.lock();
-        turns.ended(bundle);
-        wake(&mut running, &turns.begin());
-    }
-
-    /// A fetch is over: who else held the bundle.
-    fn end(&self, bundle: BundleId) -> Vec<PeerId> {
-        let mut running = self.running.lock();
-        let ended = running.remove(&bundle);
-        let mut turns = self.turns.lock();
-        turns.ended(bundle);
-        wake(&mut running, &turns.begin());
-        ended.map(|running| running.holders).unwrap_or_default()
-    }
-
-    /// Whether a piece may be asked of `peer` now; then it counts as on its way until it [`Self::landed`].
-    fn fly(&self, bundle: BundleId, peer: PeerId, len: u64) -> bool {
-        let now = self.begun.elapsed();
-        self.turns.lock().fly(bundle, peer, len, now)
-    }
-
-    /// A piece is on the disk, or does not come.
-    fn landed(&self, bundle: BundleId, peer: PeerId, len: u64) {
-        let now = self.begun.elapsed();
-        let next = self.turns.lock().landed(bundle, peer, len, now);
-        if let Some(share) = next.and_then(|next| self.share(next)) {
-            share.bell.notify_one();
-        }
-    }
-}
-
-fn wake(running: &mut HashMap<BundleId, Running>, ready: &[BundleId]) {
-    for bundle in ready {
-        let turn = running.get_mut(bundle).and_then(|it| it.turn.take());
-        if let Some(turn) = turn {
-            // Whoever waits for it lives as long as the row.
-            turn.send(()).ok();
-        }
-    }
-}
 
 /// Starts fetching what is missing of an offer, and tells the peer so. Call within the runtime.
 pub(crate) fn start(
@@ -186,19 +47,19 @@ pub(crate) fn start(
     inline: Vec<Option<Bytes>>,
 ) {
     let bundle = manifest.id();
-    let held = (peer.fetch_purse(&hub.budget)).try_take(reader::weight(&manifest, &inline));
-    let full = peer.queued.offers.load(Ordering::Relaxed) >= QUEUED_MAX || held.is_none();
+    let held = (peer.fetch_purse(&hub.budget)).try_take(intake::weight(&manifest, &inline));
+    let full = peer.fetching.load(Ordering::Relaxed) >= QUEUED_MAX || held.is_none();
     let first = if full {
         None
     } else {
         hub.fetches.begin(&manifest, peer.id)
     };
     if first.is_some() {
-        peer.queued.offers.fetch_add(1, Ordering::Relaxed);
+        peer.fetching.fetch_add(1, Ordering::Relaxed);
     }
     tokio::spawn(async move {
         let answer = if full {
-            Verdict::Deferred(offer::NO_ROOM.into())
+            Verdict::Deferred(intake::NO_ROOM.into())
         } else {
             Verdict::Working
         };
@@ -210,10 +71,11 @@ pub(crate) fn start(
             Ok(()) => fetch(&hub, &peer, &manifest, inline, &share).await,
             Err(_) => Verdict::Deferred("stopping".into()),
         };
-        peer.queued.offers.fetch_sub(1, Ordering::Relaxed);
+        peer.fetching.fetch_sub(1, Ordering::Relaxed);
         drop(held);
         let holders = hub.fetches.end(bundle);
-        share::ended(&hub, &share, matches!(verdict, Verdict::Taken));
+        hub.fetches
+            .tell_end(&hub.roster, &share, matches!(verdict, Verdict::Taken));
         for holder in holders {
             if let Some(holder) = hub.roster.get(holder) {
                 tell(&holder, bundle, verdict.clone()).await;
@@ -238,10 +100,10 @@ async fn fetch(
     let opened = blocking({
         let (hub, peer, manifest) = (hub.clone(), peer.clone(), manifest.clone());
         move || {
-            let mut arriving = offer::open(&hub, &peer, &manifest)?;
-            match offer::feed_inline(&hub, &manifest, arriving.as_mut(), &inline) {
+            let mut arriving = intake::open(&hub, &peer, &manifest)?;
+            match intake::feed_inline(&hub, &manifest, arriving.as_mut(), &inline) {
                 Ok(()) => Ok(arriving),
-                Err(error) => Err(offer::wrong_or_disk(
+                Err(error) => Err(intake::wrong_or_disk(
                     &hub, &peer, &manifest, arriving, &error,
                 )),
             }
@@ -270,14 +132,14 @@ async fn fetch(
     };
     let (hub, peer, manifest) = (hub.clone(), peer.clone(), manifest.clone());
     let done = match end {
-        End::Complete => blocking(move || offer::publish(&hub, &peer, &manifest, arriving)).await,
+        End::Complete => blocking(move || intake::publish(&hub, &peer, &manifest, arriving)).await,
         End::Disk(error) => {
-            blocking(move || offer::wrong_or_disk(&hub, &peer, &manifest, arriving, &error)).await
+            blocking(move || intake::wrong_or_disk(&hub, &peer, &manifest, arriving, &error)).await
         }
-        End::NoRoom(why) => blocking(move || offer::defer(&hub, &manifest, arriving, why)).await,
+        End::NoRoom(why) => blocking(move || intake::defer(&hub, &manifest, arriving, why)).await,
         End::Stuck(why) => {
             let (bundle, origin) = (manifest.id(), hub.roster.get(manifest.manifest().origin));
-            let parked = blocking(move || offer::defer(&hub, &manifest, arriving, why)).await;
+            let parked = blocking(move || intake::defer(&hub, &manifest, arriving, why)).await;
             // The origin may have replaced it meanwhile: then nobody waits for it any more.
             if let Some(session) = origin.and_then(|origin| origin.session()) {
                 session.ring(Input::Owed(vec![bundle]));
@@ -286,11 +148,4 @@ async fn fetch(
         }
     };
     done.unwrap_or(Verdict::Deferred("the receiver failed".into()))
-}
-
-async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    spawn_blocking(job)
-        .await
-        .map_err(|error| tracing::error!("a job of the mesh failed: {error}"))
-        .ok()
 }

@@ -12,6 +12,9 @@ use iroh::endpoint::Connection;
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
+use crate::mesh::endpoint;
+use crate::mesh::error::MeshError;
+use crate::mesh::hub::Hub;
 use crate::mesh::member::{
     Channel, CloseCode, Ends, MemberError, Proving, Role, STEP_TIMEOUT, is_proof, proof, prove_any,
     remote,
@@ -19,7 +22,6 @@ use crate::mesh::member::{
 use crate::mesh::wire::{
     CTL_ALPN, Decoder, Frame, HELLO_MAX, JOIN_ALPN, MemberFrame, PREFACE_MAX, PROTOCOL,
 };
-use crate::mesh::{Hub, MeshError, endpoint};
 use crate::peer::{Identity, Invitation, PeerId, Ticket};
 use crate::spool::{Denied, Welcome};
 

@@ -67,6 +67,16 @@ impl Lane {
     }
 }
 
+/// One job off the network threads; `None` when it failed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    tokio::task::spawn_blocking(job)
+        .await
+        .map_err(|error| tracing::error!("a job of the mesh failed: {error}"))
+        .ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

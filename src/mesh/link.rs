@@ -17,11 +17,12 @@ use crate::delivery::jittered;
 use crate::mesh::congestion::{self, Controller};
 use crate::mesh::door::{Door, Place};
 use crate::mesh::endpoint::With;
+use crate::mesh::hub::Hub;
 use crate::mesh::member::{Channel, CloseCode, MemberError, Role, STEP_TIMEOUT, remote};
 use crate::mesh::roster::Peer;
 use crate::mesh::windows::Carries;
 use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, Frame, HELLO_MAX, Hello, JOIN_ALPN, MemberFrame};
-use crate::mesh::{Hub, endpoint, join, serve, session};
+use crate::mesh::{endpoint, join, serve, session};
 
 /// First and longest pause between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -76,7 +77,7 @@ async fn accepted(hub: Arc<Hub>, incoming: Incoming, from: IncomingAddr, place: 
         _ => None,
     };
     let at_once: Vec<SocketAddr> = at.into_iter().collect();
-    let with = hub.with(&at_once);
+    let with = hub.net.with(&at_once);
     let controller = with.controller;
     let conn = tokio::select! {
         conn = handshake(&hub, incoming, with) => conn,
@@ -125,16 +126,6 @@ async fn meet(
     }
 }
 
-impl Hub {
-    /// What a connection to or from one of `addrs` is made with.
-    fn with(&self, addrs: &[SocketAddr]) -> With {
-        With {
-            controller: self.paths.choose(addrs, std::time::Instant::now()),
-            unacknowledged: self.windows.unacknowledged(),
-        }
-    }
-}
-
 /// Exchanges hellos, then runs the session to its end.
 async fn run_control(
     hub: &Arc<Hub>,
@@ -153,7 +144,7 @@ async fn run_control(
         conn.close(code, b"others of yours have not said hello yet");
         return Err(MemberError::Duplicate);
     };
-    let _window = hub.windows.open(&conn, Carries::Control);
+    let _window = hub.net.windows.open(&conn, Carries::Control);
     let greeting = if dialled {
         None
     } else {
@@ -205,14 +196,14 @@ async fn greet(
 /// Serves a proved bulk connection until it ends. A peer has one: the newest, since who opens it may have lost the other
 /// without our knowledge.
 async fn run_bulk(hub: Arc<Hub>, peer: Arc<Peer>, conn: Connection, controller: Controller) {
-    let _window = hub.windows.open(&conn, Carries::Bulk);
+    let _window = hub.net.windows.open(&conn, Carries::Bulk);
     if let Some(before) = peer.bulk.send_replace(Some(conn.clone())) {
         before.close(CloseCode::Duplicate.code(), b"another connection is in use");
     }
     hub.check(&peer);
     tokio::join!(
         serve::serve(hub.clone(), peer.clone(), conn.clone()),
-        congestion::watch(&hub, &conn, controller)
+        congestion::watch(&hub.net.paths, &conn, controller)
     );
     peer.bulk.send_if_modified(|bulk| {
         let ours = bulk
@@ -240,7 +231,7 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
         }
         peer.forget_told(std::time::Instant::now());
         let addrs = peer.addrs();
-        if addrs.is_empty() && hub.relays.is_empty() {
+        if addrs.is_empty() && hub.net.relays.is_empty() {
             tokio::select! {
                 () = peer.wake.notified() => {}
                 _ = up.wait_for(|up| *up) => {}
@@ -288,10 +279,10 @@ async fn dial_once(
     addrs: &[SocketAddr],
     alpn: &[u8],
 ) -> Result<(Connection, Controller), MemberError> {
-    let with = hub.with(addrs);
+    let with = hub.net.with(addrs);
     let endpoint = hub.net.endpoint();
     let endpoint = endpoint.ok_or_else(|| MemberError::Lost("we are not on the network".into()))?;
-    let relays = &hub.relays;
+    let relays = &hub.net.relays;
     let conn = endpoint::connect_as(&endpoint, peer.id, addrs, relays, alpn, with).await?;
     Ok((conn, with.controller))
 }

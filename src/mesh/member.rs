@@ -21,6 +21,7 @@ use tokio::time::timeout;
 
 use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, PROTOCOL, WireError};
 use crate::peer::{GroupKey, PeerId};
+use crate::spool::Admission;
 
 /// Time for each step of the proof.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -133,6 +134,15 @@ impl MemberError {
             | Self::Duplicate
             | Self::Lost(_) => CloseCode::Protocol,
         }
+    }
+}
+
+/// Why `id` is refused whatever it proves, if so.
+pub(super) fn refusal(admission: Admission) -> Option<MemberError> {
+    match admission {
+        Admission::Removed => Some(MemberError::Removed),
+        Admission::Unlisted => Some(MemberError::Unlisted),
+        Admission::Welcome | Admission::LeftOut => None,
     }
 }
 

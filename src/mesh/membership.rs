@@ -15,25 +15,16 @@ use std::sync::Arc;
 use iroh::endpoint::Connection;
 use tokio::time::timeout;
 
-use crate::mesh::Hub;
 use crate::mesh::endpoint;
+use crate::mesh::hub::Hub;
 use crate::mesh::member::{
-    Channel, CloseCode, MemberError, Proving, Role, STEP_TIMEOUT, prove_any, remote,
+    Channel, CloseCode, MemberError, Proving, Role, STEP_TIMEOUT, prove_any, refusal, remote,
 };
 use crate::mesh::roster::Peer;
 use crate::mesh::wire::{CTL_ALPN, Frame, MemberFrame};
+use crate::peer::GroupKey;
 use crate::peer::roll::SignedStatement;
-use crate::peer::{GroupKey, PeerId};
 use crate::spool::Admission;
-
-/// Why `id` is refused whatever it proves, if so.
-fn refusal(admission: Admission) -> Option<MemberError> {
-    match admission {
-        Admission::Removed => Some(MemberError::Removed),
-        Admission::Unlisted => Some(MemberError::Unlisted),
-        Admission::Welcome | Admission::LeftOut => None,
-    }
-}
 
 impl Hub {
     /// The group's key at present.
@@ -49,11 +40,6 @@ impl Hub {
         } else {
             keys
         }
-    }
-
-    /// Whether `id` is never to be talked to.
-    pub(super) fn is_out(&self, id: PeerId) -> bool {
-        refusal(self.store.admission(id)).is_some()
     }
 
     /// Proves membership on `conn`, in both directions, and says whether the peer may go on.
@@ -143,14 +129,14 @@ impl Hub {
     /// Ends the connections of those who are no members any more; wakes all diallers, since a new key opens other doors.
     pub(super) fn keep_out(&self) {
         let digest = self.store.roll_digest();
-        if std::mem::replace(&mut *self.roll_seen.lock(), digest) == digest {
+        if std::mem::replace(&mut *self.roll.digest.lock(), digest) == digest {
             return;
         }
         for peer in self.roster.all() {
             self.check(&peer);
             peer.wake.notify_one();
         }
-        self.rekeyed.notify_one();
+        self.roll.changed.notify_one();
     }
 
     /// Ends the connections of `peer` if it is no member any more.

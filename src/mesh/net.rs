@@ -1,7 +1,7 @@
 //! The net: our endpoint, for as long as there is one, and the addresses it is bound to.
 //!
 //! An endpoint ends when the address it is bound to goes away (a VPN that is made anew, a link that flaps, a lease that
-//! runs out). [`keep`] builds it again, with back-off, until it holds; until then dialling fails, what is queued stays
+//! runs out). [`crate::mesh::keeper`] builds it again, with back-off, until it holds; until then dialling fails, what is queued stays
 //! queued, and status says what is missing. An address that is not there yet when we start is waited for in the same way
 //! ([`Net::start`]); one that is there is used meanwhile.
 //!
@@ -10,24 +10,18 @@
 //! 2. A port that somebody else has is an error at the start, and trouble later; never waited for at the start.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::time::Duration;
 
 use iroh::{Endpoint, RelayUrl};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::sleep;
 
-use super::member::CloseCode;
-use super::{Hub, MeshError, STOP, endpoint, link};
-use crate::delivery::jittered;
+use crate::mesh::congestion::Paths;
+use crate::mesh::endpoint::{self, With};
+use crate::mesh::error::MeshError;
+use crate::mesh::windows::Windows;
 use crate::peer::Identity;
-
-/// First and longest pause before the endpoint is built again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-
-/// An endpoint that lasted less does not reset the pause.
-const LASTED: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether the addresses to listen on are there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -36,7 +30,11 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Net {
     /// Addresses to listen on; empty: all interfaces.
     listen: Vec<SocketAddr>,
-    relays: Vec<RelayUrl>,
+    /// Through which members are reached that cannot be reached directly.
+    pub(super) relays: Vec<RelayUrl>,
+    /// What paths showed, for the controller of the next connection.
+    pub(crate) paths: Paths,
+    pub(super) windows: Windows,
     endpoint: RwLock<Option<Endpoint>>,
     trouble: Mutex<Option<String>>,
     /// Rung when there is another endpoint.
@@ -114,10 +112,17 @@ pub(super) async fn bind_first(
 }
 
 impl Net {
-    pub(super) fn start(bound: Bound, listen: Vec<SocketAddr>, relays: Vec<RelayUrl>) -> Self {
+    pub(super) fn start(
+        bound: Bound,
+        listen: Vec<SocketAddr>,
+        relays: Vec<RelayUrl>,
+        paths: Paths,
+    ) -> Self {
         let net = Self {
             listen,
             relays,
+            paths,
+            windows: Windows::default(),
             endpoint: RwLock::new(None),
             trouble: Mutex::new(None),
             changed: Notify::new(),
@@ -157,6 +162,14 @@ impl Net {
         self.endpoint.read().clone()
     }
 
+    /// What a connection to or from one of `addrs` is made with.
+    pub(super) fn with(&self, addrs: &[SocketAddr]) -> With {
+        With {
+            controller: self.paths.choose(addrs, std::time::Instant::now()),
+            unacknowledged: self.windows.unacknowledged(),
+        }
+    }
+
     /// What is bound, or would be.
     pub(crate) fn sockets(&self) -> Vec<SocketAddr> {
         let endpoint = self.endpoint.read();
@@ -177,8 +190,27 @@ impl Net {
         self.trouble.lock().clone()
     }
 
+    /// Binds anew; whether there is an endpoint now.
+    pub(super) async fn bind_again(&self, identity: &Identity, remembered: &[SocketAddr]) -> bool {
+        match bind(identity, &self.listen, remembered, &self.relays).await {
+            Ok(bound) if bound.endpoint.is_some() => {
+                self.set(bound);
+                self.changed.notify_waiters();
+                return true;
+            }
+            Ok(bound) => self.note_missing(&bound.missing),
+            Err(error) => self.note(Some(format!("{error}; it is tried again"))),
+        }
+        false
+    }
+
+    /// There is no endpoint any more.
+    pub(super) fn forget(&self) {
+        self.endpoint.write().take();
+    }
+
     /// Ends when an address that was missing is there: then all is bound anew.
-    async fn wait_for_addresses(&self) {
+    pub(super) async fn wait_for_addresses(&self) {
         let mut gone = missing(&self.listen);
         loop {
             sleep(LOOK).await;
@@ -190,63 +222,4 @@ impl Net {
             gone = now;
         }
     }
-}
-
-/// Accepts on the endpoint, and builds it again whenever it has ended, until the mesh stops.
-pub(super) async fn keep(hub: Arc<Hub>) {
-    let mut seed = u64::from_le_bytes(crate::peer::random()) | 1;
-    let mut pause = AGAIN.0;
-    loop {
-        if let Some(endpoint) = hub.net.endpoint() {
-            let begun = Instant::now();
-            tokio::select! {
-                () = link::accept(&hub, &endpoint) => {
-                    if !hub.is_stopping() {
-                        tracing::warn!("the network endpoint has ended; it is built again");
-                    }
-                }
-                () = hub.net.wait_for_addresses() => {}
-            }
-            if hub.is_stopping() {
-                return;
-            }
-            if begun.elapsed() > LASTED {
-                pause = AGAIN.0;
-            }
-            end(&hub, endpoint).await;
-        }
-        sleep(jittered(pause, &mut seed)).await;
-        pause = (pause * 2).min(AGAIN.1);
-        if hub.is_stopping() {
-            return;
-        }
-        let (net, remembered) = (&hub.net, hub.store.remembered_listen());
-        match bind(hub.store.identity(), &net.listen, &remembered, &net.relays).await {
-            Ok(bound) if bound.endpoint.is_some() => {
-                net.set(bound);
-                net.changed.notify_waiters();
-                hub.roster
-                    .all()
-                    .iter()
-                    .for_each(|peer| peer.wake.notify_one());
-            }
-            Ok(bound) => net.note_missing(&bound.missing),
-            Err(error) => net.note(Some(format!("{error}; it is tried again"))),
-        }
-    }
-}
-
-/// Lets go of an endpoint and all its connections, so that its ports are free.
-async fn end(hub: &Hub, endpoint: Endpoint) {
-    hub.net.endpoint.write().take();
-    let closed = CloseCode::Stopping.code();
-    for (_, session) in hub.roster.sessions() {
-        session.conn.close(closed, b"the network changed");
-    }
-    for peer in hub.roster.all() {
-        if let Some(bulk) = peer.bulk.borrow().as_ref() {
-            bulk.close(closed, b"the network changed");
-        }
-    }
-    drop(timeout(STOP, endpoint.close()).await);
 }

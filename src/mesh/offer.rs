@@ -5,31 +5,22 @@
 //! looked at in the lane first, one after another, whatever their priority: what a rename means depends on those before it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, VerifiedManifest};
+use crate::bundle::{BundleId, DeliveryState, EntryKind, VerifiedManifest};
 use crate::delivery::{Verdict, is_urgent};
 use crate::digest::INLINE_MAX;
 use crate::mesh::budget::Held;
+use crate::mesh::fetch;
+use crate::mesh::hub::Hub;
+use crate::mesh::input::Input;
+use crate::mesh::intake::{describe, feed_inline, open, publish, wrong_or_disk};
 use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
-use crate::mesh::session::Input;
-use crate::mesh::store::{Arriving, Offered};
 use crate::mesh::wire::{Frame, INLINE_TOTAL, Offer};
-use crate::mesh::{Hub, fetch};
 use crate::peer::PeerId;
-use crate::spool::{CONTRADICTS, FinishError, IntakeError};
-
-/// How long an offer from a peer that served wrong bytes for it is not even looked at.
-const BLAME_PAUSE: Duration = Duration::from_secs(1);
-
-/// (bundle, peer) pairs blamed at once; more means that all are hostile, and the oldest are forgiven.
-const BLAMED_MAX: usize = 1024;
-
-/// Why an offer is put off that there is no memory for.
-pub(crate) const NO_ROOM: &str = "too many offers at once";
 
 /// Offers with longer manifests are built one at a time, and unsent they are taken from the peer's purse.
 const HEAVY: usize = 256 * 1024;
@@ -203,236 +194,7 @@ fn take_inline(
     Some(publish(hub, peer, &manifest, arriving))
 }
 
-/// Asks the spool for a place to put the bundle; `Err` is what to answer instead.
-pub(crate) fn open(
-    hub: &Hub,
-    peer: &Peer,
-    manifest: &VerifiedManifest,
-) -> Result<Box<dyn Arriving>, Verdict> {
-    if let Some(why) = hub.blames.active(manifest.id(), peer.id) {
-        return Err(Verdict::Deferred(why));
-    }
-    match hub.store.offered(manifest.clone(), peer.id) {
-        Ok(Offered::Settled(receipt)) => Err(Verdict::Settled(Box::new(receipt))),
-        Ok(Offered::AwaitingDurable) => Err(Verdict::Taken),
-        Ok(Offered::Busy) => Err(Verdict::Working),
-        Ok(Offered::Refused(why)) => {
-            tracing::warn!(
-                "refused {} of {}: {why}",
-                describe(manifest.manifest()),
-                peer.label()
-            );
-            Err(Verdict::Refused(why))
-        }
-        Ok(Offered::Deferred(why)) => Err(Verdict::Deferred(why)),
-        Ok(Offered::Wanted(arriving)) => Ok(arriving),
-        Err(error) => {
-            tracing::error!(
-                "{} of {} cannot be taken: {error}",
-                describe(manifest.manifest()),
-                peer.label()
-            );
-            let why = hub.store.disk_failed(&error);
-            let says = manifest.manifest();
-            let shown = Some(error.to_string());
-            hub.store
-                .note_inbound(says, manifest.id(), "deferred", shown);
-            Err(Verdict::Deferred(why))
-        }
-    }
-}
-
-/// Hands over content that came with the offer.
-pub(crate) fn feed_inline(
-    hub: &Hub,
-    manifest: &VerifiedManifest,
-    arriving: &mut dyn Arriving,
-    inline: &[Option<Bytes>],
-) -> Result<(), IntakeError> {
-    for (index, entry) in manifest.manifest().entries.iter().enumerate() {
-        if arriving.missing(index).is_empty() {
-            continue;
-        }
-        let content = match inline.get(index) {
-            Some(Some(content)) => content.clone(),
-            _ if entry.size() == 0 => Bytes::new(),
-            _ => continue,
-        };
-        if content.len() as u64 != entry.size() {
-            return Err(IntakeError::WrongBytes {
-                path: entry.path.clone(),
-                index: 0,
-            });
-        }
-        hub.store.count_bytes(0, content.len() as u64);
-        arriving.accept_chunk(index, 0, &content)?;
-    }
-    Ok(())
-}
-
-/// Parks a bundle whose bytes could not be taken, and says so everywhere.
-pub(crate) fn wrong_or_disk(
-    hub: &Hub,
-    peer: &Peer,
-    manifest: &VerifiedManifest,
-    arriving: Box<dyn Arriving>,
-    error: &IntakeError,
-) -> Verdict {
-    match error {
-        IntakeError::WrongBytes { .. } => {
-            let why = format!("{} sent wrong bytes: {error}", peer.label());
-            tracing::warn!("{why}");
-            hub.blames.add(manifest.id(), peer.id, &why);
-            defer(hub, manifest, arriving, why)
-        }
-        IntakeError::Ended(reason) => {
-            tracing::info!("{}: {error}", describe(manifest.manifest()));
-            drop(arriving);
-            Verdict::Refused(reason.refusal().into())
-        }
-        IntakeError::Superseded => {
-            tracing::info!("{}: {error}", describe(manifest.manifest()));
-            drop(arriving);
-            Verdict::Refused(error.to_string())
-        }
-        IntakeError::Disk(error) => {
-            tracing::error!(
-                "{} cannot be stored: {error}",
-                describe(manifest.manifest())
-            );
-            arriving.park(error.to_string());
-            hub.store.note_inbound(
-                manifest.manifest(),
-                manifest.id(),
-                "deferred",
-                Some(error.to_string()),
-            );
-            Verdict::Deferred(hub.store.disk_failed(error))
-        }
-    }
-}
-
-/// Parks what arrived, with the reason in status.
-pub(crate) fn defer(
-    hub: &Hub,
-    manifest: &VerifiedManifest,
-    arriving: Box<dyn Arriving>,
-    why: String,
-) -> Verdict {
-    arriving.park(why.clone());
-    hub.store.note_inbound(
-        manifest.manifest(),
-        manifest.id(),
-        "deferred",
-        Some(why.clone()),
-    );
-    Verdict::Deferred(why)
-}
-
-/// Everything is here: check and show it. Blocks on disk.
-pub(crate) fn publish(
-    hub: &Hub,
-    peer: &Peer,
-    manifest: &VerifiedManifest,
-    arriving: Box<dyn Arriving>,
-) -> Verdict {
-    let (says, bundle) = (manifest.manifest(), manifest.id());
-    match arriving.publish() {
-        Ok(_) => {
-            hub.store.disk_works();
-            if let Some(origin) = hub.roster.get(says.origin) {
-                hub.saw_epoch(&origin, says.epoch);
-            }
-            tracing::info!(
-                "received {} from {}",
-                describe(says),
-                hub.label_of(says.origin)
-            );
-            Verdict::Taken
-        }
-        Err(FinishError::Quarantined(bad)) if bad.manifest_contradicts_itself => {
-            let why = CONTRADICTS.to_owned();
-            tracing::warn!(
-                "refused {} of {}: {why}: {bad}",
-                describe(says),
-                hub.label_of(says.origin)
-            );
-            hub.store
-                .note_inbound(says, bundle, "refused", Some(why.clone()));
-            Verdict::Refused(why)
-        }
-        Err(FinishError::Quarantined(bad)) => {
-            let why = format!("{} sent wrong bytes: {bad}", peer.label());
-            tracing::warn!("{why}");
-            hub.blames.add(bundle, peer.id, &why);
-            hub.store
-                .note_inbound(says, bundle, "quarantined", Some(why.clone()));
-            Verdict::Deferred(why)
-        }
-        Err(FinishError::Ended(reason)) => {
-            tracing::info!("{}: {}", describe(says), reason.refusal());
-            Verdict::Refused(reason.refusal().into())
-        }
-        Err(error @ (FinishError::Incomplete(_) | FinishError::Disk(_))) => {
-            tracing::error!("{} cannot be published: {error}", describe(says));
-            hub.store
-                .note_inbound(says, bundle, "deferred", Some(error.to_string()));
-            Verdict::Deferred(match &error {
-                FinishError::Disk(error) => hub.store.disk_failed(error),
-                _ => "the receiver's disk failed".into(),
-            })
-        }
-    }
-}
-
-/// "a/b.pdf (4096 bytes)", for logs.
-pub(crate) fn describe(manifest: &Manifest) -> String {
-    let more = match manifest.entries.len() {
-        0 | 1 => String::new(),
-        many => format!("/ with {many} entries"),
-    };
-    let first = manifest
-        .title()
-        .map(|path| format!("{path:?}"))
-        .unwrap_or_default();
-    let first = first.trim_matches('"');
-    format!(
-        "{first}{more} ({} bytes)",
-        manifest
-            .entries
-            .iter()
-            .map(|e| u128::from(e.size()))
-            .sum::<u128>()
-    )
-}
-
 /// [`describe`] of a bundle we hold. Blocks on disk, briefly.
 pub(crate) fn describe_held(hub: &Hub, bundle: BundleId) -> Option<String> {
     Some(describe(hub.store.manifest(bundle).ok()??.manifest()))
-}
-
-/// Who served wrong bytes for what, for a while.
-#[derive(Default)]
-pub(crate) struct Blames(
-    parking_lot::Mutex<std::collections::HashMap<(BundleId, PeerId), (Instant, String)>>,
-);
-
-impl Blames {
-    /// Blames `peer`.
-    pub(crate) fn add(&self, bundle: BundleId, peer: PeerId, why: &str) {
-        let mut blames = self.0.lock();
-        if blames.len() >= BLAMED_MAX {
-            blames.retain(|_, (since, _)| since.elapsed() < BLAME_PAUSE);
-        }
-        if blames.len() < BLAMED_MAX {
-            blames.insert((bundle, peer), (Instant::now(), why.to_owned()));
-        }
-    }
-
-    /// Why nothing is taken from `peer` for this bundle now.
-    pub(crate) fn active(&self, bundle: BundleId, peer: PeerId) -> Option<String> {
-        let blames = self.0.lock();
-        let (since, why) = blames.get(&(bundle, peer))?;
-        (since.elapsed() < BLAME_PAUSE).then(|| why.clone())
-    }
 }

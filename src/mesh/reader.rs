@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::bundle::{BundleId, VerifiedManifest};
-use crate::mesh::Hub;
 use crate::mesh::budget::Held;
+use crate::mesh::hub::Hub;
+use crate::mesh::intake;
 use crate::mesh::limits::Kind;
 use crate::mesh::member::MemberError;
 use crate::mesh::out::Out;
@@ -187,15 +188,9 @@ fn weigh(offer: Offer, held: &mut Held) -> Heard {
         Ok(manifest) => manifest,
         Err(error) => return Heard::BadOffer(id, error.to_string()),
     };
-    if held.resize(weight(&manifest, &offer.inline)) {
+    if held.resize(intake::weight(&manifest, &offer.inline)) {
         Heard::Offer(manifest, offer.inline, offer.age)
     } else {
         Heard::Later(id)
     }
-}
-
-/// The memory that an offer takes.
-pub(super) fn weight(manifest: &VerifiedManifest, inline: &[Option<Bytes>]) -> usize {
-    let content: usize = inline.iter().flatten().map(Bytes::len).sum();
-    manifest.memory() + content + size_of_val(inline)
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,11 +17,10 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::bundle::BundleId;
 use crate::mesh::budget::{Budget, Purse};
-use crate::mesh::fetch::Queued;
+use crate::mesh::input::Input;
 use crate::mesh::lane::Lane;
 use crate::mesh::limits::{Kind, Meter};
 use crate::mesh::member::{CloseCode, MemberError};
-use crate::mesh::session::Input;
 use crate::peer::{PeerId, PeerName};
 
 /// Strangers remembered, so that a flood of them costs nothing.
@@ -53,7 +52,7 @@ pub(crate) struct Peer {
     /// The same for urgent ones.
     pub express: Lane,
     /// Its offers that are fetched or wait for it.
-    pub queued: Queued,
+    pub fetching: AtomicUsize,
     /// Bytes it asked for on this session, by bundle.
     pub served: Mutex<HashMap<BundleId, u64>>,
     /// The highest epoch we told it since we started.
@@ -128,7 +127,7 @@ impl Peer {
             wake: Notify::new(),
             intake: Lane::default(),
             express: Lane::default(),
-            queued: Queued::default(),
+            fetching: AtomicUsize::new(0),
             served: Mutex::new(HashMap::new()),
             epoch_told: AtomicU64::new(0),
             epoch_seen: AtomicU64::new(0),
@@ -425,6 +424,20 @@ impl Roster {
             .into_iter()
             .filter_map(|p| p.session().map(|s| (p, s)))
             .collect()
+    }
+
+    /// Rings the session of that peer, if it has one.
+    pub(crate) fn ring(&self, peer: PeerId, input: Input) {
+        if let Some(session) = self.get(peer).and_then(|p| p.session()) {
+            session.ring(input);
+        }
+    }
+
+    /// Rings every session.
+    pub(crate) fn ring_all(&self, input: impl Fn() -> Input) {
+        for (_, session) in self.sessions() {
+            session.ring(input());
+        }
     }
 }
 

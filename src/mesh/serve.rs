@@ -14,13 +14,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::bundle::{BundleId, Priority};
 use crate::delivery::{Event, is_urgent};
-use crate::mesh::Hub;
 use crate::mesh::budget::Purse;
-use crate::mesh::fetch::share;
+use crate::mesh::hub::Hub;
+use crate::mesh::input::Input;
 use crate::mesh::limits::Kind;
 use crate::mesh::member::{Channel, CloseCode};
 use crate::mesh::roster::Peer;
-use crate::mesh::session::Input;
 use crate::mesh::store::Content;
 use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, RangeRequest, RangeStatus};
 use crate::spool::{Admission, ServeError};
@@ -212,7 +211,7 @@ async fn open(
             .store
             .open_content(request.bundle, request.entry as usize, peer);
         let content = match own {
-            Err(ServeError::NotHeld) => share::open(&hub, peer, &request)?,
+            Err(ServeError::NotHeld) => hub.fetches.open(hub.store.as_ref(), peer, &request)?,
             own => own?,
         };
         let end = request.offset.checked_add(request.len);

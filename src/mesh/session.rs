@@ -17,18 +17,21 @@ use std::time::Duration;
 
 use iroh::endpoint::Connection;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::bundle::{BundleId, Priority, Receipt};
 use crate::delivery::{Action, Delivery, Event, PAGE, Verdict, is_urgent};
 use crate::mesh::budget::Held;
+use crate::mesh::hub::Hub;
+use crate::mesh::input::Input;
 use crate::mesh::lane::Lane;
 use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
 use crate::mesh::out::Out;
 use crate::mesh::reader::{self, Heard};
 use crate::mesh::roster::{Peer, SessionHandle};
 use crate::mesh::wire::{Frame, Hello, LIST_MAX, reason};
-use crate::mesh::{Hub, cancel, custody, fetch, offer};
+use crate::mesh::{cancel, custody, intake, offer};
 use crate::spool::OriginSays;
 use crate::spool::rank::Rank;
 
@@ -46,27 +49,6 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Time for the reader to say what it ended of, when the session is over.
 const READER_ENDS: Duration = Duration::from_secs(1);
-
-/// What the rest of the program tells a session.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// A bundle was sealed.
-    Sealed(BundleId, Priority),
-    /// A receipt for a bundle that this peer sealed or offered is ready.
-    Receipt(Receipt),
-    /// Read the journal again.
-    Rescan,
-    /// Members changed: tell the peer.
-    Members,
-    /// Ask whether the peer still owes us these.
-    Owed(Vec<BundleId>),
-    /// Say this.
-    Say(Frame),
-    /// What became of the peer's offer.
-    Verdict(BundleId, Verdict),
-    /// For the delivery machine.
-    Event(Event),
-}
 
 /// One running session.
 struct Session {
@@ -133,55 +115,22 @@ pub(crate) async fn run(
         members_told: hello.members,
         roll_told: None,
     };
-    session.hub.check(&session.peer);
-    session.compare_rolls();
-    session.tell_cancels();
-    session.event(Event::Connected);
-    session.ask_about_unfinished();
-    session.hand_over_custody();
-    let mut ticker = interval(TICK);
-    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = async { conn.closed().await; } => break,
-            next = heard.recv() => match next {
-                Some((heard, permit)) => session.heard(heard, permit),
-                None => break,
-            },
-            Some(input) = input.recv() => session.input(input),
-            _ = ticker.tick() => {
-                if missed.swap(false, Ordering::Relaxed) {
-                    session.input(Input::Rescan);
-                    session.input(Input::Members);
-                }
-                session.event(Event::Tick);
-            }
-        }
-    }
+    session.begin();
+    session.serve(&conn, &mut heard, &mut input, &missed).await;
     writer.abort();
     // Nobody takes what was heard any more: a reader that waits for room in the queue, or for the budget of what is in
     // it, would wait for ever, and this peer would be connected for ever.
     drop(heard);
-    let abort = reader.abort_handle();
-    let ended = timeout(READER_ENDS, reader).await;
-    abort.abort();
-    let ended = ended.ok().and_then(Result::ok).flatten();
-    if let Some(error) = &ended {
-        conn.close(
-            CloseCode::Protocol.code(),
-            reason(&error.to_string()).as_bytes(),
-        );
+    let broken = last_word(reader).await;
+    if let Some(error) = &broken {
+        let why = reason(&error.to_string());
+        conn.close(CloseCode::Protocol.code(), why.as_bytes());
     }
-    session.peer.ended(&conn);
-    session.hub.teller_gone(&session.peer);
-    session.hub.store.custody_nudge();
-    session.desk.clear();
-    session.express.clear();
-    session.event(Event::Disconnected);
+    session.end(&conn);
     let told = conn
         .close_reason()
         .map(|r| closed_by_peer(&r).unwrap_or(MemberError::Lost(r.to_string())));
-    let why = ended
+    let why = broken
         .or(told)
         .unwrap_or(MemberError::Lost("the stream ended".into()));
     tracing::info!("disconnected from {}: {why}", session.peer.label());
@@ -189,7 +138,64 @@ pub(crate) async fn run(
     why
 }
 
+/// What the reader ended of, if the peer broke a rule.
+async fn last_word(reader: JoinHandle<Option<MemberError>>) -> Option<MemberError> {
+    let abort = reader.abort_handle();
+    let ended = timeout(READER_ENDS, reader).await;
+    abort.abort();
+    ended.ok().and_then(Result::ok).flatten()
+}
+
 impl Session {
+    /// Says all that a peer is to hear first.
+    fn begin(&mut self) {
+        self.hub.check(&self.peer);
+        self.compare_rolls();
+        self.tell_cancels();
+        self.event(Event::Connected);
+        self.ask_about_unfinished();
+        self.hand_over_custody();
+    }
+
+    /// Takes what comes until the connection or its stream ends.
+    async fn serve(
+        &mut self,
+        conn: &Connection,
+        heard: &mut mpsc::Receiver<(Heard, Held)>,
+        input: &mut mpsc::Receiver<Input>,
+        missed: &AtomicBool,
+    ) {
+        let mut ticker = interval(TICK);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = async { conn.closed().await; } => return,
+                next = heard.recv() => match next {
+                    Some((heard, permit)) => self.heard(heard, permit),
+                    None => return,
+                },
+                Some(input) = input.recv() => self.input(input),
+                _ = ticker.tick() => {
+                    if missed.swap(false, Ordering::Relaxed) {
+                        self.input(Input::Rescan);
+                        self.input(Input::Members);
+                    }
+                    self.event(Event::Tick);
+                }
+            }
+        }
+    }
+
+    /// Lets go of what the session held.
+    fn end(&mut self, conn: &Connection) {
+        self.peer.ended(conn);
+        self.hub.teller_gone(&self.peer);
+        self.hub.store.custody_nudge();
+        self.desk.clear();
+        self.express.clear();
+        self.event(Event::Disconnected);
+    }
+
     fn heard(&mut self, heard: Heard, permit: Held) {
         match heard {
             Heard::Offer(manifest, inline, age) => {
@@ -198,7 +204,7 @@ impl Session {
                 offer::receive(hub, peer, manifest, inline, permit);
             }
             Heard::Later(bundle) => {
-                let verdict = Verdict::Deferred(offer::NO_ROOM.into());
+                let verdict = Verdict::Deferred(intake::NO_ROOM.into());
                 self.out.push(&Frame::Verdicts(vec![(bundle, verdict)]));
             }
             Heard::BadOffer(bundle, why) => {
@@ -206,7 +212,13 @@ impl Session {
                 self.out
                     .push(&Frame::Verdicts(vec![(bundle, Verdict::Refused(why))]));
             }
-            Heard::Frame(Frame::Pending(ids)) => {
+            Heard::Frame(frame) => self.heard_frame(frame, permit),
+        }
+    }
+
+    fn heard_frame(&mut self, frame: Frame, permit: Held) {
+        match frame {
+            Frame::Pending(ids) => {
                 let (hub, peer, out) = (self.hub.clone(), self.peer.id, self.out.clone());
                 self.desk.push(move || {
                     let answer = |id| (id, offer::answer(&hub, id, peer));
@@ -214,18 +226,18 @@ impl Session {
                     drop(permit);
                 });
             }
-            Heard::Frame(Frame::Verdicts(list)) => self.verdicts(list, permit),
-            Heard::Frame(Frame::Receipts(receipts)) => self.take_receipts(receipts, permit),
-            Heard::Frame(Frame::Members(told)) => {
+            Frame::Verdicts(list) => self.verdicts(list, permit),
+            Frame::Receipts(receipts) => self.take_receipts(receipts, permit),
+            Frame::Members(told) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.id);
                 self.desk.push(move || {
                     hub.told(&told, peer);
                     drop(permit);
                 });
             }
-            Heard::Frame(Frame::Member(frame)) => self.heard_member(frame, permit),
-            Heard::Frame(Frame::Owed(ids)) => self.answer_owed(ids, permit),
-            Heard::Frame(Frame::Withdrawn(ids)) => {
+            Frame::Member(frame) => self.heard_member(frame, permit),
+            Frame::Owed(ids) => self.answer_owed(ids, permit),
+            Frame::Withdrawn(ids) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.id);
                 self.desk.push(move || {
                     for bundle in ids {
@@ -237,30 +249,30 @@ impl Session {
                     drop(permit);
                 });
             }
-            Heard::Frame(Frame::Cancels(list)) => {
+            Frame::Cancels(list) => {
                 cancel::take(&self.hub, &self.peer, &self.desk, &self.out, list, permit);
             }
-            Heard::Frame(Frame::CancelsSeen(ids)) => {
+            Frame::CancelsSeen(ids) => {
                 cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
             }
-            Heard::Frame(Frame::Have(have)) => fetch::share::told(&self.hub, &self.peer, have),
-            Heard::Frame(Frame::Gone(ids)) => fetch::share::gone(&self.hub, self.peer.id, &ids),
-            Heard::Frame(Frame::Closed(ids)) => {
+            Frame::Have(have) => self.hub.fetches.told(&self.peer, have),
+            Frame::Gone(ids) => self.hub.fetches.gone(self.peer.id, &ids),
+            Frame::Closed(ids) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
                 self.desk.push(move || {
                     custody::heard(&hub, &peer, &ids, OriginSays::Closed);
                     drop(permit);
                 });
             }
-            Heard::Frame(Frame::Twin(run)) => self.hub.told_of_twin(&self.peer, run),
-            Heard::Frame(Frame::Unknown(ids)) => {
+            Frame::Twin(run) => self.hub.told_of_twin(&self.peer, run),
+            Frame::Unknown(ids) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());
                 self.desk.push(move || {
                     custody::heard(&hub, &peer, &ids, OriginSays::Unknown);
                     drop(permit);
                 });
             }
-            Heard::Frame(Frame::Open(ids)) => {
+            Frame::Open(ids) => {
                 let (hub, peer, out) = (self.hub.clone(), self.peer.clone(), self.out.clone());
                 self.desk.push(move || {
                     custody::heard_open(&hub, &peer, &ids, &out);
@@ -268,9 +280,7 @@ impl Session {
                 });
             }
             // The reader lets nothing else through.
-            Heard::Frame(
-                Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_),
-            ) => {}
+            Frame::Proof { .. } | Frame::Hello(_) | Frame::Offer(_) | Frame::Range(_) => {}
         }
     }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::plan::Piece;
-use super::pull::Tally;
+use super::tally::Tally;
 use crate::mesh::lane::Lane;
 use crate::mesh::store::Arriving;
 use crate::peer::PeerId;

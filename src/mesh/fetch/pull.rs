@@ -11,22 +11,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream};
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::activity::Heard;
 use super::disk::{Disk, Landed, Written};
 use super::plan::{Piece, Plan};
 use super::share::Share;
-use super::{Fetches, blocking};
+use super::tally::Tally;
 use crate::bundle::{BundleId, VerifiedManifest};
-use crate::mesh::Hub;
+use crate::mesh::hub::Hub;
+use crate::mesh::lane::blocking;
+use crate::mesh::roster::Peer;
 use crate::mesh::store::{Arriving, PartRoom};
 use crate::mesh::wire::{Frame, RangeRequest, RangeStatus};
 use crate::peer::PeerId;
@@ -56,73 +57,6 @@ pub(super) enum End {
     NoRoom(String),
     /// Nobody can be asked for what is missing; the last thing that went wrong.
     Stuck(String),
-}
-
-/// What a peer did of late.
-#[derive(Clone, Copy, Default)]
-struct Did {
-    /// When it last sent something of what it was asked for.
-    heard: Option<Instant>,
-    /// How quick it was, in bytes a second; 0 while that is not known.
-    rate: f64,
-}
-
-type Heard = Arc<Mutex<Did>>;
-
-/// That of every peer, over all fetches.
-#[derive(Default)]
-pub(super) struct Activity(Mutex<HashMap<PeerId, Heard>>);
-
-impl Activity {
-    fn of(&self, peer: PeerId) -> Heard {
-        self.0.lock().entry(peer).or_default().clone()
-    }
-}
-
-/// From the question to the disk: counts the bytes of a piece; if they are not kept in the end, as come in vain.
-pub(super) struct Tally {
-    hub: Arc<Hub>,
-    bundle: BundleId,
-    peer: PeerId,
-    /// What was asked for: memory and room on the disk that it may take.
-    len: u64,
-    came: AtomicU64,
-    kept: bool,
-}
-
-impl Tally {
-    /// Of a piece that was let fly and has room.
-    fn begin(hub: &Arc<Hub>, bundle: BundleId, peer: PeerId, len: u64) -> Self {
-        Self {
-            hub: hub.clone(),
-            bundle,
-            peer,
-            len,
-            came: AtomicU64::new(0),
-            kept: false,
-        }
-    }
-
-    fn add(&self, bytes: u64) {
-        self.hub.store.count_bytes(0, bytes);
-        self.came.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        let bytes = self.came.load(Ordering::Relaxed);
-        if bytes > 0 && !self.kept {
-            self.hub.store.count_twice(bytes);
-        }
-        let (bundle, len) = (self.bundle, self.len);
-        self.hub.store.part_over(bundle, len);
-        self.hub.fetches.landed(bundle, self.peer, len);
-    }
 }
 
 /// Why a piece did not come.
@@ -224,7 +158,7 @@ pub(super) async fn pull(
             () = share.bell.notified() => pull.look(),
             _ = ticker.tick() => {
                 pull.look();
-                share.tell(hub);
+                share.tell(&hub.roster);
                 ended = pull.stuck().or_else(|| pull.without_room());
             }
         }
@@ -537,7 +471,7 @@ impl Pull {
     }
 }
 
-fn live_bulk(peer: &crate::mesh::roster::Peer) -> Option<Connection> {
+fn live_bulk(peer: &Peer) -> Option<Connection> {
     let bulk = peer.bulk.borrow();
     bulk.as_ref()
         .filter(|conn| conn.close_reason().is_none())
@@ -600,13 +534,5 @@ impl Read {
             .map_err(|e| e.to_string())?;
         send.finish().map_err(|e| e.to_string())?;
         Ok(recv)
-    }
-}
-
-impl Fetches {
-    /// What is told about the bundle, if it is being fetched.
-    pub(super) fn share(&self, bundle: BundleId) -> Option<Arc<Share>> {
-        let running = self.running.lock();
-        running.get(&bundle).map(|running| running.share.clone())
     }
 }

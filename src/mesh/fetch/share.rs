@@ -20,10 +20,9 @@ use tokio::time::Instant;
 
 use super::plan::Bits;
 use crate::bundle::{BundleId, VerifiedManifest};
-use crate::mesh::Hub;
-use crate::mesh::roster::Peer;
-use crate::mesh::session::Input;
-use crate::mesh::store::{Arriving, Content};
+use crate::mesh::input::Input;
+use crate::mesh::roster::{Peer, Roster};
+use crate::mesh::store::{Arriving, Content, Store};
 use crate::mesh::wire::{Frame, Have, LIST_MAX, RangeRequest};
 use crate::peer::PeerId;
 use crate::spool::ServeError;
@@ -42,7 +41,7 @@ const SEEDS_MAX: (usize, usize) = (64, 8 * 1024 * 1024);
 const TELLERS_MAX: usize = 64;
 
 /// What is known of one bundle here and at others.
-pub(crate) struct Share {
+pub(super) struct Share {
     manifest: Arc<VerifiedManifest>,
     /// The chunks of entries that take part.
     chunks: BTreeMap<usize, Vec<Range<u64>>>,
@@ -150,7 +149,7 @@ impl Share {
     }
 
     /// Tells the other recipients what is new for them, if it is time.
-    pub(super) fn tell(&self, hub: &Hub) {
+    pub(super) fn tell(&self, roster: &Roster) {
         let mut facts = self.facts.lock();
         let bits: usize = facts.have.values().map(|bits| bits.0.len()).sum();
         let pause = TELL * (1 + (bits * facts.others.len() / TELL_BYTES) as u32);
@@ -161,7 +160,7 @@ impl Share {
         facts.told_at = Some(Instant::now());
         let frame = self.frame(&facts);
         let version = facts.version;
-        for (peer, session) in hub.roster.sessions() {
+        for (peer, session) in roster.sessions() {
             if !self.is_recipient(peer.id) || !facts.knows(peer.id) {
                 continue;
             }
@@ -206,6 +205,92 @@ impl Share {
         }
         facts.whole || at >= end
     }
+
+    /// A peer says what it has of the bundle.
+    pub(super) fn told(&self, peer: &Peer, have: Have) {
+        if !self.is_recipient(peer.id) {
+            tracing::debug!("{} tells of a bundle that is not for it", peer.label());
+            return;
+        }
+        let fits = |(entry, bits): (u32, Vec<u8>)| {
+            let most = self.chunks.get(&(entry as usize))?.len().div_ceil(8);
+            (bits.len() <= most).then_some((entry as usize, Bits(bits)))
+        };
+        let says = Says {
+            whole: have.whole,
+            entries: have.entries.into_iter().filter_map(fits).collect(),
+            new: true,
+        };
+        let mut facts = self.facts.lock();
+        if !facts.knows(peer.id) {
+            return;
+        }
+        let fetching = !says.whole;
+        let whole = facts.whole;
+        let other = facts.others.entry(peer.id).or_default();
+        if other.says.is_none() {
+            // It has just begun; what it was told before, it did not understand.
+            other.told = None;
+        }
+        other.says = Some(says);
+        if whole && fetching && other.told.is_none() {
+            other.told = Some((u64::MAX, [0; 16]));
+            let frame = self.frame(&facts);
+            if let Some(session) = peer.session() {
+                session.ring(Input::Say(frame));
+            }
+        }
+        drop(facts);
+        self.bell.notify_one();
+    }
+
+    /// A peer serves nothing of it any more.
+    pub(super) fn gone(&self, peer: PeerId) {
+        if let Some(other) = self.facts.lock().others.get_mut(&peer) {
+            // Not a source; and told anew when it begins again.
+            other.says = None;
+            other.told = None;
+        }
+        self.bell.notify_one();
+    }
+
+    /// The fetch ended: tells those that still fetch it. Whether it is to be served on.
+    pub(super) fn ended(&self, roster: &Roster, whole: bool) -> bool {
+        let mut facts = self.facts.lock();
+        if facts.have.is_empty() {
+            return false;
+        }
+        facts.whole = whole;
+        let frame = if whole {
+            self.frame(&facts)
+        } else {
+            Frame::Gone(vec![self.manifest.id()])
+        };
+        for (peer, other) in &mut facts.others {
+            let waits = other.says.as_ref().is_some_and(|says| !says.whole);
+            let told = other.told.take().is_some();
+            if (waits || (told && !whole))
+                && let Some(session) = roster.get(*peer).and_then(|peer| peer.session())
+            {
+                other.told = Some((u64::MAX, [0; 16]));
+                session.ring(Input::Say(frame.clone()));
+            }
+        }
+        whole
+    }
+
+    /// Opens what arrived here, if `peer` may have it and every chunk of the range was checked. Blocks on disk.
+    pub(super) fn open(
+        &self,
+        store: &dyn Store,
+        peer: PeerId,
+        request: &RangeRequest,
+    ) -> Result<Box<dyn Content>, ServeError> {
+        if !self.is_recipient(peer) || !self.holds(request) {
+            return Err(ServeError::NotHeld);
+        }
+        store.open_arrived(&self.manifest, request.entry as usize, peer)
+    }
 }
 
 impl Facts {
@@ -217,15 +302,15 @@ impl Facts {
 
 /// What is whole here and still served.
 #[derive(Default)]
-pub(crate) struct Seeds(Mutex<VecDeque<Arc<Share>>>);
+pub(super) struct Seeds(Mutex<VecDeque<Arc<Share>>>);
 
 impl Seeds {
-    fn get(&self, bundle: BundleId) -> Option<Arc<Share>> {
+    pub(super) fn get(&self, bundle: BundleId) -> Option<Arc<Share>> {
         let seeds = self.0.lock();
         seeds.iter().find(|s| s.manifest.id() == bundle).cloned()
     }
 
-    fn add(&self, share: Arc<Share>) {
+    pub(super) fn add(&self, share: Arc<Share>) {
         let mut seeds = self.0.lock();
         seeds.push_front(share);
         let weight = |share: &Arc<Share>| share.manifest.signed().bytes.len();
@@ -233,104 +318,4 @@ impl Seeds {
             seeds.pop_back();
         }
     }
-}
-
-/// A peer says what it has of a bundle.
-pub(crate) fn told(hub: &Hub, peer: &Peer, have: Have) {
-    let running = hub.fetches.share(have.bundle);
-    let Some(share) = running.or_else(|| hub.fetches.seeds.get(have.bundle)) else {
-        return;
-    };
-    if !share.is_recipient(peer.id) {
-        tracing::debug!("{} tells of a bundle that is not for it", peer.label());
-        return;
-    }
-    let fits = |(entry, bits): (u32, Vec<u8>)| {
-        let most = share.chunks.get(&(entry as usize))?.len().div_ceil(8);
-        (bits.len() <= most).then_some((entry as usize, Bits(bits)))
-    };
-    let says = Says {
-        whole: have.whole,
-        entries: have.entries.into_iter().filter_map(fits).collect(),
-        new: true,
-    };
-    let mut facts = share.facts.lock();
-    if !facts.knows(peer.id) {
-        return;
-    }
-    let fetching = !says.whole;
-    let whole = facts.whole;
-    let other = facts.others.entry(peer.id).or_default();
-    if other.says.is_none() {
-        // It has just begun; what it was told before, it did not understand.
-        other.told = None;
-    }
-    other.says = Some(says);
-    if whole && fetching && other.told.is_none() {
-        other.told = Some((u64::MAX, [0; 16]));
-        let frame = share.frame(&facts);
-        if let Some(session) = peer.session() {
-            session.ring(Input::Say(frame));
-        }
-    }
-    drop(facts);
-    share.bell.notify_one();
-}
-
-/// A peer serves nothing of these any more.
-pub(crate) fn gone(hub: &Hub, peer: PeerId, bundles: &[BundleId]) {
-    for bundle in bundles {
-        let running = hub.fetches.share(*bundle);
-        if let Some(share) = running.or_else(|| hub.fetches.seeds.get(*bundle)) {
-            if let Some(other) = share.facts.lock().others.get_mut(&peer) {
-                // Not a source; and told anew when it begins again.
-                other.says = None;
-                other.told = None;
-            }
-            share.bell.notify_one();
-        }
-    }
-}
-
-/// The fetch ended: who still fetches it is told that it is whole here, or that there is nothing to be had.
-pub(super) fn ended(hub: &Hub, share: &Arc<Share>, whole: bool) {
-    let mut facts = share.facts.lock();
-    if facts.have.is_empty() {
-        return;
-    }
-    facts.whole = whole;
-    let frame = if whole {
-        share.frame(&facts)
-    } else {
-        Frame::Gone(vec![share.manifest.id()])
-    };
-    for (peer, other) in &mut facts.others {
-        let waits = other.says.as_ref().is_some_and(|says| !says.whole);
-        let told = other.told.take().is_some();
-        if (waits || (told && !whole))
-            && let Some(session) = hub.roster.get(*peer).and_then(|peer| peer.session())
-        {
-            other.told = Some((u64::MAX, [0; 16]));
-            session.ring(Input::Say(frame.clone()));
-        }
-    }
-    drop(facts);
-    if whole {
-        hub.fetches.seeds.add(share.clone());
-    }
-}
-
-/// Opens what arrived here of a bundle of another's, if `peer` may have it and every chunk of the range was checked.
-/// Blocks on disk.
-pub(crate) fn open(
-    hub: &Hub,
-    peer: PeerId,
-    request: &RangeRequest,
-) -> Result<Box<dyn Content>, ServeError> {
-    let running = hub.fetches.share(request.bundle);
-    let share = running.or_else(|| hub.fetches.seeds.get(request.bundle));
-    let share = share.filter(|share| share.is_recipient(peer) && share.holds(request));
-    let share = share.ok_or(ServeError::NotHeld)?;
-    let entry = request.entry as usize;
-    hub.store.open_arrived(&share.manifest, entry, peer)
 }

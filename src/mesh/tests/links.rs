@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::super::fake::Fake;
-use super::super::session::Input;
+use super::super::input::Input;
 use super::faults::alone;
 use super::forwarder::{Forwarder, Quality};
 use super::*;
@@ -215,7 +215,7 @@ fn a_lossy_path_delivers_and_is_remembered() {
     alder.send("large", &large, &[birch.id()]);
     assert!(birch.wait_inbox("large") == large);
     alder.wait_delivered(birch.id());
-    eventually("remembered", || a.hub.paths.is_suffering(link.front()));
+    eventually("remembered", || a.hub.net.paths.is_suffering(link.front()));
     let (passed, lost) = link.counts();
     assert!(lost > passed / 100, "the link did lose: {lost} of {passed}");
 }

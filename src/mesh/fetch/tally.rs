@@ -1,0 +1,54 @@
+//! A tally: what a piece that is on its way takes up, and what of it came.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::bundle::BundleId;
+use crate::mesh::hub::Hub;
+use crate::peer::PeerId;
+
+/// From the question to the disk: counts the bytes of a piece; if they are not kept in the end, as come in vain.
+pub(super) struct Tally {
+    hub: Arc<Hub>,
+    bundle: BundleId,
+    peer: PeerId,
+    /// What was asked for: memory and room on the disk that it may take.
+    len: u64,
+    came: AtomicU64,
+    kept: bool,
+}
+
+impl Tally {
+    /// Of a piece that was let fly and has room.
+    pub(super) fn begin(hub: &Arc<Hub>, bundle: BundleId, peer: PeerId, len: u64) -> Self {
+        Self {
+            hub: hub.clone(),
+            bundle,
+            peer,
+            len,
+            came: AtomicU64::new(0),
+            kept: false,
+        }
+    }
+
+    pub(super) fn add(&self, bytes: u64) {
+        self.hub.store.count_bytes(0, bytes);
+        self.came.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        let bytes = self.came.load(Ordering::Relaxed);
+        if bytes > 0 && !self.kept {
+            self.hub.store.count_twice(bytes);
+        }
+        let (bundle, len) = (self.bundle, self.len);
+        self.hub.store.part_over(bundle, len);
+        self.hub.fetches.landed(bundle, self.peer, len);
+    }
+}
