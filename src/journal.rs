@@ -26,6 +26,7 @@ mod database;
 mod error;
 pub(crate) mod log;
 mod reserve;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -48,66 +49,13 @@ use self::database::{ROWS, compact, database_path, open_whole};
 pub(crate) use self::error::JournalError;
 use self::log::Log;
 pub(crate) use self::reserve::Reserve;
+use self::shared::{BACKLOG_BYTES, Distrust, Fresh, Shared, Waiting, log_directory};
 use self::writer::{replay_log, write_loop};
 use crate::disk::DiskError;
 use crate::disk::durable::{self, Sync};
 
-/// Rows waiting for their commit beyond which whoever submits many pauses ([`Journal::make_room`]): 32 MiB.
-const BACKLOG_BYTES: usize = 32 << 20;
-
 /// How often a closing journal looks whether its last readers are done.
 const READERS_GO: Duration = Duration::from_millis(1);
-
-/// How the next start is told that the page cache has bytes that the disk has not, so that it drops the log.
-type Distrust = Box<dyn Fn() -> Result<(), DiskError> + Send + std::marker::Sync>;
-
-/// A batch that is not committed yet.
-struct Waiting {
-    rows: Vec<(Key, Value)>,
-    syncs: Vec<Sync>,
-    on_durable: Vec<Call>,
-}
-
-struct Fresh {
-    log: Log,
-    /// Rows not yet committed, with the number of the batch that wrote them last.
-    overlay: BTreeMap<Key, (u64, Value)>,
-    queue: Vec<Waiting>,
-    queued_bytes: usize,
-    batches: u64,
-    hurry: bool,
-    stopping: bool,
-    /// A sync failed: rows are still readable, but nothing is queued.
-    halted: bool,
-    /// The log is not ours to write any more.
-    closed: bool,
-}
-
-struct Shared {
-    directory: PathBuf,
-    distrust: Distrust,
-    fresh: RwLock<Fresh>,
-    /// Pairs with `bell` and `room`; never held while `fresh` is.
-    bell_lock: Mutex<()>,
-    bell: Condvar,
-    room: Condvar,
-    /// `None` between an I/O error and the next successful opening.
-    database: RwLock<Option<Arc<Database>>>,
-    trouble: Mutex<Option<String>>,
-    reserve: Reserve,
-}
-
-impl Shared {
-    fn is_in_a_hurry(&self) -> bool {
-        let fresh = self.fresh.read();
-        fresh.hurry || fresh.stopping || fresh.queued_bytes >= BACKLOG_BYTES / 2
-    }
-
-    fn database(&self) -> Result<Arc<Database>, JournalError> {
-        let open = self.database.read().clone();
-        open.ok_or(JournalError::NotOpen)
-    }
-}
 
 /// The journal.
 pub(crate) struct Journal {
@@ -437,11 +385,6 @@ impl Journal {
             }
         }
     }
-}
-
-/// Where the log is.
-fn log_directory(directory: &Path) -> PathBuf {
-    directory.join("wal")
 }
 
 /// What a run that was killed, or lost its power, has submitted and not committed.

@@ -24,7 +24,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::durable::Sync;
 use super::{DiskError, OnPath};
 use crate::bundle::RelPath;
 
@@ -255,16 +254,6 @@ impl Root {
                 Ok((_, Err(error))) | Err(error) => Some(Err(error)),
             }
         }))
-    }
-
-    /// Makes the names in a directory durable, with a batch; `None`: the root.
-    pub(crate) fn sync(self: &Arc<Self>, directory: Option<RelPath>) -> Sync {
-        Sync::Names(Arc::clone(self), directory)
-    }
-
-    /// [`Self::sync`] of the directory that `path` is in.
-    pub(crate) fn sync_above(self: &Arc<Self>, path: &RelPath) -> Sync {
-        self.sync(path.parent())
     }
 
     /// Opens a directory to sync it.

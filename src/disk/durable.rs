@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 
@@ -22,16 +23,28 @@ use crate::bundle::RelPath;
 #[derive(Clone, Debug)]
 pub(crate) enum Sync {
     /// The bytes of a file.
-    File(std::sync::Arc<File>),
+    File(Arc<File>),
     /// The names in a directory of ours, not of the two trees.
     Directory(PathBuf),
     /// The names in a directory of one of the two trees; `None`: its root.
-    Names(std::sync::Arc<Root>, Option<RelPath>),
+    Names(Arc<Root>, Option<RelPath>),
     /// All of the state's file system.
     Everything,
     /// Fails the first time and never again, as Linux tells of a writeback error.
     #[cfg(test)]
-    FailsOnce(std::sync::Arc<std::sync::atomic::AtomicBool>),
+    FailsOnce(Arc<std::sync::atomic::AtomicBool>),
+}
+
+impl Root {
+    /// Makes the names in a directory durable, with a batch; `None`: the root.
+    pub(crate) fn sync(self: &Arc<Self>, directory: Option<RelPath>) -> Sync {
+        Sync::Names(Arc::clone(self), directory)
+    }
+
+    /// [`Self::sync`] of the directory that `path` is in.
+    pub(crate) fn sync_above(self: &Arc<Self>, path: &RelPath) -> Sync {
+        self.sync(path.parent())
+    }
 }
 
 /// Past this many, one syncfs(2) is cheaper than the single calls; 200 small files were 3 to 5 times as fast with it.

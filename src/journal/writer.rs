@@ -10,7 +10,8 @@ use redb::Database;
 use super::batch::{Key, Value};
 use super::database::{ROWS, database_path, open_database};
 use super::log::{self, Log, Segment};
-use super::{Distrust, JournalError, Shared, Waiting, log_directory};
+use super::JournalError;
+use super::shared::{Distrust, Shared, Waiting, log_directory};
 use crate::disk::durable::{self, Sync};
 
 /// How long the writer lets batches gather, so that a burst shares its syncs and the first file's way is not disturbed.
