@@ -23,26 +23,34 @@
 //! decides, `fs-notifier` tells the kernel of replaced inbox names, `fs-announcer` has arrivals announced. [`Fs::stop`] joins them all.
 
 mod announce;
+mod arrivals;
 mod attr;
+mod beneath;
 mod bytes;
 mod error;
+mod generated;
 mod handle;
 mod ignored;
 mod inbox;
 mod inode;
+mod kind;
 mod limits;
 mod listing;
 mod modes;
 mod names;
+mod node;
+mod notices;
 mod pool;
 mod port;
 mod readiness;
 mod reading;
 mod renaming;
 mod sending;
+mod settle;
 mod special;
 mod state;
 mod status;
+mod switch;
 #[cfg(test)]
 pub(crate) mod tests;
 mod times;
@@ -59,28 +67,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{CWD, Mode, OFlags, Stat, openat};
 
-pub use self::announce::{Herald, Step};
-pub use self::attr::{
-    Attr, Caching, Caller, Entry, Item, Kind, Opened, SetAttr, SetTime, Space, Time,
-};
+pub use self::arrivals::{Herald, Step};
+pub use self::attr::{Attr, Caching, Caller, Entry, Item, Opened, SetAttr, SetTime, Space, Time};
 pub use self::bytes::WriteHow;
 pub use self::error::FsError;
-pub use self::ignored::{Ignored, IgnoredNames};
-pub use self::inbox::Invalidator;
-pub use self::inode::NodeId;
-pub use self::names::Named;
+pub use self::generated::StatusFiles;
+pub use self::ignored::found::{Ignored, IgnoredNames};
+pub use self::kind::{Device, Kind};
+pub use self::node::{Named, NodeId};
+pub use self::notices::Invalidator;
 pub use self::reading::Registration;
-pub use self::special::Device;
 
-use self::announce::Announcements;
+use self::arrivals::Announcements;
 use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
 use self::handle::Handles;
-use self::inbox::{Notices, Switch};
-use self::inode::{Area, Nodes, Place};
-use self::listing::ListingOrder;
+use self::ignored::found::LastLook;
+use self::inode::Nodes;
+use self::listing::order::ListingOrder;
+use self::node::{Area, Place};
+use self::notices::Notices;
 use self::pool::Pool;
 use self::port::SpoolPort;
 use self::readiness::Readiness;
+use self::switch::Switch;
 use self::times::SetTimes;
 use crate::ready::{Event, IgnoreList, Overview, Settings};
 use crate::spool::beneath::At;
@@ -103,16 +112,6 @@ pub struct FsConfig {
     pub max_file_bytes: Option<u64>,
 }
 
-/// Makes the generated files under `.meshbox/`.
-pub trait StatusFiles: Send + Sync {
-    /// `status.json`.
-    fn status(&self) -> Vec<u8>;
-    /// `peers.json`.
-    fn peers(&self) -> Vec<u8>;
-    /// `metrics`, in Prometheus text format.
-    fn metrics(&self) -> Vec<u8>;
-}
-
 /// The file system, on our own types.
 pub struct Fs {
     spool: Arc<dyn SpoolPort>,
@@ -127,7 +126,7 @@ pub struct Fs {
     pool: Pool,
     readiness: Arc<Readiness>,
     ignore: IgnoreList,
-    last_look: Mutex<ignored::LastLook>,
+    last_look: Mutex<LastLook>,
     notices: Notices,
     switch: Switch,
     announcements: Announcements,
@@ -221,7 +220,7 @@ impl Fs {
                 directories: tree.directories,
             });
         }
-        fs.spool.observe_inbox(inbox::observer(&fs));
+        fs.spool.observe_inbox(fs.observer());
         let weak = Arc::downgrade(&fs);
         let timer = thread::Builder::new()
             .name("ready-timer".into())
@@ -276,7 +275,7 @@ impl Fs {
 
     /// A place in the outbox to change something at; elsewhere everything is read-only.
     fn outbox_place(&self, parent: NodeId, name: &[u8]) -> Result<Place, FsError> {
-        if status::is_generated(parent) {
+        if generated::is_generated(parent) {
             return Err(FsError::ReadOnly);
         }
         let place = self.place(parent)?;
@@ -289,7 +288,7 @@ impl Fs {
     /// A place for system calls: the directory, reached without resolving any link, and the name in it.
     fn at(&self, place: &Place) -> Result<At<'_>, FsError> {
         let root = self.root(place.area).as_fd();
-        At::find(root, &place.path, PathBuf::new()).map_err(special::moved)
+        At::find(root, &place.path, PathBuf::new()).map_err(beneath::moved)
     }
 
     /// What is at a place; what cannot travel has no business in the inbox, and is not shown there.
@@ -369,7 +368,7 @@ impl Fs {
 
     /// Looks up a name.
     pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry, FsError> {
-        if status::is_generated(parent) {
+        if generated::is_generated(parent) {
             return self.status_lookup(parent, name);
         }
         let _tree = self.tree.read();
@@ -390,7 +389,7 @@ impl Fs {
 
     /// Attributes of a node, through a handle if one is given.
     pub fn getattr(&self, id: NodeId, fh: Option<u64>) -> Result<Attr, FsError> {
-        if status::is_generated(id) {
+        if generated::is_generated(id) {
             return self.status_attr(id);
         }
         if let Some(file) = fh.and_then(|fh| self.handles.file(fh).ok()) {
@@ -403,7 +402,7 @@ impl Fs {
     /// How long the attributes of a node may be believed.
     pub fn ttl(&self, id: NodeId) -> Duration {
         // Root never changes, and the kernel asks for it on the way to every name.
-        if status::is_generated(id) && id != NodeId::ROOT {
+        if generated::is_generated(id) && id != NodeId::ROOT {
             attr::STATUS_TTL
         } else {
             OUTBOX_TTL

@@ -34,17 +34,17 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use redb::{Database, ReadableDatabase};
+use redb::ReadableDatabase;
 use serde::de::DeserializeOwned;
 
 pub(crate) use self::batch::{Batch, Table};
-use self::batch::{Call, Key, LogRecord, Value, decode, full_key, rows_put};
+use self::batch::{Key, LogRecord, Value, decode, full_key, rows_put};
 use self::database::{ROWS, compact, database_path, open_whole};
 pub(crate) use self::error::JournalError;
 use self::log::Log;

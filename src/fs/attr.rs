@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, Stat, major, minor};
 
-use super::inode::{Area, Backing, NodeId, Stamp};
-use super::special::Device;
+use super::kind::{Device, Kind};
+use super::node::{Area, Backing, NodeId, Stamp};
 
 /// How long the kernel may believe names and attributes: all changes of the outbox pass through us.
 pub(crate) const OUTBOX_TTL: Duration = Duration::from_secs(1);
@@ -29,51 +29,6 @@ pub struct Caller {
     pub gid: u32,
     /// Thread id, 0 if unknown.
     pub tid: u32,
-}
-
-/// What an inode is. All but the first three exist only in the outbox, at ignored names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-    /// A named pipe.
-    Fifo,
-    /// A socket of the local machine.
-    Socket,
-    /// A character device.
-    CharDevice,
-    /// A block device.
-    BlockDevice,
-}
-
-impl Kind {
-    /// `None` for what no file system of Linux has.
-    pub(crate) fn of(kind: FileType) -> Option<Self> {
-        match kind {
-            FileType::RegularFile => Some(Self::File),
-            FileType::Directory => Some(Self::Directory),
-            FileType::Symlink => Some(Self::Symlink),
-            FileType::Fifo => Some(Self::Fifo),
-            FileType::Socket => Some(Self::Socket),
-            FileType::CharacterDevice => Some(Self::CharDevice),
-            FileType::BlockDevice => Some(Self::BlockDevice),
-            FileType::Unknown => None,
-        }
-    }
-
-    /// Whether it can be sent, as or in a bundle, wherever it is. A symbolic link can, where it stays in its tree.
-    pub(crate) fn travels(self) -> bool {
-        match self {
-            Self::File | Self::Directory => true,
-            Self::Symlink | Self::Fifo | Self::Socket | Self::CharDevice | Self::BlockDevice => {
-                false
-            }
-        }
-    }
 }
 
 /// A point in time, as the backing file system has it.

@@ -18,12 +18,12 @@ use rustix::io::Errno;
 
 use super::Fs;
 use super::attr::{Attr, Caching, Caller, Opened, SetAttr};
+use super::beneath::beneath;
 use super::error::FsError;
+use super::generated;
 use super::handle::{Handle, OpenFile};
-use super::inode::{Area, NodeId, Place};
 use super::names::Target;
-use super::special::beneath;
-use super::status;
+use super::node::{Area, NodeId, Place};
 use crate::bundle::RelPath;
 use crate::ready::Event;
 use crate::spool::{Gate, GateGuard};
@@ -100,7 +100,7 @@ impl Fs {
         access: Access,
         tid: u32,
     ) -> Result<Option<Arc<OpenFile>>, FsError> {
-        if status::is_generated(id) {
+        if generated::is_generated(id) {
             return if access.writes || access.truncates {
                 Err(FsError::ReadOnly)
             } else {

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::attr::Item;
 use super::error::FsError;
-use super::inode::NodeId;
+use super::node::NodeId;
 use super::torn;
 use crate::bundle::RelPath;
 use crate::spool::Gate;

@@ -3,13 +3,17 @@
 //! Looked up in the tree when somebody asks, so that it is what is there now and costs nothing otherwise; with a bound on
 //! the names that are looked at, and not again before some time has passed.
 
+pub(super) mod found;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::found::{Ignored, IgnoredNames};
 use super::Fs;
-use super::attr::{Item, Kind};
-use super::inode::{Area, Place};
+use super::attr::Item;
+use super::kind::Kind;
+use super::node::{Area, Place};
 use crate::bundle::RelPath;
 use crate::ready::IgnoreList;
 
@@ -23,32 +27,6 @@ const EXAMPLES: usize = 3;
 /// core at most.
 const GOOD_FOR: Duration = Duration::from_millis(500);
 const GOOD_SHARE: u32 = 20;
-
-/// Files that are not sent because of one pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ignored {
-    /// The pattern.
-    pub pattern: String,
-    /// What has such names; `None` for a pattern of the user's.
-    pub what: Option<&'static str>,
-    /// How many there are, or more if not all of the outbox was looked at.
-    pub count: u64,
-    /// Some of them.
-    pub examples: Vec<RelPath>,
-}
-
-/// All of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IgnoredNames {
-    /// Most first.
-    pub by_pattern: Vec<Ignored>,
-    /// There may be more: the outbox has more names than are looked at.
-    pub more: bool,
-}
-
-/// The last look.
-#[derive(Debug, Default)]
-pub(super) struct LastLook(Option<(Instant, Duration, Arc<IgnoredNames>)>);
 
 /// A directory that is to be looked at, with the pattern for which nothing in it is sent.
 struct Below {

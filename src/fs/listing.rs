@@ -6,38 +6,24 @@
 //! whatever was made and removed meanwhile. The numbers are keyed by the mount, so that nobody can choose names that
 //! share one.
 
-use std::hash::{BuildHasher, RandomState};
+pub(super) mod order;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::{FileType, OFlags};
 
+use self::order::DOTS;
 use super::Fs;
-use super::attr::{Caching, Entry, Item, Kind, Opened, kind_of};
+use super::attr::{Caching, Entry, Item, Opened, kind_of};
+use super::beneath::beneath;
 use super::error::FsError;
+use super::generated;
 use super::handle::{DirStream, Handle};
-use super::inode::{Area, NodeId, Place};
-use super::special::beneath;
-use super::status;
+use super::kind::Kind;
+use super::node::{Area, NodeId, Place};
 use crate::bundle::link;
-
-/// The offset after `.` and `..`.
-const DOTS: u64 = 2;
-
-/// Gives names their places in listings.
-#[derive(Debug, Default)]
-pub(crate) struct ListingOrder {
-    key: RandomState,
-}
-
-impl ListingOrder {
-    /// Larger than [`DOTS`], and not negative as a file position. Of a million names two share one with a probability of
-    /// one in ten million.
-    fn number(&self, name: &[u8]) -> u64 {
-        (self.key.hash_one(name) >> 1).max(DOTS + 1)
-    }
-}
 
 impl Fs {
     /// Opens a directory for listing.
@@ -136,7 +122,7 @@ impl Fs {
             kind: Kind::Directory,
             offset: 0,
         };
-        if status::is_generated(id) {
+        if generated::is_generated(id) {
             let mut items = vec![dot(b".", id), dot(b"..", NodeId::ROOT)];
             items.extend(Self::status_items(id));
             // Always the same names.
@@ -220,7 +206,7 @@ impl Fs {
         id: NodeId,
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,
     ) {
-        if status::is_generated(id) {
+        if generated::is_generated(id) {
             return done(Ok(()));
         }
         let opened = {

@@ -14,11 +14,12 @@ use rustix::fs::{Mode, OFlags, Stat, XattrFlags, fchmod, fgetxattr, fremovexattr
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::{Kind, kind_of};
+use super::attr::kind_of;
+use super::beneath::beneath;
 use super::error::FsError;
-use super::inode::{Area, NodeId};
+use super::kind::Kind;
 use super::names::Target;
-use super::special::beneath;
+use super::node::{Area, NodeId};
 
 /// What an owner's daemon must keep to be able to seal a file and to list a directory.
 const KEEP_FILE: u32 = 0o400;

@@ -10,12 +10,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::{Attr, Caller, Entry, Kind, Opened, SetAttr, SetTime, kind_of, links};
+use super::attr::{Attr, Caller, Entry, Opened, SetAttr, SetTime, kind_of, links};
 use super::error::FsError;
 use super::handle::OpenFile;
-use super::inode::{Area, NodeId, Place};
-use super::special::Device;
-use super::{status, times};
+use super::kind::{Device, Kind};
+use super::node::{Area, Named, NodeId, Place};
+use super::{generated, times};
 use crate::bundle::RelPath;
 use crate::ready::Event;
 use crate::spool::beneath::At;
@@ -26,15 +26,6 @@ const S_ISGID: u32 = 0o2000;
 pub(crate) enum Target<'a> {
     File(&'a File),
     Name(&'a At<'a>),
-}
-
-/// A name as the kernel gives it.
-#[derive(Clone, Copy, Debug)]
-pub struct Named<'a> {
-    /// The directory.
-    pub parent: NodeId,
-    /// The component.
-    pub name: &'a [u8],
 }
 
 impl Fs {
@@ -319,7 +310,7 @@ impl Fs {
 
     /// Which tree a directory belongs to; removing from the root or from `.meshbox/` is not possible.
     pub(super) fn area_of(&self, parent: NodeId) -> Result<Area, FsError> {
-        if status::is_generated(parent) {
+        if generated::is_generated(parent) {
             return Err(FsError::ReadOnly);
         }
         self.nodes
@@ -332,7 +323,7 @@ impl Fs {
     pub fn link(&self, id: NodeId, to: Named<'_>) -> Result<Entry, FsError> {
         let _tree = self.tree.write();
         let to_place = self.outbox_place(to.parent, to.name)?;
-        if status::is_generated(id) {
+        if generated::is_generated(id) {
             return Err(FsError::CrossDevice);
         }
         let from = {
@@ -367,7 +358,7 @@ impl Fs {
 
     /// Changes mode, owner and times.
     pub(crate) fn set_others(&self, id: NodeId, set: &SetAttr) -> Result<Attr, FsError> {
-        if status::is_generated(id) {
+        if generated::is_generated(id) {
             return Err(FsError::ReadOnly);
         }
         let _tree = self.tree.read();

@@ -17,13 +17,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
-
-use super::Fs;
-use super::handle::OpenFile;
-use super::inode::{Area, Nodes};
 
 /// What stands for a backing file at the kernel, made by the adapter. The kernel forgets the file when it is dropped.
 pub type Registration = Arc<dyn Any + Send + Sync>;
@@ -54,7 +48,7 @@ impl fmt::Debug for Reading {
 }
 
 /// The way a handle was settled to: with the registration if the kernel reads.
-type Settled = Option<Registration>;
+pub(super) type Settled = Option<Registration>;
 
 impl Reading {
     pub(crate) fn by_kernel(&self) -> bool {
@@ -62,7 +56,7 @@ impl Reading {
     }
 
     /// One more handle goes the way of those that are open; `None` if there are none.
-    fn follow(&mut self) -> Option<Settled> {
+    pub(super) fn follow(&mut self) -> Option<Settled> {
         match self {
             Self::Undecided => None,
             Self::Kernel {
@@ -80,7 +74,7 @@ impl Reading {
     }
 
     /// One more handle; if it is the first, it decides by what the kernel granted.
-    fn follow_or_decide(&mut self, granted: Option<Registration>) -> Settled {
+    pub(super) fn follow_or_decide(&mut self, granted: Option<Registration>) -> Settled {
         if let Some(settled) = self.follow() {
             return settled;
         }
@@ -107,49 +101,5 @@ impl Reading {
             Self::Kernel { registration, .. } => Some(registration),
             Self::Undecided | Self::Cached { .. } => None,
         }
-    }
-}
-
-/// Settles a handle in one step under the node table's lock. `None`: it is the first of its node, come with an answer
-/// of the kernel.
-fn settle(nodes: &mut Nodes, file: &OpenFile, granted: Option<Settled>) -> Option<Settled> {
-    let Some((area, reading)) = nodes.reading(file.node) else {
-        return Some(None);
-    };
-    if area == Area::Outbox {
-        return Some(None);
-    }
-    let settled = match granted {
-        None => reading.follow()?,
-        Some(granted) => reading.follow_or_decide(granted),
-    };
-    file.set_settled();
-    Some(settled)
-}
-
-impl Fs {
-    /// Settles how an opened file is read, before its open is answered: with the registration if by the kernel itself.
-    /// Once per open, and for every open or for none of the mount. `register` asks the kernel; an error means no.
-    pub fn settle_reading(
-        &self,
-        fh: u64,
-        register: impl FnOnce(&File) -> io::Result<Registration>,
-    ) -> Option<Registration> {
-        let file = self.handles.file(fh).ok().filter(|file| !file.writes())?;
-        let followed = settle(&mut self.nodes.lock(), &file, None);
-        if let Some(settled) = followed {
-            return settled;
-        }
-        let granted = register(&file.file).ok();
-        settle(&mut self.nodes.lock(), &file, Some(granted.clone())).flatten()
-    }
-
-    /// Whether the kernel reads a node by itself at present.
-    #[cfg(test)]
-    pub(crate) fn is_read_by_kernel(&self, id: super::NodeId) -> bool {
-        self.nodes
-            .lock()
-            .reading(id)
-            .is_some_and(|(_, reading)| reading.by_kernel())
     }
 }

@@ -10,10 +10,10 @@ use rustix::fs::{RenameFlags, Stat, renameat_with};
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::{Item, Kind, kind_of};
+use super::attr::{Item, kind_of};
 use super::error::FsError;
-use super::inode::{Area, Place};
-use super::names::Named;
+use super::kind::Kind;
+use super::node::{Area, Named, Place};
 use crate::bundle::RelPath;
 use crate::ready::{Event, Gone, Moved};
 

@@ -6,10 +6,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::{Kind, kind_of};
+use super::attr::kind_of;
+use super::beneath::beneath;
 use super::error::FsError;
-use super::inode::{Area, Place};
-use super::special::beneath;
+use super::kind::Kind;
+use super::node::{Area, Place};
 use crate::bundle::{Priority, RelPath};
 use crate::ready::{Action, Due, Event, SealResult, Shown};
 use crate::spool::{SealName, SealOutcome, SealRequest, TreeRequest};

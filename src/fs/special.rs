@@ -15,50 +15,18 @@
 //! 3. Neither the state machine of `ready` nor the spool hears of FIFOs, sockets and devices; and neither sends a link for
 //!    its being made or moved at an ignored name.
 
-use std::os::fd::{AsFd, OwnedFd};
-
-use rustix::fs::{
-    AtFlags, Dev, FileType, Mode, OFlags, Stat, makedev, mknodat, readlinkat, symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, mknodat, readlinkat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::{Caller, Entry, Item, Kind, kind_of};
+use super::attr::{Caller, Entry, Item, kind_of};
+use super::beneath::beneath;
 use super::error::FsError;
-use super::inode::{Area, NodeId, Place};
-use super::names::{Named, Target};
+use super::kind::{Device, Kind};
+use super::names::Target;
+use super::node::{Area, Named, NodeId, Place};
 use crate::bundle::{RelPath, link};
 use crate::ready::Event;
-use crate::spool::beneath::open_beneath;
-
-/// Opens what is at a place below `root`, without following a symbolic link anywhere on the way.
-pub(crate) fn beneath(root: impl AsFd, place: &Place, flags: OFlags) -> Result<OwnedFd, FsError> {
-    open_beneath(root, &place.path, flags).map_err(moved)
-}
-
-/// The error of a look beneath a root.
-pub(crate) fn moved(error: Errno) -> FsError {
-    match error {
-        // Found, and moved to the other tree before it was open: who asked is to look again.
-        Errno::XDEV | Errno::AGAIN => FsError::Stale,
-        other => FsError::Os(other),
-    }
-}
-
-/// A device's number, as mknod(2) takes it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Device {
-    /// The driver.
-    pub major: u32,
-    /// The device of that driver.
-    pub minor: u32,
-}
-
-impl Device {
-    fn dev(self) -> Dev {
-        makedev(self.major, self.minor)
-    }
-}
 
 impl Fs {
     pub(crate) fn is_ignored(&self, path: &RelPath, directory: bool) -> bool {

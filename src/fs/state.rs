@@ -4,10 +4,10 @@
 //! the name that is least far, among those that are sent; the command line answers for the path it is given.
 
 use super::Fs;
-use super::attr::Kind;
 use super::error::FsError;
-use super::inode::{Area, NodeId};
-use super::status;
+use super::generated;
+use super::kind::Kind;
+use super::node::{Area, NodeId};
 use crate::bundle::RelPath;
 use crate::ready::Shown;
 use crate::spool::FileState;
@@ -60,7 +60,7 @@ fn rank(state: &FileState) -> (usize, u64) {
 impl Fs {
     /// Empty for what is never sent, and for everything of ours.
     pub(super) fn file_state(&self, id: NodeId) -> Result<FileState, FsError> {
-        if status::is_generated(id) {
+        if generated::is_generated(id) {
             return Ok(FileState::default());
         }
         let (backing, place) = {

@@ -5,57 +5,14 @@
 
 use std::sync::Arc;
 
-use super::attr::{Attr, Caching, Entry, Item, Kind, Opened, STATUS_TTL, Time};
+use super::attr::{Attr, Caching, Entry, Item, Opened, STATUS_TTL, Time};
+
+use super::Fs;
 use super::error::FsError;
+use super::generated::{FILES, INBOX, OUTBOX, STATUS_DIR, generated};
 use super::handle::Handle;
-use super::inode::NodeId;
-use super::special::Device;
-use super::{Fs, StatusFiles};
-
-/// Names and digests are in it, also of what lies in directories that others may not enter.
-const OWNERS: u16 = 0o400;
-
-/// Numbers only.
-const EVERYBODYS: u16 = 0o444;
-
-/// One generated file.
-struct Generated {
-    name: &'static [u8],
-    perm: u16,
-    make: fn(&dyn StatusFiles) -> Vec<u8>,
-}
-
-const FILES: [Generated; 3] = [
-    Generated {
-        name: b"status.json",
-        perm: OWNERS,
-        make: |files| files.status(),
-    },
-    Generated {
-        name: b"peers.json",
-        perm: OWNERS,
-        make: |files| files.peers(),
-    },
-    Generated {
-        name: b"metrics",
-        perm: EVERYBODYS,
-        make: |files| files.metrics(),
-    },
-];
-
-const OUTBOX: &[u8] = b"outbox";
-const INBOX: &[u8] = b"inbox";
-const STATUS_DIR: &[u8] = b".meshbox";
-
-/// Whether the node is one of ours: the root, `.meshbox/`, the herald's stage or a generated file.
-pub(crate) fn is_generated(id: NodeId) -> bool {
-    matches!(id, NodeId::ROOT | NodeId::STATUS_DIR | NodeId::STAGE) || generated(id).is_some()
-}
-
-fn generated(id: NodeId) -> Option<&'static Generated> {
-    let index = id.0.checked_sub(NodeId::STATUS_FILES.0)?;
-    FILES.get(usize::try_from(index).ok()?)
-}
+use super::kind::{Device, Kind};
+use super::node::NodeId;
 
 impl Fs {
     pub(crate) fn status_lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry, FsError> {

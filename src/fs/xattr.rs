@@ -7,12 +7,12 @@ use rustix::fs::{OFlags, XattrFlags, fgetxattr, flistxattr, fremovexattr, fsetxa
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::Kind;
+use super::beneath::beneath;
 use super::bytes::renamed_behind_us;
 use super::error::FsError;
-use super::inode::{Area, NodeId};
-use super::special::beneath;
-use super::status;
+use super::generated;
+use super::kind::Kind;
+use super::node::{Area, NodeId};
 
 const USER: &[u8] = b"user.";
 const VIRTUAL: &[u8] = b"user.meshbox.";
@@ -38,7 +38,7 @@ impl Fs {
         if !name.starts_with(USER) {
             return Err(FsError::NotSupported);
         }
-        if status::is_generated(id) || !self.nodes.lock().backing(id)?.kind.travels() {
+        if generated::is_generated(id) || !self.nodes.lock().backing(id)?.kind.travels() {
             return Err(FsError::NoAttribute);
         }
         read(&self.open_for_xattr(id)?, name)
@@ -47,7 +47,7 @@ impl Fs {
     /// The directory of the outbox that an attribute would route what is below of; `None`: it is not such an attribute,
     /// or no such directory.
     fn routing_directory(&self, id: NodeId, name: &[u8]) -> Result<Option<OwnedFd>, FsError> {
-        if self.spool.check_route_xattr(name, b"").is_none() || status::is_generated(id) {
+        if self.spool.check_route_xattr(name, b"").is_none() || generated::is_generated(id) {
             return Ok(None);
         }
         let backing = self.nodes.lock().backing(id)?;
@@ -73,7 +73,7 @@ impl Fs {
 
     /// The names of all attributes, each ended by a NUL.
     pub fn listxattr(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
-        if status::is_generated(id) || !self.nodes.lock().backing(id)?.kind.travels() {
+        if generated::is_generated(id) || !self.nodes.lock().backing(id)?.kind.travels() {
             return Ok(Vec::new());
         }
         let fd = self.open_for_xattr(id)?;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use redb::Database;
 
+use super::JournalError;
 use super::batch::{Key, Value};
 use super::database::{ROWS, database_path, open_database};
 use super::log::{self, Log, Segment};
-use super::JournalError;
 use super::shared::{Distrust, Shared, Waiting, log_directory};
 use crate::disk::durable::{self, Sync};
 

@@ -1,8 +1,10 @@
 //! What the herald and everybody else see while an arrival is announced; the kernel's part is in `tests/events.rs`.
 
 use std::fs as disk;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 
+use super::super::arrivals::{Announcements, QUEUE_CAP};
 use super::*;
 use crate::fs::tests::{TestFs, test_fs};
 use crate::spool::NewName;
@@ -273,7 +275,7 @@ fn a_file_renamed_by_its_origin_is_announced_under_its_new_name_whether_or_not_i
             fs.lookup(NodeId::INBOX, b"f").unwrap();
         }
         disk::rename(root.join("f"), root.join("g")).unwrap();
-        crate::fs::inbox::observer(fs).renamed(&rel("f"), &rel("g"), None);
+        fs.observer().renamed(&rel("f"), &rel("g"), None);
         let steps = setting.next();
         assert!(
             matches!(&steps[..], [Step::Move(_, to)] if to == b"inbox/g"),
