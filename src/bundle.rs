@@ -16,6 +16,7 @@ pub mod directories;
 mod entry;
 pub mod link;
 mod path;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +29,7 @@ pub use self::cancel::{Cancel, CancelReason};
 pub use self::directories::{DirectoryTime, Listing};
 pub use self::entry::{Entry, EntryKind, Mtime};
 pub use self::path::{NAME_MAX, PATH_MAX, PathError, RelPath, check_name};
+pub use self::stage::Stage;
 use crate::digest::{Digest, Run};
 use crate::encoding::{self, Malformed, at_most};
 use crate::peer::{Identity, PeerId, Signature};
@@ -493,16 +495,21 @@ pub enum DeliveryState {
 impl DeliveryState {
     /// The state's word, as in the glossary.
     pub fn word(&self) -> &'static str {
+        self.stage().word()
+    }
+
+    /// How far it is.
+    pub fn stage(&self) -> Stage {
         match self {
-            Self::Queued => "queued",
-            Self::Offered => "offered",
-            Self::Sending(_) => "sending",
-            Self::Delivered => "delivered",
-            Self::Deferred(_) => "deferred",
-            Self::Refused(_) => "refused",
-            Self::Cancelled => "cancelled",
-            Self::Superseded => "superseded",
-            Self::Expired => "expired",
+            Self::Queued => Stage::Queued,
+            Self::Offered => Stage::Offered,
+            Self::Sending(_) => Stage::Sending,
+            Self::Delivered => Stage::Delivered,
+            Self::Deferred(_) => Stage::Deferred,
+            Self::Refused(_) => Stage::Refused,
+            Self::Cancelled => Stage::Cancelled,
+            Self::Superseded => Stage::Superseded,
+            Self::Expired => Stage::Expired,
         }
     }
 

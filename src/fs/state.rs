@@ -8,33 +8,12 @@ use super::error::FsError;
 use super::generated;
 use super::kind::Kind;
 use super::node::{Area, NodeId};
-use crate::bundle::RelPath;
+use crate::bundle::{RelPath, Stage};
 use crate::ready::Shown;
 use crate::spool::FileState;
 
 /// Names of one inode that are looked at.
 const NAMES_MAX: usize = 256;
-
-/// States by how far a file is in them; of what is not here more is done than of what is.
-const LEAST_FIRST: [&str; 17] = [
-    "open",
-    "incomplete",
-    "waiting",
-    "settling",
-    "sealing",
-    "retrying",
-    "not",
-    "published",
-    "sealed",
-    "deferred",
-    "queued",
-    "offered",
-    "sending",
-    "refused",
-    "cancelled",
-    "expired",
-    "superseded",
-];
 
 fn of(shown: &Shown) -> FileState {
     FileState {
@@ -43,18 +22,14 @@ fn of(shown: &Shown) -> FileState {
     }
 }
 
-/// How far a state is: its word, then how many of all have it.
-fn rank(state: &FileState) -> (usize, u64) {
-    let (word, rest) = state
-        .state
-        .split_once([' ', ':'])
-        .unwrap_or((&state.state, ""));
-    let at = LEAST_FIRST.iter().position(|known| *known == word);
+/// How far a state is: its stage, then how many of all are there. What is no stage of the way is as far as can be.
+fn rank(state: &FileState) -> (Stage, u64) {
+    let (stage, rest) = Stage::of(&state.state).unwrap_or((Stage::Delivered, ""));
     let share = rest.split_once('/').and_then(|(done, all)| {
         let (done, all): (u64, u64) = (done.parse().ok()?, all.parse().ok()?);
         done.saturating_mul(1 << 20).checked_div(all)
     });
-    (at.unwrap_or(LEAST_FIRST.len()), share.unwrap_or(0))
+    (stage, share.unwrap_or(0))
 }
 
 impl Fs {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::bundle::RelPath;
+use crate::bundle::{RelPath, Stage};
 
 /// A backing inode.
 pub type Ino = u64;
@@ -324,13 +324,13 @@ impl Shown {
     /// One word.
     pub fn word(&self) -> &'static str {
         match self {
-            Shown::Open => "open",
-            Shown::Settling => "settling",
-            Shown::Sealing => "sealing",
-            Shown::Retrying => "retrying",
-            Shown::Incomplete => "incomplete",
+            Shown::Open => Stage::Open.word(),
+            Shown::Settling => Stage::Settling.word(),
+            Shown::Sealing => Stage::Sealing.word(),
+            Shown::Retrying => Stage::Retrying.word(),
+            Shown::Incomplete => Stage::Incomplete.word(),
             Shown::Ignored(_) => "ignored",
-            Shown::Waiting(_) => "waiting",
+            Shown::Waiting(_) => Stage::Waiting.word(),
         }
     }
 }

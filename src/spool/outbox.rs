@@ -16,7 +16,7 @@ use super::durable::{self, OnPath};
 use super::journal::Batch;
 use super::tables::{INODES, InodeRow, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
 use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
-use crate::bundle::RelPath;
+use crate::bundle::{RelPath, Stage};
 
 /// Gates are looked through for dead ones each time their number has doubled past this.
 const GATES_SWEEP: usize = 4096;
@@ -319,13 +319,13 @@ impl Spool {
                 .ok()
                 .flatten();
             let state = match mark.map(|mark| mark.kind) {
-                Some(MarkKind::Open) => "open",
-                Some(MarkKind::Closed | MarkKind::Doubted) => "settling",
-                Some(MarkKind::Torn) => "incomplete",
-                None => "not sent",
+                Some(MarkKind::Open) => Stage::Open,
+                Some(MarkKind::Closed | MarkKind::Doubted) => Stage::Settling,
+                Some(MarkKind::Torn) => Stage::Incomplete,
+                None => Stage::NotSent,
             };
             return FileState {
-                state: state.to_owned(),
+                state: state.word().to_owned(),
                 ..FileState::default()
             };
         };

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::route::HeldRow;
 use super::tables::{
     DELIVERIES, IN_ORDER, InboundShown, LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER,
     OutName, PENDING, delivery_key, descending, order_of,
 };
 use super::{Counts, Event, FileState, Spool};
-use crate::bundle::{BundleId, DeliveryState, RelPath};
+use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
 use crate::digest::Digest;
+use crate::peer::PeerId;
 
 /// Rows looked at for a count; more is shown as this many.
 const COUNT_MAX: usize = 10_000;
@@ -185,14 +187,48 @@ impl Spool {
 
     fn outbound_row(&self, bundle: BundleId, path: Option<&RelPath>) -> Option<OutboundRow> {
         let manifest = self.shared_manifest(bundle).ok().flatten()?;
-        let title = manifest.manifest().title()?;
+        let says = manifest.manifest();
+        let title = says.title()?;
         let path = path.unwrap_or(&title);
         let sealed_only = self.volatile.lock().contains(&bundle);
+        let (mut recipients, states) = self.recipients_of(bundle, says.total_size());
+        let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
+        let held = self.held(bundle).filter(|_| states.is_empty());
+        let held = held.map(|row| held_rows(&row));
+        let ended = || self.ended(bundle, says.origin);
+        let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
+            reason.word()
+        } else if held.is_some() {
+            Stage::Waiting.word()
+        } else if sealed_only && !settled {
+            Stage::Sealed.word()
+        } else {
+            // What all have who are still there is delivered, whoever else was to have it.
+            let living = recipients.iter().zip(&states);
+            let living = living.filter(|(recipient, _)| !recipient.gone);
+            let living: Vec<DeliveryState> = living.map(|(_, state)| state.clone()).collect();
+            least(if living.is_empty() { &states } else { &living }).word()
+        };
+        recipients.extend(held.into_iter().flatten());
+        Some(OutboundRow {
+            path: path.to_string(),
+            path_b64: base64_of(path),
+            bundle: bundle.to_string(),
+            sha256: says.single_digest().map(Digest::to_hex).unwrap_or_default(),
+            size: says.total_size(),
+            state: state.to_owned(),
+            recipients,
+        })
+    }
+
+    /// Whom a bundle of `size` bytes is for, each with its state.
+    fn recipients_of(
+        &self,
+        bundle: BundleId,
+        size: u64,
+    ) -> (Vec<RecipientRow>, Vec<DeliveryState>) {
         let deliveries = self.deliveries_of(bundle).unwrap_or_default();
-        let mut recipients = Vec::with_capacity(deliveries.len());
-        let mut states = Vec::with_capacity(deliveries.len());
-        let mut living = Vec::new();
-        for (peer, mut durable) in deliveries {
+        let shown = |(peer, mut durable): (PeerId, DeliveryState)| {
             // What is said to be delivered is still so after the next start.
             if self
                 .journal
@@ -207,74 +243,35 @@ impl Spool {
                 .cloned()
                 .filter(|_| !durable.is_final())
                 .unwrap_or(durable);
-            let mut gone = false;
-            let (bytes, error) = match &state {
-                DeliveryState::Sending(bytes) => (*bytes, None),
-                DeliveryState::Deferred(why) | DeliveryState::Refused(why) => {
-                    (0, Some(why.clone()))
-                }
-                DeliveryState::Cancelled => {
-                    let why = self.why_cancelled(peer);
-                    gone = why.is_some();
-                    (0, why)
-                }
-                DeliveryState::Delivered => (manifest.manifest().total_size(), None),
-                DeliveryState::Queued
-                | DeliveryState::Offered
-                | DeliveryState::Superseded
-                | DeliveryState::Expired => (0, None),
-            };
-            recipients.push(RecipientRow {
-                id: peer.to_string(),
-                name: self.name_of(peer),
-                state: state.word().to_owned(),
-                bytes,
-                error,
-                gone,
-            });
-            if !gone {
-                living.push(state.clone());
-            }
-            states.push(state);
-        }
-        // What all have who are still there is delivered, whoever else was to have it.
-        let counted = if living.is_empty() { &states } else { &living };
-        let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
-        let held = self.held(bundle).filter(|_| states.is_empty());
-        for (at, word) in held.iter().flat_map(|row| row.to.iter().enumerate()) {
-            let why = held.as_ref().map(|row| row.why.join("; "));
-            recipients.push(RecipientRow {
-                id: String::new(),
-                name: word.clone(),
-                state: "waiting".to_owned(),
-                bytes: 0,
-                error: why.filter(|_| at == 0),
-                gone: false,
-            });
-        }
-        let ended = || self.ended(bundle, manifest.manifest().origin);
-        let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
-            reason.word()
-        } else if held.is_some() {
-            "waiting"
-        } else if sealed_only && !settled {
-            "sealed"
-        } else {
-            least(counted)
+            (self.recipient_row(peer, &state, size), state)
         };
-        Some(OutboundRow {
-            path: path.to_string(),
-            path_b64: base64_of(path),
-            bundle: bundle.to_string(),
-            sha256: manifest
-                .manifest()
-                .single_digest()
-                .map(Digest::to_hex)
-                .unwrap_or_default(),
-            size: manifest.manifest().total_size(),
-            state: state.to_owned(),
-            recipients,
-        })
+        deliveries.into_iter().map(shown).unzip()
+    }
+
+    fn recipient_row(&self, peer: PeerId, state: &DeliveryState, size: u64) -> RecipientRow {
+        let mut gone = false;
+        let (bytes, error) = match state {
+            DeliveryState::Sending(bytes) => (*bytes, None),
+            DeliveryState::Deferred(why) | DeliveryState::Refused(why) => (0, Some(why.clone())),
+            DeliveryState::Cancelled => {
+                let why = self.why_cancelled(peer);
+                gone = why.is_some();
+                (0, why)
+            }
+            DeliveryState::Delivered => (size, None),
+            DeliveryState::Queued
+            | DeliveryState::Offered
+            | DeliveryState::Superseded
+            | DeliveryState::Expired => (0, None),
+        };
+        RecipientRow {
+            id: peer.to_string(),
+            name: self.name_of(peer),
+            state: state.word().to_owned(),
+            bytes,
+            error,
+            gone,
+        }
     }
 
     /// Newest received bundles first; what is arriving right now comes before the first page.
@@ -375,7 +372,7 @@ impl Spool {
             .unwrap_or_default();
         let held = self
             .journal
-            .scan::<super::route::HeldRow>(super::tables::HELD, &[], None, COUNT_MAX)
+            .scan::<HeldRow>(super::tables::HELD, &[], None, COUNT_MAX)
             .map_or(0, |rows| rows.len());
         let bundles: std::collections::BTreeSet<BundleId> = pending
             .into_iter()
@@ -420,24 +417,23 @@ fn has_reason(path: &std::path::Path) -> bool {
         .is_some_and(|extension| extension == "why" || extension == "new")
 }
 
+/// A bundle that is held back waits for each of the words that name nobody.
+fn held_rows(row: &HeldRow) -> Vec<RecipientRow> {
+    let waits = |(at, word): (usize, &String)| RecipientRow {
+        id: String::new(),
+        name: word.clone(),
+        state: Stage::Waiting.word().to_owned(),
+        bytes: 0,
+        error: (at == 0).then(|| row.why.join("; ")),
+        gone: false,
+    };
+    row.to.iter().enumerate().map(waits).collect()
+}
+
 /// The state of a bundle: that of the recipient that is least far.
-fn least(states: &[DeliveryState]) -> &'static str {
-    const RANK: [&str; 9] = [
-        "deferred",
-        "queued",
-        "offered",
-        "sending",
-        "refused",
-        "cancelled",
-        "expired",
-        "superseded",
-        "delivered",
-    ];
-    let rank = |state: &DeliveryState| RANK.iter().position(|word| *word == state.word());
-    states
-        .iter()
-        .min_by_key(|state| rank(state))
-        .map_or("queued", DeliveryState::word)
+fn least(states: &[DeliveryState]) -> Stage {
+    let stages = states.iter().map(DeliveryState::stage);
+    stages.min().unwrap_or(Stage::Queued)
 }
 
 fn base64_of(path: &RelPath) -> Option<String> {
