@@ -69,7 +69,8 @@ pub enum OriginSays {
 #[derive(Debug)]
 pub(super) struct Custodian {
     started: Instant,
-    /// When the first watched bundle is due, in milliseconds since the start.
+    /// When the first watched bundle is due, in milliseconds since the start. Put off only under the decision lock, and
+    /// only before all rows are read; brought forward by whoever is about to write a row.
     due: AtomicU64,
     /// How long the origin has, in milliseconds.
     delay: AtomicU64,
@@ -190,6 +191,7 @@ impl Spool {
         Ok(others)
     }
 
+    /// Call with the decision lock held until the batch is submitted.
     fn watch(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
         let (of, bundle) = (manifest.manifest(), manifest.id());
         let delay = self.custodian.delay.load(Ordering::Relaxed);
@@ -504,7 +506,11 @@ impl Spool {
         &self,
         connected: &dyn Fn(PeerId) -> bool,
     ) -> Result<Vec<(PeerId, Vec<BundleId>)>, SpoolError> {
-        self.custodian.due.store(u64::MAX, Ordering::Relaxed);
+        {
+            // What is being settled has said when it is due and has no row yet: it would be found by neither.
+            let _decide = self.decide.lock();
+            self.custodian.due.store(u64::MAX, Ordering::Relaxed);
+        }
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page =

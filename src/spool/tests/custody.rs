@@ -741,3 +741,33 @@ fn a_cancel_by_the_origin_ends_custody_whoever_tells_of_it() {
     assert_eq!((birch.owes(&cedar), birch.left()), (vec![], [0; 6]));
     assert_eq!(birch.spool().held_bytes(), 0);
 }
+
+/// It said when it is due before it had a row: a pass in between found nothing, and put the next one off for ever.
+#[test]
+fn what_is_settled_while_all_is_looked_through_is_looked_at_too() {
+    let (alder, birch, _cedar) = three();
+    birch.spool().set_custody_delay(Duration::ZERO);
+    birch.spool().custody_pass(&EVERYBODY).unwrap();
+    let manifest = alder.manifest(alder.drop_file("f", b"hello"));
+    let mut batch = journal::Batch::default();
+    let decide = birch.spool().decide.lock();
+    birch
+        .spool()
+        .keep_for_others(&manifest, 1, &mut batch)
+        .unwrap();
+    assert!(birch.spool().custody_due());
+    std::thread::scope(|scope| {
+        let pass = scope.spawn(|| birch.spool().custody_pass(&EVERYBODY).unwrap());
+        // It waits for the lock; one that does not would have looked by now.
+        for _ in 0..10_000 {
+            if !birch.spool().custody_due() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        birch.spool().journal.submit(batch).unwrap();
+        drop(decide);
+        pass.join().unwrap();
+    });
+    assert!(birch.keys(WATCHED) == 0 || birch.spool().custody_due());
+}
