@@ -371,6 +371,12 @@ impl Store for Arc<Fake> {
         0
     }
     fn hear_age(&self, _: &VerifiedManifest, _: PeerId, _: u64) {}
+    fn end_of(&self, _: &VerifiedManifest) -> u64 {
+        u64::MAX
+    }
+    fn is_past(&self, _: u64) -> bool {
+        false
+    }
     fn renamed_only(&self, _: &VerifiedManifest) -> Result<bool, SpoolError> {
         Ok(false)
     }
@@ -455,6 +461,7 @@ impl Store for Arc<Fake> {
         manifest: &VerifiedManifest,
         entry: usize,
         peer: PeerId,
+        _: u64,
     ) -> Result<Box<dyn Content>, ServeError> {
         let (state, says) = (self.state.lock(), manifest.manifest());
         let got = state.arriving.get(&manifest.id());

@@ -52,7 +52,8 @@ pub(crate) fn start(
     let first = if full {
         None
     } else {
-        hub.fetches.begin(&manifest, peer.id)
+        let end = hub.store.end_of(&manifest);
+        hub.fetches.begin(&manifest, peer.id, end)
     };
     if first.is_some() {
         peer.fetching.fetch_add(1, Ordering::Relaxed);
@@ -74,8 +75,8 @@ pub(crate) fn start(
         peer.fetching.fetch_sub(1, Ordering::Relaxed);
         drop(held);
         let holders = hub.fetches.end(bundle);
-        hub.fetches
-            .tell_end(&hub.roster, &share, matches!(verdict, Verdict::Taken));
+        let (store, whole) = (hub.store.as_ref(), matches!(verdict, Verdict::Taken));
+        hub.fetches.tell_end(store, &hub.roster, &share, whole);
         for holder in holders {
             if let Some(holder) = hub.roster.get(holder) {
                 tell(&holder, bundle, verdict.clone()).await;

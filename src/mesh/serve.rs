@@ -251,9 +251,17 @@ async fn stream(
     let mut next = (at < end).then(|| read(content, at));
     while let Some(reading) = next.take() {
         let (content, bytes) = reading.await.ok()?;
-        let mut bytes = bytes
-            .map_err(|e| tracing::error!("content of {:?} cannot be read: {e}", request.bundle))
-            .ok()?;
+        let mut bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(ServeError::NotHeld) => {
+                tracing::debug!("{:?} is not given any more", request.bundle);
+                return None;
+            }
+            Err(error) => {
+                tracing::error!("content of {:?} cannot be read: {error}", request.bundle);
+                return None;
+            }
+        };
         at += bytes.len() as u64;
         if at < end {
             next = Some(read(content, at));

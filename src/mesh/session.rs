@@ -255,7 +255,10 @@ impl Session {
             Frame::CancelsSeen(ids) => {
                 cancel::seen(&self.hub, &self.peer, &self.desk, ids, permit);
             }
-            Frame::Have(have) => self.hub.fetches.told(&self.peer, have),
+            Frame::Have(have) => {
+                let store = self.hub.store.as_ref();
+                self.hub.fetches.told(store, &self.peer, have);
+            }
             Frame::Gone(ids) => self.hub.fetches.gone(self.peer.id, &ids),
             Frame::Closed(ids) => {
                 let (hub, peer) = (self.hub.clone(), self.peer.clone());

@@ -107,6 +107,8 @@ pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
     fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError>;
     fn age_of(&self, manifest: &VerifiedManifest) -> u64;
     fn hear_age(&self, manifest: &VerifiedManifest, from: PeerId, age: u64);
+    fn end_of(&self, manifest: &VerifiedManifest) -> u64;
+    fn is_past(&self, end: u64) -> bool;
     fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError>;
     fn set_delivery(
         &self,
@@ -159,6 +161,7 @@ pub(crate) trait Store: Custodian + Members + Send + Sync + 'static {
         manifest: &VerifiedManifest,
         entry: usize,
         peer: PeerId,
+        end: u64,
     ) -> Result<Box<dyn Content>, ServeError>;
 }
 
@@ -235,6 +238,12 @@ impl Store for Arc<Spool> {
     }
     fn hear_age(&self, manifest: &VerifiedManifest, from: PeerId, age: u64) {
         Spool::hear_age(self, manifest, from, age);
+    }
+    fn end_of(&self, manifest: &VerifiedManifest) -> u64 {
+        Spool::end_of(self, manifest)
+    }
+    fn is_past(&self, end: u64) -> bool {
+        Spool::is_past(self, end)
     }
     fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
         let refused = self.refuses_origin(manifest.manifest().origin).is_some();
@@ -319,8 +328,10 @@ impl Store for Arc<Spool> {
         manifest: &VerifiedManifest,
         entry: usize,
         peer: PeerId,
+        end: u64,
     ) -> Result<Box<dyn Content>, ServeError> {
-        Ok(Box::new(Spool::open_arrived(self, manifest, entry, peer)?))
+        let opened = Spool::open_arrived(self, manifest, entry, peer, end)?;
+        Ok(Box::new(opened))
     }
 }
 

@@ -1,7 +1,8 @@
 //! What has arrived, for other recipients: pieces of bundles that are still arriving, and whole bundles of others.
 //!
 //! # Invariants
-//! 1. Only a recipient of the bundle gets a reader. The caller lets it read chunks only whose hash was checked.
+//! 1. Only a recipient of the bundle gets a reader, and none from the end of its lifetime on. The caller lets it read
+//!    chunks only whose hash was checked.
 //!
 //! A reader finds out by itself when what it reads from is moved away or taken out of the inbox.
 
@@ -13,12 +14,14 @@ use crate::bundle::{EntryKind, VerifiedManifest};
 use crate::peer::PeerId;
 
 impl Spool {
-    /// Opens what is here of an entry of a bundle that this node is receiving, or has received, for `peer`.
+    /// Opens what is here of an entry of a bundle that this node is receiving, or has received, for `peer`. `end` is
+    /// what [`Self::end_of`] said when it began to arrive: of what has ended no row may be left.
     pub fn open_arrived(
         &self,
         manifest: &VerifiedManifest,
         entry: usize,
         peer: PeerId,
+        end: u64,
     ) -> Result<ContentReader, ServeError> {
         let (bundle, says) = (manifest.id(), manifest.manifest());
         let Some(EntryKind::File { size, digest, .. }) = says.entries.get(entry).map(|e| &e.kind)
@@ -30,12 +33,12 @@ impl Spool {
         }
         let partial = self.layout.partial().join(format!("{bundle}.{entry}"));
         if inode_at(&partial).is_some() {
-            return Ok(ContentReader::new(partial, *size));
+            return self.open_until(partial, *size, Some(end));
         }
         if self.settled(bundle)?.is_none() {
             return Err(ServeError::NotHeld);
         }
-        Ok(ContentReader::new(self.layout.content(*digest), *size))
+        self.open_until(self.layout.content(*digest), *size, Some(end))
     }
 
     /// Adds to the bytes that came in vain.

@@ -12,15 +12,17 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
 
 use bytes::Bytes;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{GOT_FROM, INODES, InodeRow, SENT_AS, Stat, USERS};
+use super::tables::{DELIVERIES, GOT_FROM, INODES, InodeRow, SENT_AS, Stat, USERS, delivery_key};
 use super::{GateGuard, ServeError, Spool, SpoolError};
-use crate::bundle::RelPath;
+use crate::bundle::{BundleId, DeliveryState, EntryKind, RelPath};
 use crate::digest::Digest;
+use crate::peer::PeerId;
 
 /// Origins of one content that are forgotten at once.
 const GIVERS_MAX: usize = 256;
@@ -106,6 +108,52 @@ impl Spool {
         Ok(self.journal.submit(batch)?)
     }
 
+    /// Opens content for `peer`, which must be a recipient of `bundle`; `entry` is the index in its manifest.
+    pub fn open_content(
+        &self,
+        bundle: BundleId,
+        entry: usize,
+        peer: PeerId,
+    ) -> Result<ContentReader, ServeError> {
+        let state = self
+            .journal
+            .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?;
+        // Who is done needs nothing more, and of what is final for all nobody knows when it ends. What is superseded may
+        // be under way.
+        let over = |state: DeliveryState| state.is_final() && state != DeliveryState::Superseded;
+        if state.is_none_or(over) {
+            return Err(ServeError::NotHeld);
+        }
+        let end = self.deadline_of(bundle)?;
+        let manifest = self.shared_manifest(bundle)?.ok_or(ServeError::NotHeld)?;
+        match manifest
+            .manifest()
+            .entries
+            .get(entry)
+            .map(|entry| &entry.kind)
+        {
+            Some(EntryKind::File { size, digest, .. }) => {
+                self.open_until(self.layout.content(*digest), *size, end)
+            }
+            Some(EntryKind::Directory | EntryKind::Link { .. }) | None => Err(ServeError::NotHeld),
+        }
+    }
+
+    /// The one way out for content: nothing is given from `end` on, also to who began before.
+    pub(super) fn open_until(
+        &self,
+        path: PathBuf,
+        len: u64,
+        end: Option<u64>,
+    ) -> Result<ContentReader, ServeError> {
+        let spool = self.me.clone();
+        let until = Until { spool, end };
+        if until.is_over() {
+            return Err(ServeError::NotHeld);
+        }
+        Ok(ContentReader::new(path, len, until))
+    }
+
     /// The digest of the inode's bytes, if they are sealed and this inode is the one that `content/` shows.
     pub(super) fn linked_digest(&self, ino: u64) -> Option<Digest> {
         let row = self.record_of(ino).ok().flatten()?;
@@ -176,23 +224,40 @@ fn reopen(file: &File) -> Result<File, SpoolError> {
     File::open(&path).on("open", &path)
 }
 
+/// Until when content may be read for others.
+#[derive(Debug)]
+struct Until {
+    spool: Weak<Spool>,
+    end: Option<u64>,
+}
+
+impl Until {
+    /// Whether that time is over.
+    fn is_over(&self) -> bool {
+        let spool = self.spool.upgrade();
+        spool.is_none_or(|spool| self.end.is_some_and(|end| spool.is_past(end)))
+    }
+}
+
 /// Reads content for a peer that may have it. Cheap to make; holds no lock.
 #[derive(Debug)]
 pub struct ContentReader {
     path: PathBuf,
     file: Option<(File, u64)>,
     len: u64,
+    until: Until,
 }
 
 /// How often a read starts again because the link moved under it. It moves at most once per version.
 const READ_ATTEMPTS: usize = 8;
 
 impl ContentReader {
-    pub(super) fn new(path: PathBuf, len: u64) -> Self {
+    fn new(path: PathBuf, len: u64, until: Until) -> Self {
         Self {
             path,
             file: None,
             len,
+            until,
         }
     }
 
@@ -206,13 +271,17 @@ impl ContentReader {
         self.len == 0
     }
 
-    /// Reads exactly `len` bytes at `offset`; never bytes of a later version of the file. Blocks on local disk.
+    /// Reads exactly `len` bytes at `offset`; never bytes of a later version of the file, and none when the lifetime of
+    /// the bundle is over. Blocks on local disk.
     pub fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError> {
         if offset
             .checked_add(len as u64)
             .is_none_or(|end| end > self.len)
         {
             return Err(ServeError::Range);
+        }
+        if self.until.is_over() {
+            return Err(ServeError::NotHeld);
         }
         let mut buffer = vec![0; len];
         for _ in 0..READ_ATTEMPTS {

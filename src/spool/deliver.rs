@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::content::{ContentReader, inode_at};
+use super::content::inode_at;
 use super::history::Seq;
 use super::journal::Batch;
 use super::rank::Rank;
@@ -19,10 +19,9 @@ use super::tables::{
     JOINING, LATEST, MEMBERS, ORPHANS, OUT_NAMES, OutName, PENDING, SENT_AS, SETTLED_SEQ, USERS,
     delivery_key, descending, order_of, pending_key, user_key,
 };
-use super::{Event, Member, ServeError, Spool, SpoolError, now_secs};
+use super::{Event, Member, Spool, SpoolError, now_secs};
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, Manifest, Priority, Receipt, RelPath, Scope,
-    VerifiedManifest,
+    BundleId, DeliveryState, Entry, Manifest, Priority, Receipt, RelPath, Scope, VerifiedManifest,
 };
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
@@ -490,34 +489,6 @@ impl Spool {
                 .and_then(|row| row.same_content);
         }
         false
-    }
-
-    /// Opens content for `peer`, which must be a recipient of `bundle`; `entry` is the index in its manifest.
-    pub fn open_content(
-        &self,
-        bundle: BundleId,
-        entry: usize,
-        peer: PeerId,
-    ) -> Result<ContentReader, ServeError> {
-        let state = self
-            .journal
-            .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?;
-        let over = |state| matches!(state, DeliveryState::Cancelled | DeliveryState::Expired);
-        if state.is_none_or(over) || self.is_over_age(bundle) {
-            return Err(ServeError::NotHeld);
-        }
-        let manifest = self.shared_manifest(bundle)?.ok_or(ServeError::NotHeld)?;
-        match manifest
-            .manifest()
-            .entries
-            .get(entry)
-            .map(|entry| &entry.kind)
-        {
-            Some(EntryKind::File { size, digest, .. }) => {
-                Ok(ContentReader::new(self.layout.content(*digest), *size))
-            }
-            Some(EntryKind::Directory | EntryKind::Link { .. }) | None => Err(ServeError::NotHeld),
-        }
     }
 
     /// Our receipt for `bundle`, if it is settled and durable here.

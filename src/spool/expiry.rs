@@ -8,7 +8,10 @@
 //! 1. Only the origin ends a bundle for its age, by the same signed word as a cancel. Who keeps it for others adds its own
 //!    time to the age it was offered with, and gives it to nobody when that reaches the lifetime.
 //! 2. A deadline is never before the seal's age plus the lifetime. From it on nothing is offered or served, also in the
-//!    moment before the end is recorded.
+//!    moment before the end is recorded, and also to who began to read before: all content goes out through
+//!    [`Spool::open_until`].
+//! 3. A deadline is among the next ones before its row is there, and both come under the decision lock: who takes what is
+//!    due holds it too.
 //!
 //! # Crash behaviour
 //! The age is written down every [`SAVE_EVERY`] seconds and at a clean stop. In the same boot nothing is lost; after a
@@ -160,6 +163,26 @@ impl Near {
 }
 
 impl Spool {
+    /// When a bundle ends, in our age, if its end is still to come here.
+    pub(super) fn deadline_of(&self, bundle: BundleId) -> Result<Option<u64>, SpoolError> {
+        Ok(self.journal.get(DEADLINES, &bundle.0)?)
+    }
+
+    /// When a bundle of another ends, in our age, by what was said of it when it was offered.
+    pub fn end_of(&self, manifest: &VerifiedManifest) -> u64 {
+        let heard = self.policy.ageing.lock().heard.get(&manifest.id()).copied();
+        let known = heard.or_else(|| self.deadline_of(manifest.id()).ok().flatten());
+        known.unwrap_or_else(|| {
+            let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
+            self.age_now().saturating_add(whole)
+        })
+    }
+
+    /// Whether our age has come so far.
+    pub fn is_past(&self, end: u64) -> bool {
+        self.age_now() >= end
+    }
+
     /// Takes up the age, and gives a deadline to what was sealed before there were any.
     pub(super) fn begin_age(&self) -> Result<(), SpoolError> {
         let known: Option<Age> = self.journal.get(META, META_AGE)?;
@@ -291,7 +314,8 @@ impl Spool {
     fn deadline_in(&self, key: &[u8], millis: u64, batch: &mut Batch) {
         let at = self.age_now().saturating_add(millis);
         batch.put(DEADLINES, key, &at);
-        self.policy.ageing.lock().near.add(at, key);
+        let mut ageing = self.policy.ageing.lock();
+        ageing.near.add(at, key);
         self.policy.next_deadline.fetch_min(at, Ordering::AcqRel);
     }
 
@@ -329,7 +353,7 @@ impl Spool {
 
     /// What is due, and no longer among the next deadlines.
     fn take_due(&self, age: u64) -> Result<Vec<Vec<u8>>, SpoolError> {
-        let mut due = self.policy.ageing.lock().near.take_due(age);
+        let mut due = self.take_near(age);
         let read_to = self.policy.ageing.lock().near.to;
         if age > read_to {
             // What gets a deadline from here on is added by itself.
@@ -338,7 +362,9 @@ impl Spool {
                 spool.policy.ageing.lock().near.add(*at, key);
                 Ok(())
             })?;
-            due = self.policy.ageing.lock().near.take_due(age);
+            due.extend(self.take_near(age));
+            due.sort_unstable();
+            due.dedup();
         }
         let mut keys = Vec::with_capacity(due.len());
         for (at, key) in due {
@@ -347,6 +373,12 @@ impl Spool {
             }
         }
         Ok(keys)
+    }
+
+    /// What is due of the next deadlines. What has no row after this has ended or was put off.
+    fn take_near(&self, age: u64) -> Vec<(u64, Vec<u8>)> {
+        let _decide = self.decide.lock();
+        self.policy.ageing.lock().near.take_due(age)
     }
 
     /// Ends what is too old.
@@ -388,8 +420,10 @@ impl Spool {
             }
         }
         // Not before: until then what is due is not offered by its row.
-        let next = self.policy.ageing.lock().near.next();
+        let ageing = self.policy.ageing.lock();
+        let next = ageing.near.next();
         self.policy.next_deadline.store(next, Ordering::Release);
+        drop(ageing);
         Ok(self.journal.flush()?)
     }
 }

@@ -72,11 +72,13 @@ impl Fetches {
             .unwrap_or_default()
     }
 
-    /// What is to be shared and when, if this offer begins a fetch; else `peer` is noted as another holder.
+    /// What is to be shared and when, if this offer of a bundle that ends then begins a fetch; else `peer` is noted as
+    /// another holder.
     pub(super) fn begin(
         &self,
         manifest: &VerifiedManifest,
         peer: PeerId,
+        end: u64,
     ) -> Option<(Arc<Share>, Turn)> {
         let (says, bundle) = (manifest.manifest(), manifest.id());
         let sizes = says.entries.iter().map(|entry| entry.size());
@@ -85,6 +87,7 @@ impl Fetches {
         let begun = match running.entry(bundle) {
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
+                known.share.ends(end);
                 if known.holders.contains(&peer) || known.holders.len() >= HOLDERS_MAX {
                     return None;
                 }
@@ -94,7 +97,7 @@ impl Fetches {
                 None
             }
             Entry::Vacant(free) => {
-                let share = Share::new(manifest);
+                let share = Share::new(manifest, end);
                 let (turn, comes) = oneshot::channel();
                 free.insert(Running {
                     holders: vec![peer],
@@ -160,9 +163,9 @@ impl Fetches {
     }
 
     /// A peer says what it has of a bundle.
-    pub(crate) fn told(&self, peer: &Peer, have: Have) {
+    pub(crate) fn told(&self, store: &dyn Store, peer: &Peer, have: Have) {
         if let Some(share) = self.shared(have.bundle) {
-            share.told(peer, have);
+            share.told(store, peer, have);
         }
     }
 
@@ -174,8 +177,14 @@ impl Fetches {
     }
 
     /// The fetch ended: who still fetches it is told that it is whole here, or that there is nothing to be had.
-    pub(super) fn tell_end(&self, roster: &Roster, share: &Arc<Share>, whole: bool) {
-        if share.ended(roster, whole) {
+    pub(super) fn tell_end(
+        &self,
+        store: &dyn Store,
+        roster: &Roster,
+        share: &Arc<Share>,
+        whole: bool,
+    ) {
+        if share.ended(roster, whole && !share.is_over(store)) {
             self.seeds.add(share.clone());
         }
     }

@@ -158,7 +158,7 @@ pub(super) async fn pull(
             () = share.bell.notified() => pull.look(),
             _ = ticker.tick() => {
                 pull.look();
-                share.tell(&hub.roster);
+                share.tell(hub.store.as_ref(), &hub.roster);
                 ended = pull.stuck().or_else(|| pull.without_room());
             }
         }

@@ -8,10 +8,12 @@
 //! # Invariants
 //! 1. Nothing is said to, taken from or served to a peer that is not a recipient of the bundle.
 //! 2. A chunk is served only after its hash was checked here.
+//! 3. From the end of the bundle's lifetime on nothing is told or served, whatever the store still knows of it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -46,6 +48,8 @@ pub(super) struct Share {
     /// The chunks of entries that take part.
     chunks: BTreeMap<usize, Vec<Range<u64>>>,
     facts: Mutex<Facts>,
+    /// When the bundle ends, in the age of the store.
+    end: AtomicU64,
     /// Rung when a peer told something, or may be a source now.
     pub(super) bell: Notify,
 }
@@ -79,7 +83,7 @@ pub(super) struct Says {
 }
 
 impl Share {
-    pub(super) fn new(manifest: &VerifiedManifest) -> Arc<Self> {
+    pub(super) fn new(manifest: &VerifiedManifest, end: u64) -> Arc<Self> {
         let entries = manifest.manifest().entries.iter().enumerate();
         let large = entries.filter(|(_, entry)| entry.size() >= SHARE_MIN);
         let chunks = large.take(LIST_MAX).map(|(at, entry)| (at, entry.pieces()));
@@ -87,8 +91,19 @@ impl Share {
             chunks: chunks.collect(),
             manifest: Arc::new(manifest.clone()),
             facts: Mutex::default(),
+            end: AtomicU64::new(end),
             bell: Notify::new(),
         })
+    }
+
+    /// It was offered again, by who may know better when it ends.
+    pub(super) fn ends(&self, end: u64) {
+        self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// Whether its lifetime is over.
+    pub(super) fn is_over(&self, store: &dyn Store) -> bool {
+        store.is_past(self.end.load(Ordering::Relaxed))
     }
 
     /// Takes stock of what is here already.
@@ -149,12 +164,12 @@ impl Share {
     }
 
     /// Tells the other recipients what is new for them, if it is time.
-    pub(super) fn tell(&self, roster: &Roster) {
+    pub(super) fn tell(&self, store: &dyn Store, roster: &Roster) {
         let mut facts = self.facts.lock();
         let bits: usize = facts.have.values().map(|bits| bits.0.len()).sum();
         let pause = TELL * (1 + (bits * facts.others.len() / TELL_BYTES) as u32);
         let early = facts.told_at.is_some_and(|at| at.elapsed() < pause);
-        if facts.have.is_empty() || early {
+        if facts.have.is_empty() || early || self.is_over(store) {
             return;
         }
         facts.told_at = Some(Instant::now());
@@ -207,7 +222,7 @@ impl Share {
     }
 
     /// A peer says what it has of the bundle.
-    pub(super) fn told(&self, peer: &Peer, have: Have) {
+    pub(super) fn told(&self, store: &dyn Store, peer: &Peer, have: Have) {
         if !self.is_recipient(peer.id) {
             tracing::debug!("{} tells of a bundle that is not for it", peer.label());
             return;
@@ -233,7 +248,7 @@ impl Share {
             other.told = None;
         }
         other.says = Some(says);
-        if whole && fetching && other.told.is_none() {
+        if whole && fetching && other.told.is_none() && !self.is_over(store) {
             other.told = Some((u64::MAX, [0; 16]));
             let frame = self.frame(&facts);
             if let Some(session) = peer.session() {
@@ -289,7 +304,8 @@ impl Share {
         if !self.is_recipient(peer) || !self.holds(request) {
             return Err(ServeError::NotHeld);
         }
-        store.open_arrived(&self.manifest, request.entry as usize, peer)
+        let (entry, end) = (request.entry as usize, self.end.load(Ordering::Relaxed));
+        store.open_arrived(&self.manifest, entry, peer, end)
     }
 }
 

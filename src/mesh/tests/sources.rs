@@ -436,6 +436,57 @@ fn what_arrived_is_told_and_given_to_recipients_only() {
 }
 
 #[test]
+fn what_arrived_is_told_and_given_to_nobody_from_the_end_of_its_lifetime_on() {
+    let (group, node) = (GroupKey::generate(), Real::new());
+    let mesh = node.start(config("alder", &group));
+    let content = pattern(6 * MIB);
+    let (origin, friend) = (Scripted::new(), Scripted::new());
+    let (_c1, mut hears) = friend.join(&mesh, &group);
+    let b1 = friend.hold(&mesh, &group, |_| Reply::Silence);
+    let (_c2, mut channel) = origin.join(&mesh, &group);
+    let served = content.clone();
+    let _b2 = origin.hold(&mesh, &group, move |request| {
+        // The last two are never given, so that it stays on its way.
+        if request.offset < 4 * LEAF {
+            Reply::Bytes(good(&served, request))
+        } else {
+            Reply::Silence
+        }
+    });
+    let [over, young] = ["over", "young"].map(|path| {
+        let manifest = manifest_of(origin.id(), path, &content).sign(&origin.identity);
+        let lifetime = manifest.manifest().lifetime_secs * 1000;
+        let offer = Offer {
+            age: if path == "over" { lifetime } else { 0 },
+            signed: manifest.signed().clone(),
+            inline: vec![],
+        };
+        origin.say(&mut channel, &Frame::Offer(Box::new(offer)));
+        manifest.id()
+    });
+    eventually("four chunks of each", || counts(&node).0 >= 8 * LEAF);
+    // By then the other one would have been told too: it began before.
+    loop {
+        let have = friend.hear_have(&mut hears);
+        assert_eq!(have.bundle, young);
+        if have.entries[0].1 == [0x0f] {
+            break;
+        }
+    }
+    let request = |bundle| RangeRequest {
+        bundle,
+        entry: 0,
+        offset: 0,
+        len: LEAF,
+    };
+    assert!(friend.range(&b1, request(young)) == good(&content, request(young)));
+    assert_eq!(
+        friend.range(&b1, request(over)),
+        [RangeStatus::NotHeld as u8]
+    );
+}
+
+#[test]
 fn whole_bundles_are_given_to_those_that_fetch_them_still() {
     let (group, node) = (GroupKey::generate(), Real::new());
     let mesh = node.start(config("alder", &group));

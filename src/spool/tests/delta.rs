@@ -106,7 +106,7 @@ fn what_arrived_is_opened_for_recipients_only_while_it_arrives_and_after() {
     let bytes = random(3 * MIB, 6);
     let bundle = alder.drop_file("a", &bytes);
     let manifest = alder.manifest(bundle);
-    let open = |peer| birch.spool().open_arrived(&manifest, 0, peer);
+    let open = |peer| birch.spool().open_arrived(&manifest, 0, peer, u64::MAX);
     assert!(matches!(open(cedar.id()), Err(ServeError::NotHeld)));
     let offered = birch.spool().offered(manifest.clone(), alder.id());
     let Offered::Wanted(mut incoming) = offered.unwrap() else {
@@ -131,6 +131,6 @@ fn what_arrived_is_opened_for_recipients_only_while_it_arrives_and_after() {
     let mut scoped = manifest.manifest().clone();
     scoped.scope = crate::bundle::Scope::Ids(vec![birch.id()]);
     let scoped = scoped.sign(&alder.identity);
-    let refused = birch.spool().open_arrived(&scoped, 0, cedar.id());
+    let refused = birch.spool().open_arrived(&scoped, 0, cedar.id(), u64::MAX);
     assert!(matches!(refused, Err(ServeError::NotHeld)));
 }

@@ -257,3 +257,123 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_after_its_end() {
         .scan::<u64>(tables::DEADLINES, &[], None, 9);
     assert_eq!(rows.unwrap().len(), 0);
 }
+
+fn is_refused<T>(given: &Result<T, ServeError>) -> bool {
+    matches!(given, Err(ServeError::NotHeld))
+}
+
+/// A slow peer reads one chunk for minutes.
+#[test]
+fn who_began_to_read_before_the_end_gets_nothing_after_it() {
+    let (alder, birch) = pair();
+    alder.up("x", 0);
+    let bundle = alder.drop_file("f", &pattern(1000));
+    let mut reader = alder.spool().open_content(bundle, 0, birch.id()).unwrap();
+    alder.reads("x", LIFE * 1000 - 1);
+    assert!(reader.read(0, 10).is_ok());
+    alder.reads("x", LIFE * 1000);
+    assert!(is_refused(&reader.read(10, 10)));
+    alder.up("x", LIFE);
+    assert!(is_refused(&reader.read(10, 10)), "nor when it is recorded");
+}
+
+/// Birch is offered a file of three chunks by alder, of which cedar is to have it too, 600 s before its end.
+fn offered_late() -> (Node, Node, Node, VerifiedManifest, Vec<u8>) {
+    let (alder, birch) = pair();
+    let cedar = Node::new();
+    birch.knows(&cedar, "cedar");
+    alder.knows(&cedar, "cedar");
+    alder.up("x", 0);
+    birch.up("y", 50);
+    let bytes = pattern(3 * 1024 * 1024);
+    let manifest = alder.manifest(alder.drop_file("f", &bytes));
+    birch.spool().hear_age(&manifest, alder.id(), 3_000_000);
+    (alder, birch, cedar, manifest, bytes)
+}
+
+#[test]
+fn what_arrives_is_passed_on_to_nobody_from_the_end_on() {
+    let (alder, birch, cedar, manifest, bytes) = offered_late();
+    let end = birch.spool().end_of(&manifest);
+    let offered = birch.spool().offered(manifest.clone(), alder.id());
+    let Offered::Wanted(mut incoming) = offered.unwrap() else {
+        panic!("not wanted")
+    };
+    let first = 1024 * 1024;
+    incoming.accept_chunk(0, 0, &bytes[..first]).unwrap();
+    let open = || birch.spool().open_arrived(&manifest, 0, cedar.id(), end);
+    birch.reads("y", 650_000 - 1);
+    let mut early = open().unwrap();
+    assert!(early.read(0, first).is_ok());
+    birch.reads("y", 650_000);
+    assert!(is_refused(&open()) && is_refused(&early.read(0, first)));
+    // It may arrive all the same: its origin has not ended it.
+    incoming
+        .accept_chunk(0, 1024 * 1024, &bytes[first..2 * first])
+        .unwrap();
+}
+
+/// Its origin closes it, the user removes it: then no row says when it ends.
+#[test]
+fn what_has_arrived_is_passed_on_to_nobody_from_the_end_on_though_no_deadline_is_left() {
+    let (alder, birch, cedar, manifest, bytes) = offered_late();
+    let end = birch.spool().end_of(&manifest);
+    birch.fetch(&alder, manifest.id());
+    assert_eq!(birch.spool().end_of(&manifest), end, "as old as before");
+    let open = || birch.spool().open_arrived(&manifest, 0, cedar.id(), end);
+    birch.reads("y", 650_000 - 1);
+    let says = crate::spool::OriginSays::Closed;
+    birch
+        .spool()
+        .origin_says(alder.id(), &[manifest.id()], says)
+        .unwrap();
+    let mut whole = open().unwrap();
+    assert!(whole.read(0, bytes.len()).is_ok());
+    birch
+        .spool()
+        .end_custody(manifest.id(), alder.id())
+        .unwrap();
+    let mut rows = journal::Batch::default();
+    rows.delete(tables::DEADLINES, &manifest.id().0);
+    birch.spool().journal.submit(rows).unwrap();
+    birch.reads("y", 650_000);
+    assert!(is_refused(&open()) && is_refused(&whole.read(0, bytes.len())));
+}
+
+#[test]
+fn who_has_it_is_given_nothing_more_of_it() {
+    let (alder, birch) = pair();
+    let bundle = alder.drop_file("f", b"x");
+    birch.fetch(&alder, bundle);
+    assert!(alder.spool().open_content(bundle, 0, birch.id()).is_ok());
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    let again = alder.spool().open_content(bundle, 0, birch.id());
+    assert!(is_refused(&again));
+}
+
+/// A deadline is known before its row is there: who took it then found nothing to end, and nobody looked again.
+#[test]
+fn a_deadline_that_is_due_before_its_row_is_there_is_not_lost() {
+    let node = Node::new();
+    node.up("x", 0);
+    let id = BundleId([7; 32]);
+    let mut batch = journal::Batch::default();
+    let decide = node.spool().decide.lock();
+    node.spool().set_deadline(id, 0, &mut batch);
+    std::thread::scope(|scope| {
+        let ends = scope.spawn(|| node.spool().expire_due().unwrap());
+        // It waits for the lock; one that does not would be through by now.
+        for _ in 0..10_000 {
+            if ends.is_finished() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        node.spool().journal.submit(batch).unwrap();
+        assert!(node.spool().is_over_age(id), "at once");
+        drop(decide);
+        ends.join().unwrap();
+    });
+    node.spool().expire_due().unwrap();
+    assert_eq!(node.spool().deadline_of(id).unwrap(), None);
+}
