@@ -11,6 +11,8 @@
 //! thread of its own.
 
 mod activity;
+#[cfg(test)]
+mod busy;
 mod disk;
 mod fetches;
 mod plan;

@@ -224,8 +224,22 @@ impl Plan {
             // Silence counts from the question.
             source.heard = source.heard.max(now);
         }
-        source.open.insert(number, source.delivered);
-        source.open_bytes += len;
+        source.asked(number, len, now);
+    }
+
+    /// So much of what `peer` was asked for is here.
+    pub(super) fn comes(&mut self, number: usize, peer: PeerId, bytes: u64) {
+        let len = self.slots[number].piece.len;
+        if let Some(source) = self.sources.get_mut(&peer) {
+            source.comes(number, bytes.min(len));
+        }
+    }
+
+    /// When so little is left of the piece that `peer` was just asked for, it may be asked for more.
+    pub(super) fn nearly(&self, number: usize, peer: PeerId, now: Duration) -> u64 {
+        let len = self.slots[number].piece.len;
+        let source = self.sources.get(&peer);
+        source.map_or(0, |source| source.nearly(len, now))
     }
 
     /// How quick `peer` was with other bundles, in bytes a second.
@@ -359,9 +373,7 @@ impl Plan {
                 self.slots[number].asked.push((by, since));
                 let len = self.slots[number].piece.len;
                 if let Some(source) = self.sources.get_mut(&peer) {
-                    let before = source.open.get(&number).copied();
-                    let before = before.unwrap_or(source.delivered);
-                    source.measured(before, len, now.saturating_sub(since));
+                    source.measured(number, len, now);
                 }
                 self.close(number, peer);
             } else {

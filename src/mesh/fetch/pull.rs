@@ -11,11 +11,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -34,7 +35,7 @@ use crate::peer::PeerId;
 use crate::spool::IntakeError;
 
 /// How often sources are looked at though nothing happened.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// How long to wait for a bulk connection of a holder with a session, when there is nothing else to do.
 const BULK_WAIT: Duration = Duration::from_secs(10);
@@ -87,7 +88,10 @@ struct Pull {
     plan: Plan,
     begun: Instant,
     conns: HashMap<PeerId, (Connection, Heard)>,
-    tasks: HashMap<(usize, PeerId), AbortHandle>,
+    /// What reads a piece, and how much of it is here.
+    tasks: HashMap<(usize, PeerId), (AbortHandle, Arc<AtomicU64>)>,
+    /// Rung when a piece is nearly here.
+    nearly: Arc<Notify>,
     answers: mpsc::Sender<Answer>,
     disk: Disk,
     room: Room,
@@ -133,6 +137,7 @@ pub(super) async fn pull(
         begun: Instant::now(),
         conns: HashMap::new(),
         tasks: HashMap::new(),
+        nearly: Arc::default(),
         answers,
         disk: Disk::new(arriving, written),
         room: Room {
@@ -147,6 +152,7 @@ pub(super) async fn pull(
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ended = pull.roomed(first);
+    let nearly = pull.nearly.clone();
     let end = loop {
         if let Some(end) = ended.take() {
             break end;
@@ -156,6 +162,7 @@ pub(super) async fn pull(
             Some(word) = wrote.recv() => ended = pull.written(word),
             Some(room) = roomed.recv() => ended = pull.roomed(room),
             () = share.bell.notified() => pull.look(),
+            () = nearly.notified() => {}
             _ = ticker.tick() => {
                 pull.look();
                 share.tell(hub.store.as_ref(), &hub.roster);
@@ -262,9 +269,18 @@ impl Pull {
         self.stop(stop);
     }
 
+    /// How much of each piece is here.
+    fn look_at_pieces(&mut self) {
+        for ((number, peer), (_, came)) in &self.tasks {
+            let came = came.load(Ordering::Relaxed);
+            self.plan.comes(*number, *peer, came);
+        }
+    }
+
     /// Asks every source for as much as it may be asked for.
     fn ask(&mut self) {
         let bundle = self.manifest.id();
+        self.look_at_pieces();
         loop {
             let now = self.now();
             let mut asked = false;
@@ -290,8 +306,10 @@ impl Pull {
                     bundle,
                     piece: self.plan.piece(number),
                     heard: heard.clone(),
+                    nearly: (self.plan.nearly(number, peer, now), self.nearly.clone()),
                 };
                 let tally = Tally::begin(&self.hub, bundle, peer, len);
+                let came = tally.came();
                 let answers = self.answers.clone();
                 let task = tokio::spawn(async move {
                     let result = read.run(&tally).await.map(|bytes| (bytes, tally));
@@ -302,7 +320,8 @@ impl Pull {
                     };
                     drop(answers.send(answer).await);
                 });
-                self.tasks.insert((number, peer), task.abort_handle());
+                let task = (task.abort_handle(), came);
+                self.tasks.insert((number, peer), task);
             }
             if !asked {
                 return;
@@ -365,6 +384,7 @@ impl Pull {
         if self.tasks.remove(&(number, peer)).is_none() {
             return;
         }
+        self.look_at_pieces();
         let label = || self.hub.label_of(peer);
         match result {
             Ok((bytes, tally)) => {
@@ -415,14 +435,14 @@ impl Pull {
 
     fn stop(&mut self, stop: Vec<(usize, PeerId)>) {
         for key in stop {
-            if let Some(task) = self.tasks.remove(&key) {
+            if let Some((task, _)) = self.tasks.remove(&key) {
                 task.abort();
             }
         }
     }
 
     fn stop_all(&mut self) {
-        self.tasks.drain().for_each(|(_, task)| task.abort());
+        self.tasks.drain().for_each(|(_, (task, _))| task.abort());
     }
 
     /// What the disk says of a piece.
@@ -484,6 +504,8 @@ struct Read {
     bundle: BundleId,
     piece: Piece,
     heard: Heard,
+    /// What to ring when so much is left.
+    nearly: (u64, Arc<Notify>),
 }
 
 impl Read {
@@ -506,9 +528,14 @@ impl Read {
         while chunk.len() < want {
             match recv.read_chunk(want - chunk.len()).await {
                 Ok(Some(bytes)) => {
+                    let before = (want - chunk.len()) as u64;
                     tally.add(bytes.len() as u64);
                     self.note();
                     chunk.extend_from_slice(&bytes);
+                    let left = (want - chunk.len()) as u64;
+                    if left <= self.nearly.0 && self.nearly.0 < before {
+                        self.nearly.1.notify_one();
+                    }
                 }
                 Ok(None) => return Err(Fail::Lost("the answer is too short".into())),
                 Err(error) => return Err(Fail::Lost(error.to_string())),

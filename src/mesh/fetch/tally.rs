@@ -14,7 +14,7 @@ pub(super) struct Tally {
     peer: PeerId,
     /// What was asked for: memory and room on the disk that it may take.
     len: u64,
-    came: AtomicU64,
+    came: Arc<AtomicU64>,
     kept: bool,
 }
 
@@ -26,7 +26,7 @@ impl Tally {
             bundle,
             peer,
             len,
-            came: AtomicU64::new(0),
+            came: Arc::default(),
             kept: false,
         }
     }
@@ -34,6 +34,11 @@ impl Tally {
     pub(super) fn add(&self, bytes: u64) {
         self.hub.store.count_bytes(0, bytes);
         self.came.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How much came, as it comes.
+    pub(super) fn came(&self) -> Arc<AtomicU64> {
+        self.came.clone()
     }
 
     pub(super) fn keep(mut self) {

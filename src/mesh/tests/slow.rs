@@ -107,7 +107,12 @@ fn a_critical_file_overtakes_larger_critical_ones_of_the_same_slow_peer() {
             sending(&alder, bundle, to);
         }
     }
-    alder.send_as("small", &large[..1 << 20], Priority::Critical, &[to]);
-    assert!(birch.0.wait_inbox("small") == large[..1 << 20]);
+    let came = || birch.0.received.load(Ordering::Relaxed);
+    let (before, small) = (came(), 1 << 20);
+    alder.send_as("small", &large[..small], Priority::Critical, &[to]);
+    assert!(birch.0.wait_inbox("small") == large[..small]);
+    let others = came() - before - small as u64;
     assert_eq!(birch.0.inbox_len(), 1, "before all of them");
+    // Two are fetched beside it, and a link is shared by what is fetched, not by what was asked for before.
+    assert!(others <= 3 << 20, "{others} bytes of others meanwhile");
 }

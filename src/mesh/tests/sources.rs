@@ -209,7 +209,7 @@ fn a_stalled_source_is_not_waited_for_while_another_is_free() {
         Reply::Silence
     });
     stalled.offers(&mut first, &manifest);
-    eventually("asked", || asked.load(Ordering::Relaxed) == 4);
+    eventually("asked", || asked.load(Ordering::Relaxed) > 0);
     let (_c2, mut second) = free.join(&mesh, &group);
     let served = content.clone();
     let _b2 = free.hold(&mesh, &group, move |request| {

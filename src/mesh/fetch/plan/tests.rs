@@ -46,6 +46,11 @@ impl Plan {
     }
 }
 
+/// A source that is known to fill its path with four chunks.
+fn known(plan: &mut Plan, peer: PeerId) {
+    plan.known(peer, 3.5 * CHUNK as f64 / 0.01);
+}
+
 /// All that `peer` is asked for now.
 fn asked(plan: &mut Plan, peer: PeerId, now: Duration) -> Vec<usize> {
     std::iter::from_fn(|| plan.next(peer, now)).collect()
@@ -62,9 +67,11 @@ fn finish(plan: &mut Plan, number: usize, peer: PeerId, now: Duration) -> Vec<(u
 fn one_source_is_asked_in_order_and_for_as_much_as_fills_the_path_twice() {
     let mut plan = plan(40);
     plan.source(id(1), true, true, at(0));
-    plan.far(id(1), at(1));
+    plan.known(id(1), 40.0 * CHUNK as f64);
+    plan.far(id(1), at(38));
     assert_eq!(asked(&mut plan, id(1), at(0)), [0, 1, 2, 3]);
-    // 40 MiB/s over a short path: two are enough to keep it busy.
+    // Over a short path two are enough to keep it busy.
+    plan.far(id(1), at(1));
     for number in 0..3 {
         finish(&mut plan, number, id(1), at(25 * (number as u64 + 1)));
     }
@@ -77,6 +84,33 @@ fn one_source_is_asked_in_order_and_for_as_much_as_fills_the_path_twice() {
     asked(&mut plan, id(1), at(100));
     assert_eq!(plan.sources[&id(1)].open.len(), 8, "and no more ever");
     assert!(!plan.is_complete() && !plan.is_stuck());
+}
+
+#[test]
+fn a_source_that_is_not_known_shows_with_its_first_chunk_how_much_it_may_be_asked_for() {
+    // 40 MiB/s: two chunks at once. 1 MiB/s: the next one when the first is nearly here.
+    for (chunk, when_quarter, when_nearly) in [(24, 1, 0), (1000, 0, 1)] {
+        let mut plan = plan(40);
+        plan.source(id(1), true, true, at(0));
+        plan.far(id(1), at(1));
+        assert_eq!(asked(&mut plan, id(1), at(0)), [0]);
+        plan.comes(0, id(1), CHUNK / 4 - 1);
+        assert_eq!(asked(&mut plan, id(1), at(chunk / 4)), [0; 0]);
+        plan.comes(0, id(1), CHUNK / 4 * 3);
+        let quick = asked(&mut plan, id(1), at(1 + chunk / 4 * 3));
+        assert_eq!(quick.len(), when_quarter);
+        plan.comes(0, id(1), CHUNK - 10_000);
+        assert_eq!(asked(&mut plan, id(1), at(chunk)).len(), when_nearly);
+    }
+}
+
+#[test]
+fn small_chunks_of_a_source_that_is_not_known_do_not_wait_for_each_other() {
+    let mut small = pieces(40);
+    small.iter_mut().for_each(|piece| piece.len = CHUNK / 10);
+    let mut plan = Plan::new(id(50), 40, small);
+    plan.source(id(1), true, true, at(0));
+    assert_eq!(asked(&mut plan, id(1), at(0)), [0, 1, 2]);
 }
 
 #[test]
@@ -97,6 +131,8 @@ fn the_origin_is_asked_last_for_what_others_have() {
     plan.source(id(1), true, true, at(0));
     plan.source(id(2), false, false, at(0));
     plan.told(id(2), 0, bits(0..4), at(0));
+    known(&mut plan, id(1));
+    known(&mut plan, id(2));
     assert_eq!(asked(&mut plan, id(1), at(0)), [4, 5]);
     // It is free, but what is left is known to be elsewhere.
     assert_eq!(asked(&mut plan, id(1), at(900)), [0; 0]);
@@ -106,6 +142,7 @@ fn the_origin_is_asked_last_for_what_others_have() {
     plan.source(id(1), true, true, at(0));
     plan.source(id(2), false, false, at(0));
     plan.told(id(2), 0, bits(0..6), at(0));
+    known(&mut plan, id(1));
     assert_eq!(asked(&mut plan, id(1), at(999)), [0; 0]);
     let late = asked(&mut plan, id(1), at(1000));
     assert_eq!(late.len(), 4, "it does not idle for ever");
@@ -116,6 +153,7 @@ fn the_origin_is_asked_at_once_when_the_one_who_had_it_is_gone() {
     let mut plan = plan(2);
     plan.source(id(1), true, true, at(0));
     plan.source(id(2), false, true, at(0));
+    known(&mut plan, id(1));
     assert_eq!(asked(&mut plan, id(1), at(10)), [0; 0]);
     plan.lost(id(2), &mut Vec::new());
     assert_eq!(asked(&mut plan, id(1), at(10)), [0, 1]);
@@ -126,6 +164,7 @@ fn the_rarest_piece_is_asked_for_first() {
     let mut plan = plan(3);
     for peer in [1, 2, 3] {
         plan.source(id(peer), false, false, at(0));
+        known(&mut plan, id(peer));
     }
     plan.told(id(1), 0, bits([0, 1, 2]), at(0));
     plan.told(id(2), 0, bits([0, 1]), at(0));
@@ -168,6 +207,7 @@ fn a_silent_source_alone_is_waited_for_and_given_up_in_the_end() {
 fn a_source_of_wrong_bytes_is_not_asked_again() {
     let mut plan = plan(8);
     plan.source(id(1), false, true, at(0));
+    known(&mut plan, id(1));
     let numbers = asked(&mut plan, id(1), at(0));
     let mut stop = Vec::new();
     assert!(plan.landed(numbers[1], id(1), at(1), &mut stop));
@@ -177,6 +217,7 @@ fn a_source_of_wrong_bytes_is_not_asked_again() {
     plan.source(id(1), false, true, at(2));
     assert_eq!(plan.next(id(1), at(2)), None);
     plan.source(id(2), false, true, at(2));
+    known(&mut plan, id(2));
     assert_eq!(asked(&mut plan, id(2), at(2)), [0, 1, 2, 3]);
 }
 
