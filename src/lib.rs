@@ -27,5 +27,6 @@ mod journal;
 pub mod mesh;
 pub mod mount;
 pub mod peer;
+mod protocol;
 pub mod ready;
 pub mod spool;

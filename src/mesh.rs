@@ -32,7 +32,6 @@ mod error;
 mod fetch;
 mod hello;
 mod hub;
-mod input;
 mod intake;
 mod join;
 mod keeper;

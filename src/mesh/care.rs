@@ -1,42 +1,49 @@
-//! Care: what custody remembers while the mesh runs: bundles of ours to be called closed, who offered what of others,
-//! and who is about to.
+//! Care: what custody remembers while the mesh runs: bundles of ours to be called closed, and what sessions remember
+//! together of bundles of others ([`crate::protocol::care`]).
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::bundle::BundleId;
-use crate::peer::PeerId;
+use crate::protocol::care;
 
 /// Closed bundles waiting to be told. What does not fit is asked for by those who keep it.
 const CLOSING_MAX: usize = 65_536;
 
-/// Bundles of which it is remembered who offered them, or who is about to.
-const OFFERS_MAX: usize = 8192;
-
-/// How long somebody who was told to offer a bundle is believed to be about to.
-const PROMISE: Duration = Duration::from_secs(5);
-
-/// Who was told to offer a bundle, and who was put off because of that.
-struct Promise {
-    by: PeerId,
-    until: Instant,
-    put_off: Vec<PeerId>,
-}
-
 /// What is remembered while the mesh runs.
-#[derive(Default)]
 pub(crate) struct Care {
+    started: Instant,
     closing: Mutex<Vec<BundleId>>,
-    offered_by: Mutex<HashMap<BundleId, Vec<PeerId>>>,
-    promises: Mutex<HashMap<BundleId, Promise>>,
+    state: Mutex<care::Care>,
     /// Peers that a test keeps from us.
     #[cfg(test)]
-    pub(crate) cut: Mutex<std::collections::HashSet<PeerId>>,
+    pub(crate) cut: Mutex<std::collections::HashSet<crate::peer::PeerId>>,
+}
+
+impl Default for Care {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            closing: Mutex::default(),
+            state: Mutex::default(),
+            #[cfg(test)]
+            cut: Mutex::default(),
+        }
+    }
 }
 
 impl Care {
+    /// How long the mesh runs: the time of all sessions, and of what is remembered across them.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// What sessions remember together. Not to be held while anything blocks.
+    pub(crate) fn state(&self) -> MutexGuard<'_, care::Care> {
+        self.state.lock()
+    }
+
     /// A bundle of ours is closed: it will be told.
     pub(crate) fn closed(&self, bundle: BundleId) {
         let mut closing = self.closing.lock();
@@ -48,104 +55,5 @@ impl Care {
     /// Those that are to be told now.
     pub(crate) fn take_closing(&self) -> Vec<BundleId> {
         std::mem::take(&mut *self.closing.lock())
-    }
-
-    /// `peer` offers a bundle of another: it is to get our receipt too.
-    pub(crate) fn offered(&self, bundle: BundleId, peer: PeerId) {
-        let mut offered = self.offered_by.lock();
-        if offered.len() >= OFFERS_MAX {
-            // They ask, in time.
-            offered.clear();
-        }
-        let by = offered.entry(bundle).or_default();
-        if !by.contains(&peer) {
-            by.push(peer);
-        }
-    }
-
-    /// Who offered a bundle that is settled now.
-    pub(crate) fn offerers(&self, bundle: BundleId) -> Vec<PeerId> {
-        self.promises.lock().remove(&bundle);
-        self.offered_by.lock().remove(&bundle).unwrap_or_default()
-    }
-
-    /// Whether `peer`, which could offer this bundle, is to be put off because another one was told to. Once only: the
-    /// other one may not keep its word.
-    pub(crate) fn put_off(&self, bundle: BundleId, peer: PeerId, now: Instant) -> bool {
-        let mut promises = self.promises.lock();
-        if promises.len() >= OFFERS_MAX {
-            promises.retain(|_, promise| promise.until > now);
-        }
-        if promises.len() >= OFFERS_MAX {
-            promises.clear();
-        }
-        let fresh = || Promise {
-            by: peer,
-            until: now + PROMISE,
-            put_off: Vec::new(),
-        };
-        let promise = promises.entry(bundle).or_insert_with(fresh);
-        if promise.until <= now || promise.by == peer {
-            *promise = Promise {
-                put_off: std::mem::take(&mut promise.put_off),
-                ..fresh()
-            };
-            return false;
-        }
-        let first_time = !promise.put_off.contains(&peer);
-        if first_time {
-            promise.put_off.push(peer);
-        }
-        first_time
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_holder_is_put_off_once_and_the_first_one_never() {
-        let (care, now) = (Care::default(), Instant::now());
-        let (bundle, peer) = (BundleId([1; 32]), |n| PeerId::from_bytes([n; 32]));
-        assert!(!care.put_off(bundle, peer(1), now));
-        assert!(care.put_off(bundle, peer(2), now));
-        assert!(care.put_off(bundle, peer(3), now));
-        assert!(!care.put_off(bundle, peer(1), now));
-        assert!(!care.put_off(bundle, peer(2), now), "its patience is over");
-        let later = now + PROMISE;
-        assert!(
-            !care.put_off(bundle, peer(4), later),
-            "the first one did not keep its word"
-        );
-        assert!(
-            !care.put_off(bundle, peer(2), later),
-            "nobody is put off twice"
-        );
-    }
-
-    #[test]
-    fn nobody_is_put_off_for_ever_by_one_who_asks_again_and_again() {
-        let (care, now) = (Care::default(), Instant::now());
-        let (bundle, peer) = (BundleId([1; 32]), |n| PeerId::from_bytes([n; 32]));
-        let put_off = (0..1000).filter(|_| {
-            care.put_off(bundle, peer(9), now);
-            care.put_off(bundle, peer(1), now)
-        });
-        assert_eq!(put_off.count(), 1);
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let (care, now) = (Care::default(), Instant::now());
-        let peer = PeerId::from_bytes([1; 32]);
-        for n in 0..3 * OFFERS_MAX as u64 {
-            let mut id = [0; 32];
-            id[..8].copy_from_slice(&n.to_le_bytes());
-            care.offered(BundleId(id), peer);
-            care.put_off(BundleId(id), peer, now);
-        }
-        assert!(care.offered_by.lock().len() <= OFFERS_MAX);
-        assert!(care.promises.lock().len() <= OFFERS_MAX);
     }
 }

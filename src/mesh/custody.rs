@@ -18,11 +18,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::bundle::{BundleId, Receipt};
 use crate::mesh::hub::Hub;
-use crate::mesh::input::Input;
 use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
 use crate::mesh::wire::{Frame, LIST_MAX};
 use crate::peer::PeerId;
+use crate::protocol::session::{Done, Input};
 use crate::spool::{OriginSays, Spool, SpoolError};
 
 /// How often closed bundles are told, and the clock is looked at.
@@ -163,7 +163,7 @@ pub(crate) async fn run(hub: Arc<Hub>) {
 
 /// Our own receipt is durable: whoever offered the bundle gets it, and has the bundle itself.
 pub(crate) async fn settled(hub: &Arc<Hub>, receipt: &Receipt) {
-    let holders = hub.care.offerers(receipt.bundle);
+    let holders = hub.care.state().offerers(receipt.bundle);
     if holders.is_empty() {
         return;
     }
@@ -268,7 +268,7 @@ pub(crate) fn heard(hub: &Hub, peer: &Peer, bundles: &[BundleId], says: OriginSa
 }
 
 /// `peer` asks whether bundles of ours are closed, or answers that some of its own are not. Blocks on disk.
-pub(crate) fn heard_open(hub: &Hub, peer: &Peer, bundles: &[BundleId], out: &Out) {
+pub(crate) fn heard_open(hub: &Hub, peer: &Peer, bundles: &[BundleId]) -> Option<Done> {
     let answer = || {
         let (closed, open) = hub.store.closed_of(peer.id, bundles)?;
         let not_ours: Vec<BundleId> = bundles
@@ -279,19 +279,15 @@ pub(crate) fn heard_open(hub: &Hub, peer: &Peer, bundles: &[BundleId], out: &Out
         let unknown = hub
             .store
             .origin_says(peer.id, &not_ours, OriginSays::Open)?;
-        let answers = [
-            (closed, Frame::Closed as fn(Vec<BundleId>) -> Frame),
-            (open, Frame::Open),
-            (unknown, Frame::Unknown),
-        ];
-        for (bundles, frame) in answers {
-            if !bundles.is_empty() {
-                out.push(&frame(bundles));
-            }
-        }
-        Ok::<(), SpoolError>(())
+        Ok::<Done, SpoolError>(Done::Open {
+            closed,
+            open,
+            unknown,
+        })
     };
-    if let Err(error) = answer() {
-        tracing::error!("{} cannot be told what is closed: {error}", peer.label());
-    }
+    answer()
+        .map_err(|error| {
+            tracing::error!("{} cannot be told what is closed: {error}", peer.label());
+        })
+        .ok()
 }

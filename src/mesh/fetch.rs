@@ -33,10 +33,10 @@ use self::share::Share;
 use crate::bundle::{BundleId, VerifiedManifest};
 use crate::delivery::Verdict;
 use crate::mesh::hub::Hub;
-use crate::mesh::input::Input;
 use crate::mesh::intake;
 use crate::mesh::lane::blocking;
 use crate::mesh::roster::Peer;
+use crate::protocol::session::{Input, NO_ROOM};
 
 /// Offers of one peer waiting to be fetched.
 const QUEUED_MAX: usize = 1024;
@@ -62,7 +62,7 @@ pub(crate) fn start(
     }
     tokio::spawn(async move {
         let answer = if full {
-            Verdict::Deferred(intake::NO_ROOM.into())
+            Verdict::Deferred(NO_ROOM.into())
         } else {
             Verdict::Working
         };

@@ -10,10 +10,6 @@ use crate::mesh::hub::Hub;
 use crate::mesh::roster::Peer;
 use crate::mesh::store::{Arriving, Offered};
 use crate::spool::{CONTRADICTS, FinishError, IntakeError};
-
-/// Why an offer is put off that there is no memory for.
-pub(crate) const NO_ROOM: &str = "too many offers at once";
-
 /// The memory that an offer takes.
 pub(crate) fn weight(manifest: &VerifiedManifest, inline: &[Option<Bytes>]) -> usize {
     let content: usize = inline.iter().flatten().map(Bytes::len).sum();

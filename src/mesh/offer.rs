@@ -5,22 +5,22 @@
 //! looked at in the lane first, one after another, whatever their priority: what a rename means depends on those before it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 
 use crate::bundle::{BundleId, DeliveryState, EntryKind, VerifiedManifest};
-use crate::delivery::{Verdict, is_urgent};
+use crate::delivery::Verdict;
 use crate::digest::INLINE_MAX;
 use crate::mesh::budget::Held;
 use crate::mesh::fetch;
 use crate::mesh::hub::Hub;
-use crate::mesh::input::Input;
 use crate::mesh::intake::{describe, feed_inline, open, publish, wrong_or_disk};
 use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
 use crate::mesh::wire::{Frame, INLINE_TOTAL, Offer};
 use crate::peer::PeerId;
+use crate::protocol::offers::{Offered, Standing, Way};
+use crate::protocol::session::Input;
 
 /// Offers with longer manifests are built one at a time, and unsent they are taken from the peer's purse.
 const HEAVY: usize = 256 * 1024;
@@ -91,18 +91,30 @@ fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId)
     })))
 }
 
-/// The answer to "I owe you this". Blocks on disk, briefly.
-pub(crate) fn answer(hub: &Hub, bundle: BundleId, peer: PeerId) -> Verdict {
+/// How we stand to a bundle that `peer` could offer. Blocks on disk, briefly.
+pub(crate) fn standing(hub: &Hub, bundle: BundleId, peer: PeerId) -> Standing {
     if let Some(receipt) = hub.store.receipt_for(bundle, peer) {
-        Verdict::Settled(Box::new(receipt))
+        Standing::Settled(receipt)
     } else if let Some(reason) = hub.store.ended_as_named(bundle, peer) {
-        Verdict::Refused(reason.refusal().into())
+        Standing::Ended(reason.refusal().into())
     } else if hub.fetches.is_running(bundle) {
-        Verdict::Working
-    } else if hub.care.put_off(bundle, peer, Instant::now()) {
-        Verdict::Deferred("another member is about to give it".into())
+        Standing::Fetching
     } else {
-        Verdict::Want
+        Standing::Unknown
+    }
+}
+
+/// What a session has to know of an offer.
+pub(crate) fn describe_offer(manifest: &VerifiedManifest, inline: &[Option<Bytes>]) -> Offered {
+    let says = manifest.manifest();
+    let has = |index: usize| inline.get(index).is_some_and(Option::is_some);
+    let absent = |(index, entry): (usize, &crate::bundle::Entry)| entry.size() > 0 && !has(index);
+    Offered {
+        bundle: manifest.id(),
+        origin: says.origin,
+        priority: says.priority,
+        renames: !says.renamed_from.is_empty(),
+        absent: says.entries.iter().enumerate().any(absent),
     }
 }
 
@@ -110,26 +122,24 @@ pub(crate) fn answer(hub: &Hub, bundle: BundleId, peer: PeerId) -> Verdict {
 pub(crate) fn receive(
     hub: Arc<Hub>,
     peer: Arc<Peer>,
+    (way, offered): (Way, Offered),
     manifest: VerifiedManifest,
     inline: Vec<Option<Bytes>>,
     permit: Held,
 ) {
-    if manifest.manifest().origin != peer.id {
-        hub.care.offered(manifest.id(), peer.id);
-    }
-    let has = |index: usize| inline.get(index).is_some_and(Option::is_some);
-    let absent = |(index, entry): (usize, &crate::bundle::Entry)| entry.size() > 0 && !has(index);
-    let fetches = manifest.manifest().entries.iter().enumerate().any(absent);
-    let renames = !manifest.manifest().renamed_from.is_empty();
-    if fetches && !renames {
-        fetch::start(hub, peer, manifest, inline);
-        drop(permit);
-        return;
-    }
-    let lane = if is_urgent(manifest.manifest().priority) && !renames {
-        peer.express.clone()
-    } else {
-        peer.intake.clone()
+    let Offered {
+        renames,
+        absent: fetches,
+        ..
+    } = offered;
+    let lane = match way {
+        Way::Fetch => {
+            fetch::start(hub, peer, manifest, inline);
+            drop(permit);
+            return;
+        }
+        Way::Express => peer.express.clone(),
+        Way::Intake => peer.intake.clone(),
     };
     lane.push(move || {
         let bundle = manifest.id();

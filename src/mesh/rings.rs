@@ -11,8 +11,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::mesh::custody;
 use crate::mesh::hub::Hub;
-use crate::mesh::input::Input;
 use crate::mesh::store::Store;
+use crate::protocol::session::Input;
 use crate::spool::Event;
 
 /// Events of the spool waiting to be passed on. More than a full delivery window of every kind; a ring that does not

@@ -17,11 +17,11 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::bundle::BundleId;
 use crate::mesh::budget::{Budget, Purse};
-use crate::mesh::input::Input;
 use crate::mesh::lane::Lane;
 use crate::mesh::limits::{Kind, Meter};
 use crate::mesh::member::{CloseCode, MemberError};
 use crate::peer::{PeerId, PeerName};
+use crate::protocol::session::Input;
 
 /// Strangers remembered, so that a flood of them costs nothing.
 const STRANGERS_MAX: usize = 32;

@@ -16,12 +16,12 @@ use crate::bundle::{BundleId, Priority};
 use crate::delivery::{Event, is_urgent};
 use crate::mesh::budget::Purse;
 use crate::mesh::hub::Hub;
-use crate::mesh::input::Input;
 use crate::mesh::limits::Kind;
 use crate::mesh::member::{Channel, CloseCode};
 use crate::mesh::roster::Peer;
 use crate::mesh::store::Content;
 use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, RangeRequest, RangeStatus};
+use crate::protocol::session::Input;
 use crate::spool::{Admission, ServeError};
 
 /// Most bytes of one request: a chunk of the largest file there can be. Nothing is allocated for it.

@@ -4,8 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-use super::{GroupKey, PeerId, PeerName, Ticket, TicketError, random, ticket_bytes, ticket_line};
+use super::{
+    Charter, GroupKey, PeerId, PeerName, Ticket, TicketError, random, ticket_bytes, ticket_line,
+};
 
 /// How the line begins.
 pub(super) const PREFIX: &str = "meshbox2";
@@ -54,6 +57,37 @@ impl fmt::Debug for JoinSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JoinSecret(…)")
     }
+}
+
+/// What the holder of an invitation gets.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The group's key.
+    pub key: GroupKey,
+    /// Its charter, if the inviter knows it.
+    pub charter: Option<Charter>,
+    /// The key's number.
+    pub generation: u64,
+}
+
+/// Why an invitation is not redeemed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
+pub enum Denied {
+    /// Not one of ours, or forgotten.
+    #[error("whoever made this ticket does not know it; ask for a new one")]
+    Unknown,
+    /// Too late.
+    #[error("the ticket has expired; ask for a new one")]
+    Expired,
+    /// Somebody was first.
+    #[error("the ticket has been used already; ask for a new one")]
+    Used,
+    /// The id is out.
+    #[error("this node was removed from the group")]
+    Removed,
+    /// The inviter's disk.
+    #[error("whoever made this ticket cannot write to its disk; try again later")]
+    Disk,
 }
 
 impl Invitation {

@@ -22,11 +22,11 @@ use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 pub use self::bound::is_alone;
-pub use self::invitations::{Denied, Welcome};
 pub(super) use self::strangers::Strangers;
 use super::journal::{Batch, Journal, Table};
 use super::tables::{JOINING, MEMBERS, META};
 use super::{Event, Member, Spool, SpoolError};
+pub use crate::peer::invitation::{Denied, Welcome};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
 use crate::peer::{self, Charter, GroupKey, PeerId};
 

@@ -22,11 +22,11 @@ use tokio::time::Instant;
 
 use super::plan::Bits;
 use crate::bundle::{BundleId, VerifiedManifest};
-use crate::mesh::input::Input;
 use crate::mesh::roster::{Peer, Roster};
 use crate::mesh::store::{Arriving, Content, Store};
 use crate::mesh::wire::{Frame, Have, LIST_MAX, RangeRequest};
 use crate::peer::PeerId;
+use crate::protocol::session::Input;
 use crate::spool::ServeError;
 
 /// Files below this are fetched before it could be told of them.

@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep};
 use super::pull::End;
 use crate::bundle::VerifiedManifest;
 use crate::mesh::hub::Hub;
-use crate::mesh::input::Input;
 use crate::mesh::lane::blocking;
 use crate::mesh::store::Arriving;
+use crate::protocol::session::Input;
 use crate::spool::IntakeError;
 
 /// How often an origin is asked whether it still owes what is being hashed.

@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use super::super::fake::Fake;
-use super::super::input::Input;
 use super::faults::alone;
 use super::forwarder::{Forwarder, Quality};
 use super::*;
 use crate::bundle::Priority;
 use crate::mesh::wire::Told;
+use crate::protocol::session::Input;
 
 /// 100 Mbit/s with a queue of 64 KiB.
 const HUNDRED: Quality = Quality {

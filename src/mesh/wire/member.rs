@@ -3,8 +3,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{WireError, list, put, take};
-use crate::peer::roll::SignedStatement;
-use crate::spool::{Denied, Welcome};
+use crate::protocol::frame::MemberFrame;
 
 /// Numbers on the wire, never reused.
 pub(super) mod kind {
@@ -13,26 +12,6 @@ pub(super) mod kind {
     pub(in super::super) const REDEEM: u8 = 27;
     pub(in super::super) const WELCOME: u8 = 28;
     pub(in super::super) const DENIED: u8 = 29;
-}
-
-/// A message on membership.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum MemberFrame {
-    /// Signed statements. In place of a hello: the one with the newest key, for a member that proved an older one.
-    Statements(Vec<SignedStatement>),
-    /// A hash of all statements that count for the sender; answered by all of ours if it is not the same.
-    Roll([u8; 32]),
-    /// The first frame under the join protocol: "I know the secret of that name".
-    Redeem {
-        /// Name of the secret.
-        name: [u8; 16],
-        /// See `join`.
-        mac: [u8; 32],
-    },
-    /// The answer: the group's key.
-    Welcome(Welcome),
-    /// The other answer.
-    Denied(Denied),
 }
 
 impl MemberFrame {
@@ -74,6 +53,7 @@ impl MemberFrame {
 mod tests {
     use super::super::{Frame, PREFACE_MAX};
     use super::*;
+    use crate::peer::invitation::{Denied, Welcome};
     use crate::peer::roll::{Statement, What};
     use crate::peer::{Charter, GroupKey, Identity, PeerId};
 

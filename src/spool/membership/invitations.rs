@@ -10,13 +10,12 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::super::journal::{Batch, Table};
 use super::super::{Spool, SpoolError, now_secs};
 use super::Admission;
-use crate::peer::invitation::JoinSecret;
-use crate::peer::{Charter, GroupKey, PeerId};
+use crate::peer::invitation::{Denied, JoinSecret, Welcome};
+use crate::peer::{GroupKey, PeerId};
 
 /// Name of a join secret → [`Row`].
 const INVITATIONS: Table = Table(49);
@@ -40,37 +39,6 @@ struct Row {
     expires: Option<u64>,
     once: bool,
     used_by: Vec<PeerId>,
-}
-
-/// What the holder of an invitation gets.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Welcome {
-    /// The group's key.
-    pub key: GroupKey,
-    /// Its charter, if the inviter knows it.
-    pub charter: Option<Charter>,
-    /// The key's number.
-    pub generation: u64,
-}
-
-/// Why an invitation is not redeemed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
-pub enum Denied {
-    /// Not one of ours, or forgotten.
-    #[error("whoever made this ticket does not know it; ask for a new one")]
-    Unknown,
-    /// Too late.
-    #[error("the ticket has expired; ask for a new one")]
-    Expired,
-    /// Somebody was first.
-    #[error("the ticket has been used already; ask for a new one")]
-    Used,
-    /// The id is out.
-    #[error("this node was removed from the group")]
-    Removed,
-    /// The inviter's disk.
-    #[error("whoever made this ticket cannot write to its disk; try again later")]
-    Disk,
 }
 
 /// What the joiner is told when it is our disk.
