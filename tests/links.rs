@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use common::{ARRIVES, COMMAND, Node, run, wait_until};
 
@@ -61,7 +62,36 @@ fn make_source(at: &Path) {
         (".", "deep/here"),
     ] {
         symlink(target, at.join(link)).unwrap();
+        // Not one that a copy would get by itself.
+        let mut touch = Command::new("touch");
+        let touch = touch.args(["-h", "-d", "@1000000000"]).arg(at.join(link));
+        run(touch, COMMAND).ok();
     }
+}
+
+/// The times of the links below a directory but `.git`: programs set them after they made the link, and perhaps after it
+/// was sent.
+fn link_times(root: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let links = tree(root).into_iter();
+    let links = links.filter(|(_, shown)| matches!(shown, Shown::Link(_)));
+    links
+        .filter_map(|(path, _)| {
+            let meta = fs::symlink_metadata(root.join(&path)).ok()?;
+            Some((path, meta.modified().unwrap()))
+        })
+        .collect()
+}
+
+/// Everything that a program made under `name` of the outbox is there, the times of links too.
+#[track_caller]
+fn arrives_as_made(from: &Node, to: &Node, name: &str) {
+    let (made, there) = (from.outbox(name), to.inbox(name));
+    arrives(to, name, &tree(&made));
+    wait_until(
+        &format!("the links of {name} have their times"),
+        ARRIVES,
+        || link_times(&there) == link_times(&made),
+    );
 }
 
 #[track_caller]
@@ -92,6 +122,9 @@ fn trees_with_links_arrive_as_cp_tar_git_and_npm_make_them() {
     let from = source.to_str().unwrap();
     sh(&format!("cp -a {from} copied"), &outbox);
     arrives(&birch, "copied", &wanted);
+    arrives_as_made(&alder, &birch, "copied");
+    let times = link_times(&source);
+    assert!(times.len() > 5 && link_times(&birch.inbox("copied")) == times);
     let through = fs::read(birch.inbox("copied/bin/tool")).unwrap();
     assert_eq!(through, fs::read(source.join("lib/pkg/cli.js")).unwrap());
     assert_eq!(
@@ -104,6 +137,8 @@ fn trees_with_links_arrive_as_cp_tar_git_and_npm_make_them() {
         &outbox,
     );
     arrives(&birch, "unpacked", &wanted);
+    arrives_as_made(&alder, &birch, "unpacked");
+    assert_eq!(link_times(&birch.inbox("unpacked")), times);
 
     // As npm has it, tools are in a directory with an ignored name, so the whole is committed by a rename.
     let modules = alder.root().join("project");
@@ -129,6 +164,7 @@ fn trees_with_links_arrive_as_cp_tar_git_and_npm_make_them() {
             &outbox,
         );
         arrives(&birch, "cloned", &tree(&source));
+        arrives_as_made(&alder, &birch, "cloned");
     }
 
     // A directory that is renamed takes its links along; what is consumed stays so, also after a kill.

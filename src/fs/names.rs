@@ -395,7 +395,7 @@ impl Fs {
         let travels = set.mode.is_some() || set.mtime.is_some();
         if let Ok(place) = place
             && travels
-            && backing.kind == Kind::File
+            && matches!(backing.kind, Kind::File | Kind::Symlink)
         {
             let ino = backing.ino;
             let mut names = self.spool.names_of(ino);

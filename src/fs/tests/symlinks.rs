@@ -53,6 +53,33 @@ fn a_link_that_stays_in_its_tree_is_sent_and_any_other_is_refused() {
     t.wait_for(|saw| *saw == Saw::Removed("a/l".into(), 0));
 }
 
+/// As `touch -h`, and `cp -a` and `tar` where the machine is busy.
+#[test]
+fn the_time_of_a_link_that_is_set_after_its_seal_is_announced() {
+    let t = test_fs();
+    let a = t.dir(NodeId::OUTBOX, "a");
+    let ignored = t.ln(a, ".l", "x").unwrap();
+    let link = t.ln(a, "l", "x").unwrap();
+    t.wait_sealed_as("a/l");
+    let time = |secs| SetAttr {
+        mtime: Some(SetTime::At(Time { secs, nanos: 5 })),
+        ..SetAttr::default()
+    };
+    t.setattr(ignored, time(7)).unwrap();
+    let shown = t.setattr(link, time(-9)).unwrap();
+    assert_eq!(shown.mtime, Time { secs: -9, nanos: 5 });
+    let next = t.wait_for(|saw| matches!(saw, Saw::Seal(..)));
+    assert_eq!(next, Saw::Seal("a/l".into(), Some("a/l".into())));
+    // A link has no mode of its own, and who owns it is nobody else's business.
+    let mode = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    assert_eq!(errno(t.setattr(link, mode)), libc::EOPNOTSUPP);
+    t.put(a, "f", b"x");
+    t.wait_sealed_as("a/f");
+}
+
 #[test]
 fn no_rename_link_or_exchange_has_a_link_lead_out() {
     let t = test_fs();

@@ -199,3 +199,129 @@ fn one_cut_off_at_the_receiver_is_completed() {
     assert_eq!(birch.shows_dress("a"), (0o755, OLD));
     assert_eq!(birch.inbox_ino("a"), ino);
 }
+
+/// The same rule for a symbolic link, of which only the time travels.
+mod links {
+    use super::*;
+
+    impl Node {
+        fn make_link(&self, path: &str, target: &str) -> BundleId {
+            std::os::unix::fs::symlink(target, self.outbox(path)).unwrap();
+            self.sealed_link(path, None)
+        }
+
+        fn sealed_link(&self, path: &str, renamed_from: Option<&str>) -> BundleId {
+            let ino = fs::symlink_metadata(self.outbox(path)).unwrap().ino();
+            let (done, outcome) = crossbeam_channel::bounded(1);
+            let name = SealName {
+                path: rel(path),
+                renamed_from: renamed_from.map(rel),
+            };
+            let done = move |outcome| done.send(outcome).unwrap();
+            let gate = self.spool().gate(ino);
+            self.spool().seal(SealRequest::alone(gate, name, done));
+            match outcome.recv().unwrap() {
+                SealOutcome::Sealed(bundle) => bundle,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// `touch -h -d`.
+        fn touch_link(&self, path: &str, secs: i64) {
+            let time = rustix::fs::Timespec {
+                tv_sec: secs,
+                tv_nsec: 7,
+            };
+            let times = rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
+            let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::utimensat(rustix::fs::CWD, self.outbox(path), &times, flags).unwrap();
+        }
+
+        fn link_ino(&self, path: &str) -> u64 {
+            fs::symlink_metadata(self.inbox(path)).unwrap().ino()
+        }
+
+        fn link_time(&self, path: &str) -> (i64, i64) {
+            let meta = fs::symlink_metadata(self.inbox(path)).unwrap();
+            (meta.mtime(), meta.mtime_nsec())
+        }
+    }
+
+    fn pair_with_tree() -> (Node, Node) {
+        let (alder, birch) = pair();
+        fs::create_dir(alder.outbox("t")).unwrap();
+        (alder, birch)
+    }
+
+    #[test]
+    fn its_time_is_changed_in_place() {
+        let (alder, mut birch) = pair_with_tree();
+        alder.make_link("t/l", "x");
+        birch.take_all(&alder);
+        let ino = birch.link_ino("t/l");
+        let heard = heard(&birch);
+        for secs in [1_000_000_000, -5] {
+            alder.touch_link("t/l", secs);
+            let bundle = alder.sealed_link("t/l", Some("t/l"));
+            assert!(birch.renames_only(&alder, bundle), "settled when offered");
+            birch.take_all(&alder);
+            assert_eq!(birch.link_time("t/l"), (secs, 7));
+            assert_eq!(birch.link_ino("t/l"), ino);
+        }
+        assert_eq!(*heard.0.lock(), ["renamed t/l to t/l"; 2], "no arrival");
+        birch.stop();
+        birch.start();
+        assert_eq!(birch.shows(), ["t/l"]);
+        assert_eq!(birch.spool().counts().unverified, 0);
+        // As it was announced: nothing to send.
+        assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+        let last = alder.sealed_link("t/l", Some("t/l"));
+        assert_eq!(alder.spool().outbound(None, 9)[0].bundle, last.to_string());
+        assert_eq!(alder.spool().outbound(None, 9).len(), 3);
+    }
+
+    #[test]
+    fn a_consumed_one_is_not_shown_again() {
+        let (alder, birch) = pair_with_tree();
+        alder.make_link("t/l", "x");
+        birch.take_all(&alder);
+        birch.consume("t/l");
+        alder.touch_link("t/l", 1_000_000_000);
+        let bundle = alder.sealed_link("t/l", Some("t/l"));
+        birch.take_all(&alder);
+        assert_eq!(birch.shows(), [""; 0]);
+        assert_eq!(birch.spool().receipt(bundle).unwrap().bundle, bundle);
+    }
+
+    #[test]
+    fn a_daemon_that_ended_before_the_announcement_makes_it_at_its_start_unless_it_was_long_after()
+    {
+        for (power_loss, late) in [(false, false), (true, false), (false, true)] {
+            let (mut alder, birch) = pair_with_tree();
+            let first = alder.make_link("t/l", "x");
+            birch.take_all(&alder);
+            alder.spool().journal.flush().unwrap();
+            if late {
+                alder.an_hour_passes();
+            }
+            alder.touch_link("t/l", 1_000_000_000);
+            if power_loss {
+                alder.power_loss();
+            } else {
+                alder.stop();
+                alder.start();
+            }
+            let found = alder.spool().recovered();
+            assert_eq!(found.len(), 1);
+            assert!(!found[0].incomplete);
+            let bundle = alder.sealed_link("t/l", None);
+            assert_eq!(bundle == first, late);
+            birch.take_all(&alder);
+            let is_told = birch.link_time("t/l") == (1_000_000_000, 7);
+            assert_eq!(is_told, !late, "power loss {power_loss}, late {late}");
+        }
+    }
+}
