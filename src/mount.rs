@@ -7,6 +7,7 @@
 //! | [`prepare`] | the checks before a mount, and recovery of a stale mount of our own |
 //! | [`sys`] | mount(2) as root, fusermount3 as a plain user, and the way back |
 //! | [`holders`] | who holds a mount in another mount namespace |
+//! | `namespaces` | the other mount namespaces, with and without processes |
 //! | [`options`] | `-o` strings, and the calling conventions of mount(8) helpers |
 //! | [`background`] | start in the background, with a pipe that says when it serves; systemd's notify socket |
 //! | [`announcer`] | the process that enters the mount on the daemon's behalf, for inotify |
@@ -17,7 +18,7 @@
 //! 1. A path that may be a FUSE mount is looked up in mountinfo before it is ever stat'ed: a stat of a hung mount does not
 //!    return, not even for SIGKILL.
 //! 2. Nothing is unmounted unless mountinfo says that it is a Meshbox mount, and, for our own, that it is this very one.
-//! 3. `unsafe` appears only in `background.rs`, `device.rs` and `signals.rs`.
+//! 3. `unsafe` appears only in `allocator.rs`, `background.rs`, `device.rs`, `namespaces.rs` and `signals.rs`.
 //!
 //! # Crash behaviour
 //! Killed with a mount in place, the mount stays and every access to it fails with ENOTCONN until somebody unmounts it;
@@ -29,6 +30,7 @@ pub mod background;
 mod device;
 pub mod holders;
 pub mod info;
+mod namespaces;
 pub mod options;
 pub mod place;
 pub mod prepare;

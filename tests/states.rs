@@ -106,13 +106,15 @@ fn a_mount_follows_an_unmount_at_once_however_often() {
     assert_eq!(alder.status()["trouble"], serde_json::Value::Null);
 }
 
+/// Leaves, in a mount namespace of its own, of the copies of tests' mounts only the one that is named.
+const ONLY: &str = "findmnt -rno TARGET -t fuse.meshbox | grep -vxF \"$1\" | xargs -r umount -l;";
+
 /// A process in a mount namespace of its own, which has a copy of one mount; ends when it is dropped.
 struct Elsewhere(Child);
 
 impl Elsewhere {
     fn new(node: &Node) -> Self {
-        // The copies of other tests' mounts are taken away again.
-        let script = "findmnt -rno TARGET -t fuse.meshbox | grep -vxF \"$1\" | xargs -r umount -l; exec sleep 600";
+        let script = format!("{ONLY} exec sleep 600");
         let child = Command::new("unshare")
             .args([
                 "--mount",
@@ -120,7 +122,7 @@ impl Elsewhere {
                 "private",
                 "sh",
                 "-c",
-                script,
+                &script,
                 "sh",
             ])
             .arg(node.mountpoint())
@@ -186,6 +188,136 @@ fn a_mount_that_another_namespace_holds_is_explained_with_what_to_do() {
     signal(node.pid().unwrap(), rustix::process::Signal::TERM);
     node.mount(&[]).ok();
     drop(elsewhere);
+}
+
+/// A mount namespace without processes, which a mount of its file keeps; gone when it is dropped.
+struct Kept(tempfile::TempDir);
+
+impl Kept {
+    fn new(node: &Node) -> Self {
+        let kept = Self(tempfile::tempdir().unwrap());
+        let script = format!(
+            "mount --bind \"$2\" \"$2\"; mount --make-private \"$2\"; touch \"$2/ns\"; \
+             exec unshare --mount=\"$2/ns\" --propagation private sh -c '{ONLY}' sh \"$1\""
+        );
+        let mut sh = Command::new("sh");
+        sh.args(["-euc", &script, "sh"]).arg(node.mountpoint());
+        run(sh.arg(kept.0.path()), COMMAND).ok();
+        kept
+    }
+
+    fn file(&self) -> String {
+        self.0.path().join("ns").display().to_string()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for at in [&self.0.path().join("ns"), self.0.path()] {
+            run(Command::new("umount").arg(at), COMMAND);
+        }
+    }
+}
+
+/// A process that has the file of another's mount namespace open; ends when it is dropped.
+struct Holding(Child);
+
+impl Holding {
+    fn new(pid: &str) -> Self {
+        let script = format!("exec 9</proc/{pid}/ns/mnt; exec sleep 600");
+        let mut child = Command::new("sh");
+        child.args(["-c", &script]).stdout(Stdio::null());
+        let child = child.spawn().unwrap();
+        let at = format!("/proc/{}/comm", child.id());
+        wait_until("it is open", COMMAND, || {
+            fs::read_to_string(&at).is_ok_and(|name| name.trim() == "sleep")
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_mount_that_a_namespace_without_processes_holds_is_explained_with_what_to_do() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    let at = node.mountpoint().display().to_string();
+    let umount = || run(meshbox(&["umount"]).arg(&at), COMMAND);
+    // By a mount of its file. Each of the two remedies works, and neither command advises the other.
+    for remedy in ["nsenter --mount={file} umount {at}", "umount {file}"] {
+        let kept = Kept::new(&node);
+        let pid = node.pid().unwrap();
+        let remedy = remedy.replace("{file}", &kept.file()).replace("{at}", &at);
+        let keeper = format!("kept by the mount at {}", kept.file());
+        let kill = format!("kill {pid}");
+        umount().fails_saying(&[
+            "unmounted here",
+            "without processes",
+            &keeper,
+            &remedy,
+            &kill,
+        ]);
+        umount().fails_saying(&["nothing is mounted", &keeper, &remedy]);
+        let refused = node.mount(&[]);
+        let refused = refused.fails_saying(&["in use by another daemon", &keeper, &remedy, &kill]);
+        assert!(!refused.stderr.contains("meshbox umount"), "{refused:?}");
+        run(Command::new("sh").args(["-c", &remedy]), COMMAND).ok();
+        node.mount(&[]).ok();
+        assert_ne!(node.pid(), Some(pid));
+    }
+    // By an open descriptor.
+    let elsewhere = Elsewhere::new(&node);
+    let holding = Holding::new(&elsewhere.pid());
+    drop(elsewhere);
+    let keeper = format!("descriptor 9 of process {} (sleep)", holding.0.id());
+    let remedy = format!("nsenter --mount=/proc/{}/fd/9 umount {at}", holding.0.id());
+    umount().fails_saying(&["unmounted here", &keeper, &remedy]);
+    let refused = node.mount(&[]).fails_saying(&[&keeper, &remedy]);
+    assert!(!refused.stderr.contains("meshbox umount"), "{refused:?}");
+    run(Command::new("sh").args(["-c", &remedy]), COMMAND).ok();
+    node.mount(&[]).ok();
+}
+
+/// A bind mount; gone when it is dropped.
+struct Bound(std::path::PathBuf);
+
+impl Bound {
+    fn new(node: &Node) -> Self {
+        let at = node.root().join("second");
+        fs::create_dir(&at).unwrap();
+        let mut bind = Command::new("mount");
+        run(bind.arg("--bind").arg(node.mountpoint()).arg(&at), COMMAND).ok();
+        Self(at)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        run(
+            Command::new("umount").args(["-q", "-l"]).arg(&self.0),
+            COMMAND,
+        );
+    }
+}
+
+#[test]
+fn a_mount_that_has_a_second_place_is_explained_with_what_to_do() {
+    needs_mounts!();
+    let node = Node::start("alder");
+    let second = Bound::new(&node);
+    let advice = format!("meshbox umount {}", second.0.display());
+    let umount = |at: &Path| run(meshbox(&["umount"]).arg(at), COMMAND);
+    umount(&node.mountpoint()).fails_saying(&["unmounted here", "also mounted at", &advice]);
+    node.mount(&[])
+        .fails_saying(&["in use by another daemon", &advice]);
+    umount(&second.0).ok();
+    node.mount(&[]).ok();
 }
 
 #[test]

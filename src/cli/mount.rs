@@ -240,8 +240,10 @@ pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
         }
         if begun.elapsed() > END_LIMIT {
             let pid = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+            let unseen = holders::explain_unseen(&mount.mountpoint);
+            let unseen = unseen.map_or_else(String::new, |words| format!("; {words}"));
             return Err(Failure::failed(format!(
-                "unmounted, but the daemon (process {pid}) has not ended yet"
+                "unmounted, but the daemon (process {pid}) has not ended yet; `kill {pid}` ends it{unseen}"
             )));
         }
         std::thread::sleep(END_INTERVAL);
@@ -252,11 +254,15 @@ pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fails if another mount namespace has the mount too: its daemon goes on for that one, and the state stays in use.
+/// Fails if the mount is elsewhere too, here or in another mount namespace: its daemon goes on for that, and the state
+/// stays in use.
 fn still_held(mount: &MountEntry, daemon: Option<rustix::process::Pid>) -> Result<(), Failure> {
-    let others =
-        holders::elsewhere(|other| other.device == mount.device && other.source == mount.source);
-    let Some(held) = holders::explain(&others) else {
+    let is_it = |other: &MountEntry| other.device == mount.device && other.source == mount.source;
+    let bound = holders::here(is_it).map(|at| {
+        let at = at.display();
+        format!("it is also mounted at {at}: `meshbox umount {at}` takes it away there")
+    });
+    let Some(held) = bound.or_else(|| holders::explain(&holders::elsewhere(is_it))) else {
         return Ok(());
     };
     let end = daemon.map_or_else(String::new, |pid| {

@@ -75,7 +75,8 @@ fn at_work(state: &Path, mut client: Client) -> Option<String> {
         ));
     }
     let others = holders::elsewhere(|mount| device == Some(mount.device));
-    let held = holders::explain(&others).unwrap_or_else(|| {
+    let seen = holders::explain(&others).or_else(|| holders::explain_unseen(&place));
+    let held = seen.unwrap_or_else(|| {
         "programs still have files open in it, or it is about to end".to_owned()
     });
     Some(format!(

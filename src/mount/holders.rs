@@ -1,61 +1,104 @@
 //! Who holds a mount that is gone from our mount namespace: a container, a service with a namespace of its own, `unshare -m`.
 //!
 //! A namespace that is made is a copy of the one it was made from, our mounts included, and an unmount reaches the copy
-//! only where mounts are shared. The connection, and with it the daemon, lives until the last copy is gone.
-//!
-//! Best effort: root sees the namespaces of all processes, others see those of their own; a namespace that no process is
-//! in any more (kept by a bind mount) is not found.
+//! only where mounts are shared. The connection, and with it the daemon, lives until the last copy is gone. How others are
+//! found, and which are not: [`super::namespaces`].
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::info::{MountEntry, MountTable};
+use super::namespaces::{Keeper, Namespace, Search};
 
-/// A process in another mount namespace that has the mount.
+/// A mount namespace that has the mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The oldest process that was found in that namespace.
-    pub pid: u32,
-    /// Its program.
-    pub command: String,
-    /// Where that namespace has the mount.
+    /// What keeps it.
+    pub keeper: Keeper,
+    /// Where it has the mount.
     pub mountpoint: PathBuf,
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({})", self.pid, self.command)
+        let at = self.mountpoint.display();
+        match &self.keeper {
+            Keeper::Process { pid, command } => {
+                write!(
+                    f,
+                    "process {pid} ({command}) holds it in another mount namespace, at {at}"
+                )
+            }
+            Keeper::Mount { at: file } => write!(
+                f,
+                "a mount namespace without processes, kept by the mount at {}, holds it at {at}",
+                file.display()
+            ),
+            Keeper::Descriptor { pid, command, fd } => write!(
+                f,
+                "a mount namespace without processes, kept by descriptor {fd} of process {pid} ({command}), holds it at {at}"
+            ),
+        }
     }
 }
 
-/// One process of each other mount namespace that has a Meshbox mount which `is_wanted`.
-pub fn elsewhere(is_wanted: impl Fn(&MountEntry) -> bool) -> Vec<Holder> {
-    let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
-    let mut seen: BTreeSet<PathBuf> = namespace(Path::new("/proc/self")).into_iter().collect();
-    let mut found = Vec::new();
-    for pid in processes() {
-        let process = PathBuf::from(format!("/proc/{pid}"));
-        let Some(inside) = namespace(&process).filter(|inside| !seen.contains(inside)) else {
-            continue;
-        };
-        let Ok(text) = fs::read(process.join("mountinfo")) else {
-            continue;
-        };
-        seen.insert(inside);
-        let table = MountTable::parse(&text);
-        let held = table.meshbox().find(|mount| is_wanted(mount));
-        found.extend(held.map(|mount| {
-            Holder {
-                pid,
-                command: fs::read_to_string(process.join("comm"))
-                    .map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned()),
-                mountpoint: mount.mountpoint.clone(),
-            }
-        }));
+impl Holder {
+    /// What ends the namespace, and what takes only the mount away.
+    fn remedy(&self) -> String {
+        let at = self.mountpoint.display();
+        match &self.keeper {
+            Keeper::Process { pid, .. } => format!(
+                "end that process, or take the mount away there with `nsenter -t {pid} -m umount {at}` as root"
+            ),
+            Keeper::Mount { at: file } => format!(
+                "take it away there with `nsenter --mount={file} umount {at}` as root, or let go of that namespace with \
+                 `umount {file}`",
+                file = file.display()
+            ),
+            Keeper::Descriptor { pid, fd, .. } => format!(
+                "end that process, or take the mount away there with `nsenter --mount=/proc/{pid}/fd/{fd} umount {at}` as root"
+            ),
+        }
     }
-    found
+}
+
+/// Each other mount namespace that has a Meshbox mount which `is_wanted`.
+pub fn elsewhere(is_wanted: impl Fn(&MountEntry) -> bool) -> Vec<Holder> {
+    let held = |namespace: Namespace| {
+        let mounts = namespace.mounts?;
+        let mount = mounts.meshbox().find(|mount| is_wanted(mount))?;
+        Some(Holder {
+            keeper: namespace.keeper,
+            mountpoint: mount.mountpoint.clone(),
+        })
+    };
+    let mut search = Search::new();
+    let found: Vec<Holder> = search.of_processes().into_iter().filter_map(held).collect();
+    if !found.is_empty() {
+        return found;
+    }
+    search.of_others().into_iter().filter_map(held).collect()
+}
+
+/// Where else our own namespace has the mount: a bind mount.
+pub fn here(is_wanted: impl Fn(&MountEntry) -> bool) -> Option<PathBuf> {
+    let table = MountTable::read().ok()?;
+    let mount = table.meshbox().find(|mount| is_wanted(mount))?;
+    Some(mount.mountpoint.clone())
+}
+
+/// A mount namespace that keeps mounts without a process, if there is one that we may not look into.
+fn unseen() -> Option<PathBuf> {
+    let mut search = Search::new();
+    search.of_processes();
+    let mut others = search.of_others().into_iter();
+    others.find_map(|namespace| match namespace {
+        Namespace {
+            keeper: Keeper::Mount { at },
+            mounts: None,
+        } => Some(at),
+        _ => None,
+    })
 }
 
 /// What holds the mount, and what to do about it; `None` if nobody is seen to hold it.
@@ -65,21 +108,16 @@ pub fn explain(holders: &[Holder]) -> Option<String> {
         0 => String::new(),
         more => format!(", and {more} more namespaces hold it"),
     };
-    Some(format!(
-        "{first} holds it in another mount namespace, at {at}{more}: end that process, or take the mount away there with \
-         `nsenter -t {pid} -m umount {at}` as root",
-        at = first.mountpoint.display(),
-        pid = first.pid
-    ))
+    Some(format!("{first}{more}: {}", first.remedy()))
 }
 
-/// All processes, in the order of their ids.
-fn processes() -> BTreeSet<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return BTreeSet::new();
-    };
-    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-    entries.flatten().filter_map(number).collect()
+/// What may hold a mount that nobody is seen to hold, at `at`; `None` if nothing may.
+pub fn explain_unseen(at: &Path) -> Option<String> {
+    let file = unseen()?;
+    let (file, at) = (file.display(), at.display());
+    Some(format!(
+        "the mount namespace that is kept by the mount at {file} may hold it, only root can see: `nsenter --mount={file} umount {at}`"
+    ))
 }
 
 #[cfg(test)]
@@ -95,18 +133,51 @@ mod tests {
         assert_eq!(explain(&[]), None);
     }
 
-    #[test]
-    fn the_process_and_the_remedy_are_named() {
-        let holder = |pid| Holder {
-            pid,
-            command: "sleep".into(),
+    fn said(keepers: Vec<Keeper>) -> String {
+        let holder = |keeper| Holder {
+            keeper,
             mountpoint: "/srv/share".into(),
         };
-        let one = explain(&[holder(7)]).unwrap();
+        let holders: Vec<Holder> = keepers.into_iter().map(holder).collect();
+        explain(&holders).unwrap()
+    }
+
+    #[test]
+    fn the_process_and_the_remedy_are_named() {
+        let process = |pid| Keeper::Process {
+            pid,
+            command: "sleep".into(),
+        };
+        let one = said(vec![process(7)]);
         assert!(one.starts_with("process 7 (sleep) holds it"), "{one}");
         assert!(one.contains("`nsenter -t 7 -m umount /srv/share`"), "{one}");
         assert!(!one.contains("more namespaces"), "{one}");
-        let three = explain(&[holder(7), holder(8), holder(9)]).unwrap();
+        let three = said(vec![process(7), process(8), process(9)]);
         assert!(three.contains("and 2 more namespaces"), "{three}");
+    }
+
+    #[test]
+    fn what_keeps_a_namespace_without_processes_is_named_with_the_remedy() {
+        let mount = said(vec![Keeper::Mount {
+            at: "/run/ns".into(),
+        }]);
+        for words in [
+            "kept by the mount at /run/ns",
+            "`nsenter --mount=/run/ns umount /srv/share`",
+            "`umount /run/ns`",
+        ] {
+            assert!(mount.contains(words), "{mount}");
+        }
+        let open = said(vec![Keeper::Descriptor {
+            pid: 7,
+            command: "keeper".into(),
+            fd: "5".into(),
+        }]);
+        for words in [
+            "descriptor 5 of process 7 (keeper)",
+            "`nsenter --mount=/proc/7/fd/5 umount /srv/share`",
+        ] {
+            assert!(open.contains(words), "{open}");
+        }
     }
 }

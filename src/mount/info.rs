@@ -19,6 +19,8 @@ pub struct MountEntry {
     pub parent: u64,
     /// Device of the file system as `major:minor`.
     pub device: (u32, u32),
+    /// Which part of the file system is shown: a path in it; of nsfs, the namespace.
+    pub root: OsString,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// `fuse.meshbox`, `tmpfs`, `autofs`, …
@@ -71,6 +73,12 @@ impl MountTable {
         self.meshbox().find(|entry| entry.device == device)
     }
 
+    /// The files of mount namespaces that are mounted somewhere.
+    pub fn namespaces(&self) -> impl Iterator<Item = &MountEntry> {
+        let entries = self.entries.iter();
+        entries.filter(|entry| entry.fs_type == "nsfs" && is_namespace(&entry.root))
+    }
+
     /// The Meshbox mounts that can be reached, in order of mounting.
     pub fn meshbox(&self) -> impl Iterator<Item = &MountEntry> {
         self.entries.iter().filter(|e| {
@@ -87,6 +95,11 @@ pub fn meshbox_mountpoints() -> io::Result<Vec<PathBuf>> {
         .collect())
 }
 
+/// Whether that is how the kernel calls a mount namespace.
+pub(super) fn is_namespace(id: &OsStr) -> bool {
+    id.as_bytes().starts_with(b"mnt:[")
+}
+
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`, see proc(5).
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
@@ -95,7 +108,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let (major, minor) = text(fields.next()?)
         .split_once(':')
         .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))?;
-    let _root = fields.next()?;
+    let root = OsString::from_vec(unescape(fields.next()?));
     let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
     let options = text(fields.next()?);
     // Optional fields such as `shared:5` end with a lone dash.
@@ -107,6 +120,7 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
         id,
         parent,
         device: (major, minor),
+        root,
         mountpoint,
         fs_type,
         source,
@@ -157,6 +171,8 @@ mod tests {
 40 22 0:30 / /srv/a\\040b\\134c rw,nosuid,nodev - fuse.meshbox site,one rw,user_id=0
 41 22 0:31 / /mnt/auto rw shared:3 master:2 - autofs systemd-1 rw
 not a line
+42 22 0:4 mnt:[4026532279] /run/ns/mnt rw - nsfs nsfs rw
+43 22 0:4 net:[4026532280] /run/netns/x rw - nsfs nsfs rw
 50 22 0:40 / /srv/x rw - fuse.meshbox m rw
 51 50 0:41 / /srv/x rw - tmpfs tmpfs rw
 ";
@@ -164,7 +180,11 @@ not a line
     #[test]
     fn fields_are_read_and_octal_escapes_undone() {
         let table = MountTable::parse(SAMPLE.as_bytes());
-        assert_eq!(table.entries.len(), 5);
+        assert_eq!(table.entries.len(), 7);
+        let kept: Vec<_> = table.namespaces().collect();
+        assert_eq!(kept.len(), 1);
+        assert_eq!(kept[0].root, "mnt:[4026532279]");
+        assert_eq!(kept[0].mountpoint, Path::new("/run/ns/mnt"));
         let ours = table.top_at(Path::new("/srv/a b\\c")).unwrap();
         assert_eq!((ours.id, ours.parent, ours.device), (40, 22, (0, 30)));
         assert!(ours.is_meshbox());
