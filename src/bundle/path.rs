@@ -108,6 +108,12 @@ impl RelPath {
             .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
     }
 
+    /// What comes after `dir` and a slash; `None` unless it lies below `dir`.
+    pub fn below(&self, dir: &RelPath) -> Option<&[u8]> {
+        let rest = self.0.strip_prefix(dir.0.as_slice())?;
+        rest.strip_prefix(b"/")
+    }
+
     /// `self` with its leading `from` replaced by `to`; `None` unless it starts with `from`.
     pub fn rebase(&self, from: &RelPath, to: &RelPath) -> Option<RelPath> {
         if !self.starts_with(from) {

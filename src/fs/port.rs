@@ -36,7 +36,7 @@ pub(crate) trait SpoolPort: Send + Sync {
         from: &RelPath,
         to: &RelPath,
         ino: u64,
-        files: Vec<u64>,
+        files: &[(u64, RelPath)],
         directories: Vec<RelPath>,
     ) -> Result<u64, SpoolError>;
     fn tree_moving(&self, tree: u64, from: &RelPath, to: &RelPath) -> Result<(), SpoolError>;
@@ -123,7 +123,7 @@ impl SpoolPort for Spool {
         from: &RelPath,
         to: &RelPath,
         ino: u64,
-        files: Vec<u64>,
+        files: &[(u64, RelPath)],
         directories: Vec<RelPath>,
     ) -> Result<u64, SpoolError> {
         self.tree_renaming(from, to, ino, files, directories)

@@ -47,15 +47,11 @@ impl Moving {
         }
         let (mut files, mut directories) = (Vec::new(), Vec::new());
         fs.files_below(from, &mut files, &mut directories);
-        let inodes = files.iter().map(|(ino, _)| *ino).collect();
-        let relative = |path: &RelPath| {
-            let below = path.as_bytes().get(from.as_bytes().len() + 1..)?;
-            RelPath::parse(below).ok()
-        };
+        let relative = |path: &RelPath| RelPath::parse(path.below(from)?).ok();
         let below = directories.iter().filter_map(relative).collect();
         let tree = fs
             .spool
-            .tree_renaming(from, to, stat.st_ino, inodes, below)?;
+            .tree_renaming(from, to, stat.st_ino, &files, below)?;
         let moved = |path: RelPath| path.rebase(from, to);
         let file = |(ino, path): (u64, RelPath)| Some((ino, path.rebase(from, to)?));
         self.begun.push(Begun {

@@ -162,7 +162,7 @@ impl SpoolPort for FakeSpool {
         from: &RelPath,
         to: &RelPath,
         _ino: u64,
-        files: Vec<u64>,
+        files: &[(u64, RelPath)],
         _directories: Vec<RelPath>,
     ) -> Result<u64, SpoolError> {
         let (from, to) = (from.to_string(), to.to_string());

@@ -13,7 +13,7 @@
 mod outbox;
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -26,7 +26,9 @@ use super::forward::is_in_the_way;
 use super::hashing::hash_file;
 use super::journal::Batch;
 use super::start::LastRun;
-use super::tables::{IN_NAMES, INODES, InName, InodeRow, SETTLED, Stat, TREES, TreeRow};
+use super::tables::{
+    IN_NAMES, INODES, InName, InodeRow, SETTLED, Stat, TREES, TreeFile, TreeRow, name_in_tree,
+};
 use super::{RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, Receipt, RelPath};
 use crate::digest::Digest;
@@ -147,25 +149,13 @@ impl Spool {
             let tree = key.as_slice().try_into().map_or(0, u64::from_be_bytes);
             self.next_tree
                 .fetch_max(tree.saturating_add(1), Ordering::Relaxed);
-            let shows = |path: &RelPath| -> Result<bool, SpoolError> {
-                Ok(self.outbox().inode(path)? == Some(row.ino))
-            };
-            let root = if shows(&row.root)? {
-                row.root.clone()
-            } else if row.begun && shows(&row.from)? {
-                row.from.clone()
-            } else {
+            let Some((root, files)) = self.tree_found(&key, &row, found)? else {
                 // Renamed back or removed; or the rename that would have made it a tree was never done.
                 let mut batch = Batch::default();
                 batch.delete(TREES, &key);
                 self.journal.submit(batch)?;
                 continue;
             };
-            let members: HashSet<u64> = row.files.iter().copied().collect();
-            let is_member =
-                |file: &RecoveredFile| members.contains(&file.ino) && file.path.starts_with(&root);
-            let (files, others): (Vec<_>, Vec<_>) = found.drain(..).partition(is_member);
-            *found = others;
             let below = row.directories.iter().filter_map(|directory| {
                 RelPath::parse([root.as_bytes(), b"/", directory.as_bytes()].concat()).ok()
             });
@@ -179,6 +169,56 @@ impl Spool {
         }
         *self.recovered_trees.lock() = trees;
         Ok(())
+    }
+
+    /// Where a tree is, and its members, which are taken out of `found`. A copy of the state, as after a move or restore,
+    /// has other inodes: there the name of the directory counts, if anything in it has the name of a member.
+    fn tree_found(
+        &self,
+        key: &[u8],
+        row: &TreeRow,
+        found: &mut Vec<RecoveredFile>,
+    ) -> Result<Option<(RelPath, Vec<RecoveredFile>)>, SpoolError> {
+        let places = [Some(&row.root), Some(&row.from).filter(|_| row.begun)];
+        for root in places.into_iter().flatten() {
+            if self.outbox().inode(root)? == Some(row.ino) {
+                let members: HashSet<u64> = row.files.iter().map(|file| file.ino).collect();
+                let files = take_out(found, |file| {
+                    members.contains(&file.ino) && file.path.starts_with(root)
+                });
+                return Ok(Some((root.clone(), files)));
+            }
+        }
+        let members: HashSet<u64> = row.files.iter().map(|file| file.name).collect();
+        for root in places.into_iter().flatten() {
+            let Some(there) = self.outbox().look(root)?.filter(Metadata::is_dir) else {
+                continue;
+            };
+            let name = |file: &RecoveredFile| file.path.below(root).map(name_in_tree);
+            let files = take_out(found, |file| {
+                name(file).is_some_and(|name| members.contains(&name))
+            });
+            if files.is_empty() {
+                continue;
+            }
+            let file = |file: &RecoveredFile| {
+                let name = name(file)?;
+                Some(TreeFile {
+                    ino: file.ino,
+                    name,
+                })
+            };
+            let row = TreeRow {
+                ino: there.ino(),
+                files: files.iter().filter_map(file).collect(),
+                ..row.clone()
+            };
+            let mut batch = Batch::default();
+            batch.put(TREES, key, &row);
+            self.journal.submit(batch)?;
+            return Ok(Some((root.clone(), files)));
+        }
+        Ok(None)
     }
 
     pub(super) fn each_row<V: serde::de::DeserializeOwned>(
@@ -279,6 +319,16 @@ impl Spool {
         }
         Ok(durable::remove(link).map(drop)?)
     }
+}
+
+/// Removes from `found` what is `wanted`, and gives it.
+fn take_out(
+    found: &mut Vec<RecoveredFile>,
+    wanted: impl Fn(&RecoveredFile) -> bool,
+) -> Vec<RecoveredFile> {
+    let (taken, others) = found.drain(..).partition(wanted);
+    *found = others;
+    taken
 }
 
 fn text(path: &Path) -> String {

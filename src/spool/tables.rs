@@ -180,9 +180,24 @@ pub(super) struct TreeRow {
     /// It was to be sent before its last rename already.
     pub(super) begun: bool,
     /// What was in it then.
-    pub(super) files: Vec<u64>,
+    pub(super) files: Vec<TreeFile>,
     /// Directories that were in it, relative to it.
     pub(super) directories: Vec<RelPath>,
+}
+
+/// A file that was in it then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TreeFile {
+    pub(super) ino: u64,
+    /// What it was called then ([`name_in_tree`]): a copy of the state has that, and other inodes.
+    pub(super) name: u64,
+}
+
+/// Stands for a path below a tree's root. Two that meet have one file more in a bundle that was restored, at worst.
+pub(super) fn name_in_tree(path: &[u8]) -> u64 {
+    let hash = blake3::hash(path);
+    let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Where an outbox inode stands between its first modification and its seal.

@@ -16,6 +16,7 @@
 //! | while it is sealed: content links made, rows not | the same; links without rows are looked at by recovery |
 //! | after the rows are submitted | it is a bundle, with the same id |
 //! | between a later rename of the tree and its row | the row of before the rename says where it was and where it went |
+//! | at any of these, and the state was then copied | the same, by the names of the directory and of what was in it |
 //!
 //! After a power loss the rows of the last moments are gone: its files are incomplete like any others that were not
 //! sealed, and without the row each is a file of its own.
@@ -40,7 +41,10 @@ use super::journal::Batch;
 use super::route::Terms;
 use super::seal::{file_entry, mtime_of};
 use super::symlinks::{hashed, link_entry};
-use super::tables::{INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeRow};
+use super::tables::{
+    INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeFile, TreeRow,
+    name_in_tree,
+};
 use super::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
 use crate::bundle::{
     BundleId, DirectoryTime, Entry, EntryKind, Mtime, Priority, RelPath, VerifiedManifest,
@@ -160,22 +164,27 @@ impl TreeWork {
 
 impl Spool {
     /// A directory is about to be renamed from an ignored name to an ordinary one. To be called before the rename; gives
-    /// the number of the tree. `files` are its members; `directories` those below it, relative to it.
+    /// the number of the tree. `files` are its members, under the names they have before; `directories` those below it,
+    /// relative to it.
     pub fn tree_renaming(
         &self,
         from: &RelPath,
         to: &RelPath,
         ino: u64,
-        files: Vec<u64>,
+        files: &[(u64, RelPath)],
         directories: Vec<RelPath>,
     ) -> Result<u64, SpoolError> {
         let tree = self.next_tree.fetch_add(1, Ordering::Relaxed);
+        let member = |(ino, path): &(u64, RelPath)| TreeFile {
+            ino: *ino,
+            name: name_in_tree(path.below(from).unwrap_or_default()),
+        };
         let row = TreeRow {
             from: from.clone(),
             root: to.clone(),
             ino,
             begun: false,
-            files,
+            files: files.iter().map(member).collect(),
             directories,
         };
         let mut batch = Batch::default();

@@ -116,22 +116,23 @@ fn a_directory_with_a_large_file_holds_up_nobody_and_ends_with_its_member() {
     fs::create_dir(alder.outbox(".d")).unwrap();
     fs::write(alder.outbox(".d/a"), b"a").unwrap();
     sparse(&alder, ".d/large");
-    let files = vec![alder.ino(".d/a"), alder.ino(".d/large")];
+    let file = |path: &str| (alder.ino(path), rel(path));
+    let files = [file(".d/a"), file(".d/large")];
     let ino = alder.ino(".d");
     let moved = alder
         .spool()
-        .tree_renaming(&rel(".d"), &rel("d"), ino, files.clone(), Vec::new());
+        .tree_renaming(&rel(".d"), &rel("d"), ino, &files, Vec::new());
     fs::rename(alder.outbox(".d"), alder.outbox("d")).unwrap();
     let (done, outcome) = crossbeam_channel::bounded(1);
     alder.spool().seal_tree(TreeRequest {
         tree: moved.unwrap(),
         root: rel("d"),
-        files: vec![(files[0], rel("d/a")), (files[1], rel("d/large"))],
+        files: vec![(files[0].0, rel("d/a")), (files[1].0, rel("d/large"))],
         directories: vec![rel("d")],
         priority: Priority::Routine,
         done: Box::new(move |outcome| drop(done.send(outcome))),
     });
-    let gate = alder.spool().gate(files[1]);
+    let gate = alder.spool().gate(files[1].0);
     wait_until("it is being hashed", || gate.lock().tail_len() > 0);
     alder.drop_file("small", b"x");
     assert!(outcome.is_empty());

@@ -6,6 +6,7 @@ use std::process::Command;
 use super::super::journal::Batch;
 use super::super::tables::{IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, Stat};
 use super::*;
+use super::trees::seal_recovered_trees;
 
 fn row(node: &Node, name: &str) -> InName {
     let row = node.spool().journal.get(IN_NAMES, name.as_bytes());
@@ -309,6 +310,52 @@ fn a_moved_state_sends_nothing_twice_and_loses_nothing_queued() {
 }
 
 #[test]
+#[test]
+fn a_moved_state_sends_a_waiting_directory_as_one() {
+    for way in WAYS {
+        // Before and after the first rename, and on either side of a later one.
+        for (at, moving) in [(".d", false), ("d", false), ("d", true), ("e", true)] {
+            let (mut alder, birch) = pair();
+            alder.fill(".d", &[("a", b"a"), (".hidden", b"h"), ("sub/b", b"b")]);
+            fs::create_dir(alder.outbox(".d/empty")).unwrap();
+            let tree = alder.announce_tree(".d", "d");
+            if moving {
+                let spool = alder.spool();
+                spool.tree_moving(tree, &rel("d"), &rel("e")).unwrap();
+            }
+            if at != ".d" {
+                fs::rename(alder.outbox(".d"), alder.outbox(at)).unwrap();
+            }
+            fs::write(alder.outbox(at).join("later"), b"l").unwrap();
+            moves(&mut alder, way);
+            let sealed = seal_recovered_trees(&alder);
+            if at == ".d" {
+                assert!(sealed.is_empty(), "{way}: {sealed:?}");
+                continue;
+            }
+            let [(root, 3, SealOutcome::Sealed(bundle))] = &sealed[..] else {
+                panic!("{way}: {sealed:?}")
+            };
+            assert_eq!(root, at, "{way}");
+            let alone = alder.spool().recovered();
+            let [later] = &alone[..] else {
+                panic!("{way}: {alone:?}")
+            };
+            assert_eq!(later.path.file_name(), b"later", "{way}");
+            birch.fetch(&alder, *bundle);
+            for (name, bytes) in [("a", "a"), (".hidden", "h"), ("sub/b", "b")] {
+                let name = format!("{at}/{name}");
+                assert_eq!(fs::read(birch.inbox(&name)).unwrap(), bytes.as_bytes());
+            }
+            assert!(birch.inbox(&format!("{at}/empty")).is_dir(), "{way}");
+            // It is sealed for good.
+            alder.stop();
+            alder.start();
+            assert!(alder.spool().recovered_trees().is_empty(), "{way}");
+        }
+    }
+}
+
 fn a_changed_file_of_a_moved_outbox_does_not_change_what_waits() {
     let (mut alder, birch) = pair();
     let bytes = pattern(200_000);

@@ -37,17 +37,18 @@ impl Node {
     }
 
     /// What `fs` does before it renames a directory to an ordinary name.
-    fn announce_tree(&self, from: &str, to: &str) -> u64 {
+    pub(super) fn announce_tree(&self, from: &str, to: &str) -> u64 {
         let (files, directories) = contents(&self.outbox(from));
         let ino = fs::metadata(self.outbox(from)).unwrap().ino();
-        let inodes = files.iter().map(|(ino, _)| *ino).collect();
+        let file = |(ino, path)| (ino, rel(&format!("{from}/{path}")));
+        let files: Vec<(u64, RelPath)> = files.into_iter().map(file).collect();
         let spool = self.spool();
         spool
-            .tree_renaming(&rel(from), &rel(to), ino, inodes, directories)
+            .tree_renaming(&rel(from), &rel(to), ino, &files, directories)
             .unwrap()
     }
 
-    fn rename_directory(&self, from: &str, to: &str) {
+    pub(super) fn rename_directory(&self, from: &str, to: &str) {
         fs::rename(self.outbox(from), self.outbox(to)).unwrap();
         self.spool().outbox_renamed(&rel(from), &rel(to), true);
     }
@@ -112,7 +113,7 @@ impl Node {
 }
 
 /// Seals what recovery found of trees, as `ready` would.
-fn seal_recovered_trees(node: &Node) -> Vec<(String, usize, SealOutcome)> {
+pub(super) fn seal_recovered_trees(node: &Node) -> Vec<(String, usize, SealOutcome)> {
     let found = node.spool().recovered_trees();
     let seal = |tree: RecoveredTree| {
         assert!(tree.files.iter().all(|file| !file.incomplete));
