@@ -250,13 +250,14 @@ impl Fs {
         self.may_lose_name(&stat)?;
         self.keep_remains(at.parent, at.name, &place, &stat);
         let spot = self.at(&place)?;
-        unlinkat(&spot, spot.name(), AtFlags::empty())?;
+        let path = place.rel()?;
+        let names_left = self.names_left(&stat);
+        let unlink = || Ok(unlinkat(&spot, spot.name(), AtFlags::empty())?);
+        self.recorded_after(&stat, names_left, &path, unlink)?;
         self.nodes.lock().unname(at.parent, at.name);
         if !matches!(kind_of(&stat), Some(Kind::File | Kind::Symlink)) {
             return Ok(());
         }
-        let path = place.rel()?;
-        let names_left = self.names_left(&stat);
         self.spool.outbox_removed(&path, stat.st_ino, names_left);
         self.readiness.feed(Event::Unlinked {
             ino: stat.st_ino,
@@ -264,6 +265,23 @@ impl Fs {
             names_left,
         });
         Ok(())
+    }
+
+    /// Does what changes a name of a file: what is recorded of it holds afterwards, if it has names left.
+    pub(crate) fn recorded_after(
+        &self,
+        stat: &Stat,
+        names_left: u64,
+        path: &RelPath,
+        mut act: impl FnMut() -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        if kind_of(stat) != Some(Kind::File) || names_left == 0 {
+            return act();
+        }
+        let mut done = Ok(());
+        self.spool
+            .keep_record(stat.st_ino, path, &mut || done = act());
+        done
     }
 
     /// Whether one name of what `stat` tells of may go: there must be room for what somebody still waits for.
@@ -336,7 +354,16 @@ impl Fs {
         }
         self.may_be_named(&self.stat_at(&from)?, &from, &to_place)?;
         let (old, new) = (self.at(&from)?, self.at(&to_place)?);
-        linkat(&old, old.name(), &new, new.name(), AtFlags::empty())?;
+        let link = || {
+            Ok(linkat(
+                &old,
+                old.name(),
+                &new,
+                new.name(),
+                AtFlags::empty(),
+            )?)
+        };
+        self.recorded_after(&self.stat_at(&from)?, 1, &from.rel()?, link)?;
         let stat = self.stat_at(&to_place)?;
         let entry = self.entry(to.parent, to.name, Area::Outbox, &stat)?;
         let path = to_place.rel()?;
@@ -386,11 +413,22 @@ impl Fs {
             let open = self.nodes.lock().any_open(id);
             open.is_some_and(|open| open.writes())
         };
-        if set.mtime.is_some() && backing.kind == Kind::File && written() {
-            let mtime = || Ok(times::mtime_of(&self.stat_node(id)?));
-            self.set_times.set(backing.ino, apply, mtime, written)?;
-        } else {
-            apply()?;
+        let change = || {
+            if set.mtime.is_some() && backing.kind == Kind::File && written() {
+                let mtime = || Ok(times::mtime_of(&self.stat_node(id)?));
+                self.set_times.set(backing.ino, apply, mtime, written)
+            } else {
+                apply()
+            }
+        };
+        match &place {
+            Ok(place) if backing.kind == Kind::File => {
+                let mut done = Ok(());
+                self.spool
+                    .keep_record(backing.ino, &place.rel()?, &mut || done = change());
+                done?;
+            }
+            Ok(_) | Err(_) => change()?,
         }
         let travels = set.mode.is_some() || set.mtime.is_some();
         if let Ok(place) = place

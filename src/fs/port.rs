@@ -49,6 +49,7 @@ pub(crate) trait SpoolPort: Send + Sync {
     fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath);
     fn names_of(&self, ino: u64) -> Vec<RelPath>;
     fn visible_links(&self, ino: u64, st_nlink: u64) -> u64;
+    fn keep_record(&self, ino: u64, path: &RelPath, act: &mut dyn FnMut());
     fn recovered(&self) -> Vec<RecoveredFile>;
     fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState;
     fn count_ignored(&self);
@@ -157,6 +158,9 @@ impl SpoolPort for Spool {
     }
     fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
         self.visible_links(ino, st_nlink)
+    }
+    fn keep_record(&self, ino: u64, path: &RelPath, act: &mut dyn FnMut()) {
+        self.keep_record(ino, path, act);
     }
     fn recovered(&self) -> Vec<RecoveredFile> {
         self.recovered()

@@ -138,7 +138,18 @@ impl Fs {
             .and_then(|()| back.map_or(Ok(()), |b| trees.begin(self, b, &to_path, &from_path)))
             .and_then(|()| {
                 let (old, new) = (self.at(&from_place)?, self.at(&to_place)?);
-                Ok(renameat_with(&old, old.name(), &new, new.name(), flags)?)
+                let rename = || Ok(renameat_with(&old, old.name(), &new, new.name(), flags)?);
+                let left = |target| {
+                    if exchanges {
+                        1
+                    } else {
+                        self.names_left(target)
+                    }
+                };
+                match &target {
+                    Some(target) => self.recorded_after(target, left(target), &to_path, rename),
+                    None => rename(),
+                }
             });
         if let Err(error) = renamed {
             trees.undo(self);

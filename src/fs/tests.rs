@@ -16,6 +16,7 @@ mod listing;
 mod planted;
 #[cfg(test)]
 mod reading;
+mod recorded;
 #[cfg(test)]
 mod renames;
 #[cfg(test)]
@@ -75,6 +76,8 @@ pub(crate) struct FakeSpool {
     sealed: AtomicBool,
     content_links: Mutex<HashSet<u64>>,
     saw: Mutex<Sender<Saw>>,
+    /// Whose records were to hold.
+    kept: Mutex<Vec<String>>,
     /// When set, a copy-out waits until the test sends.
     hold: Mutex<Option<Receiver<()>>>,
     observer: Mutex<Option<Arc<dyn InboxObserver>>>,
@@ -200,6 +203,10 @@ impl SpoolPort for FakeSpool {
     fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
         st_nlink - u64::from(self.content_links.lock().contains(&ino))
     }
+    fn keep_record(&self, _ino: u64, path: &RelPath, act: &mut dyn FnMut()) {
+        act();
+        self.kept.lock().push(path.to_string());
+    }
     fn recovered(&self) -> Vec<RecoveredFile> {
         Vec::new()
     }
@@ -322,6 +329,7 @@ fn test_fs_of(owner: (u32, u32)) -> TestFs {
         sealed: AtomicBool::new(false),
         content_links: Mutex::default(),
         saw: Mutex::new(sender),
+        kept: Mutex::default(),
         hold: Mutex::new(None),
         observer: Mutex::new(None),
         free: Mutex::new(None),

@@ -110,12 +110,8 @@ impl Fs {
             return Ok(fsetxattr(&directory, name, value, flags)?);
         }
         let fd = self.open_to_change(id, name)?;
-        Ok(fsetxattr(
-            &fd,
-            name,
-            value,
-            XattrFlags::from_bits_retain(flags.cast_unsigned()),
-        )?)
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        self.recorded_with(id, || Ok(fsetxattr(&fd, name, value, flags)?))
     }
 
     /// Removes an attribute.
@@ -124,7 +120,29 @@ impl Fs {
             Some(directory) => directory,
             None => self.open_to_change(id, name)?,
         };
-        Ok(fremovexattr(&fd, name)?)
+        self.recorded_with(id, || Ok(fremovexattr(&fd, name)?))
+    }
+
+    /// Changes the attributes of a file of the outbox: what is recorded of it holds afterwards.
+    fn recorded_with(
+        &self,
+        id: NodeId,
+        mut act: impl FnMut() -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        let _tree = self.tree.read();
+        let (backing, place) = {
+            let nodes = self.nodes.lock();
+            (nodes.backing(id)?, nodes.place(id))
+        };
+        match place {
+            Ok(place) if backing.kind == Kind::File => {
+                let mut done = Ok(());
+                self.spool
+                    .keep_record(backing.ino, &place.rel()?, &mut || done = act());
+                done
+            }
+            Ok(_) | Err(_) => act(),
+        }
     }
 
     fn open_to_change(&self, id: NodeId, name: &[u8]) -> Result<OwnedFd, FsError> {

@@ -6,10 +6,14 @@
 //!
 //! # Invariants
 //! 1. A record is taken after the last of our own calls that move the change time: link and unlink of `content/`, the
-//!    rename that publishes, owner, mode and times. So a file that nobody touched matches exactly.
+//!    rename that publishes, owner, mode and times; and again after each that a user makes through the mount
+//!    ([`Spool::keep_record`]). So a file that nobody touched behind our back matches exactly.
 //! 2. A record is durable only after the bytes of the inode are. So what matches after a power loss has these bytes, and
 //!    is not another file that got the number of the inode.
 
+use std::fs::File;
+
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::journal::{Batch, JournalError};
@@ -134,6 +138,42 @@ impl Spool {
         let mut batch = Batch::default();
         batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
         Ok(self.journal.submit(batch)?)
+    }
+
+    /// Does what changes nothing of the bytes of an inode of the outbox but moves its change time (mode, owner, times,
+    /// attributes, names), and records it again if its record held until then: so the next start need not hash it. `path`
+    /// is one of its names before that.
+    ///
+    /// The gate is held, and nobody writes: what is different afterwards is what `act` did. The bytes were durable before
+    /// the first record was, so the new one vouches for the same after a power loss; if the change time gets lost and the
+    /// row does not, or the other way round, they do not match, and the file is hashed.
+    pub fn keep_record(&self, ino: u64, path: &RelPath, act: &mut dyn FnMut()) {
+        let Ok(Some(record)) = self.record_of(ino) else {
+            return act();
+        };
+        let gate = self.gate(ino);
+        // Whoever holds it changes the file.
+        let guard = gate.try_lock().filter(|guard| guard.writers() == 0);
+        let file = self.outbox().open(path, OFlags::PATH).map(File::from);
+        let (Some(_guard), Ok(file)) = (guard, file) else {
+            return act();
+        };
+        let look = || file.metadata().map(|meta| Stat::of(&meta));
+        let held = look().is_ok_and(|before| record.stat.is(&before));
+        act();
+        let Ok(after) = look() else { return };
+        if !held || record.stat == after || record.stat.size != after.size {
+            return;
+        }
+        let row = InodeRow {
+            stat: after,
+            ..record
+        };
+        let mut batch = Batch::default();
+        batch.put(INODES, &ino.to_be_bytes(), &row);
+        if let Err(error) = self.journal.submit(batch) {
+            tracing::debug!(%path, %error, "not recorded again: the next start hashes it");
+        }
     }
 
     /// Records the inode that `name` of the inbox shows, if it is `ino`. Call with the decision lock held.

@@ -9,6 +9,7 @@
 //! | none, and it is as recorded | it is done | it is done |
 //! | none, and its times or its inode are not as recorded | hashed; sent if its digest is another | hashed; incomplete if its digest is another, unless only times are |
 //! | being compared with its record when the daemon ended again | the same | the same |
+//! | none, and another name of a file that is as recorded | sealed | sealed |
 //! | none, and no record | sealed; incomplete if it is empty: its open may never have succeeded | incomplete |
 //!
 //! A mark is of the inode, under whatever name. Where the path that it has shows another inode (the state was moved, or
@@ -152,7 +153,7 @@ impl Spool {
             let record = self.record_of(ino)?;
             let is_it = row.stat.is(&found.stat)
                 || record.is_some_and(|record| record.vouches(row.digest, &found.stat));
-            if is_it && row.formerly.is_none() {
+            if is_it && row.formerly.is_none() && !self.is_to_be_dressed(row, &found)? {
                 return Ok(None);
             }
             if holds && record.is_none_or(|record| record.digest != row.digest) {
@@ -183,7 +184,12 @@ impl Spool {
                 // At the next start it is what it is now: no mark, and as many starts as there are empty ignored files.
                 return file(true);
             }
-            Says::Nothing => (!same_boot, Some(Recheck::SendIfChanged)),
+            // Another name of a file whose bytes are on the disk is as good as that.
+            Says::Nothing => {
+                let record = self.record_of(ino)?;
+                let is_known = record.is_some_and(|record| record.stat.is(&found.stat));
+                (!same_boot && !is_known, Some(Recheck::SendIfChanged))
+            }
         };
         if incomplete {
             let mut batch = Batch::default();
@@ -197,6 +203,17 @@ impl Spool {
             self.compare(&found, recheck)?;
         }
         file(incomplete)
+    }
+
+    /// Whether a mode or time was set so soon after the seal that it is to be announced, and was not yet.
+    fn is_to_be_dressed(&self, row: &OutName, found: &Found) -> Result<bool, SpoolError> {
+        if row.stat.is(&found.stat) {
+            return Ok(false);
+        }
+        let meta = self.outbox().look(&found.path)?;
+        meta.map_or(Ok(false), |meta| {
+            self.dressed(row, &found.path, &meta, false)
+        })
     }
 
     /// The file is to be compared with what is recorded; a mark says so until that is done.

@@ -1,12 +1,13 @@
 //! Records: what a start believes of a state whose files are not, or not all, what its rows say. The states are those
 //! that a power loss, a restore or a copy leaves, put on the disk by hand.
 
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use super::super::journal::Batch;
 use super::super::tables::{IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, Stat};
-use super::*;
 use super::trees::seal_recovered_trees;
+use super::*;
 
 fn row(node: &Node, name: &str) -> InName {
     let row = node.spool().journal.get(IN_NAMES, name.as_bytes());
@@ -310,7 +311,6 @@ fn a_moved_state_sends_nothing_twice_and_loses_nothing_queued() {
 }
 
 #[test]
-#[test]
 fn a_moved_state_sends_a_waiting_directory_as_one() {
     for way in WAYS {
         // Before and after the first rename, and on either side of a later one.
@@ -356,6 +356,7 @@ fn a_moved_state_sends_a_waiting_directory_as_one() {
     }
 }
 
+#[test]
 fn a_changed_file_of_a_moved_outbox_does_not_change_what_waits() {
     let (mut alder, birch) = pair();
     let bytes = pattern(200_000);
@@ -452,4 +453,121 @@ fn a_file_of_the_inbox_whose_owner_was_changed_behind_our_back_is_hashed_and_sho
     birch.checked();
     assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"one");
     assert!(quarantined(&birch).is_empty());
+}
+
+/// Something that changes no byte of the file at a path, and what it is called.
+type Done = (&'static str, fn(&Path));
+
+/// What a user does through the mount that changes no byte.
+const DONE: [Done; 6] = [
+    ("chmod", |at| {
+        fs::set_permissions(at, fs::Permissions::from_mode(0o640)).unwrap();
+    }),
+    ("chown", |at| {
+        let meta = fs::metadata(at).unwrap();
+        std::os::unix::fs::chown(at, Some(meta.uid()), Some(meta.gid())).unwrap();
+    }),
+    ("setxattr", |at| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(at, "user.note", b"x", flags).unwrap();
+    }),
+    ("utimens", |at| {
+        let times = fs::FileTimes::new().set_accessed(std::time::SystemTime::UNIX_EPOCH);
+        let file = File::options().write(true).open(at).unwrap();
+        file.set_times(times).unwrap();
+    }),
+    ("link", |at| {
+        fs::hard_link(at, at.with_file_name(".other")).unwrap();
+    }),
+    ("unlink", |at| {
+        let other = at.with_file_name(".other");
+        fs::hard_link(at, &other).unwrap();
+        fs::remove_file(other).unwrap();
+    }),
+];
+
+/// As `fs` does it.
+fn do_recorded(node: &Node, path: &str, act: fn(&Path)) {
+    let at = node.outbox(path);
+    let spool = node.spool();
+    spool.keep_record(node.ino(path), &rel(path), &mut || act(&at));
+}
+
+/// Files of the outbox that the start found not as they were recorded.
+fn found_at_start(node: &Node) -> Vec<String> {
+    let found = node.spool().recovered();
+    let names = found.iter().map(|file| file.path.to_string());
+    names.filter(|name| name != ".other").collect()
+}
+
+#[test]
+fn what_a_user_did_to_a_sealed_file_through_the_mount_leaves_it_as_recorded() {
+    for power_loss in [false, true] {
+        for (name, act) in DONE {
+            let mut alder = Node::new();
+            alder.drop_file("a", b"one");
+            do_recorded(&alder, "a", act);
+            do_recorded(&alder, "a", DONE[1].1);
+            alder.spool().journal.flush().unwrap();
+            if power_loss {
+                alder.power_loss();
+            } else {
+                alder.stop();
+                alder.start();
+            }
+            let found = found_at_start(&alder);
+            assert!(
+                found.is_empty(),
+                "{name}, power loss {power_loss}: {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_that_a_user_does_has_other_bytes_taken_for_the_recorded_ones() {
+    // Behind our back, with size and time as they were, or by somebody who still has it open.
+    for open in [false, true] {
+        for (name, act) in DONE {
+            let (mut alder, birch) = pair();
+            let bundle = alder.drop_file("a", b"one");
+            birch.take_all(&alder);
+            let at = alder.outbox("a");
+            let ino = alder.ino("a");
+            let gate = alder.spool().gate(ino);
+            if open {
+                gate.lock().add_writer();
+            } else {
+                let time = fs::metadata(&at).unwrap().modified().unwrap();
+                let file = File::options().write(true).open(&at).unwrap();
+                file.write_all_at(b"two", 0).unwrap();
+                file.set_modified(time).unwrap();
+            }
+            do_recorded(&alder, "a", act);
+            drop(gate);
+            alder.spool().journal.flush().unwrap();
+            alder.stop();
+            alder.start();
+            assert_eq!(found_at_start(&alder), ["a"], "{name}, open {open}");
+            let sealed = alder.sealed("a");
+            assert_eq!(sealed == bundle, open, "{name}: its bytes decide");
+        }
+    }
+}
+
+#[test]
+fn another_file_under_that_name_is_not_recorded_for_it() {
+    let alder = Node::new();
+    alder.drop_file("a", b"one");
+    let ino = alder.ino("a");
+    let at = alder.outbox("a");
+    // Another inode than the one that was meant has the name.
+    fs::write(alder.outbox("b"), b"two").unwrap();
+    let before = alder.spool().record_of(ino).unwrap();
+    let spool = alder.spool();
+    spool.keep_record(ino, &rel("b"), &mut || {
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o600)).unwrap();
+    });
+    assert_eq!(spool.record_of(ino).unwrap(), before);
+    assert_eq!(spool.record_of(alder.ino("b")).unwrap(), None);
 }

@@ -148,12 +148,20 @@ fn a_rename_after_it_goes_on_from_there() {
 
 #[test]
 fn a_daemon_that_ended_before_the_announcement_makes_it_at_its_start() {
-    for power_loss in [false, true] {
+    for (power_loss, recorded) in [(false, false), (true, false), (false, true), (true, true)] {
         let (mut alder, birch) = pair();
         alder.drop_file("a", b"one");
         birch.take_all(&alder);
         alder.spool().journal.flush().unwrap();
-        alder.dress("a", 0o755, OLD);
+        if recorded {
+            // As through the mount.
+            let dress = || alder.dress("a", 0o755, OLD);
+            let spool = alder.spool();
+            spool.keep_record(alder.ino("a"), &rel("a"), &mut || dress());
+            spool.journal.flush().unwrap();
+        } else {
+            alder.dress("a", 0o755, OLD);
+        }
         if power_loss {
             alder.power_loss();
         } else {
@@ -181,6 +189,14 @@ fn what_was_set_long_after_the_seal_is_not_sent_at_a_start_either() {
     assert_eq!(alder.spool().recovered().len(), 1);
     assert_eq!(alder.sealed("a"), bundle);
     assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    // Set through the mount it is recorded, and not even looked at.
+    alder.an_hour_passes();
+    let dress = || alder.dress("a", 0o600, OLD + Duration::from_secs(1));
+    let spool = alder.spool();
+    spool.keep_record(alder.ino("a"), &rel("a"), &mut || dress());
+    alder.stop();
+    alder.start();
+    assert_eq!(alder.spool().recovered().len(), 0);
 }
 
 #[test]
