@@ -9,7 +9,8 @@
 //!
 //! # Invariants
 //! 1. When [`run`] returns, nothing is mounted and the lock of the state is free.
-//! 2. "ready" is said when the mount serves, the endpoint is bound and the control socket answers, not before.
+//! 2. "ready" is said when the mount serves, the endpoint is bound and the control socket answers, not before. Nor does
+//!    anybody else hear of us before that.
 //!
 //! # Crash behaviour
 //! Killed, the mount stays and fails with ENOTCONN until the next start takes it away; the spool recovers by itself.
@@ -28,6 +29,7 @@ mod herald;
 pub mod keys;
 pub mod logging;
 mod occupied;
+mod traces;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -41,6 +43,7 @@ use self::backend::Backend;
 use self::facts::Facts;
 use self::herald::MountHerald;
 use self::logging::Sink;
+use self::traces::Traces;
 use crate::config::Config;
 use crate::control::Server;
 use crate::fs::Fs;
@@ -141,8 +144,9 @@ impl House {
         let mut config = start.config;
         config.state = prepared.state;
         let layout = Layout::new(config.state.clone());
+        let mut traces = Traces::of(prepared.made, &layout);
         founding::check(&layout, &config)?;
-        make_state_directory(&layout)?;
+        traces.made(make_state_directory(&layout)?);
         logging::start(&Sink::choose(!start.background, layout.log()), &config.log)
             .with_context(|| format!("cannot open the log in {}", config.state.display()))?;
         if prepared.recovered > 0 {
@@ -163,7 +167,9 @@ impl House {
         })?);
 
         let lock = occupied::lock(&layout)?;
-        let keys = group::keys(&layout, &mut config)?;
+        // Refused, it leaves nothing; that must be gone before the lock is.
+        let keys = group::keys(&layout, &mut config).inspect_err(|_| traces.take_away())?;
+        traces.stay();
         let (made, proved) = (keys.made, keys.proved);
         let request = MountRequest {
             allow_other: config.allow_other,
@@ -173,14 +179,19 @@ impl House {
             ..MountRequest::new(prepared.mountpoint, start.fs_name)
         };
         let id = keys.identity.id();
-        let (spool, backend) = self
+        let (_, backend) = self
             .build(&config, keys, lock, &request, end)
             .and_then(|built| self.serve(&request, end).map(|()| built))
+            .and_then(|built| {
+                built.0.keep(&config.keep)?;
+                if proved {
+                    built.0.bind_to_group()?;
+                }
+                Ok(built)
+            })
             .inspect_err(|_| self.give_up(&layout, made))?;
-        if proved {
-            spool.bind_to_group()?;
-        }
-        spool.keep(&config.keep)?;
+        // The first that others hear of this start.
+        backend.open_mesh();
 
         let peers = backend.peer_count();
         tracing::info!(
@@ -215,7 +226,7 @@ impl House {
             wait_for_addresses: background::is_started_by_system(),
             ..config.mesh(group)
         };
-        let mesh = Mesh::start(Arc::clone(&spool), mesh)?;
+        let mesh = Mesh::bind(Arc::clone(&spool), mesh)?;
         let stop = end.clone();
         let backend = Arc::new(Backend::new(Facts {
             id,

@@ -67,6 +67,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::blames::Blames;
@@ -156,6 +157,8 @@ fn join_words(error: Option<String>, mark: Option<&str>) -> Option<String> {
 /// The running mesh. Stopped by [`Mesh::stop`], or when dropped.
 pub struct Mesh {
     hub: Arc<Hub>,
+    /// Whether to look for members on the local network.
+    mdns: bool,
     discovery: Option<Discovery>,
     runtime: Option<Runtime>,
 }
@@ -167,13 +170,21 @@ impl std::fmt::Debug for Mesh {
 }
 
 impl Mesh {
-    /// Binds the endpoint, starts accepting and dialling. Returns when the endpoint is bound.
-    pub fn start(spool: Arc<Spool>, config: MeshConfig) -> Result<Self, MeshError> {
-        Self::start_on(Arc::new(spool), config)
+    /// Binds the endpoint. Nobody is dialled or let in before [`Self::open`]: a start that fails in between was nobody's
+    /// member.
+    pub fn bind(spool: Arc<Spool>, config: MeshConfig) -> Result<Self, MeshError> {
+        Self::bind_on(Arc::new(spool), config)
     }
 
-    /// [`Mesh::start`] on any store.
-    pub(crate) fn start_on(store: Arc<dyn Store>, config: MeshConfig) -> Result<Self, MeshError> {
+    /// Starts accepting and dialling.
+    pub fn open(&mut self) {
+        if !self.hub.open.send_replace(true) && self.mdns {
+            self.discovery = Discovery::start(&self.hub);
+        }
+    }
+
+    /// [`Self::bind`] on any store.
+    pub(crate) fn bind_on(store: Arc<dyn Store>, config: MeshConfig) -> Result<Self, MeshError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .max_blocking_threads(BLOCKING_MAX)
@@ -213,6 +224,7 @@ impl Mesh {
                 runtime.spawn(link::dial(hub, peer));
             },
             runtime: runtime.handle().clone(),
+            open: watch::Sender::new(false),
             stopping: AtomicBool::new(false),
         });
         let rings = Rings::of(hub.store.as_ref());
@@ -232,14 +244,10 @@ impl Mesh {
         runtime.spawn(rings.pass_on(hub.clone()));
         runtime.spawn(keeper::keep(hub.clone()));
         runtime.spawn(custody::run(hub.clone()));
-        let discovery = if config.mdns {
-            Discovery::start(&hub)
-        } else {
-            None
-        };
         Ok(Self {
             hub,
-            discovery,
+            mdns: config.mdns,
+            discovery: None,
             runtime: Some(runtime),
         })
     }

@@ -532,6 +532,89 @@ fn a_first_mount_that_fails_or_is_refused_leaves_no_group() {
     birch.wait_connected(&alder);
 }
 
+/// What is below a directory, by name.
+fn below(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_refused_join_leaves_nothing_behind() {
+    needs_mounts!();
+    let (alder, birch) = (Node::start("alder"), Node::prepare("birch", &[]));
+    let once = |node: &Node| {
+        let ticket = node.run("ticket", &["--once"]).ok().stdout;
+        ticket.trim().to_owned()
+    };
+    let (void, used) = (alder.ticket(), once(&alder));
+    alder.run("rekey", &[]).ok();
+    let cedar = Node::prepare("cedar", &[]);
+    cedar.mount(&["--join", &used]).ok();
+    let top = birch.root().join("top");
+    let mount = |ticket: &str| {
+        let mut mount = meshbox(&["mount"]);
+        mount.arg(top.join("a/mnt")).arg("--state");
+        mount.arg(top.join("b/state")).args(["--join", ticket]);
+        run(
+            mount.args(["--listen", "127.0.0.1:0", "--no-mdns"]),
+            COMMAND,
+        )
+    };
+    for ticket in [&void, &used] {
+        mount(ticket).fails_saying(&["ask for a new one"]);
+        assert!(!top.exists());
+    }
+    // What was there stays as it was.
+    fs::create_dir_all(top.join("b/state")).unwrap();
+    set_mode(&top.join("b/state"), 0o700);
+    for ticket in [&void, &used] {
+        mount(ticket).fails_saying(&["ask for a new one"]);
+        assert_eq!(below(&top), ["b"]);
+        assert!(below(&top.join("b/state")).is_empty());
+    }
+    mount(&once(&alder)).ok();
+    run(meshbox(&["umount"]).arg(top.join("a/mnt")), COMMAND).ok();
+}
+
+/// The mount serves already when the control socket cannot be made: the last step of a start.
+#[test]
+fn a_start_that_fails_late_was_nobodys_member_and_joins_by_the_same_or_another_ticket() {
+    needs_mounts!();
+    let (alder, elm) = (Node::start("alder"), Node::start("elm"));
+    let members = |node: &Node| node.status()["peers"].as_array().unwrap().len();
+    for (kind, other) in [
+        ("plain", false),
+        ("plain", true),
+        ("once", false),
+        ("once", true),
+    ] {
+        let known_before = members(&alder);
+        let node = Node::prepare("birch", &[]);
+        let more: &[&str] = if kind == "once" { &["--once"] } else { &[] };
+        let ticket = alder.run("ticket", more).ok().stdout.trim().to_owned();
+        let in_the_way = node.state().join("control.sock");
+        fs::create_dir_all(in_the_way.join("x")).unwrap();
+        set_mode(&node.state(), 0o700);
+        node.mount(&["--join", &ticket])
+            .fails_saying(&["control.sock"]);
+        assert_eq!(mounted_type(&node.mountpoint()), None);
+        wait_until("nobody knows of it", ARRIVES, || {
+            members(&alder) == known_before
+        });
+        fs::remove_dir_all(&in_the_way).unwrap();
+        let (group, ticket) = match other {
+            true => (&elm, elm.ticket()),
+            false => (&alder, ticket),
+        };
+        node.mount(&["--join", &ticket]).ok();
+        node.wait_connected(group);
+        let sha = node.put(&format!("{kind}-{other}"), b"x");
+        group.wait_arrived(&format!("{kind}-{other}"), &sha);
+    }
+}
+
 #[test]
 fn who_mounted_without_the_ticket_joins_with_it_afterwards() {
     needs_mounts!();

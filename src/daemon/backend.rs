@@ -56,6 +56,12 @@ impl Backend {
         *self.mesh.write() = Some(mesh);
     }
 
+    pub(super) fn open_mesh(&self) {
+        if let Some(mesh) = self.mesh.write().as_mut() {
+            mesh.open();
+        }
+    }
+
     pub(super) fn take_mesh(&self) -> Option<Mesh> {
         self.mesh.write().take()
     }

@@ -2,7 +2,9 @@
 //!
 //! # Rules
 //! 1. Whoever comes by a ticket asks its maker first, if that can be reached, so that a refusal changes nothing.
-//! 2. A start that fails before the mount serves gives up the group that it brought into the state.
+//! 2. A start that fails before the mount serves gives up the group that it brought into the state. It was nobody's member,
+//!    since the mesh speaks with nobody before that. Only whoever redeemed an invitation knows its id, and keeps that: the
+//!    next start redeems it again, or joins another group.
 //! 3. A node that is alone in its group leaves it for that of a ticket; see [`is_alone`].
 //!
 //! # Crash behaviour
@@ -53,7 +55,7 @@ pub(super) fn keys(layout: &Layout, config: &mut Config) -> anyhow::Result<Keys>
     // One that was derived from the group's key belongs to that group.
     let stays = ours.is_none() || config.identity == IdentityKind::Own;
     let known = known.filter(|_| stays);
-    let made = Made {
+    let mut made = Made {
         group: true,
         identity: known.is_none(),
     };
@@ -69,6 +71,8 @@ pub(super) fn keys(layout: &Layout, config: &mut Config) -> anyhow::Result<Keys>
             keys::remove(layout, made.identity)?;
         }
         config.ticket = Some(redeemed?);
+        // The inviter knows it by now: a start that fails later redeems the invitation again as the same.
+        made.identity = false;
         proved = true;
     }
     let known = keys::load_identity(layout)?.filter(|_| stays).or(known);

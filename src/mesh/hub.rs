@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::mesh::blames::Blames;
 use crate::mesh::budget::Budget;
@@ -43,6 +43,8 @@ pub(crate) struct Hub {
     /// Starts the dial loop of a peer that is new. Links stand above the hub, which cannot name them.
     pub(super) dial: fn(Arc<Hub>, Arc<Peer>),
     pub(super) runtime: Handle,
+    /// Whether we speak with anybody yet.
+    pub(super) open: watch::Sender<bool>,
     pub(super) stopping: AtomicBool,
 }
 
@@ -55,6 +57,13 @@ pub(crate) struct RollSeen {
 }
 
 impl Hub {
+    /// Waits until nobody is kept out any more.
+    pub(super) async fn opened(&self) {
+        let mut open = self.open.subscribe();
+        // The sender lives as long as the hub, so there is no error.
+        drop(open.wait_for(|open| *open).await);
+    }
+
     /// Whether the mesh is about to end.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)

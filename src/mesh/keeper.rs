@@ -22,6 +22,7 @@ const LASTED: Duration = Duration::from_secs(30);
 pub(super) async fn keep(hub: Arc<Hub>) {
     let mut seed = u64::from_le_bytes(crate::peer::random()) | 1;
     let mut pause = AGAIN.0;
+    hub.opened().await;
     loop {
         if let Some(endpoint) = hub.net.endpoint() {
             let begun = Instant::now();

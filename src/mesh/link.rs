@@ -98,7 +98,11 @@ async fn accepted(hub: Arc<Hub>, incoming: Incoming, from: IncomingAddr, place: 
     if conn.alpn() == BULK_ALPN {
         run_bulk(hub, peer, conn, controller).await;
     } else if let Err(error) = run_control(&hub, &peer, conn, channel, false).await {
-        peer.failed(&error, at);
+        // Who only asks whether its ticket holds leaves without a hello, and is nobody's member.
+        let only_asked = matches!(error, MemberError::Lost(_));
+        if !only_asked || !hub.roster.forget_stranger(peer.id) {
+            peer.failed(&error, at);
+        }
     }
 }
 
@@ -116,7 +120,10 @@ async fn meet(
         return None;
     }
     match hub.prove(conn, Role::Acceptor).await {
-        Ok(channel) => Some((hub.known(id), channel)),
+        Ok(channel) => {
+            let peer = hub.roster.or_stranger(id).unwrap_or_else(|| hub.known(id));
+            Some((peer, channel))
+        }
         Err(error) => {
             if let Some(peer) = hub.roster.or_stranger(id) {
                 peer.failed(&error, at);
@@ -222,6 +229,7 @@ pub(crate) async fn dial(hub: Arc<Hub>, peer: Arc<Peer>) {
     let mut pause = PAUSE;
     let mut hurried = false;
     let mut up = peer.up.subscribe();
+    hub.opened().await;
     if hub.me > peer.id {
         sleep(POLITE).await;
     }

@@ -4,6 +4,7 @@
 //! 1. A peer has at most one admitted session. Of two, a new incarnation beats an old one; of two dialled from different
 //!    ends, the one dialled by the lower id stays, so both ends decide alike; of two dialled from one end, the newer.
 //! 2. Strangers (who failed the proof and are not known otherwise) are kept only to show why, at most [`STRANGERS_MAX`].
+//!    Who proved the key is one until its hello: it may only ask whether its ticket holds.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -416,6 +417,16 @@ impl Roster {
         let peer = Peer::new(id, true);
         peers.insert(id, peer.clone());
         Some(peer)
+    }
+
+    /// Forgets that peer, if it is a stranger; says whether it was.
+    pub(crate) fn forget_stranger(&self, id: PeerId) -> bool {
+        let mut peers = self.0.lock();
+        let is_stranger = peers.get(&id).is_some_and(|p| p.facts.lock().stranger);
+        if is_stranger {
+            peers.remove(&id);
+        }
+        is_stranger
     }
 
     /// Every session.

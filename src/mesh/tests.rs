@@ -70,7 +70,9 @@ fn config(called: &str, group: &GroupKey) -> MeshConfig {
 }
 
 fn start(store: &Arc<Fake>, config: MeshConfig) -> Mesh {
-    Mesh::start_on(Arc::new(store.clone()), config).unwrap()
+    let mut mesh = Mesh::bind_on(Arc::new(store.clone()), config).unwrap();
+    mesh.open();
+    mesh
 }
 
 fn ticket(store: &Fake, called: &str, mesh: &Mesh, group: &GroupKey) -> Ticket {
@@ -218,6 +220,64 @@ fn a_third_member_learns_addresses_from_the_first_and_speaks_to_the_second() {
     });
     birch.send("from/birch", b"hello", &[cedar.id()]);
     assert_eq!(cedar.wait_inbox("from/birch"), "hello");
+}
+
+/// So that a start which fails before its mount serves was nobody's member.
+#[test]
+fn nobody_is_dialled_or_let_in_before_the_mesh_is_opened() {
+    let group = GroupKey::generate();
+    let (a, dials, listens, c) = (Fake::new(), Fake::new(), Fake::new(), Fake::new());
+    let to = |store: &Fake, mesh: &Mesh| (store.id(), mesh.listen_addrs()[0]);
+    let mesh_a = start(&a, config("a", &group));
+    let bind = |store: &Arc<Fake>, config| Mesh::bind_on(Arc::new(store.clone()), config).unwrap();
+    let peers = vec![to(&a, &mesh_a)];
+    let mut mesh_dials = bind(
+        &dials,
+        MeshConfig {
+            peers,
+            ..config("dials", &group)
+        },
+    );
+    let mut mesh_listens = bind(&listens, config("listens", &group));
+    let peers = vec![to(&listens, &mesh_listens), to(&a, &mesh_a)];
+    let mesh_c = start(
+        &c,
+        MeshConfig {
+            peers,
+            ..config("c", &group)
+        },
+    );
+    eventually("those that are open meet", || connected(&mesh_a, c.id()));
+    for mesh in [&mesh_a, &mesh_c, &mesh_dials, &mesh_listens] {
+        for closed in [&dials, &listens] {
+            assert!(!connected(mesh, closed.id()));
+        }
+    }
+    mesh_dials.open();
+    mesh_listens.open();
+    eventually("it dials", || connected(&mesh_a, dials.id()));
+    eventually("it accepts", || connected(&mesh_c, listens.id()));
+}
+
+#[test]
+fn who_only_asks_whether_its_ticket_holds_is_nobodys_member() {
+    let group = GroupKey::generate();
+    let (a, b, asks) = (Fake::new(), Fake::new(), Identity::generate());
+    let mesh_a = start(&a, config("a", &group));
+    let ticket = ticket(&a, "a", &mesh_a, &group);
+    let listen = ["127.0.0.1:0".parse().unwrap()];
+    for _ in 0..3 {
+        assert!(super::knock(&asks, &listen, &ticket).unwrap());
+    }
+    let invited = MeshConfig {
+        ticket: Some(ticket),
+        ..config("b", &group)
+    };
+    let _b = start(&b, invited);
+    eventually("a member is all there is", || {
+        let peers = mesh_a.peers();
+        peers.len() == 1 && peers[0].id == b.id().to_string()
+    });
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub struct Prepared {
     pub state: PathBuf,
     /// Dead mounts of an earlier daemon that were taken away.
     pub recovered: usize,
+    /// Directories that were made for the mountpoint, the deepest first.
+    pub made: Vec<PathBuf>,
 }
 
 /// Why a mountpoint is not used.
@@ -105,7 +107,7 @@ pub enum PrepareError {
 
 /// Checks and creates `mountpoint`, for a daemon whose state is in `state`.
 pub fn prepare(mountpoint: &Path, state: &Path) -> Result<Prepared, PrepareError> {
-    let mut recovered = 0;
+    let (mut recovered, mut made) = (0, Vec::new());
     loop {
         let table = MountTable::read().map_err(io_at(mountpoint))?;
         let at = find(mountpoint, &table)?;
@@ -157,15 +159,18 @@ pub fn prepare(mountpoint: &Path, state: &Path) -> Result<Prepared, PrepareError
                 return Err(PrepareError::NotADirectory { at: at.path });
             }
             None => {
+                let missing = at.path.ancestors().take_while(|path| !path.exists());
+                made = missing.map(Path::to_owned).collect();
+                check_nesting(&at.path, &state.path)?;
                 fs::create_dir_all(&at.path).map_err(io_at(&at.path))?;
                 check_empty(&at.path)?;
-                check_nesting(&at.path, &state.path)?;
             }
         }
         return Ok(Prepared {
             mountpoint: at.path,
             state: state.path,
             recovered,
+            made,
         });
     }
 }
@@ -259,9 +264,14 @@ mod tests {
             !top.join("state").exists(),
             "the state is the spool's to create"
         );
+        let made = ["a/b/share", "a/b", "a"].map(|made| top.join(made));
+        assert_eq!(got.made, made);
         assert_eq!(
             prepare(&top.join("a/b/share"), &top.join("state")).unwrap(),
-            got
+            Prepared {
+                made: Vec::new(),
+                ..got
+            }
         );
     }
 

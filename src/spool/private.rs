@@ -13,7 +13,7 @@
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::durable::{self, OnPath};
 use super::{Layout, SpoolError};
@@ -30,16 +30,19 @@ const BEFOREHAND: [&str; 5] = [
     "old-keys",
 ];
 
-/// Makes the state directory if it is missing. Gives an error if other users may look into it.
-pub fn make_state_directory(layout: &Layout) -> Result<(), SpoolError> {
+/// Makes the state directory if it is missing; gives the directories that were made, the deepest first. Gives an error if
+/// other users may look into it.
+pub fn make_state_directory(layout: &Layout) -> Result<Vec<PathBuf>, SpoolError> {
     let state = layout.state();
+    let missing = state.ancestors().take_while(|path| !path.exists());
+    let missing = missing.map(Path::to_owned).collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(state);
     made.on("create", state)?;
     let found = File::open(state).on("open", state)?;
     let meta = found.metadata().on("look at", state)?;
     let mode = meta.mode() & 0o7777;
     if mode & OTHERS == 0 {
-        return Ok(());
+        return Ok(missing);
     }
     let ours = meta.uid() == rustix::process::geteuid().as_raw();
     if ours && is_unused(state)? {
@@ -47,7 +50,7 @@ pub fn make_state_directory(layout: &Layout) -> Result<(), SpoolError> {
         closed.on("set the mode of", state)?;
         // A file system without modes says yes and changes nothing.
         if found.metadata().on("look at", state)?.mode() & OTHERS == 0 {
-            return Ok(());
+            return Ok(missing);
         }
     }
     Err(SpoolError::StateExposed {

@@ -42,11 +42,13 @@ impl StateLock {
 
 fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
     let path = layout.lock();
-    let file = durable::open_or_make(&path)?;
+    let mut file = durable::open_or_make(&path)?;
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
+            Ok(()) if is_at(&file, &path)? => return Ok(file),
+            // Whoever held it was refused, and has taken its traces away.
+            Ok(()) => file = durable::open_or_make(&path)?,
             Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
                 std::thread::sleep(LOCK_INTERVAL);
             }
@@ -58,6 +60,15 @@ fn take_lock(layout: &Layout) -> Result<File, SpoolError> {
             }
             Err(e) => return Err(e).on("lock", &path),
         }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> Result<bool, SpoolError> {
+    let ours = file.metadata().on("look at", path)?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).on("look at", path),
     }
 }
 
@@ -193,6 +204,20 @@ pub(super) fn save_boot(state: &Path) -> Result<(), SpoolError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_was_taken_away_while_it_was_waited_for_is_taken_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        let first = take_lock(&layout).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| take_lock(&layout).unwrap());
+            std::fs::remove_file(layout.lock()).unwrap();
+            drop(first);
+            let second = second.join().unwrap();
+            assert!(is_at(&second, &layout.lock()).unwrap());
+        });
+    }
 
     #[test]
     fn the_holder_of_a_lock_is_found_and_one_that_waits_is_not() {

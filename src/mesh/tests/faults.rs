@@ -74,7 +74,9 @@ impl Real {
     }
 
     pub(super) fn start(&self, config: MeshConfig) -> Mesh {
-        Mesh::start(self.spool().clone(), config).unwrap()
+        let mut mesh = Mesh::bind(self.spool().clone(), config).unwrap();
+        mesh.open();
+        mesh
     }
 
     pub(super) fn id(&self) -> PeerId {

@@ -106,6 +106,6 @@ fn a_relay_that_is_no_url_is_refused_by_name() {
         relays: vec!["nonsense".into()],
         ..config("alder", &group)
     };
-    let error = Mesh::start_on(Arc::new(Fake::new().clone()), wrong).unwrap_err();
+    let error = Mesh::bind_on(Arc::new(Fake::new().clone()), wrong).unwrap_err();
     assert!(error.to_string().contains("nonsense"), "{error}");
 }
