@@ -693,6 +693,7 @@ impl Spool {
 
     /// Finishes small seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub fn close(&self) {
+        self.watch_disk();
         self.tails.stop();
         self.doubts.stop();
         self.history.stop();
@@ -757,8 +758,11 @@ impl Spool {
     /// What is wrong with our own disk: commits of the journal fail, there is no room, received files were damaged, or the
     /// journal was missing.
     pub fn trouble(&self) -> Option<String> {
-        let trouble = self.journal.trouble().or_else(|| self.space_trouble());
-        let trouble = trouble.or_else(|| self.disk_trouble());
+        // The kind of disk first: it is why the journal fails.
+        let trouble = self.unwritable_trouble().or_else(|| self.journal.trouble());
+        let trouble = trouble.or_else(|| self.space_trouble());
+        let trouble = trouble.or_else(|| self.failing_trouble());
+        let trouble = trouble.or_else(|| self.seal_trouble());
         let trouble = trouble.or_else(|| self.damage_trouble());
         trouble.or_else(|| self.rebuilt.then(|| REBUILT.to_owned()))
     }

@@ -303,9 +303,7 @@ impl Spool {
             return Ok(Offered::Refused(why));
         }
         if self.journal.still_keeps().is_err() {
-            return Ok(Offered::Deferred(
-                "a sync of its disk failed: it takes nothing until it is started again".into(),
-            ));
+            return Ok(Offered::Deferred(self.sync_refusal()));
         }
         if self.renames_doubted(manifest.manifest())? {
             return Ok(Offered::Deferred(

@@ -51,6 +51,18 @@ impl Layout {
         self.state.join("proofs")
     }
 
+    /// Directories that must be writable while the daemon runs.
+    pub fn written(&self) -> [PathBuf; 6] {
+        [
+            self.state.clone(),
+            self.outbox(),
+            self.inbox(),
+            self.partial(),
+            self.content_root(),
+            self.state.join("wal"),
+        ]
+    }
+
     /// Root of the content tree.
     pub fn content_root(&self) -> PathBuf {
         self.state.join("content")

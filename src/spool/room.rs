@@ -21,11 +21,12 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use self::failing::Unsealed;
 pub use self::parts::PartRoom;
 use super::allowance::Allowance;
 use super::durable::OnPath;
@@ -80,6 +81,10 @@ pub(super) struct Room {
     begun: Instant,
     /// What the disk failed with when something was to be received, as long as nothing else was.
     failing: Mutex<Option<String>>,
+    /// What could not be sealed, the first that is still there.
+    unsealed: Mutex<Option<Unsealed>>,
+    /// What the disk was when it was looked at last.
+    read_only: AtomicBool,
 }
 
 /// Content without a name.
@@ -107,6 +112,8 @@ impl Room {
             rations: Mutex::default(),
             begun: Instant::now(),
             failing: Mutex::default(),
+            unsealed: Mutex::default(),
+            read_only: AtomicBool::new(false),
         })
     }
 

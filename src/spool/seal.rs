@@ -92,9 +92,17 @@ impl Spool {
     /// Hashes a slice of the file, and seals it when that was the last.
     pub(super) fn seal_step(&self, request: &SealRequest, slice: &mut Slice<'_>) -> Step {
         match self.seal_now(request, slice) {
-            Ok(step) => step,
+            Ok(step) => {
+                if matches!(step, Step::Done(_)) {
+                    self.seal_ended(request.gate.ino());
+                }
+                step
+            }
             Err(error) => {
                 tracing::warn!(?request, %error, "cannot seal");
+                if let Some(name) = request.names.first() {
+                    self.seal_failed(&name.path, &error);
+                }
                 request.came_to(&SealOutcome::Failed(Arc::new(error)))
             }
         }

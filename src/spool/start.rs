@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::durable::{self, OnPath};
+use super::tables::Stat;
 use super::{Layout, SpoolError};
 use crate::disk::DiskError;
 
@@ -154,9 +155,20 @@ pub(super) enum LastRun {
 
 /// How the last run ended, by what `boot` says.
 pub(super) fn last_run(state: &Path) -> Result<LastRun, SpoolError> {
+    last_run_by(state, witness(state, runtime_directory()).as_deref())
+}
+
+fn last_run_by(state: &Path, witness: Option<&Path>) -> Result<LastRun, SpoolError> {
     let path = state.join("boot");
     match std::fs::read_to_string(&path) {
-        Ok(text) if text == CLEAN || text == boot_id()? => Ok(LastRun::Whole),
+        Ok(text) if text == CLEAN => Ok(LastRun::Whole),
+        Ok(text) if text == boot_id()? => {
+            let said = witness.and_then(|witness| std::fs::read_to_string(witness).ok());
+            Ok(match said {
+                Some(said) if said == text => LastRun::SyncFailed,
+                Some(_) | None => LastRun::Whole,
+            })
+        }
         // Where the disk was full, it could be emptied only.
         Ok(text) if text == SYNC_FAILED || text.is_empty() => Ok(LastRun::SyncFailed),
         Ok(_) => Ok(LastRun::PowerLost),
@@ -166,9 +178,42 @@ pub(super) fn last_run(state: &Path) -> Result<LastRun, SpoolError> {
 }
 
 /// Makes the next start one after a failed sync, though this kernel may still run. Written in place, since a disk that is
-/// full has no room for a new file: empty is as good.
+/// full has no room for a new file: empty is as good. A disk that turned read-only takes not even that, and one that fails
+/// may lose it: so it is said in memory, too, for as long as this kernel runs.
 pub(super) fn distrust_page_cache(state: &Path) -> Result<(), DiskError> {
-    durable::overwrite(&state.join("boot"), SYNC_FAILED.as_bytes())
+    distrust_by(state, witness(state, runtime_directory()).as_deref())
+}
+
+fn distrust_by(state: &Path, witness: Option<&Path>) -> Result<(), DiskError> {
+    let on_disk = durable::overwrite(&state.join("boot"), SYNC_FAILED.as_bytes());
+    let (Some(witness), Ok(boot)) = (witness, boot_id()) else {
+        return on_disk;
+    };
+    durable::write_file(witness, boot.as_bytes()).or_else(|error| {
+        tracing::debug!(%error, "only on the disk can be said that a sync failed");
+        on_disk
+    })
+}
+
+/// Where our user's files of this boot are: in memory.
+fn runtime_directory() -> Option<PathBuf> {
+    // A test that fails syncs leaves nothing behind.
+    if cfg!(test) {
+        return None;
+    }
+    let user = rustix::process::geteuid();
+    let directory = match user.is_root() {
+        true => PathBuf::from("/run"),
+        false => PathBuf::from(format!("/run/user/{}", user.as_raw())),
+    };
+    directory.is_dir().then_some(directory)
+}
+
+/// The file there that speaks of this state: by its inode, wherever it is mounted next.
+fn witness(state: &Path, directory: Option<PathBuf>) -> Option<PathBuf> {
+    let Stat { ino, born, .. } = Stat::of(&std::fs::metadata(state).ok()?);
+    let (secs, nanos) = born.unwrap_or_default();
+    Some(directory?.join(format!("meshbox-sync-failed-{ino}-{secs}-{nanos}")))
 }
 
 /// Whether there is a file in one of the two trees.
@@ -193,12 +238,19 @@ pub(super) fn save_clean(state: &Path) -> Result<(), SpoolError> {
 }
 
 pub(super) fn save_boot(state: &Path) -> Result<(), SpoolError> {
+    save_boot_by(state, witness(state, runtime_directory()).as_deref())
+}
+
+fn save_boot_by(state: &Path, witness: Option<&Path>) -> Result<(), SpoolError> {
     let path = state.join("boot");
     let boot = boot_id()?;
-    if std::fs::read_to_string(&path).is_ok_and(|saved| saved == boot) {
-        return Ok(());
+    if !std::fs::read_to_string(&path).is_ok_and(|saved| saved == boot) {
+        durable::write_file(&path, boot.as_bytes())?;
     }
-    Ok(durable::write_file(&path, boot.as_bytes())?)
+    match witness {
+        Some(witness) => Ok(durable::remove(witness).map(drop)?),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -217,6 +269,28 @@ mod tests {
             let second = second.join().unwrap();
             assert!(is_at(&second, &layout.lock()).unwrap());
         });
+    }
+
+    #[test]
+    fn a_failed_sync_is_known_at_the_next_start_though_the_disk_took_no_word_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = tempfile::tempdir().unwrap();
+        let state = dir.path();
+        let witness = witness(state, Some(memory.path().to_owned())).unwrap();
+        let last = || last_run_by(state, Some(&witness)).unwrap();
+        save_boot_by(state, Some(&witness)).unwrap();
+        assert_eq!(last(), LastRun::Whole);
+        distrust_by(state, Some(&witness)).unwrap();
+        assert_eq!(last(), LastRun::SyncFailed);
+        // The disk lost it, or was read-only.
+        std::fs::write(state.join("boot"), boot_id().unwrap()).unwrap();
+        assert_eq!(last(), LastRun::SyncFailed);
+        save_boot_by(state, Some(&witness)).unwrap();
+        assert_eq!(last(), LastRun::Whole);
+        // Of another boot, which its own words tell of.
+        std::fs::write(&witness, "another").unwrap();
+        assert_eq!(last(), LastRun::Whole);
+        assert_eq!(last_run(state).unwrap(), LastRun::Whole);
     }
 
     #[test]

@@ -215,10 +215,17 @@ impl Spool {
 
     /// Hashes a slice of the tree, and seals it when that was the last.
     pub(super) fn seal_tree_step(&self, work: &mut TreeWork, slice: &mut Slice<'_>) -> Step {
+        let root = &work.request.root.clone();
         match self.seal_tree_now(work, slice) {
-            Ok(step) => step,
+            Ok(step) => {
+                if let (Step::Done(_), Ok(Some(ino))) = (&step, self.outbox().inode(root)) {
+                    self.seal_ended(ino);
+                }
+                step
+            }
             Err(error) => {
-                tracing::warn!(root = %work.request.root, %error, "cannot seal a directory");
+                tracing::warn!(%root, %error, "cannot seal a directory");
+                self.seal_failed(root, &error);
                 Step::done(SealOutcome::Failed(Arc::new(error)))
             }
         }

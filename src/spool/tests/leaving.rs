@@ -82,3 +82,28 @@ fn each_kind_of_failure_is_called_by_its_name_on_both_sides_until_something_is_r
         assert_eq!(node.spool().trouble(), None);
     }
 }
+
+#[test]
+fn what_cannot_be_sealed_says_why_until_it_is_or_is_gone() {
+    let node = Node::new();
+    let denied = || SpoolError::Io {
+        action: "link",
+        path: PathBuf::from("content/ab"),
+        source: std::io::Error::from_raw_os_error(libc::EPERM),
+    };
+    for name in ["a", "b"] {
+        fs::write(node.outbox(name), b"x").unwrap();
+        node.spool().seal_failed(&rel(name), &denied());
+    }
+    let trouble = node.spool().trouble().unwrap();
+    assert!(
+        trouble.contains("outbox/a cannot be sent yet") && trouble.contains("content/ab"),
+        "{trouble}"
+    );
+    node.sealed("a");
+    assert_eq!(node.spool().trouble(), None);
+    node.spool().seal_failed(&rel("b"), &denied());
+    assert!(node.spool().trouble().unwrap().contains("outbox/b"));
+    fs::rename(node.outbox("b"), node.outbox("c")).unwrap();
+    assert_eq!(node.spool().trouble(), None, "it is asked for anew");
+}
