@@ -15,7 +15,7 @@ use crate::spool::{Dress, Limits, Routing, SpoolConfig};
 pub struct Config {
     /// The state directory, absolute.
     pub state: PathBuf,
-    /// Where it is to be mounted, as in [`Inputs::mountpoint`].
+    /// Where it is to be mounted, as in [`super::Inputs::mountpoint`].
     pub place: Option<PathBuf>,
     /// The directory with the states of all mounts, if this one's is there because nobody said otherwise.
     pub states: Option<PathBuf>,
