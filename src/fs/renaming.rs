@@ -115,21 +115,8 @@ impl Fs {
         let from_place = self.outbox_place(from.parent, from.name)?;
         let to_place = self.outbox_place(to.parent, to.name)?;
         let source = self.stat_at(&from_place)?;
-        let target = match self.stat_at(&to_place) {
-            Ok(stat) => Some(stat),
-            Err(FsError::Os(Errno::NOENT)) => None,
-            Err(error) => return Err(error),
-        };
         let exchanges = flags.contains(RenameFlags::EXCHANGE);
-        self.may_be_named(&source, &from_place, &to_place)?;
-        if let Some(target) = &target {
-            if exchanges {
-                self.may_be_named(target, &to_place, &from_place)?;
-            } else if !flags.contains(RenameFlags::NOREPLACE) && target.st_ino != source.st_ino {
-                self.may_lose_name(target)?;
-                self.keep_remains(to.parent, to.name, &to_place, target);
-            }
-        }
+        let target = self.make_way(&source, &from_place, to, &to_place, flags)?;
         let (from_path, to_path) = (from_place.rel()?, to_place.rel()?);
         let mut trees = Moving::default();
         let back = target.as_ref().filter(|_target| exchanges);
@@ -137,19 +124,8 @@ impl Fs {
             .begin(self, &source, &from_path, &to_path)
             .and_then(|()| back.map_or(Ok(()), |b| trees.begin(self, b, &to_path, &from_path)))
             .and_then(|()| {
-                let (old, new) = (self.at(&from_place)?, self.at(&to_place)?);
-                let rename = || Ok(renameat_with(&old, old.name(), &new, new.name(), flags)?);
-                let left = |target| {
-                    if exchanges {
-                        1
-                    } else {
-                        self.names_left(target)
-                    }
-                };
-                match &target {
-                    Some(target) => self.recorded_after(target, left(target), &to_path, rename),
-                    None => rename(),
-                }
+                let target = target.as_ref();
+                self.rename_backing(&from_place, &to_place, &to_path, target, flags)
             });
         if let Err(error) = renamed {
             trees.undo(self);
@@ -188,6 +164,55 @@ impl Fs {
             });
         self.tell_renamed(&source, from_path, to_path, gone, &mut trees);
         Ok(())
+    }
+
+    /// Whether this may be renamed. Gives what has the name that it is to get; that may lose the name, or get the other.
+    fn make_way(
+        &self,
+        source: &Stat,
+        from_place: &Place,
+        to: Named<'_>,
+        to_place: &Place,
+        flags: RenameFlags,
+    ) -> Result<Option<Stat>, FsError> {
+        let target = match self.stat_at(to_place) {
+            Ok(stat) => Some(stat),
+            Err(FsError::Os(Errno::NOENT)) => None,
+            Err(error) => return Err(error),
+        };
+        self.may_be_named(source, from_place, to_place)?;
+        let Some(target) = target else {
+            return Ok(None);
+        };
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.may_be_named(&target, to_place, from_place)?;
+        } else if !flags.contains(RenameFlags::NOREPLACE) && target.st_ino != source.st_ino {
+            self.may_lose_name(&target)?;
+            self.keep_remains(to.parent, to.name, to_place, &target);
+        }
+        Ok(Some(target))
+    }
+
+    /// The rename itself.
+    fn rename_backing(
+        &self,
+        from_place: &Place,
+        to_place: &Place,
+        to_path: &RelPath,
+        target: Option<&Stat>,
+        flags: RenameFlags,
+    ) -> Result<(), FsError> {
+        let (old, new) = (self.at(from_place)?, self.at(to_place)?);
+        let rename = || Ok(renameat_with(&old, old.name(), &new, new.name(), flags)?);
+        let Some(target) = target else {
+            return rename();
+        };
+        let left = if flags.contains(RenameFlags::EXCHANGE) {
+            1
+        } else {
+            self.names_left(target)
+        };
+        self.recorded_after(target, left, to_path, rename)
     }
 
     fn tell_renamed(
