@@ -41,7 +41,6 @@ mod names;
 mod node;
 mod notices;
 mod pool;
-mod port;
 mod readiness;
 mod reading;
 mod renaming;
@@ -87,7 +86,6 @@ use self::listing::order::ListingOrder;
 use self::node::{Area, Place};
 use self::notices::Notices;
 use self::pool::Pool;
-use self::port::SpoolPort;
 use self::readiness::Readiness;
 use self::switch::Switch;
 use self::times::SetTimes;
@@ -114,7 +112,7 @@ pub struct FsConfig {
 
 /// The file system, on our own types.
 pub struct Fs {
-    spool: Arc<dyn SpoolPort>,
+    spool: Arc<Spool>,
     config: FsConfig,
     status: Arc<dyn StatusFiles>,
     outbox: OwnedFd,
@@ -159,9 +157,9 @@ impl Fs {
         Self::over(spool, config, status, owner)
     }
 
-    /// [`Self::new`] over anything that can stand for the spool, as the daemon of `owner` (user and group).
+    /// [`Self::new`] as the daemon of `owner` (user and group).
     fn over(
-        spool: Arc<dyn SpoolPort>,
+        spool: Arc<Spool>,
         config: FsConfig,
         status: Arc<dyn StatusFiles>,
         owner: (u32, u32),
@@ -170,8 +168,8 @@ impl Fs {
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
         let settings = Settings::new(config.settle, ignore.clone());
         let readiness = Arc::new(Readiness::new(settings, spool.clone()));
-        let outbox = open_root(&spool.outbox_root())?;
-        let inbox = open_root(&spool.inbox_root())?;
+        let outbox = open_root(&spool.layout().outbox())?;
+        let inbox = open_root(&spool.layout().inbox())?;
         let nodes = Nodes::new(
             rustix::fs::fstat(&outbox)?.st_ino,
             rustix::fs::fstat(&inbox)?.st_ino,

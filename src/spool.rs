@@ -34,6 +34,8 @@ mod outbox;
 mod part;
 mod policy;
 mod private;
+#[cfg(test)]
+mod probe;
 mod proofs;
 mod publish;
 pub(crate) mod rank;
@@ -94,6 +96,8 @@ use self::start::{
     LastRun, check_format, check_hard_links, distrust_page_cache, is_in_use, last_run, save_boot,
     save_clean,
 };
+#[cfg(test)]
+pub(crate) use self::tables::MarkKind;
 use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
 pub use self::tree::{RecoveredTree, TreeRequest};

@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::port::SpoolPort;
 use crate::bundle::RelPath;
 use crate::ready::{Action, Event, Overview, Ready, Settings, Shown};
+use crate::spool::Spool;
 
 /// The state machine with its clock.
 pub(crate) struct Readiness {
-    spool: Arc<dyn SpoolPort>,
+    spool: Arc<Spool>,
     start: Instant,
     state: Mutex<State>,
     bell: Condvar,
@@ -35,7 +35,7 @@ struct State {
 }
 
 impl Readiness {
-    pub(crate) fn new(settings: Settings, spool: Arc<dyn SpoolPort>) -> Self {
+    pub(crate) fn new(settings: Settings, spool: Arc<Spool>) -> Self {
         let state = State {
             ready: Ready::new(settings),
             actions: VecDeque::new(),

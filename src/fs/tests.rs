@@ -1,4 +1,4 @@
-//! The rules of the file system, without a mount, over a spool whose decisions the test controls.
+//! The rules of the file system, without a mount, over a spool in a temporary directory.
 
 #[cfg(test)]
 mod bundles;
@@ -16,6 +16,7 @@ mod listing;
 mod planted;
 #[cfg(test)]
 mod reading;
+#[cfg(test)]
 mod recorded;
 #[cfg(test)]
 mod renames;
@@ -26,243 +27,61 @@ mod symlinks;
 #[cfg(test)]
 mod times;
 
-use std::collections::HashSet;
-use std::fs::{self as disk, File};
+use std::collections::{HashMap, HashSet};
+use std::fs as disk;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use rustix::fs::RenameFlags;
 use tempfile::TempDir;
 
 use super::*;
-use crate::bundle::RelPath;
-use crate::spool::{
-    FileState, Gate, GateGuard, InboxObserver, NewName, RecoveredFile, RecoveredTree, SealName,
-    SealOutcome, SealRequest, SpoolConfig, SpoolError, TreeRequest,
+use crate::bundle::{
+    BundleId, Entry as Shipped, EntryKind, Former, MANIFEST_VERSION, Manifest, Priority, RelPath,
+    Scope, VerifiedManifest,
 };
+use crate::digest::{Digest, LEAF, hash_reader};
+use crate::peer::{Identity, PeerName};
+use crate::spool::{Gate, InboxObserver, Limits, MarkKind, Offered, SpoolConfig};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The fake panics when it is asked for the state of this name in the inbox, or to remove it there.
-pub(crate) const PANICS: &[u8] = b"panics";
+/// Longer than any test takes: what settles for so long is not sealed by itself.
+const LONG: Duration = Duration::from_secs(3600);
 
-/// What the fake saw.
+/// A bundle that the spool sealed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Saw {
-    Seal(String, Option<String>),
-    CopyOut(String),
-    NotModified,
-    Closed(String),
-    Torn(String),
-    Unmark,
-    Mended,
-    Renamed(String, String, bool),
-    Exchanged(String, String),
-    Removed(String, u64),
-    Ignored,
-    Consumed(String),
-    TreeRenaming(String, String, usize),
-    TreeMoving(String, String),
-    TreeDropped,
-    SealTree(Vec<String>, Vec<String>),
+pub(crate) enum Sealed {
+    /// A file or link, and under which name it was announced last if it was renamed.
+    One(String, Option<String>),
+    /// A directory: the files and links in it, and it with the directories in it.
+    Tree(Vec<String>, Vec<String>),
 }
 
-/// A spool that records. Gates and directories are a real one's.
-pub(crate) struct FakeSpool {
-    real: Arc<Spool>,
-    sealed: AtomicBool,
-    content_links: Mutex<HashSet<u64>>,
-    saw: Mutex<Sender<Saw>>,
-    /// Whose records were to hold.
-    kept: Mutex<Vec<String>>,
-    /// When set, a copy-out waits until the test sends.
-    hold: Mutex<Option<Receiver<()>>>,
-    observer: Mutex<Option<Arc<dyn InboxObserver>>>,
-    /// Bytes left on the disk.
-    free: Mutex<Option<u64>>,
-    /// Inodes that may not be removed.
-    stuck: Mutex<HashSet<u64>>,
-}
-
-impl FakeSpool {
-    fn say(&self, saw: Saw) {
-        self.saw.lock().send(saw).ok();
-    }
-}
-
-impl SpoolPort for FakeSpool {
-    fn outbox_root(&self) -> PathBuf {
-        self.real.layout().outbox()
-    }
-    fn inbox_root(&self) -> PathBuf {
-        self.real.layout().inbox()
-    }
-    fn observe_inbox(&self, observer: Arc<dyn InboxObserver>) {
-        *self.observer.lock() = Some(observer);
-    }
-    fn gate(&self, ino: u64) -> Arc<Gate> {
-        self.real.gate(ino)
-    }
-    fn before_modify(
-        &self,
-        _gate: &mut GateGuard<'_>,
-        _path: &RelPath,
-    ) -> Result<bool, SpoolError> {
-        Ok(!self.sealed.load(Ordering::SeqCst))
-    }
-    fn copy_out(
-        &self,
-        _gate: &mut GateGuard<'_>,
-        _file: &File,
-        path: &RelPath,
-    ) -> Result<(), SpoolError> {
-        self.say(Saw::CopyOut(path.to_string()));
-        if let Some(hold) = self.hold.lock().take() {
-            let _ = hold.recv_timeout(PATIENCE);
+impl Sealed {
+    fn of(manifest: &Manifest) -> Self {
+        let directories = manifest.directories.iter();
+        let mut directories: Vec<String> = directories.map(|(path, _)| path.to_string()).collect();
+        let mut files = Vec::new();
+        for entry in &manifest.entries {
+            match entry.kind {
+                EntryKind::Directory => directories.push(entry.path.to_string()),
+                EntryKind::File { .. } | EntryKind::Link { .. } => {
+                    files.push(entry.path.to_string());
+                }
+            }
         }
-        self.sealed.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-    fn not_modified(&self, _gate: &mut GateGuard<'_>) {
-        self.say(Saw::NotModified);
-    }
-    fn tail(&self, _gate: &Arc<Gate>, _file: File) {}
-    fn mark_closed(&self, _ino: u64, path: &RelPath) {
-        self.say(Saw::Closed(path.to_string()));
-    }
-    fn mark_torn(&self, _ino: u64, path: &RelPath) {
-        self.say(Saw::Torn(path.to_string()));
-    }
-    fn unmark(&self, _ino: u64) {
-        self.say(Saw::Unmark);
-    }
-    fn mend_mark(&self, _ino: u64) {
-        self.say(Saw::Mended);
-    }
-    fn unmark_closed(&self, _ino: u64) {
-        self.say(Saw::Unmark);
-    }
-    fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
-        self.real.outbox_linked(ino, from, to);
-    }
-    fn names_of(&self, ino: u64) -> Vec<RelPath> {
-        self.real.names_of(ino)
-    }
-    fn seal(&self, request: SealRequest) {
-        let outcome = SealOutcome::Sealed(crate::bundle::BundleId([7; 32]));
-        let outcomes = vec![outcome; request.names.len()];
-        for SealName { path, renamed_from } in request.names {
-            let from = renamed_from.map(|from| from.to_string());
-            self.say(Saw::Seal(path.to_string(), from));
+        if directories.is_empty() && files.len() == 1 {
+            let former = manifest.renamed_from.first();
+            return Self::One(files.remove(0), former.map(|f| f.path.to_string()));
         }
-        (request.done)(outcomes);
-    }
-    fn tree_renaming(
-        &self,
-        from: &RelPath,
-        to: &RelPath,
-        _ino: u64,
-        files: &[(u64, RelPath)],
-        _directories: Vec<RelPath>,
-    ) -> Result<u64, SpoolError> {
-        let (from, to) = (from.to_string(), to.to_string());
-        self.say(Saw::TreeRenaming(from, to, files.len()));
-        Ok(1)
-    }
-    fn tree_moving(&self, _tree: u64, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
-        self.say(Saw::TreeMoving(from.to_string(), to.to_string()));
-        Ok(())
-    }
-    fn tree_dropped(&self, _tree: u64) {
-        self.say(Saw::TreeDropped);
-    }
-    fn seal_tree(&self, request: TreeRequest) {
-        let names = |path: &RelPath| path.to_string();
-        self.say(Saw::SealTree(
-            request.files.iter().map(|(_, path)| names(path)).collect(),
-            request.directories.iter().map(names).collect(),
-        ));
-        (request.done)(SealOutcome::Sealed(crate::bundle::BundleId([7; 32])));
-    }
-    fn recovered_trees(&self) -> Vec<RecoveredTree> {
-        Vec::new()
-    }
-    fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
-        self.say(Saw::Renamed(from.to_string(), to.to_string(), directory));
-    }
-    fn outbox_exchanged(&self, a: &RelPath, b: &RelPath) {
-        self.say(Saw::Exchanged(a.to_string(), b.to_string()));
-    }
-    fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
-        self.real.outbox_removed(path, ino, visible_links);
-        self.say(Saw::Removed(path.to_string(), visible_links));
-    }
-    fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
-        st_nlink - u64::from(self.content_links.lock().contains(&ino))
-    }
-    fn keep_record(&self, _ino: u64, path: &RelPath, act: &mut dyn FnMut()) {
-        act();
-        self.kept.lock().push(path.to_string());
-    }
-    fn recovered(&self) -> Vec<RecoveredFile> {
-        Vec::new()
-    }
-    fn outbox_state(&self, _path: &RelPath, _ino: u64) -> FileState {
-        FileState {
-            state: "queued".into(),
-            sha256: Some("ab".into()),
-            ..FileState::default()
-        }
-    }
-    fn count_ignored(&self) {
-        self.say(Saw::Ignored);
-    }
-    fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
-        assert_ne!(path.as_bytes(), PANICS, "injected");
-        disk::remove_file(self.inbox_root().join(path.as_path())).ok();
-        self.say(Saw::Consumed(path.to_string()));
-        Ok(())
-    }
-    fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
-        self.real.inbox_rmdir(path)
-    }
-    fn inbox_to_outbox(
-        &self,
-        from: &RelPath,
-        to: &RelPath,
-        no_replace: bool,
-    ) -> Result<(), SpoolError> {
-        self.real.inbox_to_outbox(from, to, no_replace)
-    }
-    fn room_for(&self, len: u64) -> Result<(), SpoolError> {
-        match *self.free.lock() {
-            Some(free) if free < len => Err(SpoolError::NoRoom { free, min_free: 0 }),
-            Some(_) | None => Ok(()),
-        }
-    }
-    fn min_free(&self) -> u64 {
-        0
-    }
-    fn may_remove(&self, ino: u64, _len: u64) -> Result<(), SpoolError> {
-        if self.stuck.lock().contains(&ino) {
-            return Err(SpoolError::Quota {
-                used: 1,
-                max: 1,
-                waiting: "birch".into(),
-            });
-        }
-        Ok(())
-    }
-    fn inbox_state(&self, path: &RelPath, _ino: u64) -> FileState {
-        assert_ne!(path.as_bytes(), PANICS, "injected");
-        FileState {
-            state: "received".into(),
-            from: Some("birch".into()),
-            ..FileState::default()
-        }
+        files.sort();
+        directories.sort();
+        Self::Tree(files, directories)
     }
 }
 
@@ -280,18 +99,43 @@ impl StatusFiles for NoStatus {
     }
 }
 
-/// A file system over a fake spool in a directory of its own.
+/// What a test says of its file system.
+struct Setup {
+    /// Whom the daemon takes itself for.
+    owner: (u32, u32),
+    settle: Duration,
+    limits: Limits,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        Self {
+            owner: (uid.as_raw(), gid.as_raw()),
+            settle: Duration::ZERO,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A file system over a spool in a directory of its own. Another member, birch, sends what the inbox shows.
 pub(crate) struct TestFs {
     pub(crate) fs: Arc<Fs>,
-    pub(crate) spool: Arc<FakeSpool>,
-    pub(crate) saw: Receiver<Saw>,
+    pub(crate) spool: Arc<Spool>,
+    sealed: Receiver<BundleId>,
+    spool_config: SpoolConfig,
+    birch: Identity,
+    /// Number of birch's last bundle.
+    birch_seq: AtomicU64,
+    /// What birch sent last under each name.
+    birch_sent: Mutex<HashMap<String, VerifiedManifest>>,
     _dir: TempDir,
 }
 
 impl Drop for TestFs {
     fn drop(&mut self) {
         self.fs.stop();
-        self.spool.real.close();
+        self.spool.close();
     }
 }
 
@@ -305,49 +149,55 @@ const ME: Caller = Caller {
 const MAX_FILE_BYTES: u64 = 1 << 40;
 
 pub(crate) fn test_fs() -> TestFs {
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    test_fs_of((uid.as_raw(), gid.as_raw()))
+    test_fs_of(Setup::default())
 }
 
-/// A file system whose daemon takes itself for that of `owner`.
-fn test_fs_of(owner: (u32, u32)) -> TestFs {
-    let dir = tempfile::tempdir().unwrap();
-    let state = dir.path().join("state");
-    let identity = crate::peer::Identity::generate();
-    let real = Spool::open(SpoolConfig {
-        state,
-        lifetime: Duration::from_secs(3600),
-        sealers: 1,
-        limits: crate::spool::Limits::default(),
-        dress: Dress::default(),
-        identity,
+/// A file system where nothing is sealed that was not asked for with [`TestFs::send`].
+fn unsettled_fs() -> TestFs {
+    test_fs_of(Setup {
+        settle: LONG,
+        ..Setup::default()
     })
-    .unwrap();
-    let (sender, saw) = channel();
-    let spool = Arc::new(FakeSpool {
-        real,
-        sealed: AtomicBool::new(false),
-        content_links: Mutex::default(),
-        saw: Mutex::new(sender),
-        kept: Mutex::default(),
-        hold: Mutex::new(None),
-        observer: Mutex::new(None),
-        free: Mutex::new(None),
-        stuck: Mutex::default(),
+}
+
+fn test_fs_of(setup: Setup) -> TestFs {
+    let dir = tempfile::tempdir().unwrap();
+    let spool_config = SpoolConfig {
+        state: dir.path().join("state"),
+        lifetime: LONG,
+        sealers: 1,
+        limits: setup.limits,
+        dress: Dress::default(),
+        identity: Identity::generate(),
+    };
+    let spool = Spool::open(spool_config.clone()).unwrap();
+    let (sender, sealed) = channel();
+    spool.subscribe(move |event| {
+        if let crate::spool::Event::Sealed(bundle, _) = event {
+            sender.send(*bundle).ok();
+        }
     });
+    let birch = Identity::generate();
+    spool
+        .member_seen(birch.id(), &PeerName::parse("birch").unwrap(), &[], true)
+        .unwrap();
     let config = FsConfig {
-        settle: Duration::ZERO,
+        settle: setup.settle,
         chown_to_writer: rustix::process::geteuid().is_root(),
         ignore_extra: Vec::new(),
         ignore_except: Vec::new(),
         dress: Dress::default(),
         max_file_bytes: Some(MAX_FILE_BYTES),
     };
-    let fs = Fs::over(spool.clone(), config, Arc::new(NoStatus), owner).unwrap();
+    let fs = Fs::over(spool.clone(), config, Arc::new(NoStatus), setup.owner).unwrap();
     TestFs {
         fs,
         spool,
-        saw,
+        sealed,
+        spool_config,
+        birch,
+        birch_seq: AtomicU64::new(0),
+        birch_sent: Mutex::default(),
         _dir: dir,
     }
 }
@@ -412,33 +262,149 @@ impl TestFs {
         entry
     }
     fn put_inbox(&self, name: &str, data: &[u8]) -> Entry {
-        disk::write(self.spool.inbox_root().join(name), data).unwrap();
+        self.publish(name, data);
         self.fs.lookup(NodeId::INBOX, name.as_bytes()).unwrap()
     }
-    /// Shows `data` under a name of the inbox as the spool does: renamed into place, then told.
+    /// Birch sends `data` under a name, and the spool shows it.
     pub(crate) fn publish(&self, name: &str, data: &[u8]) {
-        let (staged, shown) = (self._dir.path().join("staged"), self.inbox_file(name));
-        disk::write(&staged, data).unwrap();
-        let replaced = disk::metadata(&shown).ok().map(|meta| meta.ino());
-        disk::rename(&staged, &shown).unwrap();
-        let observer = self.spool.observer.lock().clone().unwrap();
-        observer.published(&[NewName {
-            path: RelPath::parse(name).unwrap(),
-            directory: false,
-            replaced,
-        }]);
+        let hashed = hash_reader(data).unwrap();
+        let kind = EntryKind::File {
+            size: hashed.len,
+            executable: false,
+            digest: hashed.digest,
+            chunks: hashed.chunks,
+        };
+        self.receive(self.shipped(name, kind, Vec::new()), data);
+    }
+    /// Birch sends a symbolic link.
+    fn publish_link(&self, name: &str, target: &str) {
+        let target = target.as_bytes().to_vec();
+        let link = self.shipped(name, EntryKind::Link { target }, Vec::new());
+        self.receive(link, b"");
+    }
+    /// Birch renames a file that it sent.
+    fn publish_rename(&self, from: &str, to: &str) {
+        let old = self.birch_sent.lock().get(from).cloned().unwrap();
+        let (id, old) = (old.id(), old.manifest());
+        let former = Former {
+            path: rel(from),
+            epoch: old.epoch,
+            incarnation: old.incarnation,
+            seq: old.seq,
+            entry: None,
+            bundle: id,
+            gone: 1,
+        };
+        let renamed = self.shipped(to, old.entries[0].kind.clone(), vec![former]);
+        self.receive(renamed, b"");
+    }
+    /// A bundle of birch with one entry.
+    fn shipped(&self, name: &str, kind: EntryKind, renamed_from: Vec<Former>) -> VerifiedManifest {
+        let entry = Shipped {
+            path: rel(name),
+            mtime: (0, 0),
+            kind,
+        };
+        let manifest = Manifest {
+            version: MANIFEST_VERSION,
+            origin: self.birch.id(),
+            epoch: 1,
+            incarnation: [1; 16],
+            seq: 1 + self.birch_seq.fetch_add(1, Ordering::SeqCst),
+            lifetime_secs: 3600,
+            scope: Scope::All { generation: 1 },
+            priority: Priority::Routine,
+            supersedes: None,
+            renamed_from,
+            entries: vec![entry],
+            directories: Vec::new(),
+            salt: crate::peer::random(),
+        };
+        let manifest = manifest.sign(&self.birch);
+        let sent = manifest.clone();
+        self.birch_sent.lock().insert(name.to_owned(), sent);
+        manifest
+    }
+    /// Takes a bundle of one entry as a fetch does.
+    fn receive(&self, manifest: VerifiedManifest, data: &[u8]) {
+        let offered = self.spool.offered(manifest, self.birch.id()).unwrap();
+        let mut incoming = match offered {
+            Offered::Wanted(incoming) => incoming,
+            // It renames what is here.
+            Offered::AwaitingDurable => return,
+            other => panic!("{other:?}"),
+        };
+        for range in incoming.missing(0) {
+            for at in range.clone().step_by(LEAF as usize) {
+                let end = range.end.min(at + LEAF);
+                let bytes = &data[at as usize..end as usize];
+                incoming.accept_chunk(0, at, bytes).unwrap();
+            }
+        }
+        while incoming.hash_zeros().unwrap().is_some() {
+            thread::yield_now();
+        }
+        incoming.finish().unwrap().publish().unwrap();
+    }
+    /// Whether what birch sent last under a name is consumed: gone here, and not wanted again.
+    fn is_consumed(&self, name: &str) -> bool {
+        let manifest = self.birch_sent.lock().get(name).cloned().unwrap();
+        let offered = self.spool.offered(manifest, self.birch.id()).unwrap();
+        let settled = matches!(offered, Offered::Settled(_) | Offered::AwaitingDurable);
+        settled && self.inbox_file(name).symlink_metadata().is_err()
+    }
+    /// What the spool tells of its inbox, for tests that stand between two of its steps.
+    fn observer(&self) -> Arc<dyn InboxObserver> {
+        self.fs.observer()
+    }
+    /// Where inbox names lie on disk.
+    pub(crate) fn inbox_root(&self) -> PathBuf {
+        self.spool.layout().inbox()
     }
     /// The backing file of a name in the inbox.
     pub(crate) fn inbox_file(&self, name: &str) -> PathBuf {
-        self.spool.inbox_root().join(name)
-    }
-    /// Where inbox names lie on disk.
-    pub(crate) fn fs_inbox_root(&self) -> PathBuf {
-        self.spool.inbox_root()
+        self.inbox_root().join(name)
     }
     /// The backing file of a name in the outbox.
     pub(crate) fn outbox(&self, name: &str) -> PathBuf {
-        self.spool.outbox_root().join(name)
+        self.spool.layout().outbox().join(name)
+    }
+    /// The inode behind a name of the outbox.
+    fn ino(&self, name: &str) -> u64 {
+        disk::symlink_metadata(self.outbox(name)).unwrap().ino()
+    }
+    /// The gate of a file of the outbox. While it is held, the spool forgets it only when it hears that the inode has no
+    /// name any more.
+    fn gate(&self, name: &str) -> Arc<Gate> {
+        self.spool.gate(self.ino(name))
+    }
+    /// Whether the spool heard that the inode of `gate` has no name any more.
+    fn is_removed(&self, gate: &Arc<Gate>) -> bool {
+        !Arc::ptr_eq(gate, &self.spool.gate(gate.ino()))
+    }
+    /// The marks of the outbox.
+    fn marks(&self) -> Vec<(MarkKind, String)> {
+        let marks = self.spool.marks().into_iter();
+        marks.map(|(kind, path)| (kind, path.to_string())).collect()
+    }
+    /// Whether the next start can tell by its record that a file is as it was sealed.
+    fn is_recorded(&self, name: &str) -> bool {
+        self.spool.has_record(&rel(name))
+    }
+    /// Sealed bytes as they are kept for recipients.
+    fn content(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        disk::read(self.spool.layout().content(Digest::of(bytes))).ok()
+    }
+    /// `meshbox send`, to its end.
+    fn send(&self, name: &str) -> Sealed {
+        self.fs.send_now(&rel(name)).unwrap();
+        self.wait_seal()
+    }
+    /// Ends file system and spool, and opens the spool again as the next start does.
+    fn reopen(&mut self) {
+        self.fs.stop();
+        self.spool.close();
+        self.spool = Spool::open(self.spool_config.clone()).unwrap();
     }
     fn names(&self, id: NodeId) -> Vec<String> {
         let opened = self.fs.opendir(id).unwrap();
@@ -451,21 +417,60 @@ impl TestFs {
         self.fs.releasedir(opened.fh);
         names.split_off(2)
     }
-    /// The next thing the spool saw that `want` picks.
-    pub(crate) fn wait_for(&self, want: impl Fn(&Saw) -> bool) -> Saw {
-        loop {
-            let saw = self
-                .saw
-                .recv_timeout(PATIENCE)
-                .expect("the spool did not see it");
-            if want(&saw) {
-                return saw;
+    fn sealed_now(&self) -> Option<Sealed> {
+        self.sealed.try_recv().ok().map(|id| self.sealed_as(id))
+    }
+    fn sealed_as(&self, bundle: BundleId) -> Sealed {
+        Sealed::of(self.spool.manifest(bundle).unwrap().unwrap().manifest())
+    }
+    /// The next bundle that is sealed.
+    pub(crate) fn wait_seal(&self) -> Sealed {
+        let bundle = self.sealed.recv_timeout(PATIENCE);
+        self.sealed_as(bundle.expect("nothing was sealed"))
+    }
+    /// Waits for a bundle that `want` picks.
+    pub(crate) fn wait_sealed(&self, want: impl Fn(&Sealed) -> bool) {
+        while !want(&self.wait_seal()) {}
+    }
+    /// Waits until nothing is left to be sealed; what was since the last time.
+    fn all_sealed(&self) -> Vec<Sealed> {
+        wait_until("something is not sealed", || {
+            self.fs.overview(0).unsealed == 0
+        });
+        std::iter::from_fn(|| self.sealed_now()).collect()
+    }
+    /// Waits until the seal of a file is durable.
+    fn wait_queued(&self, id: NodeId) {
+        wait_until("it is not queued", || {
+            self.fs.file_state(id).unwrap().state == "queued"
+        });
+    }
+    /// Waits until a file of the outbox is held back because its writer failed or was killed; it is not sealed.
+    pub(crate) fn wait_torn(&self, name: &str) {
+        let torn = (MarkKind::Torn, name.to_owned());
+        wait_until("it is not held back", || {
+            if let Some(sealed) = self.sealed_now() {
+                panic!("{sealed:?}");
             }
-        }
+            self.marks().contains(&torn)
+        });
     }
-    pub(crate) fn wait_seal(&self) -> Saw {
-        self.wait_for(|saw| matches!(saw, Saw::Seal(..)))
+    /// Waits until a name was counted as ignored.
+    fn wait_ignored(&self) {
+        wait_until("nothing was counted", || self.spool.counts().ignored > 0);
     }
+}
+
+fn wait_until(failure: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{failure}");
+        thread::yield_now();
+    }
+}
+
+fn rel(text: &str) -> RelPath {
+    RelPath::parse(text).unwrap()
 }
 
 #[test]
@@ -517,7 +522,7 @@ fn a_written_file_is_sealed_after_its_last_close() {
         b"open"
     );
     t.fs.release(second.fh);
-    assert_eq!(t.wait_seal(), Saw::Seal("f".into(), None));
+    assert_eq!(t.wait_seal(), Sealed::One("f".into(), None));
     assert_eq!(t.fs.getattr(entry.attr.node, None).unwrap().size, 5);
 }
 
@@ -533,7 +538,7 @@ fn a_rename_before_the_last_close_is_sealed_under_the_new_name() {
     )
     .unwrap();
     t.fs.release(opened.fh);
-    assert_eq!(t.wait_seal(), Saw::Seal("f".into(), None));
+    assert_eq!(t.wait_seal(), Sealed::One("f".into(), None));
 }
 
 #[test]
@@ -545,7 +550,7 @@ fn an_ignored_name_is_counted_and_sent_when_its_directory_gets_a_normal_name() {
             .attr
             .node;
     let entry = t.put(d, "f", b"x");
-    t.wait_for(|saw| *saw == Saw::Ignored);
+    t.wait_ignored();
     let state =
         t.fs.getxattr(entry.attr.node, b"user.meshbox.state")
             .unwrap();
@@ -560,19 +565,17 @@ fn an_ignored_name_is_counted_and_sent_when_its_directory_gets_a_normal_name() {
         RenameFlags::empty(),
     )
     .unwrap();
-    let sealed = t.wait_for(|saw| matches!(saw, Saw::SealTree(..) | Saw::Seal(..)));
-    assert_eq!(sealed, Saw::SealTree(vec!["d/f".into()], vec!["d".into()]));
+    assert_eq!(
+        t.wait_seal(),
+        Sealed::Tree(vec!["d/f".into()], vec!["d".into()])
+    );
 }
 
 #[test]
 fn a_busy_gate_defers_the_write_and_its_reply() {
     let t = test_fs();
     let (entry, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
-    let gate = t.spool.gate(
-        disk::metadata(t.spool.outbox_root().join("f"))
-            .unwrap()
-            .ino(),
-    );
+    let gate = t.gate("f");
     let guard = gate.lock();
     let (sender, receiver) = channel();
     let done = move |written: Result<u32, FsError>| sender.send(written.unwrap()).unwrap();
@@ -591,25 +594,36 @@ fn a_busy_gate_defers_the_write_and_its_reply() {
 fn sealed_bytes_are_copied_out_before_they_change_and_others_do_not_wait() {
     let t = test_fs();
     let entry = t.put(NodeId::OUTBOX, "f", b"sealed");
+    t.wait_seal();
     let (_, other) = t.create(NodeId::OUTBOX, "other").unwrap();
     let opened = t.open(entry.attr.node, libc::O_RDWR).unwrap();
-    let (release, hold) = channel();
-    *t.spool.hold.lock() = Some(hold);
-    t.spool.sealed.store(true, Ordering::SeqCst);
+    // Room for the copy is asked for on a thread of the pool, which waits there until the test lets it go on.
+    let (here, copying) = channel();
+    let (release, hold) = channel::<()>();
+    let (here, hold) = (Mutex::new(here), Mutex::new(hold));
+    t.spool.pretend_free(move || {
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        if name.starts_with("fs-blocking") {
+            here.lock().send(()).ok();
+            hold.lock().recv_timeout(PATIENCE).ok();
+        }
+        u64::MAX
+    });
     let (sender, receiver) = channel();
     let done = move |written: Result<u32, FsError>| sender.send(written.unwrap()).unwrap();
     t.fs.write(opened.fh, 0, b"SEALED", WriteHow::default(), ME, done);
-    t.wait_for(|saw| *saw == Saw::CopyOut("f".into()));
+    copying.recv_timeout(PATIENCE).expect("not copied out");
     assert_eq!(
         t.read(opened.fh),
         b"sealed",
         "changed before it was copied out"
     );
-    t.spool.sealed.store(false, Ordering::SeqCst);
     assert_eq!(t.write(other.fh, 0, b"now").unwrap(), 3);
-    release.send(()).unwrap();
+    assert!(receiver.try_recv().is_err(), "answered before it was done");
+    drop(release);
     assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), 6);
     assert_eq!(t.read(opened.fh), b"SEALED");
+    assert_eq!(t.content(b"sealed").unwrap(), b"sealed");
 }
 
 #[test]
@@ -617,16 +631,14 @@ fn o_trunc_and_truncate_copy_sealed_bytes_out_too() {
     let t = test_fs();
     let entry = t.put(NodeId::OUTBOX, "f", b"sealed");
     t.wait_seal();
-    t.spool.sealed.store(true, Ordering::SeqCst);
     let opened = t
         .open(entry.attr.node, libc::O_WRONLY | libc::O_TRUNC)
         .unwrap();
-    t.wait_for(|saw| *saw == Saw::CopyOut("f".into()));
+    assert_eq!(t.content(b"sealed").unwrap(), b"sealed");
     assert_eq!(t.fs.getattr(entry.attr.node, None).unwrap().size, 0);
     t.write(opened.fh, 0, b"abc").unwrap();
     t.fs.release(opened.fh);
     t.wait_seal();
-    t.spool.sealed.store(true, Ordering::SeqCst);
     let attr = t
         .setattr(
             entry.attr.node,
@@ -637,7 +649,7 @@ fn o_trunc_and_truncate_copy_sealed_bytes_out_too() {
         )
         .unwrap();
     assert_eq!(attr.size, 1);
-    t.wait_for(|saw| *saw == Saw::CopyOut("f".into()));
+    assert_eq!(t.content(b"abc").unwrap(), b"abc");
 }
 
 #[test]
@@ -645,8 +657,9 @@ fn an_unlinked_file_works_until_it_is_closed() {
     let t = test_fs();
     let (entry, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
     t.write(opened.fh, 0, b"abc").unwrap();
+    let gate = t.gate("f");
     t.unlink(NodeId::OUTBOX, "f").unwrap();
-    t.wait_for(|saw| *saw == Saw::Removed("f".into(), 0));
+    assert!(t.is_removed(&gate));
     assert_eq!(errno(t.fs.lookup(NodeId::OUTBOX, b"f")), libc::ENOENT);
     t.write(opened.fh, 3, b"def").unwrap();
     assert_eq!(t.read(opened.fh), b"abcdef");
@@ -669,21 +682,16 @@ fn an_unlinked_file_works_until_it_is_closed() {
 fn hard_links_share_a_node_and_the_link_in_content_is_not_counted() {
     let t = test_fs();
     let entry = t.put(NodeId::OUTBOX, "f", b"x");
+    t.wait_seal();
     let linked = t.fs.link(entry.attr.node, at(NodeId::OUTBOX, "g")).unwrap();
     assert_eq!(linked.attr.node, entry.attr.node);
     assert_eq!(linked.attr.nlink, 2);
-    let ino = disk::metadata(t.spool.outbox_root().join("f"))
-        .unwrap()
-        .ino();
-    disk::hard_link(
-        t.spool.outbox_root().join("f"),
-        t.spool.real.layout().state().join("content-link"),
-    )
-    .unwrap();
-    t.spool.content_links.lock().insert(ino);
+    let on_disk = disk::metadata(t.outbox("f")).unwrap();
+    assert_eq!(on_disk.nlink(), 3, "one of them in content/");
     assert_eq!(t.fs.getattr(entry.attr.node, None).unwrap().nlink, 2);
+    let gate = t.gate("f");
     t.unlink(NodeId::OUTBOX, "f").unwrap();
-    t.wait_for(|saw| *saw == Saw::Removed("f".into(), 1));
+    assert!(!t.is_removed(&gate), "it has another name");
     assert_eq!(t.fs.getattr(entry.attr.node, None).unwrap().nlink, 1);
 }
 
@@ -704,8 +712,9 @@ fn rename_knows_noreplace_and_exchange() {
         errno(t.rename(from, to, RenameFlags::WHITEOUT)),
         libc::EINVAL
     );
+    let replaced = t.gate("g");
     t.rename(from, to, RenameFlags::empty()).unwrap();
-    t.wait_for(|saw| *saw == Saw::Removed("g".into(), 0));
+    assert!(t.is_removed(&replaced));
     assert_eq!(t.fs.lookup(NodeId::OUTBOX, b"g").unwrap().attr.node, g);
     assert_eq!(errno(t.fs.getattr(f, None)), libc::ESTALE);
 }
@@ -779,7 +788,10 @@ fn attributes_of_ours_are_answered_and_never_listed() {
     t.fs.setxattr(id, b"user.k", b"v", 0).unwrap();
     assert_eq!(t.fs.getxattr(id, b"user.k").unwrap(), b"v");
     assert_eq!(t.fs.listxattr(id).unwrap(), b"user.k\0");
-    assert_eq!(t.fs.getxattr(id, b"user.meshbox.sha256").unwrap(), b"ab");
+    assert_eq!(
+        t.fs.getxattr(id, b"user.meshbox.sha256").unwrap(),
+        Digest::of(b"x").to_hex().as_bytes()
+    );
     assert_eq!(
         errno(t.fs.getxattr(id, b"user.meshbox.from")),
         libc::ENODATA
@@ -859,7 +871,7 @@ fn the_inbox_is_read_only_except_for_removing() {
     );
     assert_eq!(errno(into), libc::EROFS);
     t.unlink(NodeId::INBOX, "f").unwrap();
-    t.wait_for(|saw| *saw == Saw::Consumed("f".into()));
+    assert!(t.is_consumed("f"));
     assert_eq!(t.read(opened.fh), b"from birch", "an open reader keeps it");
 }
 
@@ -867,7 +879,7 @@ fn the_inbox_is_read_only_except_for_removing() {
 fn a_file_moved_out_of_the_inbox_is_sent() {
     let t = test_fs();
     let id = t.put_inbox("f", b"forward me").attr.node;
-    disk::create_dir(t.spool.inbox_root().join("d")).unwrap();
+    disk::create_dir(t.inbox_root().join("d")).unwrap();
     let dir = t.rename(
         at(NodeId::INBOX, "d"),
         at(NodeId::OUTBOX, "d"),
@@ -888,7 +900,7 @@ fn a_file_moved_out_of_the_inbox_is_sent() {
         RenameFlags::empty(),
     )
     .unwrap();
-    assert_eq!(t.wait_seal(), Saw::Seal("g".into(), None));
+    assert_eq!(t.wait_seal(), Sealed::One("g".into(), None));
     assert_eq!(t.fs.lookup(NodeId::OUTBOX, b"g").unwrap().attr.node, id);
     assert_eq!(errno(t.fs.lookup(NodeId::INBOX, b"f")), libc::ENOENT);
 }
@@ -896,13 +908,12 @@ fn a_file_moved_out_of_the_inbox_is_sent() {
 /// The kernel drops the RELEASE of a file that was closed just before the mount ended.
 #[test]
 fn what_is_open_when_the_mount_is_gone_was_closed() {
-    let t = test_fs();
+    let t = unsettled_fs();
     let (_, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
     t.write(opened.fh, 0, b"whole").unwrap();
     t.fs.release_all();
     t.fs.stop();
-    let marked = t.wait_for(|saw| matches!(saw, Saw::Closed(_)));
-    assert_eq!(marked, Saw::Closed("f".into()));
+    assert_eq!(t.marks(), [(MarkKind::Closed, "f".into())]);
 }
 
 #[test]
@@ -913,19 +924,7 @@ fn a_replaced_inbox_name_leaves_open_readers_theirs_and_is_told_to_the_kernel() 
     t.fs.set_invalidator(tell).unwrap();
     let old = t.put_inbox("f", b"old").attr;
     let opened = t.open(old.node, libc::O_RDONLY).unwrap();
-    let ino = disk::metadata(t.spool.inbox_root().join("f"))
-        .unwrap()
-        .ino();
-    let staged = t.spool.real.layout().state().join("staged");
-    disk::write(&staged, b"newer").unwrap();
-    disk::rename(staged, t.spool.inbox_root().join("f")).unwrap();
-    let path = RelPath::parse(*b"f").unwrap();
-    let observer = t.spool.observer.lock().clone().unwrap();
-    observer.published(&[NewName {
-        path,
-        directory: false,
-        replaced: Some(ino),
-    }]);
+    t.publish("f", b"newer");
     assert_eq!(
         told.recv_timeout(PATIENCE).unwrap(),
         (NodeId::INBOX, b"f".to_vec())
@@ -960,11 +959,11 @@ fn send_now_names_files_only() {
     let t = test_fs();
     t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME).unwrap();
     t.put(NodeId::OUTBOX, "f.part", b"x");
-    t.wait_for(|saw| *saw == Saw::Ignored);
-    t.fs.send_now(&RelPath::parse(*b"f.part").unwrap()).unwrap();
-    assert_eq!(t.wait_seal(), Saw::Seal("f.part".into(), None));
-    assert!(t.fs.send_now(&RelPath::parse(*b"d").unwrap()).is_err());
-    assert!(t.fs.send_now(&RelPath::parse(*b"none").unwrap()).is_err());
+    t.wait_ignored();
+    t.fs.send_now(&rel("f.part")).unwrap();
+    assert_eq!(t.wait_seal(), Sealed::One("f.part".into(), None));
+    assert!(t.fs.send_now(&rel("d")).is_err());
+    assert!(t.fs.send_now(&rel("none")).is_err());
 }
 
 #[test]

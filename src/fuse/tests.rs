@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::convert::rdev;
 use super::*;
-use crate::fs::tests::{PANICS, Saw, TestFs, test_fs};
+use crate::fs::tests::{Sealed, TestFs, test_fs};
 use crate::fs::{Device, NodeId};
 
 /// A mount that goes away with the test, however that ends.
@@ -114,7 +114,7 @@ fn ordinary_programs_find_an_ordinary_file_system() {
     let Some(m) = Mounted::new() else { return };
     m.sh("test \"$(ls -A ..)\" = \"$(printf '.meshbox\\ninbox\\noutbox')\"; cat ../.meshbox/status.json; cat ../.meshbox/metrics");
     m.sh("head -c 3000000 /dev/urandom > /tmp/meshbox-test-$$; cp /tmp/meshbox-test-$$ big; cmp /tmp/meshbox-test-$$ big; rm /tmp/meshbox-test-$$");
-    assert_eq!(m.t.wait_seal(), Saw::Seal("big".into(), None));
+    assert_eq!(m.t.wait_seal(), Sealed::One("big".into(), None));
     m.sh("mkdir -p d/e; mv big d/e/big; test ! -e big; cp -a d copy; cmp d/e/big copy/e/big; rm -r copy");
     m.sh("printf a > a; printf bb > b; mv -n a b; test -e a; ln a c; test \"$(stat -c %i a)\" = \"$(stat -c %i c)\"; test \"$(stat -c %h a)\" = 2");
     m.sh("exec 3<>u; rm u; echo gone >&3; test \"$(stat -L -c %h /proc/self/fd/3)\" = 0; cat /proc/self/fd/3 | grep -q gone");
@@ -149,7 +149,7 @@ fn what_cannot_travel_works_below_an_ignored_name_and_stays_there() {
     m.sh("test \"$(cd .d; find . -type s; find . -type l; find . -type c)\" = \"$(printf './s\\n./l\\n./null')\"");
     m.sh("! mv .d d 2>/dev/null; ! mv .d/l l 2>/dev/null; ! ln -P .d/l l 2>/dev/null; test -L .d/l; test \"$(ls)\" = ''; mv .d .e; cp -a .e .copy; test -L .copy/l; rm -r .copy");
     m.sh("cd .e; rm l s null far; cd ..; mv .e e");
-    m.t.wait_for(|saw| matches!(saw, Saw::SealTree(files, _) if *files == ["e/f"]));
+    m.t.wait_sealed(|sealed| matches!(sealed, Sealed::Tree(files, _) if *files == ["e/f"]));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn device_numbers_survive_the_protocol() {
 fn a_file_is_sealed_when_the_last_copy_of_its_descriptor_is_closed() {
     let Some(m) = Mounted::new() else { return };
     m.sh("exec 3>f; echo parent >&3; (sleep 0.3; echo child >&3) & exec 3>&-; test -s f; wait");
-    assert_eq!(m.t.wait_seal(), Saw::Seal("f".into(), None));
+    assert_eq!(m.t.wait_seal(), Sealed::One("f".into(), None));
     assert_eq!(fs::read(m.t.outbox("f")).unwrap(), b"parent\nchild\n");
 }
 
@@ -191,7 +191,7 @@ fn a_mapping_that_outlives_its_descriptor_is_still_a_writer() {
 import mmap,os
 fd=os.open('m',os.O_RDWR|os.O_CREAT,0o644); os.ftruncate(fd,4096)
 p=mmap.mmap(fd,4096); os.close(fd); p[0:5]=b'later'; p.close()\"");
-    assert_eq!(m.t.wait_seal(), Saw::Seal("m".into(), None));
+    assert_eq!(m.t.wait_seal(), Sealed::One("m".into(), None));
     assert_eq!(&fs::read(m.t.outbox("m")).unwrap()[..5], b"later");
 }
 
@@ -218,10 +218,7 @@ fn a_written_file_may_be_closed_by_execve() {
     done.recv_timeout(PATIENCE)
         .expect("a close by execve hangs");
     writer.join().unwrap();
-    assert_eq!(
-        m.t.wait_for(|saw| matches!(saw, Saw::Torn(_) | Saw::Seal(..))),
-        Saw::Seal("f".into(), None)
-    );
+    assert_eq!(m.t.wait_seal(), Sealed::One("f".into(), None));
 }
 
 /// However a writer is killed, its FLUSH shows it. (SIGINT is left out for dd, which closes its file before it lets
@@ -240,11 +237,7 @@ fn every_killed_writer_is_seen() {
             m.sh(&format!(
                 "env --default-signal sh -c 'f={f}; exec {program}' 2>/dev/null & p=$!; until [ -s {f} ]; do sleep 0.01; done; kill -s {signal} $p; wait $p || true"
             ));
-            assert_eq!(
-                m.t.wait_for(|saw| matches!(saw, Saw::Torn(_) | Saw::Seal(..))),
-                Saw::Torn(f),
-                "{program}"
-            );
+            m.t.wait_torn(&f);
         }
     }
 }
@@ -253,10 +246,7 @@ fn every_killed_writer_is_seen() {
 fn a_file_whose_writer_was_killed_is_held_back() {
     let Some(m) = Mounted::new() else { return };
     m.sh("yes > torn & p=$!; while [ ! -s torn ]; do sleep 0.02; done; sleep 0.05; kill -9 $p; wait $p || true");
-    assert_eq!(
-        m.t.wait_for(|saw| matches!(saw, Saw::Torn(_) | Saw::Seal(..))),
-        Saw::Torn("torn".into())
-    );
+    m.t.wait_torn("torn");
     let state = m.t.fs.lookup(NodeId::OUTBOX, b"torn").unwrap();
     assert_eq!(
         m.t.fs
@@ -270,20 +260,31 @@ fn a_file_whose_writer_was_killed_is_held_back() {
 #[test]
 fn a_panic_ends_one_operation_with_an_error_and_not_the_mount() {
     let Some(m) = Mounted::new() else { return };
-    let name = OsStr::from_bytes(PANICS);
-    let (inbox, behind) = (m.at.path().join("inbox"), m.t.fs_inbox_root());
+    let panicked = Arc::new(std::sync::Mutex::new(Vec::new()));
     for n in 0..8 {
-        fs::write(behind.join(name), "x").unwrap();
-        let mut value = [0_u8; 99];
-        let state = rustix::fs::getxattr(inbox.join(name), "user.meshbox.state", &mut value[..]);
-        assert_eq!(state, Err(rustix::io::Errno::IO), "in a loop");
+        let file = m.outbox().join(format!("f{n}"));
+        fs::write(&file, format!("sealed {n}")).unwrap();
+        m.t.wait_sealed(|sealed| *sealed == Sealed::One(format!("f{n}"), None));
+        let opened = fs::File::options().write(true).open(&file).unwrap();
+        let on = panicked.clone();
+        m.t.spool.pretend_free(move || {
+            let thread = std::thread::current();
+            on.lock().unwrap().push(thread.name().unwrap().to_owned());
+            panic!("injected")
+        });
+        let made = fs::create_dir(m.outbox().join("d")).unwrap_err();
+        assert_eq!(made.raw_os_error(), Some(libc::EIO), "in a loop");
+        // Room for a copy of the sealed bytes is asked for in the pool.
+        let cut = opened.set_len(1).unwrap_err();
+        assert_eq!(cut.raw_os_error(), Some(libc::EIO), "in the pool");
+        m.t.spool.pretend_no_more();
         m.sh(&format!("echo {n} > after; test \"$(cat after)\" = {n}"));
-
-        let removed = fs::remove_file(inbox.join(name)).unwrap_err();
-        assert_eq!(removed.raw_os_error(), Some(libc::EIO), "in the pool");
-        fs::write(behind.join("other"), "x").unwrap();
-        fs::remove_file(inbox.join("other")).unwrap();
+        opened.set_len(1).unwrap();
     }
+    let panicked = panicked.lock().unwrap();
+    let in_pool = |name: &&String| name.starts_with("fs-blocking");
+    let pool = panicked.iter().filter(in_pool).count();
+    assert_eq!((pool, panicked.len()), (8, 16), "{panicked:?}");
 }
 
 /// What the log says of it.

@@ -208,7 +208,7 @@ pub(super) struct Mark {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum MarkKind {
+pub(crate) enum MarkKind {
     Open,
     Closed,
     Torn,

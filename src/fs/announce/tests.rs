@@ -88,13 +88,13 @@ fn setting(act: impl Fn(&Arc<Fs>, &[Step]) + Send + 'static) -> Setting {
 
 impl Setting {
     fn arrives(&self, path: &str, content: &str) {
-        let at = self.t.fs.spool.inbox_root().join(path);
+        let at = self.t.inbox_root().join(path);
         disk::write(at, content).unwrap();
         self.t.fs.inbox_published(&[new_name(path, false)]);
     }
 
     fn made(&self, path: &str) {
-        disk::create_dir(self.t.fs.spool.inbox_root().join(path)).unwrap();
+        disk::create_dir(self.t.inbox_root().join(path)).unwrap();
         self.t.fs.inbox_published(&[new_name(path, true)]);
     }
 
@@ -207,7 +207,7 @@ fn a_new_directory_is_announced_as_made_before_what_is_in_it() {
 #[test]
 fn what_was_replaced_meanwhile_is_not_announced() {
     let setting = setting(|fs, steps| {
-        let inbox = fs.spool.inbox_root();
+        let inbox = fs.spool.layout().inbox();
         disk::write(inbox.join("other"), "2").unwrap();
         disk::rename(inbox.join("other"), inbox.join("f")).unwrap();
         let token = token_of(&steps[0]);
@@ -269,7 +269,7 @@ fn a_file_renamed_by_its_origin_is_announced_under_its_new_name_whether_or_not_i
     for known in [false, true] {
         let setting = setting(|_fs, _steps| {});
         let fs = &setting.t.fs;
-        let root = fs.spool.inbox_root();
+        let root = fs.spool.layout().inbox();
         disk::write(root.join("f"), "1").unwrap();
         if known {
             fs.lookup(NodeId::INBOX, b"f").unwrap();

@@ -2,41 +2,45 @@
 
 use super::*;
 
-fn name(text: &str) -> RelPath {
-    RelPath::parse(text).unwrap()
+fn mv(t: &TestFs, from: &str, to: &str) -> Result<(), FsError> {
+    let (from, to) = (at(NodeId::OUTBOX, from), at(NodeId::OUTBOX, to));
+    t.rename(from, to, RenameFlags::empty())
 }
 
 #[test]
-fn a_directory_that_gets_an_ordinary_name_is_told_before_the_rename_and_sealed_whole() {
+fn a_directory_that_gets_an_ordinary_name_is_sealed_whole() {
     let t = test_fs();
     let d = t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
     let sub = t.fs.mkdir(at(d.attr.node, "sub"), 0o755, ME).unwrap();
     t.put(d.attr.node, "f", b"x");
     t.put(sub.attr.node, ".hidden", b"x");
-    let (from, to) = (at(NodeId::OUTBOX, ".d"), at(NodeId::OUTBOX, "d"));
-    t.rename(from, to, RenameFlags::empty()).unwrap();
-    let told = t.wait_for(|saw| matches!(saw, Saw::TreeRenaming(..) | Saw::Renamed(..)));
-    assert_eq!(told, Saw::TreeRenaming(".d".into(), "d".into(), 2));
-    let sealed = t.wait_for(|saw| matches!(saw, Saw::SealTree(..) | Saw::Seal(..)));
+    mv(&t, ".d", "d").unwrap();
     let files = vec!["d/f".to_owned(), "d/sub/.hidden".to_owned()];
     assert_eq!(
-        sealed,
-        Saw::SealTree(files, vec!["d".into(), "d/sub".into()])
+        t.wait_seal(),
+        Sealed::Tree(files, vec!["d".into(), "d/sub".into()])
     );
+}
+
+/// A kill right after the rename finds it in the journal.
+#[test]
+fn a_directory_is_not_committed_before_the_spool_knows() {
+    let t = test_fs();
+    t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
+    t.spool.close();
+    mv(&t, ".d", "d").unwrap_err();
+    assert_eq!(t.names(NodeId::OUTBOX), [".d"]);
 }
 
 #[test]
 fn a_rename_that_fails_leaves_no_tree() {
-    let t = test_fs();
+    let mut t = test_fs();
     t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
     let full = t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME).unwrap();
     t.put(full.attr.node, "f", b"x");
-    let (from, to) = (at(NodeId::OUTBOX, ".d"), at(NodeId::OUTBOX, "d"));
-    assert_eq!(
-        errno(t.rename(from, to, RenameFlags::empty())),
-        libc::ENOTEMPTY
-    );
-    t.wait_for(|saw| *saw == Saw::TreeDropped);
+    assert_eq!(errno(mv(&t, ".d", "d")), libc::ENOTEMPTY);
+    t.reopen();
+    assert_eq!(t.spool.recovered_trees(), []);
 }
 
 #[test]
@@ -45,31 +49,43 @@ fn an_open_member_holds_its_directory_and_is_shown() {
     let d = t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
     let (_, open) = t.create(d.attr.node, "f").unwrap();
     let other = t.put(d.attr.node, ".other", b"x");
-    let (from, to) = (at(NodeId::OUTBOX, ".d"), at(NodeId::OUTBOX, "d"));
-    t.rename(from, to, RenameFlags::empty()).unwrap();
+    mv(&t, ".d", "d").unwrap();
     let state = |id| t.fs.file_state(id).unwrap().state;
     assert_eq!(state(d.attr.node), "waiting: d/f");
     assert_eq!(state(other.attr.node), "waiting: d/f");
     t.write(open.fh, 0, b"the end").unwrap();
     t.fs.release(open.fh);
-    let sealed = t.wait_for(|saw| matches!(saw, Saw::SealTree(..) | Saw::Seal(..)));
-    assert!(matches!(sealed, Saw::SealTree(files, _) if files.len() == 2));
+    assert!(matches!(t.wait_seal(), Sealed::Tree(files, _) if files.len() == 2));
 }
 
 #[test]
-fn a_committed_directory_that_moves_again_is_told_before_that_too() {
+fn a_committed_directory_that_moves_again_is_told_each_time() {
+    let names = [".d", "d", "e", ".e"];
+    // What the next start finds after so many renames.
+    for (renames, found) in [(1, &["d"][..]), (2, &["e"]), (3, &[])] {
+        let mut t = test_fs();
+        let d = t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
+        let (_, open) = t.create(d.attr.node, "f").unwrap();
+        t.write(open.fh, 0, b"x").unwrap();
+        for pair in names.windows(2).take(renames) {
+            mv(&t, pair[0], pair[1]).unwrap();
+        }
+        t.reopen();
+        let trees = t.spool.recovered_trees().into_iter();
+        let roots: Vec<String> = trees.map(|tree| tree.root.to_string()).collect();
+        assert_eq!(roots, found, "after {renames}");
+    }
+}
+
+#[test]
+fn a_committed_directory_does_not_move_before_the_spool_knows() {
     let t = test_fs();
     let d = t.fs.mkdir(at(NodeId::OUTBOX, ".d"), 0o755, ME).unwrap();
-    let (_, open) = t.create(d.attr.node, "f").unwrap();
-    let names = [".d", "d", "e", ".e"];
-    for pair in names.windows(2) {
-        let (from, to) = (at(NodeId::OUTBOX, pair[0]), at(NodeId::OUTBOX, pair[1]));
-        t.rename(from, to, RenameFlags::empty()).unwrap();
-    }
-    t.wait_for(|saw| *saw == Saw::TreeMoving("d".into(), "e".into()));
-    t.wait_for(|saw| *saw == Saw::TreeMoving("e".into(), ".e".into()));
-    t.wait_for(|saw| *saw == Saw::TreeDropped);
-    t.fs.release(open.fh);
+    t.create(d.attr.node, "f").unwrap();
+    mv(&t, ".d", "d").unwrap();
+    t.spool.close();
+    mv(&t, "d", "e").unwrap_err();
+    assert_eq!(t.names(NodeId::OUTBOX), ["d"]);
 }
 
 #[test]
@@ -83,9 +99,9 @@ fn while_names_are_about_to_change_together_the_kernel_is_told_to_remember_none(
     };
     t.fs.set_invalidator(Arc::new(invalidate)).unwrap();
     t.put_inbox("known", b"old");
-    disk::write(t.spool.inbox_root().join("unknown"), b"old").unwrap();
-    let observer = t.spool.observer.lock().clone().unwrap();
-    observer.prepare(&[name("known"), name("unknown")]);
+    disk::write(t.inbox_root().join("unknown"), b"old").unwrap();
+    let observer = t.observer();
+    observer.prepare(&[rel("known"), rel("unknown")]);
     // At once: who prepares waits until the kernel has forgotten.
     assert_eq!(told.try_recv().unwrap(), (NodeId::INBOX, b"known".to_vec()));
     assert!(told.try_recv().is_err(), "the kernel never knew the other");
@@ -110,13 +126,10 @@ fn nobody_looks_at_the_inbox_in_the_middle_of_a_switch() {
     for name in ["a", "b"] {
         t.put_inbox(name, b"0");
     }
-    let observer = t.spool.observer.lock().clone().unwrap();
+    let observer = t.observer();
     let fs = t.fs.clone();
     let stop = AtomicBool::new(false);
-    let (root, state) = (
-        t.spool.inbox_root(),
-        t.spool.real.layout().state().to_path_buf(),
-    );
+    let (root, state) = (t.inbox_root(), t.spool.layout().state().to_path_buf());
     let rounds = thread::scope(|scope| {
         let looker = scope.spawn(|| {
             let mut rounds = 0_u64;

@@ -43,23 +43,13 @@ fn make(t: &TestFs, name: &str, what: What) {
 
 /// Everything sealed since the last time, sorted.
 fn sealed(t: &TestFs) -> Vec<String> {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while t.fs.overview(0).unsealed > 0 {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "something is not sealed"
-        );
-        thread::yield_now();
-    }
-    let mut sealed: Vec<String> = std::iter::from_fn(|| t.saw.try_recv().ok())
-        .filter_map(|saw| match saw {
-            Saw::Seal(path, _) => Some(path),
-            Saw::SealTree(files, directories) => {
-                Some(format!("{}[{}]", directories[0], files.join(",")))
-            }
-            _ => None,
-        })
-        .collect();
+    let sealed = t.all_sealed().into_iter().map(|sealed| match sealed {
+        Sealed::One(path, _) => path,
+        Sealed::Tree(files, directories) => {
+            format!("{}[{}]", directories[0], files.join(","))
+        }
+    });
+    let mut sealed: Vec<String> = sealed.collect();
     sealed.sort();
     sealed
 }

@@ -22,10 +22,7 @@ fn a_write_past_the_limit_is_cut_then_refused_and_the_file_held_back() {
         libc::EFBIG
     );
     t.fs.release(opened.fh);
-    assert_eq!(
-        t.wait_for(|saw| matches!(saw, Saw::Torn(_))),
-        Saw::Torn("f".into())
-    );
+    t.wait_torn("f");
     assert_eq!(state_shown(&t, entry.attr.node), b"incomplete");
     assert!(error_shown(&t, entry.attr.node).contains("File too large"));
     assert_eq!(
@@ -40,15 +37,17 @@ fn a_program_that_ignores_the_short_count_is_held_back_too() {
     let (_, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
     assert_eq!(t.write(opened.fh, MAX_FILE_BYTES - 1, b"xy").unwrap(), 1);
     t.fs.release(opened.fh);
-    t.wait_for(|saw| matches!(saw, Saw::Torn(_)));
+    t.wait_torn("f");
 }
 
 #[test]
 fn no_call_makes_a_file_larger_than_the_limit() {
-    let t = test_fs();
+    // The largest file there may be takes hours to be hashed.
+    let t = unsettled_fs();
     let entry = t.put(NodeId::OUTBOX, "f", b"x");
     let id = entry.attr.node;
-    t.wait_seal();
+    t.send("f");
+    t.wait_queued(id);
     let size = |size| SetAttr {
         size: Some(size),
         ..SetAttr::default()
@@ -78,7 +77,7 @@ fn a_full_disk_fails_writes_and_names_and_the_short_file_is_not_sent() {
     let (entry, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
     let id = entry.attr.node;
     t.write(opened.fh, 0, b"first").unwrap();
-    *t.spool.free.lock() = Some(10);
+    t.spool.pretend_free(|| 10);
     assert_eq!(errno(t.write(opened.fh, 5, &[0; 100])), libc::ENOSPC);
     assert_eq!(errno(t.create(NodeId::OUTBOX, "g")), libc::ENOSPC);
     let made = t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME);
@@ -86,15 +85,15 @@ fn a_full_disk_fails_writes_and_names_and_the_short_file_is_not_sent() {
     // A little more fits, and the program closes as if nothing had been.
     t.write(opened.fh, 5, b"more").unwrap();
     t.fs.release(opened.fh);
-    t.wait_for(|saw| matches!(saw, Saw::Torn(_)));
+    t.wait_torn("f");
     assert_eq!(state_shown(&t, id), b"incomplete");
     assert!(error_shown(&t, id).contains("No space left"));
 
-    *t.spool.free.lock() = None;
+    t.spool.pretend_no_more();
     let again = t.open(id, libc::O_WRONLY | libc::O_TRUNC).unwrap();
     t.write(again.fh, 0, b"whole").unwrap();
     t.fs.release(again.fh);
-    assert_eq!(t.wait_seal(), Saw::Seal("f".into(), None));
+    assert_eq!(t.wait_seal(), Sealed::One("f".into(), None));
     assert_eq!(
         errno(t.fs.getxattr(id, b"user.meshbox.error")),
         libc::ENODATA
@@ -106,9 +105,9 @@ fn a_program_that_starts_over_after_a_full_disk_is_believed() {
     let t = test_fs();
     let (entry, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
     t.write(opened.fh, 0, b"first").unwrap();
-    *t.spool.free.lock() = Some(0);
+    t.spool.pretend_free(|| 0);
     assert_eq!(errno(t.write(opened.fh, 5, b"x")), libc::ENOSPC);
-    *t.spool.free.lock() = None;
+    t.spool.pretend_no_more();
     let empty = SetAttr {
         size: Some(0),
         fh: Some(opened.fh),
@@ -117,16 +116,31 @@ fn a_program_that_starts_over_after_a_full_disk_is_believed() {
     t.setattr(entry.attr.node, empty).unwrap();
     t.write(opened.fh, 0, b"whole").unwrap();
     t.fs.release(opened.fh);
-    assert_eq!(t.wait_seal(), Saw::Seal("f".into(), None));
+    assert_eq!(t.wait_seal(), Sealed::One("f".into(), None));
+}
+
+/// A spool that keeps nothing for others as large as what [`put_kept`] makes.
+fn keeps_little() -> TestFs {
+    test_fs_of(Setup {
+        limits: Limits {
+            max_bytes: Some(64 << 10),
+            ..Limits::default()
+        },
+        ..Setup::default()
+    })
+}
+
+/// A sealed file that birch still waits for.
+fn put_kept(t: &TestFs, name: &str) -> Entry {
+    let entry = t.put(NodeId::OUTBOX, name, &[b'x'; 100 << 10]);
+    t.wait_seal();
+    entry
 }
 
 #[test]
 fn a_file_that_must_be_kept_and_cannot_be_is_not_removed() {
-    let t = test_fs();
-    let entry = t.put(NodeId::OUTBOX, "f", b"x");
-    t.wait_seal();
-    let ino = disk::metadata(t.outbox("f")).unwrap().ino();
-    t.spool.stuck.lock().insert(ino);
+    let t = keeps_little();
+    let entry = put_kept(&t, "f");
     assert_eq!(errno(t.unlink(NodeId::OUTBOX, "f")), libc::EDQUOT);
     assert!(t.outbox("f").exists());
     t.fs.link(entry.attr.node, at(NodeId::OUTBOX, "g")).unwrap();
@@ -140,19 +154,16 @@ fn a_file_that_must_be_kept_and_cannot_be_is_not_removed() {
 
 #[test]
 fn a_file_that_must_be_kept_and_cannot_be_is_not_replaced_by_a_rename() {
-    let t = test_fs();
-    t.put(NodeId::OUTBOX, "f", b"x");
-    t.wait_seal();
+    let t = keeps_little();
+    put_kept(&t, "f");
     t.put(NodeId::OUTBOX, "g", b"other");
     t.put_inbox("i", b"arrived");
-    let ino = disk::metadata(t.outbox("f")).unwrap().ino();
-    t.spool.stuck.lock().insert(ino);
     for from in [at(NodeId::OUTBOX, "g"), at(NodeId::INBOX, "i")] {
         let over = |flags| t.rename(from, at(NodeId::OUTBOX, "f"), flags);
         assert_eq!(errno(over(RenameFlags::empty())), libc::EDQUOT);
         assert_eq!(errno(over(RenameFlags::NOREPLACE)), libc::EEXIST);
     }
-    assert_eq!(disk::read(t.outbox("f")).unwrap(), b"x");
+    assert_eq!(disk::read(t.outbox("f")).unwrap(), [b'x'; 100 << 10]);
     let (f, g) = (at(NodeId::OUTBOX, "f"), at(NodeId::OUTBOX, "g"));
     t.rename(g, f, RenameFlags::EXCHANGE).unwrap();
 }

@@ -2,24 +2,16 @@
 
 use super::*;
 
-fn drain(t: &TestFs) -> Vec<Saw> {
-    std::iter::from_fn(|| t.saw.try_recv().ok()).collect()
-}
-
 /// Waits until nothing is left to be sealed; what was, sorted.
 fn sealed(t: &TestFs) -> Vec<String> {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while t.fs.overview(0).unsealed > 0 {
-        assert!(std::time::Instant::now() < deadline, "not sealed");
-        thread::yield_now();
-    }
-    let saw = drain(t).into_iter();
-    let mut sealed: Vec<String> = saw
-        .filter_map(|saw| match saw {
-            Saw::Seal(path, _) => Some(path),
-            _ => None,
-        })
-        .collect();
+    let sealed = t
+        .all_sealed()
+        .into_iter()
+        .filter_map(|sealed| match sealed {
+            Sealed::One(path, _) => Some(path),
+            Sealed::Tree(..) => None,
+        });
+    let mut sealed: Vec<String> = sealed.collect();
     sealed.sort();
     sealed
 }
@@ -53,7 +45,7 @@ fn what_was_first_known_under_an_ignored_name_is_sealed_under_the_other() {
     assert_eq!(t.fs.file_state(x).unwrap().state, "open");
     t.fs.release(opened.fh);
     assert_eq!(sealed(&t), ["f"]);
-    assert_eq!(t.fs.file_state(x).unwrap().state, "queued");
+    t.wait_queued(x);
 }
 
 #[test]
@@ -72,29 +64,39 @@ fn a_mode_set_through_one_name_is_sealed_under_all() {
 
 #[test]
 fn a_close_and_a_truncation_have_made_their_mark_when_they_are_answered() {
-    let t = test_fs();
+    let t = unsettled_fs();
+    let closed = [(MarkKind::Closed, "f".to_owned())];
     let (entry, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
     t.write(opened.fh, 0, b"123").unwrap();
-    drain(&t);
     t.fs.release(opened.fh);
-    assert!(drain(&t).contains(&Saw::Closed("f".into())));
-    sealed(&t);
+    assert_eq!(t.marks(), closed);
+    t.send("f");
+    assert_eq!(sealed(&t), [""; 0]);
+    assert_eq!(t.marks(), []);
     let set = SetAttr {
         size: Some(1),
         ..SetAttr::default()
     };
     t.setattr(entry.attr.node, set).unwrap();
-    assert!(drain(&t).contains(&Saw::Closed("f".into())));
+    assert_eq!(t.marks(), closed);
 }
 
 #[test]
 fn a_rename_mends_a_mark_and_makes_none() {
-    let t = test_fs();
-    t.put(NodeId::OUTBOX, "f", b"1");
-    sealed(&t);
-    let (from, to) = (at(NodeId::OUTBOX, "f"), at(NodeId::OUTBOX, "g"));
-    t.rename(from, to, RenameFlags::empty()).unwrap();
-    let saw = drain(&t);
-    assert!(saw.contains(&Saw::Mended), "{saw:?}");
-    assert!(!saw.contains(&Saw::Closed("g".into())), "{saw:?}");
+    let t = unsettled_fs();
+    let entry = t.put(NodeId::OUTBOX, "f", b"1");
+    t.send("f");
+    assert_eq!(sealed(&t), [""; 0]);
+    let mv = |from, to| {
+        let (from, to) = (at(NodeId::OUTBOX, from), at(NodeId::OUTBOX, to));
+        t.rename(from, to, RenameFlags::empty()).unwrap();
+    };
+    mv("f", "g");
+    assert_eq!(t.marks(), []);
+    let opened = t.open(entry.attr.node, libc::O_WRONLY).unwrap();
+    assert_eq!(t.write(opened.fh, MAX_FILE_BYTES - 1, b"xy").unwrap(), 1);
+    t.fs.release(opened.fh);
+    assert_eq!(t.marks(), [(MarkKind::Torn, "g".into())]);
+    mv("g", "h");
+    assert_eq!(t.marks(), [(MarkKind::Closed, "h".into())]);
 }

@@ -109,7 +109,7 @@ fn no_link_in_any_component_of_the_outbox_is_resolved() {
         let t = test_fs();
         let outside = t._dir.path().join("outside");
         make_tree(&outside);
-        make_tree(&t.spool.outbox_root());
+        make_tree(&t.outbox(""));
         let a = t.fs.lookup(NodeId::OUTBOX, b"a").unwrap().attr.node;
         let d = t.fs.lookup(a, b"b").unwrap().attr.node;
         let f = t.fs.lookup(d, b"f").unwrap().attr.node;
@@ -142,7 +142,7 @@ fn no_link_in_any_component_of_the_inbox_is_resolved() {
         let t = test_fs();
         let outside = t._dir.path().join("outside");
         make_tree(&outside);
-        make_tree(&t.spool.inbox_root());
+        make_tree(&t.inbox_root());
         let a = t.fs.lookup(NodeId::INBOX, b"a").unwrap().attr.node;
         let d = t.fs.lookup(a, b"b").unwrap().attr.node;
         let f = t.fs.lookup(d, b"f").unwrap().attr.node;

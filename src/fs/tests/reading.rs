@@ -233,10 +233,9 @@ fn a_file_renamed_by_its_origin_while_the_kernel_reads_it_keeps_its_node_and_its
     let t = test_fs();
     let id = t.put_inbox("f", b"bytes").attr.node;
     let (reader, _registration) = t.open_settled(id, Kernel::Grants);
-    let root = t.spool.inbox_root();
+    let root = t.inbox_root();
     disk::rename(root.join("f"), root.join("g")).unwrap();
-    let rel = |text: &str| RelPath::parse(text).unwrap();
-    let observer = t.spool.observer.lock().clone().unwrap();
+    let observer = t.observer();
     observer.renamed(&rel("f"), &rel("g"), None);
     assert_eq!(
         errno(t.open_by(1, id, libc::O_RDONLY)),
@@ -258,7 +257,7 @@ fn an_open_while_a_file_is_renamed_over_another_finds_one_of_the_two() {
     let t = test_fs();
     let moving = t.put_inbox("f", b"moving").attr.node;
     let replaced = t.put_inbox("g", b"replaced").attr.node;
-    let root = t.spool.inbox_root();
+    let root = t.inbox_root();
     let before = disk::metadata(root.join("g")).unwrap().ino();
     disk::rename(root.join("f"), root.join("g")).unwrap();
     let by = |tid, id| t.open_by(tid, id, libc::O_RDONLY);
@@ -271,8 +270,7 @@ fn an_open_while_a_file_is_renamed_over_another_finds_one_of_the_two() {
     assert_eq!(found, moving);
     let opened = by(1, found).unwrap();
     assert_eq!(t.read(opened.fh), b"moving");
-    let rel = |text: &str| RelPath::parse(text).unwrap();
-    let observer = t.spool.observer.lock().clone().unwrap();
+    let observer = t.observer();
     observer.renamed(&rel("f"), &rel("g"), Some(before));
     let opened = by(1, found).unwrap();
     assert_eq!(t.read(opened.fh), b"moving");

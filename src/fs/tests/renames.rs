@@ -2,24 +2,11 @@
 
 use super::*;
 
-fn rel(text: &str) -> RelPath {
-    RelPath::parse(text).unwrap()
-}
-
 fn told_by(t: &TestFs) -> Receiver<(NodeId, Vec<u8>)> {
     let (sender, told) = channel();
     let tell = Arc::new(move |parent, name: &[u8]| sender.send((parent, name.to_vec())).unwrap());
     t.fs.set_invalidator(tell).unwrap();
     told
-}
-
-/// Renames in the inbox as the spool does.
-fn rename_inbox(t: &TestFs, from: &str, to: &str, replaced: Option<u64>) {
-    let root = t.spool.inbox_root();
-    disk::create_dir_all(root.join(to).parent().unwrap()).unwrap();
-    disk::rename(root.join(from), root.join(to)).unwrap();
-    let observer = t.spool.observer.lock().clone().unwrap();
-    observer.renamed(&rel(from), &rel(to), replaced);
 }
 
 #[test]
@@ -28,7 +15,7 @@ fn a_renamed_inbox_file_keeps_its_number_and_its_readers_and_the_kernel_forgets_
     let told = told_by(&t);
     let file = t.put_inbox("f", b"bytes").attr;
     let opened = t.open(file.node, libc::O_RDONLY).unwrap();
-    rename_inbox(&t, "f", "d/e/g", None);
+    t.publish_rename("f", "d/e/g");
     assert_eq!(
         told.recv_timeout(PATIENCE).unwrap(),
         (NodeId::INBOX, b"f".to_vec())
@@ -56,7 +43,7 @@ fn a_renamed_inbox_file_keeps_its_number_and_its_readers_and_the_kernel_forgets_
 fn a_renamed_inbox_file_that_nobody_looks_at_later_leaves_nothing_behind() {
     let t = test_fs();
     let file = t.put_inbox("f", b"bytes").attr;
-    rename_inbox(&t, "f", "d/g", None);
+    t.publish_rename("f", "d/g");
     t.fs.forget(file.node, 1);
     assert_eq!(t.fs.nodes.lock().len(), 0);
 }
@@ -68,10 +55,7 @@ fn an_inbox_file_renamed_over_another_is_told_for_both_names() {
     let old = t.put_inbox("b", b"old").attr;
     let new = t.put_inbox("a", b"newer").attr;
     let reader = t.open(old.node, libc::O_RDONLY).unwrap();
-    let replaced = disk::metadata(t.spool.inbox_root().join("b"))
-        .unwrap()
-        .ino();
-    rename_inbox(&t, "a", "b", Some(replaced));
+    t.publish_rename("a", "b");
     let mut names: Vec<_> = (0..2)
         .map(|_| told.recv_timeout(PATIENCE).unwrap().1)
         .collect();
@@ -89,9 +73,9 @@ fn a_file_that_gave_way_is_told_to_the_kernel() {
     let t = test_fs();
     let told = told_by(&t);
     let file = t.put_inbox("d", b"a file").attr;
-    disk::remove_file(t.spool.inbox_root().join("d")).unwrap();
-    disk::create_dir(t.spool.inbox_root().join("d")).unwrap();
-    let observer = t.spool.observer.lock().clone().unwrap();
+    disk::remove_file(t.inbox_root().join("d")).unwrap();
+    disk::create_dir(t.inbox_root().join("d")).unwrap();
+    let observer = t.observer();
     observer.removed(&rel("d"));
     assert_eq!(
         told.recv_timeout(PATIENCE).unwrap(),
@@ -102,44 +86,56 @@ fn a_file_that_gave_way_is_told_to_the_kernel() {
     assert_ne!(found.node, file.node);
 }
 
-/// Told twice, the spool would forget what it announced of the file.
+/// The bundle that the spool says a name was sent in; it forgets that of a name whose rename it is told twice.
+fn bundle_at(t: &TestFs, name: &str) -> Option<String> {
+    t.spool.outbox_state(&rel(name), t.ino(name)).bundle
+}
+
 #[test]
 fn each_rename_is_told_to_the_spool_once() {
-    let t = test_fs();
+    let t = unsettled_fs();
     let out = NodeId::OUTBOX;
     t.put(out, "f", b"f");
     for directory in ["d", "e"] {
-        t.fs.mkdir(at(out, directory), 0o755, ME).unwrap();
+        let made = t.fs.mkdir(at(out, directory), 0o755, ME).unwrap();
+        t.put(made.attr.node, directory, directory.as_bytes());
     }
+    let [f, d, e] = ["f", "d/d", "e/e"].map(|name| {
+        t.send(name);
+        let bundle = bundle_at(&t, name);
+        assert!(bundle.is_some(), "{name}");
+        bundle
+    });
     t.rename(at(out, "f"), at(out, "g"), RenameFlags::empty())
         .unwrap();
+    assert_eq!(bundle_at(&t, "g"), f);
     t.rename(at(out, "d"), at(out, "e"), RenameFlags::EXCHANGE)
         .unwrap();
+    assert_eq!((bundle_at(&t, "d/e"), bundle_at(&t, "e/d")), (e.clone(), d));
     t.rename(at(out, "d"), at(out, "h"), RenameFlags::empty())
         .unwrap();
-    t.unlink(out, "g").unwrap();
-    let told = std::cell::RefCell::new(Vec::new());
-    t.wait_for(|saw| {
-        if let Saw::Renamed(from, to, _) | Saw::Exchanged(from, to) = saw {
-            told.borrow_mut().push(format!("{from} {to}"));
-        }
-        matches!(saw, Saw::Removed(..))
-    });
-    assert_eq!(*told.borrow(), ["f g", "d e", "d h"]);
+    assert_eq!(bundle_at(&t, "h/e"), e);
 }
 
 #[test]
 fn an_exchange_is_told_to_the_spool_as_one() {
-    let t = test_fs();
+    let t = unsettled_fs();
+    let d = t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME).unwrap();
     t.put(NodeId::OUTBOX, "f", b"f");
     t.put(NodeId::OUTBOX, "g", b"g");
-    t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME).unwrap();
-    for other in ["g", "d"] {
-        let (from, to) = (at(NodeId::OUTBOX, "f"), at(NodeId::OUTBOX, other));
+    t.put(d.attr.node, "h", b"h");
+    let [f, g, h] = ["f", "g", "d/h"].map(|name| {
+        t.send(name);
+        bundle_at(&t, name)
+    });
+    let exchange = |from, to| {
+        let (from, to) = (at(NodeId::OUTBOX, from), at(NodeId::OUTBOX, to));
         t.rename(from, to, RenameFlags::EXCHANGE).unwrap();
-        let saw = t.wait_for(|saw| matches!(saw, Saw::Exchanged(..) | Saw::Renamed(..)));
-        assert_eq!(saw, Saw::Exchanged("f".into(), other.into()));
-    }
+    };
+    exchange("f", "g");
+    assert_eq!((bundle_at(&t, "f"), bundle_at(&t, "g")), (g.clone(), f));
+    exchange("f", "d");
+    assert_eq!((bundle_at(&t, "f/h"), bundle_at(&t, "d")), (h, g));
 }
 
 #[test]
@@ -148,7 +144,7 @@ fn a_file_without_names_that_is_opened_again_has_the_same_gate() {
     let (entry, first) = t.create(NodeId::OUTBOX, "f").unwrap();
     t.unlink(NodeId::OUTBOX, "f").unwrap();
     let ino = t.fs.nodes.lock().backing(entry.attr.node).unwrap().ino;
-    t.spool.real.outbox_removed(&rel("f"), ino, 0);
+    t.spool.outbox_removed(&rel("f"), ino, 0);
     let again = t.open(entry.attr.node, libc::O_RDWR).unwrap();
     let gate = |fh| t.fs.handles.file(fh).unwrap().gate.clone().unwrap();
     assert!(Arc::ptr_eq(&gate(first.fh), &gate(again.fh)));
@@ -158,25 +154,29 @@ fn a_file_without_names_that_is_opened_again_has_the_same_gate() {
 fn an_operation_that_changed_nothing_is_told_to_the_spool() {
     let t = test_fs();
     let file = t.put(NodeId::OUTBOX, "f", b"x").attr.node;
+    t.wait_seal();
     let opened = t.open(file, libc::O_RDWR).unwrap();
     // No file system shifts a part of a block.
     let shift = libc::FALLOC_FL_COLLAPSE_RANGE;
     answer(|done| t.fs.fallocate(opened.fh, 1, 3, shift, ME, done)).unwrap_err();
-    t.wait_for(|saw| *saw == Saw::NotModified);
+    assert_eq!(t.marks(), [], "a kill would have it incomplete");
     let beyond = i64::MAX.cast_unsigned() - 4;
     t.write(opened.fh, beyond, b"12345678").unwrap_err();
-    t.wait_for(|saw| *saw == Saw::NotModified);
+    assert_eq!(t.marks(), []);
     let too_long = SetAttr {
         size: Some(beyond),
         ..SetAttr::default()
     };
     t.setattr(file, too_long).unwrap_err();
-    t.wait_for(|saw| *saw == Saw::NotModified);
+    assert_eq!(t.marks(), []);
 }
 
 #[test]
 fn a_mode_that_would_lock_a_plain_users_daemon_out_is_shown_and_not_kept() {
-    let t = test_fs_of((1000, 1000));
+    let t = test_fs_of(Setup {
+        owner: (1000, 1000),
+        ..Setup::default()
+    });
     let mode = |name: &str| disk::metadata(t.outbox(name)).unwrap().mode() & 0o7777;
     let file = t.put(NodeId::OUTBOX, "f", b"x").attr.node;
     let dir = t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME).unwrap();
@@ -216,12 +216,12 @@ fn a_mode_that_would_lock_a_plain_users_daemon_out_is_shown_and_not_kept() {
 #[test]
 fn a_directory_that_the_spool_removed_is_empty_for_who_has_it_open() {
     let t = test_fs();
-    let root = t.spool.inbox_root();
+    let root = t.inbox_root();
     disk::create_dir(root.join("d")).unwrap();
     let directory = t.fs.lookup(NodeId::INBOX, b"d").unwrap().attr.node;
     let fh = t.fs.opendir(directory).unwrap().fh;
     disk::remove_dir(root.join("d")).unwrap();
-    let observer = t.spool.observer.lock().clone().unwrap();
+    let observer = t.observer();
     observer.removed(&rel("d"));
     let mut names = 0;
     let listed = t.fs.readdirplus(fh, 0, |_, _| {

@@ -21,19 +21,14 @@ impl TestFs {
     fn mv(&self, from: (NodeId, &str), to: (NodeId, &str)) -> Result<(), FsError> {
         self.rename(at(from.0, from.1), at(to.0, to.1), RenameFlags::empty())
     }
-    /// Nothing was sent, or is about to be. A file is sealed to be sure that nothing is still on its way.
+    /// Nothing was sent, counted or marked, or is about to be. A file is sealed to be sure that nothing is still on its way.
     #[track_caller]
     fn assert_unheard(&self) {
         self.put(NodeId::OUTBOX, "mark", b"x");
-        loop {
-            match self.saw.recv_timeout(PATIENCE).unwrap() {
-                Saw::Closed(path) if path == "mark" => {}
-                // Of links, which may have been sent in a directory.
-                Saw::Renamed(_, _, false) | Saw::Removed(..) | Saw::Exchanged(..) => {}
-                Saw::Seal(path, None) if path == "mark" => return,
-                heard => panic!("{heard:?}"),
-            }
-        }
+        assert_eq!(self.wait_seal(), Sealed::One("mark".into(), None));
+        assert_eq!(self.all_sealed(), []);
+        assert_eq!(self.marks(), []);
+        assert_eq!(self.spool.counts().ignored, 0);
     }
 }
 
@@ -137,7 +132,7 @@ fn a_directory_that_holds_one_anywhere_keeps_its_ignored_name() {
     t.mv((out, ".still"), (e, ".still")).unwrap();
     t.unlink(deep, "fifo").unwrap();
     t.mv((e, ".still"), (out, "d")).unwrap();
-    t.wait_for(|saw| matches!(saw, Saw::SealTree(files, _) if *files == ["d/f"]));
+    t.wait_sealed(|sealed| matches!(sealed, Sealed::Tree(files, _) if *files == ["d/f"]));
     // What is ignored by a name of its own stays where it was.
     t.symlink(deep, "l", "x").unwrap();
     t.mv((out, "d"), (out, "d2")).unwrap();
@@ -150,9 +145,10 @@ fn a_file_that_one_replaces_is_told_as_removed() {
     let out = NodeId::OUTBOX;
     let link = t.symlink(out, ".l", "x").unwrap().attr.node;
     t.put(out, ".f", b"x");
-    t.wait_for(|saw| *saw == Saw::Ignored);
+    t.wait_ignored();
+    let replaced = t.gate(".f");
     t.mv((out, ".l"), (out, ".f")).unwrap();
-    t.wait_for(|saw| *saw == Saw::Removed(".f".into(), 0));
+    assert!(t.is_removed(&replaced));
     assert_eq!(t.fs.lookup(out, b".f").unwrap().attr.node, link);
     t.put_inbox("from-birch", b"x");
     let moved = t.mv((NodeId::INBOX, "from-birch"), (out, ".f"));
@@ -254,7 +250,7 @@ fn found_at_an_ordinary_name_they_are_shown_so_that_they_can_be_removed() {
     let t = test_fs();
     let out = NodeId::OUTBOX;
     symlink("/etc/passwd", t.outbox("behind")).unwrap();
-    symlink("/etc/passwd", t.spool.inbox_root().join("behind")).unwrap();
+    symlink("/etc/passwd", t.inbox_root().join("behind")).unwrap();
     assert_eq!(t.names(out), ["behind"]);
     assert_eq!(t.names(NodeId::INBOX), Vec::<String>::new());
     assert_eq!(errno(t.fs.lookup(NodeId::INBOX, b"behind")), libc::ENOENT);
@@ -264,6 +260,6 @@ fn found_at_an_ordinary_name_they_are_shown_so_that_they_can_be_removed() {
     assert!(t.fs.send_now(&RelPath::parse("behind").unwrap()).is_err());
     t.unlink(out, "behind").unwrap();
     t.assert_unheard();
-    let kept = disk::symlink_metadata(t.spool.inbox_root().join("behind")).unwrap();
+    let kept = disk::symlink_metadata(t.inbox_root().join("behind")).unwrap();
     assert!(kept.is_symlink() && !kept.file_type().is_fifo());
 }

@@ -24,7 +24,7 @@ impl TestFs {
         self.rename(at(a.0, a.1), at(b.0, b.1), RenameFlags::EXCHANGE)
     }
     fn wait_sealed_as(&self, path: &str) {
-        self.wait_for(|saw| matches!(saw, Saw::Seal(sealed, _) if sealed == path));
+        self.wait_sealed(|sealed| matches!(sealed, Sealed::One(sealed, _) if sealed == path));
     }
 }
 
@@ -49,8 +49,9 @@ fn a_link_that_stays_in_its_tree_is_sent_and_any_other_is_refused() {
         assert_eq!(errno(t.ln(parent, "bad", target)), libc::EPERM, "{target}");
     }
     assert_eq!(t.names(NodeId::OUTBOX), ["a"]);
+    let gate = t.gate("a/l");
     t.unlink(a, "l").unwrap();
-    t.wait_for(|saw| *saw == Saw::Removed("a/l".into(), 0));
+    assert!(t.is_removed(&gate));
 }
 
 /// As `touch -h`, and `cp -a` and `tar` where the machine is busy.
@@ -68,8 +69,7 @@ fn the_time_of_a_link_that_is_set_after_its_seal_is_announced() {
     t.setattr(ignored, time(7)).unwrap();
     let shown = t.setattr(link, time(-9)).unwrap();
     assert_eq!(shown.mtime, Time { secs: -9, nanos: 5 });
-    let next = t.wait_for(|saw| matches!(saw, Saw::Seal(..)));
-    assert_eq!(next, Saw::Seal("a/l".into(), Some("a/l".into())));
+    assert_eq!(t.wait_seal(), Sealed::One("a/l".into(), Some("a/l".into())));
     // A link has no mode of its own, and who owns it is nobody else's business.
     let mode = SetAttr {
         mode: Some(0o600),
@@ -121,18 +121,16 @@ fn a_directory_with_links_is_one_bundle_unless_one_of_them_leads_out() {
     assert_eq!(errno(t.mv_to((out, ".d"), (out, "d"))), libc::EPERM);
     t.unlink(bin, "out").unwrap();
     t.mv_to((out, ".d"), (out, "d")).unwrap();
-    t.wait_for(|saw| {
-        matches!(saw, Saw::SealTree(files, _) if files.len() == 2 && files.contains(&"d/.bin/tool".to_owned()))
+    t.wait_sealed(|sealed| {
+        matches!(sealed, Sealed::Tree(files, _) if files.len() == 2 && files.contains(&"d/.bin/tool".to_owned()))
     });
 }
 
 #[test]
 fn the_inbox_shows_links_that_stay_and_no_others() {
     let t = test_fs();
-    let inbox = t.fs_inbox_root();
-    disk::create_dir_all(inbox.join("a/b")).unwrap();
-    std::os::unix::fs::symlink("../f", inbox.join("a/b/l")).unwrap();
-    std::os::unix::fs::symlink("../../f", inbox.join("a/b/out")).unwrap();
+    t.publish_link("a/b/l", "../f");
+    std::os::unix::fs::symlink("../../f", t.inbox_file("a/b/out")).unwrap();
     let a = t.fs.lookup(NodeId::INBOX, b"a").unwrap().attr.node;
     let b = t.fs.lookup(a, b"b").unwrap().attr.node;
     assert_eq!(t.names(b), ["l"]);
@@ -143,7 +141,7 @@ fn the_inbox_shows_links_that_stay_and_no_others() {
     let moved = t.mv_to((b, "l"), (NodeId::OUTBOX, "l"));
     assert_eq!(errno(moved), libc::EXDEV);
     t.unlink(b, "l").unwrap();
-    t.wait_for(|saw| *saw == Saw::Consumed("a/b/l".into()));
+    assert!(t.is_consumed("a/b/l"));
 }
 
 /// The kernel resolves every link at a sent name below `top`, and says when one leaves it.
@@ -232,7 +230,7 @@ fn random_links_renames_and_exchanges_never_lead_out() {
                 moved += usize::from(done.is_ok());
             }
         }
-        for entry in disk::read_dir(t.spool.outbox_root()).unwrap() {
+        for entry in disk::read_dir(t.outbox("")).unwrap() {
             let at = entry.unwrap().path();
             if at.is_dir() && !at.is_symlink() && !at.ends_with(".i") {
                 assert_none_leads_out(&at);

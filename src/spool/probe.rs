@@ -1,0 +1,21 @@
+//! What tests of the rooms above look at and do that no program does.
+
+use super::Spool;
+use super::tables::{MARKS, Mark, MarkKind, Stat};
+use crate::bundle::RelPath;
+
+impl Spool {
+    /// Every mark of the outbox.
+    pub(crate) fn marks(&self) -> Vec<(MarkKind, RelPath)> {
+        let rows = self.journal.scan::<Mark>(MARKS, &[], None, usize::MAX);
+        let marks = rows.unwrap().into_iter();
+        marks.map(|(_, mark)| (mark.kind, mark.path)).collect()
+    }
+
+    /// Whether there is a record of a file of the outbox that holds.
+    pub(crate) fn has_record(&self, path: &RelPath) -> bool {
+        let stat = Stat::of(&self.outbox().metadata(path).unwrap());
+        let record = self.record_of(stat.ino).unwrap();
+        record.is_some_and(|record| record.stat.is(&stat))
+    }
+}
