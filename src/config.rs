@@ -171,7 +171,6 @@ fn parse(
             .parsed("members", value::parse_members)?
             .unwrap_or(false),
         member: stack.list("member", value::parse_peer_id)?,
-        admin: stack.parsed("admin", value::parse_peer_id)?,
         listen: stack.list("listen", |text| {
             text.parse()
                 .map_err(|_| format!("{text:?} is not ADDR:PORT"))

@@ -280,38 +280,10 @@ pub struct Ticket {
     pub name: PeerName,
     /// Where the inviter listens.
     pub addrs: Vec<SocketAddr>,
-    /// What the inviter knows of the group; nothing in tickets of early versions.
+    /// The group's charter; `None` if the inviter's journal was lost.
     pub charter: Option<Charter>,
-    /// The number of the group key; 0 in tickets of early versions.
+    /// The number of the group key, which grows with each new one; 0 if the inviter knows of none.
     pub generation: u64,
-}
-
-/// [`Ticket`] as early versions wrote it.
-#[derive(Deserialize)]
-struct FirstTicket {
-    group: GroupKey,
-    inviter: PeerId,
-    name: PeerName,
-    addrs: Vec<SocketAddr>,
-}
-
-impl From<FirstTicket> for Ticket {
-    fn from(first: FirstTicket) -> Self {
-        let FirstTicket {
-            group,
-            inviter,
-            name,
-            addrs,
-        } = first;
-        Self {
-            group,
-            inviter,
-            name,
-            addrs,
-            charter: None,
-            generation: 0,
-        }
-    }
 }
 
 /// Why a text is not a ticket.
@@ -333,10 +305,7 @@ impl Ticket {
     /// Reads the line that `Display` prints; space around it is ignored.
     pub fn parse(text: &str) -> Result<Self, TicketError> {
         let body = ticket_bytes(text, TICKET_PREFIX)?;
-        let first = || postcard::from_bytes::<FirstTicket>(&body).map(Self::from);
-        postcard::from_bytes(&body)
-            .or_else(|_| first())
-            .map_err(|_| TicketError::Damaged("content"))
+        postcard::from_bytes(&body).map_err(|_| TicketError::Damaged("content"))
     }
 }
 
@@ -407,18 +376,6 @@ mod tests {
             )),
             generation: 1,
         }
-    }
-
-    #[test]
-    fn a_ticket_of_an_early_version_is_read() {
-        let ticket = Ticket {
-            charter: None,
-            generation: 0,
-            ..ticket()
-        };
-        let early = (&ticket.group, &ticket.inviter, &ticket.name, &ticket.addrs);
-        let line = ticket_line(TICKET_PREFIX, &early).unwrap();
-        assert_eq!(Ticket::parse(&line), Ok(ticket));
     }
 
     #[test]

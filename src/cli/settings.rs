@@ -37,9 +37,6 @@ pub(super) struct Settings {
     /// With members=listed: this id is one (repeatable)
     #[arg(long, value_name = "ID")]
     member: Vec<OsString>,
-    /// The group's admin, for a group made by an early version
-    #[arg(long, value_name = "ID")]
-    admin: Option<OsString>,
     /// Listen on this address (repeatable); port 0 picks a free one
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<OsString>,
@@ -131,7 +128,6 @@ impl Settings {
             ("identity", one(self.identity)),
             ("members", one(self.members)),
             ("member", self.member),
-            ("admin", one(self.admin)),
             ("listen", self.listen),
             ("peer", self.peer),
             ("no_mdns", one(self.no_mdns)),

@@ -61,7 +61,6 @@ impl Stack<'_> {
             "new" => Some(config.new.into()),
             "members" => text(if config.listed { "listed" } else { "open" }),
             "member" => list(config.member.iter().map(PeerId::to_string).collect()),
-            "admin" => config.admin.and_then(|id| text(&id.to_string())),
             "no_mdns" => Some((!config.mdns).into()),
             "congestion" => text(&config.congestion.to_string()),
             "relay" => list(config.relay.clone()),

@@ -73,7 +73,6 @@ pub const SETTINGS: &[Setting] = &[
     new("identity", Kind::Text),
     new("members", Kind::Text),
     new("member", Kind::List),
-    new("admin", Kind::Text),
     new("listen", Kind::List),
     new("peer", Kind::List),
     new("no_mdns", Kind::Switch),

@@ -35,8 +35,6 @@ pub struct Config {
     pub listed: bool,
     /// The list.
     pub member: Vec<PeerId>,
-    /// Who is the admin, in a group that does not know.
-    pub admin: Option<PeerId>,
     /// Addresses to bind.
     pub listen: Vec<SocketAddr>,
     /// Static peers.

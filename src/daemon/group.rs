@@ -143,22 +143,11 @@ pub(super) fn enter(
     let ticket = config.ticket.as_ref().filter(|ticket| ticket.group == key);
     let by_ticket = ticket.and_then(|ticket| ticket.charter);
     let founded = keys::is_founding(layout).then(|| Charter::of(&key, spool.identity().id()));
-    let configured = config.admin.map(|admin| {
-        let root = spool
-            .charter()
-            .map_or_else(|| key.root(), |known| known.root);
-        Charter { root, admin }
-    });
     let first_time = spool.charter().is_none();
-    let charter = if first_time {
-        by_ticket.or(founded).or(configured)
-    } else {
-        configured
-    };
     if let Some(ticket) = ticket.filter(|ticket| first_time && ticket.generation > 1) {
         spool.note_generation(ticket.generation)?;
     }
-    let mut held = spool.enter_group(key, charter)?;
+    let mut held = spool.enter_group(key, by_ticket.or(founded))?;
     keys::founded(layout)?;
     same_group(spool, config)?;
     if let Some(ticket) = &config.ticket

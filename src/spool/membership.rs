@@ -108,14 +108,11 @@ pub enum GroupError {
         /// Its id.
         id: PeerId,
     },
-    /// An early group.
+    /// The journal was lost, and the charter with it.
     #[error(
-        "it is not known who is the admin of this group; give the same `admin = \"ID\"` to every member"
+        "it is not known any more who is the admin of this group; start once with --join and a ticket of another member"
     )]
     NoAdmin,
-    /// Another admin was configured than the group has.
-    #[error("the admin of this group is {0} and stays that; leave out `admin`")]
-    OtherAdmin(PeerId),
     /// Nobody of that name or id.
     #[error("no member is called {0:?}; `meshbox peers` shows names, and with --json whole ids")]
     Unknown(String),
@@ -205,19 +202,16 @@ fn row_key(what: &What) -> Vec<u8> {
 
 /// Entering the group, once at each start.
 impl Spool {
-    /// Says which group this node is in: its key as the key file has it, and the charter if somebody told. Goes on with
-    /// what a crash interrupted, and gives the key that holds.
+    /// Says which group this node is in: its key as the key file has it, and the charter if somebody told, which counts
+    /// only where none is known. Goes on with what a crash interrupted, and gives the key that holds.
     pub fn enter_group(
         &self,
         key: GroupKey,
         charter: Option<Charter>,
-    ) -> Result<GroupKey, GroupError> {
+    ) -> Result<GroupKey, SpoolError> {
         let _one = self.group.change.lock();
         let known = self.group.state.read().charter;
         let charter = match (known, charter) {
-            (Some(known), Some(told)) if known != told => {
-                return Err(GroupError::OtherAdmin(known.admin));
-            }
             (None, Some(told)) => {
                 let mut batch = Batch::default();
                 batch.put(META, META_CHARTER, &told);
