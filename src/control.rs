@@ -58,10 +58,8 @@ pub enum Request {
     /// Everything that is going on.
     Status {
         /// Go on after this cursor.
-        #[serde(default)]
         before: Option<u64>,
         /// Rows of each list.
-        #[serde(default)]
         limit: Option<usize>,
     },
     /// Where the mount is.
@@ -214,7 +212,6 @@ pub struct Status {
     /// Bundles of others, newest first.
     pub inbound: Vec<InboundRow>,
     /// Files held back because their writer was killed; at most a page of them.
-    #[serde(default)]
     pub incomplete: Vec<WirePath>,
     /// Files that are not sent because of their names, by pattern, most first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -257,7 +254,6 @@ pub struct PeerRow {
     /// Seconds since 1970 of the last contact; 0 if never.
     pub last_seen: u64,
     /// Addresses known.
-    #[serde(default)]
     pub addrs: Vec<SocketAddr>,
     /// Why it is not connected, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

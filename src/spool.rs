@@ -472,22 +472,18 @@ pub struct Counts {
     /// Content bytes taken from peers since start.
     pub bytes_received: u64,
     /// Those of them that were of no use: cut off before a chunk was whole, wrong, or here already.
-    #[serde(default)]
     pub bytes_twice: u64,
     /// Files held back because their writer was killed.
     pub incomplete: u64,
     /// Files open for writing, settling or being sealed. Not known to the spool: the daemon fills it in.
-    #[serde(default)]
     pub unsealed: u64,
     /// Names not sent because they match the ignore list, since start.
     pub ignored: u64,
     /// Entries in quarantine.
     pub quarantined: u64,
     /// Bytes kept for recipients that no name shows any more.
-    #[serde(default)]
     pub held_bytes: u64,
     /// Files of the inbox that are hashed before they are shown again, as after a restore.
-    #[serde(default)]
     pub unverified: u64,
     /// Offers refused since start.
     pub refused: u64,

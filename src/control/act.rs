@@ -20,7 +20,7 @@ pub enum Act {
         /// Which.
         what: Named,
         /// Only this one, by name or id.
-        #[serde(rename = "for", default)]
+        #[serde(rename = "for")]
         to: Option<String>,
     },
     /// Send files as one bundle.
@@ -31,10 +31,8 @@ pub enum Act {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Named {
     /// The newest from this path below `outbox/`.
-    #[serde(default)]
     pub path: Option<WirePath>,
     /// The one with this id as hex, or with the id that `send --bundle` gave it.
-    #[serde(default)]
     pub bundle: Option<String>,
 }
 
@@ -44,13 +42,10 @@ pub struct SendFiles {
     /// Where each is, below `outbox/`, and the path it is to have in the bundle.
     pub files: Vec<(WirePath, WirePath)>,
     /// Whom to; empty: as the routes say.
-    #[serde(default)]
     pub to: Vec<String>,
     /// How urgently; else as the routes say.
-    #[serde(default)]
     pub priority: Option<Priority>,
     /// The sender's own name for it.
-    #[serde(default)]
     pub id: Option<String>,
 }
 

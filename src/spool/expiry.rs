@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use super::cancel::key_of;
 use super::journal::Batch;
 use super::start::boot_id;
-use super::tables::{CANCELS, DEADLINES, META, ORPHANS, PENDING};
+use super::tables::{CANCELS, DEADLINES, META};
 use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, Cancel, CancelReason, VerifiedManifest};
 use crate::peer::PeerId;
@@ -57,9 +57,6 @@ const CANCEL_KEPT_MAX: u64 = 10 * 365 * 24 * 3600;
 
 /// The age as it was written down last.
 const META_AGE: &[u8] = b"age";
-
-/// Rows that get a deadline at the first start that knows of deadlines.
-const FIRST_MAX: usize = 1_000_000;
 
 /// What the machine says: which boot, and milliseconds since it, sleep included.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -183,27 +180,11 @@ impl Spool {
         self.age_now() >= end
     }
 
-    /// Takes up the age, and gives a deadline to what was sealed before there were any.
+    /// Takes up the age, and ends what came due while nothing ran.
     pub(super) fn begin_age(&self) -> Result<(), SpoolError> {
         let known: Option<Age> = self.journal.get(META, META_AGE)?;
-        let first = known.is_none();
         self.policy.ageing.lock().age = known.unwrap_or_default();
         self.advance_age(Reading::take()?, true)?;
-        if first {
-            let mut batch = Batch::default();
-            for table in [PENDING, ORPHANS] {
-                for (_, bundle) in self.journal.scan::<BundleId>(table, &[], None, FIRST_MAX)? {
-                    let lifetime = match self.shared_manifest(bundle)? {
-                        Some(manifest) => manifest.manifest().lifetime_secs,
-                        None => self.lifetime.as_secs(),
-                    };
-                    self.set_deadline(bundle, lifetime, &mut batch);
-                }
-            }
-            if !batch.is_empty() {
-                self.journal.submit(batch)?;
-            }
-        }
         self.policy.next_deadline.store(0, Ordering::Release);
         self.expire_due()
     }

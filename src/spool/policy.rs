@@ -47,7 +47,6 @@ impl Spool {
         self.policy
             .any_cancel
             .store(!any.is_empty(), Ordering::Release);
-        self.begin_names()?;
         self.begin_routes()?;
         self.begin_age()
     }

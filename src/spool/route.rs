@@ -30,7 +30,7 @@ use super::tables::{
     BUNDLES, BundleRow, DEADLINES, HELD, LATEST, META, NAMES, OUT_NAMES, OUT_ORDER, OutName, USERS,
     descending, user_key,
 };
-use super::{Event, Member, Spool, SpoolError};
+use super::{Event, Spool, SpoolError};
 use crate::bundle::{
     BundleId, Entry, Former, Listing, MAX_ENTRIES, Priority, RelPath, SCOPE_MAX, Scope,
     VerifiedManifest,
@@ -231,28 +231,6 @@ impl Spool {
     pub fn false_claim(&self, id: PeerId, name: &str) -> Option<PeerId> {
         let owner: Option<PeerId> = self.journal.get(NAMES, name.as_bytes()).ok().flatten();
         owner.filter(|owner| *owner != id)
-    }
-
-    /// Names that members said before there was a table of them.
-    pub(super) fn begin_names(&self) -> Result<(), SpoolError> {
-        let mut batch = Batch::default();
-        let members = self
-            .journal
-            .scan::<Member>(super::tables::MEMBERS, &[], None, usize::MAX)?;
-        let mut taken = BTreeSet::new();
-        for (_, member) in members {
-            let name = member.name.as_str().to_owned();
-            if member.last_seen > 0 && taken.insert(name.clone()) {
-                let known: Option<PeerId> = self.journal.get(NAMES, name.as_bytes())?;
-                if known.is_none() {
-                    batch.put(NAMES, name.as_bytes(), &member.id);
-                }
-            }
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        Ok(self.journal.submit(batch)?)
     }
 
     /// Checks the value of an attribute of a directory; `None`: it is not one of ours.
