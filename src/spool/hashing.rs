@@ -3,6 +3,7 @@
 //! # Invariants
 //! 1. Between two slices no lock and no descriptor is held. What was hashed stands in the file's gate, as the hash of
 //!    a beginning that nobody has written to since ([`super::gate`]): it is the next one's to go on with, whoever that is.
+//!    The gate lives as long as somebody holds it, so whoever is to be called again does.
 //! 2. A slice is over after [`SLICE`], but not before [`SMALL`] bytes: what is small is hashed in one.
 
 use std::fs::File;

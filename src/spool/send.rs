@@ -223,6 +223,8 @@ impl Spool {
         let Some(ino) = self.outbox().inode(path)? else {
             return Ok(None);
         };
+        // What a slice hashed stands there, for the next one.
+        let _gate = self.gate(ino);
         loop {
             slice.again();
             match self.look_at_member(ino, path, slice)? {

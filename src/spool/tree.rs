@@ -133,6 +133,8 @@ pub(super) struct TreeWork {
     pub(super) request: TreeRequest,
     /// Members to be hashed, the next one last.
     todo: Vec<(u64, RelPath)>,
+    /// The gate of a member that is hashed in part: the hash of its beginning stands there.
+    begun: Option<Arc<Gate>>,
     members: Vec<Member>,
     /// How often some had changed in the end.
     round: usize,
@@ -146,6 +148,7 @@ impl TreeWork {
             request,
             members: Vec::with_capacity(todo.len()),
             todo,
+            begun: None,
             round: 0,
         }
     }
@@ -281,12 +284,17 @@ impl Spool {
         slice: &mut Slice<'_>,
     ) -> Result<Option<Step>, SpoolError> {
         while let Some((ino, path)) = work.todo.last() {
+            let gate = self.gate(*ino);
             match self.look_at_member(*ino, path, slice)? {
                 Looked::Member(member) => work.members.push(*member),
                 Looked::Gone => {}
                 Looked::Open => return Ok(Some(Step::done(SealOutcome::Changed))),
-                Looked::Later(left) => return Ok(Some(Step::Later(work.left(left)))),
+                Looked::Later(left) => {
+                    work.begun = Some(gate);
+                    return Ok(Some(Step::Later(work.left(left))));
+                }
             }
+            work.begun = None;
             work.todo.pop();
             if !work.todo.is_empty() && slice.is_late() {
                 return Ok(Some(Step::Later(work.left(0))));

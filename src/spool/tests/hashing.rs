@@ -168,3 +168,44 @@ fn a_large_file_that_is_being_sent_by_hand_does_not_hold_up_the_end() {
     // What is small is sealed all the same.
     alder.drop_file("small", b"x");
 }
+
+/// Takes several slices to be hashed, and a second or so in all.
+const MANY_SLICES: u64 = 512 << 20;
+
+/// What a slice hashed stands in the file's gate, which went with the slice: the next one began anew, for ever.
+#[test]
+fn a_file_that_nobody_has_open_is_hashed_to_its_end_over_many_slices() {
+    let alder = Node::new();
+    fs::create_dir(alder.outbox(".d")).unwrap();
+    for name in [".d/a", ".sent"] {
+        let file = File::create(alder.outbox(name)).unwrap();
+        file.set_len(MANY_SLICES).unwrap();
+    }
+    let (ino, member) = (alder.ino(".d"), alder.ino(".d/a"));
+    let spool = Arc::clone(alder.spool());
+    let files = [(member, rel(".d/a"))];
+    let tree = spool.tree_renaming(&rel(".d"), &rel("d"), ino, &files, Vec::new());
+    fs::rename(alder.outbox(".d"), alder.outbox("d")).unwrap();
+    let (done, outcome) = crossbeam_channel::bounded(1);
+    spool.seal_tree(TreeRequest {
+        tree: tree.unwrap(),
+        root: rel("d"),
+        files: vec![(member, rel("d/a"))],
+        directories: vec![rel("d")],
+        priority: Priority::Routine,
+        done: Box::new(move |outcome| drop(done.send(outcome))),
+    });
+    let outcome = soon(&outcome);
+    assert!(matches!(outcome, SealOutcome::Sealed(_)), "{outcome:?}");
+    let (done, outcome) = crossbeam_channel::bounded(1);
+    let sending = std::thread::spawn(move || {
+        let sent = spool.send_files(&SendRequest {
+            files: vec![(rel(".sent"), rel("sent"))],
+            ..SendRequest::default()
+        });
+        drop(done.send(sent.unwrap()));
+    });
+    let sent = outcome.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(matches!(sent, Sent::Sealed(_)), "{sent:?}");
+    sending.join().unwrap();
+}
