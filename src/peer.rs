@@ -12,9 +12,9 @@
 pub mod closed;
 pub mod invitation;
 pub mod roll;
+mod ticket;
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use thiserror::Error;
 
 pub use self::invitation::{AnyTicket, Invitation};
 pub use self::roll::Charter;
+pub use self::ticket::{Ticket, TicketError};
 
 /// A daemon's public key: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -269,85 +270,6 @@ impl fmt::Display for PeerName {
     }
 }
 
-/// An invitation: the group's key and where to find who invites. One line of text, a secret.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Ticket {
-    /// The group's secret.
-    pub group: GroupKey,
-    /// Who invites.
-    pub inviter: PeerId,
-    /// What the inviter is called.
-    pub name: PeerName,
-    /// Where the inviter listens.
-    pub addrs: Vec<SocketAddr>,
-    /// The group's charter; `None` if the inviter's journal was lost.
-    pub charter: Option<Charter>,
-    /// The number of the group key, which grows with each new one; 0 if the inviter knows of none.
-    pub generation: u64,
-}
-
-/// Why a text is not a ticket.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum TicketError {
-    /// Does not start with `meshbox1`.
-    #[error(
-        "not a Meshbox ticket: it must start with `{TICKET_PREFIX}`; print one with `meshbox ticket` on a member"
-    )]
-    Prefix,
-    /// Characters lost or changed.
-    #[error("the ticket is damaged ({0}); copy the whole line again")]
-    Damaged(&'static str),
-}
-
-const TICKET_PREFIX: &str = "meshbox1";
-
-impl Ticket {
-    /// Reads the line that `Display` prints; space around it is ignored.
-    pub fn parse(text: &str) -> Result<Self, TicketError> {
-        let body = ticket_bytes(text, TICKET_PREFIX)?;
-        postcard::from_bytes(&body).map_err(|_| TicketError::Damaged("content"))
-    }
-}
-
-/// What is in a line that begins with `prefix`.
-fn ticket_bytes(text: &str, prefix: &str) -> Result<Vec<u8>, TicketError> {
-    let body = text
-        .trim()
-        .strip_prefix(prefix)
-        .ok_or(TicketError::Prefix)?;
-    let bytes = data_encoding::BASE32_NOPAD_NOCASE
-        .decode(body.as_bytes())
-        .map_err(|_| TicketError::Damaged("characters that no ticket has"))?;
-    let (body, check) = bytes
-        .split_last_chunk::<4>()
-        .ok_or(TicketError::Damaged("too short"))?;
-    if ticket_check(body) != *check {
-        return Err(TicketError::Damaged("checksum"));
-    }
-    Ok(body.to_vec())
-}
-
-/// The line with `content`; `None` if it cannot be encoded, which does not happen.
-fn ticket_line(prefix: &str, content: &impl Serialize) -> Option<String> {
-    let mut bytes = postcard::to_stdvec(content).ok()?;
-    bytes.extend_from_slice(&ticket_check(&bytes));
-    let text = data_encoding::BASE32_NOPAD_NOCASE.encode(&bytes);
-    Some(format!("{prefix}{}", text.to_ascii_lowercase()))
-}
-
-fn ticket_check(body: &[u8]) -> [u8; 4] {
-    let hash = blake3::hash(body);
-    let mut check = [0; 4];
-    check.copy_from_slice(&hash.as_bytes()[..4]);
-    check
-}
-
-impl fmt::Display for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&ticket_line(TICKET_PREFIX, self).ok_or(fmt::Error)?)
-    }
-}
-
 /// 32 or 16 bytes from the kernel's generator.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -361,23 +283,6 @@ pub fn random<const N: usize>() -> [u8; N] {
 mod tests {
     use super::*;
 
-    fn ticket() -> Ticket {
-        Ticket {
-            group: GroupKey::generate(),
-            inviter: Identity::generate().id(),
-            name: PeerName::parse("alder").unwrap(),
-            addrs: vec![
-                "127.0.0.1:4000".parse().unwrap(),
-                "[::1]:4000".parse().unwrap(),
-            ],
-            charter: Some(Charter::of(
-                &GroupKey::generate(),
-                Identity::generate().id(),
-            )),
-            generation: 1,
-        }
-    }
-
     #[test]
     fn a_derived_identity_is_made_of_key_and_name_and_nothing_else() {
         let (key, other) = (GroupKey::generate(), GroupKey::generate());
@@ -389,34 +294,6 @@ mod tests {
         assert_eq!(Identity::derived(&key.clone(), &alder).id(), id);
         assert_ne!(Identity::derived(&key, &birch).id(), id);
         assert_ne!(Identity::derived(&other, &alder).id(), id);
-    }
-
-    #[test]
-    fn a_ticket_is_one_line_and_reads_back_in_either_case() {
-        let ticket = ticket();
-        let line = ticket.to_string();
-        assert!(!line.contains(char::is_whitespace));
-        assert_eq!(Ticket::parse(&line), Ok(ticket.clone()));
-        let shouted = format!(
-            " meshbox1{}\n",
-            line["meshbox1".len()..].to_ascii_uppercase()
-        );
-        assert_eq!(Ticket::parse(&shouted), Ok(ticket));
-    }
-
-    #[test]
-    fn a_damaged_ticket_says_so() {
-        let line = ticket().to_string();
-        assert_eq!(Ticket::parse("hello"), Err(TicketError::Prefix));
-        assert!(matches!(
-            Ticket::parse(&line[..line.len() - 3]),
-            Err(TicketError::Damaged(_))
-        ));
-        let swapped = line.replacen('a', "b", 5);
-        assert!(matches!(
-            Ticket::parse(&swapped),
-            Err(TicketError::Damaged(_))
-        ));
     }
 
     #[test]

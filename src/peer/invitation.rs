@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{
-    Charter, GroupKey, PeerId, PeerName, Ticket, TicketError, random, ticket_bytes, ticket_line,
-};
+use super::ticket::{Ticket, TicketError, ticket_bytes, ticket_line};
+use super::{Charter, GroupKey, PeerId, PeerName, random};
 
 /// How the line begins.
 pub(super) const PREFIX: &str = "meshbox2";
