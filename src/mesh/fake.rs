@@ -16,8 +16,7 @@ use crate::bundle::{
     RelPath, Scope, VerifiedManifest,
 };
 use crate::digest::{self, Digest};
-use crate::mesh::custody::Custodian;
-use crate::mesh::store::{Arriving, Bell, Content, Offered, Store};
+use crate::mesh::store::{Arriving, Bell, Content, Custodian, Offered, Store};
 use crate::peer::{Identity, PeerId, PeerName};
 use crate::spool::rank::Rank;
 use crate::spool::{Event, FinishError, IntakeError, Member, Quarantined, ServeError, SpoolError};

@@ -2,6 +2,7 @@
 //!
 //! All calls may block on local disk. Those that read or write content are made from blocking threads only.
 
+mod custody;
 mod members;
 
 use std::ops::Range;
@@ -10,13 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub(crate) use self::custody::Custodian;
 pub(crate) use self::members::Members;
 use crate::bundle::{
     BundleId, Cancel, CancelReason, DeliveryState, Manifest, Priority, Receipt, RelPath,
     VerifiedManifest,
 };
 use crate::digest::Digest;
-use crate::mesh::custody::Custodian;
 use crate::peer::{Identity, PeerId, PeerName};
 use crate::spool::{self, Event, FinishError, IntakeError, Member, ServeError, Spool, SpoolError};
 use std::net::SocketAddr;
