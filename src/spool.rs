@@ -25,6 +25,7 @@ mod home;
 mod inbox;
 mod intake;
 mod jobs;
+mod joining;
 mod layout;
 mod links;
 mod listen;
