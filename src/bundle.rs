@@ -9,13 +9,15 @@
 //!    NUL, no component over 255 bytes, no path over 4,075 bytes. Names are bytes, not text.
 //! 2. A `VerifiedManifest` has a good signature by its origin, at least one entry, entries with distinct paths none of
 //!    which lies under a file or link of the same bundle, chunk lists that fit the sizes, no symbolic link that could lead
-//!    out of its tree ([`link`]), and times of its own directories only ([`directories`]).
+//!    out of its tree ([`link`]), and times of its own directories only ([`directories`]). What it says of being the [`rest`]
+//!    of another may be true.
 
 mod cancel;
 pub mod directories;
 mod entry;
 pub mod link;
 mod path;
+mod rest;
 mod stage;
 
 use std::collections::BTreeMap;
@@ -27,24 +29,23 @@ use thiserror::Error;
 
 pub use self::cancel::{Cancel, CancelReason};
 pub use self::directories::{DirectoryTime, Listing};
-pub use self::entry::{Entry, EntryKind, Mtime};
+pub use self::entry::{Entry, EntryKind, MAX_ENTRIES, Mtime};
 pub use self::path::{NAME_MAX, PATH_MAX, PathError, RelPath, check_name};
+pub use self::rest::Rest;
 pub use self::stage::Stage;
 use crate::digest::{Digest, Run};
 use crate::encoding::{self, Malformed, at_most};
 use crate::peer::{Identity, PeerId, Signature};
 
 /// Version of the manifest encoding written here.
-pub const MANIFEST_VERSION: u8 = 1;
-
-/// Most entries one bundle may hold.
-pub const MAX_ENTRIES: usize = 100_000;
+pub const MANIFEST_VERSION: u8 = 2;
 
 /// Most bytes of one encoded manifest, so that an offer of it fits a frame: 100,000 files with names of 20 bytes.
 pub const MANIFEST_MAX: usize = 8 * 1024 * 1024;
 
-/// Most bytes of its entries and times of directories: what is left beside the longest scope and the most former names.
-pub const ENTRIES_BYTES_MAX: usize = MANIFEST_MAX - 256 * 1024;
+/// Most bytes of its entries and times of directories: what is left beside the longest scope and the most former names, or
+/// the places of a rest.
+pub const ENTRIES_BYTES_MAX: usize = MANIFEST_MAX - 320 * 1024;
 
 /// Most ids that a scope may name: a full mesh is not made for more.
 pub const SCOPE_MAX: usize = 4096;
@@ -181,6 +182,8 @@ pub struct Manifest {
     /// [`FORMERS_MAX`]. More than one for recipients that were away when it got those in between.
     #[serde(deserialize_with = "at_most::<_, _, FORMERS_MAX>")]
     pub renamed_from: Vec<Former>,
+    /// What it repeats of an earlier bundle, if it is the rest of one.
+    pub rest_of: Option<Rest>,
     /// The files and directories.
     #[serde(deserialize_with = "at_most::<_, _, MAX_ENTRIES>")]
     pub entries: Vec<Entry>,
@@ -192,9 +195,10 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// (epoch, seq): the order of versions of one path from one origin.
+    /// (epoch, seq): the order of versions of one path from one origin. A rest has that of the whole.
     pub fn order(&self) -> (u64, u64) {
-        (self.epoch, self.seq)
+        let own = (self.epoch, self.seq);
+        self.rest_of.as_ref().map_or(own, Rest::order)
     }
 
     /// Sum of the sizes of all entries in bytes; a peer may claim more than the number holds.
@@ -304,6 +308,9 @@ pub enum ManifestError {
     /// The time of a directory out of order, or of none that its entries imply.
     #[error("the time of the directory {0} is out of place")]
     Directory(RelPath),
+    /// It cannot be the rest of the bundle that it names.
+    #[error("the manifest does not say rightly what it is the rest of")]
+    Rest,
 }
 
 impl SignedManifest {
@@ -335,6 +342,12 @@ impl SignedManifest {
     pub(crate) fn verify_own(self) -> Result<VerifiedManifest, ManifestError> {
         let manifest: Manifest = encoding::decode(&self.bytes, MANIFEST_MAX)?;
         check_entries(&manifest.entries, &manifest.directories)?;
+        if let Some(rest) = &manifest.rest_of
+            && !(rest.fits(manifest.entries.len(), (manifest.epoch, manifest.seq))
+                && manifest.renamed_from.is_empty())
+        {
+            return Err(ManifestError::Rest);
+        }
         Ok(VerifiedManifest::new(self.id(), manifest, self))
     }
 }
@@ -422,7 +435,9 @@ impl VerifiedManifest {
             size_of::<DirectoryTime>() + ALLOCATED + path.as_bytes().len()
         };
         let directories: usize = self.0.manifest.directories.iter().map(directory).sum();
-        size_of::<Checked>() + self.0.signed.bytes.len() + entries + directories
+        let places = self.0.manifest.rest_of.as_ref();
+        let places = places.map_or(0, |rest| size_of_val(rest.entries.as_slice()));
+        size_of::<Checked>() + self.0.signed.bytes.len() + entries + directories + places
     }
 }
 
@@ -546,6 +561,7 @@ mod tests {
             priority: Priority::Routine,
             supersedes: None,
             renamed_from: Vec::new(),
+            rest_of: None,
             entries,
             directories: Vec::new(),
             salt: [2; 16],

@@ -8,6 +8,9 @@ use super::link;
 use super::path::RelPath;
 use crate::digest::{ChunkList, Digest};
 
+/// Most entries one bundle may hold.
+pub const MAX_ENTRIES: usize = 100_000;
+
 /// Seconds since 1970 and nanoseconds.
 pub type Mtime = (i64, u32);
 

@@ -316,6 +316,7 @@ impl TestFs {
             priority: Priority::Routine,
             supersedes: None,
             renamed_from,
+            rest_of: None,
             entries: vec![entry],
             directories: Vec::new(),
             salt: crate::peer::random(),

@@ -36,7 +36,7 @@ use super::tables::{
 };
 use super::tail::give_way;
 use super::{Spool, SpoolError};
-use crate::bundle::{BundleId, Former, Manifest, Receipt, VerifiedManifest};
+use crate::bundle::{BundleId, Former, Manifest, Receipt, Rest, VerifiedManifest};
 use crate::peer::PeerId;
 
 /// Bundles of each direction that stay in status when they are over.
@@ -94,6 +94,15 @@ impl Seq {
             epoch: former.epoch,
             incarnation: former.incarnation,
             seq: former.seq,
+        }
+    }
+
+    /// The bundle that a rest is of.
+    pub(super) fn of_whole(rest: &Rest) -> Self {
+        Self {
+            epoch: rest.epoch,
+            incarnation: rest.incarnation,
+            seq: rest.seq,
         }
     }
 

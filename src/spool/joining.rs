@@ -8,9 +8,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::content::inode_at;
 use super::journal::Batch;
+use super::seal::Earlier;
 use super::tables::{JOINING, ORPHANS, OUT_NAMES, OutName};
 use super::{Spool, SpoolError};
-use crate::bundle::{BundleId, Entry, RelPath, Scope};
+use crate::bundle::{BundleId, Entry, RelPath, Rest, Scope};
 use crate::peer::PeerId;
 
 /// Rows given to a new member in one batch.
@@ -124,23 +125,31 @@ impl Spool {
         if !of.is_for(peer) {
             return Ok(());
         }
-        let held = |entry: &&Entry| {
+        let held = |entry: &Entry| {
             let digest = entry.digest();
             entry.target().is_some()
                 || digest.is_some_and(|digest| inode_at(&self.layout.content(digest)).is_some())
         };
-        let wanted = of
-            .entries
-            .iter()
-            .filter(|entry| shown.contains(&entry.path));
-        let entries: Vec<Entry> = wanted.filter(held).cloned().collect();
+        let wanted = (0..).zip(&of.entries);
+        let wanted = wanted.filter(|(_, entry)| shown.contains(&entry.path) && held(entry));
+        let (places, entries): (Vec<u32>, Vec<Entry>) =
+            wanted.map(|(place, entry)| (place, entry.clone())).unzip();
         if entries.is_empty() {
             return Ok(());
         }
+        let earlier = Earlier {
+            rest_of: Some(Rest {
+                epoch: of.epoch,
+                incarnation: of.incarnation,
+                seq: of.seq,
+                entries: places,
+            }),
+            ..Earlier::default()
+        };
         let scope = Scope::Ids(vec![peer]);
         let lifetime = std::time::Duration::from_secs(of.lifetime_secs);
         let rest = of.listing_of(entries);
-        let rest = self.scoped_manifest(rest, Vec::new(), of.priority, None, scope, lifetime);
+        let rest = self.scoped_manifest(rest, earlier, of.priority, scope, lifetime);
         let mut batch = Batch::default();
         self.bundle_rows_for(&rest, &[peer], false, &mut batch)?;
         Ok(self.journal.submit(batch)?)

@@ -79,6 +79,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::journal::Batch;
+    use super::super::seal::Earlier;
     use super::super::{Dress, Limits, Spool, SpoolConfig};
     use super::*;
     use crate::bundle::{BundleId, DeliveryState, Entry, EntryKind, RelPath};
@@ -114,7 +115,8 @@ mod tests {
             kind: EntryKind::Directory,
         };
         let (scope, life) = (Scope::All { generation: 1 }, Duration::from_secs(60));
-        let manifest = spool.scoped_manifest(vec![entry], vec![], priority, None, scope, life);
+        let manifest =
+            spool.scoped_manifest(vec![entry], Earlier::default(), priority, scope, life);
         assert_eq!(priority_of(manifest.signed()), priority);
         let mut batch = Batch::default();
         let members: Vec<PeerId> = spool.members().into_iter().map(|m| m.id).collect();

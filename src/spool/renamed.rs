@@ -299,7 +299,7 @@ impl Spool {
             let Some((name, row)) = self.shown_as(of.origin, &former.path)? else {
                 continue;
             };
-            let is_it = row.bundle == former.bundle
+            let is_it = row.which == Which::former(former)
                 && row.digest == announced.digest
                 && row.size == announced.size
                 && self.inbox().inode(&name)? == Some(row.ino);
@@ -532,7 +532,7 @@ impl Spool {
         for former in of.renamed_from.iter().filter(|former| former.gone == 0) {
             let its_own = of.entries.iter().any(|entry| entry.path == former.path);
             if let Some((name, row)) = self.shown_as(of.origin, &former.path)?
-                && row.bundle == former.bundle
+                && row.which == Which::former(former)
                 && !its_own
             {
                 batch.put(IN_NAMES, name.as_bytes(), &InName { left: true, ..row });

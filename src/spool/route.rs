@@ -26,14 +26,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::journal::Batch;
+use super::seal::Earlier;
 use super::tables::{
     BUNDLES, BundleRow, DEADLINES, HELD, LATEST, META, NAMES, OUT_NAMES, OUT_ORDER, OutName, USERS,
     descending, user_key,
 };
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{
-    BundleId, Entry, Former, Listing, MAX_ENTRIES, Priority, RelPath, SCOPE_MAX, Scope,
-    VerifiedManifest,
+    BundleId, Entry, Listing, MAX_ENTRIES, Priority, RelPath, SCOPE_MAX, Scope, VerifiedManifest,
 };
 use crate::peer::{PeerId, PeerName};
 
@@ -459,8 +459,7 @@ impl Spool {
         &self,
         terms: &Terms,
         listing: impl Into<Listing>,
-        mut formers: Vec<Former>,
-        mut supersedes: Option<BundleId>,
+        mut earlier: Earlier,
     ) -> VerifiedManifest {
         let scope = match &terms.target {
             Target::All => Scope::All {
@@ -475,19 +474,13 @@ impl Spool {
                 before.is_some_and(|before| before.manifest().scope.covers(&scope))
             };
             // The later ones were in the first one's manifest, for recipients of all of them.
+            let formers = &mut earlier.renamed_from;
             if formers.first().is_some_and(|former| !shown(former.bundle)) {
                 formers.clear();
             }
-            supersedes = supersedes.filter(|bundle| shown(*bundle));
+            earlier.supersedes = earlier.supersedes.filter(|bundle| shown(*bundle));
         }
-        self.scoped_manifest(
-            listing,
-            formers,
-            terms.priority,
-            supersedes,
-            scope,
-            terms.lifetime,
-        )
+        self.scoped_manifest(listing, earlier, terms.priority, scope, terms.lifetime)
     }
 
     /// The rows of a new bundle under these terms. Call with the decision lock held.
@@ -568,7 +561,12 @@ impl Spool {
             entries: of.entries.clone(),
             directories: of.directories.clone(),
         };
-        let new = self.manifest_under(&terms, listing, Vec::new(), None);
+        // Who consumed a file is not to see it again because its new name was held.
+        let earlier = Earlier {
+            renamed_from: of.renamed_from.clone(),
+            ..Earlier::default()
+        };
+        let new = self.manifest_under(&terms, listing, earlier);
         let bundle = new.id();
         self.rows_under(&terms, &new, &mut batch)?;
         for entry in &of.entries {

@@ -35,10 +35,18 @@ use super::{
 };
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, Former, Listing, MANIFEST_VERSION, Manifest,
-    Priority, RelPath, Scope, VerifiedManifest,
+    Priority, RelPath, Rest, Scope, VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed};
 use crate::peer::{self, PeerId};
+
+/// What a new manifest says of bundles before it.
+#[derive(Default)]
+pub(super) struct Earlier {
+    pub(super) supersedes: Option<BundleId>,
+    pub(super) renamed_from: Vec<Former>,
+    pub(super) rest_of: Option<Rest>,
+}
 
 /// What a manifest says of a file.
 pub(super) fn file_entry(path: &RelPath, meta: &std::fs::Metadata, hashed: Hashed) -> Entry {
@@ -207,9 +215,8 @@ impl Spool {
     pub(super) fn scoped_manifest(
         &self,
         listing: impl Into<Listing>,
-        renamed_from: Vec<Former>,
-        priority: crate::bundle::Priority,
-        supersedes: Option<BundleId>,
+        earlier: Earlier,
+        priority: Priority,
         scope: Scope,
         lifetime: std::time::Duration,
     ) -> VerifiedManifest {
@@ -224,8 +231,9 @@ impl Spool {
             lifetime_secs: lifetime.as_secs(),
             scope,
             priority,
-            supersedes,
-            renamed_from,
+            supersedes: earlier.supersedes,
+            renamed_from: earlier.renamed_from,
+            rest_of: earlier.rest_of,
             entries: listing.entries,
             directories: listing.directories,
             salt: peer::random(),

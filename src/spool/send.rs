@@ -27,7 +27,7 @@ use super::durable::{OnPath, Sync};
 use super::hashing::{READ_BYTES, Slice};
 use super::journal::Batch;
 use super::route::{Target, Terms};
-use super::seal::file_entry;
+use super::seal::{Earlier, file_entry};
 use super::tables::{INODES, InodeRow, LATEST, MARKS, SENT_IDS, Stat};
 use super::tree::{Looked, Member};
 use super::{Event, Gate, GateGuard, Spool, SpoolError};
@@ -174,7 +174,7 @@ impl Spool {
             batch.delete(MARKS, &stat.ino.to_be_bytes());
             batch.sync(Sync::File(Arc::new(file)));
         }
-        let manifest = self.manifest_under(&terms, entries, Vec::new(), None);
+        let manifest = self.manifest_under(&terms, entries, Earlier::default());
         let bundle = manifest.id();
         self.rows_under(&terms, &manifest, &mut batch)?;
         let mut superseded = BTreeSet::new();

@@ -35,8 +35,14 @@ pub(super) struct Which {
 }
 
 impl Which {
-    /// The file of the entry `index`.
+    /// The file of the entry `index`. One of a rest is that of the whole.
     pub(super) fn of(manifest: &Manifest, index: u32) -> Self {
+        if let Some(rest) = &manifest.rest_of {
+            return Self {
+                seq: Seq::of_whole(rest),
+                entry: rest.entries.get(index as usize).copied(),
+            };
+        }
         Self {
             seq: Seq::of(manifest),
             entry: (manifest.entries.len() > 1).then_some(index),

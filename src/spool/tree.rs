@@ -39,7 +39,7 @@ use super::hashing::{Look, Slice};
 use super::jobs::Step;
 use super::journal::Batch;
 use super::route::Terms;
-use super::seal::{file_entry, mtime_of};
+use super::seal::{Earlier, file_entry, mtime_of};
 use super::symlinks::{hashed, link_entry};
 use super::tables::{
     INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeFile, TreeRow,
@@ -415,7 +415,7 @@ impl Spool {
         for (mut terms, entries) in parts {
             self.last_word(&entries, &mut terms);
             for listing in split(entries, &times) {
-                let manifest = self.manifest_under(&terms, listing, Vec::new(), None);
+                let manifest = self.manifest_under(&terms, listing, Earlier::default());
                 manifests.push((terms.clone(), manifest));
             }
         }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::file_entry;
+use super::{Earlier, file_entry};
 use crate::bundle::{BundleId, Priority, link};
 use crate::digest::{Digest, Hashed};
 use crate::peer::PeerId;
@@ -212,7 +212,12 @@ impl Spool {
         };
         tracing::trace!(%path, ?renamed_from, ?formers, "sealing");
         self.last_word(std::slice::from_ref(&entry), &mut terms);
-        let manifest = self.manifest_under(&terms, vec![entry], formers, latest);
+        let earlier = Earlier {
+            supersedes: latest,
+            renamed_from: formers,
+            ..Earlier::default()
+        };
+        let manifest = self.manifest_under(&terms, vec![entry], earlier);
         let bundle = manifest.id();
         let batch = &mut deciding.batch;
         self.rows_under(&terms, &manifest, batch)?;

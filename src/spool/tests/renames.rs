@@ -4,6 +4,8 @@
 mod dressed;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod rests;
 
 use std::io::Read;
 

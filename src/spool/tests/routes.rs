@@ -205,6 +205,27 @@ fn a_name_nobody_has_holds_the_bundle_visibly_until_somebody_has_it() {
 }
 
 #[test]
+fn a_file_consumed_before_its_new_name_was_held_stays_consumed() {
+    let (alder, birch, cedar) = three();
+    birch.knows(&alder, "alder");
+    routes(&alder, vec![route("d", &["birch", "dogwood"])]);
+    alder.drop_file("f", b"x");
+    birch.take_all(&alder);
+    birch.consume("f");
+    alder.rename("f", "d/f");
+    assert_eq!(birch.take_all(&alder), 0, "held");
+    let dogwood = Node::new();
+    dogwood.knows(&alder, "alder");
+    alder.knows(&dogwood, "dogwood");
+    birch.take_all(&alder);
+    dogwood.take_all(&alder);
+    assert_eq!(birch.shows(), [""; 0]);
+    assert_eq!(dogwood.shows(), ["d/f"]);
+    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    drop(cedar);
+}
+
+#[test]
 fn a_directory_sent_as_one_is_rung_as_urgent_as_its_route_says() {
     let (alder, _birch, _cedar) = three();
     let critical = Route {
