@@ -182,6 +182,10 @@ pub struct Manifest {
     /// [`FORMERS_MAX`]. More than one for recipients that were away when it got those in between.
     #[serde(deserialize_with = "at_most::<_, _, FORMERS_MAX>")]
     pub renamed_from: Vec<Former>,
+    /// In a bundle that renames a file: up to which version of its name, by their order, the files that had the name moved on
+    /// to other names, and are told of elsewhere. Newer ones were replaced or removed. What shows one that moved on is not
+    /// there for a consumed file to replace, in whatever order the bundles come.
+    pub moved_on: Option<(u64, u64)>,
     /// What it repeats of an earlier bundle, if it is the rest of one.
     pub rest_of: Option<Rest>,
     /// The files and directories.
@@ -561,6 +565,7 @@ mod tests {
             priority: Priority::Routine,
             supersedes: None,
             renamed_from: Vec::new(),
+            moved_on: None,
             rest_of: None,
             entries,
             directories: Vec::new(),

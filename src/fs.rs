@@ -167,6 +167,8 @@ impl Fs {
         let ignore = IgnoreList::new(&config.ignore_extra, &config.ignore_except)
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
         let settings = Settings::new(config.settle, ignore.clone());
+        let unsent = ignore.clone();
+        spool.set_unsent(move |path| unsent.matches(path).is_some());
         let readiness = Arc::new(Readiness::new(settings, spool.clone()));
         let outbox = open_root(&spool.layout().outbox())?;
         let inbox = open_root(&spool.layout().inbox())?;

@@ -31,6 +31,7 @@ mod links;
 mod listen;
 mod marks;
 mod membership;
+mod moved_on;
 mod outbox;
 mod part;
 mod policy;
@@ -552,6 +553,8 @@ pub struct Spool {
     large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
     bells: RwLock<Vec<Bell>>,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
+    /// See [`Self::set_unsent`].
+    unsent: RwLock<Option<moved_on::IsUnsent>>,
     changes: Mutex<u64>,
     changed: Condvar,
     counters: Counters,
@@ -663,6 +666,7 @@ impl Spool {
             large_manifests: Mutex::default(),
             bells: RwLock::default(),
             observer: RwLock::default(),
+            unsent: RwLock::default(),
             changes: Mutex::new(1),
             changed: Condvar::new(),
             counters: Counters::default(),

@@ -294,6 +294,42 @@ fn what_was_consumed_does_not_come_back_by_a_rename_over_a_name_used_before() {
     assert_eq!(birch.status()["counts"]["quarantined"], 0);
 }
 
+/// Of two bundles that exchange two names none is the first, and a file that others hold up is renamed late.
+#[test]
+fn what_was_consumed_does_not_come_back_by_an_exchange_or_a_rename_that_overtakes_another() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    for name in ["a", "b", "t", "c"] {
+        let sha = alder.put(name, name.as_bytes());
+        birch.wait_arrived(name, &sha);
+        alder.wait_delivered(name);
+    }
+    fs::remove_file(birch.inbox("a")).unwrap();
+    fs::remove_file(birch.inbox("c")).unwrap();
+    for _ in 0..2 {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        let (a, b) = (alder.outbox("a"), alder.outbox("b"));
+        renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).unwrap();
+        for name in ["a", "b"] {
+            alder.wait_sealed();
+            alder.wait_delivered(name);
+        }
+    }
+    wait_names(&birch, &["b", "t"]);
+
+    // It is not sent under its new name while it is open for writing.
+    let open = File::options().append(true).open(alder.outbox("t"));
+    fs::rename(alder.outbox("t"), alder.outbox("t2")).unwrap();
+    fs::rename(alder.outbox("c"), alder.outbox("t")).unwrap();
+    alder.wait_delivered("t");
+    wait_names(&birch, &["b", "t"]);
+    assert_eq!(fs::read(birch.inbox("t")).unwrap(), b"t");
+    drop(open);
+    alder.wait_delivered("t2");
+    wait_names(&birch, &["b", "t2"]);
+    assert_eq!(birch.status()["counts"]["quarantined"], 0);
+}
+
 #[test]
 fn the_name_of_a_directory_becomes_a_files_and_back() {
     needs_mounts!();

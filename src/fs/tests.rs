@@ -316,6 +316,7 @@ impl TestFs {
             priority: Priority::Routine,
             supersedes: None,
             renamed_from,
+            moved_on: None,
             rest_of: None,
             entries: vec![entry],
             directories: Vec::new(),

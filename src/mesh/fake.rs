@@ -226,6 +226,7 @@ pub(super) fn manifest_of(origin: PeerId, path: &str, content: &[u8]) -> Manifes
         priority: Priority::Routine,
         supersedes: None,
         renamed_from: Vec::new(),
+        moved_on: None,
         rest_of: None,
         entries: vec![entry],
         directories: Vec::new(),

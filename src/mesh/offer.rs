@@ -2,7 +2,7 @@
 //!
 //! An offer carries the content of entries up to 64 KiB, unless the peer is known to have it. A received offer with
 //! all its content is taken at once, in a lane of its peer; one with more to fetch goes to `fetch`. Offers that rename are
-//! looked at in the lane first, one after another, whatever their priority: what a rename means depends on those before it.
+//! looked at in the lane first, one after another, whatever their priority: in their order the least is to be fetched.
 
 use std::sync::Arc;
 

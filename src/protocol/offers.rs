@@ -31,8 +31,8 @@ pub(crate) enum Way {
 }
 
 impl Offered {
-    /// Where it is taken. Offers that rename go through the lane, one after another, whatever their priority: what a
-    /// rename means depends on those before it.
+    /// Where it is taken. Offers that rename go through the lane, one after another, whatever their priority: in their
+    /// order the least is to be fetched.
     pub(crate) fn way(&self) -> Way {
         if self.absent && !self.renames {
             Way::Fetch

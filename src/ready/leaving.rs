@@ -1,7 +1,7 @@
 //! Names that files were renamed away from, until that is announced: who has such a name now is announced later.
 //!
-//! Others take a rename over a name that shows an older file for a new version of it. They would, if they heard of it before
-//! the rename of that older file, although that is not there any more.
+//! Others replace the older file when they hear of a rename over its name. If they hear later that it was renamed itself,
+//! they have to fetch it again.
 //!
 //! # Invariants
 //! 1. A file that was renamed to a name is not sealed before the one that was renamed away from it, if that can be sealed;

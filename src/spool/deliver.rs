@@ -501,6 +501,7 @@ impl Spool {
         let mut digests = Vec::new();
         self.ends_with(batch);
         batch.delete(DEADLINES, &bundle.0);
+        self.tells_no_more(bundle, manifest.manifest(), batch)?;
         for entry in &manifest.manifest().entries {
             let latest = self
                 .journal

@@ -97,6 +97,11 @@ impl Seq {
         }
     }
 
+    /// (epoch, seq): what is newer is greater.
+    pub(super) fn order(&self) -> (u64, u64) {
+        (self.epoch, self.seq)
+    }
+
     /// The bundle that a rest is of.
     pub(super) fn of_whole(rest: &Rest) -> Self {
         Self {

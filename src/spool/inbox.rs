@@ -134,6 +134,7 @@ impl Spool {
             for ino in given.iter().filter_map(|name| name.replaced) {
                 self.forget_inode(ino)?;
             }
+            self.drop_outdated(manifest.manifest())?;
         }
         drop(decide);
 
@@ -285,9 +286,7 @@ impl Spool {
         let bundle = manifest.id();
         let of = manifest.manifest();
         self.outdate_formers(of, batch)?;
-        if !names.is_empty() {
-            self.leave_formers(of, batch)?;
-        }
+        self.leave_formers(of, !names.is_empty(), batch)?;
         for (index, name, ino) in names {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;

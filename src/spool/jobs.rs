@@ -11,8 +11,8 @@
 //!
 //! # Invariants
 //! 1. One sealer of two or more takes small jobs only: a small file never waits for a slice of a large one.
-//! 2. Files that were renamed are sealed one after another, in the order in which they were asked for: what a rename means
-//!    to others depends on those before it. One that turns out to have much to hash was changed, so it is no rename any
+//! 2. Files that were renamed are sealed one after another, in the order in which they were asked for: in another one others
+//!    would fetch again what they show. One that turns out to have much to hash was changed, so it is no rename any
 //!    more, and the next one does not wait for it.
 //! 3. Everything enters as a small job: how much there is to hash is found out by a sealer, not by who asks.
 //!

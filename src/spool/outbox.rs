@@ -121,14 +121,23 @@ impl Spool {
         }
     }
 
+    /// The row of a file that has the name `to` now.
+    fn put_moved(&self, row: OutName, to: &RelPath, batch: &mut Batch) {
+        self.file_moved(&row, to, batch);
+        batch.put(OUT_NAMES, to.as_bytes(), &row);
+    }
+
     fn move_name(&self, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         let mut batch = Batch::default();
+        if let Some(before) = self.journal.get::<OutName>(OUT_NAMES, to.as_bytes())? {
+            self.file_gone(&before)?;
+        }
         match self.journal.get::<OutName>(OUT_NAMES, from.as_bytes())? {
             Some(row) => {
                 batch.delete(OUT_NAMES, from.as_bytes());
                 self.history.name_moved(row.bundle);
-                batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from));
+                self.put_moved(row.moved(from), to, &mut batch);
             }
             None => batch.delete(OUT_NAMES, to.as_bytes()),
         }
@@ -155,7 +164,7 @@ impl Spool {
                     .and_then(|old| Some((old.rebase(from, to)?, old)));
                 if let Some((new, old)) = moved {
                     self.history.name_moved(row.bundle);
-                    batch.put(OUT_NAMES, new.as_bytes(), &row.clone().moved(&old));
+                    self.put_moved(row.clone().moved(&old), &new, &mut batch);
                 }
             }
             self.journal.submit(batch)?;
@@ -240,7 +249,7 @@ impl Spool {
             match row {
                 Some(row) => {
                     self.history.name_moved(row.bundle);
-                    batch.put(OUT_NAMES, to.as_bytes(), &row.moved(from));
+                    self.put_moved(row.moved(from), to, batch);
                 }
                 None => batch.delete(OUT_NAMES, to.as_bytes()),
             }
@@ -265,8 +274,9 @@ impl Spool {
         let _decide = self.decide.lock();
         let mut batch = Batch::default();
         let row = self.journal.get::<OutName>(OUT_NAMES, path.as_bytes())?;
-        if row.as_ref().is_some_and(|row| row.stat.ino == ino) {
+        if let Some(row) = row.filter(|row| row.stat.ino == ino) {
             batch.delete(OUT_NAMES, path.as_bytes());
+            self.file_gone(&row)?;
         }
         self.unlink_row(ino, path, visible_links, &mut batch);
         if visible_links == 0 {

@@ -5,31 +5,34 @@
 //!
 //! # Rules
 //! 1. A name is changed only if it shows this very version of the former path, and the origin has no other file there by
-//!    now. Anything else is published as usual, beside what is shown.
+//!    now that is still to come. Anything else is published as usual, beside what is shown.
 //! 2. Of the former names, the newest whose bundle was settled here decides. If its file was consumed ([`super::taken`]),
-//!    the bundle is settled and nothing is shown, unless the target's name shows an older file of that origin at this
-//!    moment, of which this is then a new version. (A name kept under rule 1 only until the origin's other file comes shows
-//!    no such file, and goes.) If it was replaced meanwhile, it is published as any other.
-//! 3. A former version that arrives late is settled and not shown.
-//! 4. A former path that is the entry's own says that only mode or time are new: they are changed in place. The origin
+//!    the bundle is settled and nothing is shown, unless the target's name shows at this moment an older file of that origin
+//!    that was replaced there, of which this is then a new version. If it was replaced meanwhile, it is published as any
+//!    other.
+//! 3. An older file was replaced, unless it moved on to another name that others are told of: the manifest says up to which
+//!    version of the name that is so ([`super::moved_on`]). What moved on is left where it is shown, for the bundle that
+//!    says where to.
+//! 4. A name that shows what has its new name too, or an older version of that, waits for what its origin has there by now
+//!    ([`InName::left`]): whatever comes takes its place, and it goes when that was consumed.
+//! 5. A former version that arrives late is settled and not shown. So is a rename whose own name has a newer file; that its
+//!    file was consumed is kept for the next rename.
+//! 6. A former path that is the entry's own says that only mode or time are new: they are changed in place. The origin
 //!    announces them only if they were set within [`DRESSED_SECS`] of the seal.
-//! 5. Directories that are gone at the origin too go with the last file in them, and the empty ones in them; others stay,
+//! 7. Directories that are gone at the origin too go with the last file in them, and the empty ones in them; others stay,
 //!    for who watches them. A file that waits for such a name gets it ([`super::home`]).
 //!
 //! # Order
-//! What rule 2 says depends on what the target's name shows, and so on the renames before. `ready` and
-//! [`super::jobs`] seal a file that was renamed to a name after the file that was renamed away from it, and the lane of a
-//! peer looks at its offers in that order. Where this does not hold, a consumed file may be shown in place of an older one
-//! that should have gone before:
-//! - The file that left the name is open for writing, has an ignored name, or waited for its seal when the daemon ended.
-//! - The offers come by several peers (the origin and a keeper, or two keepers), or the later one is urgent and the earlier
-//!   one is not. A manifest does not say which renames came before it, and a missing number may be a bundle for others, so
-//!   the receiver cannot know that one is still to come.
-//! - Two names were exchanged, or files changed places by a third name: no order of two bundles suits both.
-//! - The seal of the earlier one is tried again, because a writer came or the disk failed.
-//! - A member who joined when other files of a bundle were replaced got the rest as another bundle
-//!   ([`super::deliver`]), which the formers do not name: there a file's new name is one more file, and a consumed one is
-//!   shown again.
+//! None is needed between the bundles of an origin: whether they come by one peer or several, the urgent ones first, after a
+//! restart, or as an exchange, which has no order of two bundles that suits both names, nothing that was consumed is shown
+//! but by rule 2, and each file has its name when all are here. In the order in which they happened the least has to be
+//! fetched; so `ready` and [`super::jobs`] seal them in it where they can.
+//!
+//! What is still shown again: a file that is renamed to where more may see it is a new one for all, since they are not to
+//! learn its former name ([`super::route`]); and so is all in a directory that is sent as one once more.
+//!
+//! # What a lying origin gains
+//! It can have its own consumed files shown again, as by sending them anew, and its own names stay or go.
 //!
 //! # Crash behaviour
 //! The row in [`RENAMES`] is in the journal's log before the rename; after a crash of the daemon the rename is completed.
@@ -73,6 +76,18 @@ enum Here {
     Shown(RelPath, Box<InName>, u16),
     /// The user consumed it.
     Consumed,
+}
+
+/// Whether what is shown under the name that a file gets by `of` is an older file that it replaces. One that the origin
+/// moved on is not: it waits for the bundle that says where to. Nor is what waits there for this very bundle.
+fn was_replaced(of: &Manifest, shown: &InName) -> bool {
+    !shown.left && Some(shown.which.order()) > of.moved_on
+}
+
+/// The former names that the file has no more.
+fn other_names(of: &Manifest) -> impl Iterator<Item = &Former> {
+    let own = |former: &&Former| of.entries.iter().any(|entry| entry.path == former.path);
+    of.renamed_from.iter().filter(move |former| !own(former))
 }
 
 /// What is announced of a file: the one entry of its manifest.
@@ -213,8 +228,8 @@ impl Spool {
 
 /// The receiver's half.
 impl Spool {
-    /// An offer that may only rename what is here: whether that settled it. Otherwise nothing was done. Offers of one origin
-    /// are to be given in their order, before anything is fetched.
+    /// An offer that may only rename what is here: whether that settled it. Otherwise nothing was done. To be asked before
+    /// anything is fetched; offers of one origin in their order, where that costs nothing.
     pub fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
         Ok(self.unfit(manifest).is_none() && self.follow_offer(manifest)?)
     }
@@ -251,20 +266,24 @@ impl Spool {
             return Ok(None);
         };
         let newest = self.version(of.origin, &announced.entry.path)?;
-        if newest
-            .as_ref()
-            .is_some_and(|newest| newest.order >= of.order())
-        {
+        if newest.is_some_and(|newest| newest.order >= of.order()) {
+            // Its name has a newer file; but the next rename of this one names this bundle.
+            if self.shown_former(of, &announced)?.is_none() && self.was_consumed(of)? {
+                self.settle_consumed(manifest, &announced, true)?;
+                return Ok(Some(Vec::new()));
+            }
             return Ok(None);
         }
         let names = match self.where_here(of, &announced)? {
             None => return Ok(None),
             Some(Here::Consumed) => {
-                self.settle_consumed(manifest, &announced)?;
+                self.settle_consumed(manifest, &announced, false)?;
                 Vec::new()
             }
             Some(Here::Shown(from, row, emptied)) => {
-                vec![self.rename_shown(manifest, &announced, from, &row, emptied)?]
+                let to = self.rename_shown(manifest, &announced, from, &row, emptied)?;
+                self.drop_outdated(of)?;
+                vec![to]
             }
         };
         self.counters.published.fetch_add(1, Ordering::Relaxed);
@@ -289,35 +308,49 @@ impl Spool {
             .map(|row| (name, row)))
     }
 
+    /// The former name that shows the file.
+    fn shown_former<'a>(
+        &self,
+        of: &'a Manifest,
+        announced: &Announced<'_>,
+    ) -> Result<Option<(&'a Former, RelPath, InName)>, SpoolError> {
+        for former in &of.renamed_from {
+            if let Some((name, row)) = self.shown_as(of.origin, &former.path)?
+                && row.which == Which::former(former)
+                && row.digest == announced.digest
+                && row.size == announced.size
+                && self.inbox().inode(&name)? == Some(row.ino)
+            {
+                return Ok(Some((former, name, row)));
+            }
+        }
+        Ok(None)
+    }
+
     fn where_here(
         &self,
         of: &Manifest,
         announced: &Announced<'_>,
     ) -> Result<Option<Here>, SpoolError> {
         let path = &announced.entry.path;
-        for former in &of.renamed_from {
-            let Some((name, row)) = self.shown_as(of.origin, &former.path)? else {
-                continue;
-            };
-            let is_it = row.which == Which::former(former)
-                && row.digest == announced.digest
-                && row.size == announced.size
-                && self.inbox().inode(&name)? == Some(row.ino);
-            if !is_it {
-                continue;
-            }
+        if let Some((former, name, row)) = self.shown_former(of, announced)? {
             // A file cannot become a directory on the way to itself in one step.
             let nested = former.path != *path && path.starts_with(&former.path);
             return Ok(match former.gone {
-                0 if former.path != *path => None,
+                0 if former.path != *path && !self.has_newer(of, former)? => None,
                 _ if nested => None,
                 gone => Some(Here::Shown(name, Box::new(row), gone.saturating_sub(1))),
             });
         }
-        // What waits there for this very bundle is not a file that it would replace.
         let shown = self.shown_as(of.origin, path)?;
-        let replaces = shown.is_some_and(|(_, row)| !row.left);
+        let replaces = shown.is_some_and(|(_, row)| was_replaced(of, &row));
         Ok((!replaces && self.was_consumed(of)?).then_some(Here::Consumed))
+    }
+
+    /// Whether something newer than the former version was heard of under its name.
+    fn has_newer(&self, of: &Manifest, former: &Former) -> Result<bool, SpoolError> {
+        let newest = self.version(of.origin, &former.path)?;
+        Ok(newest.is_some_and(|newest| newest.order > former.order()))
     }
 
     /// Whether the file was consumed under the newest of its former names that was heard of here.
@@ -337,9 +370,11 @@ impl Spool {
         &self,
         manifest: &VerifiedManifest,
         announced: &Announced<'_>,
+        outdated: bool,
     ) -> Result<(), SpoolError> {
         let (of, bundle) = (manifest.manifest(), manifest.id());
-        if let Some((left, _)) = self.shown_as(of.origin, &announced.entry.path)? {
+        let shown = self.shown_as(of.origin, &announced.entry.path)?;
+        if let Some((left, _)) = shown.filter(|(_, row)| row.left && !outdated) {
             self.remove_name(&left, Left::GaveWay)?;
             if let Some(observer) = self.observer.read().clone() {
                 observer.removed(&left);
@@ -349,9 +384,11 @@ impl Spool {
         self.settle(manifest, &[], &mut batch)?;
         // So that the next rename of it finds that it was consumed.
         self.note_taken(of.origin, [Which::of(of, 0)], &mut batch)?;
-        let version = Version { order: of.order() };
-        let key = origin_key(of.origin, &announced.entry.path);
-        batch.put(VERSIONS, &key, &version);
+        if !outdated {
+            let version = Version { order: of.order() };
+            let key = origin_key(of.origin, &announced.entry.path);
+            batch.put(VERSIONS, &key, &version);
+        }
         self.journal.submit(batch)?;
         let mut batch = Batch::default();
         self.show_consumed(bundle, &mut batch)?;
@@ -495,9 +532,10 @@ impl Spool {
         if let Some(row) = left {
             let formers = &manifest.manifest().renamed_from;
             let version = formers.iter().find(|former| former.path == row.path);
-            let version = version.map(|former| Version {
-                order: former.order(),
-            });
+            let newest = self.version(row.origin, &row.path)?;
+            let orders = newest.map(|newest| newest.order).into_iter();
+            let order = orders.chain(version.map(Former::order)).max();
+            let version = order.map(|order| Version { order });
             self.name_consumed(row.origin, &row.path, &renaming.from, version, &mut batch)?;
         }
         // Its mode and time are to be as durable as the receipt.
@@ -527,15 +565,43 @@ impl Spool {
             .try_for_each(|directory| self.go_home(directory).map(drop))
     }
 
-    /// Former names that the origin uses for another file by now, and that still show this one, wait for that other file.
-    pub(super) fn leave_formers(&self, of: &Manifest, batch: &mut Batch) -> Result<(), SpoolError> {
-        for former in of.renamed_from.iter().filter(|former| former.gone == 0) {
-            let its_own = of.entries.iter().any(|entry| entry.path == former.path);
-            if let Some((name, row)) = self.shown_as(of.origin, &former.path)?
-                && row.which == Which::former(former)
-                && !its_own
-            {
+    /// Former names that still show this file wait for the other one that the origin has there by now; those that show an
+    /// older version of it, which was never replaced here, for whatever comes there. So does a name that shows the file when
+    /// it is not `published` under its new one, since something newer has that.
+    pub(super) fn leave_formers(
+        &self,
+        of: &Manifest,
+        published: bool,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        for former in other_names(of) {
+            let Some((name, row)) = self.shown_as(of.origin, &former.path)? else {
+                continue;
+            };
+            let waits = match row.which == Which::former(former) {
+                true => former.gone == 0 || !published,
+                false => published && row.which.order() < former.order(),
+            };
+            // Not the name that it had until now.
+            if waits && self.inbox().inode(&name)? == Some(row.ino) {
                 batch.put(IN_NAMES, name.as_bytes(), &InName { left: true, ..row });
+            }
+        }
+        Ok(())
+    }
+
+    /// A former name that shows an older version of the file goes if what the origin has there by now was heard of before,
+    /// and is not shown. Call with the decision lock held, when the file has its new name.
+    pub(super) fn drop_outdated(&self, of: &Manifest) -> Result<(), SpoolError> {
+        for former in other_names(of) {
+            if let Some((name, row)) = self.shown_as(of.origin, &former.path)?
+                && row.which.order() < former.order()
+                && self.has_newer(of, former)?
+            {
+                self.remove_name(&name, Left::GaveWay)?;
+                if let Some(observer) = self.observer.read().clone() {
+                    observer.removed(&name);
+                }
             }
         }
         Ok(())
@@ -548,7 +614,7 @@ impl Spool {
         of: &Manifest,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        for former in of.renamed_from.iter().filter(|former| former.gone > 0) {
+        for former in &of.renamed_from {
             let version = self.version(of.origin, &former.path)?;
             if version.is_none_or(|version| version.order <= former.order()) {
                 let order = former.order();
@@ -599,6 +665,7 @@ impl Spool {
             }
             self.record_rename(&manifest, renaming)?;
             self.remove_emptied(&renaming.from, renaming.emptied)?;
+            self.drop_outdated(of)?;
         }
         Ok(())
     }

@@ -478,6 +478,8 @@ impl Spool {
             if formers.first().is_some_and(|former| !shown(former.bundle)) {
                 formers.clear();
             }
+            // That it is there is nothing for who never heard of it.
+            earlier.moved_on = earlier.moved_on.filter(|it| shown(it.bundle));
             earlier.supersedes = earlier.supersedes.filter(|bundle| shown(*bundle));
         }
         self.scoped_manifest(listing, earlier, terms.priority, scope, terms.lifetime)
@@ -564,11 +566,14 @@ impl Spool {
         // Who consumed a file is not to see it again because its new name was held.
         let earlier = Earlier {
             renamed_from: of.renamed_from.clone(),
+            moved_on: self.moved_on(&of.entries[0].path)?,
             ..Earlier::default()
         };
         let new = self.manifest_under(&terms, listing, earlier);
         let bundle = new.id();
         self.rows_under(&terms, &new, &mut batch)?;
+        self.tells_no_more(old, of, &mut batch)?;
+        self.tells_moves(&new, &mut batch);
         for entry in &of.entries {
             let path = entry.path.as_bytes();
             if self.journal.get::<BundleId>(LATEST, path)? == Some(old) {
@@ -577,7 +582,13 @@ impl Spool {
             if let Some(name) = self.journal.get::<OutName>(OUT_NAMES, path)?
                 && name.bundle == old
             {
-                batch.put(OUT_NAMES, path, &OutName { bundle, ..name });
+                let order = new.manifest().order();
+                let row = OutName {
+                    bundle,
+                    order,
+                    ..name
+                };
+                batch.put(OUT_NAMES, path, &row);
             }
             if let Some(digest) = entry.digest() {
                 batch.delete(USERS, &user_key(digest, old));

@@ -24,6 +24,7 @@ use self::names::Looked;
 use super::hashing::{Look, Slice};
 use super::jobs::Step;
 use super::journal::Batch;
+use super::moved_on::MovedOn;
 use super::rank::Rank;
 use super::symlinks::hashed;
 use super::tables::{
@@ -45,6 +46,8 @@ use crate::peer::{self, PeerId};
 pub(super) struct Earlier {
     pub(super) supersedes: Option<BundleId>,
     pub(super) renamed_from: Vec<Former>,
+    /// See [`Spool::moved_on`].
+    pub(super) moved_on: Option<MovedOn>,
     pub(super) rest_of: Option<Rest>,
 }
 
@@ -222,6 +225,7 @@ impl Spool {
     ) -> VerifiedManifest {
         let (epoch, incarnation) = self.epoch();
         let listing = listing.into();
+        let renames = !earlier.renamed_from.is_empty();
         let manifest = Manifest {
             version: MANIFEST_VERSION,
             origin: self.identity.id(),
@@ -233,6 +237,7 @@ impl Spool {
             priority,
             supersedes: earlier.supersedes,
             renamed_from: earlier.renamed_from,
+            moved_on: earlier.moved_on.filter(|_| renames).map(|it| it.order),
             rest_of: earlier.rest_of,
             entries: listing.entries,
             directories: listing.directories,
@@ -369,7 +374,7 @@ impl Spool {
         Ok(true)
     }
 
-    fn is_not_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+    pub(super) fn is_not_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
         let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
             return Ok(true);
         };

@@ -29,6 +29,8 @@ pub(super) const DELIVERIES: Table = Table(5);
 pub(super) const USERS: Table = Table(6);
 /// Outbox path → [`OutName`]: the version last sealed under each name that is still there.
 pub(super) const OUT_NAMES: Table = Table(7);
+/// Outbox path, 0, epoch and seq descending → `Left`: versions of the path whose files moved on to other names.
+pub(super) const LEFT: Table = Table(26);
 /// Backing inode → [`InodeRow`]: the record of each inode with sealed or received bytes.
 pub(super) const INODES: Table = Table(8);
 /// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.
@@ -155,6 +157,8 @@ pub(super) struct OutName {
     pub(super) stat: Stat,
     pub(super) digest: Digest,
     pub(super) bundle: BundleId,
+    /// (epoch, seq) of the bundle.
+    pub(super) order: (u64, u64),
     /// The name under which the bundle announces it, when the file was renamed since; its own if it came back.
     pub(super) formerly: Option<RelPath>,
 }
@@ -228,7 +232,8 @@ pub(super) struct InName {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) ino: u64,
-    /// Its origin has moved the file, which has its new name here too; this one waits for what its origin has there now.
+    /// Its origin has moved the file, which has its new name here too, or a newer version of it; this one waits for what its
+    /// origin has there now.
     pub(super) left: bool,
 }
 

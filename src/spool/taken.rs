@@ -57,6 +57,11 @@ impl Which {
         }
     }
 
+    /// The order of that version of its path.
+    pub(super) fn order(&self) -> (u64, u64) {
+        self.seq.order()
+    }
+
     /// Where its bit is.
     fn place(&self, origin: PeerId) -> (Table, Vec<u8>, usize) {
         let Some(entry) = self.entry.map(u64::from) else {

@@ -494,34 +494,39 @@ impl Spool {
         manifests: &[(Terms, VerifiedManifest)],
         batch: &mut Batch,
     ) -> Result<Vec<Digest>, SpoolError> {
-        let mut bundle_of: HashMap<&RelPath, BundleId> = HashMap::new();
+        let mut bundle_of: HashMap<&RelPath, (BundleId, (u64, u64))> = HashMap::new();
         let mut freed = Vec::new();
         for (terms, manifest) in manifests {
             self.rows_under(terms, manifest, batch)?;
             let mut superseded = BTreeSet::new();
             for entry in &manifest.manifest().entries {
                 let path = entry.path.as_bytes();
-                bundle_of.insert(&entry.path, manifest.id());
+                bundle_of.insert(&entry.path, (manifest.id(), manifest.manifest().order()));
                 superseded.extend(self.journal.get::<BundleId>(LATEST, path)?);
                 let before: Option<OutName> = self.journal.get(OUT_NAMES, path)?;
-                superseded.extend(before.map(|row| row.bundle));
+                if let Some(before) = before {
+                    // Nobody is told where single files of a tree were before.
+                    self.file_gone(&before)?;
+                    superseded.insert(before.bundle);
+                }
             }
             for old in superseded {
                 freed.extend(self.supersede(old, manifest, batch)?);
             }
         }
-        for (path, bundle) in &bundle_of {
+        for (path, (bundle, _)) in &bundle_of {
             batch.put(LATEST, path.as_bytes(), bundle);
         }
         for (member, stat) in sealed {
             let digest = member.hashed.digest;
-            let Some(bundle) = bundle_of.get(&member.path).copied() else {
+            let Some((bundle, order)) = bundle_of.get(&member.path).copied() else {
                 continue;
             };
             let row = OutName {
                 stat: *stat,
                 digest,
                 bundle,
+                order,
                 formerly: None,
             };
             batch.put(OUT_NAMES, member.path.as_bytes(), &row);

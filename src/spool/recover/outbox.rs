@@ -54,6 +54,7 @@ impl Spool {
             }
             let mut batch = Batch::default();
             batch.delete(OUT_NAMES, key);
+            spool.file_gone(row)?;
             spool.journal.submit(batch)?;
             spool.free_content(row.digest)
         })?;

@@ -202,10 +202,12 @@ impl Spool {
         // What had this path last, although renamed over or removed since, and what this file was before its rename.
         let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
         let formers = self.formers(before.as_ref(), digest, dressed.then_some(path))?;
-        let superseded: BTreeSet<BundleId> = latest
-            .into_iter()
-            .chain(before.map(|row| row.bundle))
-            .collect();
+        let moved_on = match formers.is_empty() {
+            true => None,
+            false => self.moved_on(path)?,
+        };
+        let superseded = before.as_ref().map(|row| row.bundle);
+        let superseded: BTreeSet<BundleId> = superseded.into_iter().chain(latest).collect();
         let entry = match target {
             Some(target) => link_entry(path, &meta, target.clone()),
             None => file_entry(path, &meta, hashed.clone()),
@@ -215,12 +217,16 @@ impl Spool {
         let earlier = Earlier {
             supersedes: latest,
             renamed_from: formers,
+            moved_on,
             ..Earlier::default()
         };
         let manifest = self.manifest_under(&terms, vec![entry], earlier);
         let bundle = manifest.id();
         let batch = &mut deciding.batch;
         self.rows_under(&terms, &manifest, batch)?;
+        if let Some(before) = &before {
+            self.file_gone(before)?;
+        }
         for old in superseded {
             if deciding.replaced.insert(old) {
                 deciding
@@ -228,11 +234,13 @@ impl Spool {
                     .extend(self.supersede(old, &manifest, batch)?);
             }
         }
+        self.tells_moves(&manifest, batch);
         batch.put(LATEST, path.as_bytes(), &bundle);
         let row = OutName {
             stat,
             digest,
             bundle,
+            order: manifest.manifest().order(),
             formerly: None,
         };
         batch.put(OUT_NAMES, path.as_bytes(), &row);

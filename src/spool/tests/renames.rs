@@ -1,6 +1,8 @@
 //! A rename at the origin, and what the receiver shows of it.
 
 #[cfg(test)]
+mod any_order;
+#[cfg(test)]
 mod dressed;
 #[cfg(test)]
 mod model;
@@ -567,6 +569,7 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
             stat,
             digest: Digest([1; 32]),
             bundle: BundleId([2; 32]),
+            order: (1, 1),
             formerly: None,
         };
         batch.put(OUT_NAMES, name.as_bytes(), &row);

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::*;
-use crate::bundle::Manifest;
+use crate::bundle::{Manifest, VerifiedManifest};
+use crate::spool::tables::LEFT;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "log", "log.1"];
 
@@ -37,11 +38,19 @@ enum Fate {
     Gone,
 }
 
+/// What a name shows.
+#[derive(Clone, PartialEq, Debug)]
+struct Shown {
+    bundle: BundleId,
+    digest: Digest,
+    order: (u64, u64),
+}
+
 /// The receiver as README describes it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Model {
-    shown: BTreeMap<String, (BundleId, Digest)>,
-    /// Names that wait for another file, while what they show has its new name too.
+    shown: BTreeMap<String, Shown>,
+    /// Names that wait for another file, while what they show has its new name too, or is out of date.
     left: HashSet<String>,
     fates: HashMap<BundleId, Fate>,
     newest: HashMap<String, (u64, u64)>,
@@ -53,77 +62,135 @@ struct Model {
 
 impl Model {
     fn consume(&mut self, name: &str) {
-        let (bundle, digest) = self.shown.remove(name).unwrap();
+        let Shown { bundle, digest, .. } = self.shown.remove(name).unwrap();
         self.left.remove(name);
         self.touched.insert(digest);
         self.fates.insert(bundle, Fate::Consumed);
-        if self.shown.values().all(|(_, shown)| *shown != digest) {
+        if self.shown.values().all(|shown| shown.digest != digest) {
             self.consumed.insert(digest);
         }
     }
 
-    fn end(&mut self, name: &str, fate: Fate) {
+    fn end(&mut self, name: &str) {
         self.left.remove(name);
-        if let Some((bundle, _)) = self.shown.remove(name) {
-            self.fates.insert(bundle, fate);
+        if let Some(shown) = self.shown.remove(name) {
+            self.fates.insert(shown.bundle, Fate::Gone);
         }
     }
 
-    fn show(&mut self, path: &str, bundle: BundleId, digest: Digest) {
-        self.end(path, Fate::Gone);
-        self.shown.insert(path.to_owned(), (bundle, digest));
-        self.fates.insert(bundle, Fate::Shown);
-    }
-
-    fn process(&mut self, bundle: BundleId, of: &Manifest) {
+    /// `alive`: what was under any name of the origin when it sealed the bundle.
+    fn process(&mut self, bundle: BundleId, of: &Manifest, alive: &HashSet<Digest>) {
         let (path, digest) = (of.entries[0].path.to_string(), of.single_digest().unwrap());
-        let before = self.shown.clone();
-        let older = |newest: &(u64, u64)| *newest >= of.order();
-        if self.newest.get(&path).is_some_and(older) {
-            self.fates.insert(bundle, Fate::Gone);
-        } else {
-            self.process_newest(bundle, of, &path, digest);
-            self.newest.insert(path.clone(), of.order());
-        }
-        for former in of.renamed_from.iter().filter(|former| former.gone > 0) {
+        let before = self.clone();
+        let newest = self.newest.get(&path).copied().unwrap_or_default();
+        let fate = match newest >= of.order() {
+            true => self.outdated(of, &path),
+            false => self.process_newest(bundle, of, &path, digest),
+        };
+        self.fates.insert(bundle, fate);
+        for former in &of.renamed_from {
             let newest = self.newest.entry(former.path.to_string()).or_default();
             *newest = (*newest).max(former.order());
         }
-        // The promise itself, in other words: what comes back replaces something older.
-        let is_new = before.values().all(|(_, shown)| *shown != digest);
-        let shows = self.shown.values().any(|(_, shown)| *shown == digest);
+        let newest = self.newest.entry(path.clone()).or_default();
+        *newest = (*newest).max(of.order());
+        // The promise itself, in other words: what comes back replaces a file that was replaced at its origin.
+        let is_new = before.shown.values().all(|shown| shown.digest != digest);
+        let shows = self.shown.values().any(|shown| shown.digest == digest);
         if is_new && shows && self.consumed.contains(&digest) {
-            self.came_back |= !before.contains_key(&path);
+            let replaced = before.shown.get(&path);
+            let replaced = replaced.filter(|_| !before.left.contains(&path));
+            self.came_back |= replaced.is_none_or(|shown| alive.contains(&shown.digest));
+            self.consumed.remove(&digest);
         }
     }
 
-    fn process_newest(&mut self, bundle: BundleId, of: &Manifest, path: &str, digest: Digest) {
-        let mut consumed = false;
-        for former in &of.renamed_from {
-            match self.fates.get(&former.bundle) {
-                Some(Fate::Shown) if former.gone == 0 && former.path.to_string() != path => {
-                    self.left.insert(former.path.to_string());
-                    break;
+    fn shows_as(&self, former: &crate::bundle::Former) -> bool {
+        let shown = self.shown.get(&former.path.to_string());
+        shown.is_some_and(|shown| shown.bundle == former.bundle)
+    }
+
+    fn was_consumed(&self, of: &Manifest) -> bool {
+        let fates = of.renamed_from.iter();
+        let mut fates = fates.filter_map(|former| self.fates.get(&former.bundle));
+        fates.next() == Some(&Fate::Consumed)
+    }
+
+    fn has_newer(&self, former: &crate::bundle::Former) -> bool {
+        let newest = self.newest.get(&former.path.to_string());
+        newest.is_some_and(|newest| *newest > former.order())
+    }
+
+    /// Its name has something newer already.
+    fn outdated(&mut self, of: &Manifest, path: &str) -> Fate {
+        let shown = of
+            .renamed_from
+            .iter()
+            .filter(|former| self.shows_as(former));
+        let shown: Vec<String> = shown.map(|former| former.path.to_string()).collect();
+        if shown.is_empty() && self.was_consumed(of) {
+            return Fate::Consumed;
+        }
+        self.left
+            .extend(shown.into_iter().filter(|name| name != path));
+        Fate::Gone
+    }
+
+    fn process_newest(
+        &mut self,
+        bundle: BundleId,
+        of: &Manifest,
+        path: &str,
+        digest: Digest,
+    ) -> Fate {
+        let shown = of.renamed_from.iter().find(|former| self.shows_as(former));
+        if let Some(former) = shown {
+            let from = former.path.to_string();
+            if from == path || former.gone > 0 || self.has_newer(former) {
+                self.end(&from);
+            }
+        } else if self.was_consumed(of) {
+            let replaces = self
+                .shown
+                .get(path)
+                .is_some_and(|shown| !self.left.contains(path) && Some(shown.order) > of.moved_on);
+            if !replaces {
+                if self.left.contains(path) {
+                    self.end(path);
                 }
-                Some(Fate::Shown) => {
-                    self.end(&former.path.to_string(), Fate::Gone);
-                    break;
-                }
-                Some(Fate::Consumed) => {
-                    consumed = true;
-                    break;
-                }
-                Some(Fate::Gone) => break,
-                None => {}
+                return Fate::Consumed;
             }
         }
-        if consumed && (!self.shown.contains_key(path) || self.left.contains(path)) {
-            self.end(path, Fate::Gone);
-            self.fates.insert(bundle, Fate::Consumed);
-        } else {
-            self.show(path, bundle, digest);
+        self.end(path);
+        let order = of.order();
+        let shown = Shown {
+            bundle,
+            digest,
+            order,
+        };
+        self.shown.insert(path.to_owned(), shown);
+        for former in &of.renamed_from {
+            let name = former.path.to_string();
+            let Some(shown) = self.shown.get(&name).filter(|_| name != path) else {
+                continue;
+            };
+            if shown.bundle == former.bundle && former.gone == 0 {
+                self.left.insert(name);
+            } else if shown.order < former.order() {
+                match self.has_newer(former) {
+                    true => self.end(&name),
+                    false => drop(self.left.insert(name)),
+                }
+            }
         }
+        Fate::Shown
     }
+}
+
+/// A bundle that the receiver has not heard of.
+struct Unheard {
+    manifest: VerifiedManifest,
+    alive: HashSet<Digest>,
 }
 
 struct Run {
@@ -133,6 +200,9 @@ struct Run {
     model: Model,
     /// Moved or written, and not sealed yet.
     unsealed: Vec<&'static str>,
+    /// Also what the origin has superseded by now: another holder may offer it all the same.
+    unheard: Vec<Unheard>,
+    texts: HashMap<Digest, Vec<u8>>,
     count: usize,
     log: Vec<String>,
 }
@@ -146,6 +216,8 @@ impl Run {
             birch,
             model: Model::default(),
             unsealed: Vec::new(),
+            unheard: Vec::new(),
+            texts: HashMap::new(),
             count: 0,
             log: Vec::new(),
         }
@@ -155,14 +227,30 @@ impl Run {
         self.alder.outbox(name).exists()
     }
 
-    /// Seals what is due, in any order.
-    fn seal_all(&mut self) {
-        while !self.unsealed.is_empty() {
+    fn was_sealed(&mut self, name: &str, bundle: BundleId) {
+        let names = NAMES.into_iter().filter(|name| self.exists(name));
+        let alive = names.map(|name| Digest::of(&fs::read(self.alder.outbox(name)).unwrap()));
+        let alive = alive.collect();
+        let manifest = self.alder.manifest(bundle);
+        let of = manifest.manifest();
+        self.log.push(format!(
+            "sealed {} {:?} {name} from {:?}, moved on {:?}",
+            bundle.short(),
+            of.order(),
+            of.renamed_from,
+            of.moved_on
+        ));
+        self.unheard.push(Unheard { manifest, alive });
+    }
+
+    /// Seals what is due, in any order; `all` of it, or some.
+    fn seal(&mut self, all: bool) {
+        while !self.unsealed.is_empty() && (all || self.random.chance(70)) {
             let at = self.random.below(self.unsealed.len());
             let name = self.unsealed.swap_remove(at);
             if self.exists(name) {
-                self.alder.sealed(name);
-                self.log.push(format!("sealed {name}"));
+                let bundle = self.alder.sealed(name);
+                self.was_sealed(name, bundle);
             }
         }
     }
@@ -176,7 +264,10 @@ impl Run {
                 self.log.push(format!("write {a}: {text}"));
                 // A file that waits for its seal is another one from here on.
                 self.unsealed.retain(|name| *name != a);
-                self.alder.drop_file(a, text.as_bytes());
+                self.texts
+                    .insert(Digest::of(text.as_bytes()), text.clone().into_bytes());
+                let bundle = self.alder.drop_file(a, text.as_bytes());
+                self.was_sealed(a, bundle);
             }
             4..=7 if a != b && self.exists(a) => {
                 self.log.push(format!("mv {a} {b}"));
@@ -198,30 +289,57 @@ impl Run {
             _ => {}
         }
         if self.random.chance(70) {
-            self.seal_all();
+            self.seal(false);
         }
-        if self.random.chance(3) {
+        if self.random.chance(5) {
             self.log.push("restart of the origin".to_owned());
-            self.seal_all();
-            self.alder.stop();
-            self.alder.start();
+            match self.random.chance(50) {
+                true => {
+                    self.alder.stop();
+                    self.alder.start();
+                }
+                false => self.alder.power_loss(),
+            }
         }
     }
 
-    fn receive(&mut self) {
-        let pending = self.alder.spool().pending(self.birch.id(), None, 999);
-        for (_, bundle) in pending.unwrap() {
-            let manifest = self.alder.manifest(bundle);
-            let of = manifest.manifest();
-            self.log.push(format!(
-                "{} took {:?} {} from {:?}",
-                bundle.short(),
-                of.order(),
-                of.entries[0].path,
-                of.renamed_from
-            ));
-            self.birch.take(&self.alder, bundle);
-            self.model.process(bundle, of);
+    fn take(&mut self, at: usize) {
+        let Unheard { manifest, alive } = self.unheard.remove(at);
+        let (bundle, of) = (manifest.id(), manifest.manifest());
+        let path = &of.entries[0].path;
+        self.log.push(format!("{} taken: {path}", bundle.short()));
+        let bytes = &self.texts[&of.single_digest().unwrap()];
+        self.birch.feed(&manifest, &[bytes]);
+        self.birch.spool().journal.flush().unwrap();
+        let receipt = self.birch.spool().receipt(bundle).unwrap();
+        self.alder.spool().take_receipt(&receipt).unwrap();
+        self.model.process(bundle, of, &alive);
+    }
+
+    /// Offers of several holders, in the order of their seals or in any other; `all` that the origin has, or some.
+    fn receive(&mut self, all: bool) {
+        let in_order = self.random.chance(30);
+        let mut left = self.unheard.len();
+        while left > 0 {
+            left -= 1;
+            let at = match in_order {
+                true => self.unheard.len() - left - 1,
+                false => self.random.below(self.unheard.len()),
+            };
+            let bundle = self.unheard[at].manifest.id();
+            let owed = self.alder.spool().is_pending(bundle, self.birch.id());
+            if owed && (all || self.random.chance(80)) || self.random.chance(10) {
+                self.take(at);
+                self.check();
+            }
+        }
+        if all {
+            let id = self.birch.id();
+            let alder = Arc::clone(self.alder.spool());
+            let owed = |row: &Unheard| alder.is_pending(row.manifest.id(), id);
+            while let Some(at) = self.unheard.iter().position(owed) {
+                self.take(at);
+            }
         }
     }
 
@@ -245,22 +363,24 @@ impl Run {
 
     /// A rename of the receiver is cut off by a kill, and completed at its start.
     fn receive_cut_off(&mut self) {
-        let pending = self.alder.spool().pending(self.birch.id(), None, 1);
-        let Some((_, bundle)) = pending.unwrap().pop() else {
+        if self.unheard.is_empty() {
             return;
+        }
+        let at = self.random.below(self.unheard.len());
+        let Unheard { manifest, alive } = &self.unheard[at];
+        let (bundle, of) = (manifest.id(), manifest.manifest());
+        let owed = self.alder.spool().is_pending(bundle, self.birch.id());
+        let (path, mut after) = (of.entries[0].path.to_string(), self.model.clone());
+        after.process(bundle, of, alive);
+        let digest = of.single_digest().unwrap();
+        let shown = |model: &Model, name: &str| {
+            let shown = model.shown.get(name);
+            shown.is_some_and(|shown| shown.digest == digest)
         };
-        let manifest = self.alder.manifest(bundle);
-        let of = manifest.manifest();
-        let (path, mut after) = (of.entries[0].path.to_string(), Model::default());
-        after.shown.clone_from(&self.model.shown);
-        after.left.clone_from(&self.model.left);
-        after.fates.clone_from(&self.model.fates);
-        after.newest.clone_from(&self.model.newest);
-        after.process(bundle, of);
-        let before = self.model.shown.iter().find(|(_, (was, digest))| {
-            Some(*digest) == of.single_digest() && after.fates[was] != Fate::Shown
+        let from = NAMES.into_iter().find(|name| {
+            *name != path && shown(&self.model, name) && !after.shown.contains_key(*name)
         });
-        let Some((from, _)) = before.filter(|(name, _)| **name != path) else {
+        let Some(from) = from.filter(|_| owed && shown(&after, &path)) else {
             return;
         };
         let done = self.random.chance(50);
@@ -272,7 +392,8 @@ impl Run {
         self.birch.spool().journal.flush().unwrap();
         let receipt = self.birch.spool().receipt(bundle).unwrap();
         self.alder.spool().take_receipt(&receipt).unwrap();
-        self.model.process(bundle, of);
+        self.model = after;
+        self.unheard.remove(at);
     }
 
     fn check(&self) {
@@ -283,21 +404,28 @@ impl Run {
             shown.map(|name| (name.clone(), digest(&name))).collect();
         let want = self.model.shown.iter();
         let want: Vec<(String, Digest)> = want
-            .map(|(name, (_, digest))| (name.clone(), *digest))
+            .map(|(name, shown)| (name.clone(), shown.digest))
             .collect();
         assert_eq!(shown, want, "{}", self.log.join("\n"));
     }
 }
 
 impl Run {
-    /// Nothing is lost: what the origin has is shown under that name, unless it was consumed.
+    /// Nothing is lost: what the origin has is shown under that name, unless it was consumed. And nothing is left behind:
+    /// where the origin has a file that was not consumed, no other one is shown.
     fn check_all_is_there(&self) {
         for name in NAMES.into_iter().filter(|name| self.exists(name)) {
             let digest = Digest::of(&fs::read(self.alder.outbox(name)).unwrap());
-            let shown = self.model.shown.get(name).map(|(_, shown)| *shown);
+            let shown = self.model.shown.get(name).map(|shown| shown.digest);
             let there = shown == Some(digest) || self.model.touched.contains(&digest);
             assert!(there, "{name} is missing\n{}", self.log.join("\n"));
         }
+    }
+
+    /// What says that files moved on goes with the last who is to hear of it.
+    fn check_nothing_waits(&self) {
+        let rows = self.alder.spool().journal.scan::<()>(LEFT, &[], None, 99);
+        assert_eq!(rows.unwrap(), [], "{}", self.log.join("\n"));
     }
 }
 
@@ -311,7 +439,7 @@ fn run(seed: u64, steps: usize) {
                 if run.random.chance(20) {
                     run.receive_cut_off();
                 } else {
-                    run.receive();
+                    run.receive(false);
                 }
                 run.check();
             }
@@ -321,10 +449,11 @@ fn run(seed: u64, steps: usize) {
             }
         }
     }
-    run.seal_all();
-    run.receive();
+    run.seal(true);
+    run.receive(true);
     run.check();
     run.check_all_is_there();
+    run.check_nothing_waits();
 }
 
 #[test]
