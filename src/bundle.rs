@@ -50,7 +50,8 @@ pub const ENTRIES_BYTES_MAX: usize = MANIFEST_MAX - 320 * 1024;
 /// Most ids that a scope may name: a full mesh is not made for more.
 pub const SCOPE_MAX: usize = 4096;
 
-/// Most former names of a file that a manifest may list. Who missed more renames than that keeps an older name too.
+/// Most former names of a file that a manifest may list: the newest and the oldest of those that somebody had. Who had
+/// another one, and missed more renames than that, keeps an older name too.
 pub const FORMERS_MAX: usize = 16;
 
 /// SHA-256 of an encoded manifest: 32 bytes, shown as 64 hex digits.
@@ -179,7 +180,7 @@ pub struct Manifest {
     /// The version of this path the origin had announced before, if it knows one.
     pub supersedes: Option<BundleId>,
     /// The names under which the origin announced this very file before it renamed it, newest first; at most
-    /// [`FORMERS_MAX`]. More than one for recipients that were away when it got those in between.
+    /// [`FORMERS_MAX`]: not all, if there are more. More than one for recipients that were away when it got those in between.
     #[serde(deserialize_with = "at_most::<_, _, FORMERS_MAX>")]
     pub renamed_from: Vec<Former>,
     /// In a bundle that renames a file: up to which version of its name, by their order, the files that had the name moved on

@@ -205,8 +205,28 @@ impl Spool {
                 ..former.clone()
             }));
         }
-        formers.truncate(FORMERS_MAX);
+        self.thin_out(&mut formers)?;
         Ok(formers)
+    }
+
+    /// Drops former names beyond the limit: those first that nobody had, then those in the middle. The oldest is what who was
+    /// away all the time shows, or consumed.
+    fn thin_out(&self, formers: &mut Vec<Former>) -> Result<(), SpoolError> {
+        let mut at = 1;
+        while formers.len() > FORMERS_MAX && at + 1 < formers.len() {
+            let deliveries = self.deliveries_of(formers[at].bundle)?;
+            let had = |(_, state): &(PeerId, DeliveryState)| *state == DeliveryState::Delivered;
+            // Of one that is forgotten it is not known.
+            if deliveries.is_empty() || deliveries.iter().any(had) {
+                at += 1;
+            } else {
+                formers.remove(at);
+            }
+        }
+        while formers.len() > FORMERS_MAX {
+            formers.remove(formers.len() / 2);
+        }
+        Ok(())
     }
 
     /// How many components of a path of the outbox, from its end, are gone: the name as that of a file, what is above it as

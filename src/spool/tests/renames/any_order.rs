@@ -181,3 +181,23 @@ fn a_version_that_comes_after_its_rename_is_not_shown_also_where_its_name_is_in_
     birch.feed(&first, &[b"one"]);
     assert_eq!(birch.shows(), [""; 0]);
 }
+
+#[test]
+fn who_missed_many_renames_of_what_it_consumed_or_shows_follows_the_last_one() {
+    for consumed in [false, true] {
+        let (alder, birch) = pair();
+        alder.drop_file("n0", &pattern(BIG));
+        birch.take_all(&alder);
+        if consumed {
+            birch.consume("n0");
+        }
+        let many = 2 * crate::bundle::FORMERS_MAX;
+        for n in 0..many {
+            alder.rename(&format!("n{n}"), &format!("n{}", n + 1));
+        }
+        assert_eq!(birch.take_all(&alder), 0);
+        let last = format!("n{many}");
+        let want: &[String] = if consumed { &[] } else { &[last] };
+        assert_eq!(birch.shows(), want);
+    }
+}
