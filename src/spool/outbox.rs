@@ -122,7 +122,7 @@ impl Spool {
     }
 
     /// The row of a file that has the name `to` now.
-    fn put_moved(&self, row: OutName, to: &RelPath, batch: &mut Batch) {
+    pub(super) fn put_moved(&self, row: OutName, to: &RelPath, batch: &mut Batch) {
         self.file_moved(&row, to, batch);
         batch.put(OUT_NAMES, to.as_bytes(), &row);
     }

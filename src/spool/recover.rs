@@ -10,6 +10,7 @@
 //! ([`super::doubt`]); a name that shows nothing was consumed. In the outbox files of the recorded size are hashed in the
 //! background, and only a different digest is sent, or after a power loss kept back.
 
+mod displaced;
 mod outbox;
 
 use std::collections::HashSet;

@@ -31,6 +31,8 @@ pub(super) const USERS: Table = Table(6);
 pub(super) const OUT_NAMES: Table = Table(7);
 /// Outbox path, 0, epoch and seq descending → `Left`: versions of the path whose files moved on to other names.
 pub(super) const LEFT: Table = Table(26);
+/// Backing inode → (outbox path, [`OutName`]): at a start, rows of [`OUT_NAMES`] whose name does not show their inode.
+pub(super) const DISPLACED: Table = Table(27);
 /// Backing inode → [`InodeRow`]: the record of each inode with sealed or received bytes.
 pub(super) const INODES: Table = Table(8);
 /// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.

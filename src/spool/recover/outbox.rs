@@ -46,18 +46,7 @@ struct Astray {
 
 impl Spool {
     pub(super) fn recover_outbox(&self, same_boot: bool) -> Result<Vec<RecoveredFile>, SpoolError> {
-        self.each_row::<OutName>(OUT_NAMES, |spool, key, row| {
-            if let Ok(path) = RelPath::parse(key)
-                && spool.outbox().look(&path)?.is_some()
-            {
-                return Ok(());
-            }
-            let mut batch = Batch::default();
-            batch.delete(OUT_NAMES, key);
-            spool.file_gone(row)?;
-            spool.journal.submit(batch)?;
-            spool.free_content(row.digest)
-        })?;
+        self.note_displaced()?;
         self.recover_links()?;
         let astray = self.marks_astray()?;
         let mut recovered = Vec::new();
@@ -78,6 +67,7 @@ impl Spool {
             }
             Ok(())
         })?;
+        self.drop_displaced()?;
         self.each_row::<Mark>(MARKS, |spool, key, _| {
             let ino = key.try_into().map(u64::from_be_bytes).unwrap_or(0);
             if live_marks.contains(&ino) {
@@ -135,6 +125,7 @@ impl Spool {
         // A link is there as it was made, or not at all.
         let same_boot = same_boot || found.link;
         let row: Option<OutName> = self.journal.get(OUT_NAMES, found.path.as_bytes())?;
+        let row = self.give_row_back(&found, row)?;
         let file = |incomplete| {
             Ok(Some(RecoveredFile {
                 ino,

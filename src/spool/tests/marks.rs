@@ -145,11 +145,35 @@ fn a_kill_between_a_rename_and_its_rows_makes_nothing_whole() {
         assert!(after.contains(&(path.into(), true)), "{path}: {after:?}");
     }
     assert!(after.contains(&("new2".into(), false)), "{after:?}");
-    // Of the two that were exchanged neither is sent before its digest is compared with the recorded one; not either when
-    // the daemon is killed before it came to that.
+    // Of the two that were exchanged the one that was being written stays incomplete; the other one is sent under its new
+    // name when its digest is that of its row, not before; not either when the daemon is killed before it came to that.
     let again = alder.found_after(false);
-    for path in ["g", "h"] {
-        assert!(again.contains(&(path.into(), false)), "{path}: {again:?}");
+    for (path, incomplete) in [("g", false), ("h", true)] {
+        let found = (path.into(), incomplete);
+        assert!(again.contains(&found), "{path}: {again:?}");
+    }
+    let sealed = alder.sealed("g");
+    let manifest = alder.manifest(sealed);
+    assert_eq!(manifest.manifest().renamed_from[0].path, rel("h"));
+}
+
+/// The same where the one that was whole was changed too, behind the daemon's back.
+#[test]
+fn a_kill_between_an_exchange_and_its_rows_lets_nothing_go_that_is_not_as_recorded() {
+    let mut alder = Node::new();
+    for name in ["g", "h"] {
+        alder.drop_file(name, name.as_bytes());
+    }
+    alder.open("g", b"half");
+    fs::write(alder.outbox("h"), b"other").unwrap();
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let (g, h) = (alder.outbox("g"), alder.outbox("h"));
+    renameat_with(CWD, g, CWD, h, RenameFlags::EXCHANGE).unwrap();
+    for _ in 0..2 {
+        let found = alder.found_after(false);
+        for path in ["g", "h"] {
+            assert!(found.contains(&(path.into(), false)), "{path}: {found:?}");
+        }
     }
     for path in ["g", "h"] {
         match alder.seal(path) {

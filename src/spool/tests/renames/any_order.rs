@@ -183,6 +183,60 @@ fn a_version_that_comes_after_its_rename_is_not_shown_also_where_its_name_is_in_
 }
 
 #[test]
+fn a_rename_whose_rows_were_cut_off_by_a_kill_is_still_one() {
+    for exchange in [false, true] {
+        let (mut alder, birch) = pair();
+        alder.drop_file("a", b"one");
+        alder.drop_file("b", b"other");
+        alder.drop_file("d/x", b"in d");
+        birch.take_all(&alder);
+        birch.consume("a");
+        let ino = birch.inbox_ino("d/x");
+        // The system call was done, and nobody was told of it.
+        if exchange {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            let (a, b) = (alder.outbox("a"), alder.outbox("b"));
+            renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).unwrap();
+        } else {
+            fs::rename(alder.outbox("a"), alder.outbox("c")).unwrap();
+        }
+        fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
+        alder.stop();
+        alder.start();
+        for file in alder.spool().recovered() {
+            assert!(!file.incomplete, "{}", file.path);
+            alder.sealed(&file.path.to_string());
+        }
+        birch.take_all(&alder);
+        let want = if exchange { ["a", "e/x"] } else { ["b", "e/x"] };
+        assert_eq!(birch.shows(), want, "exchange {exchange}");
+        assert_eq!(fs::read(birch.inbox(want[0])).unwrap(), b"other");
+        assert_eq!(birch.inbox_ino("e/x"), ino);
+        let rows = |table| alder.spool().journal.scan::<()>(table, &[], None, 9);
+        assert_eq!(rows(tables::DISPLACED).unwrap(), []);
+        assert_eq!(rows(tables::LEFT).unwrap(), []);
+    }
+}
+
+#[test]
+fn a_file_that_took_the_inode_number_of_a_removed_one_is_a_new_file() {
+    let (mut alder, birch) = pair();
+    alder.drop_file("a", b"one");
+    birch.take_all(&alder);
+    // Written anew through the same inode, behind the journal's back.
+    fs::rename(alder.outbox("a"), alder.outbox("b")).unwrap();
+    fs::write(alder.outbox("b"), b"two").unwrap();
+    alder.stop();
+    alder.start();
+    for file in alder.spool().recovered() {
+        alder.sealed(&file.path.to_string());
+    }
+    birch.take_all(&alder);
+    assert_eq!(birch.shows(), ["a", "b"]);
+    assert_eq!(fs::read(birch.inbox("b")).unwrap(), b"two");
+}
+
+#[test]
 fn who_missed_many_renames_of_what_it_consumed_or_shows_follows_the_last_one() {
     for consumed in [false, true] {
         let (alder, birch) = pair();

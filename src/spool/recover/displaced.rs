@@ -1,0 +1,88 @@
+//! Files of the outbox that were renamed, and whose rows were not: the daemon was killed between the two.
+//!
+//! Such a file is found under a name without a row, or with that of another file, while the name of its own row shows
+//! nothing, or another file. It gets its row back, as if the rename had been recorded; else it would be sent as a new file,
+//! and shown again to who had consumed it.
+//!
+//! # Crash behaviour
+//! [`DISPLACED`] is of one start: what a start that was killed left of it goes first.
+
+use super::Found;
+use crate::bundle::RelPath;
+use crate::spool::journal::Batch;
+use crate::spool::tables::{DISPLACED, OUT_NAMES, OutName};
+use crate::spool::{Spool, SpoolError};
+
+impl Spool {
+    /// Notes the rows of names that do not show their inode, by that.
+    pub(super) fn note_displaced(&self) -> Result<(), SpoolError> {
+        self.each_row::<()>(DISPLACED, |spool, key, ()| {
+            let mut batch = Batch::default();
+            batch.delete(DISPLACED, key);
+            Ok(spool.journal.submit(batch)?)
+        })?;
+        self.each_row::<OutName>(OUT_NAMES, |spool, key, row| {
+            let mut batch = Batch::default();
+            match RelPath::parse(key) {
+                Ok(path) if spool.outbox().inode(&path)? == Some(row.stat.ino) => {}
+                Ok(path) => batch.put(DISPLACED, &row.stat.ino.to_be_bytes(), &(path, row)),
+                Err(_) => batch.delete(OUT_NAMES, key),
+            }
+            Ok(spool.journal.submit(batch)?)
+        })
+    }
+
+    /// Gives a file that was found the row that is displaced, if it is surely its own. `there` is the row of its name.
+    pub(super) fn give_row_back(
+        &self,
+        found: &Found,
+        there: Option<OutName>,
+    ) -> Result<Option<OutName>, SpoolError> {
+        let is_like = |row: &OutName| {
+            row.stat.ino == found.stat.ino
+                || (row.stat.size == found.stat.size && row.stat.mtime == found.stat.mtime)
+        };
+        let key = found.stat.ino.to_be_bytes();
+        if there.as_ref().is_some_and(is_like) {
+            return Ok(there);
+        }
+        let displaced: Option<(RelPath, OutName)> = self.journal.get(DISPLACED, &key)?;
+        let Some((from, row)) = displaced.filter(|(_, row)| row.stat.same_bytes(&found.stat))
+        else {
+            return Ok(there);
+        };
+        let mut batch = Batch::default();
+        batch.delete(DISPLACED, &key);
+        let old: Option<OutName> = self.journal.get(OUT_NAMES, from.as_bytes())?;
+        if old.is_some_and(|old| old.stat.ino == found.stat.ino) {
+            batch.delete(OUT_NAMES, from.as_bytes());
+        }
+        let row = row.moved(&from);
+        tracing::info!(%from, to = %found.path, "a rename that was cut off is taken up again");
+        self.put_moved(row.clone(), &found.path, &mut batch);
+        self.journal.submit(batch)?;
+        Ok(Some(row))
+    }
+
+    /// Rows whose files were not found go, if their names show nothing, or have another row by now.
+    pub(super) fn drop_displaced(&self) -> Result<(), SpoolError> {
+        self.each_row::<(RelPath, OutName)>(DISPLACED, |spool, key, (path, row)| {
+            let mut batch = Batch::default();
+            batch.delete(DISPLACED, key);
+            let there: Option<OutName> = spool.journal.get(OUT_NAMES, path.as_bytes())?;
+            let own = there.is_some_and(|there| there.stat.ino == row.stat.ino);
+            let shows = spool.outbox().look(path)?.is_some();
+            if own && !shows {
+                batch.delete(OUT_NAMES, path.as_bytes());
+            }
+            if !own || !shows {
+                spool.file_gone(row)?;
+            }
+            spool.journal.submit(batch)?;
+            match own && shows {
+                true => Ok(()),
+                false => spool.free_content(row.digest),
+            }
+        })
+    }
+}
