@@ -69,11 +69,11 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_se
 
 /// How much one machine holds. There is one set of limits; tests use smaller ones, to meet them often.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Limits {
-    window: usize,
-    page: usize,
-    ahead: usize,
-    tracked: usize,
+pub(crate) struct Limits {
+    pub(crate) window: usize,
+    pub(crate) page: usize,
+    pub(crate) ahead: usize,
+    pub(crate) tracked: usize,
 }
 
 impl Default for Limits {
@@ -210,8 +210,13 @@ pub struct Delivery {
 impl Delivery {
     /// A machine that knows nothing yet. `seed` makes its jitter reproducible.
     pub fn new(seed: u64) -> Self {
+        Self::with_limits(seed, Limits::default())
+    }
+
+    /// The same, with limits of its own.
+    pub(crate) fn with_limits(seed: u64, limits: Limits) -> Self {
         Self {
-            limits: Limits::default(),
+            limits,
             connected: false,
             tracks: HashMap::new(),
             ready: Ready::default(),
@@ -237,13 +242,34 @@ impl Delivery {
 
     /// When a tick next does something, if nothing else happens before: then it does at every tick.
     #[cfg(test)]
-    fn next_due(&self) -> Option<Duration> {
+    pub(crate) fn next_due(&self) -> Option<Duration> {
         let tracks = self.tracks.values().filter(|t| t.phase != Phase::Ready);
         let scan = match self.scan {
             Scan::Idle(until) => Some(until),
             Scan::Due(_) | Scan::Reading => None,
         };
         tracks.map(|t| t.until).chain(scan).min()
+    }
+
+    /// How many wait to be offered, with those that are gone and were not noticed yet.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// What could be offered next.
+    #[cfg(test)]
+    pub(crate) fn ready(&self) -> impl Iterator<Item = BundleId> {
+        let is_ready = |b: &BundleId| self.tracks.get(b).is_some_and(|t| t.phase == Phase::Ready);
+        self.ready.iter().filter(is_ready)
+    }
+
+    /// A mistake, to see that it is found: the journal is not read again by itself.
+    #[cfg(test)]
+    pub(crate) fn never_rescan(&mut self) {
+        if let Scan::Idle(until) = &mut self.scan {
+            *until = Duration::from_secs(1_000_000_000);
+        }
     }
 
     /// How urgent a bundle is, as far as known.
@@ -644,7 +670,5 @@ pub fn jittered(base: Duration, seed: &mut u64) -> Duration {
     base.saturating_mul(per_mille as u32) / 1000
 }
 
-#[cfg(test)]
-mod simulator;
 #[cfg(test)]
 mod tests;

@@ -16,3 +16,6 @@ pub(crate) mod care;
 pub(crate) mod frame;
 pub(crate) mod offers;
 pub(crate) mod session;
+
+#[cfg(test)]
+mod simulator;

@@ -36,7 +36,7 @@ pub(crate) enum Heard {
 }
 
 /// What the rest of the program tells a session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Input {
     /// A bundle was sealed.
     Sealed(BundleId, Priority),

@@ -1,13 +1,15 @@
-//! The receiver: from an offer to a name in the inbox and a receipt, as `mesh::offer`, `mesh::fetch` and `spool` do it.
+//! The receiver: from an offer to a name in the inbox and a receipt, as `mesh::intake`, `mesh::fetch` and `spool` do it.
 //! Between any two steps the member may crash.
 
 use std::collections::BTreeSet;
 
 use super::disk::{Chunk, Row};
 use super::oracle::{Flaw, Rule};
-use super::world::{Conn, Ev, Input, World, bundle_id, receipt};
+use super::world::{Conn, Ev, World, bundle_id, receipt};
 use super::{Bundle, Member, Time};
 use crate::delivery::{Event, Verdict};
+use crate::protocol::offers::Way;
+use crate::protocol::session::{Input, NO_ROOM};
 
 /// How long an offer from a peer that served wrong bytes for it is not even looked at.
 const BLAME_PAUSE: Time = 1_000;
@@ -35,37 +37,38 @@ pub(super) struct Fetch {
 }
 
 impl World {
-    /// An offer arrived.
-    pub(super) fn offered(&mut self, member: Member, from: Member, bundle: Bundle) {
-        let Some(truth) = self.truths.get(bundle) else {
-            // Nothing decodes to it.
-            let refusal = Verdict::Refused("bad signature".into());
-            self.tell(member, from, Input::Verdict(bundle, refusal));
-            return;
-        };
+    /// Takes an offer the way that the session says.
+    pub(super) fn take(&mut self, member: Member, from: Member, way: Way, bundle: Bundle) {
+        let truth = &self.truths[bundle];
         // Before it joins others in a fetch: what it is told must not be told to them.
         if !truth.recipients.contains(&member) || !self.concerns(from, bundle) {
             let refusal = Verdict::Refused("not among its recipients".into());
-            self.tell(member, from, Input::Verdict(bundle, refusal));
+            self.answer(member, from, bundle, refusal);
             return;
         }
-        if truth.inline {
-            // One lane for each peer, which outlives the session.
-            let time = 1 + self.disk_time(member);
-            let node = &mut self.nodes[member];
-            let at = node.intake_at.entry(from).or_default();
-            *at = (*at).max(self.now) + time;
-            let (delay, run) = (*at - self.now, node.run);
-            let ev = Ev::Intake {
-                member,
-                run,
-                peer: from,
-                bundle,
-            };
-            self.at(delay, ev);
-        } else {
-            self.fetch(member, from, bundle);
-        }
+        let lane = match way {
+            Way::Fetch => return self.fetch(member, from, bundle),
+            Way::Intake => 0,
+            Way::Express => 1,
+        };
+        // Lanes of a peer, which outlive the session.
+        let time = 1 + self.disk_time(member);
+        let node = &mut self.nodes[member];
+        let at = node.intake_at.entry((from, lane)).or_default();
+        *at = (*at).max(self.now) + time;
+        let (delay, run) = (*at - self.now, node.run);
+        let ev = Ev::Intake {
+            member,
+            run,
+            peer: from,
+            bundle,
+        };
+        self.at(delay, ev);
+    }
+
+    /// What became of an offer of `peer`.
+    fn answer(&mut self, member: Member, peer: Member, bundle: Bundle, verdict: Verdict) {
+        self.tell(member, peer, Input::Verdict(bundle_id(bundle), verdict));
     }
 
     /// Asks the spool for a place to put the bundle; `Err` is what to answer instead.
@@ -107,7 +110,7 @@ impl World {
     /// A bundle whose content came with the offer.
     pub(super) fn intake(&mut self, member: Member, from: Member, bundle: Bundle) {
         if let Err(verdict) = self.open(member, from, bundle) {
-            self.tell(member, from, Input::Verdict(bundle, verdict));
+            self.answer(member, from, bundle, verdict);
             return;
         }
         let wrong = self.sends_wrong_bytes(from);
@@ -115,7 +118,7 @@ impl World {
             self.blame(member, from, bundle);
             self.nodes[member].arriving.remove(&bundle);
             let deferred = Verdict::Deferred("wrong bytes".into());
-            self.tell(member, from, Input::Verdict(bundle, deferred));
+            self.answer(member, from, bundle, deferred);
             return;
         }
         self.publish(member, bundle, 0, vec![from]);
@@ -140,8 +143,8 @@ impl World {
     fn fetch(&mut self, member: Member, from: Member, bundle: Bundle) {
         let node = &mut self.nodes[member];
         if node.fetches.len() >= QUEUED_MAX {
-            let full = Verdict::Deferred("too many offers at once".into());
-            self.tell(member, from, Input::Verdict(bundle, full));
+            let full = Verdict::Deferred(NO_ROOM.into());
+            self.answer(member, from, bundle, full);
             return;
         }
         match node.fetches.get_mut(&bundle) {
@@ -162,7 +165,7 @@ impl World {
                 node.waiting.push_back(bundle);
             }
         }
-        self.tell(member, from, Input::Verdict(bundle, Verdict::Working));
+        self.answer(member, from, bundle, Verdict::Working);
         self.start_fetches(member);
     }
 
@@ -223,7 +226,7 @@ impl World {
             self.fetched(member, bundle, Verdict::Deferred("no holder".into()));
             // The origin may have replaced it meanwhile: then nobody waits for it any more.
             let origin = self.truths[bundle].origin;
-            self.tell(member, origin, Input::Owed(bundle));
+            self.tell(member, origin, Input::Owed(vec![bundle_id(bundle)]));
             return;
         };
         let (conn, run) = (node.sessions[&source].conn, node.run);
@@ -306,7 +309,7 @@ impl World {
             return;
         };
         for holder in fetch.holders {
-            self.tell(member, holder, Input::Verdict(bundle, verdict.clone()));
+            self.answer(member, holder, bundle, verdict.clone());
         }
         self.start_fetches(member);
     }
@@ -315,7 +318,7 @@ impl World {
     fn published(&mut self, member: Member, bundle: Bundle, offerers: Vec<Member>, says: Verdict) {
         self.nodes[member].arriving.remove(&bundle);
         for peer in offerers {
-            self.tell(member, peer, Input::Verdict(bundle, says.clone()));
+            self.answer(member, peer, bundle, says.clone());
         }
         self.fetched(member, bundle, says);
     }
@@ -457,26 +460,24 @@ impl World {
         }
     }
 
-    /// The origin's signed word that it ended a bundle, whoever brings it.
-    pub(super) fn told_ended(&mut self, member: Member, bundle: Bundle) {
-        let Some(truth) = self.truths.get(bundle) else {
-            return;
-        };
-        // The signature is the origin's, which has said so.
-        let said = self.nodes[truth.origin].disk.rows.ended.get(&bundle);
-        let Some(ending) = said.copied() else {
-            return;
+    /// The origin's signed word that it ended a bundle, whoever brings it. Whether the bundle has ended here.
+    pub(super) fn told_ended(&mut self, member: Member, bundle: Bundle) -> bool {
+        let origin = self.truths[bundle].origin;
+        // The signature is the origin's, which gives it to others only when it is durable.
+        let said = self.nodes[origin].disk.durable.ended.get(&bundle);
+        let Some(ending) = said.copied().filter(|_| origin != member) else {
+            return false;
         };
         let rows = &self.nodes[member].disk.rows;
-        if rows.ended.contains_key(&bundle) || truth.origin == member {
-            return;
+        if rows.ended.contains_key(&bundle) {
+            return true;
         }
         let settled = rows.settled.contains(&bundle);
         self.submit(member, Row::Ended(bundle, ending));
         self.custody_ended(member, bundle);
         let node = &mut self.nodes[member];
         if settled || node.disk.rows.intents.contains(&bundle) {
-            return;
+            return true;
         }
         // A fetch of it stops; what arrived goes away.
         node.arriving.remove(&bundle);
@@ -484,5 +485,6 @@ impl World {
         let why = self.ended_here(member, bundle).unwrap_or_default();
         self.fetched(member, bundle, Verdict::Refused(why));
         self.stats.stopped += 1;
+        true
     }
 }

@@ -1,10 +1,11 @@
 //! The rules, looked at from outside: what every member has on disk is known here, whatever it says.
 
 use super::disk::{Chunk, Fate};
-use super::world::{Ev, Frame, World, bundle_of, member_of};
+use super::world::{Ev, Said, World, bundle_of, member_of};
 use super::{Bundle, Member, Time};
-use crate::bundle::{DeliveryState, Receipt};
+use crate::bundle::{BundleId, DeliveryState, Receipt};
 use crate::delivery::{RESERVED, Verdict};
+use crate::protocol::frame::Frame;
 
 /// What must never happen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -31,6 +32,8 @@ pub(super) enum Rule {
     Stalls,
     /// A final state says what happened.
     WrongFate,
+    /// What is urgent does not wait for what is not, but for the turns of those that waited long.
+    Priority,
 }
 
 /// A deliberate mistake.
@@ -60,7 +63,15 @@ pub(super) enum Flaw {
     NoRescan,
     /// Nothing is asked or read a second time (S25: a lossy trigger is the only one).
     NoClock,
+    /// What is urgent is taken for routine.
+    NoPriority,
+    /// A batch that is acknowledged in part counts as acknowledged.
+    PartOfBatch,
 }
+
+/// Offers in a row that may be made while a more urgent one could be: of each lesser priority that waited long, and such
+/// as were on their way when it came.
+const TURNS: u32 = 4;
 
 /// A rule that was broken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -113,12 +124,12 @@ impl World {
 
     pub(super) fn check_machine(&mut self, member: Member, peer: Member) {
         let limits = self.plan.limits;
-        let machine = &self.nodes[member].sessions[&peer].delivery;
-        let (tracked, outstanding, ready) = (
-            machine.tracked(),
-            machine.outstanding(),
-            machine.ready.len(),
-        );
+        let Some(session) = self.nodes[member].sessions.get_mut(&peer) else {
+            return;
+        };
+        let machine = session.core.delivery();
+        let (tracked, outstanding, ready) =
+            (machine.tracked(), machine.outstanding(), machine.queued());
         self.stats.tracked = self.stats.tracked.max(tracked as u64);
         let within = tracked <= limits.tracked
             && outstanding <= limits.window + RESERVED
@@ -135,6 +146,22 @@ impl World {
         });
     }
 
+    /// Before an offer of `id` is made: could a more urgent one be?
+    pub(super) fn check_turn(&mut self, member: Member, peer: Member, id: BundleId) {
+        let Self { nodes, truths, .. } = self;
+        let Some(session) = nodes[member].sessions.get_mut(&peer) else {
+            return;
+        };
+        let priority = truths[bundle_of(id)].priority;
+        let urgent = |other: &BundleId| truths[bundle_of(*other)].priority > priority;
+        let waits = session.core.delivery().ready().find(urgent);
+        session.passed_over = waits.map_or(0, |_| session.passed_over + 1);
+        let holds = session.passed_over <= TURNS;
+        self.rule(holds, Rule::Priority, || {
+            format!("{member} offers {peer} bundle {id:?} while {waits:?} waits, again")
+        });
+    }
+
     /// Without a connection nothing is on its way.
     pub(super) fn check_shown(&mut self, member: Member, peer: Member) {
         let shown = self.nodes[member].progress.iter().find(|((_, to), state)| {
@@ -147,36 +174,30 @@ impl World {
     }
 
     /// What an honest member says of bytes must be so.
-    pub(super) fn check_frame(&mut self, from: Member, to: Member, frame: &Frame) {
+    pub(super) fn check_frame(&mut self, from: Member, to: Member, said: &Said) {
         if !self.honest(from) {
             return;
         }
-        match frame {
-            Frame::Receipts(receipts) => {
+        match said {
+            Said::Frame(Frame::Receipts(receipts)) => {
                 for receipt in receipts {
                     self.check_receipt(from, to, receipt);
                 }
             }
-            Frame::Verdicts(list) => {
+            Said::Frame(Frame::Verdicts(list)) => {
                 for (_, verdict) in list {
                     if let Verdict::Settled(receipt) = verdict {
                         self.check_receipt(from, to, receipt);
                     }
                 }
             }
-            Frame::Pending(ids) => {
+            Said::Frame(Frame::Pending(ids)) => {
                 let page = self.plan.limits.page;
                 self.rule(ids.len() <= page, Rule::Memory, || {
                     format!("{from} asks {to} about {} bundles at once", ids.len())
                 });
             }
-            Frame::Offer(_)
-            | Frame::Owed(_)
-            | Frame::Withdrawn(_)
-            | Frame::Ended(_)
-            | Frame::Open(_)
-            | Frame::Closed(_)
-            | Frame::StillOpen(_) => {}
+            Said::Frame(_) | Said::Offer(_) => {}
         }
     }
 
@@ -262,7 +283,7 @@ impl World {
             None => {}
             Some((member, peer, bundle)) if self.now > healed + self.plan.patience => {
                 let session = self.nodes[member].sessions.get(&peer);
-                let session = session.map(|s| format!("{:?}", s.delivery));
+                let session = session.map(|s| format!("{:?}", s.core));
                 let text = format!(
                     "{member} still owes bundle {bundle} {:?} to {peer}: {session:?}",
                     self.truths[bundle]

@@ -1,19 +1,20 @@
 //! Members that say what is not so: of themselves, of others, of bundles that do not concern them.
 
-use super::world::{Ev, Frame, World, bundle_id, receipt};
+use super::world::{Ev, Said, World, bundle_id, cancel, receipt};
 use super::{Bundle, Member};
-use crate::bundle::{BundleId, Receipt};
+use crate::bundle::{BundleId, Cancel, Receipt};
 use crate::delivery::Verdict;
 use crate::peer::Signature;
+use crate::protocol::frame::Frame;
 
 impl World {
-    /// What `from` says instead of `frame`.
-    pub(super) fn as_it_says(&mut self, from: Member, to: Member, frame: Frame) -> Vec<Frame> {
+    /// What `from` says instead of `said`.
+    pub(super) fn as_it_says(&mut self, from: Member, to: Member, said: Said) -> Vec<Said> {
         if self.honest(from) || self.random.chance(500) {
-            return vec![frame];
+            return vec![said];
         }
-        match frame {
-            Frame::Verdicts(list) => {
+        match said {
+            Said::Frame(Frame::Verdicts(list)) => {
                 let list = list.into_iter();
                 let list = list.map(|(id, verdict)| match self.random.below(3) {
                     0 => (id, verdict),
@@ -24,24 +25,16 @@ impl World {
                     }
                 });
                 let list: Vec<(BundleId, Verdict)> = list.collect();
-                vec![Frame::Verdicts(list)]
+                vec![Said::Frame(Frame::Verdicts(list))]
             }
             // Taken, and never a receipt.
-            Frame::Receipts(_) | Frame::Ended(_) => Vec::new(),
-            Frame::Offer(id) => match self.random.below(3) {
-                0 => vec![Frame::Offer(id), Frame::Offer(id)],
-                1 => vec![Frame::Offer(self.any_bundle())],
+            Said::Frame(Frame::Receipts(_) | Frame::Cancels(_)) => Vec::new(),
+            Said::Offer(id) => match self.random.below(3) {
+                0 => vec![Said::Offer(id), Said::Offer(id)],
+                1 => vec![Said::Offer(self.any_bundle())],
                 _ => Vec::new(),
             },
-            Frame::Pending(_)
-            | Frame::Owed(_)
-            | Frame::Withdrawn(_)
-            | Frame::Open(_)
-            | Frame::Closed(_)
-            | Frame::StillOpen(_) => {
-                let frame = self.any_frame(from, to);
-                vec![frame]
-            }
+            Said::Frame(_) => vec![self.any_frame(from, to)],
         }
     }
 
@@ -51,7 +44,7 @@ impl World {
         if let Some(peer) = self.random.pick(&peers) {
             let frame = self.any_frame(member, peer);
             self.stats.lies += 1;
-            self.send(member, peer, frame);
+            self.send(member, peer, frame, false);
         }
         let delay = self.random.between(500, 8_000);
         self.at(delay, Ev::Lie(member));
@@ -98,18 +91,35 @@ impl World {
         }
     }
 
-    fn any_frame(&mut self, from: Member, _to: Member) -> Frame {
+    fn any_frame(&mut self, from: Member, _to: Member) -> Said {
         let id = self.any_bundle();
-        match self.random.below(8) {
+        Said::Frame(match self.random.below(10) {
             0 => Frame::Pending((0..4).map(|_| self.any_bundle()).collect()),
             1 => Frame::Verdicts(vec![(id, self.any_verdict(id, from))]),
             2 => Frame::Receipts(self.any_receipt(id, from).into_iter().collect()),
-            3 => Frame::Offer(id),
+            3 => return Said::Offer(id),
             4 => Frame::Owed(vec![id]),
             5 => Frame::Withdrawn(vec![id]),
-            6 => Frame::Ended(vec![id]),
+            6 => Frame::Cancels(self.any_cancel(id).into_iter().collect()),
+            7 => Frame::Unknown(vec![id]),
+            8 => Frame::Open(vec![id]),
             _ => Frame::Closed(vec![id]),
-        }
+        })
+    }
+
+    /// A cancel: one that its origin may have made, or a forged one.
+    fn any_cancel(&mut self, id: BundleId) -> Option<Cancel> {
+        let bundle = super::world::bundle_of(id);
+        let origin = self.truths.get(bundle)?.origin;
+        let cancel = cancel(bundle, origin);
+        Some(if self.random.chance(500) {
+            Cancel {
+                signature: Signature([7; 64]),
+                ..cancel
+            }
+        } else {
+            cancel
+        })
     }
 
     /// Whether what it serves this time is not what it should be.

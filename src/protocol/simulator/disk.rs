@@ -55,6 +55,8 @@ pub(super) enum Row {
     Kept(Bundle, Member),
     /// Custody of it ended: nothing is owed by us, nothing is known.
     NoCustody(Bundle),
+    /// That member knows that it ended.
+    Seen(Bundle, Member),
 }
 
 /// All rows.
@@ -72,6 +74,7 @@ pub(super) struct Rows {
     pub(super) newest: BTreeMap<(Member, u32), (u64, u64)>,
     pub(super) latest: BTreeMap<u32, Bundle>,
     pub(super) kept: BTreeSet<(Bundle, Member)>,
+    pub(super) seen: BTreeSet<(Bundle, Member)>,
 }
 
 impl Rows {
@@ -99,6 +102,7 @@ impl Rows {
             Row::Newest(origin, path, order) => drop(self.newest.insert((origin, path), order)),
             Row::Latest(path, bundle) => drop(self.latest.insert(path, bundle)),
             Row::Kept(bundle, member) => drop(self.kept.insert((bundle, member))),
+            Row::Seen(bundle, member) => drop(self.seen.insert((bundle, member))),
             Row::NoCustody(bundle) => {
                 let all = (bundle, Member::MIN)..=(bundle, Member::MAX);
                 let others: Vec<Member> = self.fates.range(all.clone()).map(|(k, _)| k.1).collect();

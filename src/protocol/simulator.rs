@@ -1,14 +1,15 @@
-//! Thousands of meshes on a virtual clock: the real delivery machine, the real rules of custody, and around them a
-//! model of everything that can go wrong.
+//! Thousands of meshes on a virtual clock: the real core of each session, and around it a model of everything that can go
+//! wrong.
 //!
 //! # Real and modelled
-//! Real: [`super::Delivery`] (one per end of a connection) and [`super::custody`]. Modelled after `mesh::session`,
-//! `mesh::offer`, `mesh::fetch`, `spool::intake`, `spool::publish` and `spool::recover`, step by step so that a crash fits between any
-//! two: the journal with its group commit, log and power loss ([`disk`]), desk, intake lanes, fetch slots and holders,
-//! publishing, receipts, versions, cancel and expiry by signed statements. Signatures and hashes are modelled as what
-//! only their owner can make. Left out: encoding, flow control, priorities, names.
+//! Real: [`super::session`] with all that it decides (one core per end of a connection), [`super::care`],
+//! [`crate::delivery`] and its rules of custody. Modelled after `mesh::intake`, `mesh::fetch`, `spool::intake`,
+//! `spool::publish` and `spool::recover`, step by step so that a crash fits between any two: the journal with its group
+//! commit, log and power loss ([`disk`]), lanes and mailboxes, intake, fetch slots and holders, publishing, receipts,
+//! versions, cancel and expiry by signed statements. Signatures and hashes are modelled as what only their owner can
+//! make. Left out: encoding, flow control, names, the roll of the group.
 //!
-//! Frames of one connection keep their order and are lost only with it; between connections, control and bulk nothing
+//! Frames of one connection keep their order, but for urgent offers, and are lost only with it; between connections, control and bulk nothing
 //! keeps any order. Members crash, lose power, freeze, fill up, go deaf to rings, are cut off, connect twice, are slow,
 //! and lie ([`liar`]).
 //!

@@ -3,10 +3,12 @@
 use super::disk::{Ending, Fate, Row};
 use super::oracle::{Flaw, Rule};
 use super::random::Random;
-use super::world::{DEAD_AFTER, Ev, Frame, Input, Plan, Truth, World, bundle_id};
+use super::world::{DEAD_AFTER, Ev, Plan, Truth, World, bundle_id};
 use super::{Bundle, CHUNKS_MAX, Member, Time};
 use crate::bundle::{DeliveryState, Priority};
 use crate::delivery::Limits;
+use crate::protocol::care::Care;
+use crate::protocol::session::Input;
 
 /// Paths that one member uses: few, so that versions replace each other.
 const PATHS: u64 = 4;
@@ -209,7 +211,7 @@ impl World {
         node.blames.clear();
         node.progress.clear();
         node.intake_at.clear();
-        node.promises.clear();
+        node.care = Care::default();
         node.commit_due = false;
         if power {
             node.disk.lost_power(&mut self.random);
@@ -444,7 +446,8 @@ impl World {
                 .pending
                 .contains(&(peer, bundle));
             if owed {
-                self.ring(member, peer, Input::Sealed(bundle));
+                let priority = self.priority_of(bundle);
+                self.ring(member, peer, Input::Sealed(bundle_id(bundle), priority));
             }
         }
         bundle
@@ -496,7 +499,7 @@ impl World {
     /// The statement that ends a bundle of ours is durable.
     pub(super) fn tell_ended(&mut self, member: Member, bundle: Bundle) {
         for peer in self.truths[bundle].recipients.clone() {
-            self.send(member, peer, Frame::Ended(vec![bundle_id(bundle)]));
+            self.ring(member, peer, Input::Rescan);
         }
     }
 

@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use super::disk::{Fate, Row};
-use super::world::{Ev, Frame, Input, World, bundle_id, bundle_of, member_of, peer_id, receipt};
+use super::world::{Ev, World, bundle_id, bundle_of, member_of, peer_id, receipt};
 use super::{Bundle, Member, Time};
 use crate::bundle::BundleId;
 use crate::delivery::custody::{self, Custody, Stage};
+use crate::protocol::frame::Frame;
+use crate::protocol::session::{Done, Input};
 
 /// How often custody looks at its deadlines.
 const LOOK: Time = 1_000;
@@ -101,7 +103,11 @@ impl World {
         for action in out {
             match action {
                 custody::Action::Ask => {
-                    self.send(member, origin, Frame::Open(vec![bundle_id(bundle)]));
+                    self.tell(
+                        member,
+                        origin,
+                        Input::Say(Frame::Open(vec![bundle_id(bundle)])),
+                    );
                     self.look_later(member, bundle, custody::ANSWER.as_millis() as Time);
                 }
                 custody::Action::Owe(peers) => {
@@ -116,7 +122,7 @@ impl World {
                 }
                 custody::Action::Relay(peer) => {
                     let receipt = receipt(bundle, origin, member_of(peer));
-                    self.send(member, origin, Frame::Receipts(vec![receipt]));
+                    self.tell(member, origin, Input::Receipt(receipt));
                     self.stats.relayed += 1;
                 }
                 custody::Action::Release(_) => {}
@@ -182,21 +188,31 @@ impl World {
         of.all(|(_, fate)| *fate != Fate::Pending)
     }
 
-    /// Another recipient asks whether bundles of ours are final everywhere.
-    pub(super) fn asked_open(&mut self, member: Member, from: Member, ids: &[BundleId]) {
-        let known = |id: &&BundleId| {
-            let truth = self.truths.get(bundle_of(**id));
-            truth.is_some_and(|t| t.origin == member && t.recipients.contains(&from))
-        };
-        let (closed, open): (Vec<BundleId>, Vec<BundleId>) = ids
-            .iter()
-            .filter(known)
-            .partition(|id| self.is_closed(member, bundle_of(**id)));
-        if !closed.is_empty() {
-            self.send(member, from, Frame::Closed(closed));
+    /// Another recipient asks whether bundles of ours are final everywhere, or an origin says that its own are not.
+    pub(super) fn asked_open(&mut self, member: Member, from: Member, ids: Vec<BundleId>) -> Done {
+        let (mut closed, mut open, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+        for id in ids {
+            let bundle = bundle_of(id);
+            let truth = self.truths.get(bundle);
+            let rows = &self.nodes[member].disk.rows;
+            if truth.is_some_and(|t| t.origin == from)
+                && self.nodes[member].custody.contains_key(&bundle)
+            {
+                self.custody_event(member, bundle, custody::Event::OriginOpen);
+            } else if !rows.own.contains(&bundle)
+                || truth.is_none_or(|t| !t.recipients.contains(&from))
+            {
+                unknown.push(id);
+            } else if self.is_closed(member, bundle) {
+                closed.push(id);
+            } else {
+                open.push(id);
+            }
         }
-        if !open.is_empty() {
-            self.send(member, from, Frame::StillOpen(open));
+        Done::Open {
+            closed,
+            open,
+            unknown,
         }
     }
 
@@ -206,23 +222,23 @@ impl World {
             return;
         }
         for peer in self.truths[bundle].recipients.clone() {
-            self.send(member, peer, Frame::Closed(vec![bundle_id(bundle)]));
+            self.tell(
+                member,
+                peer,
+                Input::Say(Frame::Closed(vec![bundle_id(bundle)])),
+            );
         }
     }
 
-    pub(super) fn told_closed(
+    /// The origin says this of bundles of its own.
+    pub(super) fn origin_says(
         &mut self,
         member: Member,
         from: Member,
         ids: &[BundleId],
-        closed: bool,
+        event: custody::Event,
     ) {
         for bundle in ids.iter().map(|id| bundle_of(*id)) {
-            let event = if closed {
-                custody::Event::OriginClosed
-            } else {
-                custody::Event::OriginOpen
-            };
             if self.truths.get(bundle).is_some_and(|t| t.origin == from) {
                 self.custody_event(member, bundle, event);
             }

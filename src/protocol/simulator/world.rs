@@ -9,9 +9,12 @@ use super::intake::Fetch;
 use super::oracle::{Flaw, Found, Rule, Stats};
 use super::random::Random;
 use super::{Bundle, Member, Time};
-use crate::bundle::{BundleId, DeliveryState, Priority, Receipt};
-use crate::delivery::{Delivery, Event, Limits, Verdict};
+use crate::bundle::{BundleId, Cancel, CancelReason, DeliveryState, Priority, Receipt, Scope};
+use crate::delivery::Limits;
 use crate::peer::{PeerId, Signature};
+use crate::protocol::care::Care;
+use crate::protocol::frame::Frame;
+use crate::protocol::session::{Action, Done, Input, Job, Lane, SessionCore};
 
 /// A connection's number; each is used once.
 pub(super) type Conn = usize;
@@ -42,47 +45,18 @@ pub(super) struct Plan {
     pub(super) flaw: Option<Flaw>,
 }
 
-/// A frame of the control connection.
+/// What travels on the control connection: a frame, or an offer, which is a real one but for what is in it.
 #[derive(Clone, Debug)]
-pub(super) enum Frame {
-    Pending(Vec<BundleId>),
-    Verdicts(Vec<(BundleId, Verdict)>),
-    Receipts(Vec<Receipt>),
+pub(super) enum Said {
+    Frame(Frame),
     Offer(BundleId),
-    Owed(Vec<BundleId>),
-    Withdrawn(Vec<BundleId>),
-    /// Bundles of the sender that it ended; what the origin signed.
-    Ended(Vec<BundleId>),
-    /// Is that bundle of yours final everywhere?
-    Open(Vec<BundleId>),
-    /// These are.
-    Closed(Vec<BundleId>),
-    /// These are not.
-    StillOpen(Vec<BundleId>),
 }
 
-/// What the rest of a member tells a session.
-#[derive(Clone, Debug)]
-pub(super) enum Input {
-    Sealed(Bundle),
-    Rescan,
-    Verdict(Bundle, Verdict),
-    Receipt(Receipt),
-    Owed(Bundle),
-    Event(Event),
-}
-
-/// Work of a session that touches the disk, done in order.
-#[derive(Clone, Debug)]
-pub(super) enum Job {
-    Page(Option<u64>),
-    Offer(BundleId),
-    Show(BundleId, DeliveryState),
-    Answer(Vec<BundleId>),
-    Receipts(Vec<Receipt>),
-    Owed(Vec<BundleId>),
-    Withdrawn(Vec<BundleId>),
-    Unfinished,
+/// What waits in one lane of a session, done in order.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) runs: bool,
 }
 
 /// Something that will happen.
@@ -93,7 +67,7 @@ pub(super) enum Ev {
         conn: Option<Conn>,
         from: Member,
         to: Member,
-        frame: Frame,
+        said: Said,
     },
     Dial(Member, Member),
     Up {
@@ -112,16 +86,17 @@ pub(super) enum Ev {
         conn: Conn,
         at: Time,
     },
-    Desk {
+    Job {
         member: Member,
         peer: Member,
         conn: Conn,
+        lane: Lane,
     },
-    Input {
+    Letter {
         member: Member,
         peer: Member,
         conn: Conn,
-        input: Input,
+        letter: Letter,
     },
     Intake {
         member: Member,
@@ -174,8 +149,8 @@ impl Ev {
             Ev::Up { member, .. }
             | Ev::Down { member, .. }
             | Ev::Tick { member, .. }
-            | Ev::Desk { member, .. }
-            | Ev::Input { member, .. }
+            | Ev::Job { member, .. }
+            | Ev::Letter { member, .. }
             | Ev::Intake { member, .. }
             | Ev::Publish { member, .. }
             | Ev::Chunk { member, .. }
@@ -194,22 +169,28 @@ impl Ev {
     }
 }
 
+/// What is on its way to a session: what others tell it, or what came of its jobs.
+#[derive(Clone, Debug)]
+pub(super) enum Letter {
+    Input(Input),
+    Done(Done),
+}
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) conn: Conn,
     pub(super) started: Time,
-    pub(super) delivery: Delivery,
-    pub(super) desk: VecDeque<Job>,
-    pub(super) desk_runs: bool,
+    pub(super) core: SessionCore,
+    pub(super) desk: Queue,
+    pub(super) express: Queue,
     pub(super) missed: bool,
     pub(super) tick_at: Option<Time>,
-    /// When the last of what is in its channel is taken out.
-    pub(super) channel_at: Time,
+    /// When the last of what others told it is taken out, and the last of what came of its jobs.
+    pub(super) letters_at: [Time; 2],
+    /// Offers in a row that were made while a more urgent one could have been.
+    pub(super) passed_over: u32,
 }
-
-/// Who was told to offer a bundle, until when the others wait, and who of them did so.
-pub(super) type Promise = (Member, Time, Vec<Member>);
 
 /// One member: its disk, and what a crash takes.
 #[derive(Debug, Default)]
@@ -240,12 +221,12 @@ pub(super) struct Node {
     pub(super) volatile: BTreeSet<Bundle>,
     pub(super) blames: BTreeMap<(Bundle, Member), Time>,
     pub(super) progress: BTreeMap<(Bundle, Member), DeliveryState>,
-    pub(super) intake_at: BTreeMap<Member, Time>,
+    pub(super) intake_at: BTreeMap<(Member, usize), Time>,
     pub(super) commit_due: bool,
     /// It dies at its next step of that number of a publish (3: at its next commit); by power loss if true.
     pub(super) dies_at: Option<(u8, bool)>,
     pub(super) custody: BTreeMap<Bundle, crate::delivery::custody::Custody>,
-    pub(super) promises: BTreeMap<Bundle, Promise>,
+    pub(super) care: Care,
 }
 
 /// What is true of a bundle, whoever says what.
@@ -278,8 +259,8 @@ pub(super) struct Link {
     pub(super) dialling: bool,
 }
 
-/// When the next frame arrives at the earliest, at the lower and at the higher member.
-type Fifo = [Time; 2];
+/// When the next frame arrives at the earliest, at the lower and at the higher member; then the same for urgent ones.
+type Fifo = [[Time; 2]; 2];
 
 struct Entry {
     at: Time,
@@ -423,8 +404,8 @@ impl World {
                 conn,
                 from,
                 to,
-                frame,
-            } => self.arrives(conn, from, to, frame),
+                said,
+            } => self.arrives(conn, from, to, said),
             Ev::Dial(a, b) => self.dial(a, b),
             Ev::Up { member, peer, conn } => self.session_begins(member, peer, conn),
             Ev::Down { member, peer, conn } => self.session_ends(member, peer, conn),
@@ -434,13 +415,18 @@ impl World {
                 conn,
                 at,
             } => self.tick(member, peer, conn, at),
-            Ev::Desk { member, peer, conn } => self.desk(member, peer, conn),
-            Ev::Input {
+            Ev::Job {
                 member,
                 peer,
                 conn,
-                input,
-            } => self.input(member, peer, conn, input),
+                lane,
+            } => self.work(member, peer, conn, lane),
+            Ev::Letter {
+                member,
+                peer,
+                conn,
+                letter,
+            } => self.letter(member, peer, conn, letter),
             Ev::Intake {
                 member,
                 run,
@@ -556,7 +542,7 @@ impl World {
         let (first, later) = (self.random.between(1, 30), self.random.between(1, 120));
         let mut fifo = [self.now + first; 2];
         fifo[usize::from(b > a)] += later;
-        self.fifos.push(fifo);
+        self.fifos.push([fifo; 2]);
         self.link_mut(a, b).conn = Some(conn);
         self.stats.connections += 1;
         for (member, peer, delay) in [(a, b, first), (b, a, first + later)] {
@@ -577,27 +563,27 @@ impl World {
         self.dial_soon(a, b, again);
     }
 
-    /// Queues a frame on the connection that `from` has with `to`.
-    pub(super) fn send(&mut self, from: Member, to: Member, frame: Frame) {
+    /// Queues a frame on the connection that `from` has with `to`. What is urgent overtakes what is not.
+    pub(super) fn send(&mut self, from: Member, to: Member, said: Said, urgent: bool) {
         let Some(conn) = self.nodes[from].sessions.get(&to).map(|s| s.conn) else {
             return;
         };
-        for frame in self.as_it_says(from, to, frame) {
-            self.check_frame(from, to, &frame);
+        for said in self.as_it_says(from, to, said) {
+            self.check_frame(from, to, &said);
             let delay = self.random.between(1, 40) * self.nodes[from].slow;
-            let fifo = &mut self.fifos[conn][usize::from(to > from)];
+            let fifo = &mut self.fifos[conn][usize::from(urgent)][usize::from(to > from)];
             *fifo = (*fifo + 1).max(self.now + delay);
             let delay = *fifo - self.now;
             // What a connection carried may come again on the next one.
             if self.troubled && self.random.chance(5) {
                 let later = delay + self.random.between(1, 20_000);
-                let frame = frame.clone();
+                let said = said.clone();
                 let conn = None;
                 let echo = Ev::Frame {
                     conn,
                     from,
                     to,
-                    frame,
+                    said,
                 };
                 self.at(later, echo);
                 self.stats.echoes += 1;
@@ -607,21 +593,26 @@ impl World {
                 conn,
                 from,
                 to,
-                frame,
+                said,
             };
             self.at(delay, ev);
         }
     }
 
-    /// Feeds the machine of a session, and carries out what it answers.
-    pub(super) fn machine(&mut self, member: Member, peer: Member, event: Event) {
-        let now = self.now;
-        let Some(session) = self.nodes[member].sessions.get_mut(&peer) else {
+    /// Lets the core of a session decide, and carries out what it says.
+    pub(super) fn drive(
+        &mut self,
+        member: Member,
+        peer: Member,
+        decide: impl FnOnce(&mut SessionCore, Duration, &mut Care, &mut Vec<Action>),
+    ) {
+        let now = Duration::from_millis(self.now);
+        let Node { sessions, care, .. } = &mut self.nodes[member];
+        let Some(session) = sessions.get_mut(&peer) else {
             return;
         };
         let mut out = Vec::new();
-        let time = Duration::from_millis(now - session.started);
-        session.delivery.handle(time, event, &mut out);
+        decide(&mut session.core, now, care, &mut out);
         self.check_machine(member, peer);
         for action in out {
             if self.trace {
@@ -678,4 +669,16 @@ pub(super) fn is_genuine(it: &Receipt) -> bool {
         member_of(it.origin),
         member_of(it.recipient),
     )
+}
+
+/// The statement that ends a bundle, as only its origin can make it.
+pub(super) fn cancel(bundle: Bundle, origin: Member) -> Cancel {
+    Cancel {
+        bundle: bundle_id(bundle),
+        origin: peer_id(origin),
+        reason: CancelReason::Cancelled,
+        scope: Scope::All { generation: 0 },
+        lifetime_secs: 0,
+        signature: receipt(bundle, origin, origin).signature,
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::oracle::{Flaw, Found, Rule};
 use super::world::{Plan, World};
+use crate::delivery::Limits;
 
 /// Schedules within which a mistake must show itself.
 const WITHIN: u64 = 400;
@@ -12,6 +13,16 @@ fn found(flaw: Flaw) -> Found {
         let mut plan = Plan::new(seed, 8);
         // Recipients that help each other would hide what one of them forgets.
         plan.custody = false;
+        if flaw == Flaw::NoPriority {
+            // Enough that they wait for each other.
+            plan.bundles *= 8;
+            plan.limits = Limits {
+                window: 1,
+                page: 3,
+                ahead: 9,
+                tracked: 15,
+            };
+        }
         let mut flawed = plan.clone();
         flawed.flaw = Some(flaw);
         flawed.lifetimes |= flaw == Flaw::WallClock;
@@ -79,4 +90,14 @@ fn a_trigger_without_a_second_look_is_found() {
 #[test]
 fn a_machine_that_forgets_questions_for_ever_is_found() {
     assert_eq!(found(Flaw::NoRescan).rule, Rule::Stalls);
+}
+
+#[test]
+fn priorities_that_are_ignored_are_found() {
+    assert_eq!(found(Flaw::NoPriority).rule, Rule::Priority);
+}
+
+#[test]
+fn a_batch_acknowledged_in_part_that_counts_as_a_whole_is_found() {
+    assert_eq!(found(Flaw::PartOfBatch).rule, Rule::FalseReceipt);
 }
