@@ -47,17 +47,19 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     }
 }
 
-/// Our own receipt is durable: whoever offered the bundle gets it, and has the bundle itself.
+/// Our own receipt is durable: whoever has the bundle too gets it, and who gave it to us need not be given it.
 pub(crate) async fn settled(hub: &Arc<Hub>, receipt: &Receipt) {
-    let holders = hub.care.state().offerers(receipt.bundle);
-    if holders.is_empty() {
-        return;
-    }
-    for holder in &holders {
+    let holders = hub.care.state().holders(receipt.bundle);
+    for (holder, _) in &holders {
         hub.roster.ring(*holder, Input::Receipt(receipt.clone()));
     }
+    let gave = holders.into_iter().filter(|(_, gave)| *gave);
+    let givers: Vec<PeerId> = gave.map(|(peer, _)| peer).collect();
+    if givers.is_empty() {
+        return;
+    }
     let (hub, bundle) = (hub.clone(), receipt.bundle);
-    let noted = tokio::task::spawn_blocking(move || hub.store.given_by(bundle, &holders));
+    let noted = tokio::task::spawn_blocking(move || hub.store.given_by(bundle, &givers));
     if let Ok(Err(error)) = noted.await {
         tracing::error!("who gave {bundle:?} is not recorded: {error}");
     }

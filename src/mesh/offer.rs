@@ -99,6 +99,10 @@ pub(crate) fn standing(hub: &Hub, bundle: BundleId, peer: PeerId) -> Standing {
         Standing::Ended(reason.refusal().into())
     } else if hub.fetches.is_running(bundle) {
         Standing::Fetching
+    } else if hub.care.is_taken(bundle) {
+        Standing::Taking
+    } else if hub.store.is_published_for(bundle, peer) {
+        Standing::Published
     } else {
         Standing::Unknown
     }
@@ -141,6 +145,8 @@ pub(crate) fn receive(
         Way::Express => peer.express.clone(),
         Way::Intake => peer.intake.clone(),
     };
+    // Whoever else has it need not offer it meanwhile.
+    let taking = hub.care.taking(manifest.id());
     lane.push(move || {
         let bundle = manifest.id();
         let verdict = if renames && renamed_only(&hub, &manifest) {
@@ -151,6 +157,7 @@ pub(crate) fn receive(
         } else {
             take_inline(&hub, &peer, manifest, &inline)
         };
+        drop(taking);
         if let Some(verdict) = verdict
             && let Some(session) = peer.session()
         {

@@ -200,6 +200,10 @@ impl Session {
     fn end(&mut self, conn: &Connection) {
         self.peer.ended(conn);
         self.hub.teller_gone(&self.peer);
+        if self.peer.session().is_none() {
+            let now = self.hub.care.now();
+            self.hub.care.state().gone(self.peer.id, now);
+        }
         self.hub.store.custody_nudge();
         self.desk.clear();
         self.express.clear();

@@ -53,6 +53,10 @@ pub(crate) enum Standing {
     Ended(String),
     /// It is being fetched.
     Fetching,
+    /// An offer of it that brought all its content is being taken.
+    Taking,
+    /// It is published here, and not durable yet.
+    Published,
     /// None of these.
     Unknown,
 }
@@ -64,6 +68,9 @@ impl Standing {
             Self::Settled(receipt) => Verdict::Settled(Box::new(receipt)),
             Self::Ended(why) => Verdict::Refused(why),
             Self::Fetching => Verdict::Working,
+            // Nobody is told when that is over, so it is to ask again.
+            Self::Taking => Verdict::Deferred("it is being taken".into()),
+            Self::Published => Verdict::Taken,
             Self::Unknown if put_off() => {
                 Verdict::Deferred("another member is about to give it".into())
             }
@@ -114,6 +121,9 @@ mod tests {
         let ended = Standing::Ended("expired".into()).verdict(never);
         assert_eq!(ended, Verdict::Refused("expired".into()));
         assert_eq!(Standing::Fetching.verdict(never), Verdict::Working);
+        let taking = Standing::Taking.verdict(never);
+        assert!(matches!(taking, Verdict::Deferred(_)));
+        assert_eq!(Standing::Published.verdict(never), Verdict::Taken);
         assert_eq!(Standing::Unknown.verdict(|| false), Verdict::Want);
         let put_off = Standing::Unknown.verdict(|| true);
         assert!(matches!(put_off, Verdict::Deferred(_)));

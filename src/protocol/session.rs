@@ -397,6 +397,9 @@ impl SessionCore {
             Done::Gone(bundle) => self.event(now, Event::Gone(bundle), out),
             Done::Standing(list) => {
                 let answer = |(bundle, standing): (BundleId, Standing)| {
+                    if standing == Standing::Published {
+                        care.has_too(bundle, self.peer);
+                    }
                     let put_off = || care.put_off(bundle, self.peer, now);
                     (bundle, standing.verdict(put_off))
                 };

@@ -23,6 +23,7 @@
 mod forget;
 mod joins;
 mod room;
+mod scoped;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,8 +35,8 @@ use super::content::inode_at;
 use super::journal::Batch;
 use super::rank::{Rank, priority_of};
 use super::tables::{
-    BUNDLES, BundleRow, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, SCOPED,
-    USERS, WATCHED, carried_key, delivery_key, pending_key, relay_key, user_key,
+    BUNDLES, BundleRow, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS,
+    WATCHED, carried_key, delivery_key, pending_key, relay_key, user_key,
 };
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{BundleId, DeliveryState, Entry, Manifest, Receipt, Scope, VerifiedManifest};
@@ -671,21 +672,6 @@ impl Spool {
     pub fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
         let deliveries = self.deliveries_of(bundle).unwrap_or_default();
         deliveries.into_iter().map(|(peer, _)| peer).collect()
-    }
-
-    /// Our receipt for `bundle`, if it is durable and `peer` may know of the bundle.
-    pub fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
-        let receipt = self.receipt(bundle)?;
-        let scope: Option<Vec<PeerId>> = self.journal.get(SCOPED, &bundle.0).ok()?;
-        let may = receipt.origin == peer || scope.is_none_or(|ids| ids.contains(&peer));
-        may.then_some(receipt)
-    }
-
-    /// Remembers for whom a settled bundle is that is not for everybody.
-    pub(super) fn note_scope(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
-        if let Scope::Ids(ids) = &manifest.manifest().scope {
-            batch.put(SCOPED, &manifest.id().0, ids);
-        }
     }
 
     /// A receipt of another recipient of a bundle of another. `false`: it is forged.

@@ -57,6 +57,9 @@ pub(crate) trait Custodian {
         Ok(())
     }
     fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt>;
+    fn is_published_for(&self, _bundle: BundleId, _peer: PeerId) -> bool {
+        false
+    }
     fn is_forgotten(&self, _peer: PeerId) -> bool {
         false
     }
@@ -114,6 +117,9 @@ impl Custodian for Arc<Spool> {
     }
     fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
         Spool::receipt_for(self, bundle, peer)
+    }
+    fn is_published_for(&self, bundle: BundleId, peer: PeerId) -> bool {
+        Spool::is_published_for(self, bundle, peer)
     }
     fn is_forgotten(&self, peer: PeerId) -> bool {
         Spool::is_forgotten(self, peer).unwrap_or(false)

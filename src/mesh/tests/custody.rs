@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use super::super::offer;
 use super::super::wire::{RangeRequest, RangeStatus};
 use super::faults::{Real, alone};
 use super::*;
 use crate::bundle::{Manifest, Scope};
+use crate::protocol::offers::Standing;
 
 /// Three members that know each other, all connected.
 struct Three {
@@ -274,6 +276,28 @@ fn with_two_holders_the_bytes_go_over_the_wire_once() {
     // twice would be 100,000.
     let sent = sent() - before;
     assert!((50 * 1000..75 * 1000).contains(&sent), "{sent} bytes");
+}
+
+#[test]
+fn what_is_being_taken_or_is_published_is_known_to_be() {
+    let (_, alder, a) = alone();
+    let (birch, cedar) = (Scripted::new(), Scripted::new());
+    let manifest = birch.sign("f", b"hello");
+    let bundle = manifest.id();
+    let standing = || offer::standing(&a.hub, bundle, cedar.id());
+    let taking = a.hub.care.taking(bundle);
+    assert_eq!(standing(), Standing::Taking);
+    drop(taking);
+    assert_eq!(standing(), Standing::Unknown);
+    let offered = alder.spool().offered(manifest, birch.id()).unwrap();
+    let crate::spool::Offered::Wanted(mut incoming) = offered else {
+        panic!("not wanted")
+    };
+    incoming.accept_chunk(0, 0, b"hello").unwrap();
+    incoming.finish().unwrap().publish().unwrap();
+    // Durable or not yet.
+    let here = standing();
+    assert!(matches!(here, Standing::Published | Standing::Settled(_)));
 }
 
 #[test]

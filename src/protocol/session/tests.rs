@@ -170,8 +170,8 @@ fn an_offer_of_anothers_bundle_is_remembered_and_every_offer_is_taken() {
         let taken = it.of(|core, care, out| core.heard(NOW, Heard::Offer(offered), care, out));
         assert_eq!(taken, [Action::Take(Way::Intake, offered)]);
     }
-    assert_eq!(it.care.offerers(id(1)), []);
-    assert_eq!(it.care.offerers(id(2)), [peer(9)]);
+    assert_eq!(it.care.holders(id(1)), []);
+    assert_eq!(it.care.holders(id(2)), [(peer(9), true)]);
 }
 
 #[test]
@@ -187,13 +187,26 @@ fn offers_that_are_none_or_find_no_room_are_answered() {
 }
 
 #[test]
-fn of_two_that_could_give_a_bundle_the_second_is_put_off_once() {
+fn of_two_that_could_give_a_bundle_the_second_is_put_off_for_a_while() {
     let mut it = Sitting::idle();
+    let first = NOW.checked_sub(Duration::from_secs(5)).unwrap();
+    it.care.put_off(id(1), peer(8), first);
+    it.care.put_off(id(1), peer(9), first);
     it.care.put_off(id(1), peer(8), NOW);
-    let unknown = || Done::Standing(vec![(id(1), Standing::Unknown)]);
-    let later = Verdict::Deferred("another member is about to give it".into());
-    assert_eq!(it.done(unknown()), [verdict(id(1), later)]);
-    assert_eq!(it.done(unknown()), [verdict(id(1), Verdict::Want)]);
+    it.care.put_off(id(2), peer(8), NOW);
+    let unknown = |n| Done::Standing(vec![(id(n), Standing::Unknown)]);
+    let later = || Verdict::Deferred("another member is about to give it".into());
+    assert_eq!(it.done(unknown(2)), [verdict(id(2), later())]);
+    assert_eq!(it.done(unknown(2)), [verdict(id(2), later())]);
+    assert_eq!(it.done(unknown(1)), [verdict(id(1), Verdict::Want)]);
+}
+
+#[test]
+fn who_asks_for_what_is_published_gets_the_receipt_and_gave_nothing() {
+    let mut it = Sitting::idle();
+    let published = Done::Standing(vec![(id(1), Standing::Published)]);
+    assert_eq!(it.done(published), [verdict(id(1), Verdict::Taken)]);
+    assert_eq!(it.care.holders(id(1)), [(peer(9), false)]);
 }
 
 #[test]

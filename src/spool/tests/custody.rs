@@ -424,6 +424,22 @@ fn nobody_outside_the_scope_learns_anything_of_a_bundle_that_is_carried() {
 }
 
 #[test]
+fn what_is_published_and_not_durable_is_known_to_those_who_may_know_of_it() {
+    let (alder, birch, cedar) = three();
+    let bundle = alder.drop_file("f", b"hello");
+    let published = |to: PeerId| birch.spool().is_published_for(bundle, to);
+    assert!(!published(alder.id()));
+    birch.fetch(&alder, bundle);
+    birch.spool().volatile.lock().insert(bundle);
+    assert!(birch.spool().receipt_for(bundle, alder.id()).is_none());
+    assert!(published(alder.id()) && published(cedar.id()));
+    let mut scoped = journal::Batch::default();
+    scoped.put(tables::SCOPED, &bundle.0, &vec![birch.id()]);
+    birch.spool().journal.submit(scoped).unwrap();
+    assert!(published(alder.id()) && !published(cedar.id()));
+}
+
+#[test]
 fn a_receipt_counts_only_if_its_recipient_signed_it() {
     let (alder, birch, cedar) = three();
     let bundle = alder.drop_file("f", b"x");
