@@ -144,7 +144,12 @@ fn spoof(heard: &ResolvedService) -> ServiceDaemon {
         let garbage = vec![TxtProperty::from(("m0", common::bytes(n, 200)))];
         say(&format!("{n:032x}"), &format!("{n}.local."), garbage);
     }
-    let withdrawn = liar.unregister(&name).unwrap();
+    let mut withdrawn = None;
+    wait_until("the withdrawal is taken", ARRIVES, || {
+        withdrawn = liar.unregister(&name).ok();
+        withdrawn.is_some()
+    });
+    let withdrawn = withdrawn.unwrap();
     withdrawn.recv_timeout(Duration::from_secs(60)).unwrap();
     liar
 }
