@@ -184,17 +184,23 @@ impl Spool {
             }
         };
         if incomplete {
-            let mut batch = Batch::default();
-            let mark = Mark {
-                kind: MarkKind::Torn,
-                path: found.path.clone(),
-            };
-            batch.put(MARKS, &ino.to_be_bytes(), &mark);
-            self.journal.submit(batch)?;
+            self.mark_incomplete(ino, &found.path)?;
         } else if let Some(recheck) = recheck.filter(|_| row.is_some()) {
             self.compare(&found, recheck)?;
         }
         file(incomplete)
+    }
+
+    /// It is not sent, after the next start neither.
+    fn mark_incomplete(&self, ino: u64, path: &RelPath) -> Result<(), SpoolError> {
+        let mut batch = Batch::default();
+        let mark = Mark {
+            kind: MarkKind::Torn,
+            path: path.clone(),
+        };
+        batch.put(MARKS, &ino.to_be_bytes(), &mark);
+        self.journal.submit(batch)?;
+        Ok(())
     }
 
     /// Whether a mode or time was set so soon after the seal that it is to be announced, and was not yet.
