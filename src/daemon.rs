@@ -221,10 +221,10 @@ impl House {
         spool.set_late_joiners(config.late_joiners);
         spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
-        let group = group::enter(&spool, keys.group, keys.made, config)?;
+        group::enter(&spool, keys.group, keys.made, config)?;
         let mesh = MeshConfig {
             wait_for_addresses: background::is_started_by_system(),
-            ..config.mesh(group)
+            ..config.mesh()
         };
         let mesh = Mesh::bind(Arc::clone(&spool), mesh)?;
         let stop = end.clone();

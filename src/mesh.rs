@@ -49,13 +49,10 @@ mod rings;
 mod roster;
 mod serve;
 mod session;
-pub(crate) mod store;
 mod twins;
 mod windows;
 mod wire;
 
-#[cfg(test)]
-mod fake;
 #[cfg(test)]
 mod tests;
 
@@ -86,9 +83,8 @@ use self::net::Net;
 use self::pacer::Pacer;
 use self::rings::Rings;
 use self::roster::{Peer, Roster};
-use self::store::Store;
 use self::twins::Twins;
-use crate::peer::{GroupKey, PeerId, PeerName, Ticket};
+use crate::peer::{PeerId, PeerName, Ticket};
 use crate::spool::{Member, Spool};
 
 /// Threads that run the network; disk work has threads of its own.
@@ -105,8 +101,6 @@ const STOP_ALONE: Duration = Duration::from_millis(100);
 pub struct MeshConfig {
     /// What we call ourselves.
     pub name: PeerName,
-    /// The group's secret.
-    pub group: GroupKey,
     /// Addresses to bind; empty: all interfaces, any port, both families.
     pub listen: Vec<SocketAddr>,
     /// Whether to wait for addresses that the machine does not have yet, as when it starts us before its network. Those
@@ -171,20 +165,11 @@ impl std::fmt::Debug for Mesh {
 
 impl Mesh {
     /// Binds the endpoint. Nobody is dialled or let in before [`Self::open`]: a start that fails in between was nobody's
-    /// member.
-    pub fn bind(spool: Arc<Spool>, config: MeshConfig) -> Result<Self, MeshError> {
-        Self::bind_on(Arc::new(spool), config)
-    }
-
-    /// Starts accepting and dialling.
-    pub fn open(&mut self) {
-        if !self.hub.open.send_replace(true) && self.mdns {
-            self.discovery = Discovery::start(&self.hub);
+    /// member. `store` has entered its group.
+    pub fn bind(store: Arc<Spool>, config: MeshConfig) -> Result<Self, MeshError> {
+        if store.group_keys().is_empty() {
+            return Err(MeshError::NoGroup);
         }
-    }
-
-    /// [`Self::bind`] on any store.
-    pub(crate) fn bind_on(store: Arc<dyn Store>, config: MeshConfig) -> Result<Self, MeshError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .max_blocking_threads(BLOCKING_MAX)
@@ -209,7 +194,6 @@ impl Mesh {
             store,
             name: config.name,
             net: Net::start(bound, config.listen, relays, paths),
-            group: config.group,
             roll: RollSeen::default(),
             roster: Roster::default(),
             budget: Arc::default(),
@@ -227,7 +211,7 @@ impl Mesh {
             open: watch::Sender::new(false),
             stopping: AtomicBool::new(false),
         });
-        let rings = Rings::of(hub.store.as_ref());
+        let rings = Rings::of(&hub.store);
         for (id, addr) in config.peers {
             if id != hub.me {
                 hub.known(id).configure(addr);
@@ -250,6 +234,13 @@ impl Mesh {
             discovery: None,
             runtime: Some(runtime),
         })
+    }
+
+    /// Starts accepting and dialling.
+    pub fn open(&mut self) {
+        if !self.hub.open.send_replace(true) && self.mdns {
+            self.discovery = Discovery::start(&self.hub);
+        }
     }
 
     /// The addresses really bound, as others can dial them: for an unspecified address those of the interfaces,

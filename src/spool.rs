@@ -417,7 +417,7 @@ pub enum FinishError {
     Ended(CancelReason),
     /// Our disk.
     #[error(transparent)]
-    Disk(#[from] SpoolError),
+    Disk(SpoolError),
 }
 
 /// A bundle that is visible in the inbox.
@@ -512,7 +512,7 @@ enum Recheck {
 }
 
 /// Bell for every event.
-type Bell = Box<dyn Fn(&Event) + Send + Sync>;
+pub(crate) type Bell = Box<dyn Fn(&Event) + Send + Sync>;
 
 /// The spool. One per state directory and process; shared as `Arc`.
 pub struct Spool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::value::IdentityKind;
 use crate::fs::FsConfig;
 use crate::mesh::{Congestion, MeshConfig};
-use crate::peer::{GroupKey, Identity, Invitation, PeerId, PeerName, Ticket};
+use crate::peer::{Identity, Invitation, PeerId, PeerName, Ticket};
 use crate::spool::{Dress, Limits, Routing, SpoolConfig};
 
 /// What holds, typed.
@@ -97,10 +97,9 @@ impl Config {
     }
 
     /// The mesh's part.
-    pub fn mesh(&self, group: GroupKey) -> MeshConfig {
+    pub fn mesh(&self) -> MeshConfig {
         MeshConfig {
             name: self.name.clone(),
-            group,
             listen: self.listen.clone(),
             wait_for_addresses: false,
             peers: self.peers.clone(),

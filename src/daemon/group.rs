@@ -128,13 +128,13 @@ pub(super) fn give_up(layout: &Layout, spool: Option<&Spool>, made: Made) {
     }
 }
 
-/// Tells the spool which group it is in; gives the key that holds.
+/// Tells the spool which group it is in.
 pub(super) fn enter(
     spool: &Arc<Spool>,
     key: GroupKey,
     made: Made,
     config: &Config,
-) -> anyhow::Result<GroupKey> {
+) -> anyhow::Result<()> {
     let layout = spool.layout();
     let left_over = spool.charter().is_some() || !spool.members().is_empty();
     if made.group && left_over && is_alone(layout) {
@@ -147,7 +147,7 @@ pub(super) fn enter(
     if let Some(ticket) = ticket.filter(|ticket| first_time && ticket.generation > 1) {
         spool.note_generation(ticket.generation)?;
     }
-    let mut held = spool.enter_group(key, by_ticket.or(founded))?;
+    spool.enter_group(key, by_ticket.or(founded))?;
     keys::founded(layout)?;
     same_group(spool, config)?;
     if let Some(ticket) = &config.ticket
@@ -155,12 +155,11 @@ pub(super) fn enter(
         && spool.adopt_key(ticket.group.clone(), ticket.generation)?
     {
         tracing::info!("took the newer group key of the ticket");
-        held = ticket.group.clone();
     }
     let listed = config.listed.then(|| config.member.iter().copied());
     let peers = config.peers.iter().map(|(id, _)| *id);
     spool.set_listed(listed.map(|ids| ids.chain(peers).collect()));
-    Ok(held)
+    Ok(())
 }
 
 fn is_ours(spool: &Spool, ticket: &Ticket) -> bool {
@@ -263,7 +262,10 @@ mod tests {
             let keys = keys(&self.layout, &mut config)?;
             let spool = Spool::open(config.spool(keys.identity))?;
             match enter(&spool, keys.group, keys.made, &config) {
-                Ok(group) => Ok((spool, group, keys.made)),
+                Ok(()) => {
+                    let group = spool.group_keys().swap_remove(0);
+                    Ok((spool, group, keys.made))
+                }
                 Err(error) => {
                     spool.close();
                     Err(error)

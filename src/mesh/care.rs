@@ -43,6 +43,9 @@ pub(crate) struct Care {
     /// Peers that a test keeps from us.
     #[cfg(test)]
     pub(crate) cut: Mutex<std::collections::HashSet<crate::peer::PeerId>>,
+    /// Held by a test: no question is answered meanwhile.
+    #[cfg(test)]
+    pub(crate) stuck: Mutex<()>,
 }
 
 impl Default for Care {
@@ -54,6 +57,8 @@ impl Default for Care {
             taken: Taken::default(),
             #[cfg(test)]
             cut: Mutex::default(),
+            #[cfg(test)]
+            stuck: Mutex::default(),
         }
     }
 }

@@ -263,7 +263,7 @@ impl Finder {
             return;
         };
         // A member that was away announces itself under an older key.
-        let keys = self.hub.keys();
+        let keys = self.hub.store.group_keys();
         let opened = |(n, key)| Some((n, open(key, &label, &sealed)?));
         let Some((which, said)) = keys.iter().enumerate().find_map(opened) else {
             return;

@@ -3,6 +3,9 @@
 /// Why the mesh did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum MeshError {
+    /// Without a key nobody could be let in.
+    #[error("this node is in no group yet")]
+    NoGroup,
     /// An address could not be bound.
     #[error("cannot listen on {0}: {1}")]
     Bind(String, String),

@@ -77,7 +77,7 @@ pub(crate) fn start(
         peer.fetching.fetch_sub(1, Ordering::Relaxed);
         drop(held);
         let holders = hub.fetches.end(bundle);
-        let (store, whole) = (hub.store.as_ref(), matches!(verdict, Verdict::Taken));
+        let (store, whole) = (&hub.store, matches!(verdict, Verdict::Taken));
         hub.fetches.tell_end(store, &hub.roster, &share, whole);
         for holder in holders {
             if let Some(holder) = hub.roster.get(holder) {
@@ -135,14 +135,14 @@ async fn fetch(
     };
     let (hub, peer, manifest) = (hub.clone(), peer.clone(), manifest.clone());
     let done = match end {
-        End::Complete => blocking(move || intake::publish(&hub, &peer, &manifest, arriving)).await,
+        End::Complete => blocking(move || intake::publish(&hub, &peer, &manifest, *arriving)).await,
         End::Disk(error) => {
             blocking(move || intake::wrong_or_disk(&hub, &peer, &manifest, arriving, &error)).await
         }
-        End::NoRoom(why) => blocking(move || intake::defer(&hub, &manifest, arriving, why)).await,
+        End::NoRoom(why) => blocking(move || intake::defer(&hub, &manifest, *arriving, why)).await,
         End::Stuck(why) => {
             let (bundle, origin) = (manifest.id(), hub.roster.get(manifest.manifest().origin));
-            let parked = blocking(move || intake::defer(&hub, &manifest, arriving, why)).await;
+            let parked = blocking(move || intake::defer(&hub, &manifest, *arriving, why)).await;
             // The origin may have replaced it meanwhile: then nobody waits for it any more.
             if let Some(session) = origin.and_then(|origin| origin.session()) {
                 session.ring(Input::Owed(vec![bundle]));

@@ -154,7 +154,7 @@ impl Hub {
 
     /// Whether the user gave up a peer that is not there.
     pub(super) fn is_given_up(&self, peer: &Peer) -> bool {
-        peer.session().is_none() && self.store.is_forgotten(peer.id)
+        peer.session().is_none() && self.store.is_forgotten(peer.id).unwrap_or(false)
     }
 }
 

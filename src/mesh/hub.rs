@@ -18,18 +18,16 @@ use crate::mesh::member::refusal;
 use crate::mesh::net::Net;
 use crate::mesh::pacer::Pacer;
 use crate::mesh::roster::{Peer, Roster};
-use crate::mesh::store::Store;
 use crate::mesh::twins::Twins;
-use crate::peer::{GroupKey, PeerId, PeerName};
+use crate::peer::{PeerId, PeerName};
+use crate::spool::Spool;
 
 /// What all parts of the mesh share.
 pub(crate) struct Hub {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Arc<Spool>,
     pub(crate) me: PeerId,
     pub(super) name: PeerName,
     pub(crate) net: Net,
-    /// The key at the start, for a store without a roll; see [`Hub::group`].
-    pub(super) group: GroupKey,
     pub(crate) roll: RollSeen,
     pub(crate) roster: Roster,
     pub(crate) budget: Arc<Budget>,

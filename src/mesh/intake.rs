@@ -8,8 +8,7 @@ use crate::bundle::{Manifest, VerifiedManifest};
 use crate::delivery::Verdict;
 use crate::mesh::hub::Hub;
 use crate::mesh::roster::Peer;
-use crate::mesh::store::{Arriving, Offered};
-use crate::spool::{CONTRADICTS, FinishError, IntakeError};
+use crate::spool::{CONTRADICTS, FinishError, Incoming, IntakeError, Offered};
 /// The memory that an offer takes.
 pub(crate) fn weight(manifest: &VerifiedManifest, inline: &[Option<Bytes>]) -> usize {
     let content: usize = inline.iter().flatten().map(Bytes::len).sum();
@@ -21,7 +20,7 @@ pub(crate) fn open(
     hub: &Hub,
     peer: &Peer,
     manifest: &VerifiedManifest,
-) -> Result<Box<dyn Arriving>, Verdict> {
+) -> Result<Box<Incoming>, Verdict> {
     if let Some(why) = hub.blames.active(manifest.id(), peer.id) {
         return Err(Verdict::Deferred(why));
     }
@@ -59,7 +58,7 @@ pub(crate) fn open(
 pub(crate) fn feed_inline(
     hub: &Hub,
     manifest: &VerifiedManifest,
-    arriving: &mut dyn Arriving,
+    arriving: &mut Incoming,
     inline: &[Option<Bytes>],
 ) -> Result<(), IntakeError> {
     for (index, entry) in manifest.manifest().entries.iter().enumerate() {
@@ -88,7 +87,7 @@ pub(crate) fn wrong_or_disk(
     hub: &Hub,
     peer: &Peer,
     manifest: &VerifiedManifest,
-    arriving: Box<dyn Arriving>,
+    arriving: Box<Incoming>,
     error: &IntakeError,
 ) -> Verdict {
     match error {
@@ -96,7 +95,7 @@ pub(crate) fn wrong_or_disk(
             let why = format!("{} sent wrong bytes: {error}", peer.label());
             tracing::warn!("{why}");
             hub.blames.add(manifest.id(), peer.id, &why);
-            defer(hub, manifest, arriving, why)
+            defer(hub, manifest, *arriving, why)
         }
         IntakeError::Ended(reason) => {
             tracing::info!("{}: {error}", describe(manifest.manifest()));
@@ -129,7 +128,7 @@ pub(crate) fn wrong_or_disk(
 pub(crate) fn defer(
     hub: &Hub,
     manifest: &VerifiedManifest,
-    arriving: Box<dyn Arriving>,
+    arriving: Incoming,
     why: String,
 ) -> Verdict {
     arriving.park(why.clone());
@@ -147,10 +146,13 @@ pub(crate) fn publish(
     hub: &Hub,
     peer: &Peer,
     manifest: &VerifiedManifest,
-    arriving: Box<dyn Arriving>,
+    arriving: Incoming,
 ) -> Verdict {
     let (says, bundle) = (manifest.manifest(), manifest.id());
-    match arriving.publish() {
+    let published = arriving
+        .finish()
+        .and_then(|verified| Ok(verified.publish()?));
+    match published {
         Ok(_) => {
             hub.store.disk_works();
             if let Some(origin) = hub.roster.get(says.origin) {

@@ -29,17 +29,8 @@ use crate::spool::Admission;
 impl Hub {
     /// The group's key at present.
     pub(super) fn group(&self) -> GroupKey {
-        self.keys().swap_remove(0)
-    }
-
-    /// That, and those before it.
-    pub(super) fn keys(&self) -> Vec<GroupKey> {
-        let keys = self.store.group_keys();
-        if keys.is_empty() {
-            vec![self.group.clone()]
-        } else {
-            keys
-        }
+        // There is one from [`Mesh::start`](crate::mesh::Mesh::start) on.
+        self.store.group_keys().swap_remove(0)
     }
 
     /// Proves membership on `conn`, in both directions, and says whether the peer may go on.
@@ -53,7 +44,7 @@ impl Hub {
         let refuse = refusal(self.store.admission(id));
         if role == Role::Acceptor && refuse.is_some() {
             // Whoever proves that it was a member once is told that it is none any more.
-            keys = self.keys();
+            keys = self.store.group_keys();
         } else if role == Role::Acceptor && conn.alpn() == CTL_ALPN {
             keys.extend(self.store.older_keys_for(id));
         }

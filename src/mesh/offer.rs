@@ -93,6 +93,8 @@ fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId)
 
 /// How we stand to a bundle that `peer` could offer. Blocks on disk, briefly.
 pub(crate) fn standing(hub: &Hub, bundle: BundleId, peer: PeerId) -> Standing {
+    #[cfg(test)]
+    drop(hub.care.stuck.lock());
     if let Some(receipt) = hub.store.receipt_for(bundle, peer) {
         Standing::Settled(receipt)
     } else if let Some(reason) = hub.store.ended_as_named(bundle, peer) {
@@ -208,7 +210,7 @@ fn take_inline(
         fetch::start(hub.clone(), peer.clone(), manifest, Vec::new());
         return None;
     }
-    Some(publish(hub, peer, &manifest, arriving))
+    Some(publish(hub, peer, &manifest, *arriving))
 }
 
 /// [`describe`] of a bundle we hold. Blocks on disk, briefly.

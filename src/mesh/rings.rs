@@ -11,9 +11,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::mesh::custody;
 use crate::mesh::hub::Hub;
-use crate::mesh::store::Store;
 use crate::protocol::session::Input;
-use crate::spool::Event;
+use crate::spool::{Event, Spool};
 
 /// Events of the spool waiting to be passed on. More than a full delivery window of every kind; a ring that does not
 /// fit leads to a rescan.
@@ -31,15 +30,15 @@ pub(super) struct Rings {
 
 impl Rings {
     /// Listens from now on.
-    pub(super) fn of(store: &dyn Store) -> Self {
+    pub(super) fn of(store: &Spool) -> Self {
         let (ring, events) = mpsc::channel(RINGS);
         let lost = Arc::new(AtomicBool::new(false));
         let flag = lost.clone();
-        store.subscribe(Box::new(move |event| {
+        store.subscribe(move |event| {
             if *event != Event::StatusChanged && ring.try_send(event.clone()).is_err() {
                 flag.store(true, Ordering::Relaxed);
             }
-        }));
+        });
         Self { events, lost }
     }
 

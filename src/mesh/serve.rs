@@ -19,10 +19,9 @@ use crate::mesh::hub::Hub;
 use crate::mesh::limits::Kind;
 use crate::mesh::member::{Channel, CloseCode};
 use crate::mesh::roster::Peer;
-use crate::mesh::store::Content;
 use crate::mesh::wire::{Decoder, Frame, PREFACE_MAX, RangeRequest, RangeStatus};
 use crate::protocol::session::Input;
-use crate::spool::{Admission, ServeError};
+use crate::spool::{Admission, ContentReader, ServeError};
 
 /// Most bytes of one request: a chunk of the largest file there can be. Nothing is allocated for it.
 pub(crate) const RANGE_MAX: u64 = 1 << 40;
@@ -200,7 +199,7 @@ async fn open(
     hub: &Arc<Hub>,
     peer: &Peer,
     request: RangeRequest,
-) -> Result<Box<dyn Content>, ServeError> {
+) -> Result<ContentReader, ServeError> {
     let (hub, peer) = (hub.clone(), peer.id);
     let opened = tokio::task::spawn_blocking(move || {
         // A peer may have other bulk connections than the one we know.
@@ -211,7 +210,7 @@ async fn open(
             .store
             .open_content(request.bundle, request.entry as usize, peer);
         let content = match own {
-            Err(ServeError::NotHeld) => hub.fetches.open(hub.store.as_ref(), peer, &request)?,
+            Err(ServeError::NotHeld) => hub.fetches.open(&hub.store, peer, &request)?,
             own => own?,
         };
         let end = request.offset.checked_add(request.len);
@@ -230,11 +229,11 @@ async fn stream(
     hub: &Arc<Hub>,
     (conn, priority, piece): (&Connection, Priority, u64),
     send: &mut SendStream,
-    content: Box<dyn Content>,
+    content: ContentReader,
     request: RangeRequest,
 ) -> Option<()> {
     let (mut at, end) = (request.offset, request.offset + request.len);
-    let read = |mut content: Box<dyn Content>, at: u64| {
+    let read = |mut content: ContentReader, at: u64| {
         let len = piece.min(end - at) as usize;
         tokio::task::spawn_blocking(move || {
             let bytes = content.read(at, len);

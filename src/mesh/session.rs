@@ -317,7 +317,7 @@ impl Session {
     fn tell(&self, word: Word) {
         let (hub, peer) = (&self.hub, &self.peer);
         match word {
-            Word::Have(have) => hub.fetches.told(hub.store.as_ref(), peer, have),
+            Word::Have(have) => hub.fetches.told(&hub.store, peer, have),
             Word::Gone(ids) => hub.fetches.gone(peer.id, &ids),
             Word::Twin(run) => hub.told_of_twin(peer, run),
             Word::Refused(bundle, why) => {

@@ -281,6 +281,15 @@ pub struct Verified {
     pub(super) files: Vec<Option<Staged>>,
 }
 
+impl From<SpoolError> for FinishError {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::Ended(reason) => Self::Ended(reason),
+            error => Self::Disk(error),
+        }
+    }
+}
+
 /// A whole file that waits for its name.
 #[derive(Debug)]
 pub(super) struct Staged {
@@ -372,9 +381,12 @@ impl Spool {
         Ok(Offered::Wanted(Box::new(incoming)))
     }
 
-    /// Why an offer can never be taken, by what it says itself.
+    /// Why an offer is not even looked at, by who made it and what it says itself.
     pub(super) fn unfit(&self, manifest: &VerifiedManifest) -> Option<String> {
         let of = manifest.manifest();
+        if let Some(why) = self.refuses_origin(of.origin) {
+            return Some(why);
+        }
         if !of.is_for(self.identity.id()) {
             return Some("this node is not among its recipients".into());
         }

@@ -203,12 +203,8 @@ fn row_key(what: &What) -> Vec<u8> {
 /// Entering the group, once at each start.
 impl Spool {
     /// Says which group this node is in: its key as the key file has it, and the charter if somebody told, which counts
-    /// only where none is known. Goes on with what a crash interrupted, and gives the key that holds.
-    pub fn enter_group(
-        &self,
-        key: GroupKey,
-        charter: Option<Charter>,
-    ) -> Result<GroupKey, SpoolError> {
+    /// only where none is known. Goes on with what a crash interrupted.
+    pub fn enter_group(&self, key: GroupKey, charter: Option<Charter>) -> Result<(), SpoolError> {
         let _one = self.group.change.lock();
         let known = self.group.state.read().charter;
         let charter = match (known, charter) {
@@ -242,7 +238,7 @@ impl Spool {
         for id in out {
             self.expel(id)?;
         }
-        Ok(self.group.state.read().keys[0].clone())
+        Ok(())
     }
 
     /// The key that the newest statement brings us, if we do not have it as ours.
@@ -354,7 +350,7 @@ impl Spool {
     }
 
     /// Why an offer of a bundle of `origin` is refused, whoever makes it.
-    pub fn refuses_origin(&self, origin: PeerId) -> Option<String> {
+    pub(super) fn refuses_origin(&self, origin: PeerId) -> Option<String> {
         match self.admission(origin) {
             Admission::Removed => Some("its origin was removed from the group".into()),
             Admission::Unlisted => Some("its origin is not on this node's list of members".into()),

@@ -1,7 +1,7 @@
 //! What tests of the rooms above look at and do that no program does.
 
-use super::Spool;
 use super::tables::{MARKS, Mark, MarkKind, Stat};
+use super::{Bell, Spool};
 use crate::bundle::RelPath;
 
 impl Spool {
@@ -17,5 +17,15 @@ impl Spool {
         let stat = Stat::of(&self.outbox().metadata(path).unwrap());
         let record = self.record_of(stat.ino).unwrap();
         record.is_some_and(|record| record.stat.is(&stat))
+    }
+
+    /// From now on nobody hears of events.
+    pub(crate) fn ring_nobody(&self) -> Vec<Bell> {
+        std::mem::take(&mut self.bells.write())
+    }
+
+    /// Undoes [`Self::ring_nobody`].
+    pub(crate) fn ring_again(&self, bells: Vec<Bell>) {
+        self.bells.write().extend(bells);
     }
 }

@@ -13,9 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::plan::Piece;
 use super::tally::Tally;
 use crate::mesh::lane::Lane;
-use crate::mesh::store::Arriving;
 use crate::peer::PeerId;
-use crate::spool::IntakeError;
+use crate::spool::{Incoming, IntakeError};
 
 /// A piece for the disk.
 pub(super) struct Landed {
@@ -32,17 +31,14 @@ pub(super) type Written = (usize, PeerId, Option<Result<(), IntakeError>>);
 /// The bundle on the disk, and the lane of what is to be written to it.
 pub(super) struct Disk {
     lane: Lane,
-    arriving: Arc<Mutex<Option<Box<dyn Arriving>>>>,
+    arriving: Arc<Mutex<Option<Box<Incoming>>>>,
     written: mpsc::UnboundedSender<Written>,
     /// Nothing is written any more.
     failed: Arc<AtomicBool>,
 }
 
 impl Disk {
-    pub(super) fn new(
-        arriving: Box<dyn Arriving>,
-        written: mpsc::UnboundedSender<Written>,
-    ) -> Self {
+    pub(super) fn new(arriving: Box<Incoming>, written: mpsc::UnboundedSender<Written>) -> Self {
         Self {
             lane: Lane::default(),
             arriving: Arc::new(Mutex::new(Some(arriving))),
@@ -79,7 +75,7 @@ impl Disk {
     }
 
     /// Gives the bundle back when all is written. `None` when a job failed.
-    pub(super) async fn end(self) -> Option<Box<dyn Arriving>> {
+    pub(super) async fn end(self) -> Option<Box<Incoming>> {
         let (give, given) = oneshot::channel();
         let arriving = self.arriving.clone();
         self.lane.push(move || {

@@ -14,10 +14,9 @@ use super::turns::Turns;
 use super::zeros::turns::Turns as ZeroTurns;
 use crate::bundle::{BundleId, VerifiedManifest};
 use crate::mesh::roster::{Peer, Roster};
-use crate::mesh::store::{Content, Store};
 use crate::mesh::wire::{Have, RangeRequest};
 use crate::peer::PeerId;
-use crate::spool::ServeError;
+use crate::spool::{ContentReader, ServeError, Spool};
 
 /// Holders remembered for a bundle being fetched.
 const HOLDERS_MAX: usize = 16;
@@ -163,7 +162,7 @@ impl Fetches {
     }
 
     /// A peer says what it has of a bundle.
-    pub(crate) fn told(&self, store: &dyn Store, peer: &Peer, have: Have) {
+    pub(crate) fn told(&self, store: &Spool, peer: &Peer, have: Have) {
         if let Some(share) = self.shared(have.bundle) {
             share.told(store, peer, have);
         }
@@ -177,13 +176,7 @@ impl Fetches {
     }
 
     /// The fetch ended: who still fetches it is told that it is whole here, or that there is nothing to be had.
-    pub(super) fn tell_end(
-        &self,
-        store: &dyn Store,
-        roster: &Roster,
-        share: &Arc<Share>,
-        whole: bool,
-    ) {
+    pub(super) fn tell_end(&self, store: &Spool, roster: &Roster, share: &Arc<Share>, whole: bool) {
         if share.ended(roster, whole && !share.is_over(store)) {
             self.seeds.add(share.clone());
         }
@@ -193,10 +186,10 @@ impl Fetches {
     /// Blocks on disk.
     pub(crate) fn open(
         &self,
-        store: &dyn Store,
+        store: &Spool,
         peer: PeerId,
         request: &RangeRequest,
-    ) -> Result<Box<dyn Content>, ServeError> {
+    ) -> Result<ContentReader, ServeError> {
         let share = self.shared(request.bundle);
         share.ok_or(ServeError::NotHeld)?.open(store, peer, request)
     }

@@ -29,10 +29,9 @@ use crate::bundle::{BundleId, VerifiedManifest};
 use crate::mesh::hub::Hub;
 use crate::mesh::lane::blocking;
 use crate::mesh::roster::Peer;
-use crate::mesh::store::{Arriving, PartRoom};
 use crate::mesh::wire::{Frame, RangeRequest, RangeStatus};
 use crate::peer::PeerId;
-use crate::spool::IntakeError;
+use crate::spool::{Incoming, IntakeError, PartRoom};
 
 /// How often sources are looked at though nothing happened.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -103,9 +102,9 @@ struct Pull {
 pub(super) async fn pull(
     hub: &Arc<Hub>,
     manifest: &VerifiedManifest,
-    arriving: Box<dyn Arriving>,
+    arriving: Box<Incoming>,
     share: &Arc<Share>,
-) -> Option<(Box<dyn Arriving>, End)> {
+) -> Option<(Box<Incoming>, End)> {
     let (arriving, (places, pieces), first) = blocking({
         let (hub, manifest, share) = (hub.clone(), manifest.clone(), share.clone());
         move || {
@@ -165,7 +164,7 @@ pub(super) async fn pull(
             () = nearly.notified() => {}
             _ = ticker.tick() => {
                 pull.look();
-                share.tell(hub.store.as_ref(), &hub.roster);
+                share.tell(&hub.store, &hub.roster);
                 ended = pull.stuck().or_else(|| pull.without_room());
             }
         }
@@ -181,7 +180,7 @@ pub(super) async fn pull(
 }
 
 /// What to ask for, in order; and how many chunks of the bundle travel in all.
-fn missing(arriving: &dyn Arriving, manifest: &VerifiedManifest) -> (u64, Vec<Piece>) {
+fn missing(arriving: &Incoming, manifest: &VerifiedManifest) -> (u64, Vec<Piece>) {
     let (mut places, mut missing) = (0, Vec::new());
     for (entry, says) in manifest.manifest().entries.iter().enumerate() {
         let pieces = says.pieces();

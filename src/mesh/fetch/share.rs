@@ -23,11 +23,10 @@ use tokio::time::Instant;
 use super::plan::Bits;
 use crate::bundle::{BundleId, VerifiedManifest};
 use crate::mesh::roster::{Peer, Roster};
-use crate::mesh::store::{Arriving, Content, Store};
 use crate::mesh::wire::{Frame, Have, LIST_MAX, RangeRequest};
 use crate::peer::PeerId;
 use crate::protocol::session::Input;
-use crate::spool::ServeError;
+use crate::spool::{ContentReader, Incoming, ServeError, Spool};
 
 /// Files below this are fetched before it could be told of them.
 const SHARE_MIN: u64 = 4 * 1024 * 1024;
@@ -102,12 +101,12 @@ impl Share {
     }
 
     /// Whether its lifetime is over.
-    pub(super) fn is_over(&self, store: &dyn Store) -> bool {
+    pub(super) fn is_over(&self, store: &Spool) -> bool {
         store.is_past(self.end.load(Ordering::Relaxed))
     }
 
     /// Takes stock of what is here already.
-    pub(super) fn begin(&self, arriving: &dyn Arriving) {
+    pub(super) fn begin(&self, arriving: &Incoming) {
         let mut have = BTreeMap::new();
         for (entry, chunks) in &self.chunks {
             let mut bits = Bits::default();
@@ -164,7 +163,7 @@ impl Share {
     }
 
     /// Tells the other recipients what is new for them, if it is time.
-    pub(super) fn tell(&self, store: &dyn Store, roster: &Roster) {
+    pub(super) fn tell(&self, store: &Spool, roster: &Roster) {
         let mut facts = self.facts.lock();
         let bits: usize = facts.have.values().map(|bits| bits.0.len()).sum();
         let pause = TELL * (1 + (bits * facts.others.len() / TELL_BYTES) as u32);
@@ -222,7 +221,7 @@ impl Share {
     }
 
     /// A peer says what it has of the bundle.
-    pub(super) fn told(&self, store: &dyn Store, peer: &Peer, have: Have) {
+    pub(super) fn told(&self, store: &Spool, peer: &Peer, have: Have) {
         if !self.is_recipient(peer.id) {
             tracing::debug!("{} tells of a bundle that is not for it", peer.label());
             return;
@@ -297,10 +296,10 @@ impl Share {
     /// Opens what arrived here, if `peer` may have it and every chunk of the range was checked. Blocks on disk.
     pub(super) fn open(
         &self,
-        store: &dyn Store,
+        store: &Spool,
         peer: PeerId,
         request: &RangeRequest,
-    ) -> Result<Box<dyn Content>, ServeError> {
+    ) -> Result<ContentReader, ServeError> {
         if !self.is_recipient(peer) || !self.holds(request) {
             return Err(ServeError::NotHeld);
         }

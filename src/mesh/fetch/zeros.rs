@@ -17,9 +17,8 @@ use super::pull::End;
 use crate::bundle::VerifiedManifest;
 use crate::mesh::hub::Hub;
 use crate::mesh::lane::blocking;
-use crate::mesh::store::Arriving;
 use crate::protocol::session::Input;
-use crate::spool::IntakeError;
+use crate::spool::{Incoming, IntakeError};
 
 /// How often an origin is asked whether it still owes what is being hashed.
 const ASK: Duration = Duration::from_secs(10);
@@ -37,8 +36,8 @@ pub(super) enum Hashed {
 pub(super) async fn hash(
     hub: &Arc<Hub>,
     manifest: &VerifiedManifest,
-    arriving: Box<dyn Arriving>,
-) -> Option<(Box<dyn Arriving>, Hashed)> {
+    arriving: Box<Incoming>,
+) -> Option<(Box<Incoming>, Hashed)> {
     let (mut arriving, mut left) = step(arriving).await?;
     let Ok(Some(_)) = left else {
         return Some((arriving, ended(left)));
@@ -96,7 +95,7 @@ fn ask(hub: &Hub, manifest: &VerifiedManifest) {
 
 type Step = Result<Option<Duration>, IntakeError>;
 
-async fn step(mut arriving: Box<dyn Arriving>) -> Option<(Box<dyn Arriving>, Step)> {
+async fn step(mut arriving: Box<Incoming>) -> Option<(Box<Incoming>, Step)> {
     blocking(move || {
         let left = arriving.hash_zeros();
         (arriving, left)

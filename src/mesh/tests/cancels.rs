@@ -181,7 +181,7 @@ fn a_cancel_between_two_nodes_stops_what_waits_and_a_retry_asks_at_once() {
     let gone = alder.put("gone", &pattern(100_000));
     alder.spool().cancel(gone).unwrap();
     let kept = alder.put("kept", b"kept");
-    let refused = DeliveryState::Refused("no reason".into());
+    let refused = crate::bundle::DeliveryState::Refused("no reason".into());
     alder
         .spool()
         .set_delivery(kept, birch.id(), refused)

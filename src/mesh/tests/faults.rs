@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicUsize;
 
 use tempfile::TempDir;
 
-use super::super::fake::manifest_of;
 use super::super::wire::{RangeRequest, RangeStatus};
 use super::*;
 use crate::bundle::{EntryKind, RelPath, SignedManifest, VerifiedManifest};
@@ -74,9 +73,19 @@ impl Real {
     }
 
     pub(super) fn start(&self, config: MeshConfig) -> Mesh {
-        let mut mesh = Mesh::bind(self.spool().clone(), config).unwrap();
+        let mut mesh = self.bind(config).unwrap();
         mesh.open();
         mesh
+    }
+
+    /// A mesh that is not open yet.
+    pub(super) fn bind(&self, config: MeshConfig) -> Result<Mesh, MeshError> {
+        if self.spool().group_keys().is_empty() {
+            self.spool()
+                .enter_group(config.group.clone(), None)
+                .unwrap();
+        }
+        Mesh::bind(self.spool().clone(), config.into())
     }
 
     pub(super) fn id(&self) -> PeerId {

@@ -1,7 +1,6 @@
 //! A member that breaks every rule of the wire it can, between two that keep them: it loses its own connection, and the
 //! two others notice nothing.
 
-use super::super::fake::manifest_of;
 use super::super::wire::{HELLO_MAX, MemberFrame, RangeRequest, longest};
 use super::faults::Real;
 use super::membership::{Club, found};

@@ -1,8 +1,5 @@
 //! Links that are slow, lossy, long, silent or move; and what passes first on them.
 
-use std::sync::atomic::Ordering;
-
-use super::super::fake::Fake;
 use super::faults::alone;
 use super::forwarder::{Forwarder, Quality};
 use super::*;
@@ -21,17 +18,17 @@ const HUNDRED: Quality = Quality {
 /// Two members that reach each other through `link` only; alder dials.
 fn pair_over(quality: Quality) -> (Forwarder, Member, Member) {
     let group = GroupKey::generate();
-    let (alder, birch) = (Fake::new(), Fake::new());
+    let (alder, birch) = (Real::new(), Real::new());
     let listening = MeshConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
-        congestion: crate::mesh::Congestion::Auto,
+        congestion: Congestion::Auto,
         ..config("birch", &group)
     };
     let b = start(&birch, listening);
     let link = Forwarder::to(b.listen_addrs()[0], quality, 42);
     let dialling = MeshConfig {
         peers: vec![(birch.id(), link.front())],
-        congestion: crate::mesh::Congestion::Auto,
+        congestion: Congestion::Auto,
         ..config("alder", &group)
     };
     let a = start(&alder, dialling);
@@ -41,8 +38,8 @@ fn pair_over(quality: Quality) -> (Forwarder, Member, Member) {
     (link, (alder, a), (birch, b))
 }
 
-fn sending(alder: &Fake, bundle: BundleId, to: PeerId) {
-    alder.wait_delivery(bundle, to, |d| matches!(d, DeliveryState::Sending(_)));
+fn sending(alder: &Real, bundle: BundleId, to: PeerId) {
+    alder.wait_delivery(bundle, to, "sending");
 }
 
 #[test]
@@ -77,7 +74,7 @@ fn what_is_critical_arrives_before_the_bulk_that_is_on_its_way() {
 #[test]
 fn what_is_critical_for_one_peer_holds_back_bulk_for_another_over_the_same_interface() {
     let (_link, (alder, a), (birch, _b)) = pair_over(HUNDRED);
-    let cedar = Fake::new();
+    let cedar = Real::new();
     let listening = MeshConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
         ..config("cedar", &a.hub.group())
@@ -147,7 +144,7 @@ fn bulk_arrives_under_constant_critical_load() {
 #[test]
 fn a_backlog_is_offered_by_priority() {
     let group = GroupKey::generate();
-    let alder = Fake::new();
+    let alder = Real::new();
     let a = start(&alder, config("alder", &group));
     let receiver = Scripted::new();
     for n in 0..600 {
@@ -177,7 +174,7 @@ fn a_backlog_is_offered_by_priority() {
 #[test]
 fn a_whole_window_of_offers_travels_without_one_answer() {
     let group = GroupKey::generate();
-    let alder = Fake::new();
+    let alder = Real::new();
     let a = start(&alder, config("alder", &group));
     let receiver = Scripted::new();
     for n in 0..crate::delivery::WINDOW {
@@ -270,7 +267,7 @@ fn ten_thousand_unread_control_messages_do_not_cost_the_connection() {
     let talker = Scripted::new();
     let (conn, mut channel) = talker.join(&a, &group);
     // What answers is stuck, so that nothing of what follows can be dealt with.
-    let gate = alder.gate.lock();
+    let stuck = a.hub.care.stuck.lock();
     let id = |n: u32| {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&n.to_le_bytes());
@@ -285,7 +282,7 @@ fn ten_thousand_unread_control_messages_do_not_cost_the_connection() {
     });
     alder.send("still", b"fine", &[birch.id()]);
     birch.wait_inbox("still");
-    drop(gate);
+    drop(stuck);
     let mut answered = 0;
     talker.runtime.block_on(async {
         while answered < 10_000 {
@@ -356,7 +353,7 @@ fn a_member_that_floods_is_slowed_and_shown_and_others_do_not_notice() {
 #[test]
 fn s25_a_session_that_hears_nothing_of_a_seal_looks_by_itself() {
     let (_, (alder, a), (birch, _b)) = pair();
-    alder.mute.store(true, Ordering::Relaxed);
+    let bells = alder.spool().ring_nobody();
     alder.send_as("quiet", b"x", Priority::Bulk, &[birch.id()]);
     // More rings at once than fit: the rest is found by looking.
     let session = a.hub.roster.get(birch.id()).unwrap().session().unwrap();
@@ -366,7 +363,7 @@ fn s25_a_session_that_hears_nothing_of_a_seal_looks_by_itself() {
         session.ring(Input::Sealed(BundleId(bytes), Priority::Routine));
     }
     birch.wait_inbox("quiet");
-    alder.mute.store(false, Ordering::Relaxed);
+    alder.spool().ring_again(bells);
     alder.send("heard", b"x", &[birch.id()]);
     birch.wait_inbox("heard");
 }
@@ -424,7 +421,7 @@ fn measure_links() {
         alder.send("large", &large, &[birch.id()]);
         // Neither hashing nor what comes before the path is known.
         let until = |bytes: u64| {
-            while birch.received.load(Ordering::Relaxed) < bytes {
+            while birch.bytes().1 < bytes {
                 std::thread::sleep(Duration::from_millis(5));
             }
         };
@@ -450,12 +447,9 @@ fn measure_links() {
     for quality in [Quality::default(), far] {
         let (_link, (alder, _a), (birch, _b)) = pair_over(quality);
         let content = pattern(4096);
-        let bundles: Vec<_> = (0..1000)
-            .map(|n| alder.bundle(&format!("n{n}"), &content))
-            .collect();
         let begun = Instant::now();
-        for bundle in &bundles {
-            alder.owe(bundle, &content, &[birch.id()]);
+        for n in 0..1000 {
+            alder.send(&format!("n{n}"), &content, &[birch.id()]);
         }
         birch.wait_inbox_len(1000);
         times.push(begun.elapsed());

@@ -1,6 +1,5 @@
 //! Who is let in, over real iroh and on every protocol: members, and those who were members.
 
-use super::super::fake::manifest_of;
 use super::super::join;
 use super::super::wire::MemberFrame;
 use super::faults::Real;

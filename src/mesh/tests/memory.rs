@@ -8,7 +8,6 @@ use iroh::endpoint::{RecvStream, SendStream};
 use tempfile::TempDir;
 
 use super::super::budget;
-use super::super::fake::manifest_of;
 use super::super::wire::{MemberFrame, RangeRequest, longest};
 use super::faults::Real;
 use super::*;

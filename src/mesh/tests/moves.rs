@@ -1,11 +1,10 @@
 //! Members that are down at first, or listen elsewhere than they did, are found without mDNS.
 
 use super::*;
-use crate::mesh::store::Store;
 
-/// Forgets at which port `store` listened, so that the next start takes another.
-fn forget_port(store: &Arc<Fake>) {
-    store.remember_listen(&[]).unwrap();
+/// Forgets at which port `member` listened, so that the next start takes another.
+fn forget_port(member: &Real) {
+    member.spool().remember_listen(&[]).unwrap();
 }
 
 fn addrs_of(mesh: &Mesh, peer: PeerId) -> Vec<std::net::SocketAddr> {
@@ -17,7 +16,7 @@ fn addrs_of(mesh: &Mesh, peer: PeerId) -> Vec<std::net::SocketAddr> {
 #[test]
 fn a_static_peer_that_is_down_at_the_start_is_found_when_it_comes() {
     let group = GroupKey::generate();
-    let (alder, birch) = (Fake::new(), Fake::new());
+    let (alder, birch) = (Real::new(), Real::new());
     let before = start(&birch, config("birch", &group));
     let at = before.listen_addrs()[0];
     before.stop();
@@ -37,7 +36,7 @@ fn a_static_peer_that_is_down_at_the_start_is_found_when_it_comes() {
 #[test]
 fn two_members_that_both_moved_find_each_other_by_the_word_of_a_third() {
     let (group, (alder, a), (birch, b)) = pair();
-    let cedar = Fake::new();
+    let cedar = Real::new();
     let invited = MeshConfig {
         ticket: Some(ticket(&alder, "alder", &a, &group)),
         ..config("cedar", &group)
@@ -68,7 +67,7 @@ fn two_members_that_both_moved_find_each_other_by_the_word_of_a_third() {
 #[test]
 fn stale_addresses_of_a_ticket_are_forgotten_once_the_inviter_was_reached() {
     let group = GroupKey::generate();
-    let (alder, birch) = (Fake::new(), Fake::new());
+    let (alder, birch) = (Real::new(), Real::new());
     let a = start(&alder, config("alder", &group));
     let mut ticket = ticket(&alder, "alder", &a, &group);
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

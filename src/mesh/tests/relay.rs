@@ -74,7 +74,7 @@ fn members_without_a_way_to_each_other_meet_through_a_relay_of_their_own() {
     };
     let relay = Relay::start(&program);
     let group = GroupKey::generate();
-    let (alder, birch) = (Fake::new(), Fake::new());
+    let (alder, birch) = (Real::new(), Real::new());
     let relayed = |called| MeshConfig {
         relays: vec![relay.url.clone()],
         ..config(called, &group)
@@ -106,6 +106,6 @@ fn a_relay_that_is_no_url_is_refused_by_name() {
         relays: vec!["nonsense".into()],
         ..config("alder", &group)
     };
-    let error = Mesh::bind_on(Arc::new(Fake::new().clone()), wrong).unwrap_err();
+    let error = Real::new().bind(wrong).unwrap_err();
     assert!(error.to_string().contains("nonsense"), "{error}");
 }

@@ -155,5 +155,5 @@ fn a_reconnection_raises_no_epoch() {
     };
     let _b = start(&birch, invited);
     eventually("connected", || connected(&a, birch.id()));
-    assert_eq!(super::super::store::Store::epoch(&alder).0, 1);
+    assert_eq!(alder.spool().epoch().0, 1);
 }

@@ -1,6 +1,5 @@
 //! Peers that are honest and slow, on the real wire: they have their share, and the others theirs.
 
-use super::super::fake::Fake;
 use super::forwarder::{Forwarder, Quality};
 use super::*;
 use crate::bundle::Priority;
@@ -16,7 +15,7 @@ const SLOW: Quality = Quality {
 /// A member that listens where only forwarders and IPv6 reach it.
 fn receiver() -> (GroupKey, Member) {
     let group = GroupKey::generate();
-    let birch = Fake::new();
+    let birch = Real::new();
     let listening = MeshConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
         ..config("birch", &group)
@@ -28,7 +27,7 @@ fn receiver() -> (GroupKey, Member) {
 /// One that reaches `to` over a link of that quality only.
 fn behind(quality: Quality, called: &str, group: &GroupKey, to: &Member) -> (Forwarder, Member) {
     let link = Forwarder::to(to.1.listen_addrs()[0], quality, 42);
-    let member = Fake::new();
+    let member = Real::new();
     let dialling = MeshConfig {
         peers: vec![(to.0.id(), link.front())],
         ..config(called, group)
@@ -40,7 +39,7 @@ fn behind(quality: Quality, called: &str, group: &GroupKey, to: &Member) -> (For
 }
 
 fn near(called: &str, group: &GroupKey, to: &Member) -> Member {
-    let member = Fake::new();
+    let member = Real::new();
     let dialling = MeshConfig {
         listen: vec!["[::1]:0".parse().unwrap()],
         peers: vec![(to.0.id(), to.1.listen_addrs()[0])],
@@ -52,8 +51,8 @@ fn near(called: &str, group: &GroupKey, to: &Member) -> Member {
     (member, mesh)
 }
 
-fn sending(from: &Fake, bundle: BundleId, to: PeerId) {
-    from.wait_delivery(bundle, to, |d| matches!(d, DeliveryState::Sending(_)));
+fn sending(from: &Real, bundle: BundleId, to: PeerId) {
+    from.wait_delivery(bundle, to, "sending");
 }
 
 #[test]
@@ -107,7 +106,7 @@ fn a_critical_file_overtakes_larger_critical_ones_of_the_same_slow_peer() {
             sending(&alder, bundle, to);
         }
     }
-    let came = || birch.0.received.load(Ordering::Relaxed);
+    let came = || birch.0.bytes().1;
     let (before, small) = (came(), 1 << 20);
     alder.send_as("small", &large[..small], Priority::Critical, &[to]);
     assert!(birch.0.wait_inbox("small") == large[..small]);

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicUsize;
 
 use parking_lot::Mutex;
 
-use super::super::fake::manifest_of;
 use super::super::wire::{Have, RangeRequest, RangeStatus};
 use super::faults::Real;
 use super::*;

@@ -57,12 +57,12 @@ impl Drop for Flood {
 #[test]
 fn a_newcomer_gets_in_while_strangers_flood_the_door_from_its_own_address_and_others() {
     let group = GroupKey::generate();
-    let alder = Fake::new();
+    let alder = Real::new();
     let a = start(&alder, config("alder", &group));
     let at = a.listen_addrs()[0];
     let floods = ["127.0.0.1", "127.0.0.2"].map(|from| Flood::on(alder.id(), at, from));
     floods.iter().for_each(|flood| flood.wait(100));
-    let birch = Fake::new();
+    let birch = Real::new();
     let invited = MeshConfig {
         ticket: Some(ticket(&alder, "alder", &a, &group)),
         ..config("birch", &group)

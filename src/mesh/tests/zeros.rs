@@ -1,6 +1,5 @@
 //! Runs of zeros that cost their origin nothing, against a mesh over a real spool.
 
-use super::super::fake::manifest_of;
 use super::faults::{alone, range_of};
 use super::*;
 use crate::bundle::{Entry, EntryKind, Manifest, VerifiedManifest};

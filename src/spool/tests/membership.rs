@@ -55,7 +55,13 @@ impl Group {
 fn reenter(node: &mut Node) -> GroupKey {
     node.stop();
     node.start();
-    node.spool().enter_group(key_file(node), None).unwrap()
+    enter(node)
+}
+
+/// Enters the group of the key file; gives the key that holds.
+fn enter(node: &Node) -> GroupKey {
+    node.spool().enter_group(key_file(node), None).unwrap();
+    node.spool().group_keys().swap_remove(0)
 }
 
 #[test]
@@ -110,14 +116,14 @@ fn a_kill_in_the_middle_of_a_new_key_loses_nobody() {
         write_key_file(node, &group.key);
         fs::remove_dir_all(node.state().join("old-keys")).unwrap();
         node.start();
-        assert_eq!(node.spool().enter_group(key_file(node), None).unwrap(), new);
+        assert_eq!(enter(node), new);
         assert_eq!(key_file(node), new);
         assert_eq!(node.spool().group_keys(), [new.clone(), group.key.clone()]);
         // Or after the old key was kept, and before the new one was written.
         node.stop();
         write_key_file(node, &group.key);
         node.start();
-        assert_eq!(node.spool().enter_group(key_file(node), None).unwrap(), new);
+        assert_eq!(enter(node), new);
         let keys = node.spool().group_keys();
         assert_eq!((&keys[0], &keys[1]), (&new, &group.key));
     }
@@ -153,6 +159,35 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
         fenced.contains("only the admin") && fenced.contains("alder"),
         "{fenced}"
     );
+}
+
+/// Not through another member either, and not as a new name of what is here.
+#[test]
+fn nothing_is_taken_of_an_origin_that_was_removed() {
+    let group = group();
+    let published = group.birch.drop_file("before", b"x");
+    group.alder.fetch(&group.birch, published);
+    let later = group.birch.drop_file("later", b"y");
+    fs::rename(group.birch.outbox("before"), group.birch.outbox("after")).unwrap();
+    let (before, after) = (rel("before"), rel("after"));
+    group.birch.spool().outbox_renamed(&before, &after, false);
+    let SealOutcome::Sealed(renamed) = group.birch.seal("after") else {
+        panic!("not sealed");
+    };
+    let who = [group.birch.id().to_string()];
+    group.alder.spool().remove_members(&who, true).unwrap();
+    let cedar = Identity::generate().id();
+    for bundle in [later, renamed] {
+        let manifest = group.birch.manifest(bundle);
+        let spool = group.alder.spool();
+        assert!(!spool.renamed_only(&manifest).unwrap());
+        let offered = spool.offered(manifest, cedar).unwrap();
+        assert!(
+            matches!(&offered, Offered::Refused(why) if why.contains("removed from the group")),
+            "{offered:?}"
+        );
+    }
+    assert!(group.alder.inbox("before").exists());
 }
 
 /// Ids that begin alike are different ids, in everything.
