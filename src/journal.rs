@@ -24,32 +24,34 @@
 mod batch;
 mod database;
 mod error;
+mod key;
 pub(crate) mod log;
+mod read;
 mod reserve;
 mod shared;
+mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use redb::ReadableDatabase;
-use serde::de::DeserializeOwned;
 
-pub(crate) use self::batch::{Batch, Table};
-use self::batch::{Key, LogRecord, Value, decode, full_key, rows_put};
-use self::database::{ROWS, compact, database_path, open_whole};
+pub(crate) use self::batch::Batch;
+use self::batch::{FullKey, LogRecord, rows_put};
+use self::database::{compact, database_path, open_whole};
 pub(crate) use self::error::JournalError;
+pub(crate) use self::key::{Below, Fixed, Key};
 use self::log::Log;
 pub(crate) use self::reserve::Reserve;
-use self::shared::{BACKLOG_BYTES, Distrust, Fresh, Shared, Waiting, log_directory};
+use self::shared::{BACKLOG_BYTES, Distrust, Fresh, Shared, log_directory};
+pub(crate) use self::table::Table;
 use self::writer::{replay_log, write_loop};
 use crate::disk::DiskError;
 use crate::disk::durable::{self, Sync};
@@ -62,7 +64,7 @@ pub(crate) struct Journal {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Rows of a log that was not replayed, the last of each key.
-    dropped: Mutex<BTreeMap<Key, Vec<u8>>>,
+    dropped: Mutex<BTreeMap<FullKey, Vec<u8>>>,
 }
 
 impl fmt::Debug for Journal {
@@ -133,15 +135,6 @@ impl Journal {
         })
     }
 
-    /// Rows of `table` that the log had put when it was dropped at [`Journal::open`], whatever it said of them later. They
-    /// may speak of bytes that are lost.
-    pub(crate) fn dropped<V: DeserializeOwned>(&self, table: Table) -> Vec<(Vec<u8>, V)> {
-        let dropped = self.dropped.lock();
-        let rows = dropped.range(vec![table.0]..vec![table.0 + 1]);
-        rows.filter_map(|(key, value)| Some((key[1..].to_vec(), decode(table, value).ok()?)))
-            .collect()
-    }
-
     /// What was dropped is needed no more.
     pub(crate) fn forget_dropped(&self) {
         self.dropped.lock().clear();
@@ -158,7 +151,7 @@ impl Journal {
             on_durable,
         } = batch;
         let record = LogRecord(&rows).to_record()?;
-        let keys: Vec<Key> = rows.iter().map(|(key, _)| key.clone()).collect();
+        let keys: Vec<FullKey> = rows.iter().map(|(key, _)| key.clone()).collect();
         let first;
         {
             let mut fresh = self.shared.fresh.write();
@@ -185,7 +178,7 @@ impl Journal {
             first = fresh.queue.is_empty() || fresh.queued_bytes >= BACKLOG_BYTES / 2;
             let whole = fresh.queue.len() > durable::SYNC_EACH_MAX && !syncs.is_empty();
             let syncs = if whole { vec![Sync::Everything] } else { syncs };
-            fresh.queue.push(Waiting {
+            fresh.queue.push(Batch {
                 rows,
                 syncs,
                 on_durable,
@@ -249,118 +242,6 @@ impl Journal {
             true => Err(JournalError::Halted(self.trouble().unwrap_or_default())),
             false => Ok(()),
         }
-    }
-
-    /// Whether what was last put or deleted there is readable, but lost at the next start, since a sync failed.
-    pub(crate) fn is_lost(&self, table: Table, key: &[u8]) -> bool {
-        let fresh = self.shared.fresh.read();
-        fresh.halted && fresh.overlay.contains_key(&full_key(table, key))
-    }
-
-    /// The row, or `None`.
-    pub(crate) fn get<V: DeserializeOwned>(
-        &self,
-        table: Table,
-        key: &[u8],
-    ) -> Result<Option<V>, JournalError> {
-        let key = full_key(table, key);
-        if let Some((_, value)) = self.shared.fresh.read().overlay.get(&key) {
-            return value
-                .as_deref()
-                .map(|bytes| decode(table, bytes))
-                .transpose();
-        }
-        let database = self.shared.database()?;
-        let rows = database
-            .begin_read()
-            .map_err(JournalError::database)?
-            .open_table(ROWS)
-            .map_err(JournalError::database)?;
-        let found = rows.get(key.as_slice()).map_err(JournalError::database)?;
-        found.map(|guard| decode(table, guard.value())).transpose()
-    }
-
-    /// Rows of `table` whose key starts with `prefix` and comes after `after`, in key order, at most `limit`.
-    /// Keys are given without the table byte. A row that cannot be read is passed over and logged.
-    pub(crate) fn scan<V: DeserializeOwned>(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, V)>, JournalError> {
-        let prefix = full_key(table, prefix);
-        let start = after.map_or(Bound::Included(prefix.clone()), |key| {
-            Bound::Excluded(full_key(table, key))
-        });
-        // The overlay first: a row that moves to the database in between is then seen twice, never missed.
-        let mut fresh: BTreeMap<Key, Value> = BTreeMap::new();
-        {
-            let held = self.shared.fresh.read();
-            let mut live = 0;
-            for (key, (_, value)) in held.overlay.range((start.clone(), Bound::Unbounded)) {
-                if !key.starts_with(&prefix) || live == limit {
-                    break;
-                }
-                live += usize::from(value.is_some());
-                fresh.insert(key.clone(), value.clone());
-            }
-        }
-        let database = self.shared.database()?;
-        let rows = database
-            .begin_read()
-            .map_err(JournalError::database)?
-            .open_table(ROWS)
-            .map_err(JournalError::database)?;
-        let from = match &start {
-            Bound::Included(key) => Bound::Included(key.as_slice()),
-            Bound::Excluded(key) => Bound::Excluded(key.as_slice()),
-            Bound::Unbounded => Bound::Unbounded,
-        };
-        let mut merged: BTreeMap<Key, Arc<[u8]>> = BTreeMap::new();
-        for row in rows
-            .range::<&[u8]>((from, Bound::Unbounded))
-            .map_err(JournalError::database)?
-        {
-            let (key, value) = row.map_err(JournalError::database)?;
-            if !key.value().starts_with(&prefix) || merged.len() == limit {
-                break;
-            }
-            if !fresh.contains_key(key.value()) {
-                merged.insert(key.value().to_vec(), value.value().into());
-            }
-        }
-        for (key, value) in fresh {
-            if let Some(value) = value {
-                merged.insert(key, value);
-            }
-        }
-        let mut found = Vec::new();
-        for (key, value) in merged.into_iter().take(limit) {
-            match decode(table, &value) {
-                Ok(value) => found.push((key[1..].to_vec(), value)),
-                Err(error) => {
-                    tracing::error!(table = table.0, %error, "a journal row is passed over");
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// Keys of the rows of `table` that are not what they should be; without the table byte.
-    pub(crate) fn unreadable<V: DeserializeOwned>(
-        &self,
-        table: Table,
-    ) -> Result<Vec<Vec<u8>>, JournalError> {
-        let mut bad = Vec::new();
-        for (key, ()) in self.scan::<()>(table, &[], None, usize::MAX)? {
-            match self.get::<V>(table, &key) {
-                Ok(_) => {}
-                Err(JournalError::Row { .. }) => bad.push(key),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(bad)
     }
 
     /// Commits what is left, ends the writer and closes the database. Nothing is read or written any more when this

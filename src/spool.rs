@@ -26,6 +26,7 @@ mod inbox;
 mod intake;
 mod jobs;
 mod joining;
+mod keys;
 mod layout;
 mod links;
 mod listen;
@@ -100,7 +101,7 @@ use self::start::{
 };
 #[cfg(test)]
 pub(crate) use self::tables::MarkKind;
-use self::tables::{IN_ORDER, InboundShown, META, META_EPOCH, OUT_ORDER};
+use self::tables::{IN_ORDER, InboundShown, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
 pub use self::tree::{RecoveredTree, TreeRequest};
 use self::zeros::Zeros;
@@ -622,14 +623,14 @@ impl Spool {
         let journal = Journal::open(&state, last == LastRun::Whole, distrust)?;
 
         let proofs = proofs::Proofs::open(&layout)?;
-        let last_epoch = journal.get::<u64>(META, META_EPOCH)?;
+        let last_epoch = journal.row(META_EPOCH, &())?;
         // Every start that came to its end has written its epoch. After one that is not known anything above it will do.
         let rebuilt = last_epoch.is_none() && is_in_use(&layout)?;
         let unknown = if rebuilt { now_secs() } else { 0 };
         let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
-        let out = journal.scan::<BundleId>(OUT_ORDER, &[], None, 1)?;
-        let inbound = journal.scan::<InboundShown>(IN_ORDER, &[], None, 1)?;
-        let members = journal.scan::<Member>(tables::MEMBERS, &[], None, usize::MAX)?;
+        let out = journal.keys(OUT_ORDER.all(), 1)?;
+        let inbound = journal.keys(IN_ORDER.all(), 1)?;
+        let members = journal.rows(tables::MEMBERS.all(), usize::MAX)?;
         let group = membership::Group::load(&journal)?;
         let sealers = config.sealers.max(1);
         let tails = TailHasher::start().on("start a thread for", &state)?;
@@ -647,10 +648,8 @@ impl Spool {
             epoch: AtomicU64::new(epoch),
             incarnation: peer::random(),
             next_seq: AtomicU64::new(1),
-            next_out: AtomicU64::new(Self::next_order(out.first().map(|(key, _)| key.as_slice()))),
-            next_in: AtomicU64::new(Self::next_order(
-                inbound.first().map(|(key, _)| key.as_slice()),
-            )),
+            next_out: AtomicU64::new(Self::next_order(out.first())),
+            next_in: AtomicU64::new(Self::next_order(inbound.first())),
             gates: Mutex::default(),
             group,
             member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),
@@ -743,8 +742,8 @@ impl Spool {
         let mut batch = Batch::default();
         {
             let _decide = self.decide.lock();
-            let written = self.journal.get::<u64>(META, META_EPOCH)?.unwrap_or(0);
-            batch.put(META, META_EPOCH, &written.max(epoch + 1));
+            let written = self.journal.row(META_EPOCH, &())?.unwrap_or(0);
+            batch.insert(META_EPOCH, &(), &written.max(epoch + 1));
             self.journal.submit(batch)?;
         }
         // Not under the lock: whoever decides must not wait for the disk.
@@ -755,7 +754,7 @@ impl Spool {
 
     fn write_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
-        batch.put(META, META_EPOCH, &epoch);
+        batch.insert(META_EPOCH, &(), &epoch);
         self.journal.submit(batch)?;
         Ok(self.journal.flush()?)
     }

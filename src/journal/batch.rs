@@ -7,15 +7,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::JournalError;
+use super::key::Key;
 use super::log::Record;
+use super::table::Table;
 use crate::disk::durable::Sync;
 
-/// A table's number; part of the format.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Table(pub(crate) u8);
-
 /// The number of its table, then the key itself.
-pub(super) type Key = Vec<u8>;
+pub(super) type FullKey = Vec<u8>;
 /// `None`: deleted.
 pub(super) type Value = Option<Arc<[u8]>>;
 /// Whoever waits for durability.
@@ -24,21 +22,28 @@ pub(super) type Call = Box<dyn FnOnce() + Send + std::marker::Sync>;
 /// Rows that become durable together.
 #[derive(Default)]
 pub(crate) struct Batch {
-    pub(super) rows: Vec<(Key, Value)>,
+    pub(super) rows: Vec<(FullKey, Value)>,
     pub(super) syncs: Vec<Sync>,
     pub(super) on_durable: Vec<Call>,
 }
 
 impl Batch {
-    pub(crate) fn put<V: Serialize>(&mut self, table: Table, key: &[u8], value: &V) {
+    /// Puts a row in the place of the one with this key, if there is one.
+    pub(crate) fn insert<K, V: Serialize>(
+        &mut self,
+        table: Table<K, V>,
+        key: &impl Key<Read = K>,
+        value: &V,
+    ) {
         // Postcard of plain owned data into a growing vector has no error to give.
         #[allow(clippy::expect_used)]
         let bytes = postcard::to_stdvec(value).expect("a row always encodes");
-        self.rows.push((full_key(table, key), Some(bytes.into())));
+        self.rows.push((table.full(key), Some(bytes.into())));
     }
 
-    pub(crate) fn delete(&mut self, table: Table, key: &[u8]) {
-        self.rows.push((full_key(table, key), None));
+    /// Removes the row with this key, if there is one.
+    pub(crate) fn remove<K, V>(&mut self, table: Table<K, V>, key: &impl Key<Read = K>) {
+        self.rows.push((table.full(key), None));
     }
 
     /// Bytes or names that must be durable before these rows.
@@ -56,15 +61,8 @@ impl Batch {
     }
 }
 
-pub(super) fn full_key(table: Table, key: &[u8]) -> Key {
-    let mut full = Vec::with_capacity(1 + key.len());
-    full.push(table.0);
-    full.extend_from_slice(key);
-    full
-}
-
 #[derive(Serialize)]
-pub(super) struct LogRecord<'a>(pub(super) &'a [(Key, Value)]);
+pub(super) struct LogRecord<'a>(pub(super) &'a [(FullKey, Value)]);
 
 impl LogRecord<'_> {
     pub(super) fn to_record(&self) -> Result<Record, JournalError> {
@@ -74,18 +72,18 @@ impl LogRecord<'_> {
     }
 }
 
-pub(super) fn decode<V: DeserializeOwned>(table: Table, bytes: &[u8]) -> Result<V, JournalError> {
+pub(super) fn decode<V: DeserializeOwned>(table: u8, bytes: &[u8]) -> Result<V, JournalError> {
     postcard::from_bytes(bytes).map_err(|error| JournalError::Row {
-        table: table.0,
+        table,
         why: error.to_string(),
     })
 }
 
 /// What some records put, without what they deleted. One that cannot be read ends it: what follows may build on it.
-pub(super) fn rows_put(records: &[Vec<u8>]) -> BTreeMap<Key, Vec<u8>> {
+pub(super) fn rows_put(records: &[Vec<u8>]) -> BTreeMap<FullKey, Vec<u8>> {
     let mut put = BTreeMap::new();
     for record in records {
-        let Ok(rows) = postcard::from_bytes::<Vec<(Key, Option<Vec<u8>>)>>(record) else {
+        let Ok(rows) = postcard::from_bytes::<Vec<(FullKey, Option<Vec<u8>>)>>(record) else {
             break;
         };
         let rows = rows.into_iter();

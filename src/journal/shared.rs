@@ -1,4 +1,4 @@
-//! What whoever submits and the writer share.
+//! What the journal, its readers and its writer share.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,11 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, RwLock};
 use redb::Database;
 
-use super::JournalError;
-use super::batch::{Call, Key, Value};
+use super::batch::{Batch, FullKey, Value};
+use super::error::JournalError;
 use super::log::Log;
 use super::reserve::Reserve;
 use crate::disk::DiskError;
-use crate::disk::durable::Sync;
 
 /// Rows waiting for their commit beyond which whoever submits many pauses ([`super::Journal::make_room`]): 32 MiB.
 pub(super) const BACKLOG_BYTES: usize = 32 << 20;
@@ -20,19 +19,12 @@ pub(super) const BACKLOG_BYTES: usize = 32 << 20;
 /// How the next start is told that the page cache has bytes that the disk has not, so that it drops the log.
 pub(super) type Distrust = Box<dyn Fn() -> Result<(), DiskError> + Send + std::marker::Sync>;
 
-/// A batch that is not committed yet.
-pub(super) struct Waiting {
-    pub(super) rows: Vec<(Key, Value)>,
-    pub(super) syncs: Vec<Sync>,
-    pub(super) on_durable: Vec<Call>,
-}
-
-/// What is not in the database yet.
+/// What changes with each batch.
 pub(super) struct Fresh {
     pub(super) log: Log,
     /// Rows not yet committed, with the number of the batch that wrote them last.
-    pub(super) overlay: BTreeMap<Key, (u64, Value)>,
-    pub(super) queue: Vec<Waiting>,
+    pub(super) overlay: BTreeMap<FullKey, (u64, Value)>,
+    pub(super) queue: Vec<Batch>,
     pub(super) queued_bytes: usize,
     pub(super) batches: u64,
     pub(super) hurry: bool,
@@ -43,7 +35,7 @@ pub(super) struct Fresh {
     pub(super) closed: bool,
 }
 
-/// What the journal and its writer share.
+/// The rest.
 pub(super) struct Shared {
     pub(super) directory: PathBuf,
     pub(super) distrust: Distrust,

@@ -6,26 +6,20 @@ use super::database::{COMPACT_FROM, open_database};
 use super::writer::reopen;
 use super::*;
 
-const T: Table = Table(7);
-const U: Table = Table(8);
+const T: Table<String, u32> = Table::new(7);
+const U: Table<String, u32> = Table::new(8);
+const PAIRS: Table<([u8; 1], String), u32> = Table::new(10);
+const OTHER_PAIRS: Table<([u8; 1], String), u32> = Table::new(11);
+const BLOBS: Table<(u64, u64), Vec<u8>> = Table::new(9);
 
 fn open(directory: &Path, replay: bool) -> Result<Journal, JournalError> {
     Journal::open(directory, replay, || Ok(()))
 }
 
-fn put(journal: &Journal, table: Table, key: &str, value: u32) {
+fn put(journal: &Journal, table: Table<String, u32>, key: &str, value: u32) {
     let mut batch = Batch::default();
-    batch.put(table, key.as_bytes(), &value);
+    batch.insert(table, &key, &value);
     journal.submit(batch).unwrap();
-}
-
-fn keys(journal: &Journal, prefix: &str, after: Option<&str>, limit: usize) -> Vec<(String, u32)> {
-    let rows = journal
-        .scan(T, prefix.as_bytes(), after.map(str::as_bytes), limit)
-        .unwrap();
-    rows.into_iter()
-        .map(|(key, value)| (String::from_utf8(key).unwrap(), value))
-        .collect()
 }
 
 #[test]
@@ -33,14 +27,14 @@ fn a_row_is_read_back_at_once_and_after_its_commit() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path(), true).unwrap();
     put(&journal, T, "a", 1);
-    assert_eq!(journal.get(T, b"a").unwrap(), Some(1_u32));
+    assert_eq!(journal.row(T, &"a").unwrap(), Some(1_u32));
     journal.flush().unwrap();
     assert!(journal.shared.fresh.read().overlay.is_empty());
-    assert_eq!(journal.get(T, b"a").unwrap(), Some(1_u32));
+    assert_eq!(journal.row(T, &"a").unwrap(), Some(1_u32));
     let mut batch = Batch::default();
-    batch.delete(T, b"a");
+    batch.remove(T, &"a");
     journal.submit(batch).unwrap();
-    assert_eq!(journal.get::<u32>(T, b"a").unwrap(), None);
+    assert_eq!(journal.row(T, &"a").unwrap(), None);
     journal.close();
 }
 
@@ -52,18 +46,18 @@ fn a_closed_journal_can_be_opened_at_once_whoever_was_reading_it() {
         put(&journal, T, "a", round);
         std::thread::scope(|scope| {
             for _ in 0..3 {
-                scope.spawn(|| while journal.get::<u32>(T, b"a").is_ok() {});
+                scope.spawn(|| while journal.row(T, &"a").is_ok() {});
             }
             journal.close();
             open_database(&database_path(dir.path()), Duration::ZERO).unwrap();
         });
         let mut late = Batch::default();
-        late.put(T, b"b", &round);
+        late.insert(T, &"b", &round);
         assert!(journal.submit(late).is_err(), "the log is another's by now");
     }
     let journal = open(dir.path(), true).unwrap();
-    assert_eq!(journal.get(T, b"a").unwrap(), Some(39_u32));
-    assert_eq!(journal.get::<u32>(T, b"b").unwrap(), None);
+    assert_eq!(journal.row(T, &"a").unwrap(), Some(39_u32));
+    assert_eq!(journal.row(T, &"b").unwrap(), None);
     journal.close();
 }
 
@@ -87,13 +81,12 @@ fn a_journal_whose_rows_are_gone_gives_their_room_back_at_the_next_start() {
     let size = || std::fs::metadata(database_path(dir.path())).unwrap().len();
     let journal = open(dir.path(), true).unwrap();
     let fill = |bytes: Option<Vec<u8>>| {
-        for part in 0..8_u32 {
+        for part in 0..8 {
             let mut batch = Batch::default();
-            for n in 0..100_u32 {
-                let key = [part.to_be_bytes(), n.to_be_bytes()].concat();
+            for n in 0..100 {
                 match &bytes {
-                    Some(bytes) => batch.put(T, &key, bytes),
-                    None => batch.delete(T, &key),
+                    Some(bytes) => batch.insert(BLOBS, &(part, n), bytes),
+                    None => batch.remove(BLOBS, &(part, n)),
                 }
             }
             journal.submit(batch).unwrap();
@@ -108,31 +101,42 @@ fn a_journal_whose_rows_are_gone_gives_their_room_back_at_the_next_start() {
     assert!(size() > COMPACT_FROM, "{}", size());
     let journal = open(dir.path(), true).unwrap();
     assert!(size() < COMPACT_FROM, "{}", size());
-    assert_eq!(journal.get(U, b"kept").unwrap(), Some(5_u32));
+    assert_eq!(journal.row(U, &"kept").unwrap(), Some(5_u32));
     journal.close();
 }
 
 #[test]
-fn a_scan_merges_fresh_and_committed_rows_of_its_prefix_only() {
+fn rows_below_a_prefix_are_those_that_are_fresh_and_those_that_are_committed() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path(), true).unwrap();
-    for (key, value) in [("p1", 1), ("p3", 3), ("q", 9)] {
-        put(&journal, T, key, value);
-    }
+    let put = |table: Table<([u8; 1], String), u32>, key: (&[u8; 1], &str), value| {
+        let mut batch = Batch::default();
+        batch.insert(table, &key, &value);
+        journal.submit(batch).unwrap();
+    };
+    let rows = |after: Option<(&[u8; 1], &str)>, limit| {
+        let rows = PAIRS.below(b"p").after(after.as_ref());
+        let rows = journal.rows(rows, limit).unwrap().into_iter();
+        rows.map(|((first, rest), value)| {
+            assert_eq!(first, *b"p");
+            (rest, value)
+        })
+        .collect::<Vec<_>>()
+    };
+    put(PAIRS, (b"p", "1"), 1);
+    put(PAIRS, (b"p", "3"), 3);
+    put(PAIRS, (b"q", ""), 9);
     journal.flush().unwrap();
-    put(&journal, T, "p2", 2);
-    put(&journal, T, "p3", 33);
-    put(&journal, U, "p4", 4);
+    put(PAIRS, (b"p", "2"), 2);
+    put(PAIRS, (b"p", "3"), 33);
+    put(OTHER_PAIRS, (b"p", "4"), 4);
     let row = |key: &str, value| (key.to_owned(), value);
-    assert_eq!(
-        keys(&journal, "p", None, 9),
-        [row("p1", 1), row("p2", 2), row("p3", 33)]
-    );
-    assert_eq!(keys(&journal, "p", Some("p1"), 1), [row("p2", 2)]);
+    assert_eq!(rows(None, 9), [row("1", 1), row("2", 2), row("3", 33)]);
+    assert_eq!(rows(Some((b"p", "1")), 1), [row("2", 2)]);
     let mut batch = Batch::default();
-    batch.delete(T, b"p1");
+    batch.remove(PAIRS, &(b"p", "1"));
     journal.submit(batch).unwrap();
-    assert_eq!(keys(&journal, "p", None, 1), [row("p2", 2)]);
+    assert_eq!(rows(None, 1), [row("2", 2)]);
     journal.close();
 }
 
@@ -152,14 +156,13 @@ fn a_killed_daemon_keeps_what_it_submitted_and_a_power_loss_what_was_committed()
         .unwrap();
         journal.close();
         let mut log = Log::open(&log_directory(saved.path())).unwrap();
-        let rows = vec![(
-            full_key(T, b"a"),
-            Some(Arc::from(postcard::to_stdvec(&2_u32).unwrap())),
-        )];
-        log.append(&LogRecord(&rows).to_record().unwrap()).unwrap();
+        let mut batch = Batch::default();
+        batch.insert(T, &"a", &2);
+        log.append(&LogRecord(&batch.rows).to_record().unwrap())
+            .unwrap();
         drop(log);
         let journal = open(saved.path(), replay).unwrap();
-        assert_eq!(journal.get(T, b"a").unwrap(), expected);
+        assert_eq!(journal.row(T, &"a").unwrap(), expected);
         journal.close();
     }
 }
@@ -171,7 +174,7 @@ fn durability_is_announced_in_order_of_submission() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     for number in 0..100_u32 {
         let mut batch = Batch::default();
-        batch.put(T, &number.to_be_bytes(), &number);
+        batch.insert(T, &number.to_string(), &number);
         let seen = Arc::clone(&seen);
         batch.on_durable(move || seen.lock().push(number));
         journal.submit(batch).unwrap();
@@ -196,18 +199,18 @@ fn a_sync_that_failed_is_not_believed_when_it_succeeds_later() {
     put(&journal, T, "before", 1);
     journal.flush().unwrap();
     let called = Arc::new(AtomicBool::new(false));
-    let submit = |key: &[u8], sync: Option<Sync>| {
+    let submit = |key: &str, sync: Option<Sync>| {
         let mut batch = Batch::default();
-        batch.put(T, key, &2_u32);
+        batch.insert(T, &key, &2_u32);
         sync.into_iter().for_each(|sync| batch.sync(sync));
         let called = Arc::clone(&called);
         batch.on_durable(move || called.store(true, Ordering::Release));
         journal.submit(batch).unwrap();
     };
     let failed = Arc::new(AtomicBool::new(false));
-    submit(b"lost", Some(Sync::FailsOnce(Arc::clone(&failed))));
+    submit("lost", Some(Sync::FailsOnce(Arc::clone(&failed))));
     journal.flush().unwrap_err();
-    submit(b"later", None);
+    submit("later", None);
     let error = journal.flush().unwrap_err().to_string();
     assert!(error.contains("a sync failed"), "{error}");
     let trouble = journal.trouble().unwrap();
@@ -215,13 +218,13 @@ fn a_sync_that_failed_is_not_believed_when_it_succeeds_later() {
         trouble.contains("a sync failed") && trouble.contains("restart the daemon"),
         "{trouble}"
     );
-    assert_eq!(journal.get(T, b"lost").unwrap(), Some(2_u32), "readable");
+    assert_eq!(journal.row(T, &"lost").unwrap(), Some(2_u32), "readable");
     journal.still_keeps().unwrap_err();
-    assert!(journal.is_lost(T, b"lost") && !journal.is_lost(T, b"before"));
+    assert!(journal.is_lost(T, &"lost") && !journal.is_lost(T, &"before"));
     // A whole backlog later nobody is made to wait for room that does not come.
     for _ in 0..2 {
         let mut batch = Batch::default();
-        batch.put(U, b"large", &vec![0_u8; BACKLOG_BYTES]);
+        batch.insert(BLOBS, &(0, 0), &vec![0_u8; BACKLOG_BYTES]);
         journal.submit(batch).unwrap();
     }
     journal.make_room();
@@ -231,9 +234,9 @@ fn a_sync_that_failed_is_not_believed_when_it_succeeds_later() {
     assert!(told.load(Ordering::Acquire), "the next start");
 
     let again = open(dir.path(), false).unwrap();
-    assert_eq!(again.get(T, b"before").unwrap(), Some(1_u32));
+    assert_eq!(again.row(T, &"before").unwrap(), Some(1_u32));
     for key in ["lost", "later"] {
-        assert_eq!(again.get::<u32>(T, key.as_bytes()).unwrap(), None, "{key}");
+        assert_eq!(again.row(T, &key).unwrap(), None, "{key}");
     }
     assert_eq!(again.trouble(), None);
     again.close();
@@ -261,7 +264,7 @@ fn a_database_that_cannot_be_opened_again_at_once_loses_nothing() {
     journal.close();
     drop(journal);
     let again = open(dir.path(), true).unwrap();
-    assert_eq!(again.get(T, b"a").unwrap(), Some(1_u32));
+    assert_eq!(again.row(T, &"a").unwrap(), Some(1_u32));
     again.close();
 }
 
@@ -271,7 +274,7 @@ fn a_directory_that_became_a_file_does_not_hold_up_the_journal() {
     let journal = open(dir.path(), true).unwrap();
     std::fs::write(dir.path().join("was-directory"), b"").unwrap();
     let mut batch = Batch::default();
-    batch.put(T, b"a", &1_u32);
+    batch.insert(T, &"a", &1_u32);
     batch.sync(Sync::Directory(dir.path().join("was-directory/below")));
     journal.submit(batch).unwrap();
     settled(&journal);

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use redb::Database;
 
-use super::JournalError;
-use super::batch::{Key, Value};
+use super::batch::{Batch, FullKey, Value};
 use super::database::{ROWS, database_path, open_database};
+use super::error::JournalError;
 use super::log::{self, Log, Segment};
-use super::shared::{Distrust, Shared, Waiting, log_directory};
+use super::shared::{Distrust, Shared, log_directory};
 use crate::disk::durable::{self, Sync};
 
 /// How long the writer lets batches gather, so that a burst shares its syncs and the first file's way is not disturbed.
@@ -58,7 +58,7 @@ pub(super) fn replay_log(
     {
         let mut rows = write.open_table(ROWS).map_err(JournalError::database)?;
         for record in records {
-            let decoded: Vec<(Key, Option<Vec<u8>>)> =
+            let decoded: Vec<(FullKey, Option<Vec<u8>>)> =
                 postcard::from_bytes(&record).map_err(|e| JournalError::Record(e.to_string()))?;
             for (key, value) in decoded {
                 match value {
@@ -155,7 +155,7 @@ pub(super) fn write_loop(shared: &Shared) {
 }
 
 /// `false`: the daemon is stopping and the disk still fails, or a sync failed; the log keeps what is not committed.
-fn commit_until_it_holds(shared: &Shared, queue: &[Waiting]) -> bool {
+fn commit_until_it_holds(shared: &Shared, queue: &[Batch]) -> bool {
     loop {
         match commit(shared, queue) {
             Ok(()) => {
@@ -220,7 +220,7 @@ fn halt(shared: &Shared, error: &JournalError) {
     shared.room.notify_all();
 }
 
-fn commit(shared: &Shared, queue: &[Waiting]) -> Result<(), JournalError> {
+fn commit(shared: &Shared, queue: &[Batch]) -> Result<(), JournalError> {
     let syncs: Vec<Sync> = queue
         .iter()
         .flat_map(|waiting| waiting.syncs.iter().cloned())

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use super::tables::{IN_NAMES, InName};
+use super::tables::IN_NAMES;
 use super::{Spool, SpoolError};
 use crate::bundle::Manifest;
 use crate::peer::PeerId;
@@ -46,7 +46,7 @@ impl Spool {
             return Ok(());
         }
         let mut shown: HashMap<PeerId, u64> = HashMap::new();
-        self.each_row::<InName>(IN_NAMES, |_, _, row| {
+        self.each_row(IN_NAMES, |_, _, row| {
             *shown.entry(row.origin).or_default() += row.size;
             Ok(())
         })?;

@@ -17,9 +17,9 @@ use std::sync::atomic::Ordering;
 use super::content::inode_at;
 use super::durable::{self, OnPath};
 use super::journal::{Batch, JournalError};
+use super::keys::Ends;
 use super::tables::{
-    BUNDLES, BundleRow, CANCELS, CANCELS_OWED, DEADLINES, DELIVERIES, HELD, KEPT, ORPHANS, PENDING,
-    USERS, delivery_key, pending_key, user_key,
+    BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, DELIVERIES, HELD, KEPT, ORPHANS, PENDING, USERS,
 };
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{BundleId, Cancel, CancelReason, DeliveryState, Entry, RelPath, Scope};
@@ -74,13 +74,13 @@ impl Spool {
 
     /// Anybody can sign a cancel of any id: it counts only together with who signed it.
     fn cancel_of(&self, bundle: BundleId, origin: PeerId) -> Result<Option<Cancel>, SpoolError> {
-        Ok(self.journal.get(CANCELS, &cancel_key(bundle, origin))?)
+        Ok(self.journal.row(CANCELS, &(bundle, origin))?)
     }
 
     /// The newest bundle of ours that was sealed from `path`, or the one with this id in hex.
     pub fn find_outbound(&self, path: Option<&RelPath>, id: Option<BundleId>) -> Option<BundleId> {
         let ours = |bundle: &BundleId| {
-            let row = self.journal.get::<BundleRow>(BUNDLES, &bundle.0);
+            let row = self.journal.row(BUNDLES, &bundle);
             row.ok().flatten().is_some()
         };
         if let Some(bundle) = id.filter(ours) {
@@ -107,7 +107,7 @@ impl Spool {
         reason: CancelReason,
     ) -> Result<Cancelled, SpoolError> {
         let decide = self.decide.lock();
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(Cancelled::Unknown);
         };
         let Some(manifest) = self.shared_manifest(bundle)? else {
@@ -117,7 +117,7 @@ impl Spool {
         if of.origin != self.identity.id() {
             return Ok(Cancelled::Unknown);
         }
-        let orphan: Option<BundleId> = self.journal.get(ORPHANS, &row.order.to_be_bytes())?;
+        let orphan: Option<BundleId> = self.journal.row(ORPHANS, &row.order)?;
         let deliveries = self.deliveries_of(bundle)?;
         let open = deliveries
             .iter()
@@ -130,7 +130,7 @@ impl Spool {
         let (scope, lifetime) = (of.scope.clone(), of.lifetime_secs);
         let cancel = Cancel::sign(&self.identity, bundle, reason, scope, lifetime);
         let mut batch = Batch::default();
-        batch.put(CANCELS, &key_of(&cancel), &cancel);
+        batch.insert(CANCELS, &(cancel.bundle, cancel.origin), &cancel);
         self.keep_cancel(&cancel, &mut batch);
         let told = self.owe_cancel(&cancel, None, &deliveries, &mut batch);
         let freed = self.end_deliveries(bundle, &reason.state(), &mut batch)?;
@@ -160,15 +160,15 @@ impl Spool {
         state: &DeliveryState,
         batch: &mut Batch,
     ) -> Result<Vec<Digest>, SpoolError> {
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(Vec::new());
         };
-        batch.delete(ORPHANS, &row.order.to_be_bytes());
-        batch.delete(HELD, &bundle.0);
+        batch.remove(ORPHANS, &row.order);
+        batch.remove(HELD, &bundle);
         for (peer, known) in self.deliveries_of(bundle)? {
             if !known.is_final() {
-                batch.delete(PENDING, &pending_key(peer, row.rank()));
-                batch.put(DELIVERIES, &delivery_key(bundle, peer), state);
+                batch.remove(PENDING, &(peer, row.rank()));
+                batch.insert(DELIVERIES, &(bundle, peer), state);
             }
             self.progress.lock().remove(&(bundle, peer));
         }
@@ -204,11 +204,7 @@ impl Spool {
             !known && cancel.concerns(*peer)
         });
         for peer in &told {
-            batch.put(
-                CANCELS_OWED,
-                &owed_key(*peer, cancel.bundle, cancel.origin),
-                &(),
-            );
+            batch.insert(CANCELS_OWED, &(*peer, cancel.bundle, cancel.origin), &());
         }
         told
     }
@@ -237,7 +233,7 @@ impl Spool {
         let mut told = BTreeSet::new();
         if !known {
             let mut batch = Batch::default();
-            batch.put(CANCELS, &key_of(cancel), cancel);
+            batch.insert(CANCELS, &(cancel.bundle, cancel.origin), cancel);
             self.keep_cancel(cancel, &mut batch);
             let held = self.shared_manifest(bundle)?;
             let held = held.is_some_and(|held| held.manifest().origin == cancel.origin);
@@ -288,8 +284,8 @@ impl Spool {
         self.end_custody(bundle, origin)?;
         let _decide = self.decide.lock();
         let mut batch = Batch::default();
-        batch.delete(KEPT, &bundle.0);
-        batch.delete(DEADLINES, &bundle.0);
+        batch.remove(KEPT, &bundle);
+        batch.remove(DEADLINES, &Ends::Bundle(bundle));
         Ok(self.journal.submit(batch)?)
     }
 
@@ -321,15 +317,13 @@ impl Spool {
         if !self.policy.any_cancel.load(Ordering::Acquire) {
             return Ok(Vec::new());
         }
-        let after = after.map(|cancel| owed_key(peer, cancel.bundle, cancel.origin));
-        let rows =
-            self.journal
-                .scan::<()>(CANCELS_OWED, peer.as_bytes(), after.as_deref(), limit)?;
+        let after = after.map(|cancel| (peer, cancel.bundle, cancel.origin));
+        let rows = self
+            .journal
+            .rows(CANCELS_OWED.below(&peer).after(after.as_ref()), limit)?;
         let mut owed = Vec::with_capacity(rows.len());
-        for (key, ()) in rows {
-            // What follows the peer is the key of the cancel itself.
-            let cancel = key.get(32..).unwrap_or_default();
-            match self.journal.get::<Cancel>(CANCELS, cancel) {
+        for ((_, bundle, origin), ()) in rows {
+            match self.journal.row(CANCELS, &(bundle, origin)) {
                 Ok(found) => owed.extend(found),
                 // The next start drops it.
                 Err(error @ JournalError::Row { .. }) => {
@@ -345,26 +339,28 @@ impl Spool {
     pub fn cancels_seen(&self, peer: PeerId, bundles: &[BundleId]) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
         for bundle in bundles {
-            let of_bundle = [*peer.as_bytes(), bundle.0].concat();
             let rows = self
                 .journal
-                .scan::<()>(CANCELS_OWED, &of_bundle, None, usize::MAX)?;
+                .rows(CANCELS_OWED.below(&(peer, *bundle)), usize::MAX)?;
             for (key, ()) in rows {
-                batch.delete(CANCELS_OWED, &key);
+                batch.remove(CANCELS_OWED, &key);
             }
         }
         Ok(self.journal.submit(batch)?)
     }
 
     /// Nobody is told of these cancels any more; given by their keys.
-    pub(super) fn forget_owed(&self, cancels: &HashSet<&[u8]>) -> Result<(), SpoolError> {
-        self.each_row::<()>(CANCELS_OWED, |spool, key, ()| {
-            let of = key.get(32..).unwrap_or_default();
-            if !cancels.contains(of) {
+    pub(super) fn forget_owed(
+        &self,
+        cancels: &HashSet<(BundleId, PeerId)>,
+    ) -> Result<(), SpoolError> {
+        self.each_row(CANCELS_OWED, |spool, key, ()| {
+            let (_, bundle, origin) = *key;
+            if !cancels.contains(&(bundle, origin)) {
                 return Ok(());
             }
             let mut batch = Batch::default();
-            batch.delete(CANCELS_OWED, key);
+            batch.remove(CANCELS_OWED, key);
             Ok(spool.journal.submit(batch)?)
         })
     }
@@ -372,7 +368,7 @@ impl Spool {
     /// Asks recipients again that refused or put off the bundle, or only `peer`.
     pub fn retry(&self, bundle: BundleId, peer: Option<PeerId>) -> Result<Retried, SpoolError> {
         let decide = self.decide.lock();
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(Retried::Unknown);
         };
         if self.cancel_of(bundle, self.identity.id())?.is_some() {
@@ -407,17 +403,13 @@ impl Spool {
         let mut batch = Batch::default();
         for (id, state) in &again {
             if state.is_final() {
-                batch.put(
-                    DELIVERIES,
-                    &delivery_key(bundle, *id),
-                    &DeliveryState::Queued,
-                );
-                batch.put(PENDING, &pending_key(*id, row.rank()), &bundle);
+                batch.insert(DELIVERIES, &(bundle, *id), &DeliveryState::Queued);
+                batch.insert(PENDING, &(*id, row.rank()), &bundle);
             }
             self.progress.lock().remove(&(bundle, *id));
         }
         for digest in digests() {
-            batch.put(USERS, &user_key(digest, bundle), &());
+            batch.insert(USERS, &(digest, bundle), &());
         }
         self.renew_deadline(bundle, manifest.manifest().lifetime_secs, &mut batch)?;
         self.journal.submit(batch)?;
@@ -428,17 +420,4 @@ impl Spool {
         self.ring(&Event::StatusChanged);
         Ok(Retried::Asked(again.len()))
     }
-}
-
-/// The key of a cancel in its table.
-pub(super) fn key_of(cancel: &Cancel) -> Vec<u8> {
-    cancel_key(cancel.bundle, cancel.origin)
-}
-
-fn cancel_key(bundle: BundleId, origin: PeerId) -> Vec<u8> {
-    [bundle.0, *origin.as_bytes()].concat()
-}
-
-fn owed_key(peer: PeerId, bundle: BundleId, origin: PeerId) -> Vec<u8> {
-    [*peer.as_bytes(), bundle.0, *origin.as_bytes()].concat()
 }

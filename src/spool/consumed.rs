@@ -11,11 +11,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::Batch;
-use super::tables::{CHOSEN, CONSUMED, InName, OWNED, VERSIONS, Version, origin_key};
+use super::journal::{Batch, Table};
+use super::tables::{CHOSEN, InName, OWNED, VERSIONS, Version};
 use super::{Spool, SpoolError};
 use crate::bundle::RelPath;
 use crate::peer::PeerId;
+
+/// By the hash of a name of the inbox: its file was consumed.
+pub(super) const CONSUMED: Table<[u8; KEY], Consumed> = Table::new(62);
 
 /// Bytes of the hash of a name. Nobody gains by names that meet: they must be in one inbox, and only one's own
 /// versions are compared.
@@ -23,7 +26,7 @@ const KEY: usize = 16;
 
 /// What is left of a consumed name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Consumed {
+pub(super) struct Consumed {
     /// The first bytes of the origin's id.
     origin: [u8; 8],
     order: (u64, u64),
@@ -75,10 +78,10 @@ impl Spool {
         origin: PeerId,
         path: &RelPath,
     ) -> Result<Option<Version>, SpoolError> {
-        if let Some(version) = self.journal.get(VERSIONS, &origin_key(origin, path))? {
+        if let Some(version) = self.journal.row(VERSIONS, &(origin, path))? {
             return Ok(Some(version));
         }
-        let consumed: Option<Consumed> = self.journal.get(CONSUMED, &key(path))?;
+        let consumed: Option<Consumed> = self.journal.row(CONSUMED, &key(path))?;
         Ok(consumed
             .filter(|row| row.origin == head_of(origin.as_bytes()))
             .map(|row| Version { order: row.order }))
@@ -86,11 +89,11 @@ impl Spool {
 
     /// Whose name this is, also while nothing is shown there.
     pub(super) fn owner(&self, name: &RelPath) -> Result<Option<Owner>, SpoolError> {
-        let known: Option<(PeerId, RelPath)> = self.journal.get(OWNED, name.as_bytes())?;
+        let known: Option<(PeerId, RelPath)> = self.journal.row(OWNED, name)?;
         if let Some((origin, path)) = known {
             return Ok(Some(Owner::Known(origin, path)));
         }
-        let consumed: Option<Consumed> = self.journal.get(CONSUMED, &key(name))?;
+        let consumed: Option<Consumed> = self.journal.row(CONSUMED, &key(name))?;
         Ok(consumed.map(|row| Owner::Consumed(row.origin)))
     }
 
@@ -120,12 +123,12 @@ impl Spool {
         if name != path {
             return Ok(());
         }
-        let full = origin_key(origin, path);
+        let full = (origin, path);
         let version = match version {
             Some(version) => Some(version),
-            None => self.journal.get(VERSIONS, &full)?,
+            None => self.journal.row(VERSIONS, &full)?,
         };
-        let owned: Option<(PeerId, RelPath)> = self.journal.get(OWNED, name.as_bytes())?;
+        let owned: Option<(PeerId, RelPath)> = self.journal.row(OWNED, name)?;
         let (Some(version), true) = (version, owned == Some((origin, path.clone()))) else {
             return Ok(());
         };
@@ -133,10 +136,10 @@ impl Spool {
             origin: head_of(origin.as_bytes()),
             order: version.order,
         };
-        batch.put(CONSUMED, &key(name), &row);
-        batch.delete(VERSIONS, &full);
-        batch.delete(CHOSEN, &full);
-        batch.delete(OWNED, name.as_bytes());
+        batch.insert(CONSUMED, &key(name), &row);
+        batch.remove(VERSIONS, &full);
+        batch.remove(CHOSEN, &full);
+        batch.remove(OWNED, name);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{DELIVERIES, GOT_FROM, INODES, InodeRow, SENT_AS, Stat, USERS, delivery_key};
+use super::tables::{DELIVERIES, GOT_FROM, INODES, InodeRow, SENT_AS, Stat, USERS};
 use super::{GateGuard, ServeError, Spool, SpoolError};
 use crate::bundle::{BundleId, DeliveryState, EntryKind, RelPath};
 use crate::digest::Digest;
@@ -35,10 +35,7 @@ pub(super) fn inode_at(path: &Path) -> Option<u64> {
 impl Spool {
     /// Whether a recipient still waits for this content.
     pub(super) fn content_needed(&self, digest: Digest) -> Result<bool, SpoolError> {
-        Ok(!self
-            .journal
-            .scan::<()>(USERS, &digest.0, None, 1)?
-            .is_empty())
+        Ok(!self.journal.rows(USERS.below(&digest), 1)?.is_empty())
     }
 
     /// Gives `file`, whose bytes have this digest, a link in `content/`, unless another inode holds them already.
@@ -72,7 +69,7 @@ impl Spool {
                 durable::remove(&link)?;
                 self.room.uncount(digest, meta.len());
                 let mut batch = Batch::default();
-                batch.delete(INODES, &meta.ino().to_be_bytes());
+                batch.remove(INODES, &meta.ino());
                 self.forget_uses(digest, &mut batch)?;
                 Ok(self.journal.submit(batch)?)
             }
@@ -84,12 +81,9 @@ impl Spool {
 
     /// Who gave it, and as what it was sent, is of no use without the content: nothing can be copied from it.
     fn forget_uses(&self, digest: Digest, batch: &mut Batch) -> Result<(), SpoolError> {
-        batch.delete(SENT_AS, &digest.0);
-        for (key, ()) in self
-            .journal
-            .scan::<()>(GOT_FROM, &digest.0, None, GIVERS_MAX)?
-        {
-            batch.delete(GOT_FROM, &key);
+        batch.remove(SENT_AS, &digest);
+        for (key, ()) in self.journal.rows(GOT_FROM.below(&digest), GIVERS_MAX)? {
+            batch.remove(GOT_FROM, &key);
         }
         Ok(())
     }
@@ -104,7 +98,7 @@ impl Spool {
             self.room.uncount(digest, meta.len());
         }
         let mut batch = Batch::default();
-        batch.delete(INODES, &ino.to_be_bytes());
+        batch.remove(INODES, &ino);
         Ok(self.journal.submit(batch)?)
     }
 
@@ -115,9 +109,7 @@ impl Spool {
         entry: usize,
         peer: PeerId,
     ) -> Result<ContentReader, ServeError> {
-        let state = self
-            .journal
-            .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?;
+        let state = self.journal.row(DELIVERIES, &(bundle, peer))?;
         // Who is done needs nothing more, and of what is final for all nobody knows when it ends. What is superseded may
         // be under way.
         let over = |state: DeliveryState| state.is_final() && state != DeliveryState::Superseded;
@@ -203,7 +195,7 @@ impl Spool {
             durable::rename(&temp, &link)?;
             let stat = Stat::of(&fs::symlink_metadata(&link).on("stat", &link)?);
             let mut batch = Batch::default();
-            batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
+            batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
             self.journal.submit(batch)?;
             self.note_held(digest);
             drop(decide);

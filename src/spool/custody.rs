@@ -33,10 +33,10 @@ use parking_lot::Mutex;
 
 use super::content::inode_at;
 use super::journal::Batch;
+use super::keys::Ends;
 use super::rank::{Rank, priority_of};
 use super::tables::{
-    BUNDLES, BundleRow, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS,
-    WATCHED, carried_key, delivery_key, pending_key, relay_key, user_key,
+    BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS, WATCHED,
 };
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{BundleId, DeliveryState, Entry, Manifest, Receipt, Scope, VerifiedManifest};
@@ -131,12 +131,10 @@ impl Spool {
     /// How many rows of bundles in custody there are.
     #[cfg(test)]
     pub(crate) fn custody_rows(&self) -> usize {
-        let count = |table| self.journal.scan::<()>(table, &[], None, usize::MAX);
-        let tables = [WATCHED, CARRIED, RELAYS];
-        tables
-            .map(|table| count(table).map_or(0, |rows| rows.len()))
-            .iter()
-            .sum()
+        let watched = self.journal.keys(WATCHED.all(), usize::MAX);
+        let carried = self.journal.keys(CARRIED.all(), usize::MAX);
+        let relays = self.journal.keys(RELAYS.all(), usize::MAX);
+        watched.unwrap().len() + carried.unwrap().len() + relays.unwrap().len()
     }
 
     fn custody_now(&self) -> Duration {
@@ -157,7 +155,7 @@ impl Spool {
         }
         let signed = manifest.signed().clone();
         let order = OF_OTHERS | order;
-        batch.put(KEPT, &bundle.0, &KeptRow { signed, order });
+        batch.insert(KEPT, &bundle, &KeptRow { signed, order });
         self.age_kept(manifest, batch);
         if !others.is_empty() {
             self.watch(manifest, batch);
@@ -197,9 +195,9 @@ impl Spool {
         let (of, bundle) = (manifest.manifest(), manifest.id());
         let delay = self.custodian.delay.load(Ordering::Relaxed);
         let until = self.custody_now() + Duration::from_millis(delay);
-        batch.put(WATCHED, &bundle.0, &(of.origin, Stage::Watching(until)));
+        batch.insert(WATCHED, &bundle, &(of.origin, Stage::Watching(until)));
         for digest in of.entries.iter().filter_map(Entry::digest) {
-            batch.put(USERS, &user_key(digest, bundle), &());
+            batch.insert(USERS, &(digest, bundle), &());
         }
         self.custodian
             .due
@@ -237,15 +235,15 @@ impl Spool {
             }
         }
         if self.custody_of(&manifest)?.is_none() {
-            batch.delete(KEPT, &old.0);
-            batch.delete(DEADLINES, &old.0);
+            batch.remove(KEPT, &old);
+            batch.remove(DEADLINES, &Ends::Bundle(old));
         }
         Ok(())
     }
 
     /// The manifest of a bundle of another that is kept.
     pub(super) fn kept(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
-        let row = self.journal.get::<KeptRow>(KEPT, &bundle.0)?;
+        let row = self.journal.row(KEPT, &bundle)?;
         row.map(|row| row.signed.verify_own())
             .transpose()
             .map_err(|e| SpoolError::Corrupted(e.to_string()))
@@ -253,11 +251,11 @@ impl Spool {
 
     fn custody_of(&self, manifest: &VerifiedManifest) -> Result<Option<Custody>, SpoolError> {
         let (of, bundle) = (manifest.manifest(), manifest.id());
-        let watched: Option<(PeerId, Stage)> = self.journal.get(WATCHED, &bundle.0)?;
-        let key = carried_key(of.origin, bundle);
+        let watched: Option<(PeerId, Stage)> = self.journal.row(WATCHED, &bundle)?;
+        let key = (of.origin, bundle);
         let stage = match watched {
             Some((_, stage)) => Some(stage),
-            None => self.journal.get::<Stage>(CARRIED, &key)?,
+            None => self.journal.row(CARRIED, &key)?,
         };
         let Some(stage) = stage else { return Ok(None) };
         let receipts = self.relays_below(&key)?;
@@ -275,10 +273,8 @@ impl Spool {
         Ok(Some(Custody::recorded(stage, waiting, given)))
     }
 
-    fn relays_below(&self, prefix: &[u8]) -> Result<Vec<Receipt>, SpoolError> {
-        let rows = self
-            .journal
-            .scan::<Receipt>(RELAYS, prefix, None, usize::MAX)?;
+    fn relays_below(&self, carried: &(PeerId, BundleId)) -> Result<Vec<Receipt>, SpoolError> {
+        let rows = self.journal.rows(RELAYS.below(carried), usize::MAX)?;
         Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
     }
 
@@ -313,21 +309,21 @@ impl Spool {
             known.handle(self.custody_now(), custody::Event::Cancelled, &mut actions);
         }
         if known.stage() != before {
-            let key = carried_key(origin, bundle);
+            let key = (origin, bundle);
             match known.stage() {
                 stage @ (Stage::Watching(until) | Stage::Asked(until)) => {
-                    steps.batch.put(WATCHED, &bundle.0, &(origin, stage));
+                    steps.batch.insert(WATCHED, &bundle, &(origin, stage));
                     self.custodian
                         .due
                         .fetch_min(millis(until), Ordering::Relaxed);
                 }
                 stage @ (Stage::Carrying | Stage::Relaying) => {
-                    steps.batch.delete(WATCHED, &bundle.0);
-                    steps.batch.put(CARRIED, &key, &stage);
+                    steps.batch.remove(WATCHED, &bundle);
+                    steps.batch.insert(CARRIED, &key, &stage);
                 }
                 Stage::Ended => {
-                    steps.batch.delete(WATCHED, &bundle.0);
-                    steps.batch.delete(CARRIED, &key);
+                    steps.batch.remove(WATCHED, &bundle);
+                    steps.batch.remove(CARRIED, &key);
                 }
             }
         }
@@ -363,14 +359,14 @@ impl Spool {
             queued = waiting.into_iter().collect();
         }
         for peer in queued {
-            let key = delivery_key(bundle, peer);
-            batch.put(DELIVERIES, &key, &DeliveryState::Queued);
+            let key = (bundle, peer);
+            batch.insert(DELIVERIES, &key, &DeliveryState::Queued);
         }
         let rank = self.kept_rank(bundle)?;
         for peer in left {
-            batch.put(DELIVERIES, &delivery_key(bundle, peer), gone);
+            batch.insert(DELIVERIES, &(bundle, peer), gone);
             if let Some(rank) = rank {
-                batch.delete(PENDING, &pending_key(peer, rank));
+                batch.remove(PENDING, &(peer, rank));
             }
             self.progress.lock().remove(&(bundle, peer));
         }
@@ -392,30 +388,28 @@ impl Spool {
                 };
                 for peer in peers {
                     let queued = DeliveryState::Queued;
-                    steps
-                        .batch
-                        .put(DELIVERIES, &delivery_key(bundle, peer), &queued);
-                    steps.batch.put(PENDING, &pending_key(peer, rank), &bundle);
+                    steps.batch.insert(DELIVERIES, &(bundle, peer), &queued);
+                    steps.batch.insert(PENDING, &(peer, rank), &bundle);
                     steps.owed.insert(peer);
                 }
             }
             Action::Relay(peer) => {
-                let key = relay_key(of.origin, bundle, peer);
-                steps.relays.extend(self.journal.get(RELAYS, &key)?);
+                let key = (of.origin, bundle, peer);
+                steps.relays.extend(self.journal.row(RELAYS, &key)?);
             }
             Action::Release(why) => {
                 let rank = self.kept_rank(bundle)?;
                 for (peer, state) in self.deliveries_of(bundle)? {
                     if !state.is_final() {
-                        steps.batch.delete(DELIVERIES, &delivery_key(bundle, peer));
+                        steps.batch.remove(DELIVERIES, &(bundle, peer));
                         if let Some(rank) = rank {
-                            steps.batch.delete(PENDING, &pending_key(peer, rank));
+                            steps.batch.remove(PENDING, &(peer, rank));
                         }
                         self.progress.lock().remove(&(bundle, peer));
                     }
                 }
                 for digest in of.entries.iter().filter_map(Entry::digest) {
-                    steps.batch.delete(USERS, &user_key(digest, bundle));
+                    steps.batch.remove(USERS, &(digest, bundle));
                     steps.freed.push(digest);
                 }
                 if why == Why::Quota {
@@ -424,16 +418,16 @@ impl Spool {
             }
             Action::Forget => {
                 for (peer, _) in self.deliveries_of(bundle)? {
-                    steps.batch.delete(DELIVERIES, &delivery_key(bundle, peer));
+                    steps.batch.remove(DELIVERIES, &(bundle, peer));
                 }
-                let key = carried_key(of.origin, bundle);
+                let key = (of.origin, bundle);
                 for receipt in self.relays_below(&key)? {
-                    let key = relay_key(of.origin, bundle, receipt.recipient);
-                    steps.batch.delete(RELAYS, &key);
+                    let key = (of.origin, bundle, receipt.recipient);
+                    steps.batch.remove(RELAYS, &key);
                 }
                 if !self.may_be_wanted_later(of) || !self.is_shown(manifest)? {
-                    steps.batch.delete(KEPT, &bundle.0);
-                    steps.batch.delete(DEADLINES, &bundle.0);
+                    steps.batch.remove(KEPT, &bundle);
+                    steps.batch.remove(DEADLINES, &Ends::Bundle(bundle));
                 }
             }
         }
@@ -457,7 +451,7 @@ impl Spool {
     }
 
     fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
-        let row = self.journal.get::<KeptRow>(KEPT, &bundle.0)?;
+        let row = self.journal.row(KEPT, &bundle)?;
         Ok(row.map(|row| Rank::of(priority_of(&row.signed), row.order)))
     }
 
@@ -512,15 +506,15 @@ impl Spool {
             let _decide = self.decide.lock();
             self.custodian.due.store(u64::MAX, Ordering::Relaxed);
         }
-        let mut after: Option<Vec<u8>> = None;
+        let mut after: Option<BundleId> = None;
         loop {
-            let page =
-                self.journal
-                    .scan::<(PeerId, Stage)>(WATCHED, &[], after.as_deref(), PAGE)?;
+            let page = self
+                .journal
+                .rows(WATCHED.all().after(after.as_ref()), PAGE)?;
             let decide = self.decide.lock();
             let (now, mut steps) = (self.custody_now(), Steps::default());
             let latest = now + Duration::from_millis(self.custodian.delay.load(Ordering::Relaxed));
-            for (key, (origin, stage)) in &page {
+            for (bundle, (origin, stage)) in &page {
                 let origin_connected = connected(*origin);
                 if let Stage::Watching(until) | Stage::Asked(until) = stage
                     && origin_connected
@@ -529,17 +523,14 @@ impl Spool {
                     let due = (*until).min(latest);
                     self.custodian.due.fetch_min(millis(due), Ordering::Relaxed);
                     // One from before this start may name any time.
-                    if due < *until && self.is_watched(key)? {
+                    if due < *until && self.is_watched(bundle)? {
                         let row = (*origin, Stage::Watching(due));
-                        steps.batch.put(WATCHED, key, &row);
+                        steps.batch.insert(WATCHED, bundle, &row);
                     }
                     continue;
                 }
-                let Some(id) = key.last_chunk::<32>() else {
-                    continue;
-                };
-                let Some(manifest) = self.kept(BundleId(*id))? else {
-                    steps.batch.delete(WATCHED, key);
+                let Some(manifest) = self.kept(*bundle)? else {
+                    steps.batch.remove(WATCHED, bundle);
                     continue;
                 };
                 let event = if self.is_held(manifest.manifest()) {
@@ -562,8 +553,8 @@ impl Spool {
         Ok(asks.into_iter().collect())
     }
 
-    fn is_watched(&self, bundle: &[u8]) -> Result<bool, SpoolError> {
-        let row: Option<(PeerId, Stage)> = self.journal.get(WATCHED, bundle)?;
+    fn is_watched(&self, bundle: &BundleId) -> Result<bool, SpoolError> {
+        let row: Option<(PeerId, Stage)> = self.journal.row(WATCHED, bundle)?;
         Ok(row.is_some())
     }
 
@@ -574,13 +565,11 @@ impl Spool {
         after: Option<BundleId>,
         limit: usize,
     ) -> Result<Vec<BundleId>, SpoolError> {
-        let after = after.map(|bundle| carried_key(origin, bundle));
-        let prefix = origin.as_bytes();
+        let after = after.map(|bundle| (origin, bundle));
         let rows = self
             .journal
-            .scan::<Stage>(CARRIED, prefix, after.as_deref(), limit)?;
-        let id = |(key, _): (Vec<u8>, Stage)| key.last_chunk::<32>().map(|id| BundleId(*id));
-        Ok(rows.into_iter().filter_map(id).collect())
+            .keys(CARRIED.below(&origin).after(after.as_ref()), limit)?;
+        Ok(rows.into_iter().map(|(_, bundle)| bundle).collect())
     }
 
     /// Receipts to be handed to `origin`; in order, after that one.
@@ -590,11 +579,10 @@ impl Spool {
         after: Option<&Receipt>,
         limit: usize,
     ) -> Result<Vec<Receipt>, SpoolError> {
-        let after = after.map(|last| relay_key(origin, last.bundle, last.recipient));
-        let prefix = origin.as_bytes();
+        let after = after.map(|last| (origin, last.bundle, last.recipient));
         let rows = self
             .journal
-            .scan::<Receipt>(RELAYS, prefix, after.as_deref(), limit)?;
+            .rows(RELAYS.below(&origin).after(after.as_ref()), limit)?;
         Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
     }
 
@@ -651,7 +639,7 @@ impl Spool {
     ) -> Result<(Vec<BundleId>, Vec<BundleId>), SpoolError> {
         let (mut closed, mut open) = (Vec::new(), Vec::new());
         for bundle in bundles {
-            let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+            let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
                 continue;
             };
             let manifest = row.signed.verify_own();
@@ -690,16 +678,12 @@ impl Spool {
             return Ok(true);
         }
         let mut first = Batch::default();
-        first.put(RELAYS, &relay_key(of.origin, bundle, peer), receipt);
-        let key = delivery_key(bundle, peer);
-        if self
-            .journal
-            .get::<DeliveryState>(DELIVERIES, &key)?
-            .is_some()
-        {
-            first.put(DELIVERIES, &key, &DeliveryState::Delivered);
+        first.insert(RELAYS, &(of.origin, bundle, peer), receipt);
+        let key = (bundle, peer);
+        if self.journal.row(DELIVERIES, &key)?.is_some() {
+            first.insert(DELIVERIES, &key, &DeliveryState::Delivered);
             if let Some(rank) = self.kept_rank(bundle)? {
-                first.delete(PENDING, &pending_key(peer, rank));
+                first.remove(PENDING, &(peer, rank));
             }
         }
         self.journal.submit(first)?;
@@ -731,20 +715,17 @@ impl Spool {
                 continue;
             }
             let mut rows = Batch::default();
-            rows.delete(
-                RELAYS,
-                &relay_key(manifest.manifest().origin, bundle, *holder),
-            );
+            rows.remove(RELAYS, &(manifest.manifest().origin, bundle, *holder));
             if self.deliveries_of(bundle)?.is_empty() {
                 for peer in known.waiting() {
-                    let key = delivery_key(bundle, peer);
-                    rows.put(DELIVERIES, &key, &DeliveryState::Queued);
+                    let key = (bundle, peer);
+                    rows.insert(DELIVERIES, &key, &DeliveryState::Queued);
                 }
             }
-            let key = delivery_key(bundle, *holder);
-            rows.put(DELIVERIES, &key, &DeliveryState::Delivered);
+            let key = (bundle, *holder);
+            rows.insert(DELIVERIES, &key, &DeliveryState::Delivered);
             if let Some(rank) = self.kept_rank(bundle)? {
-                rows.delete(PENDING, &pending_key(*holder, rank));
+                rows.remove(PENDING, &(*holder, rank));
             }
             self.journal.submit(rows)?;
             self.step(&manifest, custody::Event::Gone(*holder), &mut steps)?;
@@ -766,14 +747,14 @@ impl Spool {
         let (Some(manifest), Some(rank)) = (self.kept(bundle)?, self.kept_rank(bundle)?) else {
             return Ok(false);
         };
-        let key = delivery_key(bundle, peer);
-        let known: Option<DeliveryState> = self.journal.get(DELIVERIES, &key)?;
+        let key = (bundle, peer);
+        let known: Option<DeliveryState> = self.journal.row(DELIVERIES, &key)?;
         if known.is_none_or(|known| known.is_final()) {
             return Ok(false);
         }
         let mut steps = Steps::default();
-        steps.batch.put(DELIVERIES, &key, &state);
-        steps.batch.delete(PENDING, &pending_key(peer, rank));
+        steps.batch.insert(DELIVERIES, &key, &state);
+        steps.batch.remove(PENDING, &(peer, rank));
         self.step_as(&manifest, custody::Event::Gone(peer), &state, &mut steps)?;
         self.record(&mut steps)?;
         self.progress.lock().remove(&(bundle, peer));

@@ -11,11 +11,11 @@ use std::sync::atomic::Ordering;
 
 use super::history::Seq;
 use super::journal::Batch;
+use super::keys::{Ends, Newest};
 use super::rank::Rank;
 use super::tables::{
-    BUNDLES, BundleRow, DEADLINES, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown,
-    JOINING, LATEST, MEMBERS, PENDING, SENT_AS, SETTLED_SEQ, USERS, delivery_key, descending,
-    order_of, pending_key, user_key,
+    BUNDLES, DEADLINES, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST,
+    MEMBERS, PENDING, SENT_AS, SETTLED_SEQ, USERS,
 };
 use super::{Event, Member, Spool, SpoolError, now_secs};
 use crate::bundle::{
@@ -51,7 +51,7 @@ impl Spool {
     pub fn members(&self) -> Vec<Member> {
         let rows = self
             .journal
-            .scan::<Member>(MEMBERS, &[], None, usize::MAX)
+            .rows(MEMBERS.all(), usize::MAX)
             .unwrap_or_default();
         let members = rows.into_iter().map(|(_, member)| member);
         members
@@ -75,7 +75,7 @@ impl Spool {
             self.bind_to_group()?;
         }
         let decide = self.decide.lock();
-        let known: Option<Member> = self.journal.get(MEMBERS, id.as_bytes())?;
+        let known: Option<Member> = self.journal.row(MEMBERS, &id)?;
         // Only its own word brings a forgotten member back.
         if known.is_none() && !contact && self.is_forgotten(id)? {
             return Ok(());
@@ -114,10 +114,10 @@ impl Spool {
             if contact {
                 claimed = self.claim_name(id, name, &mut batch)?;
             }
-            batch.put(MEMBERS, id.as_bytes(), &member);
+            batch.insert(MEMBERS, &id, &member);
             if known.is_none() {
-                batch.put(JOINING, id.as_bytes(), &());
-                batch.delete(FORGOTTEN, id.as_bytes());
+                batch.insert(JOINING, &id, &());
+                batch.remove(FORGOTTEN, &id);
             }
             self.journal.submit(batch)?;
         }
@@ -168,14 +168,10 @@ impl Spool {
         if self.group.is_out(peer) {
             return Ok(false);
         }
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(false);
         };
-        if self
-            .journal
-            .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer))?
-            .is_some()
-        {
+        if self.journal.row(DELIVERIES, &(bundle, peer))?.is_some() {
             return Ok(false);
         }
         let Some(manifest) = self.shared_manifest(bundle)? else {
@@ -186,15 +182,11 @@ impl Spool {
         {
             return Ok(false);
         }
-        batch.put(
-            DELIVERIES,
-            &delivery_key(bundle, peer),
-            &DeliveryState::Queued,
-        );
+        batch.insert(DELIVERIES, &(bundle, peer), &DeliveryState::Queued);
         let rank = Rank::of(manifest.manifest().priority, row.order);
-        batch.put(PENDING, &pending_key(peer, rank), &bundle);
+        batch.insert(PENDING, &(peer, rank), &bundle);
         for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
-            batch.put(USERS, &user_key(digest, bundle), &());
+            batch.insert(USERS, &(digest, bundle), &());
         }
         self.renew_deadline(bundle, manifest.manifest().lifetime_secs, batch)?;
         Ok(true)
@@ -207,7 +199,11 @@ impl Spool {
         lifetime: u64,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        if self.journal.get::<u64>(DEADLINES, &bundle.0)?.is_none() {
+        if self
+            .journal
+            .row(DEADLINES, &Ends::Bundle(bundle))?
+            .is_none()
+        {
             self.set_deadline(bundle, lifetime, batch);
         }
         Ok(())
@@ -216,7 +212,7 @@ impl Spool {
     /// The highest epoch we have seen of `peer`; 0 if none.
     pub fn epoch_seen_of(&self, peer: PeerId) -> u64 {
         self.journal
-            .get::<Member>(MEMBERS, peer.as_bytes())
+            .row(MEMBERS, &peer)
             .ok()
             .flatten()
             .map_or(0, |member| member.epoch)
@@ -225,7 +221,7 @@ impl Spool {
     /// A peer said its epoch.
     pub fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        let Some(mut member) = self.journal.get::<Member>(MEMBERS, peer.as_bytes())? else {
+        let Some(mut member) = self.journal.row(MEMBERS, &peer)? else {
             return Ok(());
         };
         if member.epoch >= epoch {
@@ -233,7 +229,7 @@ impl Spool {
         }
         member.epoch = epoch;
         let mut batch = Batch::default();
-        batch.put(MEMBERS, peer.as_bytes(), &member);
+        batch.insert(MEMBERS, &peer, &member);
         Ok(self.journal.submit(batch)?)
     }
 
@@ -266,14 +262,12 @@ impl Spool {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
-        let after = after.map(|rank| pending_key(peer, Rank(rank)));
-        let rows =
-            self.journal
-                .scan::<BundleId>(PENDING, peer.as_bytes(), after.as_deref(), limit)?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(key, bundle)| Some((order_of(&key)?, bundle)))
-            .collect())
+        let after = after.map(|rank| (peer, Rank(rank)));
+        let rows = self
+            .journal
+            .rows(PENDING.below(&peer).after(after.as_ref()), limit)?;
+        let rank = |((_, rank), bundle): ((PeerId, Rank), BundleId)| (rank.0, bundle);
+        Ok(rows.into_iter().map(rank).collect())
     }
 
     /// How many bundles we owe `peer`, counted up to 10,000.
@@ -284,9 +278,7 @@ impl Spool {
 
     /// Whether we still owe this bundle to `peer`.
     pub fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
-        let state = self
-            .journal
-            .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer));
+        let state = self.journal.row(DELIVERIES, &(bundle, peer));
         state.ok().flatten().is_some_and(|state| !state.is_final()) && !self.is_over_age(bundle)
     }
 
@@ -328,7 +320,7 @@ impl Spool {
     }
 
     fn read_manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return self.kept(bundle);
         };
         row.signed
@@ -339,12 +331,10 @@ impl Spool {
 
     /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
     pub fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
-        let mut next: Option<BundleId> = self.journal.get(SENT_AS, &digest.0).ok().flatten();
+        let mut next: Option<BundleId> = self.journal.row(SENT_AS, &digest).ok().flatten();
         for _ in 0..SAME_CONTENT_DEPTH {
             let Some(bundle) = next else { return false };
-            let state = self
-                .journal
-                .get::<DeliveryState>(DELIVERIES, &delivery_key(bundle, peer));
+            let state = self.journal.row(DELIVERIES, &(bundle, peer));
             if state.ok().flatten() == Some(DeliveryState::Delivered) {
                 return true;
             }
@@ -354,7 +344,7 @@ impl Spool {
             }
             next = self
                 .journal
-                .get::<BundleRow>(BUNDLES, &bundle.0)
+                .row(BUNDLES, &bundle)
                 .ok()
                 .flatten()
                 .and_then(|row| row.same_content);
@@ -418,12 +408,12 @@ impl Spool {
         state: DeliveryState,
     ) -> Result<bool, SpoolError> {
         let decide = self.decide.lock();
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             drop(decide);
             return self.carried_ended(bundle, peer, state);
         };
-        let key = delivery_key(bundle, peer);
-        let known = match self.journal.get::<DeliveryState>(DELIVERIES, &key)? {
+        let key = (bundle, peer);
+        let known = match self.journal.row(DELIVERIES, &key)? {
             Some(known) => known,
             // Another holder gave it to a member that joined later.
             None if state == DeliveryState::Delivered && self.may_have(bundle, peer)? => {
@@ -439,8 +429,8 @@ impl Spool {
             && (!known.is_final() || state == DeliveryState::Delivered)
         {
             let mut batch = Batch::default();
-            batch.delete(PENDING, &pending_key(peer, row.rank()));
-            batch.put(DELIVERIES, &key, &state);
+            batch.remove(PENDING, &(peer, row.rank()));
+            batch.insert(DELIVERIES, &key, &state);
             let others = self.deliveries_of(bundle)?;
             let complete = others
                 .iter()
@@ -478,14 +468,11 @@ impl Spool {
         &self,
         bundle: BundleId,
     ) -> Result<Vec<(PeerId, DeliveryState)>, SpoolError> {
-        let rows =
-            self.journal
-                .scan::<DeliveryState>(DELIVERIES, &bundle.0, None, RECIPIENTS_MAX)?;
-        let peer = |key: Vec<u8>| key.last_chunk::<32>().map(|id| PeerId::from_bytes(*id));
-        Ok(rows
-            .into_iter()
-            .filter_map(|(key, state)| Some((peer(key)?, state)))
-            .collect())
+        let rows = self
+            .journal
+            .rows(DELIVERIES.below(&bundle), RECIPIENTS_MAX)?;
+        let rows = rows.into_iter();
+        Ok(rows.map(|((_, peer), state)| (peer, state)).collect())
     }
 
     /// The rows that say that a bundle, all of whose deliveries are final, needs its content no longer. Gives that
@@ -500,17 +487,15 @@ impl Spool {
         };
         let mut digests = Vec::new();
         self.ends_with(batch);
-        batch.delete(DEADLINES, &bundle.0);
+        batch.remove(DEADLINES, &Ends::Bundle(bundle));
         self.tells_no_more(bundle, manifest.manifest(), batch)?;
         for entry in &manifest.manifest().entries {
-            let latest = self
-                .journal
-                .get::<BundleId>(LATEST, entry.path.as_bytes())?;
+            let latest = self.journal.row(LATEST, &entry.path)?;
             if latest == Some(bundle) {
-                batch.delete(LATEST, entry.path.as_bytes());
+                batch.remove(LATEST, &entry.path);
             }
             if let Some(digest) = entry.digest() {
-                batch.delete(USERS, &user_key(digest, bundle));
+                batch.remove(USERS, &(digest, bundle));
                 digests.push(digest);
             }
         }
@@ -546,7 +531,7 @@ impl Spool {
         }
         let mut batch = Batch::default();
         if row.is_refused_for_good() {
-            batch.put(SETTLED_SEQ, &bundle.0, &Seq::of(manifest));
+            batch.insert(SETTLED_SEQ, &bundle, &Seq::of(manifest));
         }
         if let Err(error) = self
             .show_inbound(&row, &mut batch)
@@ -566,15 +551,15 @@ impl Spool {
         row: &InboundShown,
         batch: &mut Batch,
     ) -> Result<u64, SpoolError> {
-        let order = match self.journal.get::<u64>(IN_SHOWN, &row.bundle.0)? {
+        let order = match self.journal.row(IN_SHOWN, &row.bundle)? {
             Some(order) => order,
             None => {
                 let order = self.next_in.fetch_add(1, Ordering::Relaxed);
-                batch.put(IN_SHOWN, &row.bundle.0, &order);
+                batch.insert(IN_SHOWN, &row.bundle, &order);
                 order
             }
         };
-        batch.put(IN_ORDER, &descending(order), row);
+        batch.insert(IN_ORDER, &Newest(order), row);
         Ok(order)
     }
 
@@ -583,8 +568,8 @@ impl Spool {
         &self,
         bundle: BundleId,
     ) -> Result<Option<InboundShown>, SpoolError> {
-        match self.journal.get::<u64>(IN_SHOWN, &bundle.0)? {
-            Some(order) => Ok(self.journal.get(IN_ORDER, &descending(order))?),
+        match self.journal.row(IN_SHOWN, &bundle)? {
+            Some(order) => Ok(self.journal.row(IN_ORDER, &Newest(order))?),
             None => Ok(None),
         }
     }
@@ -605,15 +590,12 @@ impl Spool {
         state: &str,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let Some(order) = self.journal.get::<u64>(IN_SHOWN, &bundle.0)? else {
+        let Some(order) = self.journal.row(IN_SHOWN, &bundle)? else {
             return Ok(());
         };
-        if let Some(mut row) = self
-            .journal
-            .get::<InboundShown>(IN_ORDER, &descending(order))?
-        {
+        if let Some(mut row) = self.journal.row(IN_ORDER, &Newest(order))? {
             row.state = state.into();
-            batch.put(IN_ORDER, &descending(order), &row);
+            batch.insert(IN_ORDER, &Newest(order), &row);
         }
         Ok(())
     }
@@ -631,11 +613,7 @@ impl Spool {
         if peer == self.identity.id() {
             return "me".into();
         }
-        let member = self
-            .journal
-            .get::<Member>(MEMBERS, peer.as_bytes())
-            .ok()
-            .flatten();
+        let member = self.journal.row(MEMBERS, &peer).ok().flatten();
         let name = member.map(|member| member.name);
         let name = name.or_else(|| self.forgotten_name(peer));
         name.map_or_else(|| peer.short(), |name| name.to_string())

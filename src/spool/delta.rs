@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 
 use super::durable::OnPath;
 use super::part::PartFile;
-use super::tables::{CHOSEN, IN_NAMES, InName, origin_key};
+use super::tables::{CHOSEN, IN_NAMES, InName};
 use super::{Spool, SpoolError};
 use crate::bundle::RelPath;
 use crate::peer::PeerId;
@@ -25,11 +25,11 @@ impl Spool {
         origin: PeerId,
         path: &RelPath,
     ) -> Result<(), SpoolError> {
-        let key = origin_key(origin, path);
-        let Some(name) = self.journal.get::<RelPath>(CHOSEN, &key)? else {
+        let key = (origin, path);
+        let Some(name) = self.journal.row(CHOSEN, &key)? else {
             return Ok(());
         };
-        let shown: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+        let shown: Option<InName> = self.journal.row(IN_NAMES, &name)?;
         if !shown.is_some_and(|shown| shown.origin == origin && shown.path == *path) {
             return Ok(());
         }

@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 
 use super::durable::{self, OnPath, Sync};
 use super::hashing::READ_BYTES;
-use super::journal::Batch;
+use super::journal::{Batch, Table};
 use super::recover::{Found, walk};
 use super::start::LastRun;
-use super::tables::{CHOSEN, DAMAGED, IN_NAMES, InName, origin_key};
+use super::tables::{CHOSEN, IN_NAMES, InName};
 use super::tail::give_way;
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{Manifest, RelPath, link};
@@ -54,9 +54,12 @@ pub(super) struct Doubts {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Names of the inbox whose file was not what had been received.
+const DAMAGED: Table<RelPath, Damaged> = Table::new(71);
+
 /// A name of the inbox whose file had other bytes than those that were received.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Damaged {
+struct Damaged {
     digest: Digest,
     /// What it is called in quarantine.
     at: String,
@@ -129,8 +132,8 @@ impl Spool {
             return Ok(false);
         }
         for former in &of.renamed_from {
-            let key = origin_key(of.origin, &former.path);
-            let name: Option<RelPath> = self.journal.get(CHOSEN, &key)?;
+            let key = (of.origin, &former.path);
+            let name: Option<RelPath> = self.journal.row(CHOSEN, &key)?;
             if name.is_some_and(|name| self.is_doubted(&name)) {
                 return Ok(true);
             }
@@ -225,7 +228,7 @@ impl Spool {
             (Some(file), digest)
         };
         let _decide = self.decide.lock();
-        let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
+        let row: Option<InName> = self.journal.row(IN_NAMES, &found.path)?;
         // Else a newer version is there by now, or another kind of file.
         let is_free = match self.inbox().metadata(&found.path) {
             Ok(_) => false,
@@ -276,7 +279,7 @@ impl Spool {
         }
         batch.sync(self.inbox().sync_above(&found.path));
         let (ino, digest) = (found.stat.ino, row.digest);
-        batch.put(IN_NAMES, found.path.as_bytes(), &InName { ino, ..row });
+        batch.insert(IN_NAMES, &found.path, &InName { ino, ..row });
         self.record_shown(&found.path, digest, ino, &mut batch)?;
         Ok(self.journal.submit(batch)?)
     }
@@ -289,7 +292,7 @@ impl Spool {
         );
         let at = self.quarantine_file(&self.unverified().at(&found.path)?, &why)?;
         let mut batch = Batch::default();
-        batch.delete(IN_NAMES, found.path.as_bytes());
+        batch.remove(IN_NAMES, &found.path);
         self.show_as(row.bundle, "damaged", &mut batch)?;
         self.name_consumed(row.origin, &row.path, &found.path, None, &mut batch)?;
         self.shown_no_more(row, &mut batch)?;
@@ -298,7 +301,7 @@ impl Spool {
             digest: row.digest,
             at: name.to_string_lossy().into_owned(),
         };
-        batch.put(DAMAGED, found.path.as_bytes(), &damaged);
+        batch.insert(DAMAGED, &found.path, &damaged);
         self.journal.submit(batch)?;
         tracing::error!(path = %found.path, at = %at.display(), "a file of the inbox does not have the bytes that were received: it is in quarantine");
         Ok(())
@@ -308,16 +311,16 @@ impl Spool {
 /// What was found.
 impl Spool {
     /// A damaged file is past when somebody took it out of quarantine, or a newer version shows under its name.
-    fn is_mended(&self, name: &[u8], damaged: &Damaged) -> Result<bool, SpoolError> {
+    fn is_mended(&self, name: &RelPath, damaged: &Damaged) -> Result<bool, SpoolError> {
         let there = fs::symlink_metadata(self.layout.quarantine().join(&damaged.at)).is_ok();
-        Ok(!there || self.journal.get::<InName>(IN_NAMES, name)?.is_some())
+        Ok(!there || self.journal.row(IN_NAMES, name)?.is_some())
     }
 
     fn forget_mended(&self) -> Result<(), SpoolError> {
-        self.each_row::<Damaged>(DAMAGED, |spool, name, damaged| {
+        self.each_row(DAMAGED, |spool, name, damaged| {
             let mut batch = Batch::default();
             if spool.is_mended(name, damaged)? {
-                batch.delete(DAMAGED, name);
+                batch.remove(DAMAGED, name);
             }
             Ok(spool.journal.submit(batch)?)
         })
@@ -325,20 +328,17 @@ impl Spool {
 
     /// Says which files of the inbox were damaged.
     pub(super) fn damage_trouble(&self) -> Option<String> {
-        let rows = self
-            .journal
-            .scan::<Damaged>(DAMAGED, &[], None, DAMAGED_LISTED);
+        let rows = self.journal.rows(DAMAGED.all(), DAMAGED_LISTED);
         let mut damaged = rows.ok()?.into_iter();
         let is_damaged =
-            |(name, row): &(Vec<u8>, Damaged)| !self.is_mended(name, row).unwrap_or(true);
+            |(name, row): &(RelPath, Damaged)| !self.is_mended(name, row).unwrap_or(true);
         let (name, row) = damaged.find(|row| is_damaged(row))?;
         let more = match damaged.filter(is_damaged).count() {
             0 => String::new(),
             more => format!(", and {more} more"),
         };
         Some(format!(
-            "inbox/{} did not have the bytes that were received (sha256 {}), and is in quarantine as {}{more}; ask for it again, and remove it there",
-            String::from_utf8_lossy(&name),
+            "inbox/{name} did not have the bytes that were received (sha256 {}), and is in quarantine as {}{more}; ask for it again, and remove it there",
             row.digest,
             self.layout.quarantine().join(&row.at).display(),
         ))

@@ -29,8 +29,8 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use serde::{Deserialize, Serialize};
 
-use super::cancel::key_of;
-use super::journal::Batch;
+use super::journal::{Batch, Table};
+use super::keys::Ends;
 use super::start::boot_id;
 use super::tables::{CANCELS, DEADLINES, META};
 use super::{Spool, SpoolError};
@@ -56,7 +56,7 @@ const CANCEL_KEPT_MIN: u64 = 60 * 24 * 3600;
 const CANCEL_KEPT_MAX: u64 = 10 * 365 * 24 * 3600;
 
 /// The age as it was written down last.
-const META_AGE: &[u8] = b"age";
+const META_AGE: Table<(), Age> = Table::named(META, "age");
 
 /// What the machine says: which boot, and milliseconds since it, sleep included.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -126,27 +126,27 @@ pub(super) struct Ageing {
 /// The next deadlines, with what ends then. A row that went meanwhile is found out when it is due.
 #[derive(Debug, Default)]
 struct Near {
-    all: BTreeSet<(u64, Vec<u8>)>,
+    all: BTreeSet<(u64, Ends)>,
     /// Every row up to here is among them.
     to: u64,
 }
 
 impl Near {
-    fn add(&mut self, at: u64, key: &[u8]) {
+    fn add(&mut self, at: u64, ends: Ends) {
         if at > self.to {
             return;
         }
-        self.all.insert((at, key.to_vec()));
+        self.all.insert((at, ends));
         while self.all.len() > NEAR
             && let Some((last, _)) = self.all.pop_last()
         {
             self.to = last.saturating_sub(1);
-            self.all.split_off(&(last, Vec::new()));
+            self.all.split_off(&(last, Ends::FIRST));
         }
     }
 
-    fn take_due(&mut self, age: u64) -> Vec<(u64, Vec<u8>)> {
-        let later = self.all.split_off(&(age.saturating_add(1), Vec::new()));
+    fn take_due(&mut self, age: u64) -> Vec<(u64, Ends)> {
+        let later = self.all.split_off(&(age.saturating_add(1), Ends::FIRST));
         std::mem::replace(&mut self.all, later)
             .into_iter()
             .collect()
@@ -162,7 +162,7 @@ impl Near {
 impl Spool {
     /// When a bundle ends, in our age, if its end is still to come here.
     pub(super) fn deadline_of(&self, bundle: BundleId) -> Result<Option<u64>, SpoolError> {
-        Ok(self.journal.get(DEADLINES, &bundle.0)?)
+        Ok(self.journal.row(DEADLINES, &Ends::Bundle(bundle))?)
     }
 
     /// When a bundle of another ends, in our age, by what was said of it when it was offered.
@@ -182,7 +182,7 @@ impl Spool {
 
     /// Takes up the age, and ends what came due while nothing ran.
     pub(super) fn begin_age(&self) -> Result<(), SpoolError> {
-        let known: Option<Age> = self.journal.get(META, META_AGE)?;
+        let known = self.journal.row(META_AGE, &())?;
         self.policy.ageing.lock().age = known.unwrap_or_default();
         self.advance_age(Reading::take()?, true)?;
         self.policy.next_deadline.store(0, Ordering::Release);
@@ -219,7 +219,7 @@ impl Spool {
         if age < self.policy.next_deadline.load(Ordering::Acquire) {
             return false;
         }
-        let at = self.journal.get::<u64>(DEADLINES, &bundle.0);
+        let at = self.journal.row(DEADLINES, &Ends::Bundle(bundle));
         at.ok().flatten().is_some_and(|at| at <= age)
     }
 
@@ -270,7 +270,7 @@ impl Spool {
         self.policy.age.store(age, Ordering::Release);
         if save || age >= ageing.saved.saturating_add(SAVE_EVERY) {
             let mut batch = Batch::default();
-            batch.put(META, META_AGE, &ageing.age);
+            batch.insert(META_AGE, &(), &ageing.age);
             self.journal.submit(batch)?;
             ageing.saved = age;
         }
@@ -279,25 +279,26 @@ impl Spool {
 
     /// From now on the bundle has this long.
     pub(super) fn set_deadline(&self, bundle: BundleId, lifetime: u64, batch: &mut Batch) {
-        self.deadline(&bundle.0, lifetime, batch);
+        self.deadline(Ends::Bundle(bundle), lifetime, batch);
     }
 
     /// A cancel is kept for longer than anybody may still offer its bundle.
     pub(super) fn keep_cancel(&self, cancel: &Cancel, batch: &mut Batch) {
         let long = cancel.lifetime_secs.saturating_mul(2);
         let long = long.clamp(CANCEL_KEPT_MIN, CANCEL_KEPT_MAX);
-        self.deadline(&key_of(cancel), long, batch);
+        let ends = Ends::Cancel(cancel.bundle, cancel.origin);
+        self.deadline(ends, long, batch);
     }
 
-    fn deadline(&self, key: &[u8], after: u64, batch: &mut Batch) {
-        self.deadline_in(key, after.saturating_mul(1000), batch);
+    fn deadline(&self, ends: Ends, after: u64, batch: &mut Batch) {
+        self.deadline_in(ends, after.saturating_mul(1000), batch);
     }
 
-    fn deadline_in(&self, key: &[u8], millis: u64, batch: &mut Batch) {
+    fn deadline_in(&self, ends: Ends, millis: u64, batch: &mut Batch) {
         let at = self.age_now().saturating_add(millis);
-        batch.put(DEADLINES, key, &at);
+        batch.insert(DEADLINES, &ends, &at);
         let mut ageing = self.policy.ageing.lock();
-        ageing.near.add(at, key);
+        ageing.near.add(at, ends);
         self.policy.next_deadline.fetch_min(at, Ordering::AcqRel);
     }
 
@@ -306,12 +307,12 @@ impl Spool {
         let heard = self.policy.ageing.lock().heard.remove(&manifest.id());
         let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
         let left = heard.map_or(whole, |at| at.saturating_sub(self.age_now()));
-        self.deadline_in(&manifest.id().0, left, batch);
+        self.deadline_in(Ends::Bundle(manifest.id()), left, batch);
     }
 
     /// How old a bundle is that we have, in milliseconds.
     pub fn age_of(&self, manifest: &VerifiedManifest) -> u64 {
-        let at = self.journal.get::<u64>(DEADLINES, &manifest.id().0);
+        let at = self.journal.row(DEADLINES, &Ends::Bundle(manifest.id()));
         let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
         let at = at.ok().flatten();
         at.map_or(0, |at| {
@@ -334,14 +335,14 @@ impl Spool {
     }
 
     /// What is due, and no longer among the next deadlines.
-    fn take_due(&self, age: u64) -> Result<Vec<Vec<u8>>, SpoolError> {
+    fn take_due(&self, age: u64) -> Result<Vec<Ends>, SpoolError> {
         let mut due = self.take_near(age);
         let read_to = self.policy.ageing.lock().near.to;
         if age > read_to {
             // What gets a deadline from here on is added by itself.
             self.policy.ageing.lock().near.to = u64::MAX;
-            self.each_row::<u64>(DEADLINES, |spool, key, at| {
-                spool.policy.ageing.lock().near.add(*at, key);
+            self.each_row(DEADLINES, |spool, ends, at| {
+                spool.policy.ageing.lock().near.add(*at, *ends);
                 Ok(())
             })?;
             due.extend(self.take_near(age));
@@ -350,7 +351,7 @@ impl Spool {
         }
         let mut keys = Vec::with_capacity(due.len());
         for (at, key) in due {
-            if self.journal.get::<u64>(DEADLINES, &key)? == Some(at) {
+            if self.journal.row(DEADLINES, &key)? == Some(at) {
                 keys.push(key);
             }
         }
@@ -358,7 +359,7 @@ impl Spool {
     }
 
     /// What is due of the next deadlines. What has no row after this has ended or was put off.
-    fn take_near(&self, age: u64) -> Vec<(u64, Vec<u8>)> {
+    fn take_near(&self, age: u64) -> Vec<(u64, Ends)> {
         let _decide = self.decide.lock();
         self.policy.ageing.lock().near.take_due(age)
     }
@@ -371,32 +372,31 @@ impl Spool {
             return Ok(());
         }
         let due = self.take_due(age)?;
-        let cancels: HashSet<&[u8]> = due
-            .iter()
-            .filter(|key| key.len() > 32)
-            .map(Vec::as_slice)
-            .collect();
+        let cancel = |ends: &Ends| match ends {
+            Ends::Cancel(bundle, origin) => Some((*bundle, *origin)),
+            Ends::Bundle(_) => None,
+        };
+        let cancels: HashSet<(BundleId, PeerId)> = due.iter().filter_map(cancel).collect();
         if !cancels.is_empty() {
             self.forget_owed(&cancels)?;
         }
         for key in &due {
-            match <[u8; 32]>::try_from(key.as_slice()) {
-                Ok(bundle) => {
-                    let bundle = BundleId(bundle);
+            match *key {
+                Ends::Bundle(bundle) => {
                     self.end_bundle(bundle, CancelReason::Expired)?;
                     // Of another: nobody is told, that is its origin's to do.
                     if let Some(kept) = self.kept(bundle)? {
                         self.give_no_more(bundle, kept.manifest().origin)?;
                     }
                     let mut batch = Batch::default();
-                    batch.delete(DEADLINES, key);
+                    batch.remove(DEADLINES, key);
                     self.journal.submit(batch)?;
                 }
                 // A cancel: by now nobody offers its bundle any more.
-                Err(_) => {
+                Ends::Cancel(bundle, origin) => {
                     let mut batch = Batch::default();
-                    batch.delete(CANCELS, key);
-                    batch.delete(DEADLINES, key);
+                    batch.remove(CANCELS, &(bundle, origin));
+                    batch.remove(DEADLINES, key);
                     self.journal.submit(batch)?;
                 }
             }

@@ -21,7 +21,7 @@ use super::durable::{self, OnPath, Sync};
 use super::hashing::hash_file;
 use super::journal::Batch;
 use super::start::LastRun;
-use super::tables::{INTENTS, Intent, VERSIONS, Version, origin_key};
+use super::tables::{INTENTS, Intent, VERSIONS, Version};
 use super::taken::Which;
 use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest, link};
@@ -47,17 +47,19 @@ enum Where {
 
 impl Spool {
     pub(super) fn recover_intents(&self, last: LastRun) -> Result<(), SpoolError> {
-        let mut intents = self
-            .journal
-            .scan::<Intent>(INTENTS, &[], None, usize::MAX)?;
+        let mut intents = self.journal.rows(INTENTS.all(), usize::MAX)?;
         if last == LastRun::PowerLost {
-            let known: HashSet<Vec<u8>> = intents.iter().map(|(key, _)| key.clone()).collect();
-            let dropped = self.journal.dropped::<Intent>(INTENTS);
-            intents.extend(dropped.into_iter().filter(|(key, _)| !known.contains(key)));
+            let known: HashSet<BundleId> = intents.iter().map(|(bundle, _)| *bundle).collect();
+            let dropped = self.journal.dropped(INTENTS);
+            intents.extend(
+                dropped
+                    .into_iter()
+                    .filter(|(bundle, _)| !known.contains(bundle)),
+            );
         }
-        for (key, intent) in intents {
+        for (bundle, intent) in intents {
             let mut batch = Batch::default();
-            batch.delete(INTENTS, &key);
+            batch.remove(INTENTS, &bundle);
             match intent.signed.clone().verify_own() {
                 Ok(manifest) if last != LastRun::SyncFailed => {
                     match self.forward(&manifest, &intent, last) {
@@ -229,9 +231,8 @@ impl Spool {
 
     /// Whether the member is shown as an older version with the same bytes.
     fn is_recorded(&self, member: &Member) -> Result<bool, SpoolError> {
-        let row: Option<super::tables::InName> = self
-            .journal
-            .get(super::tables::IN_NAMES, member.name.as_bytes())?;
+        let row: Option<super::tables::InName> =
+            self.journal.row(super::tables::IN_NAMES, &member.name)?;
         Ok(row.is_some_and(|row| Some(row.ino) == member.ino) && member.at == Where::Shown)
     }
 
@@ -257,8 +258,8 @@ impl Spool {
             let Some(ino) = member.ino else {
                 // The user has removed it since.
                 taken.push(Which::of(of, member.index));
-                let key = origin_key(of.origin, &of.entries[member.index as usize].path);
-                batch.put(VERSIONS, &key, &Version { order: of.order() });
+                let key = (of.origin, &of.entries[member.index as usize].path);
+                batch.insert(VERSIONS, &key, &Version { order: of.order() });
                 continue;
             };
             self.roll_forward(member, entry, few, &mut batch)?;

@@ -5,25 +5,25 @@
 //! are looked at where they are loaded.
 
 use super::journal::Batch;
+use super::keys::Ends;
 use super::rank::{Rank, priority_of};
 use super::tables::{
     CANCELS, CANCELS_OWED, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS,
-    WATCHED, pending_key,
+    WATCHED,
 };
 use super::{Spool, SpoolError};
-use crate::bundle::{Cancel, DeliveryState};
-use crate::peer::PeerId;
+use crate::bundle::BundleId;
 
 impl Spool {
     /// Drops cancels that nobody would take.
     pub(super) fn drop_bad_cancels(&self) -> Result<(), SpoolError> {
-        for key in self.journal.unreadable::<Cancel>(CANCELS)? {
+        for key in self.journal.unreadable(CANCELS)? {
             tracing::error!("a cancel in the journal is dropped: it cannot be read");
             let mut batch = Batch::default();
-            batch.delete(CANCELS, &key);
-            self.each_row::<()>(CANCELS_OWED, |_, owed, ()| {
-                if owed.ends_with(&key) {
-                    batch.delete(CANCELS_OWED, owed);
+            batch.remove(CANCELS, &key);
+            self.each_row(CANCELS_OWED, |_, owed, ()| {
+                if (owed.1, owed.2) == key {
+                    batch.remove(CANCELS_OWED, owed);
                 }
                 Ok(())
             })?;
@@ -34,31 +34,31 @@ impl Spool {
 
     /// Drops a bundle of another that was kept for further recipients, without its manifest: with all rows whose keys
     /// name it.
-    pub(super) fn drop_kept(&self, bundle: &[u8], row: &KeptRow) -> Result<(), SpoolError> {
+    pub(super) fn drop_kept(&self, bundle: BundleId, row: &KeptRow) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
-        batch.delete(KEPT, bundle);
-        batch.delete(DEADLINES, bundle);
-        batch.delete(WATCHED, bundle);
+        batch.remove(KEPT, &bundle);
+        batch.remove(DEADLINES, &Ends::Bundle(bundle));
+        batch.remove(WATCHED, &bundle);
         let rank = Rank::of(priority_of(&row.signed), row.order);
-        let deliveries =
-            self.journal
-                .scan::<DeliveryState>(DELIVERIES, bundle, None, usize::MAX)?;
-        for (key, _) in deliveries {
-            if let Some(peer) = key.last_chunk::<32>() {
-                let peer = PeerId::from_bytes(*peer);
-                batch.delete(PENDING, &pending_key(peer, rank));
+        for (peer, _) in self.deliveries_of(bundle)? {
+            batch.remove(PENDING, &(peer, rank));
+            batch.remove(DELIVERIES, &(bundle, peer));
+        }
+        self.each_key(CARRIED, |key| {
+            if key.1 == bundle {
+                batch.remove(CARRIED, key);
             }
-            batch.delete(DELIVERIES, &key);
-        }
-        for table in [CARRIED, USERS, RELAYS] {
-            // The bundle's id comes second in all of these.
-            self.each_row::<()>(table, |_, key, ()| {
-                if key.get(32..64) == Some(bundle) {
-                    batch.delete(table, key);
-                }
-                Ok(())
-            })?;
-        }
+        })?;
+        self.each_key(USERS, |key| {
+            if key.1 == bundle {
+                batch.remove(USERS, key);
+            }
+        })?;
+        self.each_key(RELAYS, |key| {
+            if key.1 == bundle {
+                batch.remove(RELAYS, key);
+            }
+        })?;
         Ok(self.journal.submit(batch)?)
     }
 }

@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 
 use super::durable::OnPath;
 use super::journal::{Batch, Table};
+use super::keys::{Ends, Newest};
 use super::tables::{
     BUNDLES, DEADLINES, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
-    OUT_ORDER, OutName, REFUSED_BITS, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ,
-    delivery_key, descending, order_of,
+    OUT_ORDER, REFUSED_BITS, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ,
 };
 use super::tail::give_way;
 use super::{Spool, SpoolError};
@@ -67,8 +67,8 @@ pub(super) struct History {
 /// The last key looked at in each direction; `None`: begin with the newest that is old enough.
 #[derive(Debug, Default)]
 struct Reached {
-    sent: Option<Vec<u8>>,
-    received: Option<Vec<u8>>,
+    sent: Option<Newest>,
+    received: Option<Newest>,
 }
 
 /// Which bundle of an origin it is: what its bit is found by.
@@ -121,17 +121,14 @@ impl Seq {
     }
 
     /// The key of its block of so many bundles, and its place in it.
-    pub(super) fn block(&self, origin: PeerId, size: u64) -> (Vec<u8>, usize) {
-        let key = [
-            origin.as_bytes().as_slice(),
-            &self.epoch.to_be_bytes(),
-            &self.incarnation,
-            &(self.seq / size).to_be_bytes(),
-        ]
-        .concat();
+    pub(super) fn block(&self, origin: PeerId, size: u64) -> (BlockKey, usize) {
+        let key = (origin, self.epoch, self.incarnation, self.seq / size);
         (key, (self.seq % size) as usize)
     }
 }
+
+/// Origin, epoch, incarnation, number of a block.
+pub(super) type BlockKey = (PeerId, u64, [u8; 16], u64);
 
 /// A bit for each bundle of a block.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -243,8 +240,8 @@ impl History {
     }
 }
 
-/// Blocks that a sweep changes, by their table and key.
-type Blocks = HashMap<(Table, Vec<u8>), Block>;
+/// Blocks that a sweep changes, by the number of their table and their key.
+type Blocks = HashMap<(u8, BlockKey), (Table<BlockKey, Block>, Block)>;
 
 fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
     give_way("sweeper");
@@ -270,9 +267,14 @@ impl Spool {
         });
     }
 
-    fn has_bit(&self, table: Table, origin: PeerId, seq: Seq) -> Result<bool, SpoolError> {
+    fn has_bit(
+        &self,
+        table: Table<BlockKey, Block>,
+        origin: PeerId,
+        seq: Seq,
+    ) -> Result<bool, SpoolError> {
         let (key, at) = seq.block(origin, BLOCK);
-        let block: Option<Block> = self.journal.get(table, &key)?;
+        let block: Option<Block> = self.journal.row(table, &key)?;
         Ok(block.is_some_and(|block| block.has(at)))
     }
 
@@ -331,10 +333,10 @@ impl Spool {
     }
 
     /// Where to go on among rows with descending keys; `None`: nothing is old enough.
-    fn sweep_from(&self, next: &AtomicU64, reached: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    fn sweep_from(&self, next: &AtomicU64, reached: Option<Newest>) -> Option<Newest> {
         let newest = next.load(Ordering::Relaxed);
         let old = newest.checked_sub(self.history.kept)?;
-        Some(reached.unwrap_or_else(|| descending(old).to_vec()))
+        Some(reached.unwrap_or(Newest(old)))
     }
 
     /// One page; `false` at the end.
@@ -344,19 +346,17 @@ impl Spool {
             return Ok(false);
         };
         let _decide = self.decide.lock();
-        let page = self
-            .journal
-            .scan::<InboundShown>(IN_ORDER, &[], Some(&from), PAGE)?;
+        let page = self.journal.rows(IN_ORDER.all().after(Some(&from)), PAGE)?;
         let mut batch = Batch::default();
         let mut blocks = Blocks::new();
         for (key, row) in &page {
             if self.forget_received(row, &mut batch, &mut blocks)? {
-                batch.delete(IN_ORDER, key);
-                batch.delete(IN_SHOWN, &row.bundle.0);
+                batch.remove(IN_ORDER, key);
+                batch.remove(IN_SHOWN, &row.bundle);
             }
         }
-        for ((table, key), block) in &blocks {
-            batch.put(*table, key, block);
+        for ((_, key), (table, block)) in &blocks {
+            batch.insert(*table, key, block);
         }
         self.journal.submit(batch)?;
         let last = page.into_iter().next_back().map(|(key, _)| key);
@@ -382,25 +382,25 @@ impl Spool {
             REFUSED_BITS
         } else {
             if !row.is_open() {
-                batch.delete(SETTLED_SEQ, &bundle.0);
+                batch.remove(SETTLED_SEQ, &bundle);
             }
             return Ok(!row.is_open());
         };
-        let Some(seq) = self.journal.get::<Seq>(SETTLED_SEQ, &bundle.0)? else {
+        let Some(seq) = self.journal.row(SETTLED_SEQ, &bundle)? else {
             return Ok(false);
         };
         let (key, at) = seq.block(row.origin, BLOCK);
-        let block = match blocks.entry((table, key)) {
+        let (_, block) = match blocks.entry((table.number(), key)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                let known = self.journal.get(table, &entry.key().1)?;
-                entry.insert(known.unwrap_or_default())
+                let known = self.journal.row(table, &key)?;
+                entry.insert((table, known.unwrap_or_default()))
             }
         };
         block.set(at);
-        batch.delete(SETTLED, &bundle.0);
-        batch.delete(SETTLED_SEQ, &bundle.0);
-        batch.delete(SCOPED, &bundle.0);
+        batch.remove(SETTLED, &bundle);
+        batch.remove(SETTLED_SEQ, &bundle);
+        batch.remove(SCOPED, &bundle);
         Ok(true)
     }
 
@@ -418,20 +418,20 @@ impl Spool {
         swept
     }
 
-    fn sweep_sent_from(&self, mut from: Vec<u8>) -> Result<(), SpoolError> {
-        let mut over: HashMap<BundleId, Vec<u8>> = HashMap::new();
+    fn sweep_sent_from(&self, mut from: Newest) -> Result<(), SpoolError> {
+        let mut over: HashMap<BundleId, Newest> = HashMap::new();
         let mut more = true;
         for _ in 0..PAGES {
             let page = self
                 .journal
-                .scan::<BundleId>(OUT_ORDER, &[], Some(&from), PAGE)?;
+                .rows(OUT_ORDER.all().after(Some(&from)), PAGE)?;
             let Some((last, _)) = page.last() else {
                 more = false;
                 break;
             };
-            from.clone_from(last);
+            from = *last;
             for (key, bundle) in page {
-                if self.is_over(bundle, &key)? {
+                if self.is_over(bundle, key)? {
                     over.insert(bundle, key);
                 }
             }
@@ -441,12 +441,12 @@ impl Spool {
         }
         self.history.reached.lock().sent = more.then_some(from);
         if !over.is_empty() {
-            self.each_row::<OutName>(OUT_NAMES, |_, _, row| {
+            self.each_row(OUT_NAMES, |_, _, row| {
                 over.remove(&row.bundle);
                 Ok(())
             })?;
         }
-        let over: Vec<(BundleId, Vec<u8>)> = over.into_iter().collect();
+        let over: Vec<(BundleId, Newest)> = over.into_iter().collect();
         for some in over.chunks(PAGE) {
             let _decide = self.decide.lock();
             let moved = self.history.moved.lock();
@@ -455,8 +455,8 @@ impl Spool {
             for (bundle, key) in some {
                 // A name that changed its place may have been missed: its bundle is looked at again another time. Asked
                 // again by the user meanwhile, it is not over.
-                if !has_moved(bundle) && self.is_over(*bundle, key)? {
-                    self.forget_sent(*bundle, key, &mut batch)?;
+                if !has_moved(bundle) && self.is_over(*bundle, *key)? {
+                    self.forget_sent(*bundle, *key, &mut batch)?;
                 }
             }
             self.journal.submit(batch)?;
@@ -465,20 +465,14 @@ impl Spool {
     }
 
     /// Whether nobody waits for a bundle of ours any more. Only the user makes it wait again.
-    fn is_over(&self, bundle: BundleId, order_key: &[u8]) -> Result<bool, SpoolError> {
+    fn is_over(&self, bundle: BundleId, order: Newest) -> Result<bool, SpoolError> {
         if self.volatile.lock().contains(&bundle) {
             return Ok(false);
         }
         let states = self.deliveries_of(bundle)?;
         if states.is_empty() {
             // Sealed when there was nobody, and not replaced since: somebody may join.
-            let order = order_of(order_key).map(|key| u64::MAX - key);
-            let waits = match order {
-                Some(order) => self
-                    .journal
-                    .get::<BundleId>(ORPHANS, &order.to_be_bytes())?,
-                None => return Ok(false),
-            };
+            let waits = self.journal.row(ORPHANS, &order.0)?;
             return Ok(waits.is_none() && self.held(bundle).is_none());
         }
         Ok(states.iter().all(|(_, state)| state.is_final()))
@@ -487,7 +481,7 @@ impl Spool {
     fn forget_sent(
         &self,
         bundle: BundleId,
-        order_key: &[u8],
+        order: Newest,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         if let Some(manifest) = self.shared_manifest(bundle)? {
@@ -497,18 +491,18 @@ impl Spool {
                 .iter()
                 .filter_map(|e| e.digest())
             {
-                let newest: Option<BundleId> = self.journal.get(SENT_AS, &digest.0)?;
+                let newest: Option<BundleId> = self.journal.row(SENT_AS, &digest)?;
                 if newest == Some(bundle) {
-                    batch.delete(SENT_AS, &digest.0);
+                    batch.remove(SENT_AS, &digest);
                 }
             }
         }
         for (peer, _) in self.deliveries_of(bundle)? {
-            batch.delete(DELIVERIES, &delivery_key(bundle, peer));
+            batch.remove(DELIVERIES, &(bundle, peer));
         }
-        batch.delete(BUNDLES, &bundle.0);
-        batch.delete(OUT_ORDER, order_key);
-        batch.delete(DEADLINES, &bundle.0);
+        batch.remove(BUNDLES, &bundle);
+        batch.remove(OUT_ORDER, &order);
+        batch.remove(DEADLINES, &Ends::Bundle(bundle));
         Ok(())
     }
 }

@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use super::inbox::Choosing;
 use super::journal::Batch;
+use super::keys::{Beneath, Newest};
 use super::tables::{
-    CHOSEN, IN_NAMES, IN_ORDER, IN_SHOWN, InName, InboundShown, OWNED, PROVISIONAL, descending,
-    origin_key,
+    CHOSEN, IN_NAMES, IN_ORDER, IN_SHOWN, InName, InboundShown, OWNED, PROVISIONAL,
 };
 use super::{Spool, SpoolError, durable};
 use crate::bundle::{BundleId, RelPath};
@@ -47,7 +47,7 @@ impl Spool {
             && self.is_own_tree(choosing.origin, &wanted)?
         {
             let whose = (choosing.origin, path.clone());
-            batch.put(PROVISIONAL, wanted.as_bytes(), &whose);
+            batch.insert(PROVISIONAL, &wanted, &whose);
             self.provisional.store(true, Ordering::Release);
         }
         Ok(())
@@ -55,8 +55,8 @@ impl Spool {
 
     /// Whether something is shown below a directory, all of it, as far as it is looked at, of this origin.
     fn is_own_tree(&self, origin: PeerId, directory: &RelPath) -> Result<bool, SpoolError> {
-        let below = [directory.as_bytes(), b"/"].concat();
-        let rows = self.journal.scan::<InName>(IN_NAMES, &below, None, STEP)?;
+        let below = IN_NAMES.below(&Beneath(directory));
+        let rows = self.journal.rows(below, STEP)?;
         Ok(!rows.is_empty() && rows.iter().all(|(_, row)| row.origin == origin))
     }
 
@@ -79,19 +79,18 @@ impl Spool {
     /// The file that waits for the name `wanted`, if there is one, gets it as soon as the way is clear. Call with the
     /// decision lock held.
     pub(super) fn go_home(&self, wanted: &RelPath) -> Result<bool, SpoolError> {
-        let waiting: Option<(PeerId, RelPath)> =
-            self.journal.get(PROVISIONAL, wanted.as_bytes())?;
+        let waiting: Option<(PeerId, RelPath)> = self.journal.row(PROVISIONAL, wanted)?;
         let Some((origin, path)) = waiting else {
             return Ok(false);
         };
         let mut batch = Batch::default();
-        batch.delete(PROVISIONAL, wanted.as_bytes());
-        let chosen: Option<RelPath> = self.journal.get(CHOSEN, &origin_key(origin, &path))?;
+        batch.remove(PROVISIONAL, wanted);
+        let chosen: Option<RelPath> = self.journal.row(CHOSEN, &(origin, &path))?;
         let Some(chosen) = chosen.filter(|chosen| chosen != wanted) else {
             self.journal.submit(batch)?;
             return Ok(false);
         };
-        let row: Option<InName> = self.journal.get(IN_NAMES, chosen.as_bytes())?;
+        let row: Option<InName> = self.journal.row(IN_NAMES, &chosen)?;
         let row = row.filter(|row| row.origin == origin && row.path == path);
         if let Some(row) = &row
             && self.inbox().inode(&chosen)? != Some(row.ino)
@@ -106,18 +105,18 @@ impl Spool {
         if row.is_some() && !self.link_may_move(&chosen, wanted)? {
             return Ok(false);
         }
-        batch.delete(OWNED, chosen.as_bytes());
+        batch.remove(OWNED, &chosen);
         let Some(row) = row else {
             // Consumed meanwhile: the next version chooses anew.
-            batch.delete(CHOSEN, &origin_key(origin, &path));
+            batch.remove(CHOSEN, &(origin, &path));
             self.journal.submit(batch)?;
             return Ok(true);
         };
         durable::rename_no_replace(&self.inbox().at(&chosen)?, &self.inbox().at(wanted)?)?;
-        batch.delete(IN_NAMES, chosen.as_bytes());
-        batch.put(IN_NAMES, wanted.as_bytes(), &row);
-        batch.put(CHOSEN, &origin_key(origin, &path), wanted);
-        batch.put(OWNED, wanted.as_bytes(), &(origin, path));
+        batch.remove(IN_NAMES, &chosen);
+        batch.insert(IN_NAMES, wanted, &row);
+        batch.insert(CHOSEN, &(origin, &path), wanted);
+        batch.insert(OWNED, wanted, &(origin, path));
         self.record_shown(wanted, row.digest, row.ino, &mut batch)?;
         self.show_moved(row.bundle, &chosen, wanted, &mut batch)?;
         batch.sync(self.inbox().sync_above(wanted));
@@ -137,14 +136,14 @@ impl Spool {
         to: &RelPath,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let Some(order) = self.journal.get::<u64>(IN_SHOWN, &bundle.0)? else {
+        let Some(order) = self.journal.row(IN_SHOWN, &bundle)? else {
             return Ok(());
         };
-        let key = descending(order);
-        let row: Option<InboundShown> = self.journal.get(IN_ORDER, &key)?;
+        let key = Newest(order);
+        let row: Option<InboundShown> = self.journal.row(IN_ORDER, &key)?;
         if let Some(mut row) = row.filter(|row| row.path == *from) {
             row.path = to.clone();
-            batch.put(IN_ORDER, &key, &row);
+            batch.insert(IN_ORDER, &key, &row);
         }
         Ok(())
     }
@@ -190,32 +189,27 @@ impl Spool {
         if !self.provisional.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let mut after: Option<Vec<u8>> = None;
+        let mut after: Option<RelPath> = None;
         loop {
             let _decide = self.decide.lock();
-            let after_key = after.as_deref();
-            let rows =
-                self.journal
-                    .scan::<(PeerId, RelPath)>(PROVISIONAL, &[], after_key, STEP / 8)?;
-            for (key, _) in &rows {
+            let waiting = PROVISIONAL.all().after(after.as_ref());
+            let rows = self.journal.keys(waiting, STEP / 8)?;
+            for wanted in &rows {
                 // Whatever waits still is looked at again.
                 self.provisional.store(true, Ordering::Release);
-                let Ok(wanted) = RelPath::parse(key.clone()) else {
-                    continue;
-                };
                 let changed = self
                     .inbox()
-                    .look(&wanted)?
+                    .look(wanted)?
                     .and_then(|meta| meta.modified().ok());
                 let recent = changed.is_some_and(|at| at.elapsed().is_ok_and(|ago| ago < QUIET));
                 if !(quietly && recent)
-                    && let Err(error) = self.go_home(&wanted)
+                    && let Err(error) = self.go_home(wanted)
                 {
                     tracing::warn!(%error, %wanted, "a file cannot get its name now");
                 }
             }
             match rows.into_iter().next_back() {
-                Some((key, _)) => after = Some(key),
+                Some(wanted) => after = Some(wanted),
                 None => return Ok(()),
             }
         }

@@ -22,7 +22,7 @@ use super::intake::{Verified, shown};
 use super::journal::Batch;
 use super::tables::{
     CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, OWNED, SETTLED,
-    SETTLED_SEQ, VERSIONS, Version, got_key, origin_key,
+    SETTLED_SEQ, VERSIONS, Version,
 };
 use super::taken::Which;
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
@@ -113,9 +113,9 @@ impl Spool {
             let ino = verified.files[naming.entry].as_ref().map_or(0, |f| f.ino);
             names.push((naming.entry as u32, naming.name.clone(), ino));
         }
-        intent.put(
+        intent.insert(
             INTENTS,
-            &bundle.0,
+            &bundle,
             &Intent {
                 signed: manifest.signed().clone(),
                 names: names.clone(),
@@ -183,10 +183,7 @@ impl Spool {
                         }
                         batch.sync(Sync::File(Arc::clone(file)));
                     }
-                    let replaced = self
-                        .journal
-                        .get::<InName>(IN_NAMES, naming.name.as_bytes())?
-                        .map(|row| row.ino);
+                    let replaced = self.journal.row(IN_NAMES, &naming.name)?.map(|row| row.ino);
                     durable::rename(&staged.at, &self.inbox().at(&naming.name)?)?;
                     given.push(NewName {
                         path: naming.name.clone(),
@@ -229,7 +226,7 @@ impl Spool {
             given.remove(at);
         }
         let mut batch = Batch::default();
-        batch.delete(INTENTS, &bundle.0);
+        batch.remove(INTENTS, &bundle);
         if let Err(error) = self.journal.submit(batch) {
             tracing::warn!(%error, "the next start gives a name whose publish failed");
         }
@@ -247,9 +244,9 @@ impl Spool {
         let bundle = manifest.id();
         let of = manifest.manifest();
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
-        batch.put(SETTLED, &bundle.0, &receipt);
-        batch.put(SETTLED_SEQ, &bundle.0, &Seq::of(of));
-        batch.delete(INTENTS, &bundle.0);
+        batch.insert(SETTLED, &bundle, &receipt);
+        batch.insert(SETTLED_SEQ, &bundle, &Seq::of(of));
+        batch.remove(INTENTS, &bundle);
         let mut row = shown(manifest);
         row.state = "received".into();
         if let [(_, name, _)] = names
@@ -304,22 +301,22 @@ impl Spool {
                 ino: *ino,
                 left: false,
             };
-            let before: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+            let before: Option<InName> = self.journal.row(IN_NAMES, name)?;
             if before.as_ref().is_none_or(|row| row.bundle != bundle) {
                 self.room.allowance().more(of.origin, entry.size());
             }
             if let Some(before) = before.filter(|before| before.bundle != bundle) {
                 self.shown_no_more(&before, batch)?;
             }
-            batch.put(IN_NAMES, name.as_bytes(), &row);
+            batch.insert(IN_NAMES, name, &row);
             self.record_shown(name, digest, *ino, batch)?;
-            batch.put(
+            batch.insert(
                 VERSIONS,
-                &origin_key(of.origin, &entry.path),
+                &(of.origin, &entry.path),
                 &Version { order: of.order() },
             );
             if entry.digest().is_some() {
-                batch.put(GOT_FROM, &got_key(digest, of.origin), &());
+                batch.insert(GOT_FROM, &(digest, of.origin), &());
             }
         }
         Ok(())
@@ -335,14 +332,14 @@ impl Spool {
             }
             None => {
                 let mut batch = Batch::default();
-                batch.delete(INODES, &ino.to_be_bytes());
+                batch.remove(INODES, &ino);
                 Ok(self.journal.submit(batch)?)
             }
         }
     }
 
     pub(super) fn settled(&self, bundle: BundleId) -> Result<Option<Receipt>, SpoolError> {
-        Ok(self.journal.get(SETTLED, &bundle.0)?)
+        Ok(self.journal.row(SETTLED, &bundle)?)
     }
 
     /// Names for all entries but those of which something newer was published. Call with the decision lock held.
@@ -378,12 +375,12 @@ impl Spool {
         choosing: &mut Choosing,
     ) -> Result<RelPath, SpoolError> {
         let origin = choosing.origin;
-        let key = origin_key(origin, path);
-        let mut chosen = self.journal.get::<RelPath>(CHOSEN, &key)?;
+        let key = (origin, path);
+        let mut chosen = self.journal.row(CHOSEN, &key)?;
         if let Some(before) = chosen.as_ref().filter(|_| is_file)
             && self.go_home_before(path, before)?
         {
-            chosen = self.journal.get(CHOSEN, &key)?;
+            chosen = self.journal.row(CHOSEN, &key)?;
         }
         if let Some(chosen) = chosen
             && self
@@ -410,8 +407,8 @@ impl Spool {
             })?;
         if is_file {
             let mut batch = Batch::default();
-            batch.put(CHOSEN, &key, &chosen);
-            batch.put(OWNED, chosen.as_bytes(), &(origin, path.clone()));
+            batch.insert(CHOSEN, &key, &chosen);
+            batch.insert(OWNED, &chosen, &(origin, path.clone()));
             self.note_provisional(path, &chosen, choosing, &mut batch)?;
             self.journal.submit(batch)?;
         }
@@ -507,7 +504,7 @@ impl Spool {
                     Ok(gone)
                 }
                 Some(_) => {
-                    let row: Option<InName> = self.journal.get(IN_NAMES, candidate.as_bytes())?;
+                    let row: Option<InName> = self.journal.row(IN_NAMES, &candidate)?;
                     Ok(row.is_some_and(|row| row.origin == origin && row.path == *path))
                 }
                 None => Ok(true),
@@ -561,10 +558,10 @@ impl Spool {
         left: Left,
         with: impl FnOnce(&mut Batch),
     ) -> Result<(), SpoolError> {
-        let row: Option<InName> = self.journal.get(IN_NAMES, path.as_bytes())?;
+        let row: Option<InName> = self.journal.row(IN_NAMES, path)?;
         let mut batch = Batch::default();
         with(&mut batch);
-        batch.delete(IN_NAMES, path.as_bytes());
+        batch.remove(IN_NAMES, path);
         batch.sync(self.inbox().sync_above(path));
         if let Some(row) = &row {
             match left {
@@ -586,11 +583,11 @@ impl Spool {
     /// means that it is still there.
     pub fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
-        let row: Option<InName> = self.journal.get(IN_NAMES, path.as_bytes())?;
-        let forget = |batch: &mut Batch| batch.delete(LEAVING, path.as_bytes());
+        let row: Option<InName> = self.journal.row(IN_NAMES, path)?;
+        let forget = |batch: &mut Batch| batch.remove(LEAVING, path);
         if let Some(row) = &row {
             let mut batch = Batch::default();
-            batch.put(LEAVING, path.as_bytes(), &row.ino);
+            batch.insert(LEAVING, path, &row.ino);
             self.journal.submit(batch)?;
         }
         let removed = durable::remove(&self.inbox().at(path)?);
@@ -615,18 +612,16 @@ impl Spool {
     /// Removals that a crash cut short come to their end: nobody was told that they failed.
     pub(super) fn recover_leaving(&self) -> Result<(), SpoolError> {
         let mut leaving = Vec::new();
-        self.each_row::<u64>(LEAVING, |_, name, ino| {
-            leaving.push((name.to_vec(), *ino));
+        self.each_row(LEAVING, |_, path, ino| {
+            leaving.push((path.clone(), *ino));
             Ok(())
         })?;
-        for (name, ino) in leaving {
-            if let Ok(path) = RelPath::parse(name.as_slice())
-                && self.inbox().inode(&path)? == Some(ino)
-            {
+        for (path, ino) in leaving {
+            if self.inbox().inode(&path)? == Some(ino) {
                 durable::remove(&self.inbox().at(&path)?)?;
             }
             let mut batch = Batch::default();
-            batch.delete(LEAVING, &name);
+            batch.remove(LEAVING, &path);
             self.journal.submit(batch)?;
         }
         Ok(())
@@ -652,7 +647,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         let (old, new) = (self.inbox().at(from)?, self.outbox().at(to)?);
-        let row: Option<InName> = self.journal.get(IN_NAMES, from.as_bytes())?;
+        let row: Option<InName> = self.journal.row(IN_NAMES, from)?;
         if let Some(row) = &row {
             // Killed right after the rename, the file is sealed at the next start.
             let mut batch = Batch::default();
@@ -660,7 +655,7 @@ impl Spool {
                 kind: super::tables::MarkKind::Closed,
                 path: to.clone(),
             };
-            batch.put(super::tables::MARKS, &row.ino.to_be_bytes(), &mark);
+            batch.insert(super::tables::MARKS, &row.ino, &mark);
             self.journal.submit(batch)?;
         }
         let renamed = if no_replace {
@@ -671,13 +666,13 @@ impl Spool {
         if let Err(error) = renamed {
             if let Some(row) = &row {
                 let mut batch = Batch::default();
-                batch.delete(super::tables::MARKS, &row.ino.to_be_bytes());
+                batch.remove(super::tables::MARKS, &row.ino);
                 self.journal.submit(batch)?;
             }
             return Err(error.into());
         }
         let mut batch = Batch::default();
-        batch.delete(IN_NAMES, from.as_bytes());
+        batch.remove(IN_NAMES, from);
         batch.sync(self.inbox().sync_above(from));
         batch.sync(self.outbox().sync_above(to));
         if let Some(row) = row {
@@ -693,7 +688,7 @@ impl Spool {
 
     /// What is known of the file with the inode `ino` shown at `path` in the inbox.
     pub fn inbox_state(&self, path: &RelPath, ino: u64) -> FileState {
-        let row = self.journal.get::<InName>(IN_NAMES, path.as_bytes());
+        let row = self.journal.row(IN_NAMES, path);
         let Some(row) = row.ok().flatten().filter(|row| row.ino == ino) else {
             // Visible a moment before it is recorded: what is recorded may be said of the version before it.
             return FileState {

@@ -27,7 +27,7 @@ use std::time::Duration;
 use super::beneath::Spot;
 use super::durable::{self, OnPath};
 use super::part::{Followed, PartFile};
-use super::tables::{GOT_FROM, InboundShown, got_key};
+use super::tables::{GOT_FROM, InboundShown};
 use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError, zeros};
 use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, Receipt, RelPath, VerifiedManifest};
 use crate::digest::{Digest, INLINE_MAX, LEAF};
@@ -465,10 +465,7 @@ impl Spool {
         origin: PeerId,
         to: &std::path::Path,
     ) -> Result<(), SpoolError> {
-        let entitled = self
-            .journal
-            .get::<()>(GOT_FROM, &got_key(digest, origin))?
-            .is_some()
+        let entitled = self.journal.row(GOT_FROM, &(digest, origin))?.is_some()
             || self.peer_has(origin, digest);
         if !entitled {
             return Ok(());

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::hashing::{READ_BYTES, SMALL, Slice};
-use super::tables::{OUT_NAMES, OutName};
+use super::tables::OUT_NAMES;
 use super::tree::TreeWork;
 use super::{Gate, SealOutcome, SealRequest, Spool, SpoolError, TreeRequest};
 use crate::bundle::RelPath;
@@ -415,7 +415,7 @@ impl Spool {
 
     /// Whether what has this name was announced under another.
     fn was_renamed(&self, path: &RelPath) -> bool {
-        let row = self.journal.get::<OutName>(OUT_NAMES, path.as_bytes());
+        let row = self.journal.row(OUT_NAMES, path);
         row.is_ok_and(|row| row.is_some_and(|row| row.formerly.is_some()))
     }
 

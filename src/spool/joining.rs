@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::content::inode_at;
 use super::journal::Batch;
 use super::seal::Earlier;
-use super::tables::{JOINING, ORPHANS, OUT_NAMES, OutName};
+use super::tables::{JOINING, ORPHANS, OUT_NAMES};
 use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, Entry, RelPath, Rest, Scope};
 use crate::peer::PeerId;
@@ -20,18 +20,16 @@ const JOIN_PAGE: usize = 500;
 impl Spool {
     /// Goes on with members that had joined when the daemon was killed.
     pub(super) fn resume_joins(&self) -> Result<(), SpoolError> {
-        let joining = self.journal.scan::<()>(JOINING, &[], None, usize::MAX)?;
-        let peer = |key: Vec<u8>| key.last_chunk::<32>().map(|id| PeerId::from_bytes(*id));
+        let joining = self.journal.keys(JOINING.all(), usize::MAX)?;
         joining
             .into_iter()
-            .filter_map(|(key, ())| peer(key))
             .try_for_each(|peer| self.give_current(peer))
     }
 
     /// Bundles that the outbox still shows, and those sealed when there was nobody, go to a new member too. Page by page:
     /// nobody waits for all of it.
     pub(super) fn give_current(&self, peer: PeerId) -> Result<(), SpoolError> {
-        let mut after: Option<Vec<u8>> = None;
+        let mut after: Option<RelPath> = None;
         let mut whole: HashMap<BundleId, bool> = HashMap::new();
         let mut rests: HashMap<BundleId, Vec<RelPath>> = HashMap::new();
         let current = self.late_joiners();
@@ -45,10 +43,10 @@ impl Spool {
             let decide = self.decide.lock();
             let page = self
                 .journal
-                .scan::<OutName>(OUT_NAMES, &[], after.as_deref(), JOIN_PAGE)?;
+                .rows(OUT_NAMES.all().after(after.as_ref()), JOIN_PAGE)?;
             let mut batch = Batch::default();
             let mut unlinked = Vec::new();
-            for (key, name) in &page {
+            for (path, name) in &page {
                 if inode_at(&self.layout.content(name.digest)).is_some() {
                     let known = whole.get(&name.bundle).copied();
                     let is_whole = match known {
@@ -57,14 +55,13 @@ impl Spool {
                     };
                     whole.insert(name.bundle, is_whole);
                     if !is_whole {
-                        let path = RelPath::parse(key.clone()).ok();
-                        rests.entry(name.bundle).or_default().extend(path);
+                        rests.entry(name.bundle).or_default().push(path.clone());
                     } else if known.is_none() {
                         self.owe(peer, name.bundle, &mut batch)?;
                     }
-                } else if let Ok(path) = RelPath::parse(key.clone()) {
+                } else {
                     // Another file with equal bytes had the link, and is gone.
-                    unlinked.push((path, name.stat.ino));
+                    unlinked.push((path.clone(), name.stat.ino));
                 }
             }
             self.journal.submit(batch)?;
@@ -73,7 +70,7 @@ impl Spool {
                 self.look_again(path, ino);
             }
             match page.into_iter().next_back() {
-                Some((key, _)) => after = Some(key),
+                Some((path, _)) => after = Some(path),
                 None => break,
             }
         }
@@ -82,18 +79,16 @@ impl Spool {
         }
         loop {
             let _decide = self.decide.lock();
-            let page = self
-                .journal
-                .scan::<BundleId>(ORPHANS, &[], None, JOIN_PAGE)?;
+            let page = self.journal.rows(ORPHANS.all(), JOIN_PAGE)?;
             let mut batch = Batch::default();
             if page.is_empty() {
-                batch.delete(JOINING, peer.as_bytes());
+                batch.remove(JOINING, &peer);
                 return Ok(self.journal.submit(batch)?);
             }
             for (key, bundle) in &page {
                 // To all: another first member may be joining at the same time.
                 self.owe_everybody(*bundle, &mut batch)?;
-                batch.delete(ORPHANS, key);
+                batch.remove(ORPHANS, key);
             }
             self.journal.submit(batch)?;
         }

@@ -15,6 +15,7 @@
 use std::sync::atomic::Ordering;
 
 use super::journal::Batch;
+use super::keys::Beneath;
 use super::tables::{LINKS, NAMES_OF};
 use super::{Spool, SpoolError};
 use crate::bundle::RelPath;
@@ -22,18 +23,14 @@ use crate::bundle::RelPath;
 /// Rows moved in one batch when a directory is renamed.
 const LINKS_PAGE: usize = 1000;
 
-fn name_key(ino: u64, path: &RelPath) -> Vec<u8> {
-    [ino.to_be_bytes().as_slice(), path.as_bytes()].concat()
-}
-
 fn add(ino: u64, path: &RelPath, batch: &mut Batch) {
-    batch.put(LINKS, path.as_bytes(), &ino);
-    batch.put(NAMES_OF, &name_key(ino, path), &());
+    batch.insert(LINKS, path, &ino);
+    batch.insert(NAMES_OF, &(ino, path), &());
 }
 
 fn take(ino: u64, path: &RelPath, batch: &mut Batch) {
-    batch.delete(LINKS, path.as_bytes());
-    batch.delete(NAMES_OF, &name_key(ino, path));
+    batch.remove(LINKS, path);
+    batch.remove(NAMES_OF, &(ino, path));
 }
 
 impl Spool {
@@ -55,15 +52,12 @@ impl Spool {
         if !self.any_links.load(Ordering::Acquire) {
             return Vec::new();
         }
-        let prefix = ino.to_be_bytes();
-        let rows = self.journal.scan::<()>(NAMES_OF, &prefix, None, usize::MAX);
-        let rows = rows.unwrap_or_else(|error| {
+        let names = self.journal.keys(NAMES_OF.below(&ino), usize::MAX);
+        let names = names.unwrap_or_else(|error| {
             tracing::error!(%error, ino, "cannot look up the names of a file");
             Vec::new()
         });
-        rows.into_iter()
-            .filter_map(|(key, ())| RelPath::parse(key.get(prefix.len()..)?).ok())
-            .collect()
+        names.into_iter().map(|(_, path)| path).collect()
     }
 
     /// A name is gone; `left` are. Call with the decision lock held.
@@ -87,7 +81,7 @@ impl Spool {
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         if self.any_links.load(Ordering::Acquire)
-            && let Some(ino) = self.journal.get::<u64>(LINKS, from.as_bytes())?
+            && let Some(ino) = self.journal.row(LINKS, from)?
         {
             take(ino, from, batch);
             add(ino, to, batch);
@@ -100,23 +94,18 @@ impl Spool {
         if !self.any_links.load(Ordering::Acquire) {
             return Ok(());
         }
-        let prefix = [from.as_bytes(), b"/"].concat();
         loop {
             // What was moved is not met again.
-            let rows = self.journal.scan::<u64>(LINKS, &prefix, None, LINKS_PAGE)?;
+            let below = LINKS.below(&Beneath(from));
+            let rows = self.journal.rows(below, LINKS_PAGE)?;
             if rows.is_empty() {
                 return Ok(());
             }
             let mut batch = Batch::default();
-            for (key, ino) in rows {
-                match RelPath::parse(key.clone()) {
-                    Ok(old) => {
-                        take(ino, &old, &mut batch);
-                        if let Some(new) = old.rebase(from, to) {
-                            add(ino, &new, &mut batch);
-                        }
-                    }
-                    Err(_) => batch.delete(LINKS, &key),
+            for (old, ino) in rows {
+                take(ino, &old, &mut batch);
+                if let Some(new) = old.rebase(from, to) {
+                    add(ino, &new, &mut batch);
                 }
             }
             self.journal.submit(batch)?;
@@ -130,13 +119,12 @@ impl Spool {
         }
         let mut pairs = Vec::new();
         for (from, to) in [(a, b), (b, a)] {
-            let own = self.journal.get::<u64>(LINKS, from.as_bytes())?;
+            let own = self.journal.row(LINKS, from)?;
             pairs.extend(own.map(|ino| (ino, from.clone(), to.clone())));
-            let prefix = [from.as_bytes(), b"/"].concat();
-            for (key, ino) in self.journal.scan::<u64>(LINKS, &prefix, None, usize::MAX)? {
-                let old = RelPath::parse(key).ok();
-                let both = old.and_then(|old| Some((old.rebase(from, to)?, old)));
-                pairs.extend(both.map(|(new, old)| (ino, old, new)));
+            let below = LINKS.below(&Beneath(from));
+            for (old, ino) in self.journal.rows(below, usize::MAX)? {
+                let new = old.rebase(from, to);
+                pairs.extend(new.map(|new| (ino, old, new)));
             }
         }
         let mut batch = Batch::default();
@@ -151,16 +139,13 @@ impl Spool {
 
     /// At start: drops rows of names that show another inode by now.
     pub(super) fn recover_links(&self) -> Result<(), SpoolError> {
-        self.each_row::<u64>(LINKS, |spool, key, ino| {
-            let Ok(path) = RelPath::parse(key) else {
-                return Ok(());
-            };
-            if spool.outbox().inode(&path)? == Some(*ino) {
+        self.each_row(LINKS, |spool, path, ino| {
+            if spool.outbox().inode(path)? == Some(*ino) {
                 spool.any_links.store(true, Ordering::Release);
                 return Ok(());
             }
             let mut batch = Batch::default();
-            take(*ino, &path, &mut batch);
+            take(*ino, path, &mut batch);
             Ok(spool.journal.submit(batch)?)
         })
     }
@@ -173,7 +158,7 @@ impl Spool {
         nlink: u64,
     ) -> Result<(), SpoolError> {
         let several = nlink > 2 || (nlink == 2 && self.visible_links(ino, nlink) == 2);
-        let known = || self.journal.get::<u64>(LINKS, path.as_bytes());
+        let known = || self.journal.row(LINKS, path);
         let mut batch = Batch::default();
         if several {
             self.any_links.store(true, Ordering::Release);

@@ -37,7 +37,7 @@ impl Spool {
         }
         let _marking = shared.marking();
         let ino = shared.ino();
-        let before: Option<Mark> = self.journal.get(MARKS, &ino.to_be_bytes())?;
+        let before: Option<Mark> = self.journal.row(MARKS, &ino)?;
         gate.state().untouched = before.is_none();
         // What is written from here on is to be sent, whatever was to be found out of the bytes before.
         self.recheck.lock().remove(&ino);
@@ -46,7 +46,7 @@ impl Spool {
                 kind: MarkKind::Open,
                 path: path.clone(),
             };
-            batch.put(MARKS, &ino.to_be_bytes(), &mark);
+            batch.insert(MARKS, &ino, &mark);
         }
         self.journal.submit(batch)?;
         shared.set_marked(true);
@@ -80,9 +80,9 @@ impl Spool {
         match mark {
             Some((kind, path)) if !retired => {
                 let path = path.clone();
-                batch.put(MARKS, &ino.to_be_bytes(), &Mark { kind, path });
+                batch.insert(MARKS, &ino, &Mark { kind, path });
             }
-            Some(_) | None => batch.delete(MARKS, &ino.to_be_bytes()),
+            Some(_) | None => batch.remove(MARKS, &ino),
         }
         if let Err(error) = self.journal.submit(batch) {
             tracing::error!(%error, ino, "cannot mark a file of the outbox");
@@ -117,19 +117,18 @@ impl Spool {
         ino: u64,
         change: impl FnOnce(Mark) -> Option<Option<Mark>>,
     ) -> Result<(), SpoolError> {
-        let key = ino.to_be_bytes();
-        if self.journal.get::<Mark>(MARKS, &key)?.is_none() {
+        if self.journal.row(MARKS, &ino)?.is_none() {
             return Ok(());
         }
         let gate = self.gate(ino);
         let _marking = gate.marking();
-        let Some(changed) = self.journal.get(MARKS, &key)?.and_then(change) else {
+        let Some(changed) = self.journal.row(MARKS, &ino)?.and_then(change) else {
             return Ok(());
         };
         let mut batch = Batch::default();
         match changed {
-            Some(mark) => batch.put(MARKS, &key, &mark),
-            None => batch.delete(MARKS, &key),
+            Some(mark) => batch.insert(MARKS, &ino, &mark),
+            None => batch.remove(MARKS, &ino),
         }
         Ok(self.journal.submit(batch)?)
     }
@@ -154,21 +153,20 @@ impl Spool {
         &self,
         moved: impl Fn(&RelPath) -> Option<RelPath>,
     ) -> Result<(), SpoolError> {
-        let mut after: Option<Vec<u8>> = None;
+        let mut after: Option<u64> = None;
         loop {
             let page = self
                 .journal
-                .scan::<Mark>(MARKS, &[], after.as_deref(), MARKS_PAGE)?;
-            for (key, mark) in &page {
-                let ino = key.as_slice().try_into().map_or(0, u64::from_be_bytes);
+                .rows(MARKS.all().after(after.as_ref()), MARKS_PAGE)?;
+            for (ino, mark) in &page {
                 if moved(&mark.path).is_some() {
-                    self.remark(ino, |mark| {
+                    self.remark(*ino, |mark| {
                         moved(&mark.path).map(|path| Some(Mark { path, ..mark }))
                     })?;
                 }
             }
             match page.into_iter().next_back() {
-                Some((key, _)) => after = Some(key),
+                Some((ino, _)) => after = Some(ino),
                 None => return Ok(()),
             }
         }

@@ -23,21 +23,21 @@ use thiserror::Error;
 
 pub use self::bound::is_alone;
 pub(super) use self::strangers::Strangers;
-use super::journal::{Batch, Journal, Table};
+use super::journal::{Batch, Journal, Key, Table};
 use super::tables::{JOINING, MEMBERS, META};
 use super::{Event, Member, Spool, SpoolError};
 pub use crate::peer::invitation::{Denied, Welcome};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
 use crate::peer::{self, Charter, GroupKey, PeerId};
 
-/// What a statement is about → `SignedStatement`: those that count.
-const STATEMENTS: Table = Table(48);
+/// Those statements that count.
+const STATEMENTS: Table<About, SignedStatement> = Table::new(48);
 /// Peer → (): members that a new key did not reach.
-const LEFT_OUT: Table = Table(50);
-/// Key in `META`: the group's `Charter`.
-const META_CHARTER: &[u8] = b"charter";
-/// Key in `META`: the generation of the key that a ticket brought.
-const META_GENERATION: &[u8] = b"generation";
+const LEFT_OUT: Table<PeerId, ()> = Table::new(50);
+/// The group's charter.
+const META_CHARTER: Table<(), Charter> = Table::named(META, "charter");
+/// The generation of the key that a ticket brought.
+const META_GENERATION: Table<(), u64> = Table::named(META, "generation");
 
 /// What the spool knows of its group.
 #[derive(Debug, Default)]
@@ -144,23 +144,19 @@ pub struct Changed {
 impl Group {
     /// Reads what the journal has.
     pub(super) fn load(journal: &Journal) -> Result<Self, SpoolError> {
-        let charter: Option<Charter> = journal.get(META, META_CHARTER)?;
+        let charter = journal.row(META_CHARTER, &())?;
         let mut state = State {
             charter,
-            ticketed: journal.get(META, META_GENERATION)?.unwrap_or(0),
+            ticketed: journal.row(META_GENERATION, &())?.unwrap_or(0),
             ..State::default()
         };
-        let left_out = journal.scan::<()>(LEFT_OUT, &[], None, usize::MAX)?;
-        let peer = |key: Vec<u8>| key.last_chunk::<32>().map(|id| PeerId::from_bytes(*id));
-        state.left_out = left_out
-            .into_iter()
-            .filter_map(|(key, ())| peer(key))
-            .collect();
-        let rows = journal.scan::<SignedStatement>(STATEMENTS, &[], None, usize::MAX)?;
+        let left_out = journal.keys(LEFT_OUT.all(), usize::MAX)?;
+        state.left_out = left_out.into_iter().collect();
+        let rows = journal.rows(STATEMENTS.all(), usize::MAX)?;
         let mut bad = Batch::default();
-        for key in journal.unreadable::<SignedStatement>(STATEMENTS)? {
+        for key in journal.unreadable(STATEMENTS)? {
             tracing::error!("a statement in the journal is dropped: it cannot be read");
-            bad.delete(STATEMENTS, &key);
+            bad.remove(STATEMENTS, &key);
         }
         for (key, signed) in rows {
             let Some(charter) = &charter else { break };
@@ -171,7 +167,7 @@ impl Group {
                 // Passed on, others would refuse it, and us with it.
                 Err(error) => {
                     tracing::error!("dropped from the journal: {error}");
-                    bad.delete(STATEMENTS, &key);
+                    bad.remove(STATEMENTS, &key);
                 }
             }
         }
@@ -192,11 +188,42 @@ impl Group {
     }
 }
 
-fn row_key(what: &What) -> Vec<u8> {
-    match what {
-        What::Removed { id, .. } => [b"r", id.as_bytes().as_slice()].concat(),
-        What::Admitted { id, .. } => [b"a", id.as_bytes().as_slice()].concat(),
-        What::Rekey(_) => b"k".to_vec(),
+/// What a statement is about; the newer one of two about the same counts.
+#[derive(Debug)]
+enum About {
+    Removed(PeerId),
+    Admitted(PeerId),
+    Key,
+}
+
+impl About {
+    fn of(what: &What) -> Self {
+        match what {
+            What::Removed { id, .. } => Self::Removed(*id),
+            What::Admitted { id, .. } => Self::Admitted(*id),
+            What::Rekey(_) => Self::Key,
+        }
+    }
+}
+
+impl Key for About {
+    type Read = Self;
+
+    fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Removed(id) => (b"r", id).write(to),
+            Self::Admitted(id) => (b"a", id).write(to),
+            Self::Key => b"k".write(to),
+        }
+    }
+
+    fn read(from: &mut &[u8]) -> Option<Self> {
+        match &<[u8; 1]>::read(from)? {
+            b"r" => PeerId::read(from).map(Self::Removed),
+            b"a" => PeerId::read(from).map(Self::Admitted),
+            b"k" => Some(Self::Key),
+            _ => None,
+        }
     }
 }
 
@@ -210,7 +237,7 @@ impl Spool {
         let charter = match (known, charter) {
             (None, Some(told)) => {
                 let mut batch = Batch::default();
-                batch.put(META, META_CHARTER, &told);
+                batch.insert(META_CHARTER, &(), &told);
                 self.journal.submit(batch)?;
                 self.journal.flush()?;
                 Some(told)
@@ -265,7 +292,7 @@ impl Spool {
     /// A ticket brought the key of this generation.
     pub fn note_generation(&self, generation: u64) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
-        batch.put(META, META_GENERATION, &generation);
+        batch.insert(META_GENERATION, &(), &generation);
         self.journal.submit(batch)?;
         self.journal.flush()?;
         self.group.state.write().ticketed = generation;
@@ -371,9 +398,9 @@ impl Spool {
         if state.left_out.remove(&id) {
             drop(state);
             let mut batch = Batch::default();
-            batch.delete(LEFT_OUT, id.as_bytes());
+            batch.remove(LEFT_OUT, &id);
             // Known, it would count as told of before; it is to be given what is current again.
-            batch.delete(MEMBERS, id.as_bytes());
+            batch.remove(MEMBERS, &id);
             self.journal.submit(batch)?;
         }
         Ok(true)
@@ -410,14 +437,14 @@ impl Spool {
                     continue;
                 }
             };
-            let row = row_key(&statement.what);
+            let about = About::of(&statement.what);
             match roll.take(&charter, statement, signed.clone()) {
                 Change::None => continue,
                 Change::Recorded => {}
                 Change::Removed(id) => out.push(id),
                 Change::Rekey => rekeyed = true,
             }
-            batch.put(STATEMENTS, &row, &signed);
+            batch.insert(STATEMENTS, &about, &signed);
         }
         if batch.is_empty() {
             return Ok(());
@@ -458,17 +485,14 @@ impl Spool {
         left_out: &mut BTreeSet<PeerId>,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        for (_, member) in self
-            .journal
-            .scan::<Member>(MEMBERS, &[], None, usize::MAX)?
-        {
+        for (_, member) in self.journal.rows(MEMBERS.all(), usize::MAX)? {
             if !rekey.includes(member.id) && left_out.insert(member.id) {
-                batch.put(LEFT_OUT, member.id.as_bytes(), &());
+                batch.insert(LEFT_OUT, &member.id, &());
             }
         }
         for (id, _) in &rekey.closed {
             if left_out.remove(id) {
-                batch.delete(LEFT_OUT, id.as_bytes());
+                batch.remove(LEFT_OUT, id);
             }
         }
         Ok(())
@@ -478,7 +502,7 @@ impl Spool {
     fn expel(&self, id: PeerId) -> Result<(), SpoolError> {
         self.member_ids.write().remove(&id);
         let mut batch = Batch::default();
-        batch.delete(JOINING, id.as_bytes());
+        batch.remove(JOINING, &id);
         if self.admission(id) == Admission::Removed {
             self.release_names(id, &mut batch)?;
         }

@@ -19,21 +19,70 @@
 //! found after a crash fits. Whatever is in doubt counts as moved on: then a consumed file stays consumed, and an older file
 //! may stay where it is.
 
-use super::journal::Batch;
-use super::tables::{LEFT, OutName, descending};
+use super::journal::{Batch, Below, Key, Table};
+use super::keys::Newest;
+use super::tables::OutName;
 use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, Manifest, RelPath, VerifiedManifest};
 
-/// Rows of one name sort by it, the newest version first.
-fn left_key(path: &RelPath, (epoch, seq): (u64, u64)) -> Vec<u8> {
-    [path.as_bytes(), &[0], &descending(epoch), &descending(seq)].concat()
+/// Versions of a name of the outbox whose files moved on to other names.
+pub(super) const LEFT: Table<LeftKey, Left> = Table::new(26);
+
+/// A version of a name. Those of one name sort the newest first.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct LeftKey {
+    path: RelPath,
+    order: (u64, u64),
 }
 
-fn order_in(key: &[u8]) -> Option<(u64, u64)> {
-    let order: &[u8; 16] = key.last_chunk()?;
-    let part = |bytes: &[u8]| Some(u64::MAX - u64::from_be_bytes(*bytes.first_chunk()?));
-    Some((part(&order[..8])?, part(&order[8..])?))
+impl LeftKey {
+    fn of(path: &RelPath, order: (u64, u64)) -> Self {
+        let path = path.clone();
+        Self { path, order }
+    }
 }
+
+impl Key for LeftKey {
+    type Read = Self;
+
+    fn write(&self, to: &mut Vec<u8>) {
+        let (epoch, seq) = self.order;
+        Versions(&self.path).write(to);
+        (Newest(epoch), Newest(seq)).write(to);
+    }
+
+    fn read(from: &mut &[u8]) -> Option<Self> {
+        let end = from.iter().position(|byte| *byte == 0)?;
+        let (path, rest) = from.split_at(end);
+        *from = &rest[1..];
+        let (epoch, seq) = <(Newest, Newest)>::read(from)?;
+        Some(Self {
+            path: RelPath::parse(path).ok()?,
+            order: (epoch.0, seq.0),
+        })
+    }
+}
+
+/// All versions of a name, to be looked for by that. No name has the byte 0 in it.
+struct Versions<'a>(&'a RelPath);
+
+/// What [`Versions`] is read back as: never, since it is no key but the beginning of some.
+enum Name {}
+
+impl Key for Versions<'_> {
+    type Read = Name;
+
+    fn write(&self, to: &mut Vec<u8>) {
+        self.0.write(to);
+        to.push(0);
+    }
+
+    fn read(_from: &mut &[u8]) -> Option<Name> {
+        None
+    }
+}
+
+impl Below<Name> for LeftKey {}
 
 /// Tells which names are not sent.
 pub(super) type IsUnsent = Box<dyn Fn(&RelPath) -> bool + Send + Sync>;
@@ -48,7 +97,7 @@ pub(super) struct MovedOn {
 
 /// A version of a name that moved on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-struct Left {
+pub(super) struct Left {
     /// What announced it there.
     bundle: BundleId,
     /// What says where it is; `None`: it is not sealed under its new name yet.
@@ -69,16 +118,16 @@ impl Spool {
     /// A file was moved: `row`, by which it is known from now on, is that of the name `to`. Call with the decision lock held.
     pub(super) fn file_moved(&self, row: &OutName, to: &RelPath, batch: &mut Batch) {
         let Some(from) = &row.formerly else { return };
-        let key = left_key(from, row.order);
+        let key = LeftKey::of(from, row.order);
         if from == to || self.is_unsent(to) {
-            batch.delete(LEFT, &key);
+            batch.remove(LEFT, &key);
             return;
         }
         let left = Left {
             bundle: row.bundle,
             told_by: None,
         };
-        batch.put(LEFT, &key, &left);
+        batch.insert(LEFT, &key, &left);
     }
 
     /// The file of a row that goes will not be announced by what the row says. At once: the bundle of the row may come to
@@ -88,7 +137,7 @@ impl Spool {
             return Ok(());
         };
         let mut batch = Batch::default();
-        batch.delete(LEFT, &left_key(from, row.order));
+        batch.remove(LEFT, &LeftKey::of(from, row.order));
         // Who never heard of the name before this one would have heard of it, too.
         if let Some(manifest) = self.shared_manifest(row.bundle)? {
             let of = manifest.manifest();
@@ -106,14 +155,11 @@ impl Spool {
 
     /// The newest version of a name that moved on, of those that somebody may still show. Call with the decision lock held.
     pub(super) fn moved_on(&self, path: &RelPath) -> Result<Option<MovedOn>, SpoolError> {
-        let versions = [path.as_bytes(), &[0]].concat();
-        let rows = self.journal.scan::<Left>(LEFT, &versions, None, 1)?;
+        let rows = self.journal.rows(LEFT.below(&Versions(path)), 1)?;
         let newest = rows.into_iter().next();
-        Ok(newest.and_then(|(key, left)| {
-            Some(MovedOn {
-                order: order_in(&key)?,
-                bundle: left.bundle,
-            })
+        Ok(newest.map(|(version, left)| MovedOn {
+            order: version.order,
+            bundle: left.bundle,
         }))
     }
 
@@ -121,17 +167,17 @@ impl Spool {
     pub(super) fn tells_moves(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
         let of = manifest.manifest();
         for former in &of.renamed_from {
-            let key = left_key(&former.path, former.order());
+            let key = LeftKey::of(&former.path, former.order());
             if of.entries.iter().any(|entry| entry.path == former.path) {
                 // It is back.
-                batch.delete(LEFT, &key);
+                batch.remove(LEFT, &key);
                 continue;
             }
             let left = Left {
                 bundle: former.bundle,
                 told_by: Some(manifest.id()),
             };
-            batch.put(LEFT, &key, &left);
+            batch.insert(LEFT, &key, &left);
         }
     }
 
@@ -146,7 +192,9 @@ impl Spool {
         let (Some(entry), false) = (of.entries.first(), of.renamed_from.is_empty()) else {
             return Ok(());
         };
-        let own: Option<Left> = self.journal.get(LEFT, &left_key(&entry.path, of.order()))?;
+        let own: Option<Left> = self
+            .journal
+            .row(LEFT, &LeftKey::of(&entry.path, of.order()))?;
         match own.is_some_and(|left| left.told_by.is_none()) {
             true => Ok(()),
             false => self.forget_told(bundle, of, batch),
@@ -160,10 +208,10 @@ impl Spool {
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         for former in &of.renamed_from {
-            let key = left_key(&former.path, former.order());
-            let left: Option<Left> = self.journal.get(LEFT, &key)?;
+            let key = LeftKey::of(&former.path, former.order());
+            let left: Option<Left> = self.journal.row(LEFT, &key)?;
             if left.is_some_and(|left| left.told_by == Some(bundle)) {
-                batch.delete(LEFT, &key);
+                batch.remove(LEFT, &key);
             }
         }
         Ok(())
@@ -177,11 +225,16 @@ mod tests {
     #[test]
     fn the_newest_version_of_a_name_comes_first_and_reads_back() {
         let path = RelPath::parse("a/b").unwrap();
-        let mut keys: Vec<Vec<u8>> = [(1, 9), (3, 0), (2, u64::MAX), (2, 1)]
-            .map(|order| left_key(&path, order))
-            .to_vec();
+        let bytes = |order| {
+            let mut bytes = Vec::new();
+            LeftKey::of(&path, order).write(&mut bytes);
+            bytes
+        };
+        let mut keys: Vec<Vec<u8>> = [(1, 9), (3, 0), (2, u64::MAX), (2, 1)].map(bytes).to_vec();
         keys.sort();
-        let orders: Vec<_> = keys.iter().map(|key| order_in(key).unwrap()).collect();
+        let read = |key: &Vec<u8>| LeftKey::read(&mut key.as_slice()).unwrap();
+        assert!(keys.iter().all(|key| read(key).path == path));
+        let orders: Vec<_> = keys.iter().map(|key| read(key).order).collect();
         assert_eq!(orders, [(3, 0), (2, u64::MAX), (2, 1), (1, 9)]);
     }
 }

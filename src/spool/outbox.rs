@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use super::durable::{self, OnPath};
 use super::journal::Batch;
-use super::tables::{INODES, InodeRow, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
+use super::keys::{At, Beneath};
+use super::tables::{INODES, InodeRow, MARKS, MarkKind, OUT_NAMES, OutName};
 use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
 use crate::bundle::{RelPath, Stage};
 
@@ -92,7 +93,7 @@ impl Spool {
                 self.room.uncount(digest, meta.len());
             }
             gate.state().sealed = None;
-            batch.delete(INODES, &ino.to_be_bytes());
+            batch.remove(INODES, &ino);
         }
         self.mark_open(gate, path, batch)?;
         drop(decide);
@@ -124,22 +125,22 @@ impl Spool {
     /// The row of a file that has the name `to` now.
     pub(super) fn put_moved(&self, row: OutName, to: &RelPath, batch: &mut Batch) {
         self.file_moved(&row, to, batch);
-        batch.put(OUT_NAMES, to.as_bytes(), &row);
+        batch.insert(OUT_NAMES, to, &row);
     }
 
     fn move_name(&self, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         let mut batch = Batch::default();
-        if let Some(before) = self.journal.get::<OutName>(OUT_NAMES, to.as_bytes())? {
+        if let Some(before) = self.journal.row(OUT_NAMES, to)? {
             self.file_gone(&before)?;
         }
-        match self.journal.get::<OutName>(OUT_NAMES, from.as_bytes())? {
+        match self.journal.row(OUT_NAMES, from)? {
             Some(row) => {
-                batch.delete(OUT_NAMES, from.as_bytes());
+                batch.remove(OUT_NAMES, from);
                 self.history.name_moved(row.bundle);
                 self.put_moved(row.moved(from), to, &mut batch);
             }
-            None => batch.delete(OUT_NAMES, to.as_bytes()),
+            None => batch.remove(OUT_NAMES, to),
         }
         self.move_link(from, to, &mut batch)?;
         self.journal.submit(batch)?;
@@ -150,21 +151,16 @@ impl Spool {
         let _decide = self.decide.lock();
         self.move_links_below(from, to)?;
         self.move_marks(|path| path.rebase(from, to))?;
-        let prefix = [from.as_bytes(), b"/"].concat();
-        let mut after: Option<Vec<u8>> = None;
+        let mut after: Option<RelPath> = None;
         loop {
-            let rows =
-                self.journal
-                    .scan::<OutName>(OUT_NAMES, &prefix, after.as_deref(), RENAME_PAGE)?;
+            let below = OUT_NAMES.below(&Beneath(from)).after(after.as_ref());
+            let rows = self.journal.rows(below, RENAME_PAGE)?;
             let mut batch = Batch::default();
-            for (key, row) in &rows {
-                batch.delete(OUT_NAMES, key);
-                let moved = RelPath::parse(key.clone())
-                    .ok()
-                    .and_then(|old| Some((old.rebase(from, to)?, old)));
-                if let Some((new, old)) = moved {
+            for (old, row) in &rows {
+                batch.remove(OUT_NAMES, old);
+                if let Some(new) = old.rebase(from, to) {
                     self.history.name_moved(row.bundle);
-                    self.put_moved(row.clone().moved(&old), &new, &mut batch);
+                    self.put_moved(row.clone().moved(old), &new, &mut batch);
                 }
             }
             self.journal.submit(batch)?;
@@ -221,16 +217,14 @@ impl Spool {
         let mut tails = BTreeSet::new();
         let mut complete_to: Option<Vec<u8>> = None;
         for name in [a, b] {
-            let prefix = [name.as_bytes(), b"/"].concat();
-            let last = [prefix.as_slice(), after].concat();
-            let last = (!after.is_empty()).then_some(last.as_slice());
-            let rows = self
-                .journal
-                .scan::<OutName>(OUT_NAMES, &prefix, last, RENAME_PAGE)?;
+            let last = (!after.is_empty()).then_some(At(name, after));
+            let below = OUT_NAMES.below(&Beneath(name)).after(last.as_ref());
+            let rows = self.journal.keys(below, RENAME_PAGE)?;
             let full = rows.len() == RENAME_PAGE;
+            let tail = name.as_bytes().len() + 1;
             let found: Vec<Vec<u8>> = rows
                 .into_iter()
-                .map(|(key, _)| key[prefix.len()..].to_vec())
+                .map(|path| path.as_bytes()[tail..].to_vec())
                 .collect();
             if full {
                 complete_to = complete_to.into_iter().chain(found.last().cloned()).min();
@@ -244,14 +238,14 @@ impl Spool {
     }
 
     fn exchange_rows(&self, a: &RelPath, b: &RelPath, batch: &mut Batch) -> Result<(), SpoolError> {
-        let row = |name: &RelPath| self.journal.get::<OutName>(OUT_NAMES, name.as_bytes());
+        let row = |name: &RelPath| self.journal.row(OUT_NAMES, name);
         for (row, from, to) in [(row(a)?, a, b), (row(b)?, b, a)] {
             match row {
                 Some(row) => {
                     self.history.name_moved(row.bundle);
                     self.put_moved(row.moved(from), to, batch);
                 }
-                None => batch.delete(OUT_NAMES, to.as_bytes()),
+                None => batch.remove(OUT_NAMES, to),
             }
         }
         Ok(())
@@ -273,14 +267,14 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         let mut batch = Batch::default();
-        let row = self.journal.get::<OutName>(OUT_NAMES, path.as_bytes())?;
+        let row = self.journal.row(OUT_NAMES, path)?;
         if let Some(row) = row.filter(|row| row.stat.ino == ino) {
-            batch.delete(OUT_NAMES, path.as_bytes());
+            batch.remove(OUT_NAMES, path);
             self.file_gone(&row)?;
         }
         self.unlink_row(ino, path, visible_links, &mut batch);
         if visible_links == 0 {
-            batch.delete(MARKS, &ino.to_be_bytes());
+            batch.remove(MARKS, &ino);
             let gate = self.gates.lock().remove(&ino);
             if let Some(gate) = gate.and_then(|gate| gate.upgrade()) {
                 gate.retire();
@@ -291,7 +285,7 @@ impl Spool {
                 self.note_held(digest);
                 return Ok(());
             }
-            batch.delete(INODES, &ino.to_be_bytes());
+            batch.remove(INODES, &ino);
         }
         Ok(self.journal.submit(batch)?)
     }
@@ -317,17 +311,9 @@ impl Spool {
 
     /// What is known of the file shown at `path` in the outbox.
     pub fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState {
-        let row = self
-            .journal
-            .get::<OutName>(OUT_NAMES, path.as_bytes())
-            .ok()
-            .flatten();
+        let row = self.journal.row(OUT_NAMES, path).ok().flatten();
         let Some(row) = row.filter(|row| row.stat.ino == ino && self.is_current(row)) else {
-            let mark = self
-                .journal
-                .get::<Mark>(MARKS, &ino.to_be_bytes())
-                .ok()
-                .flatten();
+            let mark = self.journal.row(MARKS, &ino).ok().flatten();
             let state = match mark.map(|mark| mark.kind) {
                 Some(MarkKind::Open) => Stage::Open,
                 Some(MarkKind::Closed | MarkKind::Doubted) => Stage::Settling,
@@ -344,9 +330,7 @@ impl Spool {
 
     /// Whether the bundle of a name is of the bytes that its inode has: another name of it may have been sealed since.
     pub(super) fn is_current(&self, row: &OutName) -> bool {
-        let sealed = self
-            .journal
-            .get::<InodeRow>(INODES, &row.stat.ino.to_be_bytes());
+        let sealed = self.journal.row(INODES, &row.stat.ino);
         let other = |sealed: &InodeRow| sealed.digest != row.digest;
         !sealed.ok().flatten().as_ref().is_some_and(other)
     }

@@ -11,7 +11,6 @@ use super::expiry::Ageing;
 use super::route::Routing;
 use super::tables::CANCELS;
 use super::{Spool, SpoolError};
-use crate::bundle::Cancel;
 
 /// In memory. The flags spare those who use none of it a look into the journal.
 #[derive(Debug, Default)]
@@ -43,7 +42,7 @@ pub(super) struct Policy {
 impl Spool {
     /// Takes up what was decided in earlier starts.
     pub(super) fn begin_policy(&self) -> Result<(), SpoolError> {
-        let any = self.journal.scan::<Cancel>(CANCELS, &[], None, 1)?;
+        let any = self.journal.rows(CANCELS.all(), 1)?;
         self.policy
             .any_cancel
             .store(!any.is_empty(), Ordering::Release);

@@ -1,13 +1,13 @@
 //! What tests of the rooms above look at and do that no program does.
 
-use super::tables::{MARKS, Mark, MarkKind, Stat};
+use super::tables::{MARKS, MarkKind, Stat};
 use super::{Bell, Spool};
 use crate::bundle::RelPath;
 
 impl Spool {
     /// Every mark of the outbox.
     pub(crate) fn marks(&self) -> Vec<(MarkKind, RelPath)> {
-        let rows = self.journal.scan::<Mark>(MARKS, &[], None, usize::MAX);
+        let rows = self.journal.rows(MARKS.all(), usize::MAX);
         let marks = rows.unwrap().into_iter();
         marks.map(|(_, mark)| (mark.kind, mark.path)).collect()
     }

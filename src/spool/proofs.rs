@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::durable::{self, OnPath};
 use super::journal::Batch;
-use super::tables::{CHOSEN, IN_NAMES, InName, OWNED, origin_key};
+use super::tables::{CHOSEN, IN_NAMES, InName, OWNED};
 use super::{Layout, Spool, SpoolError};
 use crate::bundle::{RelPath, SignedManifest, VerifiedManifest};
 use crate::journal::JournalError;
@@ -172,8 +172,8 @@ impl Spool {
                 self.may_show(entry, &name)?;
                 self.claim_top(of.origin, &entry.path, &name, &mut batch)?;
             }
-            batch.put(CHOSEN, &origin_key(of.origin, &entry.path), &name);
-            batch.put(OWNED, name.as_bytes(), &(of.origin, entry.path.clone()));
+            batch.insert(CHOSEN, &(of.origin, &entry.path), &name);
+            batch.insert(OWNED, &name, &(of.origin, entry.path.clone()));
             // No inode: the file is hashed before it is shown.
             given.push((index, name, 0));
         }
@@ -225,7 +225,7 @@ impl Spool {
         };
         let bundle = proof.signed.id();
         for (_, name) in &proof.names {
-            let row: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+            let row: Option<InName> = self.journal.row(IN_NAMES, name)?;
             if row.is_some_and(|row| row.bundle == bundle) {
                 return Ok(true);
             }

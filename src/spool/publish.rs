@@ -160,9 +160,9 @@ impl Spool {
             names.push((naming.entry as u32, naming.name.clone(), ino));
         }
         let mut intent = Batch::default();
-        intent.put(
+        intent.insert(
             INTENTS,
-            &bundle.0,
+            &bundle,
             &Intent {
                 signed: manifest.signed().clone(),
                 names: names.clone(),
@@ -214,7 +214,7 @@ impl Spool {
         let mut replaced = HashMap::new();
         if fresh.is_none() {
             for naming in &namings {
-                let row: Option<InName> = self.journal.get(IN_NAMES, naming.name.as_bytes())?;
+                let row: Option<InName> = self.journal.row(IN_NAMES, &naming.name)?;
                 replaced.extend(row.map(|row| (naming.name.clone(), row.ino)));
             }
         }
@@ -425,7 +425,7 @@ impl Spool {
         }
         if !all {
             self.name_rows(manifest, names, &mut batch)?;
-            batch.delete(INTENTS, &manifest.id().0);
+            batch.remove(INTENTS, &manifest.id());
             return Ok(batch);
         }
         let named: HashSet<usize> = plan.namings.iter().map(|naming| naming.entry).collect();

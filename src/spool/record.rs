@@ -123,7 +123,7 @@ fn since_1970(time: std::time::SystemTime) -> Time {
 impl Spool {
     /// The record of an inode. One that cannot be read is none: its file is hashed.
     pub(super) fn record_of(&self, ino: u64) -> Result<Option<InodeRow>, SpoolError> {
-        match self.journal.get(INODES, &ino.to_be_bytes()) {
+        match self.journal.row(INODES, &ino) {
             Err(JournalError::Row { why, .. }) => {
                 tracing::error!(ino, why, "the record of an inode cannot be read");
                 Ok(None)
@@ -136,7 +136,7 @@ impl Spool {
     pub(super) fn record_doubted(&self, digest: Digest, found: &Stat) -> Result<(), SpoolError> {
         let stat = found.doubted();
         let mut batch = Batch::default();
-        batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
+        batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
         Ok(self.journal.submit(batch)?)
     }
 
@@ -170,7 +170,7 @@ impl Spool {
             ..record
         };
         let mut batch = Batch::default();
-        batch.put(INODES, &ino.to_be_bytes(), &row);
+        batch.insert(INODES, &ino, &row);
         if let Err(error) = self.journal.submit(batch) {
             tracing::debug!(%path, %error, "not recorded again: the next start hashes it");
         }
@@ -190,7 +190,7 @@ impl Spool {
         };
         let stat = Stat::of(&meta);
         if stat.ino == ino {
-            batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest, stat });
+            batch.insert(INODES, &ino, &InodeRow { digest, stat });
         }
         Ok(())
     }

@@ -25,13 +25,13 @@ use super::beneath::Root;
 use super::durable::{self, OnPath, Sync};
 use super::forward::is_in_the_way;
 use super::hashing::hash_file;
-use super::journal::Batch;
+use super::journal::{Batch, Key, Table};
 use super::start::LastRun;
 use super::tables::{
     IN_NAMES, INODES, InName, InodeRow, SETTLED, Stat, TREES, TreeFile, TreeRow, name_in_tree,
 };
 use super::{RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
-use crate::bundle::{BundleId, Receipt, RelPath};
+use crate::bundle::{BundleId, RelPath};
 use crate::digest::Digest;
 
 /// Rows looked at per step.
@@ -85,7 +85,7 @@ impl Spool {
     fn recover_inbox(&self) -> Result<(), SpoolError> {
         // What a start before this one put aside is looked at again, unless its name is not recorded any more.
         walk(self.unverified(), &mut |found| {
-            let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
+            let row: Option<InName> = self.journal.row(IN_NAMES, &found.path)?;
             match row {
                 Some(_) => Ok(()),
                 None => Ok(durable::remove(&self.unverified().at(&found.path)?).map(drop)?),
@@ -93,7 +93,7 @@ impl Spool {
         })?;
         let mut gone = None;
         walk(self.inbox(), &mut |found| {
-            let row: Option<InName> = self.journal.get(IN_NAMES, found.path.as_bytes())?;
+            let row: Option<InName> = self.journal.row(IN_NAMES, &found.path)?;
             if let Some(row) = &row {
                 return match self.is_as_recorded(row, &found)? {
                     true => Ok(()),
@@ -122,38 +122,33 @@ impl Spool {
             tracing::warn!(path = %found.path, at = %at.display(), "a file in the inbox without a record was quarantined");
             Ok(())
         })?;
-        self.each_row::<InName>(IN_NAMES, |spool, key, row| {
-            let name = RelPath::parse(key).ok();
-            let inode = name.as_ref().map(|name| spool.inbox().inode(name));
-            let is_there = inode.transpose()?.flatten() == Some(row.ino);
-            if is_there || name.as_ref().is_some_and(|name| spool.is_doubted(name)) {
+        self.each_row(IN_NAMES, |spool, name, row| {
+            let is_there = spool.inbox().inode(name)? == Some(row.ino);
+            if is_there || spool.is_doubted(name) {
                 return Ok(());
             }
             let mut batch = Batch::default();
-            batch.delete(IN_NAMES, key);
+            batch.remove(IN_NAMES, name);
             // Moved to the outbox, the inode may still be the one behind its digest.
             if spool.linked_digest(row.ino).is_none() {
-                batch.delete(INODES, &row.ino.to_be_bytes());
+                batch.remove(INODES, &row.ino);
             }
-            if let Some(name) = name {
-                spool.row_consumed(row, &name, &mut batch)?;
-            }
+            spool.row_consumed(row, name, &mut batch)?;
             Ok(spool.journal.submit(batch)?)
         })
     }
 
     /// Trees that were not sealed: what was in them and is below them now is taken out of the files that were found.
     fn recover_trees(&self, found: &mut Vec<RecoveredFile>) -> Result<(), SpoolError> {
-        let rows = self.journal.scan::<TreeRow>(TREES, &[], None, usize::MAX)?;
+        let rows = self.journal.rows(TREES.all(), usize::MAX)?;
         let mut trees = Vec::new();
-        for (key, row) in rows {
-            let tree = key.as_slice().try_into().map_or(0, u64::from_be_bytes);
+        for (tree, row) in rows {
             self.next_tree
                 .fetch_max(tree.saturating_add(1), Ordering::Relaxed);
-            let Some((root, files)) = self.tree_found(&key, &row, found)? else {
+            let Some((root, files)) = self.tree_found(tree, &row, found)? else {
                 // Renamed back or removed; or the rename that would have made it a tree was never done.
                 let mut batch = Batch::default();
-                batch.delete(TREES, &key);
+                batch.remove(TREES, &tree);
                 self.journal.submit(batch)?;
                 continue;
             };
@@ -176,7 +171,7 @@ impl Spool {
     /// has other inodes: there the name of the directory counts, if anything in it has the name of a member.
     fn tree_found(
         &self,
-        key: &[u8],
+        tree: u64,
         row: &TreeRow,
         found: &mut Vec<RecoveredFile>,
     ) -> Result<Option<(RelPath, Vec<RecoveredFile>)>, SpoolError> {
@@ -215,26 +210,44 @@ impl Spool {
                 ..row.clone()
             };
             let mut batch = Batch::default();
-            batch.put(TREES, key, &row);
+            batch.insert(TREES, &tree, &row);
             self.journal.submit(batch)?;
             return Ok(Some((root.clone(), files)));
         }
         Ok(None)
     }
 
-    pub(super) fn each_row<V: serde::de::DeserializeOwned>(
+    /// Looks at all rows of a table, page by page.
+    pub(super) fn each_row<K: Key<Read = K>, V: serde::de::DeserializeOwned>(
         &self,
-        table: super::journal::Table,
-        mut look: impl FnMut(&Self, &[u8], &V) -> Result<(), SpoolError>,
+        table: Table<K, V>,
+        mut look: impl FnMut(&Self, &K, &V) -> Result<(), SpoolError>,
     ) -> Result<(), SpoolError> {
-        let mut after: Option<Vec<u8>> = None;
+        let mut after = None;
         loop {
-            let page = self.journal.scan::<V>(table, &[], after.as_deref(), PAGE)?;
+            let page = self.journal.rows(table.all().after(after.as_ref()), PAGE)?;
             for (key, row) in &page {
                 look(self, key, row)?;
             }
             match page.into_iter().next_back() {
                 Some((key, _)) => after = Some(key),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The same of the keys only, whatever the rows hold.
+    pub(super) fn each_key<K: Key<Read = K>, V>(
+        &self,
+        table: Table<K, V>,
+        mut look: impl FnMut(&K),
+    ) -> Result<(), SpoolError> {
+        let mut after = None;
+        loop {
+            let page = self.journal.keys(table.all().after(after.as_ref()), PAGE)?;
+            page.iter().for_each(&mut look);
+            match page.into_iter().next_back() {
+                Some(key) => after = Some(key),
                 None => return Ok(()),
             }
         }
@@ -273,8 +286,7 @@ impl Spool {
             };
             let wanted = match bundle {
                 Some(bundle) => {
-                    self.journal.get::<Receipt>(SETTLED, &bundle.0)?.is_none()
-                        && !old().unwrap_or(false)
+                    self.journal.row(SETTLED, &bundle)?.is_none() && !old().unwrap_or(false)
                 }
                 None => false,
             };
@@ -312,7 +324,7 @@ impl Spool {
                     stat: found,
                 };
                 let mut batch = Batch::default();
-                batch.put(INODES, &found.ino.to_be_bytes(), &record);
+                batch.insert(INODES, &found.ino, &record);
                 batch.sync(Sync::File(Arc::new(file)));
                 return Ok(self.journal.submit(batch)?);
             }

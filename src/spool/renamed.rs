@@ -57,7 +57,6 @@ use super::seal::{is_executable, mtime_of};
 use super::symlinks::set_link_mtime;
 use super::tables::{
     BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version,
-    origin_key,
 };
 use super::taken::Which;
 use super::{Event, InboxObserver, NewName, Spool, SpoolError};
@@ -157,7 +156,7 @@ impl Spool {
         if as_announced || asked {
             return Ok(!as_announced);
         }
-        let sealed: Option<BundleRow> = self.journal.get(BUNDLES, &row.bundle.0)?;
+        let sealed: Option<BundleRow> = self.journal.row(BUNDLES, &row.bundle)?;
         Ok(sealed.is_some_and(|sealed| {
             let until = sealed.sealed_at.saturating_add(DRESSED_SECS);
             u64::try_from(meta.ctime()).is_ok_and(|changed| changed <= until)
@@ -316,13 +315,10 @@ impl Spool {
         origin: PeerId,
         path: &RelPath,
     ) -> Result<Option<(RelPath, InName)>, SpoolError> {
-        let Some(name) = self
-            .journal
-            .get::<RelPath>(CHOSEN, &origin_key(origin, path))?
-        else {
+        let Some(name) = self.journal.row(CHOSEN, &(origin, path))? else {
             return Ok(None);
         };
-        let row: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+        let row: Option<InName> = self.journal.row(IN_NAMES, &name)?;
         Ok(row
             .filter(|row| row.origin == origin && row.path == *path)
             .map(|row| (name, row)))
@@ -406,17 +402,15 @@ impl Spool {
         self.note_taken(of.origin, [Which::of(of, 0)], &mut batch)?;
         if !outdated {
             let version = Version { order: of.order() };
-            let key = origin_key(of.origin, &announced.entry.path);
-            batch.put(VERSIONS, &key, &version);
+            let key = (of.origin, &announced.entry.path);
+            batch.insert(VERSIONS, &key, &version);
         }
         self.journal.submit(batch)?;
         let mut batch = Batch::default();
         self.show_consumed(bundle, &mut batch)?;
         self.journal.submit(batch)?;
         for former in &of.renamed_from {
-            let chosen = self
-                .journal
-                .get(CHOSEN, &origin_key(of.origin, &former.path))?;
+            let chosen = self.journal.row(CHOSEN, &(of.origin, &former.path))?;
             let name = chosen.unwrap_or_else(|| former.path.clone());
             self.remove_emptied(&name, former.gone.saturating_sub(1))?;
         }
@@ -444,7 +438,7 @@ impl Spool {
             self.claim_top(row.origin, &announced.entry.path, &to, &mut batch)?;
             self.journal.submit(batch)?;
         }
-        let replaced: Option<InName> = self.journal.get(IN_NAMES, to.as_bytes())?;
+        let replaced: Option<InName> = self.journal.row(IN_NAMES, &to)?;
         let replaced = replaced.map(|row| row.ino).filter(|ino| *ino != row.ino);
         let renaming = Renaming {
             signed: manifest.signed().clone(),
@@ -454,7 +448,7 @@ impl Spool {
             emptied,
         };
         let mut intent = Batch::default();
-        intent.put(RENAMES, &bundle.0, &renaming);
+        intent.insert(RENAMES, &bundle, &renaming);
         self.journal.submit(intent)?;
         let mut made = Vec::new();
         let observer = self.observer.read().clone();
@@ -462,7 +456,7 @@ impl Spool {
         let moved = dressed.and_then(|()| self.give_new_name(&renaming, &mut made));
         if let Err(error) = moved {
             let mut batch = Batch::default();
-            batch.delete(RENAMES, &bundle.0);
+            batch.remove(RENAMES, &bundle);
             self.journal.submit(batch)?;
             return Err(error);
         }
@@ -538,14 +532,14 @@ impl Spool {
         renaming: &Renaming,
     ) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
-        batch.delete(RENAMES, &manifest.id().0);
+        batch.remove(RENAMES, &manifest.id());
         let mut left: Option<InName> = None;
         if renaming.from != renaming.to {
-            left = self.journal.get(IN_NAMES, renaming.from.as_bytes())?;
+            left = self.journal.row(IN_NAMES, &renaming.from)?;
             if let Some(before) = &left {
                 self.shown_no_more(before, &mut batch)?;
             }
-            batch.delete(IN_NAMES, renaming.from.as_bytes());
+            batch.remove(IN_NAMES, &renaming.from);
         }
         let names = [(0, renaming.to.clone(), renaming.ino)];
         self.settle(manifest, &names, &mut batch)?;
@@ -604,7 +598,7 @@ impl Spool {
             };
             // Not the name that it had until now.
             if waits && self.inbox().inode(&name)? == Some(row.ino) {
-                batch.put(IN_NAMES, name.as_bytes(), &InName { left: true, ..row });
+                batch.insert(IN_NAMES, &name, &InName { left: true, ..row });
             }
         }
         Ok(())
@@ -638,8 +632,8 @@ impl Spool {
             let version = self.version(of.origin, &former.path)?;
             if version.is_none_or(|version| version.order <= former.order()) {
                 let order = former.order();
-                let key = origin_key(of.origin, &former.path);
-                batch.put(VERSIONS, &key, &Version { order });
+                let key = (of.origin, &former.path);
+                batch.insert(VERSIONS, &key, &Version { order });
             }
         }
         Ok(())
@@ -650,15 +644,12 @@ impl Spool {
 impl Spool {
     /// Completes renames that had begun when the daemon was killed.
     pub(super) fn recover_renames(&self, same_boot: bool) -> Result<(), SpoolError> {
-        for (key, renaming) in self
-            .journal
-            .scan::<Renaming>(RENAMES, &[], None, usize::MAX)?
-        {
+        for (bundle, renaming) in self.journal.rows(RENAMES.all(), usize::MAX)? {
             if same_boot && let Err(error) = self.complete_rename(&renaming) {
                 tracing::warn!(from = %renaming.from, to = %renaming.to, %error, "a rename that had begun is given up");
             }
             let mut batch = Batch::default();
-            batch.delete(RENAMES, &key);
+            batch.remove(RENAMES, &bundle);
             self.journal.submit(batch)?;
         }
         Ok(())
@@ -693,11 +684,9 @@ impl Spool {
     /// Recorded names of the inbox that do not show their inode, by that.
     pub(super) fn names_gone(&self) -> Result<HashMap<u64, (RelPath, InName)>, SpoolError> {
         let mut gone = HashMap::new();
-        self.each_row::<InName>(IN_NAMES, |spool, key, row| {
-            if let Ok(name) = RelPath::parse(key)
-                && spool.inbox().inode(&name)? != Some(row.ino)
-            {
-                gone.insert(row.ino, (name, row.clone()));
+        self.each_row(IN_NAMES, |spool, name, row| {
+            if spool.inbox().inode(name)? != Some(row.ino) {
+                gone.insert(row.ino, (name.clone(), row.clone()));
             }
             Ok(())
         })?;

@@ -16,14 +16,14 @@ use std::sync::atomic::Ordering;
 use super::durable::{self, OnPath, Sync};
 use super::hashing::hash_file;
 use super::journal::Batch;
+use super::keys::Newest;
 use super::start::LastRun;
 use super::tables::{
     BUNDLES, BundleRow, DELIVERIES, HELD, INODES, InodeRow, LATEST, MARKS, ORPHANS, OUT_NAMES,
-    OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS, delivery_key, descending, pending_key,
-    user_key,
+    OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS,
 };
 use super::{Spool, SpoolError};
-use crate::bundle::{BundleId, DeliveryState, EntryKind, Scope, VerifiedManifest, link};
+use crate::bundle::{BundleId, DeliveryState, EntryKind, RelPath, Scope, VerifiedManifest, link};
 use crate::digest::Digest;
 use crate::peer::PeerId;
 
@@ -44,8 +44,8 @@ impl Spool {
             return Ok(());
         }
         let mut lost = Vec::new();
-        for (key, row) in self.journal.dropped::<BundleRow>(BUNDLES) {
-            if self.journal.get::<BundleRow>(BUNDLES, &key)?.is_none() {
+        for (key, row) in self.journal.dropped(BUNDLES) {
+            if self.journal.row(BUNDLES, &key)?.is_none() {
                 lost.push(row);
             }
         }
@@ -53,17 +53,14 @@ impl Spool {
             return Ok(());
         }
         lost.sort_unstable_by_key(|row| row.order);
-        let dropped = self.journal.dropped::<DeliveryState>(DELIVERIES);
+        let dropped = self.journal.dropped(DELIVERIES);
         let mut recipients: HashMap<BundleId, Vec<(PeerId, DeliveryState)>> = HashMap::new();
-        for (key, state) in dropped {
-            if let (Some(bundle), Some(peer)) = (key.first_chunk::<32>(), key.last_chunk::<32>()) {
-                let known = recipients.entry(BundleId(*bundle)).or_default();
-                known.push((PeerId::from_bytes(*peer), state));
-            }
+        for ((bundle, peer), state) in dropped {
+            recipients.entry(bundle).or_default().push((peer, state));
         }
-        let names: HashMap<Vec<u8>, OutName> =
+        let names: HashMap<RelPath, OutName> =
             self.journal.dropped(OUT_NAMES).into_iter().collect();
-        let held = self.journal.dropped::<super::route::HeldRow>(HELD);
+        let held = self.journal.dropped(HELD);
         let mut budget = HASHED_MAX;
         for row in lost {
             let Ok(manifest) = row.signed.clone().verify() else {
@@ -73,7 +70,7 @@ impl Spool {
             let total = manifest.manifest().total_size();
             let ours = manifest.manifest().origin == self.identity.id();
             // Whom it is for is not known yet: it is sealed again when it is sent.
-            let is_held = held.iter().any(|(key, _)| *key == bundle.0);
+            let is_held = held.iter().any(|(held, _)| *held == bundle);
             if !ours || is_held || total > budget {
                 continue;
             }
@@ -132,22 +129,22 @@ impl Spool {
         row: &BundleRow,
         files: &[Whole],
         to: &[(PeerId, DeliveryState)],
-        names: &HashMap<Vec<u8>, OutName>,
+        names: &HashMap<RelPath, OutName>,
     ) -> Result<(), SpoolError> {
         let (of, bundle) = (manifest.manifest(), manifest.id());
         let mut batch = Batch::default();
         self.next_out.fetch_max(row.order + 1, Ordering::Relaxed);
-        batch.put(BUNDLES, &bundle.0, row);
-        batch.put(OUT_ORDER, &descending(row.order), &bundle);
+        batch.insert(BUNDLES, &bundle, row);
+        batch.insert(OUT_ORDER, &Newest(row.order), &bundle);
         for (peer, state) in to {
-            batch.put(DELIVERIES, &delivery_key(bundle, *peer), state);
+            batch.insert(DELIVERIES, &(bundle, *peer), state);
             if !state.is_final() {
-                batch.put(PENDING, &pending_key(*peer, row.rank()), &bundle);
+                batch.insert(PENDING, &(*peer, row.rank()), &bundle);
             }
         }
         let is_over = !to.is_empty() && to.iter().all(|(_, state)| state.is_final());
         if to.is_empty() && matches!(of.scope, Scope::All { .. }) {
-            batch.put(ORPHANS, &row.order.to_be_bytes(), &bundle);
+            batch.insert(ORPHANS, &row.order, &bundle);
         }
         if !is_over {
             self.set_deadline(bundle, of.lifetime_secs, &mut batch);
@@ -160,16 +157,16 @@ impl Spool {
         {
             let (path, digest) = (&of.entries[*entry].path, *digest);
             if !is_over {
-                batch.put(USERS, &user_key(digest, bundle), &());
-                batch.put(LATEST, path.as_bytes(), &bundle);
+                batch.insert(USERS, &(digest, bundle), &());
+                batch.insert(LATEST, path, &bundle);
             }
-            batch.put(SENT_AS, &digest.0, &bundle);
+            batch.insert(SENT_AS, &digest, &bundle);
             let at = self.outbox().shown(path);
             self.hold_content(file, digest, &mut batch)?;
             // After the link, which changes the change time.
             let stat = Stat::of(&file.metadata().on("stat", &at)?);
-            batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
-            let name = names.get(path.as_bytes());
+            batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
+            let name = names.get(path);
             if let Some(name) = name.filter(|name| name.bundle == bundle)
                 && self.outbox().inode(path)? == Some(stat.ino)
             {
@@ -177,8 +174,8 @@ impl Spool {
                     stat,
                     ..name.clone()
                 };
-                batch.put(OUT_NAMES, path.as_bytes(), &name);
-                batch.delete(MARKS, &stat.ino.to_be_bytes());
+                batch.insert(OUT_NAMES, path, &name);
+                batch.remove(MARKS, &stat.ino);
                 batch.sync(self.outbox().sync_above(path));
             }
             batch.sync(Sync::File(Arc::new(file.try_clone().on("open", &at)?)));
@@ -192,7 +189,7 @@ impl Spool {
         &self,
         manifest: &VerifiedManifest,
         is_over: bool,
-        names: &HashMap<Vec<u8>, OutName>,
+        names: &HashMap<RelPath, OutName>,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         let (of, bundle) = (manifest.manifest(), manifest.id());
@@ -202,9 +199,9 @@ impl Spool {
             };
             let path = &entry.path;
             if !is_over {
-                batch.put(LATEST, path.as_bytes(), &bundle);
+                batch.insert(LATEST, path, &bundle);
             }
-            let name = names.get(path.as_bytes());
+            let name = names.get(path);
             let Some(name) = name.filter(|name| name.bundle == bundle) else {
                 continue;
             };
@@ -217,9 +214,9 @@ impl Spool {
                     stat,
                     ..name.clone()
                 };
-                batch.put(OUT_NAMES, path.as_bytes(), &name);
-                batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
-                batch.delete(MARKS, &stat.ino.to_be_bytes());
+                batch.insert(OUT_NAMES, path, &name);
+                batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
+                batch.remove(MARKS, &stat.ino);
                 batch.sync(self.outbox().sync_above(path));
             }
         }

@@ -35,7 +35,6 @@ use super::durable::OnPath;
 use super::ration::Rations;
 use super::tables::USERS;
 use super::{Spool, SpoolError};
-use crate::bundle::BundleId;
 use crate::digest::Digest;
 
 /// Left free where nothing else is said: enough for the journal to work on, and for somebody to log in and clean up.
@@ -284,13 +283,10 @@ impl Spool {
     fn waiting_for(&self, digest: Digest) -> String {
         let users = self
             .journal
-            .scan::<()>(USERS, &digest.0, None, BUNDLES_ASKED)
+            .keys(USERS.below(&digest), BUNDLES_ASKED)
             .unwrap_or_default();
         let mut names = std::collections::BTreeSet::new();
-        for (key, ()) in users {
-            let Some(bundle) = key.last_chunk::<32>().map(|id| BundleId(*id)) else {
-                continue;
-            };
+        for (_, bundle) in users {
             let deliveries = self.deliveries_of(bundle).unwrap_or_default();
             let open = deliveries.iter().filter(|(_, state)| !state.is_final());
             names.extend(open.map(|(peer, _)| self.name_of(*peer)));

@@ -25,11 +25,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::journal::Batch;
+use super::journal::{Batch, Table};
+use super::keys::{Ends, Newest};
 use super::seal::Earlier;
 use super::tables::{
-    BUNDLES, BundleRow, DEADLINES, HELD, LATEST, META, NAMES, OUT_NAMES, OUT_ORDER, OutName, USERS,
-    descending, user_key,
+    BUNDLES, DEADLINES, HELD, LATEST, META, NAMES, OUT_NAMES, OUT_ORDER, OutName, USERS,
 };
 use super::{Event, Spool, SpoolError};
 use crate::bundle::{
@@ -47,7 +47,7 @@ const XATTR_PRIORITY: &str = "user.meshbox.priority";
 const XATTR_MAX: usize = 64 * 1024;
 
 /// Whether a bundle for some only was ever sealed here.
-const META_SCOPED: &[u8] = b"scoped";
+const META_SCOPED: Table<(), u64> = Table::named(META, "scoped");
 
 /// Membership generation written into the scope of bundles for all.
 const GENERATION: u64 = 1;
@@ -191,7 +191,7 @@ impl Spool {
                 Ok(id)
             };
         }
-        let found: Option<PeerId> = self.journal.get(NAMES, word.as_bytes()).ok().flatten();
+        let found: Option<PeerId> = self.journal.row(NAMES, &word).ok().flatten();
         found.ok_or_else(|| TargetError::Nobody(word.to_owned()))
     }
 
@@ -202,7 +202,7 @@ impl Spool {
         name: &PeerName,
         batch: &mut Batch,
     ) -> Result<bool, SpoolError> {
-        let owner: Option<PeerId> = self.journal.get(NAMES, name.as_str().as_bytes())?;
+        let owner: Option<PeerId> = self.journal.row(NAMES, &name.as_str())?;
         match owner {
             Some(owner) if owner != id => {
                 tracing::warn!(%name, id = %id.short(), owner = %owner.short(), "claims a name that another member had first: nothing is sent to it by that name");
@@ -210,7 +210,7 @@ impl Spool {
             }
             Some(_) => Ok(false),
             None => {
-                batch.put(NAMES, name.as_str().as_bytes(), &id);
+                batch.insert(NAMES, &name.as_str(), &id);
                 Ok(true)
             }
         }
@@ -218,10 +218,10 @@ impl Spool {
 
     /// The names of a member that is gone are free for others.
     pub(super) fn release_names(&self, id: PeerId, batch: &mut Batch) -> Result<(), SpoolError> {
-        let rows = self.journal.scan::<PeerId>(NAMES, &[], None, usize::MAX)?;
+        let rows = self.journal.rows(NAMES.all(), usize::MAX)?;
         for (name, owner) in rows {
             if owner == id {
-                batch.delete(NAMES, &name);
+                batch.remove(NAMES, &name);
             }
         }
         Ok(())
@@ -229,7 +229,7 @@ impl Spool {
 
     /// Whose name a member claims that is not its own.
     pub fn false_claim(&self, id: PeerId, name: &str) -> Option<PeerId> {
-        let owner: Option<PeerId> = self.journal.get(NAMES, name.as_bytes()).ok().flatten();
+        let owner: Option<PeerId> = self.journal.row(NAMES, &name).ok().flatten();
         owner.filter(|owner| *owner != id)
     }
 
@@ -255,7 +255,7 @@ impl Spool {
 
     /// Finds the directories with such attributes.
     pub(super) fn begin_routes(&self) -> Result<(), SpoolError> {
-        let scoped = self.journal.get::<u64>(META, META_SCOPED)?.is_some();
+        let scoped = self.journal.row(META_SCOPED, &())?.is_some();
         self.policy.scoped.store(scoped, Ordering::Release);
         let mut found = BTreeSet::new();
         if let Some(root) = self.open_routed(None)
@@ -500,12 +500,12 @@ impl Spool {
         };
         if !matches!(terms.target, Target::All) && !self.policy.scoped.swap(true, Ordering::AcqRel)
         {
-            batch.put(META, META_SCOPED, &1u64);
+            batch.insert(META_SCOPED, &(), &1u64);
         }
         let orphan = matches!(terms.target, Target::All) && recipients.is_empty();
         self.bundle_rows_for(manifest, &recipients, orphan, batch)?;
         if let Target::Held(row) = &terms.target {
-            batch.put(HELD, &bundle.0, row);
+            batch.insert(HELD, &bundle, row);
             tracing::warn!(bundle = %bundle.short(), why = row.why.join("; "), "held");
         }
         Ok(())
@@ -516,7 +516,7 @@ impl Spool {
         if !self.policy.scoped.load(Ordering::Relaxed) {
             return None;
         }
-        self.journal.get(HELD, &bundle.0).ok().flatten()
+        self.journal.row(HELD, &bundle).ok().flatten()
     }
 
     /// Seals what was held and can be resolved now.
@@ -524,11 +524,8 @@ impl Spool {
         if !self.policy.scoped.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let rows = self.journal.scan::<HeldRow>(HELD, &[], None, usize::MAX)?;
-        for (key, _) in rows {
-            if let Some(bundle) = key.last_chunk::<32>().map(|id| BundleId(*id)) {
-                self.try_release(bundle)?;
-            }
+        for bundle in self.journal.keys(HELD.all(), usize::MAX)? {
+            self.try_release(bundle)?;
         }
         Ok(())
     }
@@ -536,8 +533,8 @@ impl Spool {
     fn try_release(&self, old: BundleId) -> Result<(), SpoolError> {
         let decide = self.decide.lock();
         let (Some(held), Some(row), Some(manifest)) = (
-            self.journal.get::<HeldRow>(HELD, &old.0)?,
-            self.journal.get::<BundleRow>(BUNDLES, &old.0)?,
+            self.journal.row(HELD, &old)?,
+            self.journal.row(BUNDLES, &old)?,
             self.shared_manifest(old)?,
         ) else {
             return Ok(());
@@ -553,7 +550,7 @@ impl Spool {
         let mut batch = Batch::default();
         if let Target::Held(now) = &terms.target {
             if *now != held {
-                batch.put(HELD, &old.0, now);
+                batch.insert(HELD, &old, now);
                 self.journal.submit(batch)?;
                 self.ring(&Event::StatusChanged);
             }
@@ -575,11 +572,11 @@ impl Spool {
         self.tells_no_more(old, of, &mut batch)?;
         self.tells_moves(&new, &mut batch);
         for entry in &of.entries {
-            let path = entry.path.as_bytes();
-            if self.journal.get::<BundleId>(LATEST, path)? == Some(old) {
-                batch.put(LATEST, path, &bundle);
+            let path = &entry.path;
+            if self.journal.row(LATEST, path)? == Some(old) {
+                batch.insert(LATEST, path, &bundle);
             }
-            if let Some(name) = self.journal.get::<OutName>(OUT_NAMES, path)?
+            if let Some(name) = self.journal.row(OUT_NAMES, path)?
                 && name.bundle == old
             {
                 let order = new.manifest().order();
@@ -588,16 +585,16 @@ impl Spool {
                     order,
                     ..name
                 };
-                batch.put(OUT_NAMES, path, &row);
+                batch.insert(OUT_NAMES, path, &row);
             }
             if let Some(digest) = entry.digest() {
-                batch.delete(USERS, &user_key(digest, old));
+                batch.remove(USERS, &(digest, old));
             }
         }
-        batch.delete(HELD, &old.0);
-        batch.delete(BUNDLES, &old.0);
-        batch.delete(OUT_ORDER, &descending(row.order));
-        batch.delete(DEADLINES, &old.0);
+        batch.remove(HELD, &old);
+        batch.remove(BUNDLES, &old);
+        batch.remove(OUT_ORDER, &Newest(row.order));
+        batch.remove(DEADLINES, &Ends::Bundle(old));
         self.moved_id(old, bundle, &mut batch)?;
         self.journal.submit(batch)?;
         drop(decide);

@@ -24,12 +24,12 @@ use self::names::Looked;
 use super::hashing::{Look, Slice};
 use super::jobs::Step;
 use super::journal::Batch;
+use super::keys::Newest;
 use super::moved_on::MovedOn;
 use super::rank::Rank;
 use super::symlinks::hashed;
 use super::tables::{
     BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, ORPHANS, OUT_ORDER, PENDING, SENT_AS, USERS,
-    delivery_key, descending, pending_key, user_key,
 };
 use super::{
     Event, Gate, Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError, now_secs,
@@ -194,7 +194,7 @@ impl Spool {
 
     /// What an earlier bundle of ours says of content with this digest, so that it need not be hashed again.
     pub(super) fn hashed_before(&self, digest: Digest, len: u64) -> Option<Hashed> {
-        let bundle: BundleId = self.journal.get(SENT_AS, &digest.0).ok().flatten()?;
+        let bundle: BundleId = self.journal.row(SENT_AS, &digest).ok().flatten()?;
         let manifest = self.shared_manifest(bundle).ok().flatten()?;
         manifest
             .manifest()
@@ -265,7 +265,7 @@ impl Spool {
             .filter_map(Entry::digest)
             .collect();
         let same_content = match manifest.manifest().single_digest() {
-            Some(digest) => self.journal.get(SENT_AS, &digest.0)?,
+            Some(digest) => self.journal.row(SENT_AS, &digest)?,
             None => None,
         };
         let row = BundleRow {
@@ -274,24 +274,20 @@ impl Spool {
             sealed_at: now_secs(),
             same_content,
         };
-        batch.put(BUNDLES, &bundle.0, &row);
-        batch.put(OUT_ORDER, &descending(order), &bundle);
+        batch.insert(BUNDLES, &bundle, &row);
+        batch.insert(OUT_ORDER, &Newest(order), &bundle);
         let rank = Rank::of(manifest.manifest().priority, order);
         for peer in recipients {
-            batch.put(
-                DELIVERIES,
-                &delivery_key(bundle, *peer),
-                &DeliveryState::Queued,
-            );
-            batch.put(PENDING, &pending_key(*peer, rank), &bundle);
+            batch.insert(DELIVERIES, &(bundle, *peer), &DeliveryState::Queued);
+            batch.insert(PENDING, &(*peer, rank), &bundle);
         }
         self.set_deadline(bundle, manifest.manifest().lifetime_secs, batch);
         if orphan {
-            batch.put(ORPHANS, &order.to_be_bytes(), &bundle);
+            batch.insert(ORPHANS, &order, &bundle);
         }
         for digest in digests {
-            batch.put(USERS, &user_key(digest, bundle), &());
-            batch.put(SENT_AS, &digest.0, &bundle);
+            batch.insert(USERS, &(digest, bundle), &());
+            batch.insert(SENT_AS, &digest, &bundle);
         }
         Ok(())
     }
@@ -309,19 +305,19 @@ impl Spool {
         if !self.is_superseded(old, newer)? {
             return Ok(Vec::new());
         }
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &old.0)? else {
+        let Some(row) = self.journal.row(BUNDLES, &old)? else {
             return Ok(Vec::new());
         };
         let scope = &newer.manifest().scope;
         let mut complete = true;
         // Only who gets the newer one needs the old one no longer.
         if matches!(scope, Scope::All { .. }) {
-            batch.delete(ORPHANS, &row.order.to_be_bytes());
+            batch.remove(ORPHANS, &row.order);
         } else {
             complete = self.is_not_orphan(old)?;
         }
         if self.held(old).is_some() {
-            batch.delete(HELD, &old.0);
+            batch.remove(HELD, &old);
         }
         for (peer, state) in self.deliveries_of(old)? {
             let begun = matches!(
@@ -331,12 +327,8 @@ impl Spool {
             let stays = begun || !scope.has(peer);
             complete &= state.is_final() || !stays;
             if !state.is_final() && !stays {
-                batch.delete(PENDING, &pending_key(peer, row.rank()));
-                batch.put(
-                    DELIVERIES,
-                    &delivery_key(old, peer),
-                    &DeliveryState::Superseded,
-                );
+                batch.remove(PENDING, &(peer, row.rank()));
+                batch.insert(DELIVERIES, &(old, peer), &DeliveryState::Superseded);
             }
         }
         if complete {
@@ -366,7 +358,7 @@ impl Spool {
             .collect();
         // From the end: who changes file after file most likely goes through them in order.
         for entry in entries.iter().rev() {
-            let latest = || self.journal.get::<BundleId>(LATEST, entry.path.as_bytes());
+            let latest = || self.journal.row(LATEST, &entry.path);
             if !newer.contains(&entry.path) && latest()? == Some(old) {
                 return Ok(false);
             }
@@ -375,10 +367,10 @@ impl Spool {
     }
 
     pub(super) fn is_not_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
-        let Some(row) = self.journal.get::<BundleRow>(BUNDLES, &bundle.0)? else {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(true);
         };
-        let orphan: Option<BundleId> = self.journal.get(ORPHANS, &row.order.to_be_bytes())?;
+        let orphan: Option<BundleId> = self.journal.row(ORPHANS, &row.order)?;
         Ok(orphan.is_none())
     }
 

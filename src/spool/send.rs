@@ -148,7 +148,7 @@ impl Spool {
         let content = content_of(&entries, &request.to);
         let decide = self.decide.lock();
         if let Some(id) = &request.id
-            && let Some(row) = self.journal.get::<SentRow>(SENT_IDS, id.as_bytes())?
+            && let Some(row) = self.journal.row(SENT_IDS, id)?
         {
             return Ok(if row.content == content {
                 Sent::Same(row.bundle)
@@ -170,8 +170,8 @@ impl Spool {
             // After the link, which changes the change time.
             let stat = Stat::of(&file.metadata().on("stat", &at)?);
             let digest = member.hashed.digest;
-            batch.put(INODES, &stat.ino.to_be_bytes(), &InodeRow { digest, stat });
-            batch.delete(MARKS, &stat.ino.to_be_bytes());
+            batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
+            batch.remove(MARKS, &stat.ino);
             batch.sync(Sync::File(Arc::new(file)));
         }
         let manifest = self.manifest_under(&terms, entries, Earlier::default());
@@ -179,20 +179,17 @@ impl Spool {
         self.rows_under(&terms, &manifest, &mut batch)?;
         let mut superseded = BTreeSet::new();
         for entry in &manifest.manifest().entries {
-            superseded.extend(
-                self.journal
-                    .get::<BundleId>(LATEST, entry.path.as_bytes())?,
-            );
+            superseded.extend(self.journal.row(LATEST, &entry.path)?);
         }
         let mut freed = Vec::new();
         for old in superseded {
             freed.extend(self.supersede(old, &manifest, &mut batch)?);
         }
         for entry in &manifest.manifest().entries {
-            batch.put(LATEST, entry.path.as_bytes(), &bundle);
+            batch.insert(LATEST, &entry.path, &bundle);
         }
         if let Some(id) = &request.id {
-            batch.put(SENT_IDS, id.as_bytes(), &SentRow { bundle, content });
+            batch.insert(SENT_IDS, id, &SentRow { bundle, content });
         }
         self.sealed_when_durable(bundle, freed, &mut batch);
         self.journal.submit(batch)?;
@@ -259,7 +256,7 @@ impl Spool {
 
     /// The bundle that was sent under an id of the user's.
     pub fn sent_as(&self, id: &str) -> Option<BundleId> {
-        let row: Option<SentRow> = self.journal.get(SENT_IDS, id.as_bytes()).ok()?;
+        let row: Option<SentRow> = self.journal.row(SENT_IDS, &id).ok()?;
         row.map(|row| row.bundle)
     }
 
@@ -270,12 +267,9 @@ impl Spool {
         new: BundleId,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        for (key, row) in self
-            .journal
-            .scan::<SentRow>(SENT_IDS, &[], None, usize::MAX)?
-        {
+        for (key, row) in self.journal.rows(SENT_IDS.all(), usize::MAX)? {
             if row.bundle == old {
-                batch.put(SENT_IDS, &key, &SentRow { bundle: new, ..row });
+                batch.insert(SENT_IDS, &key, &SentRow { bundle: new, ..row });
             }
         }
         Ok(())

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::keys::Newest;
 use super::route::HeldRow;
 use super::tables::{
-    DELIVERIES, IN_ORDER, InboundShown, LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OUT_ORDER,
-    OutName, PENDING, delivery_key, descending, order_of,
+    DELIVERIES, IN_ORDER, InboundShown, LATEST, MARKS, MarkKind, OUT_NAMES, OUT_ORDER, OutName,
+    PENDING,
 };
 use super::{Counts, Event, FileState, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
@@ -133,11 +134,10 @@ impl Spool {
 
     /// Newest bundles of ours first; `before` is a cursor: the order of the last row of the page before.
     pub fn outbound(&self, before: Option<u64>, limit: usize) -> Vec<OutboundRow> {
-        let after = before.map(descending);
-        let after = after.as_ref().map(<[u8; 8]>::as_slice);
+        let after = before.map(Newest);
         let rows = self
             .journal
-            .scan::<BundleId>(OUT_ORDER, &[], after, limit)
+            .rows(OUT_ORDER.all().after(after.as_ref()), limit)
             .unwrap_or_default();
         rows.into_iter()
             .filter_map(|(_, bundle)| self.outbound_row(bundle, None))
@@ -148,15 +148,11 @@ impl Spool {
     /// modified since.
     pub fn outbound_of(&self, path: &RelPath) -> Option<OutboundRow> {
         use std::os::unix::fs::MetadataExt;
-        let row: OutName = self
-            .journal
-            .get(OUT_NAMES, path.as_bytes())
-            .ok()
-            .flatten()?;
+        let row: OutName = self.journal.row(OUT_NAMES, path).ok().flatten()?;
         let meta = self.outbox().metadata(path).ok()?;
         let marked = self
             .journal
-            .get::<Mark>(MARKS, &meta.ino().to_be_bytes())
+            .row(MARKS, &meta.ino())
             .ok()
             .flatten()
             .is_some();
@@ -169,13 +165,11 @@ impl Spool {
     /// The deliveries of the newest bundle of ours that had `path`, whatever the outbox shows there now; of those that are
     /// complete only the newest [`LAST_LOOK`] are looked through.
     pub fn outbound_last(&self, path: &RelPath) -> Option<OutboundRow> {
-        let waiting: Option<BundleId> = self.journal.get(LATEST, path.as_bytes()).ok().flatten();
+        let waiting: Option<BundleId> = self.journal.row(LATEST, path).ok().flatten();
         if let Some(bundle) = waiting {
             return self.outbound_row(bundle, Some(path));
         }
-        let newest = self
-            .journal
-            .scan::<BundleId>(OUT_ORDER, &[], None, LAST_LOOK);
+        let newest = self.journal.rows(OUT_ORDER.all(), LAST_LOOK);
         let newest = newest.unwrap_or_default().into_iter();
         newest.map(|(_, bundle)| bundle).find_map(|bundle| {
             let manifest = self.shared_manifest(bundle).ok().flatten()?;
@@ -230,10 +224,7 @@ impl Spool {
         let deliveries = self.deliveries_of(bundle).unwrap_or_default();
         let shown = |(peer, mut durable): (PeerId, DeliveryState)| {
             // What is said to be delivered is still so after the next start.
-            if self
-                .journal
-                .is_lost(DELIVERIES, &delivery_key(bundle, peer))
-            {
+            if self.journal.is_lost(DELIVERIES, &(bundle, peer)) {
                 durable = DeliveryState::Queued;
             }
             let state = self
@@ -282,11 +273,10 @@ impl Spool {
         if before.is_none() {
             found.extend(arriving.iter().map(|row| self.inbound_row(row)));
         }
-        let after = before.map(descending);
-        let after = after.as_ref().map(<[u8; 8]>::as_slice);
+        let after = before.map(Newest);
         let rows = self
             .journal
-            .scan::<InboundShown>(IN_ORDER, &[], after, limit)
+            .rows(IN_ORDER.all().after(after.as_ref()), limit)
             .unwrap_or_default();
         let settled = rows
             .iter()
@@ -360,23 +350,23 @@ impl Spool {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let marks = self
             .journal
-            .scan::<Mark>(MARKS, &[], None, COUNT_MAX)
+            .rows(MARKS.all(), COUNT_MAX)
             .unwrap_or_default();
         let pending = self
             .journal
-            .scan::<BundleId>(PENDING, &[], None, COUNT_MAX)
+            .rows(PENDING.all(), COUNT_MAX)
             .unwrap_or_default();
         let orphans = self
             .journal
-            .scan::<BundleId>(super::tables::ORPHANS, &[], None, COUNT_MAX)
+            .rows(super::tables::ORPHANS.all(), COUNT_MAX)
             .unwrap_or_default();
         let held = self
             .journal
-            .scan::<HeldRow>(super::tables::HELD, &[], None, COUNT_MAX)
+            .rows(super::tables::HELD.all(), COUNT_MAX)
             .map_or(0, |rows| rows.len());
         let bundles: std::collections::BTreeSet<BundleId> = pending
             .into_iter()
-            .filter(|(key, _)| order_of(key).is_some_and(super::custody::is_ours))
+            .filter(|((_, rank), _)| super::custody::is_ours(rank.0))
             .map(|(_, bundle)| bundle)
             .collect();
         let quarantine = std::fs::read_dir(self.layout.quarantine());
@@ -405,10 +395,8 @@ impl Spool {
     }
 
     /// Where the next order numbers start: after the newest that are in use.
-    pub(super) fn next_order(newest: Option<&[u8]>) -> u64 {
-        newest
-            .and_then(order_of)
-            .map_or(1, |descending| u64::MAX - descending + 1)
+    pub(super) fn next_order(newest: Option<&Newest>) -> u64 {
+        newest.map_or(1, |newest| newest.0 + 1)
     }
 }
 

@@ -24,12 +24,19 @@ use rustix::io::Errno;
 use super::beneath::{Spot, is_nothing};
 use super::durable::{self, OnPath};
 use super::intake::Staged;
-use super::journal::Batch;
-use super::tables::{IN_NAMES, InName, OTHER_TOPS, TOPS, origin_key};
+use super::journal::{Batch, Table};
+use super::keys::Beneath;
+use super::tables::IN_NAMES;
 use super::{Spool, SpoolError};
 use crate::bundle::{Entry, EntryKind, RelPath, link};
 use crate::digest::{ChunkList, Hashed};
 use crate::peer::PeerId;
+
+/// Top directories of the inbox that have links in them, with whose they are.
+const TOPS: Table<RelPath, PeerId> = Table::new(90);
+
+/// By origin and the top directory that it says: the one that it has here, if that is another because of links.
+const OTHER_TOPS: Table<(PeerId, RelPath), Vec<u8>> = Table::new(91);
 
 /// Names of a top directory looked at to find whether others have something in it.
 const TOP_PAGE: usize = 256;
@@ -149,15 +156,11 @@ impl Spool {
     }
 
     /// Whose a top directory of the inbox is, because it has links of theirs in it.
-    fn top_owner(&self, top: &[u8]) -> Result<Option<PeerId>, SpoolError> {
-        let owner: Option<PeerId> = self.journal.get(TOPS, top)?;
-        let Some(owner) = owner else { return Ok(None) };
-        let top = RelPath::parse(top).ok();
-        match top {
-            Some(top) if self.inbox().look(&top)?.is_some() => Ok(Some(owner)),
-            // Consumed with all that was in it.
-            Some(_) | None => Ok(None),
-        }
+    fn top_owner(&self, top: &RelPath) -> Result<Option<PeerId>, SpoolError> {
+        let owner: Option<PeerId> = self.journal.row(TOPS, top)?;
+        // Else it was consumed, with all that was in it.
+        let is_there = owner.is_some() && self.inbox().look(top)?.is_some();
+        Ok(owner.filter(|_| is_there))
     }
 
     /// Whether `origin` may give names in the top directory `top`; `links`: links too.
@@ -167,18 +170,16 @@ impl Spool {
         top: &RelPath,
         links: bool,
     ) -> Result<bool, SpoolError> {
-        if let Some(owner) = self.top_owner(top.as_bytes())? {
+        if let Some(owner) = self.top_owner(top)? {
             return Ok(owner == origin);
         }
         if !links {
             return Ok(true);
         }
-        let prefix = [top.as_bytes(), b"/"].concat();
-        let mut after: Option<Vec<u8>> = None;
+        let mut after: Option<RelPath> = None;
         loop {
-            let page =
-                self.journal
-                    .scan::<InName>(IN_NAMES, &prefix, after.as_deref(), TOP_PAGE)?;
+            let below = IN_NAMES.below(&Beneath(top)).after(after.as_ref());
+            let page = self.journal.rows(below, TOP_PAGE)?;
             if page.iter().any(|(_, row)| row.origin != origin) {
                 return Ok(false);
             }
@@ -197,7 +198,7 @@ impl Spool {
     ) -> Result<Option<Vec<u8>>, SpoolError> {
         let top = RelPath::parse(top.to_vec());
         match top {
-            Ok(top) => Ok(self.journal.get(OTHER_TOPS, &origin_key(origin, &top))?),
+            Ok(top) => Ok(self.journal.row(OTHER_TOPS, &(origin, &top))?),
             Err(_) => Ok(None),
         }
     }
@@ -210,15 +211,13 @@ impl Spool {
         name: &RelPath,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let tops = (path.components().next(), name.components().next());
-        let (Some(said), Some(chosen)) = tops else {
+        let top = |path: &RelPath| RelPath::parse(path.components().next()?.to_vec()).ok();
+        let (Some(said), Some(chosen)) = (top(path), top(name)) else {
             return Ok(());
         };
-        batch.put(TOPS, chosen, &origin);
-        if said != chosen
-            && let Ok(said) = RelPath::parse(said.to_vec())
-        {
-            batch.put(OTHER_TOPS, &origin_key(origin, &said), &chosen.to_vec());
+        batch.insert(TOPS, &chosen, &origin);
+        if said != chosen {
+            batch.insert(OTHER_TOPS, &(origin, said), &chosen.as_bytes().to_vec());
         }
         Ok(())
     }

@@ -2,129 +2,120 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Member;
+use super::history::{Block, BlockKey, Seq};
 use super::intake::CONTRADICTS;
 use super::journal::Table;
+use super::keys::{Ends, Newest};
 use super::rank::{Rank, priority_of};
 pub(super) use super::record::{InodeRow, Stat};
+use super::route::HeldRow;
+use super::send::SentRow;
 use super::taken::Which;
-use crate::bundle::{BundleId, RelPath, SignedManifest};
+use crate::bundle::{BundleId, Cancel, DeliveryState, Receipt, RelPath, SignedManifest};
+use crate::delivery::custody::Stage;
 use crate::digest::Digest;
-use crate::peer::PeerId;
+use crate::peer::{PeerId, PeerName};
 
 /// Inbox path → (origin, its path): whose name it is, also while nothing is there.
-pub(super) const OWNED: Table = Table(21);
+pub(super) const OWNED: Table<RelPath, (PeerId, RelPath)> = Table::new(21);
 /// Outbox path → bundle id: the newest bundle of ours with this path, also when the name is gone, until it is complete.
-pub(super) const LATEST: Table = Table(22);
-/// Single facts by name: see the `META_` keys.
-pub(super) const META: Table = Table(1);
+pub(super) const LATEST: Table<RelPath, BundleId> = Table::new(22);
+/// The number of the tables of one row, which are told apart by their names.
+pub(super) const META: u8 = 1;
 /// Bundle id → [`BundleRow`]: bundles of ours.
-pub(super) const BUNDLES: Table = Table(2);
+pub(super) const BUNDLES: Table<BundleId, BundleRow> = Table::new(2);
 /// Descending order → bundle id: bundles of ours, newest first.
-pub(super) const OUT_ORDER: Table = Table(3);
+pub(super) const OUT_ORDER: Table<Newest, BundleId> = Table::new(3);
 /// Peer, [`Rank`] → bundle id: what we owe the peer.
-pub(super) const PENDING: Table = Table(4);
+pub(super) const PENDING: Table<(PeerId, Rank), BundleId> = Table::new(4);
 /// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours.
-pub(super) const DELIVERIES: Table = Table(5);
+pub(super) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> = Table::new(5);
 /// Digest, bundle id → (): bundles for which the content must be kept.
-pub(super) const USERS: Table = Table(6);
+pub(super) const USERS: Table<(Digest, BundleId), ()> = Table::new(6);
 /// Outbox path → [`OutName`]: the version last sealed under each name that is still there.
-pub(super) const OUT_NAMES: Table = Table(7);
-/// Outbox path, 0, epoch and seq descending → `Left`: versions of the path whose files moved on to other names.
-pub(super) const LEFT: Table = Table(26);
+pub(super) const OUT_NAMES: Table<RelPath, OutName> = Table::new(7);
 /// Backing inode → (outbox path, [`OutName`]): at a start, rows of [`OUT_NAMES`] whose name does not show their inode.
-pub(super) const DISPLACED: Table = Table(27);
+pub(super) const DISPLACED: Table<u64, (RelPath, OutName)> = Table::new(27);
 /// Backing inode → [`InodeRow`]: the record of each inode with sealed or received bytes.
-pub(super) const INODES: Table = Table(8);
+pub(super) const INODES: Table<u64, InodeRow> = Table::new(8);
 /// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.
-pub(super) const MARKS: Table = Table(9);
+pub(super) const MARKS: Table<u64, Mark> = Table::new(9);
 /// Outbox path → backing inode: names of inodes that have more than one.
-pub(super) const LINKS: Table = Table(24);
+pub(super) const LINKS: Table<RelPath, u64> = Table::new(24);
 /// Backing inode, outbox path → (): the same by inode.
-pub(super) const NAMES_OF: Table = Table(25);
+pub(super) const NAMES_OF: Table<(u64, RelPath), ()> = Table::new(25);
 /// Inbox path → [`InName`]: what each name in the inbox shows.
-pub(super) const IN_NAMES: Table = Table(10);
+pub(super) const IN_NAMES: Table<RelPath, InName> = Table::new(10);
 /// Origin, its path → inbox path: the name chosen for it, once.
-pub(super) const CHOSEN: Table = Table(11);
+pub(super) const CHOSEN: Table<(PeerId, RelPath), RelPath> = Table::new(11);
 /// Origin, its path → [`Version`]: the newest version published here.
-pub(super) const VERSIONS: Table = Table(12);
+pub(super) const VERSIONS: Table<(PeerId, RelPath), Version> = Table::new(12);
 /// Bundle id → `Receipt`: bundles of others that are settled here.
-pub(super) const SETTLED: Table = Table(13);
+pub(super) const SETTLED: Table<BundleId, Receipt> = Table::new(13);
 /// Bundle id → [`Intent`]: bundles whose names are being given right now.
-pub(super) const INTENTS: Table = Table(14);
+pub(super) const INTENTS: Table<BundleId, Intent> = Table::new(14);
 /// Descending order → [`InboundShown`]: bundles of others as status shows them, newest first.
-pub(super) const IN_ORDER: Table = Table(15);
+pub(super) const IN_ORDER: Table<Newest, InboundShown> = Table::new(15);
 /// Bundle id → descending order in [`IN_ORDER`].
-pub(super) const IN_SHOWN: Table = Table(16);
+pub(super) const IN_SHOWN: Table<BundleId, u64> = Table::new(16);
 /// Digest, origin → (): content we got under a bundle of that origin, so a digest alone buys nothing.
-pub(super) const GOT_FROM: Table = Table(17);
+pub(super) const GOT_FROM: Table<(Digest, PeerId), ()> = Table::new(17);
 /// Digest → bundle id: the newest bundle of ours with that content.
-pub(super) const SENT_AS: Table = Table(18);
+pub(super) const SENT_AS: Table<Digest, BundleId> = Table::new(18);
 /// Peer → `Member`.
-pub(super) const MEMBERS: Table = Table(19);
+pub(super) const MEMBERS: Table<PeerId, Member> = Table::new(19);
 /// Ascending order → bundle id: bundles of ours sealed when there was no other member.
-pub(super) const ORPHANS: Table = Table(20);
+pub(super) const ORPHANS: Table<u64, BundleId> = Table::new(20);
 /// Peer → (): a new member that has not been given all yet of what is current.
-pub(super) const JOINING: Table = Table(23);
+pub(super) const JOINING: Table<PeerId, ()> = Table::new(23);
 
 /// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
-pub(super) const TREES: Table = Table(30);
+pub(super) const TREES: Table<u64, TreeRow> = Table::new(30);
 
 /// Bundle id, origin → `Cancel`: bundles that their origin has ended, ours and those of others that are for us.
-pub(super) const CANCELS: Table = Table(32);
+pub(super) const CANCELS: Table<(BundleId, PeerId), Cancel> = Table::new(32);
 /// Peer, bundle id, origin → (): whom we have not told of a cancel yet, as far as we know.
-pub(super) const CANCELS_OWED: Table = Table(33);
+pub(super) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> = Table::new(33);
 
 /// Name → peer: who was the first to claim it itself.
-pub(super) const NAMES: Table = Table(34);
+pub(super) const NAMES: Table<String, PeerId> = Table::new(34);
 /// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
-pub(super) const HELD: Table = Table(35);
+pub(super) const HELD: Table<BundleId, HeldRow> = Table::new(35);
 /// Bundle id, or key of a cancel → age in seconds at which it ends: what is still open, and what is still remembered.
-pub(super) const DEADLINES: Table = Table(36);
+pub(super) const DEADLINES: Table<Ends, u64> = Table::new(36);
 /// The user's own name of a bundle → `SentRow`.
-pub(super) const SENT_IDS: Table = Table(37);
+pub(super) const SENT_IDS: Table<String, SentRow> = Table::new(37);
 
 /// Origin, epoch, incarnation, number of a block → `Block`: bundles that were refused for good, and are no longer shown.
-pub(super) const REFUSED_BITS: Table = Table(38);
+pub(super) const REFUSED_BITS: Table<BlockKey, Block> = Table::new(38);
 
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
-pub(super) const RENAMES: Table = Table(40);
+pub(super) const RENAMES: Table<BundleId, Renaming> = Table::new(40);
 
 /// Bundle id → `Seq`: of those in [`SETTLED`] or refused for good, what the bit is found by that stands for them later.
-pub(super) const SETTLED_SEQ: Table = Table(60);
+pub(super) const SETTLED_SEQ: Table<BundleId, Seq> = Table::new(60);
 /// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`SETTLED`].
-pub(super) const SETTLED_BITS: Table = Table(61);
-/// Hash of an inbox path → `Consumed`: a name whose file was consumed.
-pub(super) const CONSUMED: Table = Table(62);
-/// Origin, epoch, incarnation, number of a block → bits: bundles of one file that was consumed.
-pub(super) const TAKEN: Table = Table(63);
-/// Origin, epoch, incarnation, seq, number of a block → bits: files of a bundle of many that were consumed.
-pub(super) const TAKEN_OF: Table = Table(64);
+pub(super) const SETTLED_BITS: Table<BlockKey, Block> = Table::new(61);
 /// Inbox path → (origin, its path): a name that a file is to get when what stands in its way is gone.
-pub(super) const PROVISIONAL: Table = Table(65);
+pub(super) const PROVISIONAL: Table<RelPath, (PeerId, RelPath)> = Table::new(65);
 /// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
-pub(super) const KEPT: Table = Table(41);
+pub(super) const KEPT: Table<BundleId, KeptRow> = Table::new(41);
 /// Bundle id → (origin, `Stage`): those of [`KEPT`] that their origin may still close by itself.
-pub(super) const WATCHED: Table = Table(42);
+pub(super) const WATCHED: Table<BundleId, (PeerId, Stage)> = Table::new(42);
 /// Origin, bundle id → `Stage`: those of [`KEPT`] that we owe to others, or whose receipts wait for the origin.
-pub(super) const CARRIED: Table = Table(43);
+pub(super) const CARRIED: Table<(PeerId, BundleId), Stage> = Table::new(43);
 /// Origin, bundle id, recipient → `Receipt`: receipts of others to be handed to the origin.
-pub(super) const RELAYS: Table = Table(44);
+pub(super) const RELAYS: Table<(PeerId, BundleId, PeerId), Receipt> = Table::new(44);
 /// Peer → its name: members that the user gave up.
-pub(super) const FORGOTTEN: Table = Table(45);
+pub(super) const FORGOTTEN: Table<PeerId, PeerName> = Table::new(45);
 /// Bundle id → its recipients: bundles settled here that are not for everybody.
-pub(super) const SCOPED: Table = Table(46);
-
-/// Inbox path → `Damaged`: names whose file was not what had been received.
-pub(super) const DAMAGED: Table = Table(71);
-/// Top directories of the inbox that have links in them, with whose they are.
-pub(super) const TOPS: Table = Table(90);
-/// By origin and the top directory that it says: the one that it has here, if that is another because of links.
-pub(super) const OTHER_TOPS: Table = Table(91);
+pub(super) const SCOPED: Table<BundleId, Vec<PeerId>> = Table::new(46);
 /// Name in the inbox → inode of a file that is being removed.
-pub(super) const LEAVING: Table = Table(72);
+pub(super) const LEAVING: Table<RelPath, u64> = Table::new(72);
 
 /// Epoch of the last start: u64.
-pub(super) const META_EPOCH: &[u8] = b"epoch";
+pub(super) const META_EPOCH: Table<(), u64> = Table::named(META, "epoch");
 
 /// A bundle of ours.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -290,46 +281,4 @@ impl InboundShown {
     pub(super) fn is_refused_for_good(&self) -> bool {
         self.state == "refused" && self.error.as_deref() == Some(CONTRADICTS)
     }
-}
-
-pub(super) fn pending_key(peer: PeerId, rank: Rank) -> Vec<u8> {
-    join(peer.as_bytes(), &rank.0.to_be_bytes())
-}
-
-pub(super) fn delivery_key(bundle: BundleId, peer: PeerId) -> Vec<u8> {
-    join(&bundle.0, peer.as_bytes())
-}
-
-pub(super) fn carried_key(origin: PeerId, bundle: BundleId) -> Vec<u8> {
-    join(origin.as_bytes(), &bundle.0)
-}
-
-pub(super) fn relay_key(origin: PeerId, bundle: BundleId, recipient: PeerId) -> Vec<u8> {
-    join(&carried_key(origin, bundle), recipient.as_bytes())
-}
-
-pub(super) fn user_key(digest: Digest, bundle: BundleId) -> Vec<u8> {
-    join(&digest.0, &bundle.0)
-}
-
-pub(super) fn got_key(digest: Digest, origin: PeerId) -> Vec<u8> {
-    join(&digest.0, origin.as_bytes())
-}
-
-pub(super) fn origin_key(origin: PeerId, path: &RelPath) -> Vec<u8> {
-    join(origin.as_bytes(), path.as_bytes())
-}
-
-/// Sorts the newest first.
-pub(super) fn descending(order: u64) -> [u8; 8] {
-    (u64::MAX - order).to_be_bytes()
-}
-
-/// Reads the number at the end of an order key; `None` if the key is too short.
-pub(super) fn order_of(key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(*key.last_chunk()?))
-}
-
-fn join(a: &[u8], b: &[u8]) -> Vec<u8> {
-    [a, b].concat()
 }

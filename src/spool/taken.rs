@@ -16,15 +16,27 @@ use std::collections::hash_map::Entry as MapEntry;
 
 use serde::{Deserialize, Serialize};
 
-use super::history::Seq;
+use super::history::{BlockKey, Seq};
 use super::journal::{Batch, Table};
-use super::tables::{TAKEN, TAKEN_OF};
 use super::{Spool, SpoolError};
 use crate::bundle::{Former, Manifest};
 use crate::peer::PeerId;
 
 /// Files that share a row.
 const BLOCK: u64 = 512;
+
+/// Bundles of one file that was consumed.
+const TAKEN: Table<BlockKey, Bits> = Table::new(63);
+
+/// Files of a bundle of many that were consumed: by origin, epoch, incarnation, seq, number of a block.
+const TAKEN_OF: Table<(PeerId, u64, [u8; 16], u64, u64), Bits> = Table::new(64);
+
+/// A row of one of the two.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Row {
+    OfOne(BlockKey),
+    OfMany((PeerId, u64, [u8; 16], u64, u64)),
+}
 
 /// Which file of which bundle of an origin.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -62,15 +74,15 @@ impl Which {
         self.seq.order()
     }
 
-    /// Where its bit is.
-    fn place(&self, origin: PeerId) -> (Table, Vec<u8>, usize) {
+    /// Which row its bit is in, and where there.
+    fn place(&self, origin: PeerId) -> (Row, usize) {
         let Some(entry) = self.entry.map(u64::from) else {
             let (key, at) = self.seq.block(origin, BLOCK);
-            return (TAKEN, key, at);
+            return (Row::OfOne(key), at);
         };
-        let (mut key, _) = self.seq.block(origin, 1);
-        key.extend_from_slice(&(entry / BLOCK).to_be_bytes());
-        (TAKEN_OF, key, (entry % BLOCK) as usize)
+        let ((origin, epoch, incarnation, seq), _) = self.seq.block(origin, 1);
+        let key = (origin, epoch, incarnation, seq, entry / BLOCK);
+        (Row::OfMany(key), (entry % BLOCK) as usize)
     }
 }
 
@@ -101,29 +113,39 @@ impl Spool {
         files: impl IntoIterator<Item = Which>,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let mut rows: HashMap<(u8, Vec<u8>), (Table, Bits)> = HashMap::new();
+        let mut rows: HashMap<Row, Bits> = HashMap::new();
         for file in files {
-            let (table, key, at) = file.place(origin);
-            let row = match rows.entry((table.0, key)) {
-                MapEntry::Occupied(row) => row.into_mut(),
-                MapEntry::Vacant(row) => {
-                    let known: Option<Bits> = self.journal.get(table, &row.key().1)?;
-                    row.insert((table, known.unwrap_or_default()))
+            let (row, at) = file.place(origin);
+            let bits = match rows.entry(row) {
+                MapEntry::Occupied(bits) => bits.into_mut(),
+                MapEntry::Vacant(bits) => {
+                    let known = self.taken_in(bits.key())?;
+                    bits.insert(known)
                 }
             };
-            row.1.set(at);
+            bits.set(at);
         }
-        for ((_, key), (table, bits)) in rows {
-            batch.put(table, &key, &bits);
+        for (row, bits) in rows {
+            match row {
+                Row::OfOne(key) => batch.insert(TAKEN, &key, &bits),
+                Row::OfMany(key) => batch.insert(TAKEN_OF, &key, &bits),
+            }
         }
         Ok(())
     }
 
+    fn taken_in(&self, row: &Row) -> Result<Bits, SpoolError> {
+        let known = match row {
+            Row::OfOne(key) => self.journal.row(TAKEN, key)?,
+            Row::OfMany(key) => self.journal.row(TAKEN_OF, key)?,
+        };
+        Ok(known.unwrap_or_default())
+    }
+
     /// Whether the file was shown here, and consumed.
     pub(super) fn was_taken(&self, origin: PeerId, file: Which) -> Result<bool, SpoolError> {
-        let (table, key, at) = file.place(origin);
-        let bits: Option<Bits> = self.journal.get(table, &key)?;
-        Ok(bits.is_some_and(|bits| bits.has(at)))
+        let (row, at) = file.place(origin);
+        Ok(self.taken_in(&row)?.has(at))
     }
 }
 
@@ -139,9 +161,9 @@ mod tests {
         for seq in [0, 1, 511, 512, 1 << 40] {
             let seq = Seq::test(seq);
             for entry in [None, Some(0), Some(1), Some(511), Some(512), Some(99_999)] {
-                let (table, key, at) = Which { seq, entry }.place(origin);
+                let (row, at) = Which { seq, entry }.place(origin);
                 assert!(at < BLOCK as usize);
-                assert!(seen.insert((table.0, key, at)), "{seq:?} {entry:?}");
+                assert!(seen.insert((row, at)), "{seq:?} {entry:?}");
             }
         }
     }

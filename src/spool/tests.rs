@@ -209,10 +209,10 @@ impl Node {
     fn an_hour_passes(&self) {
         let journal = &self.spool().journal;
         let mut batch = journal::Batch::default();
-        let rows = journal.scan::<tables::BundleRow>(tables::BUNDLES, &[], None, 99);
+        let rows = journal.rows(tables::BUNDLES.all(), 99);
         for (key, mut row) in rows.unwrap() {
             row.sealed_at -= 3600;
-            batch.put(tables::BUNDLES, &key, &row);
+            batch.insert(tables::BUNDLES, &key, &row);
         }
         journal.submit(batch).unwrap();
     }
@@ -746,7 +746,7 @@ fn a_publish_cut_off_after_its_intent_is_rolled_forward_and_a_removed_name_count
             signed: manifest.signed().clone(),
             names,
         };
-        batch.put(tables::INTENTS, &bundle.0, &intent);
+        batch.insert(tables::INTENTS, &bundle, &intent);
         birch.spool().journal.submit(batch).unwrap();
         birch.stop();
         if removed {

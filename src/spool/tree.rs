@@ -191,26 +191,26 @@ impl Spool {
             directories,
         };
         let mut batch = Batch::default();
-        batch.put(TREES, &tree.to_be_bytes(), &row);
+        batch.insert(TREES, &tree, &row);
         self.journal.submit(batch)?;
         Ok(tree)
     }
 
     /// A tree that is not sealed yet is about to be renamed.
     pub fn tree_moving(&self, tree: u64, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
-        let Some(mut row) = self.journal.get::<TreeRow>(TREES, &tree.to_be_bytes())? else {
+        let Some(mut row) = self.journal.row(TREES, &tree)? else {
             return Ok(());
         };
         (row.from, row.root, row.begun) = (from.clone(), to.clone(), true);
         let mut batch = Batch::default();
-        batch.put(TREES, &tree.to_be_bytes(), &row);
+        batch.insert(TREES, &tree, &row);
         Ok(self.journal.submit(batch)?)
     }
 
     /// The rename did not happen, or the directory has an ignored name again.
     pub fn tree_dropped(&self, tree: u64) {
         let mut batch = Batch::default();
-        batch.delete(TREES, &tree.to_be_bytes());
+        batch.remove(TREES, &tree);
         if let Err(error) = self.journal.submit(batch) {
             tracing::error!(%error, tree, "cannot forget a directory");
         }
@@ -398,7 +398,7 @@ impl Spool {
         }
         let (mut entries, times) = entries_of(self.outbox(), &sealed, &request.directories);
         if entries.is_empty() {
-            batch.delete(TREES, &request.tree.to_be_bytes());
+            batch.remove(TREES, &request.tree);
             self.journal.submit(batch)?;
             return Ok(SealOutcome::Gone);
         }
@@ -427,7 +427,7 @@ impl Spool {
             );
         }
         let freed = self.tree_rows(&sealed, &manifests, &mut batch)?;
-        batch.delete(TREES, &request.tree.to_be_bytes());
+        batch.remove(TREES, &request.tree);
         if few {
             for (member, _) in &sealed {
                 batch.sync(self.outbox().sync_above(&member.path));
@@ -500,10 +500,10 @@ impl Spool {
             self.rows_under(terms, manifest, batch)?;
             let mut superseded = BTreeSet::new();
             for entry in &manifest.manifest().entries {
-                let path = entry.path.as_bytes();
+                let path = &entry.path;
                 bundle_of.insert(&entry.path, (manifest.id(), manifest.manifest().order()));
-                superseded.extend(self.journal.get::<BundleId>(LATEST, path)?);
-                let before: Option<OutName> = self.journal.get(OUT_NAMES, path)?;
+                superseded.extend(self.journal.row(LATEST, path)?);
+                let before: Option<OutName> = self.journal.row(OUT_NAMES, path)?;
                 if let Some(before) = before {
                     // Nobody is told where single files of a tree were before.
                     self.file_gone(&before)?;
@@ -515,7 +515,7 @@ impl Spool {
             }
         }
         for (path, (bundle, _)) in &bundle_of {
-            batch.put(LATEST, path.as_bytes(), bundle);
+            batch.insert(LATEST, path, bundle);
         }
         for (member, stat) in sealed {
             let digest = member.hashed.digest;
@@ -529,13 +529,13 @@ impl Spool {
                 order,
                 formerly: None,
             };
-            batch.put(OUT_NAMES, member.path.as_bytes(), &row);
+            batch.insert(OUT_NAMES, &member.path, &row);
             let record = InodeRow {
                 digest,
                 stat: *stat,
             };
-            batch.put(INODES, &stat.ino.to_be_bytes(), &record);
-            batch.delete(MARKS, &stat.ino.to_be_bytes());
+            batch.insert(INODES, &stat.ino, &record);
+            batch.remove(MARKS, &stat.ino);
         }
         Ok(freed)
     }

@@ -20,14 +20,14 @@ impl Spool {
     /// Ends what is owed to `peer`, for good. Gives how many bundles that were; `None`: there is no such member.
     pub fn forget(&self, peer: PeerId) -> Result<Option<u64>, SpoolError> {
         let decide = self.decide.lock();
-        let member: Option<crate::spool::Member> = self.journal.get(MEMBERS, peer.as_bytes())?;
+        let member: Option<crate::spool::Member> = self.journal.row(MEMBERS, &peer)?;
         let Some(member) = member else {
             return Ok(None);
         };
         let mut batch = Batch::default();
-        batch.put(FORGOTTEN, peer.as_bytes(), &member.name);
-        batch.delete(MEMBERS, peer.as_bytes());
-        batch.delete(JOINING, peer.as_bytes());
+        batch.insert(FORGOTTEN, &peer, &member.name);
+        batch.remove(MEMBERS, &peer);
+        batch.remove(JOINING, &peer);
         self.release_names(peer, &mut batch)?;
         self.journal.submit(batch)?;
         self.member_ids.write().remove(&peer);
@@ -41,12 +41,9 @@ impl Spool {
 
     /// At start: goes on where forgetting was cut off.
     pub(in crate::spool) fn resume_forgetting(&self) -> Result<(), SpoolError> {
-        let rows = self
-            .journal
-            .scan::<PeerName>(FORGOTTEN, &[], None, usize::MAX)?;
-        let peer = |key: Vec<u8>| key.last_chunk::<32>().map(|id| PeerId::from_bytes(*id));
-        rows.into_iter()
-            .filter_map(|(key, _)| peer(key))
+        let forgotten = self.journal.keys(FORGOTTEN.all(), usize::MAX)?;
+        forgotten
+            .into_iter()
             .try_for_each(|peer| self.end_all(peer).map(drop))
     }
 
@@ -99,12 +96,11 @@ impl Spool {
 
     /// What a forgotten member was called.
     pub(in crate::spool) fn forgotten_name(&self, peer: PeerId) -> Option<PeerName> {
-        self.journal.get(FORGOTTEN, peer.as_bytes()).ok().flatten()
+        self.journal.row(FORGOTTEN, &peer).ok().flatten()
     }
 
     /// Whether the user gave this member up.
     pub fn is_forgotten(&self, peer: PeerId) -> Result<bool, SpoolError> {
-        let row: Option<PeerName> = self.journal.get(FORGOTTEN, peer.as_bytes())?;
-        Ok(row.is_some())
+        Ok(self.journal.row(FORGOTTEN, &peer)?.is_some())
     }
 }

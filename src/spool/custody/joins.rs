@@ -3,15 +3,13 @@
 //! # Invariants
 //! 1. A row of [`KEPT`] goes with the last name that shows the bundle; for a bundle of many, at the next start.
 
+use super::super::keys::Ends;
 use super::{PAGE, Steps};
-use crate::bundle::{DeliveryState, Entry, RelPath, Scope, VerifiedManifest};
-use crate::delivery::custody::{self, Custody, Stage};
+use crate::bundle::{BundleId, DeliveryState, Entry, Scope, VerifiedManifest};
+use crate::delivery::custody::{self, Custody};
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
-use crate::spool::tables::{
-    CARRIED, CHOSEN, DEADLINES, DELIVERIES, IN_NAMES, InName, KEPT, KeptRow, USERS, carried_key,
-    delivery_key, origin_key, user_key,
-};
+use crate::spool::tables::{CARRIED, CHOSEN, DEADLINES, DELIVERIES, IN_NAMES, InName, KEPT, USERS};
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {
@@ -22,11 +20,11 @@ impl Spool {
     ) -> Result<bool, SpoolError> {
         let of = manifest.manifest();
         for entry in &of.entries {
-            let key = origin_key(of.origin, &entry.path);
-            let Some(name) = self.journal.get::<RelPath>(CHOSEN, &key)? else {
+            let key = (of.origin, &entry.path);
+            let Some(name) = self.journal.row(CHOSEN, &key)? else {
                 continue;
             };
-            let row: Option<InName> = self.journal.get(IN_NAMES, name.as_bytes())?;
+            let row: Option<InName> = self.journal.row(IN_NAMES, &name)?;
             if row.is_some_and(|row| row.bundle == manifest.id()) {
                 return Ok(true);
             }
@@ -41,33 +39,33 @@ impl Spool {
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         self.room.allowance().less(row.origin, row.size);
-        let key = carried_key(row.origin, row.bundle);
-        if !self.is_watched(&row.bundle.0)?
-            && self.journal.get::<Stage>(CARRIED, &key)?.is_none()
+        let key = (row.origin, row.bundle);
+        if !self.is_watched(&row.bundle)?
+            && self.journal.row(CARRIED, &key)?.is_none()
             && let Some(kept) = self.kept(row.bundle)?
             // Of a bundle of many another name may show something; the next start looks.
             && kept.manifest().entries.len() == 1
         {
-            batch.delete(KEPT, &row.bundle.0);
-            batch.delete(DEADLINES, &row.bundle.0);
+            batch.remove(KEPT, &row.bundle);
+            batch.remove(DEADLINES, &Ends::Bundle(row.bundle));
         }
         Ok(())
     }
 
     /// At start: bundles that are neither in custody nor shown any more are kept no longer, nor is what nobody would take.
     pub(in crate::spool) fn sweep_kept(&self) -> Result<(), SpoolError> {
-        self.each_row::<KeptRow>(KEPT, |spool, key, row| {
+        self.each_row(KEPT, |spool, bundle, row| {
             let manifest = match row.signed.clone().verify_own() {
                 Ok(manifest) => manifest,
                 Err(error) => {
                     tracing::error!("a bundle that was kept for others is dropped: {error}");
-                    return spool.drop_kept(key, row);
+                    return spool.drop_kept(*bundle, row);
                 }
             };
             if spool.custody_of(&manifest)?.is_none() && !spool.is_shown(&manifest)? {
                 let mut batch = Batch::default();
-                batch.delete(KEPT, key);
-                batch.delete(DEADLINES, key);
+                batch.remove(KEPT, bundle);
+                batch.remove(DEADLINES, &Ends::Bundle(*bundle));
                 spool.journal.submit(batch)?;
             }
             Ok(())
@@ -76,12 +74,10 @@ impl Spool {
 
     /// What the inbox still shows of others goes to a new member too, by way of custody.
     pub(in crate::spool) fn give_kept(&self, peer: PeerId) -> Result<(), SpoolError> {
-        let mut after: Option<Vec<u8>> = None;
+        let mut after: Option<BundleId> = None;
         loop {
             let decide = self.decide.lock();
-            let page = self
-                .journal
-                .scan::<KeptRow>(KEPT, &[], after.as_deref(), PAGE)?;
+            let page = self.journal.rows(KEPT.all().after(after.as_ref()), PAGE)?;
             let mut steps = Steps::default();
             for (_, row) in &page {
                 // One that does not verify goes at the next start.
@@ -123,16 +119,14 @@ impl Spool {
         match known {
             Some(_) => {
                 for digest in of.entries.iter().filter_map(Entry::digest) {
-                    steps
-                        .batch
-                        .put(USERS, &user_key(digest, manifest.id()), &());
+                    steps.batch.insert(USERS, &(digest, manifest.id()), &());
                 }
                 self.step(manifest, custody::Event::Joined(peer), steps)?;
             }
             None => {
                 // Its origin may give it, if it is there.
-                let key = delivery_key(manifest.id(), peer);
-                steps.batch.put(DELIVERIES, &key, &DeliveryState::Queued);
+                let key = (manifest.id(), peer);
+                steps.batch.insert(DELIVERIES, &key, &DeliveryState::Queued);
                 self.watch(manifest, &mut steps.batch);
             }
         }

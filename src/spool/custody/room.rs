@@ -3,10 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 
 use crate::bundle::{BundleId, Entry};
-use crate::delivery::custody::{self, Stage};
+use crate::delivery::custody::{self};
 use crate::digest::Digest;
-use crate::peer::PeerId;
-use crate::spool::tables::{BUNDLES, BundleRow, CARRIED, USERS, WATCHED};
+use crate::spool::tables::{BUNDLES, CARRIED, USERS, WATCHED};
 use crate::spool::{Spool, SpoolError};
 
 /// Bundles of others looked at to make room, at once.
@@ -16,7 +15,7 @@ impl Spool {
     /// Whether a bundle of ours needs this content; otherwise only custody does, if anything.
     fn needed_for_own(&self, digest: Digest) -> Result<bool, SpoolError> {
         for bundle in self.users_of(digest)? {
-            if self.journal.get::<BundleRow>(BUNDLES, &bundle.0)?.is_some() {
+            if self.journal.row(BUNDLES, &bundle)?.is_some() {
                 return Ok(true);
             }
         }
@@ -24,11 +23,8 @@ impl Spool {
     }
 
     fn users_of(&self, digest: Digest) -> Result<Vec<BundleId>, SpoolError> {
-        let rows = self
-            .journal
-            .scan::<()>(USERS, &digest.0, None, usize::MAX)?;
-        let id = |(key, ()): (Vec<u8>, ())| key.last_chunk::<32>().map(|id| BundleId(*id));
-        Ok(rows.into_iter().filter_map(id).collect())
+        let rows = self.journal.keys(USERS.below(&digest), usize::MAX)?;
+        Ok(rows.into_iter().map(|(_, bundle)| bundle).collect())
     }
 
     /// [`Self::may_hold`] for the user's own act: custody gives way. Call without the decision lock.
@@ -54,19 +50,10 @@ impl Spool {
         if self.held_bytes() == 0 {
             return Ok(0);
         }
-        let watched = self
-            .journal
-            .scan::<(PeerId, Stage)>(WATCHED, &[], None, SHED_MAX)?;
-        let carried = self.journal.scan::<Stage>(CARRIED, &[], None, SHED_MAX)?;
-        let keys = carried
-            .into_iter()
-            .map(|(key, _)| key)
-            .chain(watched.into_iter().map(|(key, _)| key));
-        for key in keys {
-            let Some(id) = key.last_chunk::<32>() else {
-                continue;
-            };
-            let bundle = BundleId(*id);
+        let watched = self.journal.keys(WATCHED.all(), SHED_MAX)?;
+        let carried = self.journal.keys(CARRIED.all(), SHED_MAX)?;
+        let carried = carried.into_iter().map(|(_, bundle)| bundle);
+        for bundle in carried.chain(watched) {
             let Some(manifest) = self.kept(bundle)? else {
                 continue;
             };

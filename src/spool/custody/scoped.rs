@@ -20,7 +20,7 @@ impl Spool {
     }
 
     fn may_know(&self, receipt: &Receipt, peer: PeerId) -> bool {
-        let scope = self.journal.get::<Vec<PeerId>>(SCOPED, &receipt.bundle.0);
+        let scope = self.journal.row(SCOPED, &receipt.bundle);
         let scoped = |ids: Option<Vec<PeerId>>| ids.is_none_or(|ids| ids.contains(&peer));
         receipt.origin == peer || scope.is_ok_and(scoped)
     }
@@ -28,7 +28,7 @@ impl Spool {
     /// Remembers for whom a settled bundle is that is not for everybody.
     pub(in crate::spool) fn note_scope(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
         if let Scope::Ids(ids) = &manifest.manifest().scope {
-            batch.put(SCOPED, &manifest.id().0, ids);
+            batch.insert(SCOPED, &manifest.id(), ids);
         }
     }
 }

@@ -13,8 +13,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::super::journal::{Batch, Table};
-use super::super::tables::{FORGOTTEN, JOINING, MEMBERS, META, NAMES};
+use super::super::journal::{Batch, Key, Table};
+use super::super::tables::{FORGOTTEN, JOINING, MEMBERS, NAMES};
 use super::super::{Layout, Spool, SpoolError, durable};
 use super::{LEFT_OUT, META_CHARTER, META_GENERATION, STATEMENTS, State};
 
@@ -42,20 +42,14 @@ impl Spool {
     pub fn forget_group(&self) -> Result<(), SpoolError> {
         let _one = self.group.change.lock();
         let mut batch = Batch::default();
-        for (table, keys) in [
-            (STATEMENTS, self.keys_of(STATEMENTS)?),
-            (LEFT_OUT, self.keys_of(LEFT_OUT)?),
-            (MEMBERS, self.keys_of(MEMBERS)?),
-            (JOINING, self.keys_of(JOINING)?),
-            (NAMES, self.keys_of(NAMES)?),
-            (FORGOTTEN, self.keys_of(FORGOTTEN)?),
-        ] {
-            for key in keys {
-                batch.delete(table, &key);
-            }
-        }
-        batch.delete(META, META_CHARTER);
-        batch.delete(META, META_GENERATION);
+        self.empty(STATEMENTS, &mut batch)?;
+        self.empty(LEFT_OUT, &mut batch)?;
+        self.empty(MEMBERS, &mut batch)?;
+        self.empty(JOINING, &mut batch)?;
+        self.empty(NAMES, &mut batch)?;
+        self.empty(FORGOTTEN, &mut batch)?;
+        batch.remove(META_CHARTER, &());
+        batch.remove(META_GENERATION, &());
         self.journal.submit(batch)?;
         self.journal.flush()?;
         *self.group.state.write() = State::default();
@@ -63,10 +57,16 @@ impl Spool {
         Ok(())
     }
 
-    fn keys_of(&self, table: Table) -> Result<Vec<Vec<u8>>, SpoolError> {
-        // A value that is passed over when it is read as something else is looked at as no value at all.
-        let rows = self.journal.scan::<()>(table, &[], None, usize::MAX)?;
-        Ok(rows.into_iter().map(|(key, ())| key).collect())
+    /// Removes all rows of a table.
+    fn empty<K: Key<Read = K>, V>(
+        &self,
+        table: Table<K, V>,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        for key in self.journal.keys(table.all(), usize::MAX)? {
+            batch.remove(table, &key);
+        }
+        Ok(())
     }
 
     /// Keeps what belongs to the node for its next start: the text of `node.toml`.

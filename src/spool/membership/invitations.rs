@@ -17,8 +17,8 @@ use super::Admission;
 use crate::peer::invitation::{Denied, JoinSecret, Welcome};
 use crate::peer::{GroupKey, PeerId};
 
-/// Name of a join secret → [`Row`].
-const INVITATIONS: Table = Table(49);
+/// By the name of the join secret.
+const INVITATIONS: Table<[u8; 16], Row> = Table::new(49);
 
 /// How long one that is over is remembered.
 const KEPT: u64 = 30 * 24 * 3600;
@@ -57,12 +57,9 @@ impl Spool {
         self.bind_to_group()?;
         let mut batch = Batch::default();
         let over = |row: &Row| row.expires.is_some_and(|at| at.saturating_add(KEPT) < made);
-        for (name, row) in self
-            .journal
-            .scan::<Row>(INVITATIONS, &[], None, usize::MAX)?
-        {
+        for (name, row) in self.journal.rows(INVITATIONS.all(), usize::MAX)? {
             if over(&row) {
-                batch.delete(INVITATIONS, &name);
+                batch.remove(INVITATIONS, &name);
             }
         }
         let row = Row {
@@ -72,7 +69,7 @@ impl Spool {
             once,
             used_by: Vec::new(),
         };
-        batch.put(INVITATIONS, &secret.name(), &row);
+        batch.insert(INVITATIONS, &secret.name(), &row);
         self.journal.submit(batch)?;
         self.journal.flush()?;
         Ok(secret)
@@ -80,7 +77,7 @@ impl Spool {
 
     /// With what the holder of the invitation of that name proves that it knows the secret.
     pub fn invitation_key(&self, name: [u8; 16]) -> Option<GroupKey> {
-        let row: Row = self.journal.get(INVITATIONS, &name).ok().flatten()?;
+        let row: Row = self.journal.row(INVITATIONS, &name).ok().flatten()?;
         Some(row.key)
     }
 
@@ -96,7 +93,7 @@ impl Spool {
         now: u64,
     ) -> Result<Welcome, Denied> {
         let _one = self.group.change.lock();
-        let row: Option<Row> = self.journal.get(INVITATIONS, &name).map_err(disk)?;
+        let row: Option<Row> = self.journal.row(INVITATIONS, &name).map_err(disk)?;
         let mut row = row.ok_or(Denied::Unknown)?;
         if self.admission(joiner) == Admission::Removed {
             return Err(Denied::Removed);
@@ -114,7 +111,7 @@ impl Spool {
         if !again {
             row.used_by.push(joiner);
             let mut batch = Batch::default();
-            batch.put(INVITATIONS, &name, &row);
+            batch.insert(INVITATIONS, &name, &row);
             self.journal.submit(batch).map_err(disk)?;
         }
         self.journal.flush().map_err(disk)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::super::tables::MEMBERS;
-use super::super::{Member, Spool, SpoolError};
+use super::super::{Spool, SpoolError};
 
 /// So many, whoever speaks of them.
 const STRANGERS_MAX: usize = 1024;
@@ -30,7 +30,7 @@ impl Spool {
             return Ok(true);
         }
         let mut strangers = 0;
-        self.each_row::<Member>(MEMBERS, |_, _, member| {
+        self.each_row(MEMBERS, |_, _, member| {
             strangers += usize::from(member.last_seen == 0);
             Ok(())
         })?;

@@ -16,17 +16,13 @@ use crate::spool::{Spool, SpoolError};
 impl Spool {
     /// Notes the rows of names that do not show their inode, by that.
     pub(super) fn note_displaced(&self) -> Result<(), SpoolError> {
-        self.each_row::<()>(DISPLACED, |spool, key, ()| {
+        let mut old = Batch::default();
+        self.each_key(DISPLACED, |ino| old.remove(DISPLACED, ino))?;
+        self.journal.submit(old)?;
+        self.each_row(OUT_NAMES, |spool, path, row| {
             let mut batch = Batch::default();
-            batch.delete(DISPLACED, key);
-            Ok(spool.journal.submit(batch)?)
-        })?;
-        self.each_row::<OutName>(OUT_NAMES, |spool, key, row| {
-            let mut batch = Batch::default();
-            match RelPath::parse(key) {
-                Ok(path) if spool.outbox().inode(&path)? == Some(row.stat.ino) => {}
-                Ok(path) => batch.put(DISPLACED, &row.stat.ino.to_be_bytes(), &(path, row)),
-                Err(_) => batch.delete(OUT_NAMES, key),
+            if spool.outbox().inode(path)? != Some(row.stat.ino) {
+                batch.insert(DISPLACED, &row.stat.ino, &(path.clone(), row.clone()));
             }
             Ok(spool.journal.submit(batch)?)
         })
@@ -42,20 +38,19 @@ impl Spool {
             row.stat.ino == found.stat.ino
                 || (row.stat.size == found.stat.size && row.stat.mtime == found.stat.mtime)
         };
-        let key = found.stat.ino.to_be_bytes();
         if there.as_ref().is_some_and(is_like) {
             return Ok(there);
         }
-        let displaced: Option<(RelPath, OutName)> = self.journal.get(DISPLACED, &key)?;
+        let displaced: Option<(RelPath, OutName)> = self.journal.row(DISPLACED, &found.stat.ino)?;
         let Some((from, row)) = displaced.filter(|(_, row)| row.stat.same_bytes(&found.stat))
         else {
             return Ok(there);
         };
         let mut batch = Batch::default();
-        batch.delete(DISPLACED, &key);
-        let old: Option<OutName> = self.journal.get(OUT_NAMES, from.as_bytes())?;
+        batch.remove(DISPLACED, &found.stat.ino);
+        let old: Option<OutName> = self.journal.row(OUT_NAMES, &from)?;
         if old.is_some_and(|old| old.stat.ino == found.stat.ino) {
-            batch.delete(OUT_NAMES, from.as_bytes());
+            batch.remove(OUT_NAMES, &from);
         }
         let row = row.moved(&from);
         tracing::info!(%from, to = %found.path, "a rename that was cut off is taken up again");
@@ -66,14 +61,14 @@ impl Spool {
 
     /// Rows whose files were not found go, if their names show nothing, or have another row by now.
     pub(super) fn drop_displaced(&self) -> Result<(), SpoolError> {
-        self.each_row::<(RelPath, OutName)>(DISPLACED, |spool, key, (path, row)| {
+        self.each_row(DISPLACED, |spool, ino, (path, row)| {
             let mut batch = Batch::default();
-            batch.delete(DISPLACED, key);
-            let there: Option<OutName> = spool.journal.get(OUT_NAMES, path.as_bytes())?;
+            batch.remove(DISPLACED, ino);
+            let there: Option<OutName> = spool.journal.row(OUT_NAMES, path)?;
             let own = there.is_some_and(|there| there.stat.ino == row.stat.ino);
             let shows = spool.outbox().look(path)?.is_some();
             if own && !shows {
-                batch.delete(OUT_NAMES, path.as_bytes());
+                batch.remove(OUT_NAMES, path);
             }
             if !own || !shows {
                 spool.file_gone(row)?;

@@ -68,13 +68,12 @@ impl Spool {
             Ok(())
         })?;
         self.drop_displaced()?;
-        self.each_row::<Mark>(MARKS, |spool, key, _| {
-            let ino = key.try_into().map(u64::from_be_bytes).unwrap_or(0);
-            if live_marks.contains(&ino) {
+        self.each_row(MARKS, |spool, ino, _| {
+            if live_marks.contains(ino) {
                 return Ok(());
             }
             let mut batch = Batch::default();
-            batch.delete(MARKS, key);
+            batch.remove(MARKS, ino);
             Ok(spool.journal.submit(batch)?)
         })?;
         Ok(recovered)
@@ -82,11 +81,10 @@ impl Spool {
 
     fn marks_astray(&self) -> Result<Astray, SpoolError> {
         let mut astray = Astray::default();
-        self.each_row::<Mark>(MARKS, |spool, key, mark| {
-            let ino = key.try_into().map(u64::from_be_bytes).unwrap_or(0);
-            if spool.outbox().inode(&mark.path)? != Some(ino) {
+        self.each_row(MARKS, |spool, ino, mark| {
+            if spool.outbox().inode(&mark.path)? != Some(*ino) {
                 astray.paths.insert(mark.path.clone());
-                astray.inodes.insert(ino);
+                astray.inodes.insert(*ino);
             }
             Ok(())
         })?;
@@ -95,7 +93,7 @@ impl Spool {
 
     fn says(&self, found: &Found, astray: &Astray) -> Result<Says, SpoolError> {
         let ino = found.stat.ino;
-        let mark: Option<Mark> = self.journal.get(MARKS, &ino.to_be_bytes())?;
+        let mark: Option<Mark> = self.journal.row(MARKS, &ino)?;
         let kind = mark.map(|mark| mark.kind);
         if let Some(kind) = kind {
             return Ok(match kind {
@@ -124,7 +122,7 @@ impl Spool {
         let ino = found.stat.ino;
         // A link is there as it was made, or not at all.
         let same_boot = same_boot || found.link;
-        let row: Option<OutName> = self.journal.get(OUT_NAMES, found.path.as_bytes())?;
+        let row: Option<OutName> = self.journal.row(OUT_NAMES, &found.path)?;
         let row = self.give_row_back(&found, row)?;
         let file = |incomplete| {
             Ok(Some(RecoveredFile {
@@ -198,7 +196,7 @@ impl Spool {
             kind: MarkKind::Torn,
             path: path.clone(),
         };
-        batch.put(MARKS, &ino.to_be_bytes(), &mark);
+        batch.insert(MARKS, &ino, &mark);
         self.journal.submit(batch)?;
         Ok(())
     }
@@ -226,7 +224,7 @@ impl Spool {
             path: found.path.clone(),
         };
         let mut batch = Batch::default();
-        batch.put(MARKS, &ino.to_be_bytes(), &mark);
+        batch.insert(MARKS, &ino, &mark);
         Ok(self.journal.submit(batch)?)
     }
 }

@@ -129,7 +129,7 @@ impl Spool {
         };
         let digest = deciding.looked.hashed.digest;
         for SealName { path, .. } in names {
-            let before: Option<OutName> = self.journal.get(OUT_NAMES, path.as_bytes())?;
+            let before: Option<OutName> = self.journal.row(OUT_NAMES, path)?;
             let Some(before) = before.filter(|before| before.digest != digest) else {
                 continue;
             };
@@ -140,7 +140,7 @@ impl Spool {
                     path: path.clone(),
                 };
                 let mut batch = Batch::default();
-                batch.put(MARKS, &deciding.ino.to_be_bytes(), &mark);
+                batch.insert(MARKS, &deciding.ino, &mark);
                 self.journal.submit(batch)?;
                 tracing::warn!(%path, "its bytes are not those that were sealed: held back as incomplete");
                 return Ok(false);
@@ -171,7 +171,7 @@ impl Spool {
         {
             return Ok(None);
         }
-        let before: Option<OutName> = self.journal.get(OUT_NAMES, path.as_bytes())?;
+        let before: Option<OutName> = self.journal.row(OUT_NAMES, path)?;
         let asked = renamed_from.as_ref() == Some(path);
         let again = asked || deciding.recheck.is_some();
         let meta = file.metadata().on("stat", at)?;
@@ -192,7 +192,7 @@ impl Spool {
                 stat,
                 ..before.clone()
             };
-            deciding.batch.put(OUT_NAMES, path.as_bytes(), &row);
+            deciding.batch.insert(OUT_NAMES, path, &row);
             if self.late_joiners() {
                 let owed = self.owe_everybody(row.bundle, &mut deciding.batch)?;
                 deciding.owed.extend(owed);
@@ -200,7 +200,7 @@ impl Spool {
             return Ok(Some(row.bundle));
         }
         // What had this path last, although renamed over or removed since, and what this file was before its rename.
-        let latest: Option<BundleId> = self.journal.get(LATEST, path.as_bytes())?;
+        let latest: Option<BundleId> = self.journal.row(LATEST, path)?;
         let formers = self.formers(before.as_ref(), digest, dressed.then_some(path))?;
         let moved_on = match formers.is_empty() {
             true => None,
@@ -235,7 +235,7 @@ impl Spool {
             }
         }
         self.tells_moves(&manifest, batch);
-        batch.put(LATEST, path.as_bytes(), &bundle);
+        batch.insert(LATEST, path, &bundle);
         let row = OutName {
             stat,
             digest,
@@ -243,7 +243,7 @@ impl Spool {
             order: manifest.manifest().order(),
             formerly: None,
         };
-        batch.put(OUT_NAMES, path.as_bytes(), &row);
+        batch.insert(OUT_NAMES, path, &row);
         batch.sync(self.outbox().sync_above(path));
         deciding.sealed.push((bundle, manifest.manifest().priority));
         tracing::debug!(%path, bundle = %bundle.short(), "sealed");
@@ -268,7 +268,7 @@ impl Spool {
             ..
         } = deciding;
         let digest = looked.hashed.digest;
-        batch.put(INODES, &ino.to_be_bytes(), &InodeRow { digest, stat });
+        batch.insert(INODES, &ino, &InodeRow { digest, stat });
         // Also of what was sealed before: restored or copied with the state, it need not be on the disk yet.
         if looked.target.is_none() {
             let file = looked.file.try_clone().on("duplicate", &looked.at)?;
@@ -281,7 +281,7 @@ impl Spool {
         {
             let _marking = gate.marking();
             if !request.more {
-                batch.delete(MARKS, &ino.to_be_bytes());
+                batch.remove(MARKS, &ino);
                 gate.set_marked(false);
             }
             self.journal.submit(batch)?;

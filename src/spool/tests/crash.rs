@@ -128,7 +128,7 @@ fn a_move_out_of_the_inbox_cut_off_by_a_kill_keeps_content_honest() {
             kind: MarkKind::Closed,
             path: rel("b"),
         };
-        batch.put(MARKS, &ino.to_be_bytes(), &mark);
+        batch.insert(MARKS, &ino, &mark);
     });
     fs::rename(birch.inbox("a"), birch.outbox("b")).unwrap();
     birch.stop();
@@ -153,7 +153,7 @@ fn a_publish_that_had_failed_is_not_rolled_forward_over_a_newer_version() {
             signed: old.signed().clone(),
             names: vec![(0, rel("a"), ino)],
         };
-        batch.put(INTENTS, &first.0, &intent);
+        batch.insert(INTENTS, &first, &intent);
     });
     birch.fetch(&alder, second);
     birch.stop();
@@ -178,7 +178,7 @@ fn a_publish_that_cannot_be_rolled_forward_does_not_keep_the_daemon_from_startin
             signed: alder.manifest(bundle).signed().clone(),
             names: vec![(0, rel("d/x"), ino)],
         };
-        batch.put(INTENTS, &bundle.0, &intent);
+        batch.insert(INTENTS, &bundle, &intent);
     });
     birch.stop();
     birch.start();
@@ -199,8 +199,8 @@ fn a_join_cut_off_by_a_kill_is_completed_at_the_next_start() {
             last_seen: 1,
             epoch: 0,
         };
-        batch.put(MEMBERS, birch.id().as_bytes(), &member);
-        batch.put(tables::JOINING, birch.id().as_bytes(), &());
+        batch.insert(MEMBERS, &birch.id(), &member);
+        batch.insert(tables::JOINING, &birch.id(), &());
     });
     alder.stop();
     alder.start();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::bundle::Scope;
-use crate::spool::journal::Table;
+use crate::spool::journal::{Key, Table};
 use crate::spool::tables::{CARRIED, DELIVERIES, KEPT, PENDING, RELAYS, USERS, WATCHED};
 
 const NOBODY: fn(PeerId) -> bool = |_| false;
@@ -20,23 +20,27 @@ fn three() -> (Node, Node, Node) {
 }
 
 impl Node {
-    fn keys(&self, table: Table) -> usize {
-        self.spool()
-            .journal
-            .scan::<()>(table, &[], None, 999)
-            .unwrap()
-            .len()
+    fn keys<K: Key<Read = K>, V>(&self, table: Table<K, V>) -> usize {
+        let keys = self.spool().journal.keys(table.all(), 999);
+        keys.unwrap().len()
     }
 
     fn put_watched(&self, bundle: BundleId, row: &(PeerId, crate::delivery::custody::Stage)) {
         let mut batch = journal::Batch::default();
-        batch.put(WATCHED, &bundle.0, row);
+        batch.insert(WATCHED, &bundle, row);
         self.spool().journal.submit(batch).unwrap();
     }
 
     /// What is left of custody: watched, carried, receipts, deliveries, pending, content needed.
     fn left(&self) -> [usize; 6] {
-        [WATCHED, CARRIED, RELAYS, DELIVERIES, PENDING, USERS].map(|table| self.keys(table))
+        [
+            self.keys(WATCHED),
+            self.keys(CARRIED),
+            self.keys(RELAYS),
+            self.keys(DELIVERIES),
+            self.keys(PENDING),
+            self.keys(USERS),
+        ]
     }
 
     fn pass(&self, connected: fn(PeerId) -> bool) -> Vec<(PeerId, Vec<BundleId>)> {
@@ -434,7 +438,7 @@ fn what_is_published_and_not_durable_is_known_to_those_who_may_know_of_it() {
     assert!(birch.spool().receipt_for(bundle, alder.id()).is_none());
     assert!(published(alder.id()) && published(cedar.id()));
     let mut scoped = journal::Batch::default();
-    scoped.put(tables::SCOPED, &bundle.0, &vec![birch.id()]);
+    scoped.insert(tables::SCOPED, &bundle, &vec![birch.id()]);
     birch.spool().journal.submit(scoped).unwrap();
     assert!(published(alder.id()) && !published(cedar.id()));
 }

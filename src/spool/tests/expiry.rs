@@ -1,6 +1,7 @@
 //! Bundles whose lifetime ends.
 
 use super::super::expiry::Reading;
+use super::super::keys::Ends;
 use super::*;
 
 impl Node {
@@ -68,10 +69,7 @@ fn each_of_many_bundles_ends_at_its_time() {
         bundles.push(id);
     }
     let left = || {
-        let rows = alder
-            .spool()
-            .journal
-            .scan::<u64>(tables::DEADLINES, &[], None, 9999);
+        let rows = alder.spool().journal.rows(tables::DEADLINES.all(), 9999);
         rows.unwrap().len()
     };
     for n in [0, 1, 500, 1050, 1099] {
@@ -178,10 +176,10 @@ fn another_boot_and_a_wrong_clock_make_no_bundle_older() {
     // Sealed in 1970 or next month by the clock on the wall: it is shown, and counts for nothing.
     let journal = &alder.spool().journal;
     for clock in [0, now_secs() + 31 * 24 * 3600] {
-        let mut row: tables::BundleRow = journal.get(tables::BUNDLES, &bundle.0).unwrap().unwrap();
+        let mut row: tables::BundleRow = journal.row(tables::BUNDLES, &bundle).unwrap().unwrap();
         row.sealed_at = clock;
         let mut batch = journal::Batch::default();
-        batch.put(tables::BUNDLES, &bundle.0, &row);
+        batch.insert(tables::BUNDLES, &bundle, &row);
         journal.submit(batch).unwrap();
         alder.up("x", 1000 + LIFE - 1);
         assert!(alder.spool().is_pending(bundle, birch.id()));
@@ -251,10 +249,7 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_after_its_end() {
     birch.up("y", 50 + 600);
     assert!(birch.spool().kept(bundle).unwrap().is_none());
     assert_eq!(fs::read(birch.inbox("f")).unwrap(), b"x", "it is shown on");
-    let rows = birch
-        .spool()
-        .journal
-        .scan::<u64>(tables::DEADLINES, &[], None, 9);
+    let rows = birch.spool().journal.rows(tables::DEADLINES.all(), 9);
     assert_eq!(rows.unwrap().len(), 0);
 }
 
@@ -334,7 +329,7 @@ fn what_has_arrived_is_passed_on_to_nobody_from_the_end_on_though_no_deadline_is
         .end_custody(manifest.id(), alder.id())
         .unwrap();
     let mut rows = journal::Batch::default();
-    rows.delete(tables::DEADLINES, &manifest.id().0);
+    rows.remove(tables::DEADLINES, &Ends::Bundle(manifest.id()));
     birch.spool().journal.submit(rows).unwrap();
     birch.reads("y", 650_000);
     assert!(is_refused(&open()) && is_refused(&whole.read(0, bytes.len())));

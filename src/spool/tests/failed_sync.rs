@@ -3,16 +3,19 @@
 use std::sync::atomic::AtomicBool;
 
 use super::super::durable::Sync;
-use super::super::journal::Batch;
+use super::super::journal::{Batch, Table};
 use super::super::tables::DELIVERIES;
 use super::*;
+
+/// A table of one row, of no use.
+const A_TEST: Table<(), u8> = Table::named(tables::META, "a test");
 
 /// The next sync of the node's disk fails; what was submitted before is durable.
 fn fail_a_sync(node: &Node) {
     let journal = &node.spool().journal;
     journal.flush().unwrap();
     let mut batch = Batch::default();
-    batch.put(tables::META, b"a test", &1_u8);
+    batch.insert(A_TEST, &(), &1_u8);
     batch.sync(Sync::FailsOnce(Arc::new(AtomicBool::new(false))));
     journal.submit(batch).unwrap();
     journal.flush().unwrap_err();
@@ -67,8 +70,8 @@ fn a_receipt_that_a_failed_sync_lost_is_not_shown_as_delivered() {
     fail_a_sync(&alder);
     // Taken in the moment before.
     let mut batch = Batch::default();
-    let key = tables::delivery_key(bundle, birch.id());
-    batch.put(DELIVERIES, &key, &DeliveryState::Delivered);
+    let key = (bundle, birch.id());
+    batch.insert(DELIVERIES, &key, &DeliveryState::Delivered);
     alder.spool().journal.submit(batch).unwrap();
     assert_eq!(state_of(&alder, "a"), "queued");
 }
@@ -126,7 +129,7 @@ fn what_was_offered_before_a_failed_sync_lost_its_rows_is_not_sent_a_second_time
     let receipt = birch.receipt();
     assert!(alder.spool().take_receipt(&receipt).unwrap());
     let mut batch = Batch::default();
-    batch.put(tables::META, b"a test", &1_u8);
+    batch.insert(A_TEST, &(), &1_u8);
     batch.sync(Sync::FailsOnce(Arc::new(AtomicBool::new(false))));
     alder.spool().journal.submit(batch).unwrap();
     drop(held);

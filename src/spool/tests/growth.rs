@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::journal::Table;
 use super::*;
 use crate::spool::CONTRADICTS;
-use crate::spool::tables::{BUNDLES, CONSUMED, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
+use crate::spool::consumed::CONSUMED;
+use crate::spool::tables::{BUNDLES, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
 
 const HISTORY: usize = 8;
 
@@ -22,8 +23,8 @@ impl Node {
     fn rows(&self) -> BTreeMap<u8, usize> {
         let journal = &self.spool().journal;
         let count = |table| {
-            // Any row begins with nothing at all.
-            let rows = journal.scan::<()>(Table(table), &[], None, usize::MAX);
+            let any: Table<Vec<u8>, ()> = Table::new(table);
+            let rows = journal.keys(any.all(), usize::MAX);
             rows.unwrap().len()
         };
         (0..=u8::MAX)
@@ -74,8 +75,8 @@ fn s20_what_is_over_is_forgotten_down_to_a_bit_and_a_hash() {
     let live = |node: &Node| {
         node.swept();
         let mut rows = node.rows();
-        let consumed = rows.remove(&CONSUMED.0).unwrap_or(0);
-        let bits = rows.remove(&SETTLED_BITS.0).unwrap_or(0);
+        let consumed = rows.remove(&CONSUMED.number()).unwrap_or(0);
+        let bits = rows.remove(&SETTLED_BITS.number()).unwrap_or(0);
         (rows, consumed, bits)
     };
     let some = |from: usize, to: usize| {
@@ -91,10 +92,7 @@ fn s20_what_is_over_is_forgotten_down_to_a_bit_and_a_hash() {
     assert!(before.1.values().sum::<usize>() < 6 * HISTORY, "{before:?}");
     assert_eq!((consumed, bits), (240, 1));
     assert_eq!((alder.contents(), birch.contents()), (0, 0));
-    let row = birch
-        .spool()
-        .journal
-        .scan::<[u8; 8]>(CONSUMED, &[], None, 1);
+    let row = birch.spool().journal.rows(CONSUMED.all(), 1);
     assert_eq!(row.unwrap()[0].0.len(), 16);
 }
 
@@ -106,7 +104,7 @@ fn s20_versions_that_nobody_fetches_are_forgotten_without_a_receipt() {
     }
     // Nobody asks for a sweep: what is superseded has to wake the sweeper itself.
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while alder.rows()[&BUNDLES.0] > 2 * HISTORY {
+    while alder.rows()[&BUNDLES.number()] > 2 * HISTORY {
         assert!(std::time::Instant::now() < deadline, "{:?}", alder.rows());
         std::thread::park_timeout(Duration::from_millis(5));
     }
@@ -126,9 +124,9 @@ fn s20_what_was_not_durable_at_the_last_sweep_has_it_wake_again_when_it_is() {
         std::thread::yield_now();
     }
     alder.spool().sweep_history().unwrap();
-    assert!(alder.rows()[&BUNDLES.0] >= 100);
+    assert!(alder.rows()[&BUNDLES.number()] >= 100);
     drop(hold);
-    while alder.rows()[&BUNDLES.0] > 2 * HISTORY {
+    while alder.rows()[&BUNDLES.number()] > 2 * HISTORY {
         assert!(std::time::Instant::now() < deadline, "{:?}", alder.rows());
         std::thread::park_timeout(Duration::from_millis(5));
     }
@@ -147,7 +145,7 @@ fn what_is_renamed_during_a_sweep_is_kept_and_the_rest_forgotten() {
     history.name_moved(shown);
     alder.swept();
     assert!(
-        alder.rows()[&BUNDLES.0] <= HISTORY + 1,
+        alder.rows()[&BUNDLES.number()] <= HISTORY + 1,
         "{:?}",
         alder.rows()
     );
@@ -199,8 +197,12 @@ fn what_was_refused_for_good_stays_refused_when_nobody_remembers_its_row() {
     }
     birch.swept();
     assert!(birch.spool().inbound_shown(lie.id()).unwrap().is_none());
-    assert_eq!(birch.rows()[&REFUSED_BITS.0], 1, "one block for both");
-    assert_eq!(birch.rows().get(&SETTLED_SEQ.0), Some(&HISTORY));
+    assert_eq!(
+        birch.rows()[&REFUSED_BITS.number()],
+        1,
+        "one block for both"
+    );
+    assert_eq!(birch.rows().get(&SETTLED_SEQ.number()), Some(&HISTORY));
     for _ in 0..2 {
         for manifest in [&lie, &other] {
             let offered = birch.spool().offered(manifest.clone(), alder.id());

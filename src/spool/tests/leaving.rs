@@ -8,7 +8,7 @@ use super::*;
 /// As a kill between the note and the removal leaves it.
 fn note_leaving(node: &Node, path: &str, ino: u64) {
     let mut batch = Batch::default();
-    batch.put(LEAVING, path.as_bytes(), &ino);
+    batch.insert(LEAVING, &rel(path), &ino);
     node.spool().journal.submit(batch).unwrap();
 }
 

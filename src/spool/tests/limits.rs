@@ -1,6 +1,7 @@
 //! Room, modes and long paths.
 
 use super::*;
+use crate::spool::journal::Table;
 
 fn removed(node: &Node, path: &str) {
     let ino = node.ino(path);
@@ -315,19 +316,17 @@ fn a_publish_that_fails_after_the_rename_takes_the_name_back() {
     let verified = verified(&birch, &alder, bundle);
     // A row that cannot be read stands for a database that cannot be read at the moment.
     let mut batch = Batch::default();
-    batch.put(tables::IN_SHOWN, &bundle.0, &());
+    let unreadable: Table<BundleId, ()> = Table::new(tables::IN_SHOWN.number());
+    batch.insert(unreadable, &bundle, &());
     birch.spool().journal.submit(batch).unwrap();
     verified.publish().unwrap_err();
     assert!(names_in_inbox(&birch).is_empty());
     assert_eq!(birch.spool().receipt(bundle), None);
-    let intent: Option<tables::Intent> = birch
-        .spool()
-        .journal
-        .get(tables::INTENTS, &bundle.0)
-        .unwrap();
+    let intent: Option<tables::Intent> =
+        birch.spool().journal.row(tables::INTENTS, &bundle).unwrap();
     assert!(intent.is_none());
     let mut batch = Batch::default();
-    batch.delete(tables::IN_SHOWN, &bundle.0);
+    batch.remove(tables::IN_SHOWN, &bundle);
     birch.spool().journal.submit(batch).unwrap();
     assert_eq!(birch.fetch(&alder, bundle), 0, "the bytes were kept");
     birch.receipt();

@@ -212,9 +212,9 @@ fn a_link_of_which_a_publish_had_begun_is_there_after_a_crash() {
     symlink("x", &staged).unwrap();
     let ino = fs::symlink_metadata(&staged).unwrap().ino();
     let mut batch = journal::Batch::default();
-    batch.put(
+    batch.insert(
         tables::INTENTS,
-        &bundle.0,
+        &bundle,
         &tables::Intent {
             signed: manifest.signed().clone(),
             names: vec![(0, rel("t/l"), ino)],

@@ -5,8 +5,7 @@ use super::*;
 
 impl Node {
     fn mark_of(&self, path: &str) -> Option<(MarkKind, String)> {
-        let key = self.ino(path).to_be_bytes();
-        let mark: Option<Mark> = self.spool().journal.get(MARKS, &key).unwrap();
+        let mark: Option<Mark> = self.spool().journal.row(MARKS, &self.ino(path)).unwrap();
         mark.map(|mark| (mark.kind, mark.path.to_string()))
     }
 
@@ -234,7 +233,7 @@ fn nothing_is_marked_once_the_last_name_is_gone() {
     fs::remove_file(alder.outbox("f")).unwrap();
     alder.spool().outbox_removed(&rel("f"), ino, 0);
     let rows = || {
-        let rows = alder.spool().journal.scan::<Mark>(MARKS, &[], None, 9);
+        let rows = alder.spool().journal.rows(MARKS.all(), 9);
         rows.unwrap().len()
     };
     assert_eq!(rows(), 0);

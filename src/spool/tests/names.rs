@@ -38,15 +38,14 @@ impl Node {
     }
 
     fn is_marked(&self, path: &str) -> bool {
-        let key = self.ino(path).to_be_bytes();
-        let mark: Option<Mark> = self.spool().journal.get(MARKS, &key).unwrap();
+        let mark: Option<Mark> = self.spool().journal.row(MARKS, &self.ino(path)).unwrap();
         mark.is_some()
     }
 
     fn link_rows(&self) -> usize {
         let journal = &self.spool().journal;
-        let by_name = journal.scan::<u64>(LINKS, &[], None, 99).unwrap().len();
-        let by_inode = journal.scan::<()>(NAMES_OF, &[], None, 99).unwrap().len();
+        let by_name = journal.rows(LINKS.all(), 99).unwrap().len();
+        let by_inode = journal.rows(NAMES_OF.all(), 99).unwrap().len();
         assert_eq!(by_name, by_inode, "the two tables have the same pairs");
         by_name
     }

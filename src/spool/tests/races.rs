@@ -56,7 +56,7 @@ fn a_file_renamed_while_it_is_hashed_is_not_recorded_under_its_old_name() {
     drop(held);
     let outcome = outcome.recv().unwrap();
     assert!(matches!(outcome, SealOutcome::Gone), "{outcome:?}");
-    let row: Option<OutName> = alder.spool().journal.get(OUT_NAMES, b"a").unwrap();
+    let row: Option<OutName> = alder.spool().journal.row(OUT_NAMES, &rel("a")).unwrap();
     assert_eq!(row, None);
     assert!(matches!(alder.seal("b"), SealOutcome::Sealed(_)));
 }

@@ -1,6 +1,6 @@
 //! A journal that is damaged or missing.
 
-use super::super::tables::{META, META_EPOCH};
+use super::super::tables::META_EPOCH;
 use super::*;
 
 fn journal_of(node: &Node) -> PathBuf {
@@ -167,7 +167,7 @@ fn a_start_without_a_journal_that_was_cut_off_is_done_again() {
     birch.start();
     // As if it had been killed before it wrote its epoch.
     let mut batch = journal::Batch::default();
-    batch.delete(META, META_EPOCH);
+    batch.remove(META_EPOCH, &());
     birch.spool().journal.submit(batch).unwrap();
     birch.stop();
     birch.start();

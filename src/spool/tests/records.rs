@@ -10,7 +10,7 @@ use super::trees::seal_recovered_trees;
 use super::*;
 
 fn row(node: &Node, name: &str) -> InName {
-    let row = node.spool().journal.get(IN_NAMES, name.as_bytes());
+    let row = node.spool().journal.row(IN_NAMES, &rel(name));
     row.unwrap().unwrap()
 }
 
@@ -28,9 +28,9 @@ fn reuse_number(node: &Node, name: &str, ino: u64) {
     submit(node, |batch| {
         let stat = Stat { ino, ..record.stat };
         let record = InodeRow { stat, ..record };
-        batch.delete(INODES, &before.ino.to_be_bytes());
-        batch.put(INODES, &ino.to_be_bytes(), &record);
-        batch.put(IN_NAMES, name.as_bytes(), &InName { ino, ..before });
+        batch.remove(INODES, &before.ino);
+        batch.insert(INODES, &ino, &record);
+        batch.insert(IN_NAMES, &rel(name), &InName { ino, ..before });
     });
 }
 
@@ -143,7 +143,7 @@ fn a_whole_file_whose_intent_reached_the_disk_is_published_after_a_power_loss() 
         names: vec![(0, rel("a"), birch.inbox_ino("a"))],
     };
     let mut batch = Batch::default();
-    batch.put(INTENTS, &second.0, &intent);
+    batch.insert(INTENTS, &second, &intent);
     journal::append_to_log(&birch.state(), &batch);
     birch.lost_power();
     birch.start();
@@ -186,7 +186,7 @@ fn of_a_bundle_that_a_power_loss_tore_only_what_is_lost_is_fetched_again() {
             .to_vec(),
     };
     let mut batch = Batch::default();
-    batch.put(INTENTS, &bundle.0, &intent);
+    batch.insert(INTENTS, &bundle, &intent);
     journal::append_to_log(&birch.state(), &batch);
     birch.lost_power();
     birch.start();
@@ -226,7 +226,7 @@ fn after_a_failed_sync_an_intent_is_not_believed() {
         names: vec![(0, rel("a"), birch.inbox_ino("a"))],
     };
     let mut batch = Batch::default();
-    batch.put(INTENTS, &bundle.0, &intent);
+    batch.insert(INTENTS, &bundle, &intent);
     journal::append_to_log(&birch.state(), &batch);
     start::distrust_page_cache(&birch.state()).unwrap();
     birch.start();

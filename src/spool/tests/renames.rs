@@ -13,6 +13,7 @@ use std::io::Read;
 
 use super::super::inbox::Choosing;
 use super::super::journal::Batch;
+use super::super::keys::Beneath;
 use super::super::tables::{IN_NAMES, InName, OUT_NAMES, OutName, RENAMES, Renaming};
 use super::*;
 
@@ -535,11 +536,7 @@ fn an_exchange_keeps_the_rows_of_both_names() {
     alder.drop_file("b", b"two");
     birch.take_all(&alder);
     let row = |name: &str| {
-        let row: Option<OutName> = alder
-            .spool()
-            .journal
-            .get(OUT_NAMES, name.as_bytes())
-            .unwrap();
+        let row: Option<OutName> = alder.spool().journal.row(OUT_NAMES, &rel(name)).unwrap();
         row.map(|row| row.stat.ino)
     };
     alder.exchange("a", "b");
@@ -572,7 +569,7 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
             order: (1, 1),
             formerly: None,
         };
-        batch.put(OUT_NAMES, name.as_bytes(), &row);
+        batch.insert(OUT_NAMES, &rel(name), &row);
         alder.spool().journal.submit(batch).unwrap();
     };
     for index in 0..1500 {
@@ -583,21 +580,19 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
     }
     submit_row("e/sub/x", 7);
     submit_row("dd/x", 8);
-    let rows = |prefix: &str| {
-        let rows =
-            alder
-                .spool()
-                .journal
-                .scan::<OutName>(OUT_NAMES, prefix.as_bytes(), None, usize::MAX);
+    let rows = |directory: &str| {
+        let below = OUT_NAMES.below(&Beneath(&rel(directory)));
+        let rows = alder.spool().journal.rows(below, usize::MAX);
+        let tail = |path: RelPath| path.as_bytes()[directory.len() + 1..].to_vec();
         let rows = rows.unwrap().into_iter();
-        rows.map(|(key, row)| (key[prefix.len()..].to_vec(), row.stat.ino))
+        rows.map(|(path, row)| (tail(path), row.stat.ino))
             .collect::<Vec<_>>()
     };
-    let (d, e) = (rows("d/"), rows("e/"));
+    let (d, e) = (rows("d"), rows("e"));
     alder.spool().outbox_exchanged(&rel("d"), &rel("e"));
-    assert_eq!(rows("d/"), e);
-    assert_eq!(rows("e/"), d);
-    assert_eq!(rows("dd/"), [(b"x".to_vec(), 8)]);
+    assert_eq!(rows("d"), e);
+    assert_eq!(rows("e"), d);
+    assert_eq!(rows("dd"), [(b"x".to_vec(), 8)]);
 }
 
 /// A rename here that is cut off; `done` says how far it had come.
@@ -615,7 +610,7 @@ fn cut_off(birch: &Node, alder: &Node, bundle: BundleId, from: &str, to: &str, d
         emptied: 0,
     };
     let mut batch = Batch::default();
-    batch.put(RENAMES, &bundle.0, &renaming);
+    batch.insert(RENAMES, &bundle, &renaming);
     birch.spool().journal.submit(batch).unwrap();
     if done {
         fs::rename(birch.inbox(from), birch.inbox(to)).unwrap();
@@ -684,7 +679,12 @@ fn a_file_without_record_that_only_has_the_inode_number_of_a_consumed_one_is_put
     let (alder, mut birch) = pair();
     alder.drop_file("a", b"one");
     birch.take_all(&alder);
-    let row: InName = birch.spool().journal.get(IN_NAMES, b"a").unwrap().unwrap();
+    let row: InName = birch
+        .spool()
+        .journal
+        .row(IN_NAMES, &rel("a"))
+        .unwrap()
+        .unwrap();
     // The removal did not reach the journal, and the number went to a file of the same length.
     fs::rename(birch.inbox("a"), birch.inbox("other")).unwrap();
     fs::write(birch.inbox("other"), b"two").unwrap();
@@ -704,10 +704,7 @@ fn a_rename_that_the_disk_refuses_leaves_the_old_name_and_no_trace() {
     fs::create_dir_all(birch.inbox("b/full")).unwrap();
     assert!(birch.renames_only(&alder, bundle));
     assert_eq!(birch.shows(), ["b~alder"], "another name is found");
-    let rows = birch
-        .spool()
-        .journal
-        .scan::<Renaming>(RENAMES, &[], None, 9);
+    let rows = birch.spool().journal.rows(RENAMES.all(), 9);
     assert_eq!(rows.unwrap().len(), 0);
     birch.stop();
     birch.start();

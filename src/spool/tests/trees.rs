@@ -1,7 +1,7 @@
 //! Directories that are one bundle: sealed as one, published as one, and what a crash leaves of either.
 
 use super::super::journal::Batch;
-use super::super::tables::{INTENTS, Intent, MARKS, Mark, MarkKind, TREES, TreeRow};
+use super::super::tables::{INTENTS, Intent, MARKS, MarkKind, TREES};
 use super::tree_times::{age, assert_ages};
 use super::*;
 use crate::bundle::EntryKind;
@@ -92,7 +92,7 @@ impl Node {
     }
 
     fn trees(&self) -> usize {
-        let rows = self.spool().journal.scan::<TreeRow>(TREES, &[], None, 9);
+        let rows = self.spool().journal.rows(TREES.all(), 9);
         rows.unwrap().len()
     }
 
@@ -543,7 +543,7 @@ fn crash_in_publish(over_existing: bool, given: usize, in_tree: usize) {
         signed: manifest.signed().clone(),
         names,
     };
-    batch.put(INTENTS, &bundle.0, &intent);
+    batch.insert(INTENTS, &bundle, &intent);
     birch.spool().journal.submit(batch).unwrap();
     birch.stop();
     birch.start();
@@ -688,11 +688,7 @@ fn marks_of_members_go_with_the_seal() {
     alder.spool().mark_torn(alder.ino("d/a"), &rel("d/a"));
     assert_eq!(alder.spool().counts().incomplete, 1);
     assert!(matches!(alder.seal_tree(tree, "d"), SealOutcome::Sealed(_)));
-    let marks = alder
-        .spool()
-        .journal
-        .scan::<Mark>(MARKS, &[], None, 9)
-        .unwrap();
+    let marks = alder.spool().journal.rows(MARKS.all(), 9).unwrap();
     assert!(
         marks.iter().all(|(_, mark)| mark.kind != MarkKind::Torn),
         "{marks:?}"
