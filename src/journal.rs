@@ -39,12 +39,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
 pub(crate) use self::batch::Batch;
 use self::batch::{FullKey, LogRecord, rows_put};
+pub(crate) use self::database::Seal;
 use self::database::{compact, database_path, open_whole};
 pub(crate) use self::error::JournalError;
 pub(crate) use self::key::{Below, Fixed, Key};
@@ -65,6 +66,13 @@ pub(crate) struct Journal {
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Rows of a log that was not replayed, the last of each key.
     dropped: Mutex<BTreeMap<FullKey, Vec<u8>>>,
+    /// When all of the database was last read, in seconds since 1970.
+    read: u64,
+}
+
+fn now_secs() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }
 
 impl fmt::Debug for Journal {
@@ -78,16 +86,17 @@ impl fmt::Debug for Journal {
 impl Journal {
     /// Opens or makes the journal in a directory, where it has `journal.redb`, `wal` and `reserve`. The log is replayed if
     /// `replay`, else dropped; also if what it builds on is missing. `distrust` is called when a sync has failed: the next
-    /// opening must be one without `replay`.
+    /// opening must be one without `replay`. With the `seal` of the last closing the database may be trusted.
     pub(crate) fn open(
         directory: &Path,
         replay: bool,
+        seal: Option<Seal>,
         distrust: impl Fn() -> Result<(), DiskError> + Send + std::marker::Sync + 'static,
     ) -> Result<Self, JournalError> {
         let distrust: Distrust = Box::new(distrust);
         let path = database_path(directory);
         let is_there = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > 0);
-        let mut database = open_whole(&path)?;
+        let (mut database, read) = open_whole(directory, seal, now_secs())?;
         let log_directory = log_directory(directory);
         let dropped = if replay && is_there {
             replay_log(&database, directory, &distrust)?;
@@ -132,7 +141,13 @@ impl Journal {
             shared,
             writer: Mutex::new(Some(writer)),
             dropped: Mutex::new(dropped),
+            read,
         })
+    }
+
+    /// What the database is, after [`Self::close`].
+    pub(crate) fn seal(&self) -> Result<Seal, DiskError> {
+        Seal::of(&self.shared.directory, self.read)
     }
 
     /// What was dropped is needed no more.

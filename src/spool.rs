@@ -97,7 +97,7 @@ pub use self::shown::{InboundRow, OutboundRow, RecipientRow};
 pub use self::start::StateLock;
 use self::start::{
     LastRun, check_format, check_hard_links, distrust_page_cache, is_in_use, last_run, save_boot,
-    save_clean,
+    save_clean, seal,
 };
 #[cfg(test)]
 pub(crate) use self::tables::MarkKind;
@@ -620,7 +620,7 @@ impl Spool {
             let state = state.clone();
             move || distrust_page_cache(&state)
         };
-        let journal = Journal::open(&state, last == LastRun::Whole, distrust)?;
+        let journal = Journal::open(&state, last == LastRun::Whole, seal(&state), distrust)?;
 
         let proofs = proofs::Proofs::open(&layout)?;
         let last_epoch = journal.row(META_EPOCH, &())?;
@@ -706,7 +706,7 @@ impl Spool {
         self.journal.close();
         if let Some(lock) = self.lock.lock().take() {
             if self.journal.trouble().is_none()
-                && let Err(error) = save_clean(self.layout.state())
+                && let Err(error) = save_clean(self.layout.state(), &self.journal)
             {
                 tracing::warn!(%error, "the next start takes this stop for a crash");
             }

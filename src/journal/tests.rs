@@ -13,7 +13,7 @@ const OTHER_PAIRS: Table<([u8; 1], String), u32> = Table::new(11);
 const BLOBS: Table<(u64, u64), Vec<u8>> = Table::new(9);
 
 fn open(directory: &Path, replay: bool) -> Result<Journal, JournalError> {
-    Journal::open(directory, replay, || Ok(()))
+    Journal::open(directory, replay, None, || Ok(()))
 }
 
 fn put(journal: &Journal, table: Table<String, u32>, key: &str, value: u32) {
@@ -195,7 +195,7 @@ fn a_sync_that_failed_is_not_believed_when_it_succeeds_later() {
             Ok(())
         }
     };
-    let journal = Journal::open(dir.path(), true, distrust).unwrap();
+    let journal = Journal::open(dir.path(), true, None, distrust).unwrap();
     put(&journal, T, "before", 1);
     journal.flush().unwrap();
     let called = Arc::new(AtomicBool::new(false));

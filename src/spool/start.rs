@@ -10,6 +10,7 @@ use super::durable::{self, OnPath};
 use super::tables::Stat;
 use super::{Layout, SpoolError};
 use crate::disk::DiskError;
+use crate::journal::{Journal, Seal};
 
 /// Version of the state directory's format written here.
 const FORMAT: u32 = 1;
@@ -161,7 +162,7 @@ pub(super) fn last_run(state: &Path) -> Result<LastRun, SpoolError> {
 fn last_run_by(state: &Path, witness: Option<&Path>) -> Result<LastRun, SpoolError> {
     let path = state.join("boot");
     match std::fs::read_to_string(&path) {
-        Ok(text) if text == CLEAN => Ok(LastRun::Whole),
+        Ok(text) if text.starts_with(CLEAN) => Ok(LastRun::Whole),
         Ok(text) if text == boot_id()? => {
             let said = witness.and_then(|witness| std::fs::read_to_string(witness).ok());
             Ok(match said {
@@ -231,10 +232,18 @@ pub(super) fn is_in_use(layout: &Layout) -> Result<bool, SpoolError> {
     Ok(false)
 }
 
-/// Everything becomes durable, then the word for it.
-pub(super) fn save_clean(state: &Path) -> Result<(), SpoolError> {
+/// Everything becomes durable, then the word for it, with what the database of the journal, which is closed, is now.
+pub(super) fn save_clean(state: &Path, journal: &Journal) -> Result<(), SpoolError> {
     durable::sync_all(state, &[durable::Sync::Everything])?;
-    Ok(durable::write_file(&state.join("boot"), CLEAN.as_bytes())?)
+    let seal = journal.seal()?.write();
+    let text = format!("{CLEAN}{seal}");
+    Ok(durable::write_file(&state.join("boot"), text.as_bytes())?)
+}
+
+/// What the last run said of the journal's database, if it came to its end.
+pub(super) fn seal(state: &Path) -> Option<Seal> {
+    let text = std::fs::read_to_string(state.join("boot")).ok()?;
+    Seal::read(text.strip_prefix(CLEAN)?)
 }
 
 pub(super) fn save_boot(state: &Path) -> Result<(), SpoolError> {
