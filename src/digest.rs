@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use self::chunks::{
-    ChunkHash, ChunkList, Holds, INLINE_MAX, LEAF, MAX_CHUNKS, Run, Stretch, chunk_hash,
+    ChunkHash, ChunkHasher, ChunkList, Holds, INLINE_MAX, LEAF, MAX_CHUNKS, Run, Stretch,
+    chunk_hash,
 };
 use self::chunks::{Folder, Node, ZEROS, zero_hash};
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::link;
 use super::path::RelPath;
-use crate::digest::{ChunkList, Digest};
+use crate::digest::{ChunkList, Digest, Holds};
 
 /// Most entries one bundle may hold.
 pub const MAX_ENTRIES: usize = 100_000;
@@ -63,6 +63,17 @@ impl Entry {
         match &self.kind {
             EntryKind::File { size, chunks, .. } => chunks.pieces(*size),
             EntryKind::Directory | EntryKind::Link { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether the first of its bytes are zeros that do not travel.
+    pub fn begins_with_zeros(&self) -> bool {
+        match &self.kind {
+            EntryKind::File { size, chunks, .. } => {
+                let first = chunks.stretches(*size).next();
+                first.is_some_and(|first| first.holds == Holds::Zeros)
+            }
+            EntryKind::Directory | EntryKind::Link { .. } => false,
         }
     }
 

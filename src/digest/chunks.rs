@@ -9,11 +9,12 @@
 //! 2. The hash of a chunk is a binary tree over leaves of [`LEAF`] bytes (BLAKE3; an inner node hashes its two halves).
 //!    So the hash of a longer chunk follows from those of its halves, also where one of them is all zeros.
 //! 3. A list has one encoding: no run is empty, no two runs touch, and a whole chunk of zeros has no hash.
+//! 4. Nobody needs a whole chunk in memory: [`ChunkHasher`] takes it leaf by leaf.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::encoding::at_most;
 
@@ -49,13 +50,42 @@ pub enum Run {
     Zeros(u64),
 }
 
-/// The chunks of one file, in order; empty for content that travels inline.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ChunkList {
+/// The chunks of one file, in order; empty for content that travels inline. A copy costs nothing, and an empty one takes
+/// no memory of its own: a bundle may have 100,000 of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ChunkList(Option<Arc<Listed>>);
+
+#[derive(PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Listed {
     /// A chunk has so many times twice a leaf.
     doublings: u8,
     #[serde(deserialize_with = "at_most::<_, _, MAX_CHUNKS>")]
     runs: Vec<Run>,
+}
+
+static NOTHING: Listed = Listed {
+    doublings: 0,
+    runs: Vec::new(),
+};
+
+impl From<Listed> for ChunkList {
+    fn from(listed: Listed) -> Self {
+        Self((listed != NOTHING).then(|| Arc::new(listed)))
+    }
+}
+
+impl Serialize for ChunkList {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.listed().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ChunkList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut listed = Listed::deserialize(deserializer)?;
+        listed.runs.shrink_to_fit();
+        Ok(listed.into())
+    }
 }
 
 /// A stretch of a file as its list tells it.
@@ -82,19 +112,34 @@ impl ChunkList {
     /// A list of so many zeros.
     #[cfg(test)]
     pub(crate) fn of_zeros(chunks: u64) -> Self {
-        Self {
-            doublings: 0,
-            runs: vec![Run::Zeros(chunks)],
-        }
+        Self::of(0, vec![Run::Zeros(chunks)])
     }
 
     /// A list of so many hashes.
     #[cfg(test)]
     pub(crate) fn of_hashes(count: usize) -> Self {
-        Self {
-            doublings: 0,
-            runs: vec![Run::Data(ChunkHash([7; 32])); count],
-        }
+        Self::of(0, vec![Run::Data(ChunkHash([7; 32])); count])
+    }
+
+    /// The list of some bytes in chunks that are longer than they need be.
+    #[cfg(test)]
+    pub(crate) fn of_chunks(doublings: u8, bytes: &[u8]) -> Self {
+        let chunks = bytes.chunks((LEAF << doublings) as usize);
+        Self::of(doublings, chunks.map(chunk_hash).map(Run::Data).collect())
+    }
+
+    /// A list of so many hashes of chunks of 2^`doublings` MiB.
+    #[cfg(test)]
+    pub(crate) fn of_long(doublings: u8, count: usize) -> Self {
+        Self::of(doublings, vec![Run::Data(ChunkHash([7; 32])); count])
+    }
+
+    fn of(doublings: u8, runs: Vec<Run>) -> Self {
+        Listed { doublings, runs }.into()
+    }
+
+    fn listed(&self) -> &Listed {
+        self.0.as_deref().unwrap_or(&NOTHING)
     }
 
     /// Whether this is a list of a file of `size` bytes.
@@ -102,15 +147,15 @@ impl ChunkList {
         if size <= INLINE_MAX {
             return *self == Self::default();
         }
-        if self.doublings > DOUBLINGS_MAX || self.runs.len() > MAX_CHUNKS {
+        if self.listed().doublings > DOUBLINGS_MAX || self.listed().runs.len() > MAX_CHUNKS {
             return false;
         }
-        let short = self.doublings == 0;
+        let short = self.listed().doublings == 0;
         if !short && self.data_count() < LONG_MIN {
             return false;
         }
         let (mut chunks, mut after_zeros) = (0_u64, false);
-        for run in &self.runs {
+        for run in &self.listed().runs {
             let count = match run {
                 Run::Data(_) => 1,
                 Run::Zeros(0) => return false,
@@ -124,45 +169,49 @@ impl ChunkList {
             chunks = sum;
         }
         let last_is_whole = size.is_multiple_of(self.chunk_size());
-        let zeros = Run::Data(ChunkHash(zero_hash(self.doublings)));
-        let whole = self.runs.len() - usize::from(!last_is_whole).min(self.runs.len());
-        chunks == size.div_ceil(self.chunk_size()) && !self.runs[..whole].contains(&zeros)
+        let zeros = Run::Data(ChunkHash(zero_hash(self.listed().doublings)));
+        let whole =
+            self.listed().runs.len() - usize::from(!last_is_whole).min(self.listed().runs.len());
+        chunks == size.div_ceil(self.chunk_size()) && !self.listed().runs[..whole].contains(&zeros)
     }
 
     /// Size in bytes of every chunk but the last.
     pub fn chunk_size(&self) -> u64 {
-        LEAF << self.doublings.min(DOUBLINGS_MAX)
+        LEAF << self.listed().doublings.min(DOUBLINGS_MAX)
     }
 
     /// How many chunks have a hash.
     pub fn data_count(&self) -> usize {
         let data = |run: &&Run| matches!(run, Run::Data(_));
-        self.runs.iter().filter(data).count()
+        self.listed().runs.iter().filter(data).count()
     }
 
     /// Items of the list.
     pub fn len(&self) -> usize {
-        self.runs.len()
+        self.listed().runs.len()
     }
 
     /// Whether there is none: the content travels inline.
     pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.listed().runs.is_empty()
     }
 
     /// Whether there are zeros that do not travel.
     pub fn has_zeros(&self) -> bool {
-        self.runs.iter().any(|run| matches!(run, Run::Zeros(_)))
+        self.listed()
+            .runs
+            .iter()
+            .any(|run| matches!(run, Run::Zeros(_)))
     }
 
     /// Everything of a file of `size` bytes, in order.
     pub fn stretches(&self, size: u64) -> impl Iterator<Item = Stretch> + '_ {
-        let inline = (self.runs.is_empty() && size > 0).then_some(Stretch {
+        let inline = (self.listed().runs.is_empty() && size > 0).then_some(Stretch {
             range: 0..size,
             holds: Holds::Inline,
         });
         let (mut at, chunk) = (0_u64, self.chunk_size());
-        let listed = self.runs.iter().map(move |run| {
+        let listed = self.listed().runs.iter().map(move |run| {
             let (count, holds) = match run {
                 Run::Data(hash) => (1, Holds::Chunk(*hash)),
                 Run::Zeros(count) => (*count, Holds::Zeros),
@@ -177,29 +226,61 @@ impl ChunkList {
         inline.into_iter().chain(listed)
     }
 
-    /// What a receiver has to ask for, in order. Chunks are numbered by their place here, zeros left out.
-    pub fn pieces(&self, size: u64) -> Vec<Range<u64>> {
+    /// The stretches that a receiver has to ask for, in order. Chunks are numbered by their place here.
+    pub fn asked(&self, size: u64) -> impl Iterator<Item = Stretch> + '_ {
         self.stretches(size)
             .filter(|stretch| stretch.holds != Holds::Zeros)
-            .map(|stretch| stretch.range)
-            .collect()
+    }
+
+    /// The memory it takes besides itself.
+    pub fn memory(&self) -> usize {
+        self.0.as_ref().map_or(0, |listed| {
+            size_of::<Listed>() + listed.runs.capacity() * size_of::<Run>()
+        })
+    }
+
+    /// Where these are.
+    pub fn pieces(&self, size: u64) -> Vec<Range<u64>> {
+        self.asked(size).map(|stretch| stretch.range).collect()
     }
 }
 
 /// The hash of one whole chunk, given its bytes.
 pub fn chunk_hash(bytes: &[u8]) -> ChunkHash {
-    let mut folder = Folder {
-        doublings: u8::MAX,
-        ..Folder::default()
-    };
-    for leaf in bytes.chunks(LEAF as usize) {
-        folder.push(Node {
-            hash: *blake3::hash(leaf).as_bytes(),
+    let mut hasher = ChunkHasher::default();
+    bytes
+        .chunks(LEAF as usize)
+        .for_each(|leaf| hasher.leaf(leaf));
+    hasher.finish()
+}
+
+/// The hash of one chunk, taken leaf by leaf.
+#[derive(Clone, Debug)]
+pub struct ChunkHasher(Folder);
+
+impl Default for ChunkHasher {
+    fn default() -> Self {
+        Self(Folder {
+            doublings: u8::MAX,
+            ..Folder::default()
+        })
+    }
+}
+
+impl ChunkHasher {
+    /// The next leaf; only the last may be shorter than [`LEAF`].
+    pub fn leaf(&mut self, bytes: &[u8]) {
+        self.0.push(Node {
+            hash: *blake3::hash(bytes).as_bytes(),
             zeros: false,
         });
     }
-    let empty = *blake3::hash(&[]).as_bytes();
-    ChunkHash(folder.rest().map_or(empty, |node| node.hash))
+
+    /// The hash of all of them.
+    pub fn finish(self) -> ChunkHash {
+        let empty = || *blake3::hash(&[]).as_bytes();
+        ChunkHash(self.0.rest().map_or_else(empty, |node| node.hash))
+    }
 }
 
 /// The hash of 2^`doublings` leaves of zeros.
@@ -290,10 +371,7 @@ impl Folder {
             }
             self.double();
         }
-        ChunkList {
-            doublings: self.doublings,
-            runs: self.runs,
-        }
+        ChunkList::of(self.doublings, self.runs)
     }
 
     /// The root over what is in hand.
@@ -391,10 +469,7 @@ mod tests {
                 folder.list(root(chunk));
             }
             if folder.runs.len() <= MAX_CHUNKS {
-                return ChunkList {
-                    doublings,
-                    runs: folder.runs,
-                };
+                return ChunkList::of(doublings, folder.runs);
             }
         }
         unreachable!()
@@ -455,7 +530,7 @@ mod tests {
     #[test]
     fn the_longest_run_of_zeros_is_one_small_item() {
         let runs = vec![Run::Zeros(1 << 40)];
-        let list = ChunkList { doublings: 0, runs };
+        let list = ChunkList::of(0, runs);
         assert!(list.fits(1 << 60));
         assert!(postcard::to_stdvec(&list).unwrap().len() < 16);
         let stretches: Vec<Stretch> = list.stretches(1 << 60).collect();
@@ -471,7 +546,7 @@ mod tests {
         let size = 10 * LEAF - 5;
         let fits = |runs: &[Run]| {
             let runs = runs.to_vec();
-            ChunkList { doublings: 0, runs }.fits(size)
+            ChunkList::of(0, runs).fits(size)
         };
         assert!(fits(&[data(1), Run::Zeros(8), data(2)]));
         assert!(fits(&[Run::Zeros(9), data(2)]));
@@ -494,10 +569,7 @@ mod tests {
         }
         let none = ChunkList::default();
         assert!(none.fits(0) && none.fits(INLINE_MAX) && !none.fits(INLINE_MAX + 1));
-        let long = |doublings, count| ChunkList {
-            doublings,
-            runs: vec![data(1); count],
-        };
+        let long = |doublings, count| ChunkList::of(doublings, vec![data(1); count]);
         // Chunks longer than they need be: a receiver holds one of them in memory.
         assert!(!long(10, 8).fits(8 << 30));
         assert!(!long(44, LONG_MIN).fits(u64::MAX));
@@ -511,7 +583,7 @@ mod tests {
         let bytes = postcard::to_stdvec(&found).unwrap();
         assert_eq!(postcard::from_bytes::<ChunkList>(&bytes).unwrap(), found);
         let runs = vec![Run::Zeros(1); MAX_CHUNKS + 1];
-        let long = postcard::to_stdvec(&ChunkList { doublings: 0, runs }).unwrap();
+        let long = postcard::to_stdvec(&ChunkList::of(0, runs)).unwrap();
         assert!(postcard::from_bytes::<ChunkList>(&long).is_err());
     }
 
@@ -519,7 +591,7 @@ mod tests {
     fn stretches_cover_the_file_and_pieces_leave_the_zeros_out() {
         let data = Run::Data(ChunkHash([1; 32]));
         let runs = vec![Run::Zeros(3), data, data, Run::Zeros(2), data];
-        let list = ChunkList { doublings: 0, runs };
+        let list = ChunkList::of(0, runs);
         let size = 7 * LEAF + 5;
         assert!(list.fits(size));
         let stretches: Vec<Stretch> = list.stretches(size).collect();

@@ -8,7 +8,6 @@
 //! What was copied lies in `partial/` like what arrived, and is hashed again before it counts.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use super::durable::OnPath;
 use super::part::PartFile;
@@ -42,26 +41,13 @@ impl Spool {
             opened => opened.on("open", &at)?,
         };
         let len = older.metadata().on("stat", &at)?.len();
-        let (mut to, mut buffer) = (None, Vec::new());
-        for index in 0..part.have.len() {
-            let range = part.range(index);
-            if range.end > len {
+        let mut buffer = Vec::new();
+        for (number, piece) in part.chunks().asked(part.size).enumerate() {
+            if piece.range.end > len {
                 break;
             }
-            if part.have[index] {
-                continue;
-            }
-            buffer.resize((range.end - range.start) as usize, 0);
-            older
-                .read_exact_at(&mut buffer, range.start)
-                .on("read", &at)?;
-            if part.matches(index, &buffer) {
-                let file = match &to {
-                    Some(file) => file,
-                    None => to.insert(part.open()?),
-                };
-                let file = std::sync::Arc::clone(file);
-                part.put(&file, index, &buffer).on("copy", &at)?;
+            if !part.have[number] {
+                part.take_from(&older, (number, &piece), &mut buffer)?;
             }
         }
         Ok(())

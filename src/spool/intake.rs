@@ -26,10 +26,10 @@ use std::time::Duration;
 
 use super::beneath::Spot;
 use super::durable::{self, OnPath};
-use super::part::{Followed, PartFile};
+use super::part::{Followed, Leaf, PartFile};
 use super::tables::{GOT_FROM, InboundShown};
 use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError, zeros};
-use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, Receipt, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, Receipt, VerifiedManifest};
 use crate::digest::{Digest, INLINE_MAX, LEAF};
 use crate::peer::PeerId;
 
@@ -80,12 +80,15 @@ impl Drop for Arrival {
     }
 }
 
-/// One entry on its way.
+/// What is here of one entry. Small, since a bundle may have 100,000 of them of which few are on their way at once.
 #[derive(Debug)]
-struct Part {
-    entry: Entry,
-    /// `None` for a directory, and for a link.
-    file: Option<PartFile>,
+enum Part {
+    /// Nothing, or nothing that was looked at; also of a directory and of a link.
+    Nothing,
+    /// Something.
+    Some(Box<PartFile>),
+    /// All of it, and its SHA-256 is right.
+    Whole,
 }
 
 impl Incoming {
@@ -97,24 +100,90 @@ impl Incoming {
     /// Byte ranges of `entry` that are still to be fetched, in order, aligned to chunks; empty when all is here
     /// (equal content known locally, or left from an earlier attempt). A file that travels inline is one range.
     pub fn missing(&self, entry: usize) -> Vec<Range<u64>> {
-        let part = self.parts.get(entry).and_then(|part| part.file.as_ref());
-        part.map(PartFile::missing).unwrap_or_default()
+        match self.parts.get(entry) {
+            Some(Part::Some(part)) => part.missing(),
+            Some(Part::Nothing) => {
+                let mut ranges: Vec<Range<u64>> = Vec::new();
+                for range in self.manifest.manifest().entries[entry].pieces() {
+                    match ranges.last_mut() {
+                        Some(last) if last.end == range.start => last.end = range.end,
+                        Some(_) | None => ranges.push(range),
+                    }
+                }
+                ranges
+            }
+            Some(Part::Whole) | None => Vec::new(),
+        }
+    }
+
+    /// Entries of which more is remembered than whether they are here.
+    #[cfg(test)]
+    pub(super) fn in_memory(&self) -> usize {
+        let some = |part: &&Part| matches!(part, Part::Some(_));
+        self.parts.iter().filter(some).count()
+    }
+
+    /// The file of an entry; `None` if it is none.
+    fn file(&mut self, entry: usize) -> Option<&mut PartFile> {
+        let part = self.parts.get_mut(entry)?;
+        if !matches!(part, Part::Some(_)) {
+            let spool = &self.arrival.spool;
+            let says = &self.manifest.manifest().entries[entry];
+            let file = spool.new_part(self.arrival.bundle, entry, says)?;
+            *part = Part::Some(Box::new(file));
+        }
+        match part {
+            Part::Some(file) => Some(file),
+            Part::Nothing | Part::Whole => None,
+        }
+    }
+
+    /// If the entry is whole and right, nothing but that is remembered of it.
+    fn put_away(&mut self, entry: usize) {
+        if let Some(part) = self.parts.get_mut(entry)
+            && let Part::Some(file) = part
+            && file.kept.is_none()
+            && file.found() == Some(file.digest)
+        {
+            *part = Part::Whole;
+        }
     }
 
     /// Lets the SHA-256 go over zeros that did not travel, once all that did is here: for a moment, and not more than all
     /// bundles together may. `None`: that is done; else how long to wait before the next call.
     pub fn hash_zeros(&mut self) -> Result<Option<Duration>, IntakeError> {
         let spool = Arc::clone(&self.arrival.spool);
-        let whole = |part: &Part| part.file.as_ref().is_none_or(PartFile::is_hashed);
-        while self.parts.get(self.hashed).is_some_and(whole) {
+        let whole = |this: &Self| match this.parts.get(this.hashed) {
+            Some(Part::Some(part)) => part.is_hashed(),
+            Some(Part::Nothing) => {
+                let kind = &this.manifest.manifest().entries[this.hashed].kind;
+                !matches!(kind, EntryKind::File { size: 1.., .. })
+            }
+            Some(Part::Whole) => true,
+            None => false,
+        };
+        while whole(self) {
             self.hashed += 1;
         }
-        let files = self.parts[self.hashed..].iter_mut();
-        for part in files.filter_map(|part| part.file.as_mut()) {
-            if part.waits_at_zeros() && zeros::follow(&spool, part)? == Followed::AtZeros {
+        for index in self.hashed..self.parts.len() {
+            let says = &self.manifest.manifest().entries[index];
+            let begins = match &self.parts[index] {
+                Part::Some(part) => part.waits_at_zeros(),
+                Part::Nothing => says.begins_with_zeros(),
+                Part::Whole => false,
+            };
+            if !begins {
+                continue;
+            }
+            let Some(part) = self.file(index) else {
+                continue;
+            };
+            let followed = zeros::follow(&spool, part)?;
+            if followed == Followed::AtZeros {
                 self.check_wanted()?;
                 return Ok(Some(spool.zeros.wait()));
             }
+            self.put_away(index);
         }
         Ok(None)
     }
@@ -149,34 +218,96 @@ impl Incoming {
         bytes: &[u8],
     ) -> Result<(), IntakeError> {
         self.check_ended()?;
-        let wrong = |path: &RelPath, index| IntakeError::WrongBytes {
-            path: path.clone(),
-            index,
+        let wrong = self.wrong(entry, offset);
+        if matches!(self.parts.get(entry), Some(Part::Whole)) {
+            return Ok(());
+        }
+        let Some(part) = self.file(entry) else {
+            return Err(wrong);
         };
-        let Some(Part {
-            entry,
-            file: Some(part),
-        }) = self.parts.get_mut(entry)
-        else {
-            let first = &self.manifest.manifest().entries[0];
-            return Err(wrong(&first.path, 0));
-        };
-        let number = part.number_at(offset).filter(|number| {
-            let fits = part.range(*number) == (offset..offset + bytes.len() as u64);
-            fits && part.matches(*number, bytes)
-        });
-        let Some(number) = number else {
-            return Err(wrong(&entry.path, offset / LEAF));
+        let end = offset.saturating_add(bytes.len() as u64);
+        let piece = part.piece_at(offset);
+        let Some((number, piece)) = piece.filter(|(_, piece)| piece.range.end == end) else {
+            return Err(wrong);
         };
         if part.have[number] {
             return Ok(());
         }
+        if bytes.len() as u64 > LEAF {
+            for (at, leaf) in (offset..)
+                .step_by(LEAF as usize)
+                .zip(bytes.chunks(LEAF as usize))
+            {
+                self.accept_leaf((entry, offset), at, leaf, 0)?;
+            }
+            return Ok(());
+        }
+        // Nothing is made for what is wrong.
+        if !part.matches(&piece, bytes) {
+            return Err(wrong);
+        }
         let file = part.open()?;
-        part.put(&file, number, bytes).on("write", &part.at)?;
+        let put = part.put(&file, (number, &piece), bytes);
+        put.on("write", &part.at)?;
         self.arrival
             .spool
             .arrival_wrote(self.arrival.bundle, bytes.len() as u64);
-        zeros::follow(&self.arrival.spool, part)?;
+        self.followed(entry)
+    }
+
+    /// Takes one leaf of the chunk of `entry` that begins at `offset` and is longer than one; `by` tells who brings it
+    /// from others. Says whether that was the last one and the chunk is right; else there is more to come, or another
+    /// brings it now.
+    pub fn accept_leaf(
+        &mut self,
+        (entry, offset): (usize, u64),
+        at: u64,
+        bytes: &[u8],
+        by: u64,
+    ) -> Result<bool, IntakeError> {
+        self.check_ended()?;
+        let wrong = self.wrong(entry, offset);
+        if matches!(self.parts.get(entry), Some(Part::Whole)) {
+            return Ok(true);
+        }
+        let Some(part) = self.file(entry) else {
+            return Err(wrong);
+        };
+        let Some((number, piece)) = part.piece_at(offset) else {
+            return Err(wrong);
+        };
+        if part.have[number] {
+            return Ok(true);
+        }
+        let file = part.open()?;
+        let leaf = part.put_leaf(&file, (number, &piece), at, bytes, by);
+        match leaf.on("write", &part.at)? {
+            Leaf::Taken | Leaf::Stale => return Ok(false),
+            Leaf::Wrong => return Err(wrong),
+            Leaf::Whole => {}
+        }
+        let len = piece.range.end - piece.range.start;
+        self.arrival.spool.arrival_wrote(self.arrival.bundle, len);
+        self.followed(entry)?;
+        Ok(true)
+    }
+
+    fn wrong(&self, entry: usize, offset: u64) -> IntakeError {
+        let entries = &self.manifest.manifest().entries;
+        let entry = entries.get(entry).unwrap_or(&entries[0]);
+        IntakeError::WrongBytes {
+            path: entry.path.clone(),
+            index: offset / LEAF,
+        }
+    }
+
+    /// A chunk of `entry` came.
+    fn followed(&mut self, entry: usize) -> Result<(), IntakeError> {
+        let spool = Arc::clone(&self.arrival.spool);
+        if let Some(part) = self.file(entry) {
+            zeros::follow(&spool, part)?;
+        }
+        self.put_away(entry);
         Ok(())
     }
 
@@ -184,41 +315,7 @@ impl Incoming {
     pub fn finish(mut self) -> Result<Verified, FinishError> {
         let mut files = Vec::with_capacity(self.parts.len());
         for index in 0..self.parts.len() {
-            let Part {
-                entry,
-                file: Some(part),
-            } = &mut self.parts[index]
-            else {
-                let (spool, entry) = (&self.arrival.spool, &self.parts[index].entry);
-                let at = spool.staged_alone(self.manifest.id(), index as u32);
-                files.push(spool.stage_link(&at, entry)?);
-                continue;
-            };
-            if part.have.contains(&false) {
-                return Err(FinishError::Incomplete(entry.path.clone()));
-            }
-            let file = part.open()?;
-            part.follow(&file, &mut |_, _| 0).on("read", &part.at)?;
-            let Some(found) = part.found() else {
-                return Err(FinishError::Incomplete(entry.path.clone()));
-            };
-            part.stretch(&file).on("stretch", &part.at)?;
-            let meta = file.metadata().on("stat", &part.at)?;
-            if found != part.digest || meta.len() != part.size {
-                return Err(self.quarantine(index, found)?.into());
-            }
-            if let EntryKind::File { executable, .. } = entry.kind {
-                let dress = &self.arrival.spool.dress;
-                dress
-                    .put_on(&file, dress.file_mode(executable))
-                    .on("set the mode of", &part.at)?;
-                set_mtime(&file, entry.mtime).on("set the time of", &part.at)?;
-            }
-            files.push(Some(Staged {
-                at: part.at.clone(),
-                ino: meta.ino(),
-                kept: part.kept.clone(),
-            }));
+            files.push(self.finish_entry(index)?);
         }
         Ok(Verified {
             arrival: self.arrival,
@@ -227,19 +324,59 @@ impl Incoming {
         })
     }
 
-    fn quarantine(&self, index: usize, found: Digest) -> Result<Quarantined, SpoolError> {
-        let spool = &self.arrival.spool;
-        let part = &self.parts[index];
-        let Some(file) = &part.file else {
+    fn finish_entry(&mut self, index: usize) -> Result<Option<Staged>, FinishError> {
+        let (spool, bundle) = (Arc::clone(&self.arrival.spool), self.arrival.bundle);
+        let whole = matches!(self.parts[index], Part::Whole);
+        let manifest = self.manifest.clone();
+        let entry = &manifest.manifest().entries[index];
+        let Some(part) = self.file(index) else {
+            let at = spool.staged_alone(bundle, index as u32);
+            return Ok(spool.stage_link(&at, entry)?);
+        };
+        if !whole && part.have.contains(&false) {
+            return Err(FinishError::Incomplete(entry.path.clone()));
+        }
+        let file = part.open()?;
+        let found = if whole {
+            part.digest
+        } else {
+            part.follow(&file, &mut |_, _| 0).on("read", &part.at)?;
+            let found = part.found();
+            found.ok_or_else(|| FinishError::Incomplete(entry.path.clone()))?
+        };
+        part.stretch(&file).on("stretch", &part.at)?;
+        let meta = file.metadata().on("stat", &part.at)?;
+        if found != part.digest || meta.len() != part.size {
+            return Err(self.quarantine(index, found)?.into());
+        }
+        if let EntryKind::File { executable, .. } = entry.kind {
+            spool
+                .dress
+                .put_on(&file, spool.dress.file_mode(executable))
+                .on("set the mode of", &part.at)?;
+            set_mtime(&file, entry.mtime).on("set the time of", &part.at)?;
+        }
+        let staged = Staged {
+            at: part.at.clone(),
+            ino: meta.ino(),
+            kept: part.kept.clone(),
+        };
+        // A bundle of very many files is not kept twice.
+        self.parts[index] = Part::Whole;
+        Ok(Some(staged))
+    }
+
+    fn quarantine(&mut self, index: usize, found: Digest) -> Result<Quarantined, SpoolError> {
+        let spool = Arc::clone(&self.arrival.spool);
+        let path = self.manifest.manifest().entries[index].path.clone();
+        let (bundle, origin) = (self.manifest.id(), self.manifest.manifest().origin);
+        let Some(file) = self.file(index) else {
             return Err(SpoolError::Corrupted(
                 "a directory cannot be quarantined".into(),
             ));
         };
         let why = format!(
-            "bundle {}\norigin {}\npath {}\nsha256 announced {}\nsha256 found {found}\n",
-            self.manifest.id(),
-            self.manifest.manifest().origin,
-            part.entry.path,
+            "bundle {bundle}\norigin {origin}\npath {path}\nsha256 announced {}\nsha256 found {found}\n",
             file.digest,
         );
         let at = spool.quarantine_file(&file.at, &why)?;
@@ -247,7 +384,7 @@ impl Incoming {
         // itself; an inline file was checked against the digest, so only our own disk can be at fault.
         let contradicts = file.has_chunks();
         Ok(Quarantined {
-            path: part.entry.path.clone(),
+            path,
             at,
             manifest_contradicts_itself: contradicts,
         })
@@ -361,10 +498,7 @@ impl Spool {
         let keep = manifest.manifest().entries.len() <= KEPT_OPEN;
         let mut parts = Vec::with_capacity(manifest.manifest().entries.len());
         for (index, entry) in manifest.manifest().entries.iter().enumerate() {
-            parts.push(Part {
-                entry: entry.clone(),
-                file: self.part_file(bundle, index, entry, origin, keep)?,
-            });
+            parts.push(self.part(bundle, index, entry, origin, keep)?);
         }
         let incoming = Incoming {
             arrival,
@@ -373,8 +507,7 @@ impl Spool {
             parts,
             hashed: 0,
         };
-        let missing = incoming.parts.iter().filter_map(|part| part.file.as_ref());
-        let ranges = missing.flat_map(PartFile::missing);
+        let ranges = (0..incoming.parts.len()).flat_map(|entry| incoming.missing(entry));
         let left: u64 = ranges.map(|range| range.end - range.start).sum();
         let here = incoming.manifest.manifest().total_size() - left;
         self.arrival_begins(bundle, origin, (here, left));
@@ -421,14 +554,7 @@ impl Spool {
         }
     }
 
-    fn part_file(
-        &self,
-        bundle: BundleId,
-        index: usize,
-        entry: &Entry,
-        origin: PeerId,
-        keep: bool,
-    ) -> Result<Option<PartFile>, SpoolError> {
+    fn new_part(&self, bundle: BundleId, index: usize, entry: &Entry) -> Option<PartFile> {
         let EntryKind::File {
             size,
             digest,
@@ -436,14 +562,28 @@ impl Spool {
             ..
         } = &entry.kind
         else {
-            return Ok(None);
+            return None;
         };
         let at = self.staged_alone(bundle, index as u32);
-        let found = at.exists();
-        if !found && *size > INLINE_MAX {
-            self.reuse_content(*digest, origin, &at)?;
+        Some(PartFile::new(at, *size, *digest, chunks))
+    }
+
+    /// What is here of an entry already.
+    fn part(
+        &self,
+        bundle: BundleId,
+        index: usize,
+        entry: &Entry,
+        origin: PeerId,
+        keep: bool,
+    ) -> Result<Part, SpoolError> {
+        let Some(mut part) = self.new_part(bundle, index, entry) else {
+            return Ok(Part::Nothing);
+        };
+        let found = part.at.exists();
+        if !found && part.size > INLINE_MAX {
+            self.reuse_content(part.digest, origin, &part.at)?;
         }
-        let mut part = PartFile::new(at, *size, *digest, chunks);
         if keep {
             part.kept = Some(part.open()?);
         }
@@ -451,10 +591,16 @@ impl Spool {
             let file = part.open()?;
             part.recount(&file)?;
         }
-        if *size > INLINE_MAX && part.have.contains(&false) {
+        if part.size > INLINE_MAX && part.have.contains(&false) {
             self.take_from_older(&mut part, origin, &entry.path)?;
         }
-        Ok(Some(part))
+        Ok(if !keep && part.found() == Some(part.digest) {
+            Part::Whole
+        } else if keep || part.have.contains(&true) {
+            Part::Some(Box::new(part))
+        } else {
+            Part::Nothing
+        })
     }
 
     /// Equal content that is here already is copied instead of fetched, but only if this origin once gave or got it:

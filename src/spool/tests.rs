@@ -31,6 +31,8 @@ mod linked;
 #[cfg(test)]
 mod links;
 #[cfg(test)]
+mod long;
+#[cfg(test)]
 mod marks;
 #[cfg(test)]
 mod membership;

@@ -73,12 +73,12 @@ impl Busy {
 
     fn offer(&mut self, n: u8, chunks: u64) -> BundleId {
         let bundle = BundleId([n; 32]);
-        let piece = |index| Piece {
+        let piece = |index: u64| Piece {
             entry: 0,
-            index,
+            index: index as u32,
             offset: index * CHUNK,
             len: CHUNK,
-            place: index,
+            place: index as u32,
         };
         let me = PeerId::from_bytes([9; 32]);
         let mut plan = Plan::new(me, chunks, (0..chunks).map(piece).collect());

@@ -9,7 +9,8 @@
 //! 1. A piece is asked of one source at a time; only at the end, when a source would be idle otherwise, of a second one.
 //! 2. A source that sent wrong bytes is not asked again.
 //! 3. No source idles while it has a piece that is asked of nobody, except the origin for [`PATIENCE`].
-//! 4. A source that is silent for [`STALL`] loses what it was asked for as soon as another one has it.
+//! 4. A piece longer than a leaf is never asked of two: it is written as it comes.
+//! 5. A source that is silent for [`STALL`] loses what it was asked for as soon as another one has it.
 
 mod source;
 #[cfg(test)]
@@ -17,13 +18,14 @@ mod swarm;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
 pub(crate) use self::source::Bits;
 pub(super) use self::source::Piece;
 use self::source::Source;
+use crate::digest::LEAF;
 use crate::peer::PeerId;
 
 /// Silence after which a source's pieces go to another one.
@@ -65,13 +67,28 @@ enum State {
 
 struct Slot {
     piece: Piece,
+    /// Since when another source than the origin has it, in milliseconds; [`NEVER`].
+    told: u32,
     state: State,
-    asked: Vec<(PeerId, Duration)>,
     /// Handed to the disk.
     landed: bool,
-    /// Since when another source than the origin has it.
-    told: Option<Duration>,
 }
+
+const NEVER: u32 = u32::MAX;
+
+impl Slot {
+    fn tell(&mut self, now: Duration) {
+        if self.told == NEVER {
+            self.told = now.as_millis().min((NEVER - 1).into()) as u32;
+        }
+    }
+
+    fn told(&self) -> Option<Duration> {
+        (self.told != NEVER).then(|| Duration::from_millis(self.told.into()))
+    }
+}
+
+type Asked = Vec<(PeerId, Duration)>;
 
 /// The plan of one fetch. Pieces are named by their number in it.
 pub(super) struct Plan {
@@ -79,6 +96,8 @@ pub(super) struct Plan {
     /// Chunks of the bundle, here or not.
     places: u64,
     slots: Vec<Slot>,
+    /// Of whom each piece is asked that is open, and since when.
+    asked: HashMap<usize, Asked>,
     todo: BTreeSet<usize>,
     sources: BTreeMap<PeerId, Source>,
     /// Who else fetches it.
@@ -93,16 +112,16 @@ impl Plan {
     pub(super) fn new(me: PeerId, places: u64, pieces: Vec<Piece>) -> Self {
         let slot = |piece| Slot {
             piece,
+            told: NEVER,
             state: State::Todo,
-            asked: Vec::new(),
             landed: false,
-            told: None,
         };
         Self {
             me,
             places: places.max(1),
             todo: (0..pieces.len()).collect(),
             slots: pieces.into_iter().map(slot).collect(),
+            asked: HashMap::new(),
             sources: BTreeMap::new(),
             others: BTreeSet::new(),
             flight_bytes: 0,
@@ -136,7 +155,7 @@ impl Plan {
             source.whole = true;
             if !origin {
                 for slot in &mut self.slots {
-                    slot.told.get_or_insert(now);
+                    slot.tell(now);
                 }
             }
         }
@@ -149,8 +168,8 @@ impl Plan {
         };
         if !source.origin {
             for slot in &mut self.slots {
-                if slot.piece.entry == entry && bits.has(slot.piece.index) {
-                    slot.told.get_or_insert(now);
+                if slot.piece.entry as usize == entry && bits.has(slot.piece.index.into()) {
+                    slot.tell(now);
                 }
             }
         }
@@ -201,11 +220,11 @@ impl Plan {
             self.next_of_helper(source)
         };
         let number = found.or_else(|| self.next_twice(peer, source, now))?;
-        let len = self.slots[number].piece.len;
-        if self.flight > 0 && self.flight_bytes + len > FLIGHT_BYTES {
+        let piece = &self.slots[number].piece;
+        if self.flight > 0 && self.flight_bytes + piece.held() > FLIGHT_BYTES {
             return None;
         }
-        Some((number, len))
+        Some((number, piece.len))
     }
 
     /// `peer` is asked for that piece.
@@ -216,10 +235,10 @@ impl Plan {
         let slot = &mut self.slots[number];
         let len = slot.piece.len;
         self.flight += 1;
-        self.flight_bytes += len;
+        self.flight_bytes += slot.piece.held();
         self.todo.remove(&number);
         slot.state = State::Open;
-        slot.asked.push((peer, now));
+        self.asked.entry(number).or_default().push((peer, now));
         if source.open.is_empty() {
             // Silence counts from the question.
             source.heard = source.heard.max(now);
@@ -274,14 +293,15 @@ impl Plan {
             let slice = (rank + turn) % count;
             let at = |slice: u64| {
                 let place = slice * self.places / count;
-                self.slots.partition_point(|s| s.piece.place < place)
+                self.slots
+                    .partition_point(|s| u64::from(s.piece.place) < place)
             };
             at(slice)..at(slice + 1)
         })
     }
 
     fn next_of_origin(&self, source: &Source, now: Duration) -> Option<usize> {
-        let had = |slot: &Slot| slot.told.is_some();
+        let had = |slot: &Slot| slot.told().is_some();
         let ours = |number: &usize| source.has(*number, &self.slots[*number].piece);
         let fresh = |number: &usize| !had(&self.slots[*number]) && ours(number);
         for (turn, slice) in self.slices().enumerate() {
@@ -302,7 +322,7 @@ impl Plan {
             self.sources.values().any(|source| helper(&source))
         };
         let waited = |number: &usize| {
-            let told = self.slots[*number].told.unwrap_or_default();
+            let told = self.slots[*number].told().unwrap_or_default();
             ours(number) && (now >= told + PATIENCE || !helped(number))
         };
         self.todo.iter().copied().find(waited)
@@ -333,7 +353,7 @@ impl Plan {
         if !self.todo.is_empty() || !source.open.is_empty() {
             return None;
         }
-        let twice = self.slots.iter().filter(|s| s.asked.len() > 1).count();
+        let twice = self.asked.values().filter(|asked| asked.len() > 1).count();
         if twice >= TWICE_MAX {
             return None;
         }
@@ -342,10 +362,10 @@ impl Plan {
         let mut open: Vec<(Duration, usize)> = open
             .filter_map(|number| {
                 let slot = &self.slots[number];
-                let [(by, since)] = slot.asked[..] else {
+                let [(by, since)] = self.asked.get(&number)?[..] else {
                     return None;
                 };
-                let late = now >= since + slow && !slot.landed;
+                let late = now >= since + slow && !slot.landed && slot.piece.len <= LEAF;
                 (late && by != peer && source.has(number, &slot.piece)).then_some((since, number))
             })
             .collect();
@@ -367,10 +387,10 @@ impl Plan {
             return false;
         }
         slot.landed = true;
-        let asked = std::mem::take(&mut slot.asked);
+        let asked = self.asked.remove(&number).unwrap_or_default();
         for (by, since) in asked {
             if by == peer {
-                self.slots[number].asked.push((by, since));
+                self.asked.insert(number, vec![(by, since)]);
                 let len = self.slots[number].piece.len;
                 if let Some(source) = self.sources.get_mut(&peer) {
                     source.measured(number, len, now);
@@ -393,7 +413,7 @@ impl Plan {
         let slot = &mut self.slots[number];
         if slot.state != State::Done {
             slot.state = State::Done;
-            slot.asked.clear();
+            self.asked.remove(&number);
             self.done += 1;
             self.fly_less(number);
         }
@@ -509,10 +529,12 @@ impl Plan {
             return;
         }
         self.fly_less(number);
-        let slot = &mut self.slots[number];
-        slot.asked.retain(|(by, _)| *by != peer);
-        if slot.asked.is_empty() {
+        let mut left = self.asked.remove(&number).unwrap_or_default();
+        left.retain(|(by, _)| *by != peer);
+        if left.is_empty() {
             self.again(number);
+        } else {
+            self.asked.insert(number, left);
         }
     }
 
@@ -520,7 +542,7 @@ impl Plan {
         let slot = &mut self.slots[number];
         slot.state = State::Todo;
         slot.landed = false;
-        slot.asked.clear();
+        self.asked.remove(&number);
         self.todo.insert(number);
     }
 
@@ -538,6 +560,6 @@ impl Plan {
 
     fn fly_less(&mut self, number: usize) {
         self.flight -= 1;
-        self.flight_bytes -= self.slots[number].piece.len;
+        self.flight_bytes -= self.slots[number].piece.held();
     }
 }

@@ -7,7 +7,8 @@
 //! ([`super::turns`]). A fetch that gets no room for [`ROOM_WAIT`] is given up, and deferred.
 //!
 //! Every byte taken from a stream is counted; those of a piece that was cut off, wrong or not needed any more are
-//! counted as come in vain. A piece is one chunk, so a cut costs at most one chunk for each piece that was open.
+//! counted as come in vain. A piece is one chunk, so a cut costs at most one chunk for each piece that was open. A chunk of
+//! several leaves is written leaf by leaf while it comes; the next one is not read before the last but one is written.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,16 +17,17 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use iroh::endpoint::{Connection, RecvStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::activity::Heard;
-use super::disk::{Disk, Landed, Written};
+use super::disk::{Came, Disk, Landed, Written};
 use super::plan::{Piece, Plan};
 use super::share::Share;
 use super::tally::Tally;
 use crate::bundle::{BundleId, VerifiedManifest};
+use crate::digest::LEAF;
 use crate::mesh::hub::Hub;
 use crate::mesh::lane::blocking;
 use crate::mesh::roster::Peer;
@@ -68,7 +70,7 @@ enum Fail {
 struct Answer {
     number: usize,
     peer: PeerId,
-    result: Result<(Bytes, Tally), Fail>,
+    result: Result<(Came, Tally), Fail>,
 }
 
 /// Room on the disk that was given to a fetch and is not used yet.
@@ -96,6 +98,8 @@ struct Pull {
     room: Room,
     why: String,
     stuck_since: Option<Instant>,
+    /// Readers so far, by which they are told apart.
+    readers: u64,
 }
 
 /// Fetches all that is missing. Gives the bundle back with how it went; `None` when a task failed.
@@ -147,6 +151,7 @@ pub(super) async fn pull(
         },
         why: "no holder is connected".to_owned(),
         stuck_since: None,
+        readers: 0,
     };
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -181,7 +186,7 @@ pub(super) async fn pull(
 
 /// What to ask for, in order; and how many chunks of the bundle travel in all.
 fn missing(arriving: &Incoming, manifest: &VerifiedManifest) -> (u64, Vec<Piece>) {
-    let (mut places, mut missing) = (0, Vec::new());
+    let (mut places, mut missing) = (0_u32, Vec::new());
     for (entry, says) in manifest.manifest().entries.iter().enumerate() {
         let pieces = says.pieces();
         let mut absent = arriving.missing(entry).into_iter().peekable();
@@ -192,17 +197,17 @@ fn missing(arriving: &Incoming, manifest: &VerifiedManifest) -> (u64, Vec<Piece>
                 .is_some_and(|absent| absent.start <= range.start)
             {
                 missing.push(Piece {
-                    entry,
+                    entry: entry as u32,
                     index,
+                    place: places + index,
                     offset: range.start,
                     len: range.end - range.start,
-                    place: places + index,
                 });
             }
         }
-        places += pieces.len() as u64;
+        places += pieces.len() as u32;
     }
-    (places, missing)
+    (places.into(), missing)
 }
 
 impl Pull {
@@ -294,24 +299,29 @@ impl Pull {
                     self.ask_room(len);
                     return;
                 }
-                if !self.hub.fetches.fly(bundle, peer, len) {
+                let piece = self.plan.piece(number);
+                if !self.hub.fetches.fly(bundle, peer, piece.held()) {
                     continue;
                 }
                 asked = true;
                 self.plan.ask(number, peer, now);
                 self.room.given -= len;
+                self.readers += 1;
                 let read = Read {
                     conn: conn.clone(),
                     bundle,
-                    piece: self.plan.piece(number),
+                    piece,
+                    asked: (number, peer),
+                    by: self.readers,
+                    disk: self.disk.clone(),
                     heard: heard.clone(),
                     nearly: (self.plan.nearly(number, peer, now), self.nearly.clone()),
                 };
-                let tally = Tally::begin(&self.hub, bundle, peer, len);
+                let tally = Tally::begin(&self.hub, bundle, peer, piece);
                 let came = tally.came();
                 let answers = self.answers.clone();
                 let task = tokio::spawn(async move {
-                    let result = read.run(&tally).await.map(|bytes| (bytes, tally));
+                    let result = read.run(&tally).await.map(|came| (came, tally));
                     let answer = Answer {
                         number,
                         peer,
@@ -386,7 +396,7 @@ impl Pull {
         self.look_at_pieces();
         let label = || self.hub.label_of(peer);
         match result {
-            Ok((bytes, tally)) => {
+            Ok((came, tally)) => {
                 let mut stop = Vec::new();
                 let now = self.now();
                 if self.plan.landed(number, peer, now, &mut stop) {
@@ -395,7 +405,7 @@ impl Pull {
                         number,
                         peer,
                         piece,
-                        bytes,
+                        came,
                         tally,
                     });
                 }
@@ -450,7 +460,7 @@ impl Pull {
             Some(Ok(())) => {
                 let piece = self.plan.piece(number);
                 self.plan.done(number, peer);
-                self.share.got(piece.entry, piece.index);
+                self.share.got(piece.entry as usize, piece.index.into());
             }
             Some(Err(error @ IntakeError::WrongBytes { .. })) => {
                 self.why = format!("{} sent wrong bytes: {error}", self.hub.label_of(peer));
@@ -502,13 +512,17 @@ struct Read {
     conn: Connection,
     bundle: BundleId,
     piece: Piece,
+    asked: (usize, PeerId),
+    /// Which reader it is.
+    by: u64,
+    disk: Disk,
     heard: Heard,
     /// What to ring when so much is left.
     nearly: (u64, Arc<Notify>),
 }
 
 impl Read {
-    async fn run(self, tally: &Tally) -> Result<Bytes, Fail> {
+    async fn run(self, tally: &Tally) -> Result<Came, Fail> {
         let mut recv = self.request().await.map_err(Fail::Lost)?;
         let mut status = [0];
         recv.read_exact(&mut status)
@@ -522,16 +536,45 @@ impl Read {
             }
             None => return Err(Fail::Unserved(RangeStatus::NotHeld)),
         }
-        let want = self.piece.len as usize;
-        let mut chunk = BytesMut::with_capacity(want);
-        while chunk.len() < want {
-            match recv.read_chunk(want - chunk.len()).await {
+        let (mut at, end) = (self.piece.offset, self.piece.offset + self.piece.len);
+        let mut writing: Option<oneshot::Receiver<bool>> = None;
+        loop {
+            let bytes = self.leaf(&mut recv, (at, end), tally).await?;
+            if let Some(before) = writing.take() {
+                if !before.await.unwrap_or(false) {
+                    return Err(Fail::Lost("it is of no use any more".into()));
+                }
+                // Silence was our disk's.
+                self.note();
+            }
+            let (len, by) = (bytes.len() as u64, self.by);
+            let came = Came { bytes, at, by };
+            at += len;
+            if at == end {
+                return Ok(came);
+            }
+            writing = Some(self.disk.put_leaf(self.asked, self.piece, came));
+        }
+    }
+
+    /// The next bytes of the answer, which goes from `at` to `end`.
+    async fn leaf(
+        &self,
+        recv: &mut RecvStream,
+        (at, end): (u64, u64),
+        tally: &Tally,
+    ) -> Result<Bytes, Fail> {
+        let len = LEAF.min(end - at);
+        let (want, after) = (len as usize, end - at - len);
+        let mut leaf = BytesMut::with_capacity(want);
+        while leaf.len() < want {
+            match recv.read_chunk(want - leaf.len()).await {
                 Ok(Some(bytes)) => {
-                    let before = (want - chunk.len()) as u64;
+                    let before = after + (want - leaf.len()) as u64;
                     tally.add(bytes.len() as u64);
                     self.note();
-                    chunk.extend_from_slice(&bytes);
-                    let left = (want - chunk.len()) as u64;
+                    leaf.extend_from_slice(&bytes);
+                    let left = after + (want - leaf.len()) as u64;
                     if left <= self.nearly.0 && self.nearly.0 < before {
                         self.nearly.1.notify_one();
                     }
@@ -540,7 +583,7 @@ impl Read {
                 Err(error) => return Err(Fail::Lost(error.to_string())),
             }
         }
-        Ok(chunk.freeze())
+        Ok(leaf.freeze())
     }
 
     fn note(&self) {
@@ -551,7 +594,7 @@ impl Read {
         let (mut send, recv) = self.conn.open_bi().await.map_err(|e| e.to_string())?;
         let frame = Frame::Range(RangeRequest {
             bundle: self.bundle,
-            entry: self.piece.entry as u32,
+            entry: self.piece.entry,
             offset: self.piece.offset,
             len: self.piece.len,
         });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::plan::Piece;
 use crate::bundle::BundleId;
 use crate::mesh::hub::Hub;
 use crate::peer::PeerId;
@@ -12,20 +13,22 @@ pub(super) struct Tally {
     hub: Arc<Hub>,
     bundle: BundleId,
     peer: PeerId,
-    /// What was asked for: memory and room on the disk that it may take.
+    /// What was asked for: the room on the disk that it may take, and the memory.
     len: u64,
+    held: u64,
     came: Arc<AtomicU64>,
     kept: bool,
 }
 
 impl Tally {
     /// Of a piece that was let fly and has room.
-    pub(super) fn begin(hub: &Arc<Hub>, bundle: BundleId, peer: PeerId, len: u64) -> Self {
+    pub(super) fn begin(hub: &Arc<Hub>, bundle: BundleId, peer: PeerId, piece: Piece) -> Self {
         Self {
             hub: hub.clone(),
             bundle,
             peer,
-            len,
+            len: piece.len,
+            held: piece.held(),
             came: Arc::default(),
             kept: false,
         }
@@ -52,8 +55,8 @@ impl Drop for Tally {
         if bytes > 0 && !self.kept {
             self.hub.store.count_twice(bytes);
         }
-        let (bundle, len) = (self.bundle, self.len);
-        self.hub.store.part_over(bundle, len);
-        self.hub.fetches.landed(bundle, self.peer, len);
+        self.hub.store.part_over(self.bundle, self.len);
+        let fetches = &self.hub.fetches;
+        fetches.landed(self.bundle, self.peer, self.held);
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use crate::digest::LEAF;
+
 /// Beyond what fills the path twice, what is asked of a source only waits there, and would wait in front of smaller
 /// bundles. This much more, for the holder's disk and our own delays.
 const SLACK: Duration = Duration::from_millis(10);
@@ -21,19 +23,26 @@ const SHOWS: u64 = 256 * 1024;
 /// Bytes asked of one source at once, unless a single piece has more: a path of 300 ms at 100 Mbit/s and more.
 const DEPTH_BYTES: u64 = 8 * 1024 * 1024;
 
-/// One chunk to ask for.
+/// One chunk to ask for. A manifest may list a quarter of a million.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::mesh::fetch) struct Piece {
     /// Index of the entry in the manifest.
-    pub entry: usize,
+    pub entry: u32,
     /// Number of the chunk in it.
-    pub index: u64,
+    pub index: u32,
+    /// Number of the chunk in the bundle.
+    pub place: u32,
     /// First byte.
     pub offset: u64,
     /// Number of bytes.
     pub len: u64,
-    /// Number of the chunk in the bundle.
-    pub place: u64,
+}
+
+impl Piece {
+    /// How much of it is in memory at once, at most: of a longer one a leaf that comes and one that is written.
+    pub(in crate::mesh::fetch) fn held(&self) -> u64 {
+        self.len.min(2 * LEAF)
+    }
 }
 
 /// Which chunks of an entry somebody has: one bit each, lowest first.
@@ -126,8 +135,8 @@ impl Source {
     pub(super) fn has(&self, number: usize, piece: &Piece) -> bool {
         let told = || {
             self.has
-                .get(&piece.entry)
-                .is_some_and(|b| b.has(piece.index))
+                .get(&(piece.entry as usize))
+                .is_some_and(|b| b.has(piece.index.into()))
         };
         (self.whole || told()) && !self.lacks.contains(&number)
     }

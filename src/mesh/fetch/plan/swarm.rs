@@ -31,7 +31,7 @@ impl Receiver {
             .filter(|key| key.1 == from)
             .map(|key| key.0)
             .collect();
-        keys.sort_by_key(|number| self.plan.slots[*number].asked.first().map(|asked| asked.1));
+        keys.sort_by_key(|number| self.plan.asked.get(number).map(|asked| asked[0].1));
         let mut given = 0;
         for number in keys {
             let Some(came) = self.open.get_mut(&(number, from)) else {
@@ -49,7 +49,7 @@ impl Receiver {
                 self.open.remove(&(number, from));
                 if self.plan.landed(number, from, now, &mut stop) {
                     self.plan.done(number, from);
-                    self.have.push(self.plan.piece(number).index);
+                    self.have.push(self.plan.piece(number).index.into());
                 }
                 self.open.retain(|key, _| !stop.contains(key));
             }

@@ -17,14 +17,14 @@ pub(super) fn at(millis: u64) -> Duration {
 }
 
 pub(super) fn pieces(count: u64) -> Vec<Piece> {
-    let piece = |index| Piece {
+    let piece = |index: u32| Piece {
         entry: 0,
         index,
-        offset: index * CHUNK,
-        len: CHUNK,
         place: index,
+        offset: u64::from(index) * CHUNK,
+        len: CHUNK,
     };
-    (0..count).map(piece).collect()
+    (0..count as u32).map(piece).collect()
 }
 
 fn plan(count: u64) -> Plan {
