@@ -22,9 +22,10 @@ mod stage;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 pub use self::cancel::{Cancel, CancelReason};
@@ -33,8 +34,8 @@ pub use self::entry::{Entry, EntryKind, MAX_ENTRIES, Mtime};
 pub use self::path::{NAME_MAX, PATH_MAX, PathError, RelPath, check_name};
 pub use self::rest::Rest;
 pub use self::stage::Stage;
-use crate::digest::{Digest, Run};
-use crate::encoding::{self, Malformed, at_most};
+use crate::digest::Digest;
+use crate::encoding::{self, Malformed, at_most, each};
 use crate::peer::{Identity, PeerId, Signature};
 
 /// Version of the manifest encoding written here.
@@ -46,6 +47,9 @@ pub const MANIFEST_MAX: usize = 8 * 1024 * 1024;
 /// Most bytes of its entries and times of directories: what is left beside the longest scope and the most former names, or
 /// the places of a rest.
 pub const ENTRIES_BYTES_MAX: usize = MANIFEST_MAX - 320 * 1024;
+
+/// A longer encoding is not kept beside what it says, which may be three times as much.
+const ENCODED_KEPT: usize = 64 * 1024;
 
 /// Most ids that a scope may name: a full mesh is not made for more.
 pub const SCOPE_MAX: usize = 4096;
@@ -255,8 +259,7 @@ impl Manifest {
         let bytes = postcard::to_stdvec(&self).expect("a manifest always encodes");
         let id = BundleId(Digest::of(&bytes).0);
         let signature = identity.sign(MANIFEST_CONTEXT, &id.0);
-        let signed = SignedManifest { bytes, signature };
-        VerifiedManifest::new(id, self, signed)
+        VerifiedManifest::new(id, self, SignedManifest { bytes, signature })
     }
 
     /// Why nobody would take it, if so: it must not be signed.
@@ -335,7 +338,7 @@ impl SignedManifest {
         }
         let verified = self.verify_own()?;
         let (origin, id) = (verified.manifest().origin, verified.id());
-        if origin.verify(MANIFEST_CONTEXT, &id.0, &verified.signed().signature) {
+        if origin.verify(MANIFEST_CONTEXT, &id.0, &verified.0.signature) {
             Ok(verified)
         } else {
             Err(ManifestError::Signature(origin))
@@ -398,15 +401,21 @@ pub struct VerifiedManifest(Arc<Checked>);
 struct Checked {
     id: BundleId,
     manifest: Manifest,
-    signed: SignedManifest,
+    signature: Signature,
+    /// How long its encoding is; and that, unless it is long.
+    len: usize,
+    encoded: Option<Vec<u8>>,
 }
 
 impl VerifiedManifest {
     fn new(id: BundleId, manifest: Manifest, signed: SignedManifest) -> Self {
+        let len = signed.bytes.len();
         Self(Arc::new(Checked {
             id,
             manifest,
-            signed,
+            signature: signed.signature,
+            len,
+            encoded: (len <= ENCODED_KEPT).then_some(signed.bytes),
         }))
     }
 
@@ -420,34 +429,110 @@ impl VerifiedManifest {
         &self.0.manifest
     }
 
-    /// The bytes to store or send on.
-    pub fn signed(&self) -> &SignedManifest {
-        &self.0.signed
+    /// The bytes to store or send on. Made anew if they are many: a manifest has one encoding.
+    pub fn signed(&self) -> SignedManifest {
+        let encoded = self.0.encoded.clone();
+        SignedManifest {
+            // Postcard of plain owned data into a growing vector has no error to give.
+            bytes: encoded
+                .unwrap_or_else(|| postcard::to_stdvec(&self.0.manifest).unwrap_or_default()),
+            signature: self.0.signature,
+        }
     }
 
-    /// About how much memory it takes.
+    /// How long its encoding is.
+    pub fn encoded_len(&self) -> usize {
+        self.0.len
+    }
+
+    /// About how much memory it takes, with what is kept for each entry and chunk while it is fetched.
     pub fn memory(&self) -> usize {
-        let entry = |entry: &Entry| {
-            let more = match &entry.kind {
-                EntryKind::File { chunks, .. } => chunks.len() * size_of::<Run>(),
-                EntryKind::Directory => 0,
-                EntryKind::Link { target } => ALLOCATED + target.len(),
-            };
-            size_of::<Entry>() + ALLOCATED + entry.path.as_bytes().len() + more
+        let entries: usize = self.0.manifest.entries.iter().map(Weighs::weighs).sum();
+        let directories = self.0.manifest.directories.iter();
+        let directories: usize = directories.map(Weighs::weighs).sum();
+        let encoded = self.0.encoded.as_ref().map_or(0, Vec::len);
+        let places = places(self.0.manifest.rest_of.as_ref());
+        size_of::<Checked>() + encoded + entries + directories + places
+    }
+}
+
+impl SignedManifest {
+    /// About how much memory it takes once it is verified, of which the most is that of entries and of times of
+    /// directories; found without taking it. Of what is no manifest, anything.
+    pub fn memory_verified(&self) -> usize {
+        let shape = postcard::take_from_bytes::<Shape>(&self.bytes);
+        shape.map_or(0, |(shape, _)| {
+            shape.entries.0 + shape.directories.0 + places(shape.rest_of.as_ref())
+        })
+    }
+}
+
+fn places(rest: Option<&Rest>) -> usize {
+    rest.map_or(0, |rest| size_of_val(rest.entries.as_slice()))
+}
+
+/// A [`Manifest`] of which nothing is kept but what it weighs.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "read over")]
+struct Shape {
+    version: u8,
+    origin: PeerId,
+    epoch: u64,
+    incarnation: [u8; 16],
+    seq: u64,
+    lifetime_secs: u64,
+    scope: Scope,
+    priority: Priority,
+    supersedes: Option<BundleId>,
+    #[serde(deserialize_with = "at_most::<_, _, FORMERS_MAX>")]
+    renamed_from: Vec<Former>,
+    moved_on: Option<(u64, u64)>,
+    rest_of: Option<Rest>,
+    entries: Weight<Entry>,
+    directories: Weight<DirectoryTime>,
+}
+
+/// What a list weighs.
+struct Weight<T>(usize, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de> + Weighs> Deserialize<'de> for Weight<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut weight = 0;
+        each::<_, T, MAX_ENTRIES>(deserializer, |item, _| weight += item.weighs())?;
+        Ok(Self(weight, PhantomData))
+    }
+}
+
+/// What takes memory.
+trait Weighs {
+    fn weighs(&self) -> usize;
+}
+
+impl Weighs for Entry {
+    fn weighs(&self) -> usize {
+        let more = match &self.kind {
+            EntryKind::File { chunks, .. } => {
+                chunks.memory() + FETCHED_CHUNK * chunks.data_count().max(1)
+            }
+            EntryKind::Directory => 0,
+            EntryKind::Link { target } => ALLOCATED + target.len(),
         };
-        let entries: usize = self.0.manifest.entries.iter().map(entry).sum();
-        let directory = |(path, _): &DirectoryTime| {
-            size_of::<DirectoryTime>() + ALLOCATED + path.as_bytes().len()
-        };
-        let directories: usize = self.0.manifest.directories.iter().map(directory).sum();
-        let places = self.0.manifest.rest_of.as_ref();
-        let places = places.map_or(0, |rest| size_of_val(rest.entries.as_slice()));
-        size_of::<Checked>() + self.0.signed.bytes.len() + entries + directories + places
+        size_of::<Self>() + ALLOCATED + self.path.as_bytes().len() + FETCHED_ENTRY + more
+    }
+}
+
+impl Weighs for DirectoryTime {
+    fn weighs(&self) -> usize {
+        size_of::<Self>() + ALLOCATED + self.0.as_bytes().len()
     }
 }
 
 /// What an allocation costs beside its bytes.
 const ALLOCATED: usize = 16;
+
+/// What a fetch keeps for each entry, and for each chunk.
+const FETCHED_ENTRY: usize = 24;
+const FETCHED_CHUNK: usize = 56;
 
 /// A recipient's statement that a bundle is verified and durable in its inbox.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -590,6 +675,25 @@ mod tests {
         }
     }
 
+    /// Fields that a manifest gets must get into what is read over, too.
+    #[test]
+    fn what_a_manifest_weighs_is_known_before_it_is_decoded() {
+        let identity = Identity::generate();
+        let mut says = manifest(identity.id(), vec![file("d/a", 10), file("d/b", 20)]);
+        says.moved_on = Some((7, 8));
+        says.rest_of = Some(Rest {
+            epoch: 1,
+            incarnation: [3; 16],
+            seq: 2,
+            entries: vec![4, 5],
+        });
+        says.directories = vec![(path("d"), (5, 6))];
+        let manifest = says.sign(&identity);
+        let known = manifest.signed().memory_verified();
+        let kept = size_of::<Checked>() + manifest.encoded_len();
+        assert!(known > 0 && known + kept == manifest.memory());
+    }
+
     #[test]
     fn paths_that_leave_their_directory_are_refused() {
         for (text, why) in [
@@ -640,9 +744,9 @@ mod tests {
         let identity = Identity::generate();
         let verified =
             manifest(identity.id(), vec![file("a/b", 70_000), file("a/c", 3)]).sign(&identity);
-        assert_eq!(verified.signed().clone().verify(), Ok(verified.clone()));
-        for at in 0..verified.signed().bytes.len() {
-            let mut signed = verified.signed().clone();
+        assert_eq!(verified.signed().verify(), Ok(verified.clone()));
+        for at in 0..verified.encoded_len() {
+            let mut signed = verified.signed();
             signed.bytes[at] ^= 1;
             assert!(signed.verify().is_err(), "byte {at}");
         }
@@ -653,7 +757,7 @@ mod tests {
         let (alder, birch) = (Identity::generate(), Identity::generate());
         let forged = manifest(alder.id(), vec![file("a", 1)]).sign(&birch);
         assert_eq!(
-            forged.signed().clone().verify(),
+            forged.signed().verify(),
             Err(ManifestError::Signature(alder.id()))
         );
     }

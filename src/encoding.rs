@@ -87,31 +87,54 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    deserializer.deserialize_seq(Counting::<T, MAX>(PhantomData))
+    let mut items = Vec::new();
+    let count = each::<_, T, MAX>(deserializer, |item, claimed| {
+        if items.capacity() == 0 {
+            items.reserve(claimed.min(AHEAD));
+        }
+        items.push(item);
+    });
+    count.map(|_| items)
 }
 
-struct Counting<T, const MAX: usize>(PhantomData<T>);
+/// Reads such a list item by item, and keeps none of them; gives how many they were. `see` is told how many the list
+/// claims to have, too.
+pub fn each<'de, D, T, const MAX: usize>(
+    deserializer: D,
+    see: impl FnMut(T, usize),
+) -> Result<usize, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    deserializer.deserialize_seq(Counting::<T, _, MAX>(see, PhantomData))
+}
 
-impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Counting<T, MAX> {
-    type Value = Vec<T>;
+struct Counting<T, F, const MAX: usize>(F, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, F: FnMut(T, usize), const MAX: usize> Visitor<'de>
+    for Counting<T, F, MAX>
+{
+    type Value = usize;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a list of at most {MAX} items")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<usize, A::Error> {
         let claimed = seq.size_hint().unwrap_or(0);
         if claimed > MAX {
             return Err(A::Error::invalid_length(claimed, &self));
         }
-        let mut items = Vec::with_capacity(claimed.min(AHEAD));
+        let mut count = 0;
         while let Some(item) = seq.next_element()? {
-            if items.len() == MAX {
+            if count == MAX {
                 return Err(A::Error::invalid_length(MAX + 1, &self));
             }
-            items.push(item);
+            count += 1;
+            (self.0)(item, claimed);
         }
-        Ok(items)
+        Ok(count)
     }
 }
 

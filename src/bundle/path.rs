@@ -42,7 +42,7 @@ pub enum PathError {
 /// A path below `outbox/` or `inbox/`: checked once, safe to join.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
-pub struct RelPath(Vec<u8>);
+pub struct RelPath(Box<[u8]>);
 
 impl RelPath {
     /// Checks and takes `bytes`.
@@ -60,7 +60,7 @@ impl RelPath {
         for name in bytes.split(|b| *b == b'/') {
             check_name(name)?;
         }
-        Ok(Self(bytes))
+        Ok(Self(bytes.into()))
     }
 
     /// The path's bytes.
@@ -86,31 +86,29 @@ impl RelPath {
     /// Everything before the last component; `None` at the top.
     pub fn parent(&self) -> Option<RelPath> {
         let at = self.0.iter().rposition(|b| *b == b'/')?;
-        Some(Self(self.0[..at].to_vec()))
+        Some(Self(self.0[..at].into()))
     }
 
     /// `self/name`, where `name` is one component.
     pub fn child(&self, name: &[u8]) -> Result<RelPath, PathError> {
         check_name(name)?;
-        let mut bytes = self.0.clone();
-        bytes.push(b'/');
-        bytes.extend_from_slice(name);
+        let bytes = [&self.0, b"/".as_slice(), name].concat();
         if bytes.len() > PATH_MAX {
             return Err(PathError::TooLong);
         }
-        Ok(Self(bytes))
+        Ok(Self(bytes.into()))
     }
 
     /// Whether `self` is `dir` or lies somewhere below it.
     pub fn starts_with(&self, dir: &RelPath) -> bool {
         self.0
-            .strip_prefix(dir.0.as_slice())
+            .strip_prefix(&*dir.0)
             .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
     }
 
     /// What comes after `dir` and a slash; `None` unless it lies below `dir`.
     pub fn below(&self, dir: &RelPath) -> Option<&[u8]> {
-        let rest = self.0.strip_prefix(dir.0.as_slice())?;
+        let rest = self.0.strip_prefix(&*dir.0)?;
         rest.strip_prefix(b"/")
     }
 
@@ -119,9 +117,7 @@ impl RelPath {
         if !self.starts_with(from) {
             return None;
         }
-        let mut bytes = to.0.clone();
-        bytes.extend_from_slice(&self.0[from.0.len()..]);
-        Self::parse(bytes).ok()
+        Self::parse([&to.0, &self.0[from.0.len()..]].concat()).ok()
     }
 }
 
@@ -147,7 +143,7 @@ impl TryFrom<Vec<u8>> for RelPath {
 
 impl From<RelPath> for Vec<u8> {
     fn from(path: RelPath) -> Self {
-        path.0
+        path.0.into_vec()
     }
 }
 

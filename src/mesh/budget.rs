@@ -7,6 +7,9 @@
 //! leaves the others at least their shares. Pieces asked of a peer are bounded apart, in `fetch/turns.rs`: two idle peers
 //! could hold the whole pool while others have less than one piece.
 //!
+//! The longest manifests weigh more than one may get of the pool. For them there is a room of its own ([`Long`]), for one
+//! at a time: who has it for long and makes little of it gives way when another wants it.
+//!
 //! # Invariants
 //! 1. The shares together are at most [`SHARES`], however many peers there are; the pool gives at most [`POOL`].
 //! 2. Who waits for the pool is served in order, so that many small takers never starve a large one. Who is within its
@@ -18,9 +21,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 /// All of it.
 #[cfg(test)]
@@ -38,13 +44,46 @@ const POOL_OF_ONE: usize = 12 * 1024 * 1024;
 /// The share of one peer is no larger than this, however few they are.
 const SHARE_MAX: usize = 1024 * 1024;
 
-/// The most that can be taken at once; what weighs more is counted as this. Only the longest manifests do, and of those
-/// two at a time leave no room for a third.
+/// The most that can be taken at once. What weighs more is one of the longest manifests, and has [`Long`].
 pub(crate) const TAKE_MAX: usize = POOL_OF_ONE;
 
+/// How long one may have the room for a long manifest in any case.
+pub(crate) const LONG_KEEP: Duration = Duration::from_secs(10);
+
+/// How long one waits for it at most: who has it for so long either gives way or is quick.
+pub(crate) const LONG_WAIT: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether another waits for it.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The pool is thought to be wanted for so long after somebody found it empty.
+const WANTED: Duration = Duration::from_secs(10);
+
 /// The memory of all peers.
-#[derive(Debug, Default)]
-pub(crate) struct Budget(Mutex<State>);
+#[derive(Debug)]
+pub(crate) struct Budget {
+    state: Mutex<State>,
+    /// For one manifest that weighs more than [`TAKE_MAX`].
+    long: Arc<Semaphore>,
+    long_wanted: AtomicUsize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            long: Arc::new(Semaphore::new(1)),
+            long_wanted: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// The room for one of the longest manifests, until this is dropped.
+#[derive(Debug)]
+struct Long {
+    _permit: OwnedSemaphorePermit,
+    since: Instant,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -55,6 +94,8 @@ struct State {
     /// What is taken beyond the shares, over all.
     pool: usize,
     waiting: VecDeque<Waiter>,
+    /// When somebody found the pool empty.
+    wanted: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +136,7 @@ impl State {
             return Err(Denied::Own);
         }
         if after > before && self.pool + after - before > POOL {
+            self.wanted = Some(Instant::now());
             return Err(Denied::Pool);
         }
         account.used += bytes;
@@ -153,7 +195,7 @@ impl State {
 impl Budget {
     /// A purse for a peer that connects. Its share is its own until the purse and all that was taken from it is gone.
     pub(crate) fn purse(self: &Arc<Self>) -> Arc<Purse> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.last += 1;
         let number = state.last;
         state.purses.insert(number, Account::default());
@@ -165,10 +207,16 @@ impl Budget {
         })
     }
 
+    /// Whether others want more of the pool than there is.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let wanted = self.state.lock().wanted;
+        wanted.is_some_and(|at| at.elapsed() < WANTED)
+    }
+
     /// What is taken at present.
     #[cfg(test)]
     pub(crate) fn used(&self) -> usize {
-        self.0.lock().purses.values().map(|a| a.used).sum()
+        self.state.lock().purses.values().map(|a| a.used).sum()
     }
 }
 
@@ -184,7 +232,7 @@ impl Purse {
     pub(crate) async fn take(self: &Arc<Self>, bytes: usize) -> Held {
         let bytes = bytes.min(TAKE_MAX);
         let heard = {
-            let mut state = self.budget.0.lock();
+            let mut state = self.budget.state.lock();
             let used = state.purses.get(&self.number).map_or(0, |a| a.used);
             let first = state.waiting.is_empty() || used + bytes <= state.share;
             if first && state.grant(self.number, bytes).is_ok() {
@@ -215,7 +263,7 @@ impl Purse {
 
     /// Takes `bytes` if they are there now; others who wait for the pool come first.
     pub(crate) fn try_take(self: &Arc<Self>, bytes: usize) -> Option<Held> {
-        let mut state = self.budget.0.lock();
+        let mut state = self.budget.state.lock();
         let used = state.purses.get(&self.number).map_or(0, |a| a.used);
         let first = state.waiting.is_empty() || used + bytes <= state.share;
         let granted = first && state.grant(self.number, bytes).is_ok();
@@ -227,13 +275,14 @@ impl Purse {
         Held {
             purse: self.clone(),
             bytes,
+            long: None,
         }
     }
 }
 
 impl Drop for Purse {
     fn drop(&mut self) {
-        let mut state = self.budget.0.lock();
+        let mut state = self.budget.state.lock();
         state.purses.remove(&self.number);
         state.divide();
         state.serve();
@@ -255,7 +304,7 @@ impl Drop for Waiting<'_> {
         }
         self.heard.close();
         let granted = self.heard.try_recv().is_ok();
-        let mut state = self.purse.budget.0.lock();
+        let mut state = self.purse.budget.state.lock();
         if granted {
             state.give_back(self.purse.number, self.bytes);
         } else {
@@ -269,12 +318,50 @@ impl Drop for Waiting<'_> {
 pub(crate) struct Held {
     purse: Arc<Purse>,
     bytes: usize,
+    long: Option<Long>,
 }
 
 impl Held {
     /// How much it is.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Holds the room for one of the longest manifests from now on, instead of what it held; waits for it at most
+    /// [`LONG_WAIT`]. `false`: somebody else has it.
+    pub(crate) async fn lengthen(&mut self) -> bool {
+        let budget = self.purse.budget.clone();
+        budget.long_wanted.fetch_add(1, Ordering::Relaxed);
+        let permit = timeout(LONG_WAIT, budget.long.clone().acquire_owned()).await;
+        budget.long_wanted.fetch_sub(1, Ordering::Relaxed);
+        let Ok(Ok(permit)) = permit else {
+            return false;
+        };
+        self.long = Some(Long {
+            _permit: permit,
+            since: Instant::now(),
+        });
+        self.resize(0);
+        true
+    }
+
+    /// Whether it is the room for one of the longest manifests.
+    pub(crate) fn is_long(&self) -> bool {
+        self.long.is_some()
+    }
+
+    /// Whether another wants that room, which was held for long enough.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let wanted = self.purse.budget.long_wanted.load(Ordering::Relaxed) > 0;
+        let long = self.long.as_ref();
+        wanted && long.is_some_and(|long| long.since.elapsed() >= LONG_KEEP)
+    }
+
+    /// Comes when it should be given up for another: see [`Self::is_wanted`].
+    pub(crate) async fn wanted(&self) {
+        while !self.is_wanted() {
+            sleep(LOOK).await;
+        }
     }
 
     /// Holds `bytes` from now on, at most [`TAKE_MAX`]; `false` if so much more is not there now.
@@ -284,7 +371,7 @@ impl Held {
             let less = self.bytes - bytes;
             self.bytes = bytes;
             let budget = &self.purse.budget;
-            budget.0.lock().give_back(self.purse.number, less);
+            budget.state.lock().give_back(self.purse.number, less);
             return true;
         };
         let Some(mut more) = self.purse.try_take(more) else {
@@ -298,7 +385,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let budget = &self.purse.budget;
-        budget.0.lock().give_back(self.purse.number, self.bytes);
+        budget.state.lock().give_back(self.purse.number, self.bytes);
     }
 }
 
@@ -450,7 +537,7 @@ mod tests {
             }
             held.clear();
             prop_assert_eq!(budget.used(), 0);
-            prop_assert_eq!(budget.0.lock().pool, 0);
+            prop_assert_eq!(budget.state.lock().pool, 0);
         }
     }
 }

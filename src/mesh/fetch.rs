@@ -32,6 +32,7 @@ use self::pull::End;
 use self::share::Share;
 use crate::bundle::{BundleId, VerifiedManifest};
 use crate::delivery::Verdict;
+use crate::mesh::budget::Held;
 use crate::mesh::hub::Hub;
 use crate::mesh::intake;
 use crate::mesh::lane::blocking;
@@ -41,15 +42,21 @@ use crate::protocol::session::{Input, NO_ROOM};
 /// Offers of one peer waiting to be fetched.
 const QUEUED_MAX: usize = 1024;
 
-/// Starts fetching what is missing of an offer, and tells the peer so. Call within the runtime.
+/// Starts fetching what is missing of an offer, for which `permit` was taken, and tells the peer so. Call within the
+/// runtime.
 pub(crate) fn start(
     hub: Arc<Hub>,
     peer: Arc<Peer>,
     manifest: VerifiedManifest,
     inline: Vec<Option<Bytes>>,
+    permit: Held,
 ) {
     let bundle = manifest.id();
-    let held = (peer.fetch_purse(&hub.budget)).try_take(intake::weight(&manifest, &inline));
+    let held = if permit.is_long() {
+        Some(permit)
+    } else {
+        (peer.fetch_purse(&hub.budget)).try_take(intake::weight(&manifest, &inline))
+    };
     let full = peer.fetching.load(Ordering::Relaxed) >= QUEUED_MAX || held.is_none();
     let first = if full {
         None
@@ -67,18 +74,23 @@ pub(crate) fn start(
             Verdict::Working
         };
         tell(&peer, bundle, answer).await;
-        let Some((share, turn)) = first else {
+        let (Some((share, turn)), Some(held)) = (first, held) else {
             return;
         };
-        let verdict = match turn.await {
-            Ok(()) => fetch(&hub, &peer, &manifest, inline, &share).await,
-            Err(_) => Verdict::Deferred("stopping".into()),
+        let verdict = tokio::select! {
+            turn = turn => match turn {
+                Ok(()) => fetch(&hub, &peer, &manifest, inline, &share, &held).await,
+                Err(_) => Verdict::Deferred("stopping".into()),
+            },
+            () = held.wanted() => Verdict::Deferred(NO_ROOM.into()),
         };
         peer.fetching.fetch_sub(1, Ordering::Relaxed);
-        drop(held);
         let holders = hub.fetches.end(bundle);
         let (store, whole) = (&hub.store, matches!(verdict, Verdict::Taken));
         hub.fetches.tell_end(store, &hub.roster, &share, whole);
+        // The memory first, then what was taken for it.
+        drop((share, manifest));
+        drop(held);
         for holder in holders {
             if let Some(holder) = hub.roster.get(holder) {
                 tell(&holder, bundle, verdict.clone()).await;
@@ -99,6 +111,7 @@ async fn fetch(
     manifest: &VerifiedManifest,
     inline: Vec<Option<Bytes>>,
     share: &Arc<Share>,
+    held: &Held,
 ) -> Verdict {
     let opened = blocking({
         let (hub, peer, manifest) = (hub.clone(), peer.clone(), manifest.clone());
@@ -117,7 +130,7 @@ async fn fetch(
         Some(Err(verdict)) => return verdict,
         None => return Verdict::Deferred("the receiver failed".into()),
     };
-    let pulled = pull::pull(hub, manifest, arriving, share).await;
+    let pulled = pull::pull(hub, manifest, arriving, share, held).await;
     let Some((back, end)) = pulled else {
         return Verdict::Deferred("the receiver failed".into());
     };
@@ -125,7 +138,7 @@ async fn fetch(
     let end = if matches!(end, End::Complete) {
         // Hashing zeros may take long, and keeps nobody from fetching.
         hub.fetches.pulled(manifest.id());
-        let Some((back, hashed)) = zeros::hash(hub, manifest, arriving).await else {
+        let Some((back, hashed)) = zeros::hash(hub, manifest, arriving, held).await else {
             return Verdict::Deferred("the receiver failed".into());
         };
         arriving = back;

@@ -11,8 +11,13 @@ use crate::mesh::roster::Peer;
 use crate::spool::{CONTRADICTS, FinishError, Incoming, IntakeError, Offered};
 /// The memory that an offer takes.
 pub(crate) fn weight(manifest: &VerifiedManifest, inline: &[Option<Bytes>]) -> usize {
+    manifest.memory() + of_inline(inline)
+}
+
+/// The memory of what it carries.
+pub(crate) fn of_inline(inline: &[Option<Bytes>]) -> usize {
     let content: usize = inline.iter().flatten().map(Bytes::len).sum();
-    manifest.memory() + content + size_of_val(inline)
+    content + size_of_val(inline)
 }
 
 /// Asks the spool for a place to put the bundle; `Err` is what to answer instead.

@@ -39,7 +39,7 @@ pub(crate) fn send(hub: &Hub, peer: &Peer, bundle: BundleId, out: &Out, urgent: 
             return false;
         }
     };
-    let len = manifest.signed().bytes.len();
+    let len = manifest.encoded_len();
     let held = (len > HEAVY).then(|| {
         let purse = peer.purse(&hub.budget);
         hub.runtime.block_on(purse.take(len + INLINE_TOTAL))
@@ -48,6 +48,8 @@ pub(crate) fn send(hub: &Hub, peer: &Peer, bundle: BundleId, out: &Out, urgent: 
     let Some(frame) = build(hub, bundle, &manifest, peer.id) else {
         return false;
     };
+    // Else a long one would be in memory three times over.
+    drop(manifest);
     out.push_held(&frame, urgent, held);
     true
 }
@@ -86,7 +88,7 @@ fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId)
     hub.store.count_bytes(total as u64, 0);
     Some(Frame::Offer(Box::new(Offer {
         age: hub.store.age_of(manifest),
-        signed: manifest.signed().clone(),
+        signed: manifest.signed(),
         inline,
     })))
 }
@@ -140,8 +142,7 @@ pub(crate) fn receive(
     } = offered;
     let lane = match way {
         Way::Fetch => {
-            fetch::start(hub, peer, manifest, inline);
-            drop(permit);
+            fetch::start(hub, peer, manifest, inline, permit);
             return;
         }
         Way::Express => peer.express.clone(),
@@ -151,13 +152,15 @@ pub(crate) fn receive(
     let taking = hub.care.taking(manifest.id());
     lane.push(move || {
         let bundle = manifest.id();
+        // What was taken for it goes with it, or back before the answer.
         let verdict = if renames && renamed_only(&hub, &manifest) {
+            drop(permit);
             Some(Verdict::Taken)
         } else if fetches {
-            fetch::start(hub, peer.clone(), manifest, inline);
+            fetch::start(hub, peer.clone(), manifest, inline, permit);
             None
         } else {
-            take_inline(&hub, &peer, manifest, &inline)
+            take_inline(&hub, &peer, manifest, &inline, permit)
         };
         drop(taking);
         if let Some(verdict) = verdict
@@ -169,7 +172,6 @@ pub(crate) fn receive(
                     .blocking_send(Input::Verdict(bundle, verdict)),
             );
         }
-        drop(permit);
     });
 }
 
@@ -190,6 +192,7 @@ fn take_inline(
     peer: &Arc<Peer>,
     manifest: VerifiedManifest,
     inline: &[Option<Bytes>],
+    permit: Held,
 ) -> Option<Verdict> {
     let mut arriving = match open(hub, peer, &manifest) {
         Ok(arriving) => arriving,
@@ -207,7 +210,7 @@ fn take_inline(
     if is_absent || has_zeros {
         // The peer thought that we had it, or it takes its time.
         arriving.park("waiting to be fetched".into());
-        fetch::start(hub.clone(), peer.clone(), manifest, Vec::new());
+        fetch::start(hub.clone(), peer.clone(), manifest, Vec::new(), permit);
         return None;
     }
     Some(publish(hub, peer, &manifest, *arriving))

@@ -4,6 +4,14 @@
 //! until it is dealt with. While the answers to what was heard are not sent, nothing further is read. So a peer holds no
 //! more than its part of the budget, and no thread waits for it.
 //!
+//! The room is taken for what a frame announces, since frames of which each has a part and waits for the rest would wait for
+//! ever. So that nobody keeps it by announcing: a long frame has to come at [`FLOOR`] at least, else the session ends; and
+//! while others want more than there is, an offer that does not come at [`PACE`] is passed over. Its bytes are read and
+//! not kept, the room goes back, and the answer is "later": who has a slow link keeps its session.
+//!
+//! What an offer weighs is known before it is decoded. One of the longest manifests waits, aside from the reader, for the
+//! room that there is for one of them ([`crate::mesh::budget`]).
+//!
 //! noq 1.4.0 closes a connection when more than 2,048 pieces of one stream are unread, and 2,048 small messages are
 //! soon sent. So while a frame waits, because there is no room or because the peer is slowed ([`crate::mesh::limits`]), the
 //! stream is drained all the same, up to [`AHEAD_MAX`]. Beyond that flow control holds the peer back; a member that sends
@@ -11,22 +19,23 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use iroh::endpoint::RecvStream;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
 
 use crate::bundle::{BundleId, VerifiedManifest};
-use crate::mesh::budget::Held;
+use crate::mesh::budget::{Budget, Held, TAKE_MAX};
 use crate::mesh::hub::Hub;
 use crate::mesh::intake;
 use crate::mesh::limits::Kind;
 use crate::mesh::member::MemberError;
 use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
-use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Head, MemberFrame, Offer, WireError};
+use crate::mesh::wire::{Decoder, FRAME_MAX, Frame, Head, MemberFrame, Offer, Passed, WireError};
 
 /// Bytes read ahead of a frame that waits.
 const AHEAD_MAX: usize = 256 * 1024;
@@ -37,6 +46,17 @@ const CHUNK: usize = 64 * 1024;
 /// A longer frame of which nothing more comes for [`SILENCE`] is not waited for, since others may want the room.
 const SHORT: usize = 64 * 1024;
 const SILENCE: Duration = Duration::from_secs(20);
+
+/// What a longer frame than [`SHORT`] has to come at, in bytes a second, after [`SILENCE`]: less than any link has that
+/// carries a session.
+const FLOOR: f64 = 4.0 * 1024.0;
+
+/// What an offer has to come at while others want room, after [`GRACE`].
+const PACE: f64 = 256.0 * 1024.0;
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Offers with longer manifests are read one at a time, whoever makes them: for a moment they take several times as much.
 const HEAVY: usize = 256 * 1024;
@@ -93,20 +113,97 @@ impl Stream {
         }
     }
 
-    /// Reads that frame; `None` when it is of a kind that we do not know.
-    async fn frame(&mut self, head: Head) -> Result<Option<Frame>, MemberError> {
+    /// Reads that frame, or over it when it is slow and others want its room.
+    async fn frame(&mut self, head: Head, budget: &Budget) -> Result<Came, MemberError> {
+        let mut pace = Pace::new(head);
         while !self.decoder.has(head) {
-            let going_on = if head.len > SHORT {
-                let more = timeout(SILENCE, self.more()).await;
-                more.map_err(|_| MemberError::Stalled)?
-            } else {
-                self.more().await
-            };
-            if !going_on {
-                return Err(MemberError::Lost("the stream ended".into()));
+            self.some(&mut pace).await?;
+            if pace.gives_way(self.decoder.buffered()) && budget.is_wanted() {
+                return Ok(Came::Slowly(pace));
             }
         }
-        Ok(self.decoder.pop(head)?)
+        let frame = self.decoder.pop(head)?;
+        Ok(frame.map_or(Came::Unknown, Came::Frame))
+    }
+
+    /// Reads over an offer.
+    async fn pass_over(&mut self, mut pace: Pace) -> Result<BundleId, MemberError> {
+        let mut passed = Passed::new(pace.head);
+        loop {
+            pace.passed += self.decoder.buffered();
+            if let Some(id) = self.decoder.pass_over(&mut passed) {
+                return Ok(id);
+            }
+            self.some(&mut pace).await?;
+        }
+    }
+
+    /// Reads what comes next of a frame; an error when it comes too slowly.
+    async fn some(&mut self, pace: &mut Pace) -> Result<(), MemberError> {
+        let going_on = if pace.head.len > SHORT {
+            tokio::select! {
+                more = self.more() => {
+                    pace.heard = Instant::now();
+                    more
+                }
+                () = sleep(LOOK) => true,
+            }
+        } else {
+            self.more().await
+        };
+        if !going_on {
+            return Err(MemberError::Lost("the stream ended".into()));
+        }
+        if pace.is_stalled(self.decoder.buffered()) {
+            return Err(MemberError::Stalled);
+        }
+        Ok(())
+    }
+}
+
+/// What there is instead of a frame.
+enum Came {
+    Frame(Frame),
+    /// Of a kind that we do not know.
+    Unknown,
+    /// An offer that is to be passed over.
+    Slowly(Pace),
+}
+
+/// How quickly a frame comes.
+struct Pace {
+    head: Head,
+    begun: Instant,
+    heard: Instant,
+    /// Bytes of it that were read over.
+    passed: usize,
+}
+
+impl Pace {
+    fn new(head: Head) -> Self {
+        let now = Instant::now();
+        Self {
+            head,
+            begun: now,
+            heard: now,
+            passed: 0,
+        }
+    }
+
+    /// Whether so many bytes are too few by now, where it has to come at `rate`.
+    fn is_below(&self, rate: f64, after: Duration, buffered: usize) -> bool {
+        let age = self.begun.elapsed();
+        let came = (self.passed + buffered) as f64;
+        self.head.len > SHORT && age > after && came < rate * age.as_secs_f64()
+    }
+
+    fn is_stalled(&self, buffered: usize) -> bool {
+        let silent = self.head.len > SHORT && self.heard.elapsed() > SILENCE;
+        silent || self.is_below(FLOOR, SILENCE, buffered)
+    }
+
+    fn gives_way(&self, buffered: usize) -> bool {
+        self.head.is_offer() && self.is_below(PACE, GRACE, buffered)
     }
 }
 
@@ -131,28 +228,55 @@ pub(super) async fn read(
             Err(error) => return Some(error.into()),
         };
         for kind in [Some(Kind::Frame), head.counts_as()].into_iter().flatten() {
-            let wait = peer.take(kind, Instant::now());
+            let wait = peer.take(kind, std::time::Instant::now());
             if !wait.is_zero() {
                 stream.until(sleep(wait)).await;
             }
         }
         stream.until(out.room()).await;
         let mut held = stream.until(purse.take(head.weight())).await;
-        let frame = match stream.frame(head).await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => continue,
+        let frame = match stream.frame(head, &hub.budget).await {
+            Ok(Came::Frame(frame)) => frame,
+            Ok(Came::Unknown) => continue,
+            Ok(Came::Slowly(pace)) => {
+                held.resize(0);
+                match stream.pass_over(pace).await {
+                    Ok(id) => {
+                        tracing::debug!("an offer of {} came too slowly", peer.label());
+                        let later = (Heard::Later(id), held);
+                        if stream.until(heard.send(later)).await.is_err() {
+                            return None;
+                        }
+                        continue;
+                    }
+                    Err(MemberError::Lost(_)) => return None,
+                    Err(error) => return Some(error),
+                }
+            }
             Err(MemberError::Lost(_)) => return None,
             Err(error) => return Some(error),
         };
         let next = match frame {
-            Frame::Offer(offer) => {
-                let _one = if head.len > HEAVY {
-                    Some(stream.until(hub.heavy.lock()).await)
-                } else {
-                    None
+            Frame::Offer(offer) if head.len > HEAVY => {
+                // It takes long to look through, and others are to be heard meanwhile.
+                let look = spawn_blocking(move || (need(&offer), offer));
+                let Ok((need, offer)) = stream.until(look).await else {
+                    return None;
                 };
-                weigh(*offer, &mut held)
+                if need > TAKE_MAX {
+                    // The reader goes on: what else the peer says does not wait for that.
+                    let (hub, heard) = (hub.clone(), heard.downgrade());
+                    tokio::spawn(weigh_long(hub, *offer, held, heard));
+                    continue;
+                }
+                if held.resize(need) {
+                    let _one = stream.until(hub.heavy.lock()).await;
+                    weigh(*offer, &mut held)
+                } else {
+                    Heard::Later(offer.signed.id())
+                }
             }
+            Frame::Offer(offer) => weigh(*offer, &mut held),
             Frame::Proof { .. } | Frame::Hello(_) | Frame::Range(_) => {
                 return Some(MemberError::Unexpected("control frame"));
             }
@@ -181,6 +305,11 @@ pub(super) async fn read(
     }
 }
 
+/// What an offer takes while it is verified, and after that.
+fn need(offer: &Offer) -> usize {
+    offer.signed.bytes.len() + offer.signed.memory_verified() + intake::of_inline(&offer.inline)
+}
+
 /// Verifies an offer, and holds room for what it is in memory.
 fn weigh(offer: Offer, held: &mut Held) -> Heard {
     let id = offer.signed.id();
@@ -188,9 +317,31 @@ fn weigh(offer: Offer, held: &mut Held) -> Heard {
         Ok(manifest) => manifest,
         Err(error) => return Heard::BadOffer(id, error.to_string()),
     };
-    if held.resize(intake::weight(&manifest, &offer.inline)) {
+    if held.is_long() || held.resize(intake::weight(&manifest, &offer.inline)) {
         Heard::Offer(manifest, offer.inline, offer.age)
     } else {
         Heard::Later(id)
+    }
+}
+
+/// The same for one of the longest manifests, when there is room for it. What was held for the frame is held meanwhile.
+async fn weigh_long(
+    hub: Arc<Hub>,
+    offer: Offer,
+    mut held: Held,
+    heard: mpsc::WeakSender<(Heard, Held)>,
+) {
+    let next = if held.lengthen().await {
+        let _one = hub.heavy.lock().await;
+        let weighed = spawn_blocking(move || (weigh(offer, &mut held), held));
+        // A panic has said so, and there is nothing to answer.
+        let Ok(next) = weighed.await else { return };
+        next
+    } else {
+        (Heard::Later(offer.signed.id()), held)
+    };
+    if let Some(heard) = heard.upgrade() {
+        // Fails when the session is over.
+        heard.send(next).await.ok();
     }
 }

@@ -19,12 +19,17 @@
 
 mod limit;
 mod member;
+mod passed;
+
+use std::borrow::Cow;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub(super) use self::limit::{Head, longest, pages};
+pub(super) use self::passed::Passed;
 use crate::bundle::{BundleId, MANIFEST_MAX, MAX_ENTRIES, Receipt, SignedManifest};
 use crate::delivery::Verdict;
 use crate::digest::INLINE_MAX;
@@ -149,8 +154,8 @@ enum WireVerdict {
 }
 
 #[derive(Serialize, Deserialize)]
-struct OfferHead {
-    signed: SignedManifest,
+struct OfferHead<'a> {
+    signed: Cow<'a, SignedManifest>,
     age: u64,
     #[serde(deserialize_with = "at_most::<_, _, MAX_ENTRIES>")]
     lengths: Vec<Option<u32>>,
@@ -185,15 +190,12 @@ impl Frame {
                     .iter()
                     .map(|i| i.as_ref().map(|b| b.len() as u32))
                     .collect();
-                put(
-                    out,
-                    kind::OFFER,
-                    &OfferHead {
-                        age: offer.age,
-                        signed: offer.signed.clone(),
-                        lengths,
-                    },
-                );
+                let head = OfferHead {
+                    age: offer.age,
+                    signed: Cow::Borrowed(&offer.signed),
+                    lengths,
+                };
+                put(out, kind::OFFER, &head);
                 for bytes in offer.inline.iter().flatten() {
                     out.put_slice(bytes);
                 }
@@ -271,8 +273,32 @@ impl Frame {
 
 fn put(out: &mut BytesMut, kind: u8, body: &impl Serialize) {
     out.put_u8(kind);
-    // Postcard of plain owned data into a growing vector has no error to give.
-    out.put_slice(&postcard::to_stdvec(body).unwrap_or_default());
+    let start = out.len();
+    // Postcard of plain owned data into a growing buffer has no error to give.
+    if postcard::serialize_with_flavor(body, Appends(out)).is_err() {
+        out.truncate(start);
+    }
+}
+
+/// Writes behind what is there, without a copy of its own: a manifest is long.
+struct Appends<'a>(&'a mut BytesMut);
+
+impl Flavor for Appends<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.put_u8(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.put_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError> {
@@ -289,7 +315,7 @@ fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, Wire
 
 fn offer(bytes: &[u8]) -> Result<Offer, WireError> {
     let bad = WireError::Body { kind: kind::OFFER };
-    let (head, rest): (OfferHead, &[u8]) =
+    let (head, rest): (OfferHead<'_>, &[u8]) =
         postcard::take_from_bytes(bytes).map_err(|_| bad.clone())?;
     let total: usize = head.lengths.iter().flatten().map(|len| *len as usize).sum();
     let small = |len: &u32| u64::from(*len) <= INLINE_MAX;
@@ -302,7 +328,7 @@ fn offer(bytes: &[u8]) -> Result<Offer, WireError> {
     let inline = |length: &Option<u32>| length.map(|length| rest.split_to(length as usize));
     Ok(Offer {
         age: head.age,
-        signed: head.signed,
+        signed: head.signed.into_owned(),
         inline: head.lengths.iter().map(inline).collect(),
     })
 }
@@ -403,6 +429,15 @@ impl Decoder {
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
         frame
+    }
+
+    /// Reads over an offer, of which as much as there is; its id when that was all.
+    pub(super) fn pass_over(&mut self, passed: &mut Passed) -> Option<BundleId> {
+        let id = passed.take(&mut self.buffer);
+        if id.is_some() || self.buffer.capacity() > KEPT_BUFFER {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        id
     }
 
     /// The next frame with its encoded length, skipping unknown kinds; `None` until more bytes arrive.

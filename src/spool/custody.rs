@@ -153,7 +153,7 @@ impl Spool {
         if others.is_empty() && !self.may_be_wanted_later(of) {
             return Ok(());
         }
-        let signed = manifest.signed().clone();
+        let signed = manifest.signed();
         let order = OF_OTHERS | order;
         batch.insert(KEPT, &bundle, &KeptRow { signed, order });
         self.age_kept(manifest, batch);

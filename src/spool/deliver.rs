@@ -305,7 +305,7 @@ impl Spool {
         let found = self.read_manifest(bundle)?.map(Arc::new);
         // Also one of many chunks: each of them is a request.
         if let Some(manifest) = &found
-            && (is_large(manifest) || manifest.signed().bytes.len() > LARGE_BYTES)
+            && (is_large(manifest) || manifest.encoded_len() > LARGE_BYTES)
         {
             let mut kept = self.large_manifests.lock();
             kept.truncate(LARGE_KEPT - 1);

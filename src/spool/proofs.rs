@@ -114,7 +114,7 @@ impl Spool {
         }
         let names = names.iter().map(|(index, name, _)| (*index, name.clone()));
         let proof = Proof {
-            signed: manifest.signed().clone(),
+            signed: manifest.signed(),
             names: names.collect(),
         };
         if let Err(error) = self.proofs.append(&proof) {

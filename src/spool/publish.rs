@@ -164,7 +164,7 @@ impl Spool {
             INTENTS,
             &bundle,
             &Intent {
-                signed: manifest.signed().clone(),
+                signed: manifest.signed(),
                 names: names.clone(),
             },
         );

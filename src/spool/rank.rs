@@ -117,7 +117,7 @@ mod tests {
         let (scope, life) = (Scope::All { generation: 1 }, Duration::from_secs(60));
         let manifest =
             spool.scoped_manifest(vec![entry], Earlier::default(), priority, scope, life);
-        assert_eq!(priority_of(manifest.signed()), priority);
+        assert_eq!(priority_of(&manifest.signed()), priority);
         let mut batch = Batch::default();
         let members: Vec<PeerId> = spool.members().into_iter().map(|m| m.id).collect();
         spool

@@ -441,7 +441,7 @@ impl Spool {
         let replaced: Option<InName> = self.journal.row(IN_NAMES, &to)?;
         let replaced = replaced.map(|row| row.ino).filter(|ino| *ino != row.ino);
         let renaming = Renaming {
-            signed: manifest.signed().clone(),
+            signed: manifest.signed(),
             from,
             to,
             ino: row.ino,

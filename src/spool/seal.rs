@@ -269,7 +269,7 @@ impl Spool {
             None => None,
         };
         let row = BundleRow {
-            signed: manifest.signed().clone(),
+            signed: manifest.signed(),
             order,
             sealed_at: now_secs(),
             same_content,

@@ -28,6 +28,7 @@ use super::share::Share;
 use super::tally::Tally;
 use crate::bundle::{BundleId, VerifiedManifest};
 use crate::digest::LEAF;
+use crate::mesh::budget::Held;
 use crate::mesh::hub::Hub;
 use crate::mesh::lane::blocking;
 use crate::mesh::roster::Peer;
@@ -46,6 +47,13 @@ const ROOM_WAIT: Duration = Duration::from_secs(10);
 
 /// Room asked for at once, unless a piece needs more.
 const ROOM_PORTION: u64 = 8 * 1024 * 1024;
+
+/// A fetch with a manifest that fills the room for the longest goes on if it is as quick as this, in bytes a second,
+/// though another wants the room.
+const QUICK: f64 = 1024.0 * 1024.0;
+
+/// Why it does not go on.
+pub(super) const GIVES_WAY: &str = "the memory for its long manifest is wanted for another";
 
 /// Answers on their way. The plan bounds what is asked for; this only lets the readers go on.
 const ANSWERS: usize = 64;
@@ -100,6 +108,8 @@ struct Pull {
     stuck_since: Option<Instant>,
     /// Readers so far, by which they are told apart.
     readers: u64,
+    /// Bytes on the disk.
+    wrote: u64,
 }
 
 /// Fetches all that is missing. Gives the bundle back with how it went; `None` when a task failed.
@@ -108,6 +118,7 @@ pub(super) async fn pull(
     manifest: &VerifiedManifest,
     arriving: Box<Incoming>,
     share: &Arc<Share>,
+    held: &Held,
 ) -> Option<(Box<Incoming>, End)> {
     let (arriving, (places, pieces), first) = blocking({
         let (hub, manifest, share) = (hub.clone(), manifest.clone(), share.clone());
@@ -152,6 +163,7 @@ pub(super) async fn pull(
         why: "no holder is connected".to_owned(),
         stuck_since: None,
         readers: 0,
+        wrote: 0,
     };
     let mut ticker = interval(TICK);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -170,7 +182,8 @@ pub(super) async fn pull(
             _ = ticker.tick() => {
                 pull.look();
                 share.tell(&hub.store, &hub.roster);
-                ended = pull.stuck().or_else(|| pull.without_room());
+                let ends = pull.stuck().or_else(|| pull.without_room());
+                ended = ends.or_else(|| pull.gives_way(held));
             }
         }
         if pull.plan.is_complete() {
@@ -383,6 +396,12 @@ impl Pull {
         None
     }
 
+    /// Makes room for another manifest as long, if it makes little use of its own.
+    fn gives_way(&self, held: &Held) -> Option<End> {
+        let pace = self.wrote as f64 / self.begun.elapsed().as_secs_f64();
+        (held.is_wanted() && pace < QUICK).then(|| End::NoRoom(GIVES_WAY.into()))
+    }
+
     fn answered(&mut self, answer: Answer) {
         let Answer {
             number,
@@ -459,6 +478,7 @@ impl Pull {
         match result {
             Some(Ok(())) => {
                 let piece = self.plan.piece(number);
+                self.wrote += piece.len;
                 self.plan.done(number, peer);
                 self.share.got(piece.entry as usize, piece.index.into());
             }

@@ -35,8 +35,9 @@ const SHARE_MIN: u64 = 4 * 1024 * 1024;
 const TELL: Duration = Duration::from_millis(250);
 const TELL_BYTES: usize = 64 * 1024;
 
-/// Bundles that are whole here and still served to those that fetch them, and the bytes of their manifests.
-const SEEDS_MAX: (usize, usize) = (64, 8 * 1024 * 1024);
+/// Bundles that are whole here and still served to those that fetch them, and the memory of their manifests, which nobody's
+/// budget is charged with.
+const SEEDS_MAX: (usize, usize) = (64, 4 * 1024 * 1024);
 
 /// Peers that tell of one bundle.
 const TELLERS_MAX: usize = 64;
@@ -328,7 +329,7 @@ impl Seeds {
     pub(super) fn add(&self, share: Arc<Share>) {
         let mut seeds = self.0.lock();
         seeds.push_front(share);
-        let weight = |share: &Arc<Share>| share.manifest.signed().bytes.len();
+        let weight = |share: &Arc<Share>| share.manifest.memory();
         while seeds.len() > SEEDS_MAX.0 || seeds.iter().map(weight).sum::<usize>() > SEEDS_MAX.1 {
             seeds.pop_back();
         }

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::pull::End;
+use super::pull::{End, GIVES_WAY};
 use crate::bundle::VerifiedManifest;
+use crate::mesh::budget::Held;
 use crate::mesh::hub::Hub;
 use crate::mesh::lane::blocking;
 use crate::protocol::session::Input;
@@ -37,6 +38,7 @@ pub(super) async fn hash(
     hub: &Arc<Hub>,
     manifest: &VerifiedManifest,
     arriving: Box<Incoming>,
+    held: &Held,
 ) -> Option<(Box<Incoming>, Hashed)> {
     let (mut arriving, mut left) = step(arriving).await?;
     let Ok(Some(_)) = left else {
@@ -53,10 +55,14 @@ pub(super) async fn hash(
     let _turn = tokio::select! {
         turn = place.turn.acquire() => turn.ok()?,
         () = place.ended.notified() => return Some((arriving, gone())),
+        () = held.wanted() => return Some((arriving, Hashed::Later(GIVES_WAY.into()))),
     };
     while let Ok(Some(wait)) = left {
         if hub.is_stopping() {
             return Some((arriving, Hashed::Later("stopping".into())));
+        }
+        if held.is_wanted() {
+            return Some((arriving, Hashed::Later(GIVES_WAY.into())));
         }
         if asked.elapsed() >= ASK {
             ask(hub, manifest);
@@ -65,6 +71,7 @@ pub(super) async fn hash(
         let _all = tokio::select! {
             all = turns.all.acquire() => all.ok()?,
             () = place.ended.notified() => return Some((arriving, gone())),
+            () = held.wanted() => continue,
         };
         tokio::select! {
             () = sleep(wait) => {}

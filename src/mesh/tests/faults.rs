@@ -2,6 +2,7 @@
 //!
 //! What ends before the spool is reached (wrong group key, reflected proof, another version) is tested in the parent.
 
+use std::borrow::Borrow;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -214,10 +215,14 @@ impl Scripted {
     }
 
     /// Offers without content and waits for what becomes of it.
-    pub(super) fn offer(&self, channel: &mut Channel, signed: &SignedManifest) -> Verdict {
+    pub(super) fn offer(
+        &self,
+        channel: &mut Channel,
+        signed: impl Borrow<SignedManifest>,
+    ) -> Verdict {
         let offer = Offer {
             age: 0,
-            signed: signed.clone(),
+            signed: signed.borrow().clone(),
             inline: vec![],
         };
         self.offer_inline(channel, offer)

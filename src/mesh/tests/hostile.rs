@@ -5,7 +5,9 @@ use super::super::wire::{HELLO_MAX, MemberFrame, RangeRequest, longest};
 use super::faults::Real;
 use super::membership::{Club, found};
 use super::*;
-use crate::bundle::{Cancel, CancelReason, MANIFEST_MAX, SCOPE_MAX, Scope, SignedManifest};
+use crate::bundle::{
+    Cancel, CancelReason, Entry, EntryKind, MANIFEST_MAX, RelPath, SCOPE_MAX, Scope, SignedManifest,
+};
 use crate::peer::roll::{SignedStatement, What};
 
 /// What ends in the connection of who sent it; by name, as bytes.
@@ -117,7 +119,7 @@ fn refused(mallory: &Scripted, channel: &mut Channel) {
         (padded, "canonical"),
         (long, "are allowed"),
     ] {
-        let verdict = mallory.offer(channel, &signed(mallory, bytes));
+        let verdict = mallory.offer(channel, signed(mallory, bytes));
         assert!(
             matches!(&verdict, Verdict::Refused(said) if said.contains(why)),
             "{verdict:?}"
@@ -222,4 +224,38 @@ fn who_stops_in_the_middle_of_a_long_frame_holds_up_nobody() {
     let half = &half[..half.len() / 2];
     drop(mallory.runtime.block_on(channel.send.write_all(half)));
     goes_on(&club, &birch);
+}
+
+/// Members that announce the longest frames, and send a byte of them now and then, had what is for all of them.
+#[test]
+fn who_announces_much_and_sends_little_keeps_no_memory_from_others() {
+    let club = found();
+    let drip = raw(OFFER, longest(OFFER));
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mallory = Scripted::new();
+        let (conn, mut channel) = mallory.join(&club.a, &club.key);
+        let sent = mallory
+            .runtime
+            .block_on(channel.send.write_all(&drip[..100]));
+        sent.unwrap();
+        slow.push((mallory, conn, channel));
+    }
+    let honest = Scripted::new();
+    let (_conn, mut channel) = honest.join(&club.a, &club.key);
+    let mut says = manifest_of(honest.id(), "f", b"x");
+    let name = |n: u32| RelPath::parse(format!("d/{n}-{}", "n".repeat(200))).unwrap();
+    says.entries.extend((0..30_000).map(|n| Entry {
+        path: name(n),
+        mtime: (0, 0),
+        kind: EntryKind::Directory,
+    }));
+    // For somebody else: what it is does not matter, but that it is looked at.
+    says.scope = Scope::Ids(vec![honest.id()]);
+    let verdict = honest.offer(&mut channel, says.sign(&honest.identity).signed());
+    assert!(matches!(verdict, Verdict::Refused(_)), "{verdict:?}");
+    // They were slow, and are still connected.
+    for (_, conn, _) in &slow {
+        assert!(conn.close_reason().is_none());
+    }
 }

@@ -3,15 +3,20 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicUsize;
 
 use iroh::endpoint::{RecvStream, SendStream};
 use tempfile::TempDir;
 
 use super::super::budget;
-use super::super::wire::{MemberFrame, RangeRequest, longest};
+use super::super::wire::{MemberFrame, RangeRequest, RangeStatus, longest};
 use super::faults::Real;
+use super::sources::Reply;
 use super::*;
-use crate::bundle::{ENTRIES_BYTES_MAX, Entry, EntryKind, MAX_ENTRIES, RelPath};
+use crate::bundle::{
+    ENTRIES_BYTES_MAX, Entry, EntryKind, MAX_ENTRIES, Manifest, RelPath, VerifiedManifest,
+};
+use crate::digest::{ChunkList, Digest, LEAF, MAX_CHUNKS};
 use crate::encoding;
 use crate::peer::roll::SignedStatement;
 
@@ -230,43 +235,131 @@ fn ids_that_one_member_makes_up_share_one_budget() {
     node.held_at_most(MOST + budget::TOTAL, "20 ids");
 }
 
-#[test]
-fn the_longest_manifests_take_their_part_of_the_budget() {
+/// Offers manifests, one after the other: while one is fetched and gets nothing, the next one is there already.
+fn offer_several(what: &str, says: impl Fn(&Scripted, u64) -> Manifest) {
     let node = Node::start();
     let mallory = Scripted::new();
     let (_conn, mut channel) = mallory.join(&node, &node.group);
-    for n in 0..6 {
-        let mut says = manifest_of(mallory.id(), "f", &pattern(100_000));
-        says.seq = n;
-        let EntryKind::File { .. } = says.entries[0].kind else {
-            unreachable!()
-        };
-        let mut listed = encoding::len_of(&says.entries[0]);
-        for at in 0..MAX_ENTRIES - 1 {
-            let entry = Entry {
-                path: RelPath::parse(format!("{n}/{at}-{}", "n".repeat(70))).unwrap(),
-                mtime: (0, 0),
-                kind: EntryKind::Directory,
-            };
-            listed += encoding::len_of(&entry);
-            if listed > ENTRIES_BYTES_MAX {
-                break;
-            }
-            says.entries.push(entry);
+    let manifests: Vec<VerifiedManifest> = (0..4)
+        .map(|n| says(&mallory, n).sign(&mallory.identity))
+        .collect();
+    let ids: Vec<BundleId> = manifests.iter().map(VerifiedManifest::id).collect();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let (may, of) = (answered.clone(), ids.clone());
+    let _bulk = mallory.hold(&node, &node.group, move |request| {
+        let which = of.iter().position(|id| *id == request.bundle);
+        while which.is_some_and(|which| which >= may.load(Ordering::Relaxed)) {
+            std::thread::park_timeout(Duration::from_millis(10));
         }
-        let offer = Offer {
-            age: 0,
-            signed: says.sign(&mallory.identity).signed().clone(),
-            inline: vec![],
-        };
-        push(
-            &mallory,
-            &mut channel.send,
-            &Frame::Offer(Box::new(offer)).to_bytes(),
-        );
+        Reply::Bytes(vec![RangeStatus::NotHeld as u8])
+    });
+    for (n, manifest) in manifests.iter().enumerate() {
+        mallory.offers(&mut channel, manifest);
+        if n > 0 {
+            answered.store(n, Ordering::Relaxed);
+            let verdict = mallory.verdict(&mut channel, ids[n - 1]);
+            assert!(
+                matches!(verdict, Verdict::Deferred(_)),
+                "{what}: {verdict:?}"
+            );
+        }
+        // It is fetched now.
+        let working = |list: &[(BundleId, Verdict)]| list.contains(&(ids[n], Verdict::Working));
+        while !matches!(mallory.hear(&mut channel), Frame::Verdicts(list) if working(&list)) {}
     }
-    mallory.settle(&mut channel);
-    node.held_at_most(MOST + budget::TOTAL, "manifests");
+    node.held_at_most(MOST, what);
+    answered.store(ids.len(), Ordering::Relaxed);
+}
+
+/// With a first file that has to be fetched, and as many of `entries` as fit.
+fn longest_of(mallory: &Scripted, seq: u64, entries: impl Iterator<Item = Entry>) -> Manifest {
+    let mut says = manifest_of(mallory.id(), "f", &pattern(100_000));
+    says.seq = seq;
+    let mut listed = encoding::len_of(&says.entries[0]);
+    for entry in entries.take(MAX_ENTRIES - 1) {
+        listed += encoding::len_of(&entry);
+        if listed > ENTRIES_BYTES_MAX {
+            break;
+        }
+        says.entries.push(entry);
+    }
+    says
+}
+
+fn entry(path: String, kind: EntryKind) -> Entry {
+    Entry {
+        path: RelPath::parse(path).unwrap(),
+        mtime: (0, 0),
+        kind,
+    }
+}
+
+fn file(path: String, size: u64, chunks: ChunkList) -> Entry {
+    let kind = EntryKind::File {
+        size,
+        executable: false,
+        digest: Digest([9; 32]),
+        chunks,
+    };
+    entry(path, kind)
+}
+
+#[test]
+fn several_of_the_longest_manifests_of_directories_stay_within_the_bound() {
+    offer_several("directories", |mallory, seq| {
+        let name = |n| format!("{seq}/{n}-{}", "n".repeat(70));
+        let all = (0..).map(|n: u64| entry(name(n), EntryKind::Directory));
+        longest_of(mallory, seq, all)
+    });
+}
+
+#[test]
+fn several_of_the_longest_manifests_of_files_stay_within_the_bound() {
+    offer_several("files", |mallory, seq| {
+        let all = (0..).map(|n: u64| file(format!("{n}"), 1000, ChunkList::default()));
+        longest_of(mallory, seq, all)
+    });
+}
+
+#[test]
+fn several_of_the_longest_manifests_of_chunks_stay_within_the_bound() {
+    offer_several("chunks", |mallory, seq| {
+        let chunks = || ChunkList::of_hashes(MAX_CHUNKS);
+        let size = MAX_CHUNKS as u64 * LEAF;
+        let all = (0..).map(|n: u64| file(format!("{n}"), size, chunks()));
+        longest_of(mallory, seq, all)
+    });
+}
+
+/// Chunks get longer with the file: those of 32 GiB may have 32 MiB.
+#[test]
+fn a_chunk_takes_no_more_memory_for_being_long() {
+    let node = Node::start();
+    let mallory = Scripted::new();
+    let (_conn, mut channel) = mallory.join(&node, &node.group);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let _bulk = mallory.hold(&node, &node.group, {
+        let sent = sent.clone();
+        move |request| {
+            assert_eq!(request.len, 32 * LEAF);
+            sent.fetch_add(1, Ordering::Relaxed);
+            let mut bytes = vec![1; 31 * MIB];
+            bytes[0] = RangeStatus::Ok as u8;
+            Reply::Bytes(bytes)
+        }
+    });
+    let mut says = longest_of(&mallory, 1, std::iter::empty());
+    let chunks = ChunkList::of_long(5, MAX_CHUNKS / 4);
+    says.entries = vec![file("f".into(), 32 << 30, chunks)];
+    let manifest = says.sign(&mallory.identity);
+    mallory.offers(&mut channel, &manifest);
+    let verdict = mallory.verdict(&mut channel, manifest.id());
+    assert!(
+        matches!(&verdict, Verdict::Deferred(why) if why.contains("too short")),
+        "{verdict:?}"
+    );
+    assert!(sent.load(Ordering::Relaxed) > 0);
+    node.held_at_most(24 * MIB, "a long chunk");
 }
 
 #[test]

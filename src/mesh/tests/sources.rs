@@ -20,10 +20,12 @@ const OPEN_MAX: u64 = 8;
 const FLIGHT_MAX: usize = 12;
 
 /// What a scripted holder does with a request.
-enum Reply {
+pub(super) enum Reply {
     Bytes(Vec<u8>),
     /// Nothing, for ever.
     Silence,
+    /// A byte now and then, for ever.
+    Drip,
     /// Some bytes, then the end of the connection.
     Cut(Vec<u8>),
 }
@@ -37,9 +39,9 @@ fn good(content: &[u8], request: RangeRequest) -> Vec<u8> {
 
 impl Scripted {
     /// A bulk connection on which every request gets its reply, at once and beside the others.
-    fn hold(
+    pub(super) fn hold(
         &self,
-        to: &Mesh,
+        to: &impl Reached,
         group: &GroupKey,
         reply: impl Fn(RangeRequest) -> Reply + Send + Sync + 'static,
     ) -> Connection {
@@ -65,6 +67,11 @@ impl Scripted {
                             }
                         }
                         Reply::Silence => std::future::pending().await,
+                        Reply::Drip => {
+                            while channel.send.write_all(&[0]).await.is_ok() {
+                                tokio::time::sleep(Duration::from_millis(300)).await;
+                            }
+                        }
                         Reply::Cut(bytes) => {
                             channel.send.write_all(&bytes).await.ok();
                             serving.close(99u32.into(), b"cut by a test");
@@ -76,7 +83,7 @@ impl Scripted {
         conn
     }
 
-    fn offers(&self, channel: &mut Channel, manifest: &VerifiedManifest) {
+    pub(super) fn offers(&self, channel: &mut Channel, manifest: &VerifiedManifest) {
         let offer = Offer {
             age: 0,
             signed: manifest.signed().clone(),
@@ -86,7 +93,7 @@ impl Scripted {
     }
 
     /// What becomes of an offer, in the end.
-    fn verdict(&self, channel: &mut Channel, bundle: BundleId) -> Verdict {
+    pub(super) fn verdict(&self, channel: &mut Channel, bundle: BundleId) -> Verdict {
         loop {
             if let Frame::Verdicts(list) = self.runtime.block_on(channel.heard()) {
                 let ends = |(about, verdict): &(BundleId, Verdict)| {

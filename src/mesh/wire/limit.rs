@@ -91,6 +91,11 @@ impl Head {
         }
     }
 
+    /// Whether it is an offer.
+    pub(in crate::mesh) fn is_offer(self) -> bool {
+        self.kind == kind::OFFER
+    }
+
     /// The memory it takes until it is dealt with: the frame, what is made of it, and the answer.
     pub(in crate::mesh) fn weight(self) -> usize {
         let weight = match self.kind {
