@@ -236,21 +236,27 @@ proptest! {
         let (took, others) = busy.finish(small);
         let (alone, running) = (link.alone(CHUNK), u32::from(larges.min(2)));
         prop_assert!(took <= 2 * alone + running * alone, "{took:?} for {alone:?}");
-        // Where waiting is felt each of the others has one share, but for the piece that was nearly here.
+        // Where waiting is felt each of the others has one share, and at most one more for the piece that is asked for
+        // when the one before it is nearly here: on a long path that is early.
         if link.rate < 2_000_000 {
             let share = f64::from(running) * CHUNK as f64;
             let asking = link.rate as f64 * 2.0 * link.rtt.as_secs_f64();
-            prop_assert!(others as f64 <= 1.5 * share + asking, "{others} of others");
+            prop_assert!(others as f64 <= 2.0 * share + asking, "{others} of others");
         }
     }
 
     #[test]
-    fn one_large_file_alone_has_the_whole_link(link in link()) {
+    fn one_large_file_alone_has_most_of_the_link(link in link()) {
         let mut busy = Busy::new(link);
         let large = busy.offer(1, 32);
         let (took, _) = busy.finish(large);
         let alone = link.alone(32 * CHUNK);
-        prop_assert!(took <= alone + alone / 20 + 6 * link.rtt, "{took:?} for {alone:?}");
+        prop_assert!(took <= alone + alone / 2 + 6 * link.rtt, "{took:?} for {alone:?}");
+        // Pieces that are served beside each other can come to end together, and then nothing is on its way for a round
+        // trip. That is felt only where a round trip takes as long as a good part of a piece.
+        if link.rtt.as_secs_f64() * link.rate as f64 <= CHUNK as f64 / 8.0 {
+            prop_assert!(took <= alone + alone / 8 + 6 * link.rtt, "{took:?} for {alone:?}");
+        }
     }
 
     #[test]
