@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use iroh::endpoint::RecvStream;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep};
 
 use crate::bundle::{BundleId, VerifiedManifest};
@@ -258,50 +258,73 @@ pub(super) async fn read(
         };
         let next = match frame {
             Frame::Offer(offer) if head.len > HEAVY => {
-                // It takes long to look through, and others are to be heard meanwhile.
-                let look = spawn_blocking(move || (need(&offer), offer));
-                let Ok((need, offer)) = stream.until(look).await else {
-                    return None;
-                };
-                if need > TAKE_MAX {
-                    // The reader goes on: what else the peer says does not wait for that.
-                    let (hub, heard) = (hub.clone(), heard.downgrade());
-                    tokio::spawn(weigh_long(hub, *offer, held, heard));
-                    continue;
-                }
-                if held.resize(need) {
-                    let _one = stream.until(hub.heavy.lock()).await;
-                    weigh(*offer, &mut held)
-                } else {
-                    Heard::Later(offer.signed.id())
+                match heavy(&mut stream, &hub, &heard, *offer, held).await {
+                    Ok(Some(next)) => next,
+                    Ok(None) => continue,
+                    Err(_) => return None,
                 }
             }
-            Frame::Offer(offer) => weigh(*offer, &mut held),
-            Frame::Proof { .. } | Frame::Hello(_) | Frame::Range(_) => {
-                return Some(MemberError::Unexpected("control frame"));
-            }
-            frame @ (Frame::Pending(_)
-            | Frame::Verdicts(_)
-            | Frame::Receipts(_)
-            | Frame::Members(_)
-            | Frame::Owed(_)
-            | Frame::Withdrawn(_)
-            | Frame::Cancels(_)
-            | Frame::CancelsSeen(_)
-            | Frame::Have(_)
-            | Frame::Gone(_)
-            | Frame::Closed(_)
-            | Frame::Open(_)
-            | Frame::Unknown(_)
-            | Frame::Twin(_)
-            | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_))) => {
-                Heard::Frame(frame)
-            }
-            Frame::Member(_) => return Some(MemberError::Unexpected("control frame")),
+            Frame::Offer(offer) => (weigh(*offer, &mut held), held),
+            frame => match of_session(frame) {
+                Ok(next) => (next, held),
+                Err(error) => return Some(error),
+            },
         };
-        if stream.until(heard.send((next, held))).await.is_err() {
+        if stream.until(heard.send(next)).await.is_err() {
             return None;
         }
+    }
+}
+
+/// An offer that takes long to look through, while others are to be heard. `None`: it is one of the longest, and is looked
+/// through beside the reader, so that what else the peer says does not wait for that. It fails if a task did.
+async fn heavy(
+    stream: &mut Stream,
+    hub: &Arc<Hub>,
+    heard: &mpsc::Sender<(Heard, Held)>,
+    offer: Offer,
+    mut held: Held,
+) -> Result<Option<(Heard, Held)>, JoinError> {
+    let look = spawn_blocking(move || (need(&offer), offer));
+    let (need, offer) = stream.until(look).await?;
+    if need > TAKE_MAX {
+        tokio::spawn(weigh_long(hub.clone(), offer, held, heard.downgrade()));
+        return Ok(None);
+    }
+    let next = if held.resize(need) {
+        let _one = stream.until(hub.heavy.lock()).await;
+        weigh(offer, &mut held)
+    } else {
+        Heard::Later(offer.signed.id())
+    };
+    Ok(Some((next, held)))
+}
+
+/// What is heard of a frame that is no offer, if it belongs into a session.
+fn of_session(frame: Frame) -> Result<Heard, MemberError> {
+    match &frame {
+        Frame::Pending(_)
+        | Frame::Verdicts(_)
+        | Frame::Receipts(_)
+        | Frame::Members(_)
+        | Frame::Owed(_)
+        | Frame::Withdrawn(_)
+        | Frame::Cancels(_)
+        | Frame::CancelsSeen(_)
+        | Frame::Have(_)
+        | Frame::Gone(_)
+        | Frame::Closed(_)
+        | Frame::Open(_)
+        | Frame::Unknown(_)
+        | Frame::Twin(_)
+        | Frame::Member(MemberFrame::Statements(_) | MemberFrame::Roll(_)) => {
+            Ok(Heard::Frame(frame))
+        }
+        Frame::Offer(_)
+        | Frame::Proof { .. }
+        | Frame::Hello(_)
+        | Frame::Range(_)
+        | Frame::Member(_) => Err(MemberError::Unexpected("control frame")),
     }
 }
 

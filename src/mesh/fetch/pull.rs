@@ -120,21 +120,7 @@ pub(super) async fn pull(
     share: &Arc<Share>,
     held: &Held,
 ) -> Option<(Box<Incoming>, End)> {
-    let (arriving, (places, pieces), first) = blocking({
-        let (hub, manifest, share) = (hub.clone(), manifest.clone(), share.clone());
-        move || {
-            share.begin(arriving.as_ref());
-            let (places, pieces) = missing(arriving.as_ref(), &manifest);
-            let (least, all) = (
-                pieces.first().map_or(0, |piece| piece.len),
-                pieces.iter().map(|piece| piece.len).sum::<u64>(),
-            );
-            let portion = all.min(ROOM_PORTION).max(least);
-            let first = hub.store.part_room(manifest.id(), least, portion);
-            (arriving, (places, pieces), first)
-        }
-    })
-    .await?;
+    let (arriving, (places, pieces), first) = stock(hub, manifest, arriving, share).await?;
     if pieces.is_empty() {
         return Some((arriving, End::Complete));
     }
@@ -195,6 +181,26 @@ pub(super) async fn pull(
     let Pull { disk, .. } = pull;
     let arriving = disk.end().await?;
     Some((arriving, end))
+}
+
+/// What is here already, what is missing of how many chunks, and whether there is room for the first of it.
+async fn stock(
+    hub: &Arc<Hub>,
+    manifest: &VerifiedManifest,
+    arriving: Box<Incoming>,
+    share: &Arc<Share>,
+) -> Option<(Box<Incoming>, (u64, Vec<Piece>), PartRoom)> {
+    let (hub, manifest, share) = (hub.clone(), manifest.clone(), share.clone());
+    blocking(move || {
+        share.begin(arriving.as_ref());
+        let (places, pieces) = missing(arriving.as_ref(), &manifest);
+        let least = pieces.first().map_or(0, |piece| piece.len);
+        let all: u64 = pieces.iter().map(|piece| piece.len).sum();
+        let portion = all.min(ROOM_PORTION).max(least);
+        let first = hub.store.part_room(manifest.id(), least, portion);
+        (arriving, (places, pieces), first)
+    })
+    .await
 }
 
 /// What to ask for, in order; and how many chunks of the bundle travel in all.
