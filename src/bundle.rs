@@ -13,9 +13,9 @@
 //!    of another may be true.
 
 mod cancel;
-pub mod directories;
+pub(crate) mod directories;
 mod entry;
-pub mod link;
+pub(crate) mod link;
 mod path;
 mod rest;
 mod stage;
@@ -28,48 +28,48 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-pub use self::cancel::{Cancel, CancelReason};
-pub use self::directories::{DirectoryTime, Listing};
-pub use self::entry::{Entry, EntryKind, MAX_ENTRIES, Mtime};
-pub use self::path::{NAME_MAX, PATH_MAX, PathError, RelPath, check_name};
-pub use self::rest::Rest;
-pub use self::stage::Stage;
+pub(crate) use self::cancel::{Cancel, CancelReason};
+pub(crate) use self::directories::{DirectoryTime, Listing};
+pub(crate) use self::entry::{Entry, EntryKind, MAX_ENTRIES, Mtime};
+pub(crate) use self::path::{NAME_MAX, PATH_MAX, PathError, RelPath, check_name};
+pub(crate) use self::rest::Rest;
+pub(crate) use self::stage::Stage;
 use crate::digest::Digest;
 use crate::encoding::{self, Malformed, at_most, each};
 use crate::peer::{Identity, PeerId, Signature};
 
 /// Version of the manifest encoding written here.
-pub const MANIFEST_VERSION: u8 = 2;
+pub(crate) const MANIFEST_VERSION: u8 = 2;
 
 /// Most bytes of one encoded manifest, so that an offer of it fits a frame: 100,000 files with names of 20 bytes.
-pub const MANIFEST_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const MANIFEST_MAX: usize = 8 * 1024 * 1024;
 
 /// Most bytes of its entries and times of directories: what is left beside the longest scope and the most former names, or
 /// the places of a rest.
-pub const ENTRIES_BYTES_MAX: usize = MANIFEST_MAX - 320 * 1024;
+pub(crate) const ENTRIES_BYTES_MAX: usize = MANIFEST_MAX - 320 * 1024;
 
 /// A longer encoding is not kept beside what it says, which may be three times as much.
 const ENCODED_KEPT: usize = 64 * 1024;
 
 /// Most ids that a scope may name: a full mesh is not made for more.
-pub const SCOPE_MAX: usize = 4096;
+pub(crate) const SCOPE_MAX: usize = 4096;
 
 /// Most former names of a file that a manifest may list: the newest and the oldest of those that somebody had. Who had
 /// another one, and missed more renames than that, keeps an older name too.
-pub const FORMERS_MAX: usize = 16;
+pub(crate) const FORMERS_MAX: usize = 16;
 
 /// SHA-256 of an encoded manifest: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct BundleId(pub [u8; 32]);
+pub(crate) struct BundleId(pub [u8; 32]);
 
 impl BundleId {
     /// The first ten hex digits, for logs.
-    pub fn short(self) -> String {
+    pub(crate) fn short(self) -> String {
         data_encoding::HEXLOWER.encode(&self.0[..5])
     }
 
     /// Reads 64 hex digits.
-    pub fn from_hex(text: &str) -> Option<Self> {
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
         Digest::from_hex(text).map(|d| Self(d.0))
     }
 }
@@ -91,7 +91,11 @@ impl fmt::Debug for BundleId {
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
-pub enum Priority {
+#[allow(
+    clippy::enum_variant_names,
+    reason = "these are the words of the settings"
+)]
+pub(crate) enum Priority {
     /// Whenever nothing else is to be done.
     Bulk,
     /// Below the ordinary.
@@ -107,7 +111,7 @@ pub enum Priority {
 
 /// Who a bundle is for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// Every member of the group at this membership generation, and who joins later.
     All {
         /// The origin's membership generation when it sealed the bundle.
@@ -119,7 +123,7 @@ pub enum Scope {
 
 impl Scope {
     /// Whether `peer` is meant.
-    pub fn has(&self, peer: PeerId) -> bool {
+    pub(crate) fn has(&self, peer: PeerId) -> bool {
         match self {
             Self::All { .. } => true,
             Self::Ids(ids) => ids.contains(&peer),
@@ -127,7 +131,7 @@ impl Scope {
     }
 
     /// Whether everybody that `other` means is meant here too.
-    pub fn covers(&self, other: &Self) -> bool {
+    pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::All { .. }, _) => true,
             (Self::Ids(_), Self::All { .. }) => false,
@@ -138,7 +142,7 @@ impl Scope {
 
 /// A name that a file had before, with the bundle that announced it there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Former {
+pub(crate) struct Former {
     /// The name.
     pub path: RelPath,
     /// Epoch of that bundle.
@@ -157,14 +161,14 @@ pub struct Former {
 
 impl Former {
     /// (epoch, seq): the order of that version of the path.
-    pub fn order(&self) -> (u64, u64) {
+    pub(crate) fn order(&self) -> (u64, u64) {
         (self.epoch, self.seq)
     }
 }
 
 /// What the origin says of a bundle.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// Encoding version, [`MANIFEST_VERSION`].
     pub version: u8,
     /// Who sealed it.
@@ -205,13 +209,13 @@ pub struct Manifest {
 
 impl Manifest {
     /// (epoch, seq): the order of versions of one path from one origin. A rest has that of the whole.
-    pub fn order(&self) -> (u64, u64) {
+    pub(crate) fn order(&self) -> (u64, u64) {
         let own = (self.epoch, self.seq);
         self.rest_of.as_ref().map_or(own, Rest::order)
     }
 
     /// Sum of the sizes of all entries in bytes; a peer may claim more than the number holds.
-    pub fn total_size(&self) -> u64 {
+    pub(crate) fn total_size(&self) -> u64 {
         self.entries
             .iter()
             .map(Entry::size)
@@ -220,7 +224,7 @@ impl Manifest {
 
     /// What to call it: the path of its one entry, or the deepest directory that holds all of them. A bundle of files
     /// without a common directory goes by its first one.
-    pub fn title(&self) -> Option<RelPath> {
+    pub(crate) fn title(&self) -> Option<RelPath> {
         let first = self.entries.first()?;
         if self.entries.len() == 1 {
             return Some(first.path.clone());
@@ -240,7 +244,7 @@ impl Manifest {
     }
 
     /// The digest of its one file; a bundle of many has none.
-    pub fn single_digest(&self) -> Option<Digest> {
+    pub(crate) fn single_digest(&self) -> Option<Digest> {
         match self.entries.as_slice() {
             [only] => only.digest(),
             _ => None,
@@ -248,12 +252,12 @@ impl Manifest {
     }
 
     /// Whether `peer` may receive it: in scope and not the origin itself.
-    pub fn is_for(&self, peer: PeerId) -> bool {
+    pub(crate) fn is_for(&self, peer: PeerId) -> bool {
         peer != self.origin && self.scope.has(peer)
     }
 
     /// Encodes and signs.
-    pub fn sign(self, identity: &Identity) -> VerifiedManifest {
+    pub(crate) fn sign(self, identity: &Identity) -> VerifiedManifest {
         // Postcard of plain owned data into a growing vector has no error to give.
         #[allow(clippy::expect_used)]
         let bytes = postcard::to_stdvec(&self).expect("a manifest always encodes");
@@ -262,15 +266,8 @@ impl Manifest {
         VerifiedManifest::new(id, self, SignedManifest { bytes, signature })
     }
 
-    /// Why nobody would take it, if so: it must not be signed.
-    pub fn too_long(&self) -> Option<Malformed> {
-        let len = encoding::len_of(self);
-        let max = MANIFEST_MAX;
-        (len > max).then_some(Malformed::TooLong { len, max })
-    }
-
     /// Some of its entries with the times that they imply.
-    pub fn listing_of(&self, entries: Vec<Entry>) -> Listing {
+    pub(crate) fn listing_of(&self, entries: Vec<Entry>) -> Listing {
         Listing {
             directories: directories::above(&self.directories, &entries),
             entries,
@@ -282,7 +279,7 @@ const MANIFEST_CONTEXT: &[u8] = b"meshbox manifest 1\0";
 
 /// An encoded manifest with its signature, not yet checked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SignedManifest {
+pub(crate) struct SignedManifest {
     /// The canonical encoding.
     pub bytes: Vec<u8>,
     /// The origin's signature over the bundle's id, which is its hash.
@@ -291,7 +288,7 @@ pub struct SignedManifest {
 
 /// Why a manifest was refused.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum ManifestError {
+pub(crate) enum ManifestError {
     /// Not an encoded manifest, or a longer one than any may be.
     #[error("the manifest is refused: {0}")]
     Malformed(#[from] Malformed),
@@ -323,12 +320,12 @@ pub enum ManifestError {
 
 impl SignedManifest {
     /// The bundle's id: SHA-256 of the encoding.
-    pub fn id(&self) -> BundleId {
+    pub(crate) fn id(&self) -> BundleId {
         BundleId(Digest::of(&self.bytes).0)
     }
 
     /// Checks signature and every rule a manifest must keep.
-    pub fn verify(self) -> Result<VerifiedManifest, ManifestError> {
+    pub(crate) fn verify(self) -> Result<VerifiedManifest, ManifestError> {
         // The version comes first in all of them.
         match self.bytes.first() {
             Some(&version) if version != MANIFEST_VERSION => {
@@ -395,7 +392,7 @@ fn check_entries(entries: &[Entry], directories: &[DirectoryTime]) -> Result<(),
 
 /// A manifest whose signature and shape were checked. A copy costs nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct VerifiedManifest(Arc<Checked>);
+pub(crate) struct VerifiedManifest(Arc<Checked>);
 
 #[derive(PartialEq, Eq, Debug)]
 struct Checked {
@@ -420,17 +417,17 @@ impl VerifiedManifest {
     }
 
     /// The bundle's id.
-    pub fn id(&self) -> BundleId {
+    pub(crate) fn id(&self) -> BundleId {
         self.0.id
     }
 
     /// What it says.
-    pub fn manifest(&self) -> &Manifest {
+    pub(crate) fn manifest(&self) -> &Manifest {
         &self.0.manifest
     }
 
     /// The bytes to store or send on. Made anew if they are many: a manifest has one encoding.
-    pub fn signed(&self) -> SignedManifest {
+    pub(crate) fn signed(&self) -> SignedManifest {
         let encoded = self.0.encoded.clone();
         SignedManifest {
             // Postcard of plain owned data into a growing vector has no error to give.
@@ -441,12 +438,12 @@ impl VerifiedManifest {
     }
 
     /// How long its encoding is.
-    pub fn encoded_len(&self) -> usize {
+    pub(crate) fn encoded_len(&self) -> usize {
         self.0.len
     }
 
     /// About how much memory it takes, with what is kept for each entry and chunk while it is fetched.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         let entries: usize = self.0.manifest.entries.iter().map(Weighs::weighs).sum();
         let directories = self.0.manifest.directories.iter();
         let directories: usize = directories.map(Weighs::weighs).sum();
@@ -459,7 +456,7 @@ impl VerifiedManifest {
 impl SignedManifest {
     /// About how much memory it takes once it is verified, of which the most is that of entries and of times of
     /// directories; found without taking it. Of what is no manifest, anything.
-    pub fn memory_verified(&self) -> usize {
+    pub(crate) fn memory_verified(&self) -> usize {
         let shape = postcard::take_from_bytes::<Shape>(&self.bytes);
         shape.map_or(0, |(shape, _)| {
             shape.entries.0 + shape.directories.0 + places(shape.rest_of.as_ref())
@@ -536,7 +533,7 @@ const FETCHED_CHUNK: usize = 56;
 
 /// A recipient's statement that a bundle is verified and durable in its inbox.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// What was received.
     pub bundle: BundleId,
     /// Who sealed the bundle.
@@ -563,7 +560,7 @@ impl Receipt {
     }
 
     /// Whether the signature is the recipient's.
-    pub fn is_genuine(&self) -> bool {
+    pub(crate) fn is_genuine(&self) -> bool {
         let bytes = receipt_bytes(self.bundle, self.origin, self.recipient);
         self.recipient
             .verify(RECEIPT_CONTEXT, &bytes, &self.signature)
@@ -576,7 +573,7 @@ fn receipt_bytes(bundle: BundleId, origin: PeerId, recipient: PeerId) -> Vec<u8>
 
 /// Where a bundle stands with one recipient.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum DeliveryState {
+pub(crate) enum DeliveryState {
     /// Durable here, not yet offered on the present connection.
     Queued,
     /// Offered; the recipient has not answered.
@@ -599,12 +596,12 @@ pub enum DeliveryState {
 
 impl DeliveryState {
     /// The state's word, as in the glossary.
-    pub fn word(&self) -> &'static str {
+    pub(crate) fn word(&self) -> &'static str {
         self.stage().word()
     }
 
     /// How far it is.
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         match self {
             Self::Queued => Stage::Queued,
             Self::Offered => Stage::Offered,
@@ -619,7 +616,7 @@ impl DeliveryState {
     }
 
     /// Whether nothing more will happen.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::Queued | Self::Offered | Self::Sending(_) | Self::Deferred(_) => false,
             Self::Delivered

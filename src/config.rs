@@ -28,32 +28,34 @@ mod value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::error::ConfigError;
+pub(crate) use self::error::ConfigError;
 use self::home::default_state;
-pub use self::kept::Kept;
-pub use self::shown::Held;
-pub use self::source::{Kind, Layer, SETTINGS, Setting, Source, setting};
+pub(crate) use self::kept::Kept;
+pub(crate) use self::shown::Held;
+#[cfg(test)]
+pub(crate) use self::source::Kind;
+pub(crate) use self::source::{Layer, SETTINGS, Source, setting};
 use self::stack::Stack;
-pub use self::surroundings::Surroundings;
-pub use self::typed::Config;
-pub use self::value::IdentityKind;
-pub use self::value::{format_size, parse_duration, parse_peer, parse_size};
+pub(crate) use self::surroundings::Surroundings;
+pub(crate) use self::typed::Config;
+pub(crate) use self::value::IdentityKind;
+pub(crate) use self::value::{parse_duration, parse_peer};
 use crate::peer::{AnyTicket, PeerName};
 use crate::spool::Layout;
 
 /// Quiet time after the last close before a file is sent. Covers programs that rename right after closing
 /// (measured: 0.2 ms to 3 ms on a busy machine), and is not felt.
-pub const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
+pub(crate) const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
 
 /// How long a bundle waits for its recipients: longer than a holiday.
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Sealers hash at disk speed; more than this only make the disk seek. One of them is for small files alone.
 const SEALERS: (usize, usize) = (2, 4);
 
 /// Everything [`resolve`] looks at.
 #[derive(Debug)]
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     /// What was typed.
     pub flags: Layer,
     /// What `-o` said.
@@ -70,7 +72,7 @@ pub struct Inputs<'a> {
 
 /// What came of all sources.
 #[derive(Clone, Debug)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// What holds.
     pub config: Config,
     /// Each setting in the order of [`SETTINGS`], for `meshbox config`.
@@ -78,7 +80,7 @@ pub struct Resolved {
 }
 
 /// Lays all sources over each other and parses what holds.
-pub fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
+pub(crate) fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
     let (mountpoint, surroundings) = (inputs.mountpoint, inputs.surroundings);
     let mut layers = vec![inputs.flags, inputs.mount_options, inputs.env];
     if let Some(path) = inputs.config_file {

@@ -17,11 +17,11 @@
 //! # Threads
 //! One that accepts, one per connection; all joined by [`Server::stop`].
 
-pub mod act;
+pub(crate) mod act;
 mod client;
 mod path;
 mod server;
-pub mod wait;
+pub(crate) mod wait;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -32,29 +32,29 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::client::Client;
-pub use self::path::WirePath;
-pub use self::server::Server;
+pub(crate) use self::client::Client;
+pub(crate) use self::path::WirePath;
+pub(crate) use self::server::Server;
 use crate::bundle::RelPath;
-pub use crate::spool::{Counts, InboundRow, Layout, OutboundRow, RecipientRow};
+pub(crate) use crate::spool::{Counts, InboundRow, Layout, OutboundRow};
 use wait::{Delivery, WaitFor};
 
 /// Longest request line. A `wait` for some thousand paths fits; a client that sends more is cut off.
-pub const MAX_REQUEST: u64 = 1024 * 1024;
+pub(crate) const MAX_REQUEST: u64 = 1024 * 1024;
 
 /// Longest reply line a client takes: a page of status with the longest paths stays far below.
-pub const MAX_REPLY: u64 = 64 * 1024 * 1024;
+pub(crate) const MAX_REPLY: u64 = 64 * 1024 * 1024;
 
 /// Most rows of each list in one page of status.
-pub const MAX_ROWS: usize = 1000;
+pub(crate) const MAX_ROWS: usize = 1000;
 
 /// Rows of each list when nobody says how many.
-pub const DEFAULT_ROWS: usize = 100;
+pub(crate) const DEFAULT_ROWS: usize = 100;
 
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
-pub enum Request {
+pub(crate) enum Request {
     /// Everything that is going on.
     Status {
         /// Go on after this cursor.
@@ -116,7 +116,7 @@ pub enum Request {
 /// What is answered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
-pub enum Reply {
+pub(crate) enum Reply {
     /// To [`Request::Status`].
     Status(Box<Status>),
     /// To [`Request::Place`].
@@ -157,7 +157,7 @@ pub enum Reply {
 
 /// How the membership changed. Members are pairs of id and name.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct MembershipChange {
+pub(crate) struct MembershipChange {
     /// Number of the group key that holds now.
     pub generation: u64,
     /// Who was removed.
@@ -168,7 +168,7 @@ pub struct MembershipChange {
 
 /// A member that was given up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Forgotten {
+pub(crate) struct Forgotten {
     /// Its id as hex.
     pub id: String,
     /// Its name.
@@ -179,7 +179,7 @@ pub struct Forgotten {
 
 /// How a wait ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Waited {
+pub(crate) struct Waited {
     /// In one word.
     pub outcome: wait::Outcome,
     /// Each path that was asked for, in that order.
@@ -188,7 +188,7 @@ pub struct Waited {
 
 /// What `status --json` and `.meshbox/status.json` show. Other programs rely on this shape.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// Of the program.
     pub version: String,
     /// Our id as hex.
@@ -228,7 +228,7 @@ pub struct Status {
 
 /// Files that are not sent because their names match one pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IgnoredRow {
+pub(crate) struct IgnoredRow {
     /// The pattern.
     pub pattern: String,
     /// What has such names; absent for a pattern that was added.
@@ -242,7 +242,7 @@ pub struct IgnoredRow {
 
 /// One peer as `status` and `peers` show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerRow {
+pub(crate) struct PeerRow {
     /// Its id as hex.
     pub id: String,
     /// Its name, empty if it never said.
@@ -271,7 +271,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// The daemon, as the server sees it. Calls may block on local disk, briefly.
-pub trait ControlBackend: Send + Sync + 'static {
+pub(crate) trait ControlBackend: Send + Sync + 'static {
     /// A page of status.
     fn status(&self, before: Option<u64>, limit: usize) -> Status;
     /// The answer to [`Request::Place`].
@@ -399,7 +399,7 @@ mod tests {
                 sha256: "dd".into(),
                 size: 4096,
                 state: "sending".into(),
-                recipients: vec![RecipientRow {
+                recipients: vec![crate::spool::RecipientRow {
                     id: "bb".into(),
                     name: "birch".into(),
                     state: "sending".into(),

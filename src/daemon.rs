@@ -26,8 +26,8 @@ mod facts;
 mod founding;
 mod group;
 mod herald;
-pub mod keys;
-pub mod logging;
+pub(crate) mod keys;
+pub(crate) mod logging;
 mod occupied;
 mod traces;
 
@@ -55,7 +55,7 @@ use crate::spool::{Layout, Spool, StateLock, make_state_directory};
 
 /// What to start.
 #[derive(Debug)]
-pub struct Start {
+pub(crate) struct Start {
     /// The settings that hold.
     pub config: Config,
     /// Where to mount, absolute.
@@ -97,7 +97,7 @@ const LAST_USERS: Duration = Duration::from_secs(8);
 
 /// Runs the daemon until its end. `ready` is called once, when everything serves, with what to print; an error of it
 /// ends the daemon.
-pub fn run(
+pub(crate) fn run(
     start: Start,
     blocked: &Blocked,
     ready: impl FnOnce(&str) -> std::io::Result<()>,

@@ -23,7 +23,7 @@
 //!    that is not answered is forgotten, so that it keeps no room from others, and comes again with the next scan; so do
 //!    bundles that are deferred again and again, where there is no room for what was not read yet.
 
-pub mod custody;
+pub(crate) mod custody;
 
 mod ready;
 
@@ -35,22 +35,22 @@ use crate::bundle::{BundleId, DeliveryState, Priority, Receipt};
 
 /// Offers sent and not answered. With content of 64 KiB each that is 16 MiB at the receiver; measured to keep a
 /// loopback connection busy with files of 4 KiB.
-pub const WINDOW: usize = 256;
+pub(crate) const WINDOW: usize = 256;
 
 /// Offers of urgent bundles that may be unanswered beyond [`WINDOW`], so that these never wait for lesser ones.
-pub const RESERVED: usize = 32;
+pub(crate) const RESERVED: usize = 32;
 
 /// This part of the window is left to bundles that are not urgent.
 const OTHERS_PART: usize = 8;
 
 /// Ids asked about in one message, and rows read from the journal at once.
-pub const PAGE: usize = 256;
+pub(crate) const PAGE: usize = 256;
 
 /// Ids asked about and not answered, or answered and waiting for the window.
 const AHEAD_MAX: usize = 4 * PAGE;
 
 /// Bundles tracked for one peer in all states: about 1 MiB.
-pub const TRACKED_MAX: usize = 8192;
+pub(crate) const TRACKED_MAX: usize = 8192;
 
 /// Without an answer to a question or an offer for this long, it is asked again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,7 +62,7 @@ const RECEIPT_TIMEOUT: Duration = Duration::from_secs(10);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often the journal is read again though nothing rang.
-pub const RESCAN: Duration = Duration::from_secs(5);
+pub(crate) const RESCAN: Duration = Duration::from_secs(5);
 
 /// First and longest pause after a deferral.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
@@ -89,7 +89,7 @@ impl Default for Limits {
 
 /// What a peer says about a bundle it was asked about or offered.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It does not have it: offer it.
     Want,
     /// It is fetching it.
@@ -106,15 +106,13 @@ pub enum Verdict {
 
 /// What happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// The peer's hello was accepted.
     Connected,
     /// The connection is gone.
     Disconnected,
-    /// A bundle the peer is owed was sealed just now, with routine priority.
-    Sealed(BundleId),
-    /// The same, with this priority.
-    SealedAs(BundleId, Priority),
+    /// A bundle of this priority that the peer is owed was sealed just now.
+    Sealed(BundleId, Priority),
     /// The priority of a bundle that a page told of.
     Ranked(BundleId, Priority),
     /// More may be owed than was seen: read the journal again.
@@ -142,7 +140,7 @@ pub enum Event {
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
+pub(crate) enum Action {
     /// Read a page of what is owed, after this cursor, and answer with [`Event::Page`].
     Page(Option<u64>),
     /// Ask the peer what it has of these.
@@ -189,7 +187,7 @@ enum Scan {
 
 /// The delivery of everything to one peer.
 #[derive(Clone, Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     limits: Limits,
     connected: bool,
     tracks: HashMap<BundleId, Track>,
@@ -209,7 +207,7 @@ pub struct Delivery {
 
 impl Delivery {
     /// A machine that knows nothing yet. `seed` makes its jitter reproducible.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self::with_limits(seed, Limits::default())
     }
 
@@ -231,12 +229,14 @@ impl Delivery {
     }
 
     /// Bundles tracked now.
-    pub fn tracked(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn tracked(&self) -> usize {
         self.tracks.len()
     }
 
     /// Offers not answered yet.
-    pub fn outstanding(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn outstanding(&self) -> usize {
         self.offered
     }
 
@@ -273,13 +273,13 @@ impl Delivery {
     }
 
     /// How urgent a bundle is, as far as known.
-    pub fn priority(&self, bundle: BundleId) -> Priority {
+    pub(crate) fn priority(&self, bundle: BundleId) -> Priority {
         let track = self.tracks.get(&bundle);
         track.map_or_else(Priority::default, |track| track.priority)
     }
 
     /// Takes one event at time `now` (of any monotonic clock) and appends what is to be done to `out`.
-    pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Action>) {
+    pub(crate) fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Action>) {
         match event {
             Event::Connected => {
                 self.forget_all();
@@ -287,8 +287,7 @@ impl Delivery {
                 self.scan = Scan::Due(None);
             }
             Event::Disconnected => self.disconnected(out),
-            Event::Sealed(bundle) => self.sealed(now, bundle, Priority::Routine),
-            Event::SealedAs(bundle, priority) => self.sealed(now, bundle, priority),
+            Event::Sealed(bundle, priority) => self.sealed(now, bundle, priority),
             Event::Ranked(bundle, priority) => self.rank(bundle, priority),
             Event::Rescan => self.rescan(),
             Event::Page {
@@ -657,12 +656,12 @@ impl Delivery {
 }
 
 /// Whether places are kept free for bundles of that priority.
-pub fn is_urgent(priority: Priority) -> bool {
+pub(crate) fn is_urgent(priority: Priority) -> bool {
     priority >= Priority::Priority
 }
 
 /// `base` plus or minus a quarter of it, by the next number of the generator in `seed` (xorshift; not for secrets).
-pub fn jittered(base: Duration, seed: &mut u64) -> Duration {
+pub(crate) fn jittered(base: Duration, seed: &mut u64) -> Duration {
     *seed ^= *seed << 13;
     *seed ^= *seed >> 7;
     *seed ^= *seed << 17;

@@ -6,34 +6,34 @@
 mod chunks;
 
 use std::fmt;
-use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use self::chunks::{
-    ChunkHash, ChunkHasher, ChunkList, Holds, INLINE_MAX, LEAF, MAX_CHUNKS, Run, Stretch,
-    chunk_hash,
+#[cfg(test)]
+pub(crate) use self::chunks::MAX_CHUNKS;
+pub(crate) use self::chunks::{
+    ChunkHasher, ChunkList, Holds, INLINE_MAX, LEAF, Stretch, chunk_hash,
 };
 use self::chunks::{Folder, Node, ZEROS, zero_hash};
 
 /// The SHA-256 of some content: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Digest(pub [u8; 32]);
+pub(crate) struct Digest(pub [u8; 32]);
 
 impl Digest {
     /// Hashes bytes that are already in memory.
-    pub fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
     /// The digest as 64 lower-case hex digits.
-    pub fn to_hex(self) -> String {
+    pub(crate) fn to_hex(self) -> String {
         data_encoding::HEXLOWER.encode(&self.0)
     }
 
     /// Reads 64 hex digits of either case.
-    pub fn from_hex(text: &str) -> Option<Self> {
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
         let bytes = data_encoding::HEXLOWER_PERMISSIVE
             .decode(text.as_bytes())
             .ok()?;
@@ -55,7 +55,7 @@ impl fmt::Debug for Digest {
 
 /// What hashing a whole file yields.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Hashed {
+pub(crate) struct Hashed {
     /// SHA-256 over all bytes.
     pub digest: Digest,
     /// Number of bytes hashed.
@@ -66,7 +66,7 @@ pub struct Hashed {
 
 /// SHA-256 and chunk list in one pass over the bytes, in order from the first.
 #[derive(Clone, Debug, Default)]
-pub struct Hasher {
+pub(crate) struct Hasher {
     sha: Sha256,
     /// Of the leaf that is not whole yet; not fed while that is all zeros.
     leaf: blake3::Hasher,
@@ -78,12 +78,12 @@ pub struct Hasher {
 
 impl Hasher {
     /// Takes the next bytes of the file.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.take(bytes, false);
     }
 
     /// Takes `len` zeros. They cost the SHA-256 and nothing else.
-    pub fn zeros(&mut self, mut len: u64) {
+    pub(crate) fn zeros(&mut self, mut len: u64) {
         while len > 0 {
             let now = len.min(ZEROS.len() as u64);
             self.take(&ZEROS[..now as usize], true);
@@ -133,17 +133,17 @@ impl Hasher {
     }
 
     /// Bytes taken so far.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
     /// Whether no byte was taken yet.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Ends the pass.
-    pub fn finish(mut self) -> Hashed {
+    pub(crate) fn finish(mut self) -> Hashed {
         let mut chunks = ChunkList::default();
         if self.len > INLINE_MAX {
             if self.leaf_len > 0 {
@@ -184,14 +184,15 @@ pub(crate) fn sha_zeros(sha: &mut Sha256, mut len: u64) {
 }
 
 /// Hashes everything `reader` yields, with a buffer of 256 KiB.
-pub fn hash_reader(mut reader: impl Read) -> io::Result<Hashed> {
+#[cfg(test)]
+pub(crate) fn hash_reader(mut reader: impl std::io::Read) -> std::io::Result<Hashed> {
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => return Ok(hasher.finish()),
             Ok(n) => hasher.update(&buffer[..n]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 /// A system call failed on a path of ours.
 #[derive(Debug, Error)]
-pub enum DiskError {
+pub(crate) enum DiskError {
     /// The disk itself refused to make something durable; not that something could not be opened for it. Then the bytes
     /// may be lost for good, even for a full disk (it found no room for them when they were to be written): Linux says so
     /// once, takes the pages for clean, and the next sync of the same bytes succeeds.

@@ -17,7 +17,7 @@ const AHEAD: usize = 256;
 
 /// Why bytes are not the encoding of a value.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Malformed {
+pub(crate) enum Malformed {
     /// More bytes than a value of that kind may have.
     #[error("it has {len} bytes, {max} are allowed")]
     TooLong {
@@ -35,7 +35,10 @@ pub enum Malformed {
 }
 
 /// Reads a value from its encoding of at most `max` bytes.
-pub fn decode<T: DeserializeOwned + Serialize>(bytes: &[u8], max: usize) -> Result<T, Malformed> {
+pub(crate) fn decode<T: DeserializeOwned + Serialize>(
+    bytes: &[u8],
+    max: usize,
+) -> Result<T, Malformed> {
     let len = bytes.len();
     if len > max {
         return Err(Malformed::TooLong { len, max });
@@ -49,7 +52,7 @@ pub fn decode<T: DeserializeOwned + Serialize>(bytes: &[u8], max: usize) -> Resu
 }
 
 /// How long the encoding of `value` is.
-pub fn len_of(value: &impl Serialize) -> usize {
+pub(crate) fn len_of(value: &impl Serialize) -> usize {
     postcard::experimental::serialized_size(value).unwrap_or(usize::MAX)
 }
 
@@ -82,7 +85,7 @@ impl Flavor for Compare<'_> {
 }
 
 /// Reads a list of at most `MAX` items; a longer one is an error before its items are read.
-pub fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+pub(crate) fn at_most<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
@@ -99,7 +102,7 @@ where
 
 /// Reads such a list item by item, and keeps none of them; gives how many they were. `see` is told how many the list
 /// claims to have, too.
-pub fn each<'de, D, T, const MAX: usize>(
+pub(crate) fn each<'de, D, T, const MAX: usize>(
     deserializer: D,
     see: impl FnMut(T, usize),
 ) -> Result<usize, D::Error>

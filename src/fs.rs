@@ -66,16 +66,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{CWD, Mode, OFlags, Stat, openat};
 
-pub use self::arrivals::{Herald, Step};
-pub use self::attr::{Attr, Caching, Caller, Entry, Item, Opened, SetAttr, SetTime, Space, Time};
-pub use self::bytes::WriteHow;
-pub use self::error::FsError;
-pub use self::generated::StatusFiles;
-pub use self::ignored::found::{Ignored, IgnoredNames};
-pub use self::kind::{Device, Kind};
-pub use self::node::{Named, NodeId};
-pub use self::notices::Invalidator;
-pub use self::reading::Registration;
+pub(crate) use self::arrivals::{Herald, Step};
+pub(crate) use self::attr::{Attr, Caching, Caller, Entry, Opened, SetAttr, SetTime, Space, Time};
+pub(crate) use self::bytes::WriteHow;
+pub(crate) use self::error::FsError;
+pub(crate) use self::generated::StatusFiles;
+pub(crate) use self::ignored::found::Ignored;
+pub(crate) use self::kind::{Device, Kind};
+pub(crate) use self::node::{Named, NodeId};
+pub(crate) use self::reading::Registration;
 
 use self::arrivals::Announcements;
 use self::attr::{OUTBOX_TTL, attr_of, backing_of, kind_of, links};
@@ -95,7 +94,7 @@ use crate::spool::{Dress, RecoveredFile, Spool};
 
 /// What the file system is told at start.
 #[derive(Clone, Debug)]
-pub struct FsConfig {
+pub(crate) struct FsConfig {
     /// Quiet time after the last close of an ordinary writer before a file is sent.
     pub settle: Duration,
     /// Whether the daemon may give files to their writer's uid and gid (root only).
@@ -111,7 +110,7 @@ pub struct FsConfig {
 }
 
 /// The file system, on our own types.
-pub struct Fs {
+pub(crate) struct Fs {
     spool: Arc<Spool>,
     config: FsConfig,
     status: Arc<dyn StatusFiles>,
@@ -145,7 +144,7 @@ impl fmt::Debug for Fs {
 
 impl Fs {
     /// Builds the tree over the spool, feeds `ready` what recovery found, and starts the timer and blocking threads.
-    pub fn new(
+    pub(crate) fn new(
         spool: Arc<Spool>,
         config: FsConfig,
         status: Arc<dyn StatusFiles>,
@@ -237,19 +236,19 @@ impl Fs {
 
     /// The mount is gone, and with it all its users: whatever is still open here was closed by them. The kernel tells of
     /// a close afterwards, and says nothing any more once the mount is gone.
-    pub fn release_all(self: &Arc<Self>) {
+    pub(crate) fn release_all(self: &Arc<Self>) {
         for fh in self.handles.numbers() {
             self.release(fh);
         }
     }
 
     /// What of the outbox is not sealed, with at most `most` names.
-    pub fn overview(&self, most: usize) -> Overview {
+    pub(crate) fn overview(&self, most: usize) -> Overview {
         self.readiness.overview(most)
     }
 
     /// Ends its threads; files that are only settling are left to their `closed` mark.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.announcements.stop();
         self.pool.stop();
         self.readiness.stop();
@@ -367,7 +366,7 @@ impl Fs {
     }
 
     /// Looks up a name.
-    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry, FsError> {
+    pub(crate) fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry, FsError> {
         if generated::is_generated(parent) {
             return self.status_lookup(parent, name);
         }
@@ -383,12 +382,12 @@ impl Fs {
     }
 
     /// The kernel drops `count` lookups of a node.
-    pub fn forget(&self, id: NodeId, count: u64) {
+    pub(crate) fn forget(&self, id: NodeId, count: u64) {
         self.nodes.lock().forget(id, count);
     }
 
     /// Attributes of a node, through a handle if one is given.
-    pub fn getattr(&self, id: NodeId, fh: Option<u64>) -> Result<Attr, FsError> {
+    pub(crate) fn getattr(&self, id: NodeId, fh: Option<u64>) -> Result<Attr, FsError> {
         if generated::is_generated(id) {
             return self.status_attr(id);
         }
@@ -400,7 +399,7 @@ impl Fs {
     }
 
     /// How long the attributes of a node may be believed.
-    pub fn ttl(&self, id: NodeId) -> Duration {
+    pub(crate) fn ttl(&self, id: NodeId) -> Duration {
         // Root never changes, and the kernel asks for it on the way to every name.
         if generated::is_generated(id) && id != NodeId::ROOT {
             attr::STATUS_TTL
@@ -411,7 +410,7 @@ impl Fs {
 
     /// Free space: that of the spool's file system, less what is kept free. What is kept for others is used, so no quota
     /// makes it less for a program that writes.
-    pub fn statfs(&self) -> Result<Space, FsError> {
+    pub(crate) fn statfs(&self) -> Result<Space, FsError> {
         let stat = rustix::fs::fstatvfs(&self.outbox)?;
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         let kept = self.spool.min_free().div_ceil(stat.f_frsize.max(1));

@@ -53,7 +53,7 @@ const GENERATION: Generation = Generation(0);
 
 /// A served mount.
 #[derive(Debug)]
-pub struct Serving {
+pub(crate) struct Serving {
     session: BackgroundSession,
     #[cfg(test)]
     backings: Arc<Backings>,
@@ -61,14 +61,19 @@ pub struct Serving {
 
 impl Serving {
     /// Blocks until the mount is gone (unmounted from outside, or by us) and every loop has ended.
-    pub fn join(self) -> io::Result<()> {
+    pub(crate) fn join(self) -> io::Result<()> {
         self.session.join()
     }
 }
 
 /// Serves `fs` on an already mounted `/dev/fuse` descriptor with `threads` loops, in the background. `all_users` must
 /// be true exactly when the mount has `allow_other`.
-pub fn serve(fs: Arc<Fs>, fd: OwnedFd, threads: usize, all_users: bool) -> io::Result<Serving> {
+pub(crate) fn serve(
+    fs: Arc<Fs>,
+    fd: OwnedFd,
+    threads: usize,
+    all_users: bool,
+) -> io::Result<Serving> {
     let mut config = Config::default();
     config.acl = if all_users {
         SessionACL::All

@@ -12,21 +12,21 @@
 //! of a sent file is its seal in [`spool`]; the commit point of a received one is `Verified::publish`.
 #![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
-pub mod bundle;
+mod bundle;
 pub mod cli;
-pub mod config;
-pub mod control;
-pub mod daemon;
-pub mod delivery;
-pub mod digest;
+mod config;
+mod control;
+mod daemon;
+mod delivery;
+mod digest;
 mod disk;
-pub mod encoding;
-pub mod fs;
-pub mod fuse;
+mod encoding;
+mod fs;
+mod fuse;
 mod journal;
-pub mod mesh;
-pub mod mount;
-pub mod peer;
+mod mesh;
+mod mount;
+mod peer;
 mod protocol;
-pub mod ready;
-pub mod spool;
+mod ready;
+mod spool;

@@ -69,15 +69,15 @@ use tokio::time::timeout;
 
 use self::blames::Blames;
 use self::care::Care;
-pub use self::congestion::Congestion;
+pub(crate) use self::congestion::Congestion;
 use self::congestion::Paths;
 use self::discover::Discovery;
 use self::endpoint::STOP;
-pub use self::error::MeshError;
+pub(crate) use self::error::MeshError;
 use self::fetch::Fetches;
 use self::hello::usable;
 use self::hub::{Hub, RollSeen};
-pub use self::join::{JoinError, knock, redeem};
+pub(crate) use self::join::{knock, redeem};
 use self::member::CloseCode;
 use self::net::Net;
 use self::pacer::Pacer;
@@ -98,7 +98,7 @@ const STOP_ALONE: Duration = Duration::from_millis(100);
 
 /// What the mesh is told at start.
 #[derive(Clone, Debug)]
-pub struct MeshConfig {
+pub(crate) struct MeshConfig {
     /// What we call ourselves.
     pub name: PeerName,
     /// Addresses to bind; empty: all interfaces, any port, both families.
@@ -120,7 +120,7 @@ pub struct MeshConfig {
 
 /// One peer as `status` and `peers` show it.
 #[derive(Clone, Debug, Serialize)]
-pub struct PeerStatus {
+pub(crate) struct PeerStatus {
     /// Its id as hex.
     pub id: String,
     /// Its name, if it ever said.
@@ -149,7 +149,7 @@ fn join_words(error: Option<String>, mark: Option<&str>) -> Option<String> {
 }
 
 /// The running mesh. Stopped by [`Mesh::stop`], or when dropped.
-pub struct Mesh {
+pub(crate) struct Mesh {
     hub: Arc<Hub>,
     /// Whether to look for members on the local network.
     mdns: bool,
@@ -166,7 +166,7 @@ impl std::fmt::Debug for Mesh {
 impl Mesh {
     /// Binds the endpoint. Nobody is dialled or let in before [`Self::open`]: a start that fails in between was nobody's
     /// member. `store` has entered its group.
-    pub fn bind(store: Arc<Spool>, config: MeshConfig) -> Result<Self, MeshError> {
+    pub(crate) fn bind(store: Arc<Spool>, config: MeshConfig) -> Result<Self, MeshError> {
         if store.group_keys().is_empty() {
             return Err(MeshError::NoGroup);
         }
@@ -237,7 +237,7 @@ impl Mesh {
     }
 
     /// Starts accepting and dialling.
-    pub fn open(&mut self) {
+    pub(crate) fn open(&mut self) {
         if !self.hub.open.send_replace(true) && self.mdns {
             self.discovery = Discovery::start(&self.hub);
         }
@@ -245,19 +245,19 @@ impl Mesh {
 
     /// The addresses really bound, as others can dial them: for an unspecified address those of the interfaces,
     /// loopback included only when that is what is bound.
-    pub fn listen_addrs(&self) -> Vec<SocketAddr> {
+    pub(crate) fn listen_addrs(&self) -> Vec<SocketAddr> {
         self.hub.net.listen_addrs()
     }
 
     /// What the user should know: addresses that are missing, and copies of states that are in use.
-    pub fn notices(&self) -> Vec<String> {
+    pub(crate) fn notices(&self) -> Vec<String> {
         let mut notices = self.hub.twins.notices();
         notices.extend(self.hub.net.trouble());
         notices
     }
 
     /// Every known peer.
-    pub fn peers(&self) -> Vec<PeerStatus> {
+    pub(crate) fn peers(&self) -> Vec<PeerStatus> {
         let members: HashMap<PeerId, Member> = self
             .hub
             .store
@@ -298,12 +298,13 @@ impl Mesh {
     }
 
     /// How often lesser content made way for something more urgent.
-    pub fn paced(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn paced(&self) -> u64 {
         self.hub.pacer.held()
     }
 
     /// Closes all connections and ends the runtime, within a few seconds.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.end();
     }
 

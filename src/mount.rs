@@ -24,24 +24,24 @@
 //! Killed with a mount in place, the mount stays and every access to it fails with ENOTCONN until somebody unmounts it;
 //! [`prepare::prepare`] does so at the next start.
 
-pub mod allocator;
-pub mod announcer;
-pub mod background;
+pub(crate) mod allocator;
+pub(crate) mod announcer;
+pub(crate) mod background;
 mod device;
-pub mod holders;
-pub mod info;
+pub(crate) mod holders;
+pub(crate) mod info;
 mod namespaces;
-pub mod options;
-pub mod place;
-pub mod prepare;
+pub(crate) mod options;
+pub(crate) mod place;
+pub(crate) mod prepare;
 pub(crate) mod probe;
 mod resolve;
-pub mod signals;
-pub mod sys;
-pub mod watchers;
+pub(crate) mod signals;
+pub(crate) mod sys;
+pub(crate) mod watchers;
 
 #[cfg(test)]
 mod trial;
 
 /// The type findmnt and mountinfo show for our mounts.
-pub const FS_TYPE: &str = "fuse.meshbox";
+pub(crate) const FS_TYPE: &str = "fuse.meshbox";

@@ -9,9 +9,9 @@
 //!    ([`closed`]), and on a connection that proved a join secret ([`invitation`]).
 //! 3. Every signature is over a context string and the message, so that one kind never passes for another.
 
-pub mod closed;
-pub mod invitation;
-pub mod roll;
+pub(crate) mod closed;
+pub(crate) mod invitation;
+pub(crate) mod roll;
 mod ticket;
 
 use std::fmt;
@@ -20,32 +20,32 @@ use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::invitation::{AnyTicket, Invitation};
-pub use self::roll::Charter;
-pub use self::ticket::{Ticket, TicketError};
+pub(crate) use self::invitation::{AnyTicket, Invitation};
+pub(crate) use self::roll::Charter;
+pub(crate) use self::ticket::Ticket;
 
 /// A daemon's public key: 32 bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PeerId([u8; 32]);
+pub(crate) struct PeerId([u8; 32]);
 
 impl PeerId {
     /// Takes the bytes of a public key; whether they are a point on the curve shows at the first signature.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
     /// The key's bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
     /// The first ten hex digits, for logs and lists.
-    pub fn short(self) -> String {
+    pub(crate) fn short(self) -> String {
         data_encoding::HEXLOWER.encode(&self.0[..5])
     }
 
     /// Reads 64 hex digits.
-    pub fn from_hex(text: &str) -> Option<Self> {
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
         let bytes = data_encoding::HEXLOWER_PERMISSIVE
             .decode(text.as_bytes())
             .ok()?;
@@ -53,7 +53,7 @@ impl PeerId {
     }
 
     /// Whether `signature` is this peer's over `context` and `message`.
-    pub fn verify(&self, context: &[u8], message: &[u8], signature: &Signature) -> bool {
+    pub(crate) fn verify(&self, context: &[u8], message: &[u8], signature: &Signature) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.0) else {
             return false;
         };
@@ -80,7 +80,7 @@ impl fmt::Debug for PeerId {
 
 /// An ed25519 signature: 64 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Signature(pub [u8; 64]);
+pub(crate) struct Signature(pub [u8; 64]);
 
 impl Serialize for Signature {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -105,21 +105,21 @@ impl<'de> Deserialize<'de> for Signature {
 
 /// This node's own key pair.
 #[derive(Clone)]
-pub struct Identity(SigningKey);
+pub(crate) struct Identity(SigningKey);
 
 impl Identity {
     /// A new random identity.
-    pub fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         Self::from_secret(random())
     }
 
     /// The identity whose secret is `secret`.
-    pub fn from_secret(secret: [u8; 32]) -> Self {
+    pub(crate) fn from_secret(secret: [u8; 32]) -> Self {
         Self(SigningKey::from_bytes(&secret))
     }
 
     /// The identity of the node `name` in the group of `key`: made again from nothing else, and by any member.
-    pub fn derived(key: &GroupKey, name: &PeerName) -> Self {
+    pub(crate) fn derived(key: &GroupKey, name: &PeerName) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("meshbox 2026 derived identity");
         hasher.update(key.as_bytes());
         hasher.update(name.as_str().as_bytes());
@@ -127,17 +127,17 @@ impl Identity {
     }
 
     /// The secret, to store it or to hand it to the transport.
-    pub fn secret(&self) -> [u8; 32] {
+    pub(crate) fn secret(&self) -> [u8; 32] {
         self.0.to_bytes()
     }
 
     /// The public half.
-    pub fn id(&self) -> PeerId {
+    pub(crate) fn id(&self) -> PeerId {
         PeerId(self.0.verifying_key().to_bytes())
     }
 
     /// Signs `message` under `context`.
-    pub fn sign(&self, context: &[u8], message: &[u8]) -> Signature {
+    pub(crate) fn sign(&self, context: &[u8], message: &[u8]) -> Signature {
         Signature(self.0.sign(&[context, message].concat()).to_bytes())
     }
 }
@@ -154,7 +154,7 @@ impl fmt::Debug for Identity {
 pub struct GroupKey([u8; 32]);
 
 /// The short name of a group: ten hex digits.
-pub fn group_id(root: &[u8; 32]) -> String {
+pub(crate) fn group_id(root: &[u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(&root[..5])
 }
 
@@ -271,7 +271,7 @@ impl fmt::Display for PeerName {
 }
 
 /// 32 or 16 bytes from the kernel's generator.
-pub fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // Without randomness no key or salt is safe, and the kernel does not fail here once it has booted.
     #[allow(clippy::expect_used)]

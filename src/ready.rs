@@ -51,22 +51,22 @@ mod writing;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-pub use self::event::{Action, Due, Event, Gone, Ino, Moved, SealResult, Shown};
-pub use self::ignore::{BadPattern, IgnoreList};
+pub(crate) use self::event::{Action, Due, Event, Gone, Ino, Moved, SealResult, Shown};
+pub(crate) use self::ignore::IgnoreList;
 use self::inode::{Inode, Lifted, Name, Torn, is_temporary};
 use self::leaving::{KEPT_CAPACITY, Leaving};
-pub use self::overview::Overview;
+pub(crate) use self::overview::Overview;
 use self::recent::RecentNames;
 use self::tree::state::Tree;
 use crate::bundle::RelPath;
 
 /// Settle time of ordinary writers: programs that rename after the last close do so within 3 ms.
-pub const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
+pub(crate) const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
 /// Settle time of names that tend to vanish: `mkstemp` files (rsync renames up to 22 ms after the close on a busy
 /// machine), empty files that nobody wrote (placeholders), and files changed without being open.
-pub const SLOW_SETTLE: Duration = Duration::from_secs(1);
+pub(crate) const SLOW_SETTLE: Duration = Duration::from_secs(1);
 /// Names of one inode that are sealed in one decision.
-pub const NAMES_AT_ONCE: usize = 256;
+pub(crate) const NAMES_AT_ONCE: usize = 256;
 /// After a seal that met a writer of which no event has come yet.
 const CHANGED_RETRY: Duration = Duration::from_millis(10);
 /// First and longest pause after a seal that failed on our own disk; doubled in between. It never gives up: the file
@@ -74,7 +74,7 @@ const CHANGED_RETRY: Duration = Duration::from_millis(10);
 const FAILED_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// What the machine is told at start.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Quiet time after the last close of an ordinary writer; may be zero.
     pub settle: Duration,
     /// Names that are not sent.
@@ -83,7 +83,7 @@ pub struct Settings {
 
 impl Settings {
     /// Settings with these values.
-    pub fn new(settle: Duration, ignore: IgnoreList) -> Self {
+    pub(crate) fn new(settle: Duration, ignore: IgnoreList) -> Self {
         Self { settle, ignore }
     }
 }
@@ -96,7 +96,7 @@ impl Default for Settings {
 
 /// The machine.
 #[derive(Debug)]
-pub struct Ready {
+pub(crate) struct Ready {
     settings: Settings,
     inodes: HashMap<Ino, Inode>,
     /// When each waiting inode is due; mirrors `Inode::timer`.
@@ -115,7 +115,7 @@ pub struct Ready {
 
 impl Ready {
     /// A machine that knows of no file yet.
-    pub fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self {
             settings,
             inodes: HashMap::new(),
@@ -130,7 +130,7 @@ impl Ready {
     }
 
     /// Takes in what happened. `now` counts from any fixed start.
-    pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
+    pub(crate) fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut out = Vec::new();
         if self.take_in(event, now, &mut out) {
             self.fire(now, &mut out);
@@ -221,7 +221,7 @@ impl Ready {
     }
 
     /// Lets time pass; to be called at [`Self::next_deadline`].
-    pub fn tick(&mut self, now: Duration) -> Vec<Action> {
+    pub(crate) fn tick(&mut self, now: Duration) -> Vec<Action> {
         let mut out = Vec::new();
         self.recent.sweep(now);
         self.fire(now, &mut out);
@@ -229,7 +229,7 @@ impl Ready {
     }
 
     /// When [`Self::tick`] has something to do.
-    pub fn next_deadline(&self) -> Option<Duration> {
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let due = self.timers.first().map(|(at, _)| *at);
         let tree = self.tree_timers.first().map(|(at, _)| *at);
         let recent = self.recent.deadline();
@@ -237,7 +237,7 @@ impl Ready {
     }
 
     /// What to show of `path`; `None` if this is for the spool to say.
-    pub fn shown(&self, ino: Ino, path: &RelPath) -> Option<Shown> {
+    pub(crate) fn shown(&self, ino: Ino, path: &RelPath) -> Option<Shown> {
         let inode = self.inodes.get(&ino);
         if let Some(tree) = self.tree_with(ino, path) {
             let own = inode.filter(|inode| inode.writers > 0 || inode.torn != Torn::No);
@@ -278,7 +278,7 @@ impl Ready {
     }
 
     /// The error that made a file incomplete, if a write failed.
-    pub fn failure(&self, ino: Ino) -> Option<i32> {
+    pub(crate) fn failure(&self, ino: Ino) -> Option<i32> {
         self.inodes.get(&ino)?.failed
     }
 

@@ -74,27 +74,27 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::cancel::{Cancelled, Retried};
-pub use self::content::ContentReader;
-pub use self::custody::OriginSays;
-pub use self::dress::Dress;
+pub(crate) use self::cancel::{Cancelled, Retried};
+pub(crate) use self::content::ContentReader;
+pub(crate) use self::custody::OriginSays;
+pub(crate) use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
-pub use self::gate::{Gate, GateGuard};
+pub(crate) use self::gate::{Gate, GateGuard};
 use self::history::History;
-pub use self::intake::{CONTRADICTS, Incoming, Verified};
+pub(crate) use self::intake::{CONTRADICTS, Incoming};
 use self::jobs::Jobs;
-pub use self::layout::Layout;
-pub use self::membership::{Admission, Changed, Denied, GroupError, Welcome, is_alone};
-pub use self::private::make_state_directory;
-pub use self::publish::{InboxObserver, NewName};
+pub(crate) use self::layout::Layout;
+pub(crate) use self::membership::{Admission, Changed, Denied, GroupError, Welcome, is_alone};
+pub(crate) use self::private::make_state_directory;
+pub(crate) use self::publish::{InboxObserver, NewName};
 use self::room::Room;
-pub use self::room::{DEFAULT_MIN_FREE, Limits, PartRoom};
-pub use self::route::{Route, Routing, TargetError, parse_priority, split_targets};
-pub use self::send::{SendRequest, Sent};
+pub(crate) use self::room::{Limits, PartRoom};
+pub(crate) use self::route::{Route, Routing, parse_priority, split_targets};
+pub(crate) use self::send::{SendRequest, Sent};
 use self::shown::Counters;
-pub use self::shown::{InboundRow, OutboundRow, RecipientRow};
-pub use self::start::StateLock;
+pub(crate) use self::shown::{InboundRow, OutboundRow, RecipientRow};
+pub(crate) use self::start::StateLock;
 use self::start::{
     LastRun, check_format, check_hard_links, distrust_page_cache, is_in_use, last_run, save_boot,
     save_clean, seal,
@@ -103,7 +103,7 @@ use self::start::{
 pub(crate) use self::tables::MarkKind;
 use self::tables::{IN_ORDER, InboundShown, META_EPOCH, OUT_ORDER};
 use self::tail::TailHasher;
-pub use self::tree::{RecoveredTree, TreeRequest};
+pub(crate) use self::tree::{RecoveredTree, TreeRequest};
 use self::zeros::Zeros;
 use crate::bundle::{
     BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
@@ -123,7 +123,7 @@ const REBUILT: &str = "the journal was missing at the last start and was made ag
 
 /// What the spool is opened with.
 #[derive(Clone, Debug)]
-pub struct SpoolConfig {
+pub(crate) struct SpoolConfig {
     /// The state directory; made when missing.
     pub state: PathBuf,
     /// How long a bundle may wait for its recipients.
@@ -141,7 +141,7 @@ pub struct SpoolConfig {
 /// Why the spool could not do something. Our own disk, never the peer's fault.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum SpoolError {
+pub(crate) enum SpoolError {
     /// A system call failed on a path of ours.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -257,7 +257,7 @@ pub enum SpoolError {
 
 impl SpoolError {
     /// The errno a program should see.
-    pub fn errno(&self) -> i32 {
+    pub(crate) fn errno(&self) -> i32 {
         match self {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Self::NoRoom { .. } => libc::ENOSPC,
@@ -269,7 +269,7 @@ impl SpoolError {
 
 /// Something changed that a listener may want to look at. Losing one costs a rescan interval, never a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// A bundle of ours was sealed; its recipients have it pending.
     Sealed(BundleId, Priority),
     /// A receipt is ready to go to the bundle's origin: ours, or one of another recipient that we keep the bundle for.
@@ -287,7 +287,7 @@ pub enum Event {
 }
 
 /// A file to be sealed: what `ready` found complete.
-pub struct SealRequest {
+pub(crate) struct SealRequest {
     /// The inode's write gate.
     pub gate: Arc<Gate>,
     /// Its names that are to be sent at this moment; one bundle for each.
@@ -302,7 +302,7 @@ pub struct SealRequest {
 
 /// A name under which a file is to be sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SealName {
+pub(crate) struct SealName {
     /// Below `outbox/`.
     pub path: RelPath,
     /// The name it had when it was last announced, if it was only renamed since; for the log. What the manifest says
@@ -323,7 +323,8 @@ impl std::fmt::Debug for SealRequest {
 
 /// What came of one name of a [`SealRequest`]. Those that are not gone all have the same.
 #[derive(Clone, Debug)]
-pub enum SealOutcome {
+#[allow(dead_code, reason = "for tests and the log")]
+pub(crate) enum SealOutcome {
     /// Sealed; offers are on their way, durability follows within a fraction of a second.
     Sealed(BundleId),
     /// A writer came in between; the result was thrown away. The next last close asks again.
@@ -338,7 +339,7 @@ pub enum SealOutcome {
 
 /// What the attributes of a file say (`user.meshbox.*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct FileState {
+pub(crate) struct FileState {
     /// `queued`, `delivered 3/4`, `incomplete`, `received`, …
     pub state: String,
     /// Digest as hex, once sealed or received.
@@ -355,7 +356,7 @@ pub struct FileState {
 
 /// What became of an offer from a peer.
 #[derive(Debug)]
-pub enum Offered {
+pub(crate) enum Offered {
     /// Settled before: here is the receipt to send again.
     Settled(Receipt),
     /// Published already; the receipt follows as [`Event::ReceiptReady`] when it is durable.
@@ -372,7 +373,7 @@ pub enum Offered {
 
 /// Why arriving bytes were not taken.
 #[derive(Debug, Error)]
-pub enum IntakeError {
+pub(crate) enum IntakeError {
     /// The chunk does not hash to what the manifest says: the sender's fault.
     #[error("chunk {index} of {path} does not match the manifest")]
     WrongBytes {
@@ -395,7 +396,7 @@ pub enum IntakeError {
 /// Bytes that failed their SHA-256 were put aside.
 #[derive(Debug, Error)]
 #[error("{path} does not have the SHA-256 its manifest says; quarantined as {at}")]
-pub struct Quarantined {
+pub(crate) struct Quarantined {
     /// The entry's path.
     pub path: RelPath,
     /// Where the bytes are now.
@@ -406,7 +407,7 @@ pub struct Quarantined {
 
 /// Why an [`Incoming`] did not become [`Verified`].
 #[derive(Debug, Error)]
-pub enum FinishError {
+pub(crate) enum FinishError {
     /// Something is still missing; the caller's mistake.
     #[error("{0} is not complete")]
     Incomplete(RelPath),
@@ -423,7 +424,8 @@ pub enum FinishError {
 
 /// A bundle that is visible in the inbox.
 #[derive(Debug)]
-pub struct Published {
+#[allow(dead_code, reason = "for tests and the log")]
+pub(crate) struct Published {
     /// Which.
     pub bundle: BundleId,
     /// Names given, below `inbox/`.
@@ -432,7 +434,7 @@ pub struct Published {
 
 /// Why content is not served.
 #[derive(Debug, Error)]
-pub enum ServeError {
+pub(crate) enum ServeError {
     /// The peer is no recipient of such a bundle, or we do not have it: told alike, so that nothing leaks.
     #[error("no such content for this peer")]
     NotHeld,
@@ -446,7 +448,7 @@ pub enum ServeError {
 
 /// A member of the group as the journal knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
+pub(crate) struct Member {
     /// Its id.
     pub id: PeerId,
     /// What it calls itself.
@@ -461,7 +463,7 @@ pub struct Member {
 
 /// Counters since the daemon started, and sizes now. Bytes are bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Bundles of ours some recipient still waits for.
     pub outbound_pending: u64,
     /// Bundles sealed since start.
@@ -494,7 +496,7 @@ pub struct Counts {
 
 /// A file in the outbox that was not sealed when the daemon last ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveredFile {
+pub(crate) struct RecoveredFile {
     /// Its inode.
     pub ino: u64,
     /// Its path below `outbox/`.
@@ -516,7 +518,7 @@ enum Recheck {
 pub(crate) type Bell = Box<dyn Fn(&Event) + Send + Sync>;
 
 /// The spool. One per state directory and process; shared as `Arc`.
-pub struct Spool {
+pub(crate) struct Spool {
     me: Weak<Spool>,
     layout: Layout,
     roots: Roots,
@@ -583,16 +585,11 @@ impl std::fmt::Debug for Spool {
 
 /// Lifecycle and facts.
 impl Spool {
-    /// Opens or makes the state, takes its lock, recovers, and starts the journal writer and the sealers.
-    pub fn open(config: SpoolConfig) -> Result<Arc<Self>, SpoolError> {
-        let layout = Layout::new(config.state.clone());
-        durable::make_directory(layout.state())?;
-        let lock = StateLock::take(&layout)?;
-        Self::open_locked(config, lock)
-    }
-
-    /// [`Self::open`] with the lock of that state held already.
-    pub fn open_locked(config: SpoolConfig, lock: StateLock) -> Result<Arc<Self>, SpoolError> {
+    /// Opens or makes the state whose lock is held, recovers, and starts the journal writer and the sealers.
+    pub(crate) fn open_locked(
+        config: SpoolConfig,
+        lock: StateLock,
+    ) -> Result<Arc<Self>, SpoolError> {
         let layout = Layout::new(config.state);
         let state = layout.state().to_path_buf();
         // Before anything else is written: the disk may be full.
@@ -696,7 +693,7 @@ impl Spool {
     }
 
     /// Finishes small seals that are queued, makes everything durable, ends the threads, and gives the lock up.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.watch_disk();
         self.tails.stop();
         self.doubts.stop();
@@ -715,22 +712,22 @@ impl Spool {
     }
 
     /// Where things are.
-    pub fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// Our own key pair.
-    pub fn identity(&self) -> &Identity {
+    pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
     /// This start's epoch and incarnation.
-    pub fn epoch(&self) -> (u64, [u8; 16]) {
+    pub(crate) fn epoch(&self) -> (u64, [u8; 16]) {
         (self.epoch.load(Ordering::Acquire), self.incarnation)
     }
 
     /// A peer has seen `epoch` of us: seals go above it from when this returns, durably.
-    pub fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
+    pub(crate) fn raise_epoch(&self, epoch: u64) -> Result<(), SpoolError> {
         let ours = self.epoch.load(Ordering::Acquire);
         if epoch < ours {
             return Ok(());
@@ -761,7 +758,7 @@ impl Spool {
 
     /// What is wrong with our own disk: commits of the journal fail, there is no room, received files were damaged, or the
     /// journal was missing.
-    pub fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         // The kind of disk first: it is why the journal fails.
         let trouble = self.unwritable_trouble().or_else(|| self.journal.trouble());
         let trouble = trouble.or_else(|| self.space_trouble());
@@ -777,12 +774,12 @@ impl Spool {
     }
 
     /// Calls `bell` at every event, from whatever thread. It must not block and not call back.
-    pub fn subscribe(&self, bell: impl Fn(&Event) + Send + Sync + 'static) {
+    pub(crate) fn subscribe(&self, bell: impl Fn(&Event) + Send + Sync + 'static) {
         self.bells.write().push(Box::new(bell));
     }
 
     /// Sets who is told of new inbox names.
-    pub fn observe_inbox(&self, observer: Arc<dyn InboxObserver>) {
+    pub(crate) fn observe_inbox(&self, observer: Arc<dyn InboxObserver>) {
         *self.observer.write() = Some(observer);
     }
 }

@@ -10,7 +10,7 @@ use crate::peer::{Identity, PeerId, Signature};
 
 /// Why an origin ends a bundle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum CancelReason {
+pub(crate) enum CancelReason {
     /// Somebody asked for it.
     Cancelled,
     /// Its lifetime is over.
@@ -19,7 +19,7 @@ pub enum CancelReason {
 
 impl CancelReason {
     /// The word for status, as in the glossary.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Cancelled => "cancelled",
             Self::Expired => "expired",
@@ -27,7 +27,7 @@ impl CancelReason {
     }
 
     /// What an offer of such a bundle is refused with.
-    pub fn refusal(self) -> &'static str {
+    pub(crate) fn refusal(self) -> &'static str {
         match self {
             Self::Cancelled => "cancelled by its origin",
             Self::Expired => "expired at its origin",
@@ -35,7 +35,7 @@ impl CancelReason {
     }
 
     /// What becomes of the deliveries that were open.
-    pub fn state(self) -> DeliveryState {
+    pub(crate) fn state(self) -> DeliveryState {
         match self {
             Self::Cancelled => DeliveryState::Cancelled,
             Self::Expired => DeliveryState::Expired,
@@ -45,7 +45,7 @@ impl CancelReason {
 
 /// The signed word.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Cancel {
+pub(crate) struct Cancel {
     /// Which bundle.
     pub bundle: BundleId,
     /// Who sealed it, and signs.
@@ -84,7 +84,7 @@ impl Cancel {
     }
 
     /// Whether the signature is the origin's.
-    pub fn is_genuine(&self) -> bool {
+    pub(crate) fn is_genuine(&self) -> bool {
         let signed = signed_bytes(
             self.bundle,
             self.origin,
@@ -96,7 +96,7 @@ impl Cancel {
     }
 
     /// Whether `peer` may learn of it: its origin and whom the bundle was for.
-    pub fn concerns(&self, peer: PeerId) -> bool {
+    pub(crate) fn concerns(&self, peer: PeerId) -> bool {
         peer == self.origin || self.scope.has(peer)
     }
 }

@@ -12,11 +12,11 @@ use super::entry::{Entry, Mtime};
 use super::path::RelPath;
 
 /// A directory and its modification time.
-pub type DirectoryTime = (RelPath, Mtime);
+pub(crate) type DirectoryTime = (RelPath, Mtime);
 
 /// What a manifest is to list.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// The files and directories.
     pub entries: Vec<Entry>,
     /// The times of directories that they imply.
@@ -33,13 +33,13 @@ impl From<Vec<Entry>> for Listing {
 }
 
 /// The time that a sorted list gives a directory.
-pub fn time_of(directories: &[DirectoryTime], path: &RelPath) -> Option<Mtime> {
+pub(crate) fn time_of(directories: &[DirectoryTime], path: &RelPath) -> Option<Mtime> {
     let at = directories.binary_search_by(|(listed, _)| listed.cmp(path));
     at.ok().map(|at| directories[at].1)
 }
 
 /// Those of a sorted list that are above one of the entries.
-pub fn above(directories: &[DirectoryTime], entries: &[Entry]) -> Vec<DirectoryTime> {
+pub(crate) fn above(directories: &[DirectoryTime], entries: &[Entry]) -> Vec<DirectoryTime> {
     let paths = entries.iter().map(|entry| (entry.path.as_bytes(), ()));
     let paths: BTreeMap<&[u8], ()> = paths.collect();
     let directories = directories.iter();

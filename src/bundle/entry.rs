@@ -9,14 +9,14 @@ use super::path::RelPath;
 use crate::digest::{ChunkList, Digest, Holds};
 
 /// Most entries one bundle may hold.
-pub const MAX_ENTRIES: usize = 100_000;
+pub(crate) const MAX_ENTRIES: usize = 100_000;
 
 /// Seconds since 1970 and nanoseconds.
-pub type Mtime = (i64, u32);
+pub(crate) type Mtime = (i64, u32);
 
 /// What an entry is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum EntryKind {
+pub(crate) enum EntryKind {
     /// A regular file.
     File {
         /// Length in bytes.
@@ -39,7 +39,7 @@ pub enum EntryKind {
 
 /// One file, directory or symbolic link of a bundle.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Path in the sender's outbox and, save for conflicts, in the receiver's inbox.
     pub path: RelPath,
     /// Modification time.
@@ -50,7 +50,7 @@ pub struct Entry {
 
 impl Entry {
     /// Length in bytes; 0 for a directory.
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         match &self.kind {
             EntryKind::File { size, .. } => *size,
             EntryKind::Directory => 0,
@@ -59,7 +59,7 @@ impl Entry {
     }
 
     /// What a receiver has to ask for of it, in order; zeros do not travel.
-    pub fn pieces(&self) -> Vec<Range<u64>> {
+    pub(crate) fn pieces(&self) -> Vec<Range<u64>> {
         match &self.kind {
             EntryKind::File { size, chunks, .. } => chunks.pieces(*size),
             EntryKind::Directory | EntryKind::Link { .. } => Vec::new(),
@@ -67,7 +67,7 @@ impl Entry {
     }
 
     /// Whether the first of its bytes are zeros that do not travel.
-    pub fn begins_with_zeros(&self) -> bool {
+    pub(crate) fn begins_with_zeros(&self) -> bool {
         match &self.kind {
             EntryKind::File { size, chunks, .. } => {
                 let first = chunks.stretches(*size).next();
@@ -78,7 +78,7 @@ impl Entry {
     }
 
     /// Digest of a file's bytes.
-    pub fn digest(&self) -> Option<Digest> {
+    pub(crate) fn digest(&self) -> Option<Digest> {
         match &self.kind {
             EntryKind::File { digest, .. } => Some(*digest),
             EntryKind::Directory | EntryKind::Link { .. } => None,
@@ -86,7 +86,7 @@ impl Entry {
     }
 
     /// What tells two versions of a name apart: the digest of a file, or what stands for a link.
-    pub fn mark(&self) -> Option<Digest> {
+    pub(crate) fn mark(&self) -> Option<Digest> {
         match &self.kind {
             EntryKind::File { digest, .. } => Some(*digest),
             EntryKind::Link { target } => Some(link::digest(target)),
@@ -95,7 +95,7 @@ impl Entry {
     }
 
     /// Where it points, if it is a symbolic link.
-    pub fn target(&self) -> Option<&[u8]> {
+    pub(crate) fn target(&self) -> Option<&[u8]> {
         match &self.kind {
             EntryKind::Link { target } => Some(target),
             EntryKind::File { .. } | EntryKind::Directory => None,

@@ -14,10 +14,10 @@ use super::path::RelPath;
 use crate::digest::Digest;
 
 /// Longest target in bytes: what the system takes.
-pub const TARGET_MAX: usize = 4095;
+pub(crate) const TARGET_MAX: usize = 4095;
 
 /// Whether a symbolic link at `path` with this target cannot lead out of the first component of `path`.
-pub fn stays(path: &RelPath, target: &[u8]) -> bool {
+pub(crate) fn stays(path: &RelPath, target: &[u8]) -> bool {
     let below_top = path.components().count().checked_sub(2);
     let (Some(mut may_rise), Some(first)) = (below_top, target.first()) else {
         return false;
@@ -41,7 +41,7 @@ pub fn stays(path: &RelPath, target: &[u8]) -> bool {
 }
 
 /// What stands for a link where a file has the digest of its bytes. No file has it.
-pub fn digest(target: &[u8]) -> Digest {
+pub(crate) fn digest(target: &[u8]) -> Digest {
     Digest::of(&[b"meshbox link\0", target].concat())
 }
 

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Longest name of one path component in bytes (`NAME_MAX`).
-pub const NAME_MAX: usize = 255;
+pub(crate) const NAME_MAX: usize = 255;
 
 /// Longest path in bytes: what the system takes (4,095) less `/proc/self/fd/99999/`, by which a node reaches it however
 /// deep its state lies.
-pub const PATH_MAX: usize = 4095 - 20;
+pub(crate) const PATH_MAX: usize = 4095 - 20;
 
 /// Why bytes are not a usable relative path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -122,7 +122,7 @@ impl RelPath {
 }
 
 /// Checks one path component.
-pub fn check_name(name: &[u8]) -> Result<(), PathError> {
+pub(crate) fn check_name(name: &[u8]) -> Result<(), PathError> {
     if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
         Err(PathError::Component)
     } else if name.contains(&0) {

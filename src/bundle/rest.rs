@@ -15,7 +15,7 @@ use crate::encoding::at_most;
 
 /// Which entries of which bundle of the same origin a bundle repeats.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Rest {
+pub(crate) struct Rest {
     /// Epoch of the whole.
     pub epoch: u64,
     /// Incarnation of the whole.
@@ -29,7 +29,7 @@ pub struct Rest {
 
 impl Rest {
     /// (epoch, seq): the order of the whole, which is that of its files.
-    pub fn order(&self) -> (u64, u64) {
+    pub(crate) fn order(&self) -> (u64, u64) {
         (self.epoch, self.seq)
     }
 

@@ -3,7 +3,7 @@
 /// How far a file is on its way from its writer to its recipients, or where it ended. What is less far comes first; of
 /// what has ended, what may still be mended comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Open for writing.
     Open,
     /// Its writer was killed, or a write failed.
@@ -65,7 +65,7 @@ impl Stage {
     ];
 
     /// What users read.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Incomplete => "incomplete",
@@ -89,7 +89,7 @@ impl Stage {
     }
 
     /// The stage that a text begins with, and what follows in it.
-    pub fn of(text: &str) -> Option<(Self, &str)> {
+    pub(crate) fn of(text: &str) -> Option<(Self, &str)> {
         Self::ALL.iter().find_map(|stage| {
             let rest = text.strip_prefix(stage.word())?;
             let ends = rest.is_empty() || rest.starts_with([' ', ':']);

@@ -243,7 +243,8 @@ pub(super) fn status(status: &Status, now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Counts, RecipientRow};
+    use crate::control::Counts;
+    use crate::spool::RecipientRow;
 
     fn example() -> Status {
         Status {

@@ -27,7 +27,7 @@ const HEAD: &str = "\
 
 /// What a state keeps.
 #[derive(Debug)]
-pub struct Kept {
+pub(crate) struct Kept {
     /// Where it was last mounted.
     pub mountpoint: Option<PathBuf>,
     /// What it was told.
@@ -36,7 +36,7 @@ pub struct Kept {
 
 impl Kept {
     /// Reads what the state keeps; nothing if it never served.
-    pub fn read(layout: &Layout) -> Result<Self, ConfigError> {
+    pub(crate) fn read(layout: &Layout) -> Result<Self, ConfigError> {
         let path = layout.node();
         let mut kept = Self {
             mountpoint: None,

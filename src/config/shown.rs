@@ -12,7 +12,7 @@ use crate::peer::PeerId;
 
 /// One setting as it holds, to be shown.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Held {
+pub(crate) struct Held {
     /// The setting.
     pub name: &'static str,
     /// Its value as a TOML value; `None` when unset; a secret shows as `…`.

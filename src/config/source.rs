@@ -8,7 +8,7 @@ use super::error::ConfigError;
 
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Source {
+pub(crate) enum Source {
     /// Nobody said anything.
     Default,
     /// The state's own file: it was given once, and belongs to the node.
@@ -25,7 +25,7 @@ pub enum Source {
 
 impl Source {
     /// The words for a value of `setting` from here: `--settle`, `MESHBOX_SETTLE`, `settle in /etc/x.toml`.
-    pub fn describe(&self, setting: &str) -> String {
+    pub(crate) fn describe(&self, setting: &str) -> String {
         match self {
             Self::Default => "default".to_owned(),
             Self::Kept(path) => format!("kept in {}", path.display()),
@@ -39,7 +39,7 @@ impl Source {
 
 /// What a value looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// One value; the last one given counts.
     Text,
     /// One path; in a file it is relative to that file.
@@ -52,7 +52,7 @@ pub enum Kind {
 
 /// A setting: one name for the flag, the variable and the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// The TOML key; with `-` for `_` the flag, in capitals after `MESHBOX_` the variable.
     pub name: &'static str,
     /// What its values look like.
@@ -64,7 +64,7 @@ const fn new(name: &'static str, kind: Kind) -> Setting {
 }
 
 /// All settings, in the order `meshbox config` shows them.
-pub const SETTINGS: &[Setting] = &[
+pub(crate) const SETTINGS: &[Setting] = &[
     new("state", Kind::Path),
     new("name", Kind::Text),
     new("join", Kind::Text),
@@ -113,7 +113,7 @@ const SPOOL_TABLE: [&str; 5] = [
 const TABLES: [&str; 2] = ["route", "groups"];
 
 /// The setting of this name, with dashes or underscores.
-pub fn setting(name: &str) -> Option<&'static Setting> {
+pub(crate) fn setting(name: &str) -> Option<&'static Setting> {
     let name = name.replace('-', "_");
     SETTINGS.iter().find(|setting| setting.name == name)
 }
@@ -125,7 +125,7 @@ pub(super) fn env_name(setting: &str) -> String {
 
 /// What one source says.
 #[derive(Clone, Debug)]
-pub struct Layer {
+pub(crate) struct Layer {
     source: Source,
     values: BTreeMap<&'static str, Vec<OsString>>,
     /// `[[route]]` and `[groups]`.
@@ -134,7 +134,7 @@ pub struct Layer {
 
 impl Layer {
     /// A layer that says nothing yet.
-    pub fn new(source: Source) -> Self {
+    pub(crate) fn new(source: Source) -> Self {
         Self {
             source,
             values: BTreeMap::new(),
@@ -148,29 +148,29 @@ impl Layer {
     }
 
     /// Where the values are from.
-    pub fn source(&self) -> &Source {
+    pub(crate) fn source(&self) -> &Source {
         &self.source
     }
 
     /// Adds a value.
-    pub fn push(&mut self, setting: &'static Setting, value: OsString) {
+    pub(crate) fn push(&mut self, setting: &'static Setting, value: OsString) {
         self.values.entry(setting.name).or_default().push(value);
     }
 
     /// The values of a setting, at least one, if this source says anything of it.
-    pub fn get(&self, name: &str) -> Option<&[OsString]> {
+    pub(crate) fn get(&self, name: &str) -> Option<&[OsString]> {
         self.values.get(name).map(Vec::as_slice)
     }
 
     /// The same without one setting.
     #[must_use]
-    pub fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.values.remove(name);
         self
     }
 
     /// The environment; `lookup` gives a variable's value.
-    pub fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub(crate) fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
         let mut layer = Self::new(Source::Env);
         for setting in SETTINGS {
             let Some(value) = lookup(&env_name(setting.name)).filter(|value| !value.is_empty())
@@ -196,7 +196,7 @@ impl Layer {
     }
 
     /// `-o` options that are ours: a name and perhaps a value.
-    pub fn from_mount_options<'a>(
+    pub(crate) fn from_mount_options<'a>(
         options: impl IntoIterator<Item = (&'a str, Option<&'a OsStr>)>,
     ) -> Result<Self, ConfigError> {
         let mut layer = Self::new(Source::MountOption);
@@ -222,7 +222,7 @@ impl Layer {
     }
 
     /// A TOML file.
-    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn from_file(path: &Path) -> Result<Self, ConfigError> {
         let path = std::path::absolute(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 /// What the surroundings of the process say; a value so that tests can bring their own.
 #[derive(Clone, Debug, Default)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Whether we are root.
     pub root: bool,
     /// `$XDG_STATE_HOME`, if absolute.
@@ -19,7 +19,7 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// Those of this process.
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         let dir = |name| {
             std::env::var_os(name)
                 .map(PathBuf::from)
@@ -35,7 +35,7 @@ impl Surroundings {
     }
 
     /// Where the states of all mounts are, unless `--state` says otherwise.
-    pub fn state_home(&self) -> Option<PathBuf> {
+    pub(crate) fn state_home(&self) -> Option<PathBuf> {
         if self.root {
             return Some(PathBuf::from("/var/lib/meshbox"));
         }

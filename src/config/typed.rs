@@ -12,7 +12,7 @@ use crate::spool::{Dress, Limits, Routing, SpoolConfig};
 
 /// What holds, typed.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// The state directory, absolute.
     pub state: PathBuf,
     /// Where it is to be mounted, as in [`super::Inputs::mountpoint`].
@@ -73,7 +73,7 @@ pub struct Config {
 
 impl Config {
     /// The file system's part.
-    pub fn fs(&self) -> FsConfig {
+    pub(crate) fn fs(&self) -> FsConfig {
         FsConfig {
             settle: self.settle,
             chown_to_writer: self.root,
@@ -85,7 +85,7 @@ impl Config {
     }
 
     /// The spool's part.
-    pub fn spool(&self, identity: Identity) -> SpoolConfig {
+    pub(crate) fn spool(&self, identity: Identity) -> SpoolConfig {
         SpoolConfig {
             state: self.state.clone(),
             lifetime: self.lifetime,
@@ -97,7 +97,7 @@ impl Config {
     }
 
     /// The mesh's part.
-    pub fn mesh(&self) -> MeshConfig {
+    pub(crate) fn mesh(&self) -> MeshConfig {
         MeshConfig {
             name: self.name.clone(),
             listen: self.listen.clone(),

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use crate::peer::{PeerId, PeerName};
 
 /// Reads `5ms`, `1m 30s`, `30days`. A number needs its unit, except 0.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if text.trim() == "0" {
         return Ok(Duration::ZERO);
     }
@@ -20,7 +20,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads `ID@ADDR:PORT`.
-pub fn parse_peer(text: &str) -> Result<(PeerId, SocketAddr), String> {
+pub(crate) fn parse_peer(text: &str) -> Result<(PeerId, SocketAddr), String> {
     let parts = text
         .split_once('@')
         .and_then(|(id, addr)| Some((PeerId::from_hex(id)?, addr.parse().ok()?)));
@@ -47,7 +47,7 @@ const UNITS: [(&str, u64); 13] = [
 ];
 
 /// Reads `10GiB`, `500 MB`, `64M`, `4096`.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
     let lower = trimmed.to_ascii_lowercase();
     let unit = UNITS
@@ -68,7 +68,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// A size as [`parse_size`] reads it, in the largest unit that shows it whole.
-pub fn format_size(bytes: u64) -> String {
+pub(crate) fn format_size(bytes: u64) -> String {
     let whole = UNITS[..4]
         .iter()
         .rev()
@@ -224,7 +224,7 @@ pub(super) fn name_of_host(hostname: &str) -> PeerName {
 
 /// How a node gets its key pair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum IdentityKind {
+pub(crate) enum IdentityKind {
     /// A random one of its own.
     #[default]
     Own,
@@ -234,7 +234,7 @@ pub enum IdentityKind {
 
 impl IdentityKind {
     /// As it is written.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Own => "own",
             Self::Derived => "derived",

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::path::WirePath;
 use crate::bundle::Priority;
-pub use crate::spool::parse_priority;
+pub(crate) use crate::spool::parse_priority;
 
 /// Something to be done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum Act {
+pub(crate) enum Act {
     /// End a bundle for all who do not have it.
     Cancel {
         /// Which.
@@ -29,7 +29,7 @@ pub enum Act {
 
 /// A bundle of ours as the user names it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Named {
+pub(crate) struct Named {
     /// The newest from this path below `outbox/`.
     pub path: Option<WirePath>,
     /// The one with this id as hex, or with the id that `send --bundle` gave it.
@@ -38,7 +38,7 @@ pub struct Named {
 
 /// Files to be sent as one bundle. They lie below an ignored directory of the outbox.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SendFiles {
+pub(crate) struct SendFiles {
     /// Where each is, below `outbox/`, and the path it is to have in the bundle.
     pub files: Vec<(WirePath, WirePath)>,
     /// Whom to; empty: as the routes say.
@@ -52,7 +52,7 @@ pub struct SendFiles {
 /// How it went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ActOutcome {
+pub(crate) enum ActOutcome {
     /// As asked, or it was so already.
     Done,
     /// There was nothing to be done, or it cannot be.
@@ -63,7 +63,7 @@ pub enum ActOutcome {
 
 /// How it went, with words for people.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Acted {
+pub(crate) struct Acted {
     /// In one word.
     pub outcome: ActOutcome,
     /// In more.
@@ -75,7 +75,7 @@ pub struct Acted {
 
 impl Acted {
     /// It was done.
-    pub fn done(text: impl Into<String>) -> Self {
+    pub(crate) fn done(text: impl Into<String>) -> Self {
         Self {
             outcome: ActOutcome::Done,
             text: text.into(),
@@ -84,7 +84,7 @@ impl Acted {
     }
 
     /// It was not.
-    pub fn failed(text: impl Into<String>) -> Self {
+    pub(crate) fn failed(text: impl Into<String>) -> Self {
         Self {
             outcome: ActOutcome::Failed,
             ..Self::done(text)

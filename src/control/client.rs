@@ -13,14 +13,14 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 /// A connection to a running daemon.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     stream: BufReader<UnixStream>,
     state: PathBuf,
 }
 
 impl Client {
     /// Connects to the daemon of a state directory.
-    pub fn connect(state: &Path) -> Result<Self, ControlError> {
+    pub(crate) fn connect(state: &Path) -> Result<Self, ControlError> {
         let path = Layout::new(state.to_owned()).control_socket();
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -41,24 +41,19 @@ impl Client {
         })
     }
 
-    /// The state directory of the daemon.
-    pub fn state(&self) -> &Path {
-        &self.state
-    }
-
     /// The daemon's process id.
-    pub fn daemon_pid(&self) -> Option<u32> {
+    pub(crate) fn daemon_pid(&self) -> Option<u32> {
         let peer = rustix::net::sockopt::socket_peercred(self.stream.get_ref()).ok()?;
         u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
     }
 
     /// Asks, and waits for the answer; a refusal is an error.
-    pub fn call(&mut self, request: &Request) -> Result<Reply, ControlError> {
+    pub(crate) fn call(&mut self, request: &Request) -> Result<Reply, ControlError> {
         self.call_within(request, ANSWER)
     }
 
     /// [`Self::call`] of a daemon that may be stopped.
-    pub fn call_within(
+    pub(crate) fn call_within(
         &mut self,
         request: &Request,
         limit: Duration,

@@ -30,7 +30,7 @@ const STACK: usize = 512 * 1024;
 
 /// The running control socket.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     listener: Arc<UnixListener>,
     stopping: Arc<AtomicBool>,
     accepting: Option<JoinHandle<()>>,
@@ -40,7 +40,10 @@ pub struct Server {
 impl Server {
     /// Binds `path`, replacing what a dead daemon left there, and answers from now on. The caller holds the lock of
     /// the state directory.
-    pub fn start(path: &Path, backend: Arc<dyn ControlBackend>) -> Result<Self, ControlError> {
+    pub(crate) fn start(
+        path: &Path,
+        backend: Arc<dyn ControlBackend>,
+    ) -> Result<Self, ControlError> {
         let failed = |action| {
             move |source| ControlError::Io {
                 action,
@@ -74,7 +77,8 @@ impl Server {
     }
 
     /// Ends all connections and removes the socket.
-    pub fn stop(mut self) {
+    #[cfg(test)]
+    pub(crate) fn stop(mut self) {
         self.end();
     }
 

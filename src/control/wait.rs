@@ -8,12 +8,12 @@ use super::path::WirePath;
 use crate::spool::{OutboundRow, RecipientRow};
 
 /// How long a wait sleeps when it is not told of any change. Bounds a missed bell and the end of the daemon.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// To whom a file must be delivered.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WaitFor {
+pub(crate) enum WaitFor {
     /// Everyone it is for, and at least one.
     All,
     /// So many of them.
@@ -39,7 +39,7 @@ impl std::str::FromStr for WaitFor {
 
 /// How the delivery of a path stands.
 #[derive(Clone, Debug)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     /// There is no such file, and nothing was ever sent from this path.
     Unknown,
     /// What the path shows now is not sealed yet; in words.
@@ -53,7 +53,7 @@ pub enum Delivery {
 /// What a wait came to, for one path or for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// As asked.
     Delivered,
     /// It will not come to what was asked.
@@ -64,7 +64,7 @@ pub enum Outcome {
 
 /// What a wait came to for one path.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct PathOutcome {
+pub(crate) struct PathOutcome {
     /// Below `outbox/`.
     pub path: WirePath,
     /// In one word; `timeout` for one that is still on its way.
@@ -74,7 +74,7 @@ pub struct PathOutcome {
 }
 
 /// Judges one delivery: `None` while it is still on its way, and words for people.
-pub fn judge(delivery: &Delivery, to: &WaitFor) -> (Option<Outcome>, String) {
+pub(crate) fn judge(delivery: &Delivery, to: &WaitFor) -> (Option<Outcome>, String) {
     match delivery {
         Delivery::Unknown => (
             Some(Outcome::Failed),

@@ -20,7 +20,7 @@ const MAX_KEY_FILE: u64 = 4096;
 
 /// Why there is no key to start with.
 #[derive(Debug, Error)]
-pub enum KeyError {
+pub(crate) enum KeyError {
     /// The disk, or a file that is not a key.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -47,7 +47,7 @@ pub enum KeyError {
 }
 
 /// This node's key pair, made on first use.
-pub fn load_or_create_identity(layout: &Layout) -> Result<Identity, SpoolError> {
+pub(crate) fn load_or_create_identity(layout: &Layout) -> Result<Identity, SpoolError> {
     let path = layout.identity_key();
     match load(&path)? {
         Some(secret) => Ok(Identity::from_secret(secret)),
@@ -56,17 +56,17 @@ pub fn load_or_create_identity(layout: &Layout) -> Result<Identity, SpoolError> 
 }
 
 /// This node's key pair, if it was made already.
-pub fn load_identity(layout: &Layout) -> Result<Option<Identity>, SpoolError> {
+pub(crate) fn load_identity(layout: &Layout) -> Result<Option<Identity>, SpoolError> {
     Ok(load(&layout.identity_key())?.map(Identity::from_secret))
 }
 
 /// Makes `identity` this node's, unless it has one; gives the one it has.
-pub fn store_identity(layout: &Layout, identity: &Identity) -> Result<Identity, SpoolError> {
+pub(crate) fn store_identity(layout: &Layout, identity: &Identity) -> Result<Identity, SpoolError> {
     create(&layout.identity_key(), identity.secret()).map(Identity::from_secret)
 }
 
 /// The group's key, if there is one.
-pub fn load_group(layout: &Layout) -> Result<Option<GroupKey>, SpoolError> {
+pub(crate) fn load_group(layout: &Layout) -> Result<Option<GroupKey>, SpoolError> {
     let path = layout.group_key();
     let key = load(&path)?.map(GroupKey::from_bytes).transpose();
     key.map_err(|err| bad(&path, err.to_string()))
@@ -77,12 +77,12 @@ fn founding_mark(layout: &Layout) -> PathBuf {
 }
 
 /// Whether this node made the group's key, and nothing else says so yet.
-pub fn is_founding(layout: &Layout) -> bool {
+pub(crate) fn is_founding(layout: &Layout) -> bool {
     founding_mark(layout).exists()
 }
 
 /// The journal knows by now who is the admin.
-pub fn founded(layout: &Layout) -> Result<(), SpoolError> {
+pub(crate) fn founded(layout: &Layout) -> Result<(), SpoolError> {
     let mark = founding_mark(layout);
     match std::fs::remove_file(&mark) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &mark)(err)),
@@ -98,7 +98,11 @@ fn mark_founding(layout: &Layout) -> Result<(), SpoolError> {
 }
 
 /// Makes `key` the group's, unless there is one. `founding`: it is a new group, and this node its admin.
-pub fn store_group(layout: &Layout, key: &GroupKey, founding: bool) -> Result<(), SpoolError> {
+pub(crate) fn store_group(
+    layout: &Layout,
+    key: &GroupKey,
+    founding: bool,
+) -> Result<(), SpoolError> {
     match founding {
         true => mark_founding(layout)?,
         false => founded(layout)?,
@@ -107,7 +111,7 @@ pub fn store_group(layout: &Layout, key: &GroupKey, founding: bool) -> Result<()
 }
 
 /// Removes the group's key, and with `identity` this node's own: there is no group then.
-pub fn remove(layout: &Layout, identity: bool) -> Result<(), SpoolError> {
+pub(crate) fn remove(layout: &Layout, identity: bool) -> Result<(), SpoolError> {
     let own = Some(layout.identity_key()).filter(|_| identity);
     for path in [layout.group_key(), founding_mark(layout)]
         .into_iter()

@@ -18,7 +18,7 @@ const LOG_FILES_KEPT: usize = 3;
 
 /// Where log lines go.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Sink {
+pub(crate) enum Sink {
     /// The terminal.
     Stderr,
     /// A file, rotated and bounded.
@@ -29,7 +29,7 @@ pub enum Sink {
 
 impl Sink {
     /// Chooses: the journal when systemd runs us, else stderr in the foreground, else the file.
-    pub fn choose(foreground: bool, file: PathBuf) -> Self {
+    pub(crate) fn choose(foreground: bool, file: PathBuf) -> Self {
         let stderr = rustix::fs::fstat(io::stderr())
             .ok()
             .map(|stat| (stat.st_dev, stat.st_ino));
@@ -62,7 +62,7 @@ impl Sink {
 }
 
 /// Starts logging and logs panics from now on. A second call in one process does nothing.
-pub fn start(sink: &Sink, directives: &str) -> io::Result<()> {
+pub(crate) fn start(sink: &Sink, directives: &str) -> io::Result<()> {
     let filter = || EnvFilter::builder().parse_lossy(directives);
     let started = match sink {
         Sink::Stderr => tracing_subscriber::registry()

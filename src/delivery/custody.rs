@@ -31,15 +31,15 @@ use crate::peer::PeerId;
 
 /// How long the origin has to close a bundle before those who hold it begin to help. Receipts of members that are there
 /// take milliseconds; this is for transfers that take longer than ours did.
-pub const DELAY: Duration = Duration::from_secs(10);
+pub(crate) const DELAY: Duration = Duration::from_secs(10);
 
 /// How long the origin's answer may take.
-pub const ANSWER: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How far custody of a bundle has come. Times are of any clock that never goes back; the journal keeps them only until
 /// the next start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Until then the origin may close it.
     Watching(Duration),
     /// The origin was asked whether it is closed, and has until then to say so.
@@ -54,7 +54,7 @@ pub enum Stage {
 
 /// Why content is not needed for others any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Why {
+pub(crate) enum Why {
     /// Every other recipient has it, or never will.
     Complete,
     /// The origin says that it is final everywhere.
@@ -67,8 +67,15 @@ pub enum Why {
 
 /// What happened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// A session with the origin began.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "the spool reads its rows then; the simulator keeps the machines"
+        )
+    )]
     OriginConnected,
     /// The origin says that the bundle is final for every recipient.
     OriginClosed,
@@ -95,7 +102,7 @@ pub enum Event {
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Action {
+pub(crate) enum Action {
     /// Ask the origin whether it is closed.
     Ask,
     /// Owe it to these from now on.
@@ -110,7 +117,7 @@ pub enum Action {
 
 /// Custody of one bundle.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Custody {
+pub(crate) struct Custody {
     stage: Stage,
     waiting: BTreeSet<PeerId>,
     receipts: BTreeSet<PeerId>,
@@ -118,7 +125,8 @@ pub struct Custody {
 
 impl Custody {
     /// A bundle was settled here at `now`, and is for `others` too (without the origin and this node).
-    pub fn settled(now: Duration, others: impl IntoIterator<Item = PeerId>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn settled(now: Duration, others: impl IntoIterator<Item = PeerId>) -> Self {
         Self {
             stage: Stage::Watching(now.saturating_add(DELAY)),
             waiting: others.into_iter().collect(),
@@ -127,7 +135,7 @@ impl Custody {
     }
 
     /// As it was recorded: `waiting` have no receipt here, the receipts of `receipts` are to be handed over.
-    pub fn recorded(
+    pub(crate) fn recorded(
         stage: Stage,
         waiting: impl IntoIterator<Item = PeerId>,
         receipts: impl IntoIterator<Item = PeerId>,
@@ -140,22 +148,22 @@ impl Custody {
     }
 
     /// How far it has come.
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         self.stage
     }
 
     /// Who is not known to have it.
-    pub fn waiting(&self) -> impl Iterator<Item = PeerId> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = PeerId> {
         self.waiting.iter().copied()
     }
 
     /// Whose receipts are to be handed to the origin.
-    pub fn receipts(&self) -> impl Iterator<Item = PeerId> {
+    pub(crate) fn receipts(&self) -> impl Iterator<Item = PeerId> {
         self.receipts.iter().copied()
     }
 
     /// Whether the content must be kept.
-    pub fn needs_content(&self) -> bool {
+    pub(crate) fn needs_content(&self) -> bool {
         match self.stage {
             Stage::Watching(_) | Stage::Asked(_) | Stage::Carrying => true,
             Stage::Relaying | Stage::Ended => false,
@@ -163,7 +171,7 @@ impl Custody {
     }
 
     /// Takes one event at time `now` and appends what is to be done to `out`.
-    pub fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Action>) {
+    pub(crate) fn handle(&mut self, now: Duration, event: Event, out: &mut Vec<Action>) {
         if self.stage == Stage::Ended {
             return;
         }

@@ -171,18 +171,18 @@ mod tests {
     fn an_urgent_bundle_passes_a_window_and_a_queue_full_of_bulk() {
         let mut machine = idle();
         for n in 0..4 * AHEAD_MAX {
-            step(&mut machine, Event::SealedAs(number(n), Priority::Bulk));
+            step(&mut machine, Event::Sealed(number(n), Priority::Bulk));
         }
         assert_eq!(machine.outstanding(), WINDOW);
         for n in 0..RESERVED {
             let urgent = number(1_000_000 + n);
-            let done = step(&mut machine, Event::SealedAs(urgent, Priority::Critical));
+            let done = step(&mut machine, Event::Sealed(urgent, Priority::Critical));
             assert_eq!(done, [Action::Offer(urgent)], "{n}");
         }
         // Not without bound: then it waits, and is the next.
         let (late, more) = (number(2_000_000), number(2_000_001));
-        assert!(step(&mut machine, Event::SealedAs(late, Priority::Critical)).is_empty());
-        assert!(step(&mut machine, Event::SealedAs(more, Priority::Routine)).is_empty());
+        assert!(step(&mut machine, Event::Sealed(late, Priority::Critical)).is_empty());
+        assert!(step(&mut machine, Event::Sealed(more, Priority::Routine)).is_empty());
         let taken = |n| Event::Verdict(number(n), Verdict::Taken);
         assert_eq!(step(&mut machine, taken(0)), [Action::Offer(late)]);
     }
@@ -191,7 +191,7 @@ mod tests {
     fn what_a_page_brings_is_offered_by_priority_and_bulk_gets_its_share() {
         let mut machine = idle();
         for n in 0..WINDOW {
-            step(&mut machine, Event::Sealed(number(n)));
+            step(&mut machine, Event::Sealed(number(n), Priority::Routine));
         }
         step(&mut machine, Event::Rescan);
         let bundles: Vec<BundleId> = (1000..1200).map(number).collect();

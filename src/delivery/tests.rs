@@ -59,8 +59,7 @@ variants!(
     Event,
     Event::Connected,
     Event::Disconnected,
-    Event::Sealed(_),
-    Event::SealedAs(..),
+    Event::Sealed(..),
     Event::Ranked(..),
     Event::Rescan,
     Event::Page { .. },
@@ -115,16 +114,22 @@ fn in_phase(phase: Option<Phase>) -> Delivery {
                 },
             ]
         }
-        Some(Phase::Offered) => vec![Event::Sealed(b)],
-        Some(Phase::Fetching) => vec![Event::Sealed(b), verdict(Verdict::Working)],
-        Some(Phase::Taken) => vec![Event::Sealed(b), verdict(Verdict::Taken)],
+        Some(Phase::Offered) => vec![Event::Sealed(b, Priority::Routine)],
+        Some(Phase::Fetching) => vec![
+            Event::Sealed(b, Priority::Routine),
+            verdict(Verdict::Working),
+        ],
+        Some(Phase::Taken) => vec![Event::Sealed(b, Priority::Routine), verdict(Verdict::Taken)],
         Some(Phase::Waiting) => {
-            vec![Event::Sealed(b), verdict(Verdict::Deferred("full".into()))]
+            vec![
+                Event::Sealed(b, Priority::Routine),
+                verdict(Verdict::Deferred("full".into())),
+            ]
         }
         Some(Phase::Ready) => {
             // Ready lasts only while the window is full of others.
             machine.offered = WINDOW;
-            vec![Event::Sealed(b)]
+            vec![Event::Sealed(b, Priority::Routine)]
         }
     };
     for event in steps {
@@ -168,7 +173,7 @@ fn every_state_and_every_event() {
             ],
         ),
         (
-            Event::Sealed(b),
+            Event::Sealed(b, Priority::Routine),
             [
                 (Some(Offered), vec![Action::Offer(b)]),
                 (Some(Asked), vec![]),
@@ -180,7 +185,7 @@ fn every_state_and_every_event() {
             ],
         ),
         (
-            Event::SealedAs(b, Priority::Critical),
+            Event::Sealed(b, Priority::Critical),
             [
                 (Some(Offered), vec![Action::Offer(b)]),
                 (Some(Asked), vec![]),
@@ -463,7 +468,7 @@ fn memory_stays_bounded_while_everything_is_delivered() {
     let mut machine = Delivery::new(3);
     let mut queue: VecDeque<Event> = VecDeque::from([Event::Connected]);
     // Seals ring while the scan runs; most do not fit and must be found again.
-    queue.extend((0..ALL).map(|n| Event::Sealed(id(n))));
+    queue.extend((0..ALL).map(|n| Event::Sealed(id(n), Priority::Routine)));
     let mut now = T0;
     let mut steps = 0;
     while !journal.is_empty() {
@@ -614,8 +619,8 @@ fn every_reachable_state_keeps_the_rules_and_leads_to_the_end() {
         vec![
             Event::Connected,
             Event::Disconnected,
-            Event::Sealed(b),
-            Event::SealedAs(b, Priority::Critical),
+            Event::Sealed(b, Priority::Routine),
+            Event::Sealed(b, Priority::Critical),
             Event::Ranked(b, Priority::Critical),
             Event::Rescan,
             Event::Page {

@@ -19,16 +19,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::encoding::at_most;
 
 /// Content up to this many bytes travels inside the offer and has no chunk list: 64 KiB.
-pub const INLINE_MAX: u64 = 64 * 1024;
+pub(crate) const INLINE_MAX: u64 = 64 * 1024;
 
 /// The piece the hasher works in, and the smallest chunk: 1 MiB.
-pub const LEAF: u64 = 1024 * 1024;
+pub(crate) const LEAF: u64 = 1024 * 1024;
 
 /// What stands for the bytes of holes.
 pub(super) static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// Most items of a list; beyond it chunks get longer. 4,096 hashes are 132 KiB of manifest.
-pub const MAX_CHUNKS: usize = 4096;
+pub(crate) const MAX_CHUNKS: usize = 4096;
 
 /// A list of longer chunks has at least this many hashes: with shorter chunks it would have been too long, and of its
 /// items at least half have a hash, of which two become one.
@@ -39,11 +39,11 @@ const DOUBLINGS_MAX: u8 = 43;
 
 /// The hash of one chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct ChunkHash(pub [u8; 32]);
+pub(crate) struct ChunkHash(pub [u8; 32]);
 
 /// One item of a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Run {
+pub(crate) enum Run {
     /// A chunk with this hash.
     Data(ChunkHash),
     /// So many chunks of zeros, one after the other.
@@ -53,7 +53,7 @@ pub enum Run {
 /// The chunks of one file, in order; empty for content that travels inline. A copy costs nothing, and an empty one takes
 /// no memory of its own: a bundle may have 100,000 of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ChunkList(Option<Arc<Listed>>);
+pub(crate) struct ChunkList(Option<Arc<Listed>>);
 
 #[derive(PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct Listed {
@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for ChunkList {
 
 /// A stretch of a file as its list tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Stretch {
+pub(crate) struct Stretch {
     /// Where it is.
     pub range: Range<u64>,
     /// What is there.
@@ -99,7 +99,7 @@ pub struct Stretch {
 
 /// What a [`Stretch`] holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Holds {
+pub(crate) enum Holds {
     /// A chunk to be asked for, with its hash.
     Chunk(ChunkHash),
     /// All of a file that travels inline: its digest is its check.
@@ -143,7 +143,7 @@ impl ChunkList {
     }
 
     /// Whether this is a list of a file of `size` bytes.
-    pub fn fits(&self, size: u64) -> bool {
+    pub(crate) fn fits(&self, size: u64) -> bool {
         if size <= INLINE_MAX {
             return *self == Self::default();
         }
@@ -176,36 +176,23 @@ impl ChunkList {
     }
 
     /// Size in bytes of every chunk but the last.
-    pub fn chunk_size(&self) -> u64 {
+    pub(crate) fn chunk_size(&self) -> u64 {
         LEAF << self.listed().doublings.min(DOUBLINGS_MAX)
     }
 
     /// How many chunks have a hash.
-    pub fn data_count(&self) -> usize {
+    pub(crate) fn data_count(&self) -> usize {
         let data = |run: &&Run| matches!(run, Run::Data(_));
         self.listed().runs.iter().filter(data).count()
     }
 
-    /// Items of the list.
-    pub fn len(&self) -> usize {
-        self.listed().runs.len()
-    }
-
     /// Whether there is none: the content travels inline.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.listed().runs.is_empty()
     }
 
-    /// Whether there are zeros that do not travel.
-    pub fn has_zeros(&self) -> bool {
-        self.listed()
-            .runs
-            .iter()
-            .any(|run| matches!(run, Run::Zeros(_)))
-    }
-
     /// Everything of a file of `size` bytes, in order.
-    pub fn stretches(&self, size: u64) -> impl Iterator<Item = Stretch> + '_ {
+    pub(crate) fn stretches(&self, size: u64) -> impl Iterator<Item = Stretch> + '_ {
         let inline = (self.listed().runs.is_empty() && size > 0).then_some(Stretch {
             range: 0..size,
             holds: Holds::Inline,
@@ -227,26 +214,26 @@ impl ChunkList {
     }
 
     /// The stretches that a receiver has to ask for, in order. Chunks are numbered by their place here.
-    pub fn asked(&self, size: u64) -> impl Iterator<Item = Stretch> + '_ {
+    pub(crate) fn asked(&self, size: u64) -> impl Iterator<Item = Stretch> + '_ {
         self.stretches(size)
             .filter(|stretch| stretch.holds != Holds::Zeros)
     }
 
     /// The memory it takes besides itself.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.0.as_ref().map_or(0, |listed| {
             size_of::<Listed>() + listed.runs.capacity() * size_of::<Run>()
         })
     }
 
     /// Where these are.
-    pub fn pieces(&self, size: u64) -> Vec<Range<u64>> {
+    pub(crate) fn pieces(&self, size: u64) -> Vec<Range<u64>> {
         self.asked(size).map(|stretch| stretch.range).collect()
     }
 }
 
 /// The hash of one whole chunk, given its bytes.
-pub fn chunk_hash(bytes: &[u8]) -> ChunkHash {
+pub(crate) fn chunk_hash(bytes: &[u8]) -> ChunkHash {
     let mut hasher = ChunkHasher::default();
     bytes
         .chunks(LEAF as usize)
@@ -256,7 +243,7 @@ pub fn chunk_hash(bytes: &[u8]) -> ChunkHash {
 
 /// The hash of one chunk, taken leaf by leaf.
 #[derive(Clone, Debug)]
-pub struct ChunkHasher(Folder);
+pub(crate) struct ChunkHasher(Folder);
 
 impl Default for ChunkHasher {
     fn default() -> Self {
@@ -269,7 +256,7 @@ impl Default for ChunkHasher {
 
 impl ChunkHasher {
     /// The next leaf; only the last may be shorter than [`LEAF`].
-    pub fn leaf(&mut self, bytes: &[u8]) {
+    pub(crate) fn leaf(&mut self, bytes: &[u8]) {
         self.0.push(Node {
             hash: *blake3::hash(bytes).as_bytes(),
             zeros: false,
@@ -277,7 +264,7 @@ impl ChunkHasher {
     }
 
     /// The hash of all of them.
-    pub fn finish(self) -> ChunkHash {
+    pub(crate) fn finish(self) -> ChunkHash {
         let empty = || *blake3::hash(&[]).as_bytes();
         ChunkHash(self.0.rest().map_or_else(empty, |node| node.hash))
     }

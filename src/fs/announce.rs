@@ -61,7 +61,7 @@ const LOOK_SHARE: u32 = 25;
 
 impl Fs {
     /// Sets who announces arrivals, and begins to.
-    pub fn set_herald(self: &Arc<Self>, herald: Box<dyn Herald>) -> std::io::Result<()> {
+    pub(crate) fn set_herald(self: &Arc<Self>, herald: Box<dyn Herald>) -> std::io::Result<()> {
         let invalidate = self.notices.invalidator();
         let fs = Arc::clone(self);
         self.announcements.queue.lock().running = true;
@@ -73,7 +73,7 @@ impl Fs {
     }
 
     /// Ends announcements, before the mount is taken away: the herald must not be in it.
-    pub fn stop_announcing(&self) {
+    pub(crate) fn stop_announcing(&self) {
         self.announcements.stop();
     }
 
@@ -198,7 +198,7 @@ impl Fs {
     }
 
     /// Looks up a name on behalf of `caller`: the herald sees what it needs, everybody else the tree.
-    pub fn lookup_for(
+    pub(crate) fn lookup_for(
         &self,
         caller: Caller,
         parent: NodeId,
@@ -273,7 +273,7 @@ impl Fs {
     }
 
     /// [`Self::rename`] on behalf of `caller`; the herald's is the announcement of a file.
-    pub fn rename_for(
+    pub(crate) fn rename_for(
         self: &Arc<Self>,
         caller: Caller,
         from: Named<'_>,
@@ -288,7 +288,12 @@ impl Fs {
     }
 
     /// [`Self::mkdir`] on behalf of `caller`; the herald's in the inbox is the announcement of a directory.
-    pub fn mkdir_for(&self, caller: Caller, at: Named<'_>, mode: u32) -> Result<Entry, FsError> {
+    pub(crate) fn mkdir_for(
+        &self,
+        caller: Caller,
+        at: Named<'_>,
+        mode: u32,
+    ) -> Result<Entry, FsError> {
         if self.announcements.is_admitted(caller) {
             self.announced(at, true)?;
             return self.lookup(at.parent, at.name);

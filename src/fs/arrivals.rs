@@ -16,7 +16,7 @@ pub(super) const QUEUE_CAP: usize = 65_536;
 
 /// One call through the mount, by paths below its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Make the directory.
     MakeDirectory(Vec<u8>),
     /// Move the first, a token, to the second.
@@ -24,7 +24,7 @@ pub enum Step {
 }
 
 /// Who performs [`Step`]s in another process, and knows whether anybody watches the mount.
-pub trait Herald: Send {
+pub(crate) trait Herald: Send {
     /// Whether anybody may be watching anything in the mount.
     fn is_watched(&mut self) -> bool;
     /// Whether anybody is seen watching the inode with this `st_ino`.

@@ -22,7 +22,7 @@ const BLKSIZE: u32 = 128 * 1024;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// User id of the request.
     pub uid: u32,
     /// Group id of the request.
@@ -33,7 +33,7 @@ pub struct Caller {
 
 /// A point in time, as the backing file system has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Time {
+pub(crate) struct Time {
     /// Seconds since 1970; negative before.
     pub secs: i64,
     /// Nanoseconds after that.
@@ -42,7 +42,7 @@ pub struct Time {
 
 /// Attributes of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attr {
+pub(crate) struct Attr {
     /// The inode, also shown as `st_ino`.
     pub node: NodeId,
     /// Length in bytes.
@@ -73,7 +73,7 @@ pub struct Attr {
 
 /// A name that was found, and how long that may be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The inode behind it.
     pub attr: Attr,
     /// Validity of name and attributes.
@@ -82,7 +82,7 @@ pub struct Entry {
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SetTime {
+pub(crate) enum SetTime {
     /// The present.
     Now,
     /// This one.
@@ -91,7 +91,7 @@ pub enum SetTime {
 
 /// Attributes to change; `None` stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SetAttr {
+pub(crate) struct SetAttr {
     /// Permission bits.
     pub mode: Option<u32>,
     /// Owner.
@@ -110,7 +110,7 @@ pub struct SetAttr {
 
 /// How the kernel may cache an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caching {
+pub(crate) enum Caching {
     /// Cache, dropped at each open.
     Ordinary,
     /// Cache, kept from open to open: the bytes never change.
@@ -123,7 +123,7 @@ pub enum Caching {
 
 /// An opened file or directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub(crate) struct Opened {
     /// Its handle.
     pub fh: u64,
     /// How the kernel may cache it.
@@ -134,7 +134,7 @@ pub struct Opened {
 
 /// One line of a directory listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub(crate) struct Item {
     /// The name.
     pub name: Vec<u8>,
     /// The number to show as `d_ino`.
@@ -149,7 +149,7 @@ pub struct Item {
 
 /// Sizes of the spool's file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
+pub(crate) struct Space {
     /// Blocks in all.
     pub blocks: u64,
     /// Free blocks.

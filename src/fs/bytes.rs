@@ -56,7 +56,7 @@ impl Access {
 
 /// What the kernel says of a WRITE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WriteHow {
+pub(crate) struct WriteHow {
     /// It asks for suid and sgid to be taken away.
     pub kill_privileges: bool,
     /// It writes back pages of a mapping, which may have been changed long ago.
@@ -78,7 +78,7 @@ struct Written {
 
 impl Fs {
     /// Opens a file. `O_TRUNC` in `flags` is carried out.
-    pub fn open(
+    pub(crate) fn open(
         self: &Arc<Self>,
         id: NodeId,
         flags: i32,
@@ -358,7 +358,7 @@ impl Fs {
     }
 
     /// Reads at `offset`, until `size` bytes or the end.
-    pub fn read<R>(
+    pub(crate) fn read<R>(
         &self,
         fh: u64,
         offset: u64,
@@ -395,7 +395,7 @@ impl Fs {
     }
 
     /// Writes all of `data` at `offset`.
-    pub fn write(
+    pub(crate) fn write(
         self: &Arc<Self>,
         fh: u64,
         offset: u64,
@@ -521,7 +521,7 @@ impl Fs {
     }
 
     /// One descriptor of a handle was closed. The caller still exists, so this is where a killed writer is seen.
-    pub fn flush(&self, fh: u64, caller: Caller) -> Result<(), FsError> {
+    pub(crate) fn flush(&self, fh: u64, caller: Caller) -> Result<(), FsError> {
         if let Handle::File(file) = self.handles.any(fh)?
             && file.writes()
             && file.is_torn_by(caller.tid)
@@ -536,7 +536,7 @@ impl Fs {
     }
 
     /// The last descriptor of a handle is gone.
-    pub fn release(self: &Arc<Self>, fh: u64) {
+    pub(crate) fn release(self: &Arc<Self>, fh: u64) {
         let Some(Handle::File(file)) = self.handles.remove(fh) else {
             return;
         };
@@ -560,7 +560,7 @@ impl Fs {
     }
 
     /// Makes bytes (and with `!data_only` attributes) durable; in the pool, since it waits for the disk.
-    pub fn fsync(
+    pub(crate) fn fsync(
         self: &Arc<Self>,
         fh: u64,
         data_only: bool,
@@ -586,7 +586,7 @@ impl Fs {
     }
 
     /// Allocates, punches, zeroes or shifts a range, as far as the backing file system knows the mode.
-    pub fn fallocate(
+    pub(crate) fn fallocate(
         self: &Arc<Self>,
         fh: u64,
         offset: u64,
@@ -621,7 +621,7 @@ impl Fs {
     }
 
     /// Finds the next data or hole.
-    pub fn lseek(&self, fh: u64, offset: i64, whence: i32) -> Result<i64, FsError> {
+    pub(crate) fn lseek(&self, fh: u64, offset: i64, whence: i32) -> Result<i64, FsError> {
         let file = self.handles.file(fh)?;
         let offset = u64::try_from(offset).map_err(|_negative| FsError::Os(Errno::NXIO))?;
         let to = match whence {
@@ -663,7 +663,7 @@ impl Fs {
     }
 
     /// Changes attributes; a new size goes through the gate.
-    pub fn setattr(
+    pub(crate) fn setattr(
         self: &Arc<Self>,
         id: NodeId,
         set: SetAttr,

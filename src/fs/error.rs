@@ -8,13 +8,10 @@ use crate::spool::SpoolError;
 
 /// Why a file operation failed.
 #[derive(Debug, Error)]
-pub enum FsError {
+pub(crate) enum FsError {
     /// No such name.
     #[error("no such entry")]
     NotFound,
-    /// The name is taken.
-    #[error("the name exists")]
-    Exists,
     /// A directory was needed.
     #[error("not a directory")]
     NotDirectory,
@@ -64,10 +61,9 @@ pub enum FsError {
 
 impl FsError {
     /// What the calling program sees.
-    pub fn errno(&self) -> i32 {
+    pub(crate) fn errno(&self) -> i32 {
         match self {
             Self::NotFound => libc::ENOENT,
-            Self::Exists => libc::EEXIST,
             Self::NotDirectory => libc::ENOTDIR,
             Self::IsDirectory => libc::EISDIR,
             Self::ReadOnly => libc::EROFS,

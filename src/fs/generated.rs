@@ -3,7 +3,7 @@
 use super::node::NodeId;
 
 /// Makes the generated files under `.meshbox/`.
-pub trait StatusFiles: Send + Sync {
+pub(crate) trait StatusFiles: Send + Sync {
     /// `status.json`.
     fn status(&self) -> Vec<u8>;
     /// `peers.json`.

@@ -36,7 +36,7 @@ struct Below {
 
 impl Fs {
     /// What is in the outbox and not sent because of its name, as of a moment ago.
-    pub fn ignored_names(&self) -> Arc<IgnoredNames> {
+    pub(crate) fn ignored_names(&self) -> Arc<IgnoredNames> {
         let mut last = self.last_look.lock();
         if let Some((at, took, names)) = &last.0
             && at.elapsed() < GOOD_FOR.max(*took * GOOD_SHARE)

@@ -64,7 +64,7 @@ impl Fs {
     }
 
     /// Sets how the kernel is told of names that show another file now.
-    pub fn set_invalidator(&self, invalidate: Invalidator) -> std::io::Result<()> {
+    pub(crate) fn set_invalidator(&self, invalidate: Invalidator) -> std::io::Result<()> {
         self.notices.start(invalidate)
     }
 

@@ -4,7 +4,7 @@ use rustix::fs::{Dev, FileType, makedev};
 
 /// What an inode is. All but the first three exist only in the outbox, at ignored names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A regular file.
     File,
     /// A directory.
@@ -49,7 +49,7 @@ impl Kind {
 
 /// A device's number, as mknod(2) takes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Device {
+pub(crate) struct Device {
     /// The driver.
     pub major: u32,
     /// The device of that driver.

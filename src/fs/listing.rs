@@ -27,7 +27,7 @@ use crate::bundle::link;
 
 impl Fs {
     /// Opens a directory for listing.
-    pub fn opendir(&self, id: NodeId) -> Result<Opened, FsError> {
+    pub(crate) fn opendir(&self, id: NodeId) -> Result<Opened, FsError> {
         let fh = self.handles.number();
         let stream = DirStream {
             node: id,
@@ -42,12 +42,12 @@ impl Fs {
     }
 
     /// Closes a directory.
-    pub fn releasedir(&self, fh: u64) {
+    pub(crate) fn releasedir(&self, fh: u64) {
         self.handles.remove(fh);
     }
 
     /// Lists names from `offset` on, until `add` says that its buffer is full.
-    pub fn readdir(
+    pub(crate) fn readdir(
         &self,
         fh: u64,
         offset: u64,
@@ -65,7 +65,7 @@ impl Fs {
 
     /// Lists names with their attributes from `offset` on. Each entry that `add` takes counts as a lookup, except `.`
     /// and `..`; a name that went away since the listing began is left out.
-    pub fn readdirplus(
+    pub(crate) fn readdirplus(
         &self,
         fh: u64,
         offset: u64,
@@ -201,7 +201,7 @@ impl Fs {
     }
 
     /// Makes the names in a directory durable; in the pool, since it waits for the disk.
-    pub fn fsyncdir(
+    pub(crate) fn fsyncdir(
         self: &Arc<Self>,
         id: NodeId,
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,

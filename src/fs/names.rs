@@ -30,7 +30,7 @@ pub(crate) enum Target<'a> {
 
 impl Fs {
     /// Makes a file and opens it.
-    pub fn create(
+    pub(crate) fn create(
         self: &Arc<Self>,
         at: Named<'_>,
         mode: u32,
@@ -167,7 +167,7 @@ impl Fs {
     }
 
     /// Makes a regular file without opening it, or what only an ignored name may show.
-    pub fn mknod(
+    pub(crate) fn mknod(
         &self,
         at: Named<'_>,
         mode: u32,
@@ -200,7 +200,7 @@ impl Fs {
     }
 
     /// Makes a directory.
-    pub fn mkdir(&self, at: Named<'_>, mode: u32, caller: Caller) -> Result<Entry, FsError> {
+    pub(crate) fn mkdir(&self, at: Named<'_>, mode: u32, caller: Caller) -> Result<Entry, FsError> {
         let _tree = self.tree.read();
         let place = self.outbox_place(at.parent, at.name)?;
         // mkdir(2) takes the sticky bit; a setgid bit only comes from the parent.
@@ -228,7 +228,7 @@ impl Fs {
     }
 
     /// Removes a file's name. In the inbox: consumed.
-    pub fn unlink(
+    pub(crate) fn unlink(
         self: &Arc<Self>,
         at: Named<'_>,
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,
@@ -304,7 +304,7 @@ impl Fs {
     }
 
     /// Removes an empty directory.
-    pub fn rmdir(
+    pub(crate) fn rmdir(
         self: &Arc<Self>,
         at: Named<'_>,
         done: impl FnOnce(Result<(), FsError>) + Send + 'static,
@@ -338,7 +338,7 @@ impl Fs {
     }
 
     /// Gives a file of the outbox another name.
-    pub fn link(&self, id: NodeId, to: Named<'_>) -> Result<Entry, FsError> {
+    pub(crate) fn link(&self, id: NodeId, to: Named<'_>) -> Result<Entry, FsError> {
         let _tree = self.tree.write();
         let to_place = self.outbox_place(to.parent, to.name)?;
         if generated::is_generated(id) {

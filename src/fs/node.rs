@@ -6,24 +6,24 @@ use crate::bundle::RelPath;
 
 /// The number by which the kernel and `fs` name an inode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct NodeId(pub u64);
+pub(crate) struct NodeId(pub u64);
 
 /// Numbers from here on are ours; backing inode numbers stay below.
 pub(super) const OWN_NUMBERS: u64 = 1 << 63;
 
 impl NodeId {
     /// The root of the mount, fixed by FUSE.
-    pub const ROOT: Self = Self(1);
+    pub(crate) const ROOT: Self = Self(1);
     /// `outbox/`.
-    pub const OUTBOX: Self = Self(OWN_NUMBERS);
+    pub(crate) const OUTBOX: Self = Self(OWN_NUMBERS);
     /// `inbox/`.
-    pub const INBOX: Self = Self(OWN_NUMBERS + 1);
+    pub(crate) const INBOX: Self = Self(OWN_NUMBERS + 1);
     /// `.meshbox/`.
-    pub const STATUS_DIR: Self = Self(OWN_NUMBERS + 2);
+    pub(crate) const STATUS_DIR: Self = Self(OWN_NUMBERS + 2);
     /// Where the herald finds what it announces; see [`super::announce`].
-    pub const STAGE: Self = Self(OWN_NUMBERS + 3);
+    pub(crate) const STAGE: Self = Self(OWN_NUMBERS + 3);
     /// The first of the generated files.
-    pub const STATUS_FILES: Self = Self(OWN_NUMBERS + 16);
+    pub(crate) const STATUS_FILES: Self = Self(OWN_NUMBERS + 16);
     /// The first number given to nodes whose inode number is taken.
     pub(super) const COUNTER: u64 = OWN_NUMBERS + 1024;
 }
@@ -86,7 +86,7 @@ impl Place {
 
 /// A name as the kernel gives it.
 #[derive(Clone, Copy, Debug)]
-pub struct Named<'a> {
+pub(crate) struct Named<'a> {
     /// The directory.
     pub parent: NodeId,
     /// The component.

@@ -18,7 +18,7 @@ const NOTICES_CAP: usize = 1024;
 const FORGET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tells the kernel to forget the entry `name` of a directory.
-pub type Invalidator = Arc<dyn Fn(NodeId, &[u8]) + Send + Sync>;
+pub(crate) type Invalidator = Arc<dyn Fn(NodeId, &[u8]) + Send + Sync>;
 
 /// What the kernel is told.
 pub(super) enum Notice {

@@ -20,7 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What stands for a backing file at the kernel, made by the adapter. The kernel forgets the file when it is dropped.
-pub type Registration = Arc<dyn Any + Send + Sync>;
+pub(crate) type Registration = Arc<dyn Any + Send + Sync>;
 
 /// How a node is read while handles of it are open.
 #[derive(Default)]

@@ -86,7 +86,7 @@ impl Moving {
 
 impl Fs {
     /// Moves a name. A regular file may leave the inbox for the outbox; everything else stays in its tree.
-    pub fn rename(
+    pub(crate) fn rename(
         self: &Arc<Self>,
         from: Named<'_>,
         to: Named<'_>,

@@ -17,7 +17,7 @@ use crate::spool::{SealName, SealOutcome, SealRequest, TreeRequest};
 
 impl Fs {
     /// `meshbox send`: sends a path below `outbox/` now, whatever `ready` says (incomplete, ignored).
-    pub fn send_now(&self, path: &RelPath) -> Result<(), String> {
+    pub(crate) fn send_now(&self, path: &RelPath) -> Result<(), String> {
         let _tree = self.tree.read();
         let place = Place {
             area: Area::Outbox,
@@ -47,7 +47,7 @@ impl Fs {
     }
 
     /// The pattern for which a file of the outbox is not sent; `None` if it is, or was asked for with `meshbox send`.
-    pub fn ignored_by(&self, path: &RelPath, ino: u64) -> Option<String> {
+    pub(crate) fn ignored_by(&self, path: &RelPath, ino: u64) -> Option<String> {
         match self.readiness.shown(ino, path) {
             Some(Shown::Ignored(pattern)) => Some(pattern),
             Some(

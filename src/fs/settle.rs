@@ -29,7 +29,7 @@ fn settle(nodes: &mut Nodes, file: &OpenFile, granted: Option<Settled>) -> Optio
 impl Fs {
     /// Settles how an opened file is read, before its open is answered: with the registration if by the kernel itself.
     /// Once per open, and for every open or for none of the mount. `register` asks the kernel; an error means no.
-    pub fn settle_reading(
+    pub(crate) fn settle_reading(
         &self,
         fh: u64,
         register: impl FnOnce(&File) -> io::Result<Registration>,

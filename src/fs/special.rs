@@ -48,7 +48,12 @@ impl Fs {
     }
 
     /// Makes a symbolic link: any at an ignored name, elsewhere one that stays in its tree, which is sent.
-    pub fn symlink(&self, at: Named<'_>, target: &[u8], caller: Caller) -> Result<Entry, FsError> {
+    pub(crate) fn symlink(
+        &self,
+        at: Named<'_>,
+        target: &[u8],
+        caller: Caller,
+    ) -> Result<Entry, FsError> {
         let _tree = self.tree.read();
         let place = self.outbox_place(at.parent, at.name)?;
         let path = place.rel()?;
@@ -135,7 +140,7 @@ impl Fs {
     }
 
     /// Where a symbolic link points.
-    pub fn readlink(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
+    pub(crate) fn readlink(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
         let _tree = self.tree.read();
         let (backing, place, remains) = {
             let nodes = self.nodes.lock();

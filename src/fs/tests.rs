@@ -411,7 +411,7 @@ impl TestFs {
     fn names(&self, id: NodeId) -> Vec<String> {
         let opened = self.fs.opendir(id).unwrap();
         let mut names = Vec::new();
-        let list = |item: &Item| {
+        let list = |item: &super::attr::Item| {
             names.push(String::from_utf8(item.name.clone()).unwrap());
             false
         };
@@ -757,7 +757,7 @@ fn a_listing_goes_on_where_it_stopped_while_names_go_away() {
     let (mut seen, mut offset) = (HashSet::new(), 0);
     loop {
         let (mut taken, before) = (0, offset);
-        let page = |item: &Item, entry: &Entry| {
+        let page = |item: &super::attr::Item, entry: &Entry| {
             if taken == 3 {
                 return true;
             }

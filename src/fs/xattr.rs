@@ -28,7 +28,7 @@ fn read(fd: &OwnedFd, name: &[u8]) -> Result<Vec<u8>, FsError> {
 
 impl Fs {
     /// The value of an attribute.
-    pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
+    pub(crate) fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>, FsError> {
         if let Some(field) = name.strip_prefix(VIRTUAL) {
             if let Some(directory) = self.routing_directory(id, name)? {
                 return read(&directory, name);
@@ -72,7 +72,7 @@ impl Fs {
     }
 
     /// The names of all attributes, each ended by a NUL.
-    pub fn listxattr(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
+    pub(crate) fn listxattr(&self, id: NodeId) -> Result<Vec<u8>, FsError> {
         if generated::is_generated(id) || !self.nodes.lock().backing(id)?.kind.travels() {
             return Ok(Vec::new());
         }
@@ -92,7 +92,7 @@ impl Fs {
     }
 
     /// Sets an attribute; `flags` as in setxattr(2).
-    pub fn setxattr(
+    pub(crate) fn setxattr(
         &self,
         id: NodeId,
         name: &[u8],
@@ -115,7 +115,7 @@ impl Fs {
     }
 
     /// Removes an attribute.
-    pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
+    pub(crate) fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<(), FsError> {
         let fd = match self.routing_directory(id, name)? {
             Some(directory) => directory,
             None => self.open_to_change(id, name)?,

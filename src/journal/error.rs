@@ -12,7 +12,7 @@ use crate::disk::{DiskError, is_full};
 /// Why the journal could not do something.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum JournalError {
+pub(crate) enum JournalError {
     /// A system call failed, on a file of the journal or on what a batch waits for.
     #[error(transparent)]
     Disk(#[from] DiskError),

@@ -23,7 +23,7 @@ use crate::mesh::member::CloseCode;
 
 /// The setting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Congestion {
+pub(crate) enum Congestion {
     /// By what the path shows.
     #[default]
     Auto,

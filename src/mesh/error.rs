@@ -2,7 +2,7 @@
 
 /// Why the mesh did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum MeshError {
+pub(crate) enum MeshError {
     /// Without a key nobody could be let in.
     #[error("this node is in no group yet")]
     NoGroup,

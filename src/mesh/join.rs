@@ -36,7 +36,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Why an invitation did not let us in.
 #[derive(Debug, Error)]
-pub enum JoinError {
+pub(crate) enum JoinError {
     /// Our own end.
     #[error(transparent)]
     Mesh(#[from] MeshError),
@@ -156,7 +156,7 @@ async fn redeemed(
 
 /// Redeems `invitation` with its inviter; gives a ticket with the group's key. Blocks for at most [`PATIENCE`] and a
 /// little. `listen` says which addresses of ours to use.
-pub fn redeem(
+pub(crate) fn redeem(
     identity: &Identity,
     listen: &[SocketAddr],
     invitation: &Invitation,
@@ -209,7 +209,7 @@ pub fn redeem(
 
 /// Asks the inviter of a plain ticket whether the key in it holds, by proving it. An error only if it says no: whoever
 /// cannot be reached may be reached later; then it is `false`. Blocks for at most [`KNOCK`] and a little.
-pub fn knock(
+pub(crate) fn knock(
     identity: &Identity,
     listen: &[SocketAddr],
     ticket: &Ticket,

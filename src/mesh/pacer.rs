@@ -174,6 +174,7 @@ impl Pacer {
     }
 
     /// How many pieces had to wait since the start.
+    #[cfg(test)]
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }

@@ -15,7 +15,7 @@
 const LARGE: i32 = 4 << 20;
 
 /// To be called before the first thread is started. Does nothing where the C library is not glibc.
-pub fn use_one_arena() {
+pub(crate) fn use_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets numbers inside the allocator, under the allocator's own lock.
     unsafe {

@@ -33,7 +33,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 /// The hidden subcommand that is the process.
-pub const SUBCOMMAND: &str = "announce-arrivals";
+pub(crate) const SUBCOMMAND: &str = "announce-arrivals";
 
 /// How the process shows in lists of processes.
 const PROCESS_NAME: &std::ffi::CStr = c"meshbox-herald";
@@ -62,7 +62,7 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// One call through the mount; paths are below its root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Job {
+pub(crate) enum Job {
     /// mkdir(2).
     MakeDirectory(Vec<u8>),
     /// rename(2).
@@ -71,7 +71,7 @@ pub enum Job {
 
 /// Which mount is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountPlace {
+pub(crate) struct MountPlace {
     /// Where it is.
     pub mountpoint: PathBuf,
     /// The kernel's id of the mount.
@@ -82,7 +82,7 @@ pub struct MountPlace {
 
 /// The daemon's side.
 #[derive(Debug)]
-pub struct Announcer {
+pub(crate) struct Announcer {
     place: MountPlace,
     running: Option<Running>,
     graves: Vec<Child>,
@@ -98,7 +98,7 @@ struct Running {
 
 impl Announcer {
     /// Nothing is started yet.
-    pub fn new(place: MountPlace) -> Announcer {
+    pub(crate) fn new(place: MountPlace) -> Announcer {
         Announcer {
             place,
             running: None,
@@ -110,7 +110,12 @@ impl Announcer {
 
     /// Has `jobs` done in order. `admit` is told the id of the process before it gets them. A process that fails is
     /// killed, and another one gets the whole list once more. `give_up` ends the wait.
-    pub fn perform(&mut self, jobs: &[Job], admit: &dyn Fn(u32), give_up: &dyn Fn() -> bool) {
+    pub(crate) fn perform(
+        &mut self,
+        jobs: &[Job],
+        admit: &dyn Fn(u32),
+        give_up: &dyn Fn() -> bool,
+    ) {
         self.reap();
         if self.not_before.is_some_and(|time| Instant::now() < time) || self.graves.len() >= GRAVES
         {
@@ -263,7 +268,7 @@ fn receive_until(
 }
 
 /// The process: performs jobs until its socket is closed.
-pub fn serve(place: &MountPlace) -> io::Result<()> {
+pub(crate) fn serve(place: &MountPlace) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::thread::set_name(PROCESS_NAME)?;
     std::env::set_current_dir("/")?;

@@ -30,10 +30,10 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 /// Set for the child only; its value is the number of the descriptor that is the ready pipe.
-pub const READY_FD_ENV: &str = "MESHBOX_READY_FD";
+pub(crate) const READY_FD_ENV: &str = "MESHBOX_READY_FD";
 
 /// How long a start may take: recovery of a large state hashes what a crash left behind.
-pub const READY_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a child that is told to stop has to unmount.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ enum Report {
 
 /// What became of a start in the background.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It serves.
     Ready {
         /// What to print.
@@ -79,7 +79,7 @@ pub enum Outcome {
 ///
 /// The value of the flag `secret.0` goes by the environment variable `secret.1` instead: a daemon lives long, and its
 /// arguments can be read by every user of the machine.
-pub fn spawn(secret: (&str, &str), limit: Duration) -> io::Result<Outcome> {
+pub(crate) fn spawn(secret: (&str, &str), limit: Duration) -> io::Result<Outcome> {
     let mut args = env::args_os();
     let name = args.next().unwrap_or_else(|| "meshbox".into());
     let mut command = Command::new(own_program());
@@ -183,14 +183,14 @@ fn stop(child: &mut Child) -> io::Result<ExitStatus> {
 
 /// The child's end of the pipe.
 #[derive(Debug)]
-pub struct ReadyPipe {
+pub(crate) struct ReadyPipe {
     pipe: File,
 }
 
 impl ReadyPipe {
     /// In the child of [`spawn`], takes the pipe and leaves the terminal's session, so that neither Ctrl-C nor a closed
     /// terminal reaches it. Otherwise `None`. Must be called first in `main`, before there is a second thread.
-    pub fn from_env() -> io::Result<Option<ReadyPipe>> {
+    pub(crate) fn from_env() -> io::Result<Option<ReadyPipe>> {
         let Some(value) = env::var_os(READY_FD_ENV) else {
             return Ok(None);
         };
@@ -211,7 +211,7 @@ impl ReadyPipe {
 
     /// Says that everything serves; `text` is what the parent prints. Then standard error goes to /dev/null too: from here on
     /// the log is the only voice. An error means that the parent is gone and the start was given up: stop.
-    pub fn ready(self, text: &str) -> io::Result<()> {
+    pub(crate) fn ready(self, text: &str) -> io::Result<()> {
         self.send(&Report::Ready {
             text: text.to_owned(),
         })?;
@@ -219,7 +219,7 @@ impl ReadyPipe {
     }
 
     /// Says that the start failed. The caller exits with the same code.
-    pub fn failed(self, code: u8, message: &str) -> io::Result<()> {
+    pub(crate) fn failed(self, code: u8, message: &str) -> io::Result<()> {
         self.send(&Report::Failed {
             code,
             message: message.to_owned(),
@@ -253,18 +253,18 @@ fn to_null(standard: i32) -> io::Result<()> {
 
 /// Leaves the working directory, so that a daemon does not keep a file system busy. Every path the daemon holds must be
 /// absolute by then.
-pub fn leave_working_directory() -> io::Result<()> {
+pub(crate) fn leave_working_directory() -> io::Result<()> {
     env::set_current_dir(Path::new("/"))
 }
 
 /// Whether systemd runs us, as a service or for its mount unit, and not a shell below it.
-pub fn is_started_by_system() -> bool {
+pub(crate) fn is_started_by_system() -> bool {
     let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
     (set("NOTIFY_SOCKET") || set("INVOCATION_ID")) && !set("TERM")
 }
 
 /// Tells systemd that the service is up, if it asked (`NOTIFY_SOCKET`); `status` is the line `systemctl status` shows.
-pub fn notify_ready(status: &str) {
+pub(crate) fn notify_ready(status: &str) {
     notify(&[
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status(status),
@@ -272,7 +272,7 @@ pub fn notify_ready(status: &str) {
 }
 
 /// Tells systemd that the service is on its way down.
-pub fn notify_stopping() {
+pub(crate) fn notify_stopping() {
     notify(&[sd_notify::NotifyState::Stopping]);
 }
 

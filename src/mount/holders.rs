@@ -12,7 +12,7 @@ use super::namespaces::{Keeper, Namespace, Search};
 
 /// A mount namespace that has the mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub(crate) struct Holder {
     /// What keeps it.
     pub keeper: Keeper,
     /// Where it has the mount.
@@ -63,7 +63,7 @@ impl Holder {
 }
 
 /// Each other mount namespace that has a Meshbox mount which `is_wanted`.
-pub fn elsewhere(is_wanted: impl Fn(&MountEntry) -> bool) -> Vec<Holder> {
+pub(crate) fn elsewhere(is_wanted: impl Fn(&MountEntry) -> bool) -> Vec<Holder> {
     let held = |namespace: Namespace| {
         let mounts = namespace.mounts?;
         let mount = mounts.meshbox().find(|mount| is_wanted(mount))?;
@@ -81,7 +81,7 @@ pub fn elsewhere(is_wanted: impl Fn(&MountEntry) -> bool) -> Vec<Holder> {
 }
 
 /// Where else our own namespace has the mount: a bind mount.
-pub fn here(is_wanted: impl Fn(&MountEntry) -> bool) -> Option<PathBuf> {
+pub(crate) fn here(is_wanted: impl Fn(&MountEntry) -> bool) -> Option<PathBuf> {
     let table = MountTable::read().ok()?;
     let mount = table.meshbox().find(|mount| is_wanted(mount))?;
     Some(mount.mountpoint.clone())
@@ -102,7 +102,7 @@ fn unseen() -> Option<PathBuf> {
 }
 
 /// What holds the mount, and what to do about it; `None` if nobody is seen to hold it.
-pub fn explain(holders: &[Holder]) -> Option<String> {
+pub(crate) fn explain(holders: &[Holder]) -> Option<String> {
     let first = holders.first()?;
     let more = match holders.len() - 1 {
         0 => String::new(),
@@ -112,7 +112,7 @@ pub fn explain(holders: &[Holder]) -> Option<String> {
 }
 
 /// What may hold a mount that nobody is seen to hold, at `at`; `None` if nothing may.
-pub fn explain_unseen(at: &Path) -> Option<String> {
+pub(crate) fn explain_unseen(at: &Path) -> Option<String> {
     let file = unseen()?;
     let (file, at) = (file.display(), at.display());
     Some(format!(

@@ -12,7 +12,7 @@ use super::FS_TYPE;
 
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountEntry {
+pub(crate) struct MountEntry {
     /// The kernel's id of this mount. Used again after an unmount.
     pub id: u64,
     /// Id of the mount this one lies on.
@@ -35,25 +35,25 @@ pub struct MountEntry {
 
 impl MountEntry {
     /// Whether this is a Meshbox mount, of whichever daemon.
-    pub fn is_meshbox(&self) -> bool {
+    pub(crate) fn is_meshbox(&self) -> bool {
         self.fs_type == FS_TYPE
     }
 }
 
 /// All mounts that this process can see, in the order of mounting.
 #[derive(Debug, Clone, Default)]
-pub struct MountTable {
+pub(crate) struct MountTable {
     entries: Vec<MountEntry>,
 }
 
 impl MountTable {
     /// Reads the mounts of this process' mount namespace.
-    pub fn read() -> io::Result<MountTable> {
+    pub(crate) fn read() -> io::Result<MountTable> {
         Ok(MountTable::parse(&fs::read("/proc/self/mountinfo")?))
     }
 
     /// Parses mountinfo text. Lines that do not have its shape are left out.
-    pub fn parse(text: &[u8]) -> MountTable {
+    pub(crate) fn parse(text: &[u8]) -> MountTable {
         let entries = text.split(|b| *b == b'\n').filter_map(parse_line).collect();
         MountTable { entries }
     }
@@ -61,7 +61,7 @@ impl MountTable {
     /// The mount that a lookup of `path` would reach, if something is mounted exactly there.
     ///
     /// `path` must be absolute and without symlinks.
-    pub fn top_at(&self, path: &Path) -> Option<&MountEntry> {
+    pub(crate) fn top_at(&self, path: &Path) -> Option<&MountEntry> {
         let here = || self.entries.iter().filter(|e| e.mountpoint == path);
         // Of several mounts stacked on one path, the top is the one on which no other of them lies. The order of lines
         // agrees with that on most kernels, and decides where a loop or a hidden branch leaves more than one.
@@ -69,18 +69,18 @@ impl MountTable {
     }
 
     /// The Meshbox mount of this device that can be reached, if there is one: its number is the connection's.
-    pub fn of_device(&self, device: (u32, u32)) -> Option<&MountEntry> {
+    pub(crate) fn of_device(&self, device: (u32, u32)) -> Option<&MountEntry> {
         self.meshbox().find(|entry| entry.device == device)
     }
 
     /// The files of mount namespaces that are mounted somewhere.
-    pub fn namespaces(&self) -> impl Iterator<Item = &MountEntry> {
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &MountEntry> {
         let entries = self.entries.iter();
         entries.filter(|entry| entry.fs_type == "nsfs" && is_namespace(&entry.root))
     }
 
     /// The Meshbox mounts that can be reached, in order of mounting.
-    pub fn meshbox(&self) -> impl Iterator<Item = &MountEntry> {
+    pub(crate) fn meshbox(&self) -> impl Iterator<Item = &MountEntry> {
         self.entries.iter().filter(|e| {
             e.is_meshbox() && self.top_at(&e.mountpoint).is_some_and(|top| top.id == e.id)
         })
@@ -88,7 +88,8 @@ impl MountTable {
 }
 
 /// The mountpoints of all Meshbox mounts in this mount namespace.
-pub fn meshbox_mountpoints() -> io::Result<Vec<PathBuf>> {
+#[cfg(test)]
+pub(crate) fn meshbox_mountpoints() -> io::Result<Vec<PathBuf>> {
     Ok(MountTable::read()?
         .meshbox()
         .map(|e| e.mountpoint.clone())

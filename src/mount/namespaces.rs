@@ -28,7 +28,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// What keeps a mount namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keeper {
+pub(crate) enum Keeper {
     /// A process, or a thread of it, that is in it: the oldest that was found.
     Process {
         /// Its id.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// What a set of `-o` strings asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MountOptions {
+pub(crate) struct MountOptions {
     /// Other users than the one who mounts may enter.
     pub allow_other: bool,
     /// Nothing may be changed through the mount.
@@ -29,7 +29,7 @@ pub struct MountOptions {
 
 /// Why an option string was refused. Its exit code is that of a usage error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OptionError {
+pub(crate) enum OptionError {
     /// A word that is neither a flag nor a mount option.
     #[error(
         "unknown mount option `{0}`; `meshbox mount --help` lists the flags, each of which can be given after -o"
@@ -96,7 +96,7 @@ const UNSUPPORTED: &[&str] = &["fmask", "dmask", "remount", "bind", "rbind", "mo
 impl MountOptions {
     /// Reads all `-o` strings in their order. `is_flag` says whether a name (with dashes) is a long flag of `meshbox mount`;
     /// it wins over a mount option of that name.
-    pub fn parse<S: AsRef<OsStr>>(
+    pub(crate) fn parse<S: AsRef<OsStr>>(
         strings: &[S],
         is_flag: &dyn Fn(&str) -> bool,
     ) -> Result<MountOptions, OptionError> {
@@ -110,7 +110,7 @@ impl MountOptions {
     }
 
     /// As [`MountOptions::parse`], but unknown words are left out: mount(8)'s `-s`.
-    pub fn parse_sloppy<S: AsRef<OsStr>>(
+    pub(crate) fn parse_sloppy<S: AsRef<OsStr>>(
         strings: &[S],
         is_flag: &dyn Fn(&str) -> bool,
     ) -> Result<MountOptions, OptionError> {
@@ -200,7 +200,7 @@ fn split(string: &OsStr) -> Result<Vec<Vec<u8>>, OptionError> {
 }
 
 /// Writes `value` so that it survives as part of one word of an option string, here and in fusermount3.
-pub fn escape(value: &OsStr) -> OsString {
+pub(crate) fn escape(value: &OsStr) -> OsString {
     let mut out = Vec::with_capacity(value.len());
     for byte in value.as_bytes() {
         if matches!(byte, b',' | b'\\' | b'"') {
@@ -213,7 +213,7 @@ pub fn escape(value: &OsStr) -> OsString {
 
 /// What the first column of an fstab line names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// A configuration file.
     Config(PathBuf),
     /// A state directory.
@@ -225,7 +225,7 @@ pub enum Source {
 impl Source {
     /// A name without a slash is a label. Of the rest, a file or something called `.toml` is a configuration, and
     /// anything else a state directory, which need not exist yet.
-    pub fn classify(source: &OsStr) -> Source {
+    pub(crate) fn classify(source: &OsStr) -> Source {
         let path = Path::new(source);
         let toml = path.extension().is_some_and(|e| e == "toml");
         if path.is_dir() && source.as_bytes().contains(&b'/') {
@@ -242,7 +242,7 @@ impl Source {
 
 /// A call by mount(8) or mount.fuse3, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HelperCall {
+pub(crate) struct HelperCall {
     /// The source exactly as given. It must become the mount's `fs_name` unless an option says otherwise: `mount -a` compares
     /// it with fstab to see what is mounted already.
     pub source: OsString,
@@ -260,7 +260,7 @@ pub struct HelperCall {
 
 /// Why a helper call could not be understood. Its exit code is that of a usage error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HelperError {
+pub(crate) enum HelperError {
     /// Not `SOURCE MOUNTPOINT`.
     #[error(
         "usage: mount.meshbox SOURCE MOUNTPOINT [-nsvf] [-t TYPE] [-o OPTIONS]; SOURCE is a config file, a state directory or `none`"
@@ -282,7 +282,7 @@ pub enum HelperError {
 /// Recognises the two ways a mount program calls us: by name (`mount.meshbox`, `mount.fuse.meshbox`), or as mount.fuse3 does:
 /// `meshbox SOURCE MOUNTPOINT -o OPTIONS`. `None` means an ordinary command line. `is_command` tells the words that are
 /// subcommands, which a source must not hide.
-pub fn helper_args(
+pub(crate) fn helper_args(
     argv: &[OsString],
     is_command: &dyn Fn(&str) -> bool,
 ) -> Option<Result<HelperCall, HelperError>> {

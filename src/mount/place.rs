@@ -10,7 +10,7 @@ use super::resolve::{Kind, ResolveError, resolve};
 
 /// The one name of the place that `path` means: absolute, its parent without links. The last part stays what it is
 /// called, though it be a link, and need not exist.
-pub fn place(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn place(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let table = MountTable::read()?;
     let resolved = |path: &Path| match resolve(path, &table) {
@@ -27,7 +27,7 @@ pub fn place(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Where the Meshbox mount is that `path` leads to or into.
-pub fn mailbox_of(path: &Path, table: &MountTable) -> io::Result<Option<PathBuf>> {
+pub(crate) fn mailbox_of(path: &Path, table: &MountTable) -> io::Result<Option<PathBuf>> {
     match resolve(path, table) {
         Ok(found) => {
             let top = table.top_at(&found.path);
@@ -40,7 +40,7 @@ pub fn mailbox_of(path: &Path, table: &MountTable) -> io::Result<Option<PathBuf>
 
 /// What became of a place where something was mounted before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// There is no such directory any more.
     Gone,
     /// It is the same directory.
@@ -50,7 +50,7 @@ pub enum Fate {
 }
 
 /// What became of `before`, seen from the mountpoint `now`.
-pub fn fate(before: &Path, now: &Path) -> Fate {
+pub(crate) fn fate(before: &Path, now: &Path) -> Fate {
     let Ok(table) = MountTable::read() else {
         return Fate::Other;
     };

@@ -19,7 +19,7 @@ const MAX_STACKED: usize = 8;
 
 /// A mountpoint that may be mounted on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// The mountpoint without symlinks. It exists.
     pub mountpoint: PathBuf,
     /// The state directory without symlinks. It may not exist yet.
@@ -32,7 +32,7 @@ pub struct Prepared {
 
 /// Why a mountpoint is not used.
 #[derive(Debug, thiserror::Error)]
-pub enum PrepareError {
+pub(crate) enum PrepareError {
     /// A daemon serves it.
     #[error("{at} is already mounted; `meshbox status` shows it, `meshbox umount {at}` ends it", at = at.display())]
     AlreadyMounted {
@@ -106,7 +106,7 @@ pub enum PrepareError {
 }
 
 /// Checks and creates `mountpoint`, for a daemon whose state is in `state`.
-pub fn prepare(mountpoint: &Path, state: &Path) -> Result<Prepared, PrepareError> {
+pub(crate) fn prepare(mountpoint: &Path, state: &Path) -> Result<Prepared, PrepareError> {
     let (mut recovered, mut made) = (0, Vec::new());
     loop {
         let table = MountTable::read().map_err(io_at(mountpoint))?;

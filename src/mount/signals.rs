@@ -22,7 +22,7 @@ const INTERRUPTED: i32 = 128 + libc::SIGINT;
 
 /// Why to stop. All mean the same clean end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopSignal {
+pub(crate) enum StopSignal {
     /// SIGTERM: systemd, kill.
     Terminate,
     /// SIGINT: Ctrl-C.
@@ -33,13 +33,13 @@ pub enum StopSignal {
 
 /// Proof that the stop signals are blocked.
 #[derive(Debug)]
-pub struct Blocked {
+pub(crate) struct Blocked {
     set: libc::sigset_t,
 }
 
 /// Blocks SIGTERM, SIGINT and SIGHUP for this thread and all it starts. Call it before the first of them. Signals that were
 /// ignored when we were started (nohup, `&` in a script) stay ignored. Child processes inherit the block; see [`unblock`].
-pub fn block() -> io::Result<Blocked> {
+pub(crate) fn block() -> io::Result<Blocked> {
     let mut set = empty_set();
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         if signal == libc::SIGTERM || !is_ignored(signal)? {
@@ -49,16 +49,6 @@ pub fn block() -> io::Result<Blocked> {
     }
     change_mask(libc::SIG_BLOCK, &set)?;
     Ok(Blocked { set })
-}
-
-/// Undoes [`block`] for the calling thread: for a helper process that must obey signals in the usual way.
-pub fn unblock() -> io::Result<()> {
-    let mut set = empty_set();
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        // SAFETY: as in `block`.
-        unsafe { libc::sigaddset(&raw mut set, signal) };
-    }
-    change_mask(libc::SIG_UNBLOCK, &set)
 }
 
 fn empty_set() -> libc::sigset_t {
@@ -91,7 +81,7 @@ fn is_ignored(signal: i32) -> io::Result<bool> {
 
 /// A thread that waits for stop signals.
 #[derive(Debug)]
-pub struct StopWatch {
+pub(crate) struct StopWatch {
     thread: Option<JoinHandle<()>>,
     /// Closing it ends the thread.
     quit: Option<PipeWriter>,
@@ -100,7 +90,7 @@ pub struct StopWatch {
 impl Blocked {
     /// Calls `on_stop` in a thread of its own at every stop signal. With `impatient`, for a daemon in the foreground, a
     /// second SIGINT ends the process at once, and leaves the mount to the recovery of the next start.
-    pub fn watch(
+    pub(crate) fn watch(
         &self,
         impatient: bool,
         mut on_stop: impl FnMut(StopSignal) + Send + 'static,
@@ -198,7 +188,7 @@ fn next(mut signals: &File, quit: &PipeReader) -> Option<StopSignal> {
 
 /// Raises the soft limit of open files to the hard one, since every file open in the mount is one here. Returns the limit
 /// that holds; `None` is no limit.
-pub fn raise_open_files() -> io::Result<Option<u64>> {
+pub(crate) fn raise_open_files() -> io::Result<Option<u64>> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         rustix::process::setrlimit(

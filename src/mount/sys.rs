@@ -34,7 +34,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
 /// What to mount, where.
 #[derive(Debug, Clone)]
-pub struct MountRequest {
+pub(crate) struct MountRequest {
     /// A directory, as [`super::prepare::prepare`] returned it.
     pub mountpoint: PathBuf,
     /// The source shown by findmnt.
@@ -51,7 +51,7 @@ pub struct MountRequest {
 
 impl MountRequest {
     /// A request with the defaults: writable, for its owner only.
-    pub fn new(mountpoint: PathBuf, fs_name: impl Into<OsString>) -> MountRequest {
+    pub(crate) fn new(mountpoint: PathBuf, fs_name: impl Into<OsString>) -> MountRequest {
         MountRequest {
             mountpoint,
             fs_name: fs_name.into(),
@@ -65,7 +65,7 @@ impl MountRequest {
 
 /// Why a mount failed. Nothing is left mounted.
 #[derive(Debug, thiserror::Error)]
-pub enum MountError {
+pub(crate) enum MountError {
     /// No `/dev/fuse`.
     #[error(
         "cannot open /dev/fuse: {0}; load it with `modprobe fuse`, or start the container with `--device /dev/fuse`"
@@ -113,7 +113,7 @@ pub enum MountError {
 
 /// Why an unmount failed.
 #[derive(Debug, thiserror::Error)]
-pub enum UnmountError {
+pub(crate) enum UnmountError {
     /// Nothing is mounted there.
     #[error("nothing is mounted at {at}", at = at.display())]
     NotMounted {
@@ -149,7 +149,7 @@ pub enum UnmountError {
 
 /// A mount of ours in place. Unmounts it when dropped.
 #[derive(Debug)]
-pub struct Mounted {
+pub(crate) struct Mounted {
     mountpoint: PathBuf,
     id: u64,
     device: (u32, u32),
@@ -159,7 +159,7 @@ pub struct Mounted {
 }
 
 /// Mounts, and returns the descriptor to serve. The kernel's first request is waiting on it.
-pub fn mount(request: &MountRequest) -> Result<(Mounted, OwnedFd), MountError> {
+pub(crate) fn mount(request: &MountRequest) -> Result<(Mounted, OwnedFd), MountError> {
     let fd = if rustix::process::geteuid().is_root() {
         mount_by_syscall(request)?
     } else {
@@ -312,7 +312,7 @@ fn said(output: &Output) -> String {
 
 impl Mounted {
     /// What tells it from every other mount.
-    pub fn place(&self) -> MountPlace {
+    pub(crate) fn place(&self) -> MountPlace {
         MountPlace {
             mountpoint: self.mountpoint.clone(),
             id: self.id,
@@ -320,15 +320,10 @@ impl Mounted {
         }
     }
 
-    /// Where it is mounted.
-    pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
-    }
-
     /// Detaches the mount from the tree, if it is still there and still this one. Whoever has files open in it keeps them
     /// until they are closed, and the session must be served until then; everybody else sees the bare directory. Without
     /// users, the connection ends and the session's loops return. A second call does nothing.
-    pub fn unmount(&self) -> Result<(), UnmountError> {
+    pub(crate) fn unmount(&self) -> Result<(), UnmountError> {
         if self.done.swap(true, Ordering::AcqRel) || !self.is_in_place()? {
             return Ok(());
         }
@@ -336,7 +331,7 @@ impl Mounted {
     }
 
     /// Whether this mount is what a lookup of the mountpoint reaches.
-    pub fn is_in_place(&self) -> io::Result<bool> {
+    pub(crate) fn is_in_place(&self) -> io::Result<bool> {
         let table = MountTable::read()?;
         let same = table
             .top_at(&self.mountpoint)
@@ -411,7 +406,7 @@ fn unmount(at: &Path, lazy: bool) -> Result<(), UnmountError> {
 
 /// Unmounts a Meshbox mount by its path: `meshbox umount`. Its daemon notices, and ends. With `lazy` it is detached though in
 /// use. Returns the resolved mountpoint.
-pub fn umount(mountpoint: &Path, lazy: bool) -> Result<PathBuf, UnmountError> {
+pub(crate) fn umount(mountpoint: &Path, lazy: bool) -> Result<PathBuf, UnmountError> {
     let table = MountTable::read()?;
     let at = match resolve::resolve(mountpoint, &table) {
         Ok(resolved) => resolved.path,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Watches of one mount.
 #[derive(Debug)]
-pub struct Watchers {
+pub(crate) struct Watchers {
     /// As fdinfo has it: ` sdev:2f `.
     device: String,
     /// Whether processes of other users could be watching.
@@ -23,7 +23,7 @@ pub struct Watchers {
 
 impl Watchers {
     /// Of the file system with this device, which other users may use too if `all_users`.
-    pub fn new(device: (u32, u32), all_users: bool) -> Watchers {
+    pub(crate) fn new(device: (u32, u32), all_users: bool) -> Watchers {
         // The kernel's own encoding, not that of stat.
         let number = (device.0 << 20) | (device.1 & 0xf_ffff);
         Watchers {
@@ -34,7 +34,7 @@ impl Watchers {
     }
 
     /// Whether anybody watches anything in it, or may do so unseen.
-    pub fn any(&mut self) -> bool {
+    pub(crate) fn any(&mut self) -> bool {
         let Watchers { found, device, .. } = self;
         found.retain(|fdinfo| watches(fdinfo, device));
         if !found.is_empty() {
@@ -51,7 +51,7 @@ impl Watchers {
     }
 
     /// Whether one of those who were found watches this inode.
-    pub fn watch(&self, ino: u64) -> bool {
+    pub(crate) fn watch(&self, ino: u64) -> bool {
         let inode = format!(" ino:{ino:x}{}", self.device);
         self.found.iter().any(|fdinfo| watches(fdinfo, &inode))
     }

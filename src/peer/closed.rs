@@ -18,7 +18,7 @@ const CONTEXT: &str = "meshbox 2026 closed for one peer";
 
 /// 32 bytes that one peer can read.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Closed {
+pub(crate) struct Closed {
     /// The key pair that was made for this, its public half.
     with: [u8; 32],
     encrypted: [u8; 32],
@@ -51,7 +51,7 @@ fn agree(secret: &SigningKey, public: &[u8; 32]) -> Option<[u8; 32]> {
 
 impl Closed {
     /// Closes `secret` for `to`. `None` if that id is no key.
-    pub fn close(secret: &[u8; 32], to: PeerId, purpose: &[u8]) -> Option<Self> {
+    pub(crate) fn close(secret: &[u8; 32], to: PeerId, purpose: &[u8]) -> Option<Self> {
         let fresh = SigningKey::from_bytes(&random());
         let with = fresh.verifying_key().to_bytes();
         let shared = agree(&fresh, to.as_bytes())?;
@@ -68,7 +68,7 @@ impl Closed {
     }
 
     /// What was closed for `me` under the same purpose; `None` for anything else.
-    pub fn open(&self, me: &Identity, purpose: &[u8]) -> Option<[u8; 32]> {
+    pub(crate) fn open(&self, me: &Identity, purpose: &[u8]) -> Option<[u8; 32]> {
         let shared = agree(&me.0, &self.with)?;
         let mut secret = self.encrypted;
         cipher(&shared, &self.with, me.id())

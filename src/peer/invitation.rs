@@ -14,7 +14,7 @@ pub(super) const PREFIX: &str = "meshbox2";
 
 /// What a ticket that expires or holds once says. One line of text, a secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Invitation {
+pub(crate) struct Invitation {
     /// To be redeemed with the inviter, and with nobody else.
     pub secret: JoinSecret,
     /// The group's [`super::Charter::root`].
@@ -29,16 +29,16 @@ pub struct Invitation {
 
 /// A secret worth one admission.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JoinSecret([u8; 32]);
+pub(crate) struct JoinSecret([u8; 32]);
 
 impl JoinSecret {
     /// A new one.
-    pub fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         Self(random())
     }
 
     /// Its public name, from which it cannot be found.
-    pub fn name(&self) -> [u8; 16] {
+    pub(crate) fn name(&self) -> [u8; 16] {
         let hash = blake3::derive_key("meshbox 2026 join secret name", &self.0);
         let mut name = [0; 16];
         name.copy_from_slice(&hash[..16]);
@@ -46,7 +46,7 @@ impl JoinSecret {
     }
 
     /// The key with which its knowledge is proved. A hash is never all zero.
-    pub fn key(&self) -> Option<GroupKey> {
+    pub(crate) fn key(&self) -> Option<GroupKey> {
         let hash = blake3::derive_key("meshbox 2026 join secret proof", &self.0);
         GroupKey::from_bytes(hash).ok()
     }
@@ -60,7 +60,7 @@ impl fmt::Debug for JoinSecret {
 
 /// What the holder of an invitation gets.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Welcome {
+pub(crate) struct Welcome {
     /// The group's key.
     pub key: GroupKey,
     /// Its charter, if the inviter knows it.
@@ -71,7 +71,7 @@ pub struct Welcome {
 
 /// Why an invitation is not redeemed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error, Serialize, Deserialize)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// Not one of ours, or forgotten.
     #[error("whoever made this ticket does not know it; ask for a new one")]
     Unknown,
@@ -91,7 +91,7 @@ pub enum Denied {
 
 impl Invitation {
     /// Reads the line that `Display` prints; space around it is ignored.
-    pub fn parse(text: &str) -> Result<Self, TicketError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, TicketError> {
         let body = ticket_bytes(text, PREFIX)?;
         postcard::from_bytes(&body).map_err(|_| TicketError::Damaged("content"))
     }
@@ -105,7 +105,7 @@ impl fmt::Display for Invitation {
 
 /// A ticket of either kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum AnyTicket {
+pub(crate) enum AnyTicket {
     /// With the group key.
     Key(Ticket),
     /// With a secret to redeem.
@@ -114,7 +114,7 @@ pub enum AnyTicket {
 
 impl AnyTicket {
     /// Reads either line.
-    pub fn parse(text: &str) -> Result<Self, TicketError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, TicketError> {
         if text.trim().starts_with(PREFIX) {
             Invitation::parse(text).map(Self::Invitation)
         } else {

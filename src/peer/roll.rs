@@ -32,14 +32,14 @@ const REMOVED_MAX: usize = 16 * 1024;
 
 /// Members that one new key reaches, and removals kept: what a frame before the hello holds, and far more than a full
 /// mesh of connections can have.
-pub const MEMBERS_MAX: usize = 4096;
+pub(crate) const MEMBERS_MAX: usize = 4096;
 
 /// Longest encoded statement: a new key for [`MEMBERS_MAX`] members, each 128 bytes.
-pub const STATEMENT_MAX: usize = 128 * MEMBERS_MAX + 256;
+pub(crate) const STATEMENT_MAX: usize = 128 * MEMBERS_MAX + 256;
 
 /// What never changes about a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Charter {
+pub(crate) struct Charter {
     /// The hash of its first key.
     pub root: [u8; 32],
     /// Who may remove members and change the key.
@@ -48,7 +48,7 @@ pub struct Charter {
 
 impl Charter {
     /// The charter of the group whose first key is `key`.
-    pub fn of(key: &GroupKey, admin: PeerId) -> Self {
+    pub(crate) fn of(key: &GroupKey, admin: PeerId) -> Self {
         let root = key.root();
         Self { root, admin }
     }
@@ -56,7 +56,7 @@ impl Charter {
 
 /// What is said.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum What {
+pub(crate) enum What {
     /// This id came in by the signer's invitation.
     Admitted {
         /// Who.
@@ -77,7 +77,7 @@ pub enum What {
 
 /// A new group key for those who remain.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Rekey {
+pub(crate) struct Rekey {
     /// Its number; the first key of a group is 1.
     pub generation: u64,
     /// Hash of the key, so that all get the same one.
@@ -89,7 +89,7 @@ pub struct Rekey {
 
 impl Rekey {
     /// Closes `key` for each of `members`; ids that are no keys are left out.
-    pub fn new(
+    pub(crate) fn new(
         charter: &Charter,
         generation: u64,
         key: &GroupKey,
@@ -108,7 +108,7 @@ impl Rekey {
     }
 
     /// Whether `id` gets the key.
-    pub fn includes(&self, id: PeerId) -> bool {
+    pub(crate) fn includes(&self, id: PeerId) -> bool {
         self.closed.iter().any(|(to, _)| *to == id)
     }
 
@@ -118,7 +118,7 @@ impl Rekey {
     }
 
     /// The key, if it is for `me`.
-    pub fn open(&self, charter: &Charter, me: &Identity) -> Option<GroupKey> {
+    pub(crate) fn open(&self, charter: &Charter, me: &Identity) -> Option<GroupKey> {
         let (_, closed) = self.closed.iter().find(|(to, _)| *to == me.id())?;
         let key = closed.open(me, &purpose(charter, self.generation))?;
         let key = GroupKey::from_bytes(key).ok()?;
@@ -138,7 +138,7 @@ fn purpose(charter: &Charter, generation: u64) -> Vec<u8> {
 
 /// What one member says of the group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Statement {
+pub(crate) struct Statement {
     /// The group's [`Charter::root`].
     pub group: [u8; 32],
     /// Who says it.
@@ -149,7 +149,7 @@ pub struct Statement {
 
 impl Statement {
     /// Signs it; `by` must be that identity.
-    pub fn sign(&self, identity: &Identity) -> SignedStatement {
+    pub(crate) fn sign(&self, identity: &Identity) -> SignedStatement {
         // Postcard of plain owned data into a growing vector has no error to give.
         let bytes = postcard::to_stdvec(self).unwrap_or_default();
         let signature = identity.sign(CONTEXT, &bytes);
@@ -159,7 +159,7 @@ impl Statement {
 
 /// A statement as it travels and is kept: the bytes that were signed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct SignedStatement {
+pub(crate) struct SignedStatement {
     /// The encoded [`Statement`].
     #[serde(deserialize_with = "at_most::<_, _, STATEMENT_MAX>")]
     pub bytes: Vec<u8>,
@@ -173,7 +173,7 @@ impl SignedStatement {
     }
 
     /// Reads it and checks the signature, the group, and whether the signer may say that.
-    pub fn verify(&self, charter: &Charter) -> Result<Statement, StatementError> {
+    pub(crate) fn verify(&self, charter: &Charter) -> Result<Statement, StatementError> {
         let statement: Statement = encoding::decode(&self.bytes, STATEMENT_MAX)?;
         if statement.group != charter.root {
             return Err(StatementError::OtherGroup);
@@ -201,7 +201,7 @@ impl SignedStatement {
 
 /// Why a statement does not count.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum StatementError {
+pub(crate) enum StatementError {
     /// Of a newer version, or nonsense.
     #[error("a statement that this program does not know")]
     Unknown,
@@ -224,7 +224,7 @@ pub enum StatementError {
 
 /// What counts of all statements.
 #[derive(Clone, Default, Debug)]
-pub struct Roll {
+pub(crate) struct Roll {
     removed: BTreeMap<PeerId, (u64, SignedStatement)>,
     admitted: BTreeMap<PeerId, (PeerId, SignedStatement)>,
     rekey: Option<(Rekey, SignedStatement)>,
@@ -232,7 +232,7 @@ pub struct Roll {
 
 /// What a statement changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Change {
+pub(crate) enum Change {
     /// Nothing: it is known, or beaten.
     None,
     /// Something worth keeping that changes nothing else.
@@ -245,7 +245,7 @@ pub enum Change {
 
 impl Roll {
     /// Takes a statement that [`SignedStatement::verify`] accepted.
-    pub fn take(
+    pub(crate) fn take(
         &mut self,
         charter: &Charter,
         statement: Statement,
@@ -305,32 +305,32 @@ impl Roll {
     }
 
     /// Whether `id` was removed.
-    pub fn is_removed(&self, id: PeerId) -> bool {
+    pub(crate) fn is_removed(&self, id: PeerId) -> bool {
         self.removed.contains_key(&id)
     }
 
     /// Who was removed.
-    pub fn removed(&self) -> impl Iterator<Item = PeerId> {
+    pub(crate) fn removed(&self) -> impl Iterator<Item = PeerId> {
         self.removed.keys().copied()
     }
 
     /// Who admitted `id`, if that was recorded.
-    pub fn admitted_by(&self, id: PeerId) -> Option<PeerId> {
+    pub(crate) fn admitted_by(&self, id: PeerId) -> Option<PeerId> {
         self.admitted.get(&id).map(|(by, _)| *by)
     }
 
     /// The newest key and the statement that brings it; `None` while the first key holds.
-    pub fn rekey(&self) -> Option<(&Rekey, &SignedStatement)> {
+    pub(crate) fn rekey(&self) -> Option<(&Rekey, &SignedStatement)> {
         self.rekey.as_ref().map(|(rekey, signed)| (rekey, signed))
     }
 
     /// The number of the newest key.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.rekey.as_ref().map_or(1, |(rekey, _)| rekey.generation)
     }
 
     /// All statements that count: removals first, since they matter most.
-    pub fn statements(&self) -> impl Iterator<Item = &SignedStatement> {
+    pub(crate) fn statements(&self) -> impl Iterator<Item = &SignedStatement> {
         let removed = self.removed.values().map(|(_, signed)| signed);
         let rekey = self.rekey.iter().map(|(_, signed)| signed);
         let admitted = self.admitted.values().map(|(_, signed)| signed);
@@ -338,7 +338,7 @@ impl Roll {
     }
 
     /// A hash of all that counts: equal rolls have equal ones.
-    pub fn digest(&self) -> [u8; 32] {
+    pub(crate) fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for signed in self.statements() {
             hasher.update(&signed.digest());

@@ -11,7 +11,7 @@ use super::{GroupKey, PeerId, PeerName};
 
 /// An invitation: the group's key and where to find who invites. One line of text, a secret.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     /// The group's secret.
     pub group: GroupKey,
     /// Who invites.
@@ -28,7 +28,7 @@ pub struct Ticket {
 
 /// Why a text is not a ticket.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub enum TicketError {
+pub(crate) enum TicketError {
     /// Does not start with `meshbox1`.
     #[error(
         "not a Meshbox ticket: it must start with `{TICKET_PREFIX}`; print one with `meshbox ticket` on a member"
@@ -43,7 +43,7 @@ const TICKET_PREFIX: &str = "meshbox1";
 
 impl Ticket {
     /// Reads the line that `Display` prints; space around it is ignored.
-    pub fn parse(text: &str) -> Result<Self, TicketError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, TicketError> {
         let body = ticket_bytes(text, TICKET_PREFIX)?;
         postcard::from_bytes(&body).map_err(|_| TicketError::Damaged("content"))
     }

@@ -341,7 +341,7 @@ impl SessionCore {
     pub(crate) fn input(&mut self, now: Duration, input: Input, out: &mut Vec<Action>) {
         match input {
             Input::Sealed(bundle, priority) => {
-                self.event(now, Event::SealedAs(bundle, priority), out);
+                self.event(now, Event::Sealed(bundle, priority), out);
             }
             Input::Receipt(receipt) => out.push(Action::Send(Frame::Receipts(vec![receipt]))),
             Input::Rescan => {

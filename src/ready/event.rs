@@ -5,11 +5,12 @@ use std::fmt;
 use crate::bundle::{RelPath, Stage};
 
 /// A backing inode.
-pub type Ino = u64;
+pub(crate) type Ino = u64;
 
 /// What happened to a regular file in the outbox. Events of one inode come in the order of the operations.
 #[derive(Clone, Debug)]
-pub enum Event {
+#[allow(dead_code, reason = "some handles are for the log only")]
+pub(crate) enum Event {
     /// A new file was created and opened.
     Created {
         /// The inode.
@@ -189,7 +190,7 @@ pub enum Event {
 
 /// What got another name by an exchange.
 #[derive(Clone, Debug)]
-pub enum Moved {
+pub(crate) enum Moved {
     /// A regular file.
     File {
         /// The inode.
@@ -215,7 +216,7 @@ pub enum Moved {
 
 /// An inode that lost a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone {
+pub(crate) struct Gone {
     /// The inode.
     pub ino: Ino,
     /// How many names the user still sees.
@@ -224,7 +225,7 @@ pub struct Gone {
 
 /// What came of a seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SealResult {
+pub(crate) enum SealResult {
     /// Sealed.
     Sealed,
     /// A writer came in between; the next last close decides again.
@@ -239,7 +240,7 @@ pub enum SealResult {
 
 /// A name to be sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+pub(crate) struct Due {
     /// The name to announce.
     pub path: RelPath,
     /// The name it was announced by before, if only the name is new. Not to be passed on if another file has that
@@ -249,7 +250,7 @@ pub struct Due {
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// The file is ready: seal it under these names, in one decision.
     Seal {
         /// The inode.
@@ -303,7 +304,7 @@ pub enum Action {
 
 /// What is to be shown of a file that is not sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shown {
+pub(crate) enum Shown {
     /// Open for writing.
     Open,
     /// Closed, waiting for the settle time.
@@ -322,7 +323,7 @@ pub enum Shown {
 
 impl Shown {
     /// One word.
-    pub fn word(&self) -> &'static str {
+    pub(crate) fn word(&self) -> &'static str {
         match self {
             Shown::Open => Stage::Open.word(),
             Shown::Settling => Stage::Settling.word(),

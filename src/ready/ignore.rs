@@ -77,7 +77,7 @@ const STAGE: Known = both(".meshbox-send-*", "files that are just being sent");
 /// A pattern that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("ignore pattern {pattern:?}: {reason}")]
-pub struct BadPattern {
+pub(crate) struct BadPattern {
     /// The pattern as it was given.
     pub pattern: String,
     /// What is wrong with it.
@@ -86,11 +86,11 @@ pub struct BadPattern {
 
 /// Patterns of names that are not sent.
 #[derive(Clone, Debug)]
-pub struct IgnoreList(Vec<Pattern>);
+pub(crate) struct IgnoreList(Vec<Pattern>);
 
 impl IgnoreList {
     /// The built-in patterns and `extra`, without those whose text is in `except`.
-    pub fn new(extra: &[String], except: &[String]) -> Result<Self, BadPattern> {
+    pub(crate) fn new(extra: &[String], except: &[String]) -> Result<Self, BadPattern> {
         let known = |text: &str| {
             let default = DEFAULT.iter().any(|known| known.text == text);
             default || extra.iter().any(|extra| extra == text)
@@ -114,7 +114,7 @@ impl IgnoreList {
     }
 
     /// The pattern for which the file at `path`, or what else is no directory, is not sent.
-    pub fn matches(&self, path: &RelPath) -> Option<&str> {
+    pub(crate) fn matches(&self, path: &RelPath) -> Option<&str> {
         let above = path.parent();
         let above = above.and_then(|above| self.of_directory(&above));
         let pattern = above.or_else(|| self.of_file(path.file_name()));
@@ -122,18 +122,18 @@ impl IgnoreList {
     }
 
     /// The pattern for which nothing below the directory at `path` is sent.
-    pub fn matches_directory(&self, path: &RelPath) -> Option<&str> {
+    pub(crate) fn matches_directory(&self, path: &RelPath) -> Option<&str> {
         self.of_directory(path).map(|pattern| pattern.text.as_str())
     }
 
     /// What has names like `pattern`, in the plural; `None` for one that was added.
-    pub fn what(&self, pattern: &str) -> Option<&'static str> {
+    pub(crate) fn what(&self, pattern: &str) -> Option<&'static str> {
         let found = self.0.iter().find(|known| known.text == pattern);
         found.and_then(|found| found.what)
     }
 
     /// Whether a directory is one of `meshbox send`, by its name.
-    pub fn is_stage(name: &[u8]) -> bool {
+    pub(crate) fn is_stage(name: &[u8]) -> bool {
         STAGE
             .text
             .strip_suffix('*')

@@ -6,7 +6,7 @@ use crate::bundle::RelPath;
 
 /// What waits in the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overview {
+pub(crate) struct Overview {
     /// Files that are open for writing, settling or being sealed, and directories that are to be sent as one. When it is 0,
     /// every operation that has returned has had its effect: what was to be sealed is sealed.
     pub unsealed: u64,
@@ -16,7 +16,7 @@ pub struct Overview {
 
 impl Ready {
     /// What is not sealed, with at most `most` names.
-    pub fn overview(&self, most: usize) -> Overview {
+    pub(crate) fn overview(&self, most: usize) -> Overview {
         let unsealed = self.inodes.values().filter(|inode| is_unsealed(inode));
         let mut incomplete: Vec<RelPath> = self
             .inodes

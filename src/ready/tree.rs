@@ -19,13 +19,13 @@ use crate::bundle::RelPath;
 
 impl Ready {
     /// Whether renaming a directory like this commits it as one bundle.
-    pub fn is_commit(&self, from: &RelPath, to: &RelPath) -> bool {
+    pub(crate) fn is_commit(&self, from: &RelPath, to: &RelPath) -> bool {
         let ignore = &self.settings.ignore;
         ignore.matches_directory(from).is_some() && ignore.matches_directory(to).is_none()
     }
 
     /// The trees that move when `from` becomes `to`, with the old and the new names of their directories.
-    pub fn trees_below(&self, from: &RelPath, to: &RelPath) -> Vec<(u64, RelPath, RelPath)> {
+    pub(crate) fn trees_below(&self, from: &RelPath, to: &RelPath) -> Vec<(u64, RelPath, RelPath)> {
         let moved = |(number, tree): (&u64, &Tree)| {
             Some((*number, tree.root.clone(), tree.root.rebase(from, to)?))
         };
@@ -33,7 +33,7 @@ impl Ready {
     }
 
     /// What to show of a directory; `None` if it is no tree that waits.
-    pub fn shown_directory(&self, path: &RelPath) -> Option<Shown> {
+    pub(crate) fn shown_directory(&self, path: &RelPath) -> Option<Shown> {
         let tree = self.trees.values().find(|tree| tree.root == *path)?;
         Some(tree.shown())
     }

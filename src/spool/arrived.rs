@@ -16,7 +16,7 @@ use crate::peer::PeerId;
 impl Spool {
     /// Opens what is here of an entry of a bundle that this node is receiving, or has received, for `peer`. `end` is
     /// what [`Self::end_of`] said when it began to arrive: of what has ended no row may be left.
-    pub fn open_arrived(
+    pub(crate) fn open_arrived(
         &self,
         manifest: &VerifiedManifest,
         entry: usize,
@@ -42,7 +42,7 @@ impl Spool {
     }
 
     /// Adds to the bytes that came in vain.
-    pub fn count_twice(&self, bytes: u64) {
+    pub(crate) fn count_twice(&self, bytes: u64) {
         self.counters
             .bytes_twice
             .fetch_add(bytes, Ordering::Relaxed);

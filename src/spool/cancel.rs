@@ -28,7 +28,7 @@ use crate::peer::PeerId;
 
 /// What came of a wish to cancel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cancelled {
+pub(crate) enum Cancelled {
     /// It goes to so many recipients no more.
     Ended(usize),
     /// It had come to its end with everyone.
@@ -39,7 +39,7 @@ pub enum Cancelled {
 
 /// What came of a wish to try again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Retried {
+pub(crate) enum Retried {
     /// So many recipients are asked again.
     Asked(usize),
     /// Nobody waits for it, or is left that refused it.
@@ -52,7 +52,7 @@ pub enum Retried {
 
 impl Spool {
     /// Why the bundle of `origin` goes no further, if that said so.
-    pub fn ended(&self, bundle: BundleId, origin: PeerId) -> Option<CancelReason> {
+    pub(crate) fn ended(&self, bundle: BundleId, origin: PeerId) -> Option<CancelReason> {
         if !self.policy.any_cancel.load(Ordering::Acquire) {
             return None;
         }
@@ -63,7 +63,7 @@ impl Spool {
     }
 
     /// The same of a bundle that `peer` only names: its own, or one whose origin is known here.
-    pub fn ended_as_named(&self, bundle: BundleId, peer: PeerId) -> Option<CancelReason> {
+    pub(crate) fn ended_as_named(&self, bundle: BundleId, peer: PeerId) -> Option<CancelReason> {
         if !self.policy.any_cancel.load(Ordering::Acquire) {
             return None;
         }
@@ -78,7 +78,11 @@ impl Spool {
     }
 
     /// The newest bundle of ours that was sealed from `path`, or the one with this id in hex.
-    pub fn find_outbound(&self, path: Option<&RelPath>, id: Option<BundleId>) -> Option<BundleId> {
+    pub(crate) fn find_outbound(
+        &self,
+        path: Option<&RelPath>,
+        id: Option<BundleId>,
+    ) -> Option<BundleId> {
         let ours = |bundle: &BundleId| {
             let row = self.journal.row(BUNDLES, &bundle);
             row.ok().flatten().is_some()
@@ -94,7 +98,7 @@ impl Spool {
     }
 
     /// Ends a bundle of ours: recipients that have not published it never will. Blocks until that is durable.
-    pub fn cancel(&self, bundle: BundleId) -> Result<Cancelled, SpoolError> {
+    pub(crate) fn cancel(&self, bundle: BundleId) -> Result<Cancelled, SpoolError> {
         let outcome = self.end_bundle(bundle, CancelReason::Cancelled)?;
         self.journal.flush()?;
         Ok(outcome)
@@ -215,7 +219,7 @@ impl Spool {
     }
 
     /// `from` shows us a cancel. `false`: it is forged, or none of our business.
-    pub fn take_cancel(&self, cancel: &Cancel, from: PeerId) -> Result<bool, SpoolError> {
+    pub(crate) fn take_cancel(&self, cancel: &Cancel, from: PeerId) -> Result<bool, SpoolError> {
         let me = self.identity.id();
         if !cancel.concerns(me) || !cancel.concerns(from) || !cancel.is_genuine() {
             return Ok(false);
@@ -308,7 +312,7 @@ impl Spool {
     }
 
     /// Cancels that `peer` may not know yet, after this one, at most `limit`.
-    pub fn cancels_owed(
+    pub(crate) fn cancels_owed(
         &self,
         peer: PeerId,
         after: Option<&Cancel>,
@@ -336,7 +340,11 @@ impl Spool {
     }
 
     /// `peer` has these cancels.
-    pub fn cancels_seen(&self, peer: PeerId, bundles: &[BundleId]) -> Result<(), SpoolError> {
+    pub(crate) fn cancels_seen(
+        &self,
+        peer: PeerId,
+        bundles: &[BundleId],
+    ) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
         for bundle in bundles {
             let rows = self
@@ -366,7 +374,11 @@ impl Spool {
     }
 
     /// Asks recipients again that refused or put off the bundle, or only `peer`.
-    pub fn retry(&self, bundle: BundleId, peer: Option<PeerId>) -> Result<Retried, SpoolError> {
+    pub(crate) fn retry(
+        &self,
+        bundle: BundleId,
+        peer: Option<PeerId>,
+    ) -> Result<Retried, SpoolError> {
         let decide = self.decide.lock();
         let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(Retried::Unknown);

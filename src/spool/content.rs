@@ -103,7 +103,7 @@ impl Spool {
     }
 
     /// Opens content for `peer`, which must be a recipient of `bundle`; `entry` is the index in its manifest.
-    pub fn open_content(
+    pub(crate) fn open_content(
         &self,
         bundle: BundleId,
         entry: usize,
@@ -153,7 +153,7 @@ impl Spool {
     }
 
     /// Saves the sealed bytes of the inode to a content inode of their own, then lets the modification go on. Blocks.
-    pub fn copy_out(
+    pub(crate) fn copy_out(
         &self,
         gate: &mut GateGuard<'_>,
         file: &File,
@@ -233,7 +233,7 @@ impl Until {
 
 /// Reads content for a peer that may have it. Cheap to make; holds no lock.
 #[derive(Debug)]
-pub struct ContentReader {
+pub(crate) struct ContentReader {
     path: PathBuf,
     file: Option<(File, u64)>,
     len: u64,
@@ -254,18 +254,13 @@ impl ContentReader {
     }
 
     /// Length of the content in bytes.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
-    }
-
-    /// Whether the content has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Reads exactly `len` bytes at `offset`; never bytes of a later version of the file, and none when the lifetime of
     /// the bundle is over. Blocks on local disk.
-    pub fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError> {
+    pub(crate) fn read(&mut self, offset: u64, len: usize) -> Result<Bytes, ServeError> {
         if offset
             .checked_add(len as u64)
             .is_none_or(|end| end > self.len)

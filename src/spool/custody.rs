@@ -57,7 +57,7 @@ pub(super) fn is_ours(order: u64) -> bool {
 
 /// What an origin says of a bundle of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OriginSays {
+pub(crate) enum OriginSays {
     /// It is final for everybody.
     Closed,
     /// Somebody waits for it.
@@ -111,7 +111,7 @@ struct Steps {
 
 impl Spool {
     /// Whether members that join later get what the outbox and the inbox still show.
-    pub fn set_late_joiners(&self, current: bool) {
+    pub(crate) fn set_late_joiners(&self, current: bool) {
         self.custodian
             .late_joiners
             .store(current, Ordering::Relaxed);
@@ -487,17 +487,17 @@ impl Spool {
     }
 
     /// Whether [`Self::custody_pass`] has something to do.
-    pub fn custody_due(&self) -> bool {
+    pub(crate) fn custody_due(&self) -> bool {
         self.custodian.due.load(Ordering::Relaxed) <= millis(self.custody_now())
     }
 
     /// An origin is gone: what is watched of it need not wait.
-    pub fn custody_nudge(&self) {
+    pub(crate) fn custody_nudge(&self) {
         self.custodian.due.store(0, Ordering::Relaxed);
     }
 
     /// Looks at all that is watched. Gives what is to be asked of whom.
-    pub fn custody_pass(
+    pub(crate) fn custody_pass(
         &self,
         connected: &dyn Fn(PeerId) -> bool,
     ) -> Result<Vec<(PeerId, Vec<BundleId>)>, SpoolError> {
@@ -559,7 +559,7 @@ impl Spool {
     }
 
     /// Bundles of `origin` that we carry, for it to say which are closed; in order, after that one.
-    pub fn carried(
+    pub(crate) fn carried(
         &self,
         origin: PeerId,
         after: Option<BundleId>,
@@ -573,7 +573,7 @@ impl Spool {
     }
 
     /// Receipts to be handed to `origin`; in order, after that one.
-    pub fn relays(
+    pub(crate) fn relays(
         &self,
         origin: PeerId,
         after: Option<&Receipt>,
@@ -587,7 +587,7 @@ impl Spool {
     }
 
     /// What `origin` says of these bundles. Gives those that are not its own, or not kept.
-    pub fn origin_says(
+    pub(crate) fn origin_says(
         &self,
         origin: PeerId,
         bundles: &[BundleId],
@@ -632,7 +632,7 @@ impl Spool {
     }
 
     /// Of bundles of ours that `asker` may know of, those that are final for everybody, and those that are not.
-    pub fn closed_of(
+    pub(crate) fn closed_of(
         &self,
         asker: PeerId,
         bundles: &[BundleId],
@@ -657,7 +657,7 @@ impl Spool {
     }
 
     /// Whom a bundle of ours is for.
-    pub fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
+    pub(crate) fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
         let deliveries = self.deliveries_of(bundle).unwrap_or_default();
         deliveries.into_iter().map(|(peer, _)| peer).collect()
     }
@@ -700,7 +700,7 @@ impl Spool {
     }
 
     /// These recipients gave us the bundle: nobody need give it to them, nor tell its origin that they have it.
-    pub fn given_by(&self, bundle: BundleId, holders: &[PeerId]) -> Result<(), SpoolError> {
+    pub(crate) fn given_by(&self, bundle: BundleId, holders: &[PeerId]) -> Result<(), SpoolError> {
         let decide = self.decide.lock();
         let Some(manifest) = self.kept(bundle)? else {
             return Ok(());

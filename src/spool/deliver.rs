@@ -48,7 +48,7 @@ const SAME_CONTENT_DEPTH: usize = 8;
 
 impl Spool {
     /// All members but ourselves.
-    pub fn members(&self) -> Vec<Member> {
+    pub(crate) fn members(&self) -> Vec<Member> {
         let rows = self
             .journal
             .rows(MEMBERS.all(), usize::MAX)
@@ -61,7 +61,7 @@ impl Spool {
 
     /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
     /// Addresses replace the known ones on contact, and add to them otherwise.
-    pub fn member_seen(
+    pub(crate) fn member_seen(
         &self,
         id: PeerId,
         name: &PeerName,
@@ -210,7 +210,7 @@ impl Spool {
     }
 
     /// The highest epoch we have seen of `peer`; 0 if none.
-    pub fn epoch_seen_of(&self, peer: PeerId) -> u64 {
+    pub(crate) fn epoch_seen_of(&self, peer: PeerId) -> u64 {
         self.journal
             .row(MEMBERS, &peer)
             .ok()
@@ -219,7 +219,7 @@ impl Spool {
     }
 
     /// A peer said its epoch.
-    pub fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
+    pub(crate) fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         let Some(mut member) = self.journal.row(MEMBERS, &peer)? else {
             return Ok(());
@@ -234,7 +234,7 @@ impl Spool {
     }
 
     /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
-    pub fn pending(
+    pub(crate) fn pending(
         &self,
         peer: PeerId,
         after: Option<u64>,
@@ -271,25 +271,28 @@ impl Spool {
     }
 
     /// How many bundles we owe `peer`, counted up to 10,000.
-    pub fn pending_count(&self, peer: PeerId) -> u64 {
+    pub(crate) fn pending_count(&self, peer: PeerId) -> u64 {
         self.pending(peer, None, 10_000)
             .map_or(0, |rows| rows.len() as u64)
     }
 
     /// Whether we still owe this bundle to `peer`.
-    pub fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
+    pub(crate) fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
         let state = self.journal.row(DELIVERIES, &(bundle, peer));
         state.ok().flatten().is_some_and(|state| !state.is_final()) && !self.is_over_age(bundle)
     }
 
     /// The manifest of a bundle of ours, or of one of another that is kept.
-    pub fn manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
+    pub(crate) fn manifest(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<VerifiedManifest>, SpoolError> {
         let shared = self.shared_manifest(bundle)?;
         Ok(shared.map(Arc::unwrap_or_clone))
     }
 
     /// How urgent a bundle is that is held here.
-    pub fn priority(&self, bundle: BundleId) -> Option<Priority> {
+    pub(crate) fn priority(&self, bundle: BundleId) -> Option<Priority> {
         let manifest = self.shared_manifest(bundle).ok().flatten()?;
         Some(manifest.manifest().priority)
     }
@@ -330,7 +333,7 @@ impl Spool {
     }
 
     /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
-    pub fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
+    pub(crate) fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
         let mut next: Option<BundleId> = self.journal.row(SENT_AS, &digest).ok().flatten();
         for _ in 0..SAME_CONTENT_DEPTH {
             let Some(bundle) = next else { return false };
@@ -353,14 +356,14 @@ impl Spool {
     }
 
     /// Our receipt for `bundle`, if it is settled and durable here.
-    pub fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
+    pub(crate) fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
         let receipt = self.settled(bundle).ok().flatten()?;
         (!self.volatile.lock().contains(&bundle)).then_some(receipt)
     }
 
     /// A recipient's receipt arrived, from whoever had it. `false`: it is forged, or nobody waits for it. After a failed
     /// sync none is taken, since it could not be kept; who gave it gives it again after the next start.
-    pub fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
+    pub(crate) fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
         self.journal.still_keeps()?;
         if receipt.origin != self.identity.id() {
             return self.take_others_receipt(receipt);
@@ -377,7 +380,7 @@ impl Spool {
     }
 
     /// How a delivery stands, other than delivered. Final states are made durable, others only shown.
-    pub fn set_delivery(
+    pub(crate) fn set_delivery(
         &self,
         bundle: BundleId,
         peer: PeerId,
@@ -503,7 +506,7 @@ impl Spool {
     }
 
     /// Shows in status that an offer was refused, deferred or quarantined.
-    pub fn note_inbound(
+    pub(crate) fn note_inbound(
         &self,
         manifest: &Manifest,
         bundle: BundleId,
@@ -601,7 +604,7 @@ impl Spool {
     }
 
     /// Adds to the byte counters.
-    pub fn count_bytes(&self, sent: u64, received: u64) {
+    pub(crate) fn count_bytes(&self, sent: u64, received: u64) {
         self.counters.bytes_sent.fetch_add(sent, Ordering::Relaxed);
         self.counters
             .bytes_received
@@ -609,7 +612,7 @@ impl Spool {
     }
 
     /// What a peer calls itself; the first digits of its id if it never said.
-    pub fn name_of(&self, peer: PeerId) -> String {
+    pub(crate) fn name_of(&self, peer: PeerId) -> String {
         if peer == self.identity.id() {
             return "me".into();
         }

@@ -25,7 +25,7 @@ const UMASK_BASE: u32 = 0o666;
 
 /// Modes and owner of what the mount shows. `None` is the default: 0644, and whoever runs the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dress {
+pub(crate) struct Dress {
     /// Permission bits of files in the inbox, without execute bits.
     pub mode: Option<u32>,
     /// Owner of the inbox and the top directories.
@@ -47,7 +47,7 @@ impl Dress {
     }
 
     /// The mode of a file in the inbox. Who may read an executable file may execute it.
-    pub fn file_mode(&self, executable: bool) -> u32 {
+    pub(crate) fn file_mode(&self, executable: bool) -> u32 {
         let mode = self.plain();
         if executable {
             mode | (mode & 0o444) >> 2
@@ -57,7 +57,7 @@ impl Dress {
     }
 
     /// The mode of a directory in the inbox. The owner can always remove what is in it.
-    pub fn directory_mode(&self) -> u32 {
+    pub(crate) fn directory_mode(&self) -> u32 {
         let mode = self.plain() | 0o600;
         mode | (mode & 0o444) >> 2
     }
@@ -122,7 +122,7 @@ impl Spool {
     }
 
     /// What the outbox shows at `path`, a link as such.
-    pub fn outbox_metadata(&self, path: &RelPath) -> io::Result<Metadata> {
+    pub(crate) fn outbox_metadata(&self, path: &RelPath) -> io::Result<Metadata> {
         self.outbox().metadata(path)
     }
 

@@ -166,7 +166,7 @@ impl Spool {
     }
 
     /// When a bundle of another ends, in our age, by what was said of it when it was offered.
-    pub fn end_of(&self, manifest: &VerifiedManifest) -> u64 {
+    pub(crate) fn end_of(&self, manifest: &VerifiedManifest) -> u64 {
         let heard = self.policy.ageing.lock().heard.get(&manifest.id()).copied();
         let known = heard.or_else(|| self.deadline_of(manifest.id()).ok().flatten());
         known.unwrap_or_else(|| {
@@ -176,7 +176,7 @@ impl Spool {
     }
 
     /// Whether our age has come so far.
-    pub fn is_past(&self, end: u64) -> bool {
+    pub(crate) fn is_past(&self, end: u64) -> bool {
         self.age_now() >= end
     }
 
@@ -311,7 +311,7 @@ impl Spool {
     }
 
     /// How old a bundle is that we have, in milliseconds.
-    pub fn age_of(&self, manifest: &VerifiedManifest) -> u64 {
+    pub(crate) fn age_of(&self, manifest: &VerifiedManifest) -> u64 {
         let at = self.journal.row(DEADLINES, &Ends::Bundle(manifest.id()));
         let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
         let at = at.ok().flatten();
@@ -321,7 +321,7 @@ impl Spool {
     }
 
     /// A peer says how old the bundle is that it offers. The origin knows best, then who offered it first.
-    pub fn hear_age(&self, manifest: &VerifiedManifest, from: PeerId, age: u64) {
+    pub(crate) fn hear_age(&self, manifest: &VerifiedManifest, from: PeerId, age: u64) {
         let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
         let at = self.age_now().saturating_add(whole.saturating_sub(age));
         let mut ageing = self.policy.ageing.lock();

@@ -35,7 +35,7 @@ const TAIL_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Shared by everybody who deals with one backing inode.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     ino: u64,
     state: Mutex<GateState>,
     /// Rung when a tail hasher comes back.
@@ -87,7 +87,7 @@ pub(super) struct TailWork {
 
 /// The locked gate.
 #[derive(Debug)]
-pub struct GateGuard<'a> {
+pub(crate) struct GateGuard<'a> {
     gate: &'a Gate,
     state: MutexGuard<'a, GateState>,
 }
@@ -110,12 +110,12 @@ impl Gate {
     }
 
     /// The backing inode.
-    pub fn ino(&self) -> u64 {
+    pub(crate) fn ino(&self) -> u64 {
         self.ino
     }
 
     /// Locks, waiting if a copy-out is under way. Not for FUSE loops; those use [`Self::try_lock`].
-    pub fn lock(&self) -> GateGuard<'_> {
+    pub(crate) fn lock(&self) -> GateGuard<'_> {
         GateGuard {
             gate: self,
             state: self.state.lock(),
@@ -123,16 +123,9 @@ impl Gate {
     }
 
     /// Locks, or `None` while somebody else holds the gate: then hand the operation to a thread that may block.
-    pub fn try_lock(&self) -> Option<GateGuard<'_>> {
+    pub(crate) fn try_lock(&self) -> Option<GateGuard<'_>> {
         self.state
             .try_lock()
-            .map(|state| GateGuard { gate: self, state })
-    }
-
-    /// [`Self::try_lock`], waiting a moment for a holder that is about to let go.
-    pub fn lock_for(&self, patience: Duration) -> Option<GateGuard<'_>> {
-        self.state
-            .try_lock_for(patience)
             .map(|state| GateGuard { gate: self, state })
     }
 
@@ -176,7 +169,7 @@ impl<'a> GateGuard<'a> {
 
 impl GateGuard<'_> {
     /// The gate that is locked.
-    pub fn gate(&self) -> &Gate {
+    pub(crate) fn gate(&self) -> &Gate {
         self.gate
     }
 
@@ -185,25 +178,25 @@ impl GateGuard<'_> {
     }
 
     /// A writable handle was opened.
-    pub fn add_writer(&mut self) {
+    pub(crate) fn add_writer(&mut self) {
         self.state.writers += 1;
     }
 
     /// A writable handle was released; returns how many are left.
-    pub fn remove_writer(&mut self) -> u32 {
+    pub(crate) fn remove_writer(&mut self) -> u32 {
         self.state.writers = self.state.writers.saturating_sub(1);
         self.state.writers
     }
 
     /// Open writable handles.
-    pub fn writers(&self) -> u32 {
+    pub(crate) fn writers(&self) -> u32 {
         self.state.writers
     }
 
     /// To be called after each WRITE, with the gate still locked: `len` bytes at `offset` were written. `true`: there
     /// is enough for the tail hasher, call `Spool::tail` (after unlocking).
     #[must_use]
-    pub fn wrote(&mut self, offset: u64, len: u64) -> bool {
+    pub(crate) fn wrote(&mut self, offset: u64, len: u64) -> bool {
         let state = &mut *self.state;
         state.generation += 1;
         state.untouched = false;
@@ -226,7 +219,7 @@ impl GateGuard<'_> {
     }
 
     /// To be called after any other modification (size change, FALLOCATE).
-    pub fn reshaped(&mut self) {
+    pub(crate) fn reshaped(&mut self) {
         self.state.generation += 1;
         self.state.untouched = false;
         self.state.tail = None;

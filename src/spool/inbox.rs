@@ -43,7 +43,7 @@ pub(super) enum Left {
 
 impl Verified {
     /// Gives every entry its name in the inbox. The receipt follows as [`Event::ReceiptReady`] once all is durable.
-    pub fn publish(self) -> Result<Published, SpoolError> {
+    pub(crate) fn publish(self) -> Result<Published, SpoolError> {
         let spool = Arc::clone(&self.arrival.spool);
         spool.publish(&self)
     }
@@ -581,7 +581,7 @@ impl Spool {
 
     /// Removes a file from the inbox: consumed, never shown again. In the journal before it is gone, so that an error
     /// means that it is still there.
-    pub fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
+    pub(crate) fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         let row: Option<InName> = self.journal.row(IN_NAMES, path)?;
         let forget = |batch: &mut Batch| batch.remove(LEAVING, path);
@@ -628,7 +628,7 @@ impl Spool {
     }
 
     /// Removes an empty directory from the inbox.
-    pub fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
+    pub(crate) fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide.lock();
         durable::remove_directory(&self.inbox().at(path)?)?;
         if let Err(error) = self.go_home(path) {
@@ -639,7 +639,7 @@ impl Spool {
 
     /// Moves a file from the inbox to the outbox: consumed there, a new file here. The caller then tells `ready`.
     /// `no_replace` fails with EEXIST when `to` exists.
-    pub fn inbox_to_outbox(
+    pub(crate) fn inbox_to_outbox(
         &self,
         from: &RelPath,
         to: &RelPath,
@@ -687,7 +687,7 @@ impl Spool {
     }
 
     /// What is known of the file with the inode `ino` shown at `path` in the inbox.
-    pub fn inbox_state(&self, path: &RelPath, ino: u64) -> FileState {
+    pub(crate) fn inbox_state(&self, path: &RelPath, ino: u64) -> FileState {
         let row = self.journal.row(IN_NAMES, path);
         let Some(row) = row.ok().flatten().filter(|row| row.ino == ino) else {
             // Visible a moment before it is recorded: what is recorded may be said of the version before it.

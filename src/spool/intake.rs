@@ -40,11 +40,11 @@ const KEPT_OPEN: usize = 64;
 const CONFLICT_ROOM: usize = 1 + 63 + 5;
 
 /// What a bundle is refused with whose chunks are right and whose digest is wrong.
-pub const CONTRADICTS: &str = "manifest contradicts itself";
+pub(crate) const CONTRADICTS: &str = "manifest contradicts itself";
 
 /// A bundle that is arriving. One fetch owns it. All calls block on local disk; call from a blocking thread.
 #[derive(Debug)]
-pub struct Incoming {
+pub(crate) struct Incoming {
     arrival: Arrival,
     /// How many cancels there were when it was last looked for one of this bundle.
     cancels: u64,
@@ -93,13 +93,14 @@ enum Part {
 
 impl Incoming {
     /// What is being received.
-    pub fn manifest(&self) -> &VerifiedManifest {
+    #[cfg(test)]
+    pub(crate) fn manifest(&self) -> &VerifiedManifest {
         &self.manifest
     }
 
     /// Byte ranges of `entry` that are still to be fetched, in order, aligned to chunks; empty when all is here
     /// (equal content known locally, or left from an earlier attempt). A file that travels inline is one range.
-    pub fn missing(&self, entry: usize) -> Vec<Range<u64>> {
+    pub(crate) fn missing(&self, entry: usize) -> Vec<Range<u64>> {
         match self.parts.get(entry) {
             Some(Part::Some(part)) => part.missing(),
             Some(Part::Nothing) => {
@@ -151,7 +152,7 @@ impl Incoming {
 
     /// Lets the SHA-256 go over zeros that did not travel, once all that did is here: for a moment, and not more than all
     /// bundles together may. `None`: that is done; else how long to wait before the next call.
-    pub fn hash_zeros(&mut self) -> Result<Option<Duration>, IntakeError> {
+    pub(crate) fn hash_zeros(&mut self) -> Result<Option<Duration>, IntakeError> {
         let spool = Arc::clone(&self.arrival.spool);
         let whole = |this: &Self| match this.parts.get(this.hashed) {
             Some(Part::Some(part)) => part.is_hashed(),
@@ -211,7 +212,7 @@ impl Incoming {
     }
 
     /// Takes one whole chunk (the last may be short), or all of a file that travels inline. Checks it before writing.
-    pub fn accept_chunk(
+    pub(crate) fn accept_chunk(
         &mut self,
         entry: usize,
         offset: u64,
@@ -258,7 +259,7 @@ impl Incoming {
     /// Takes one leaf of the chunk of `entry` that begins at `offset` and is longer than one; `by` tells who brings it
     /// from others. Says whether that was the last one and the chunk is right; else there is more to come, or another
     /// brings it now.
-    pub fn accept_leaf(
+    pub(crate) fn accept_leaf(
         &mut self,
         (entry, offset): (usize, u64),
         at: u64,
@@ -312,7 +313,7 @@ impl Incoming {
     }
 
     /// Checks length and SHA-256 of every entry, which is over all of it when [`Self::hash_zeros`] says so. On failure the bytes are in quarantine, nothing is visible.
-    pub fn finish(mut self) -> Result<Verified, FinishError> {
+    pub(crate) fn finish(mut self) -> Result<Verified, FinishError> {
         let mut files = Vec::with_capacity(self.parts.len());
         for index in 0..self.parts.len() {
             files.push(self.finish_entry(index)?);
@@ -391,7 +392,7 @@ impl Incoming {
     }
 
     /// Gives up for now: what arrived stays in `partial/` for a later attempt; `why` shows in status.
-    pub fn park(self, why: String) {
+    pub(crate) fn park(self, why: String) {
         let manifest = self.manifest.clone();
         let spool = Arc::clone(&self.arrival.spool);
         drop(self);
@@ -411,7 +412,7 @@ pub(super) fn set_mtime(file: &File, (secs, nanos): (i64, u32)) -> rustix::io::R
 
 /// A bundle all of whose bytes hashed to the digests in its manifest. The only way to a name in the inbox.
 #[derive(Debug)]
-pub struct Verified {
+pub(crate) struct Verified {
     pub(super) arrival: Arrival,
     pub(super) manifest: VerifiedManifest,
     /// For each entry its staged file or link; `None` for a directory.
@@ -438,7 +439,7 @@ pub(super) struct Staged {
 
 impl Spool {
     /// A peer offers a bundle (its own, or one it holds).
-    pub fn offered(
+    pub(crate) fn offered(
         self: &Arc<Self>,
         manifest: VerifiedManifest,
         from: PeerId,

@@ -398,12 +398,12 @@ impl Step {
 impl Spool {
     /// The daemon is about to end: whoever hashes something large stops, so that nobody waits for him. What is small is
     /// sealed until [`Self::close`].
-    pub fn end_large_hashing(&self) {
+    pub(crate) fn end_large_hashing(&self) {
         self.jobs.end_large();
     }
 
     /// Queues a file for hashing and sealing. Never blocks on the hasher.
-    pub fn seal(&self, request: SealRequest) {
+    pub(crate) fn seal(&self, request: SealRequest) {
         let renames = request
             .names
             .iter()
@@ -420,7 +420,7 @@ impl Spool {
     }
 
     /// Queues a tree for hashing and sealing. Never blocks on the hasher.
-    pub fn seal_tree(&self, request: TreeRequest) {
+    pub(crate) fn seal_tree(&self, request: TreeRequest) {
         let work = Box::new(TreeWork::new(request));
         if let Err(Job::Tree(work)) = self.jobs.push(Job::Tree(work), false) {
             (work.request.done)(too_many());

@@ -35,7 +35,7 @@ fn take(ino: u64, path: &RelPath, batch: &mut Batch) {
 
 impl Spool {
     /// The inode at `from` has the name `to` too.
-    pub fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
+    pub(crate) fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
         // First: who looks for names from here on looks.
         self.any_links.store(true, Ordering::Release);
         let _decide = self.decide.lock();
@@ -48,7 +48,7 @@ impl Spool {
     }
 
     /// The names of an inode of the outbox, if it has more than one, in their order.
-    pub fn names_of(&self, ino: u64) -> Vec<RelPath> {
+    pub(crate) fn names_of(&self, ino: u64) -> Vec<RelPath> {
         if !self.any_links.load(Ordering::Acquire) {
             return Vec::new();
         }

@@ -16,7 +16,7 @@ const ADDRS_MAX: usize = 64;
 
 impl Spool {
     /// The sockets that were bound at the last start, unspecified addresses as such; empty if there was none.
-    pub fn remembered_listen(&self) -> Vec<SocketAddr> {
+    pub(crate) fn remembered_listen(&self) -> Vec<SocketAddr> {
         let path = self.layout.listen();
         match std::fs::read_to_string(&path) {
             Ok(text) => parse(&text),
@@ -29,7 +29,7 @@ impl Spool {
     }
 
     /// Remembers the sockets that are bound now.
-    pub fn remember_listen(&self, bound: &[SocketAddr]) -> Result<(), SpoolError> {
+    pub(crate) fn remember_listen(&self, bound: &[SocketAddr]) -> Result<(), SpoolError> {
         if self.remembered_listen() == bound {
             return Ok(());
         }

@@ -54,18 +54,18 @@ impl Spool {
     }
 
     /// The last writer closed: after a crash of the daemon the file is sealed at start. Call with the gate locked.
-    pub fn mark_closed(&self, ino: u64, path: &RelPath) {
+    pub(crate) fn mark_closed(&self, ino: u64, path: &RelPath) {
         self.mark(ino, Some((MarkKind::Closed, path)));
     }
 
     /// Its writer was killed, or a write failed: shown as `incomplete`, not sent, also after a restart. Call with the gate
     /// locked.
-    pub fn mark_torn(&self, ino: u64, path: &RelPath) {
+    pub(crate) fn mark_torn(&self, ino: u64, path: &RelPath) {
         self.mark(ino, Some((MarkKind::Torn, path)));
     }
 
     /// Nothing is to be sent of this inode after all. Call with the gate locked.
-    pub fn unmark(&self, ino: u64) {
+    pub(crate) fn unmark(&self, ino: u64) {
         self.mark(ino, None);
     }
 
@@ -91,7 +91,7 @@ impl Spool {
 
     /// A name of the inode was renamed or linked, and it is to be sent although it was incomplete. For those who do not
     /// hold the gate: an inode that is open stays marked as such.
-    pub fn mend_mark(&self, ino: u64) {
+    pub(crate) fn mend_mark(&self, ino: u64) {
         let mended = self.remark(ino, |mark| {
             (mark.kind == MarkKind::Torn).then_some(Some(Mark {
                 kind: MarkKind::Closed,
@@ -104,7 +104,7 @@ impl Spool {
     }
 
     /// [`Self::unmark`] for those who do not hold the gate: an inode that is open stays marked.
-    pub fn unmark_closed(&self, ino: u64) {
+    pub(crate) fn unmark_closed(&self, ino: u64) {
         let unmarked = self.remark(ino, |mark| (mark.kind != MarkKind::Open).then_some(None));
         if let Err(error) = unmarked {
             tracing::error!(%error, ino, "cannot unmark a file of the outbox");

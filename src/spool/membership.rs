@@ -21,12 +21,12 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
-pub use self::bound::is_alone;
+pub(crate) use self::bound::is_alone;
 pub(super) use self::strangers::Strangers;
 use super::journal::{Batch, Journal, Key, Table};
 use super::tables::{JOINING, MEMBERS, META};
 use super::{Event, Member, Spool, SpoolError};
-pub use crate::peer::invitation::{Denied, Welcome};
+pub(crate) use crate::peer::invitation::{Denied, Welcome};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
 use crate::peer::{self, Charter, GroupKey, PeerId};
 
@@ -86,7 +86,7 @@ impl State {
 
 /// Whether an id may take part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Admission {
+pub(crate) enum Admission {
     /// If it proves the group key.
     Welcome,
     /// Never again.
@@ -99,7 +99,7 @@ pub enum Admission {
 
 /// Why the membership was not changed.
 #[derive(Debug, Error)]
-pub enum GroupError {
+pub(crate) enum GroupError {
     /// Somebody else is the admin.
     #[error("only the admin of the group can do that: {name} ({id})")]
     NotAdmin {
@@ -132,7 +132,7 @@ pub enum GroupError {
 
 /// What a change of the membership came to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Changed {
+pub(crate) struct Changed {
     /// The number of the key that holds now.
     pub generation: u64,
     /// Who was removed, with names.
@@ -231,7 +231,11 @@ impl Key for About {
 impl Spool {
     /// Says which group this node is in: its key as the key file has it, and the charter if somebody told, which counts
     /// only where none is known. Goes on with what a crash interrupted.
-    pub fn enter_group(&self, key: GroupKey, charter: Option<Charter>) -> Result<(), SpoolError> {
+    pub(crate) fn enter_group(
+        &self,
+        key: GroupKey,
+        charter: Option<Charter>,
+    ) -> Result<(), SpoolError> {
         let _one = self.group.change.lock();
         let known = self.group.state.read().charter;
         let charter = match (known, charter) {
@@ -276,7 +280,7 @@ impl Spool {
     }
 
     /// A ticket of this group brings a newer key than ours: this node was away for too long, or left out.
-    pub fn adopt_key(&self, key: GroupKey, generation: u64) -> Result<bool, SpoolError> {
+    pub(crate) fn adopt_key(&self, key: GroupKey, generation: u64) -> Result<bool, SpoolError> {
         let _one = self.group.change.lock();
         {
             let state = self.group.state.read();
@@ -290,7 +294,7 @@ impl Spool {
     }
 
     /// A ticket brought the key of this generation.
-    pub fn note_generation(&self, generation: u64) -> Result<(), SpoolError> {
+    pub(crate) fn note_generation(&self, generation: u64) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
         batch.insert(META_GENERATION, &(), &generation);
         self.journal.submit(batch)?;
@@ -300,7 +304,7 @@ impl Spool {
     }
 
     /// From now on only these ids are members, besides the admin and those it admitted; `None`: all who prove the key.
-    pub fn set_listed(&self, listed: Option<BTreeSet<PeerId>>) {
+    pub(crate) fn set_listed(&self, listed: Option<BTreeSet<PeerId>>) {
         self.group.state.write().listed = listed;
         let group = &self.group;
         self.member_ids.write().retain(|id| !group.is_out(*id));
@@ -310,34 +314,34 @@ impl Spool {
 /// Questions.
 impl Spool {
     /// The group's charter, if it is known.
-    pub fn charter(&self) -> Option<Charter> {
+    pub(crate) fn charter(&self) -> Option<Charter> {
         self.group.state.read().charter
     }
 
     /// The number of the present key.
-    pub fn key_generation(&self) -> u64 {
+    pub(crate) fn key_generation(&self) -> u64 {
         self.group.state.read().generation()
     }
 
     /// The key that holds, and those before it; empty before [`Self::enter_group`].
-    pub fn group_keys(&self) -> Vec<GroupKey> {
+    pub(crate) fn group_keys(&self) -> Vec<GroupKey> {
         self.group.state.read().keys.clone()
     }
 
     /// The hash that names the group; `None` before [`Self::enter_group`].
-    pub fn group_root(&self) -> Option<[u8; 32]> {
+    pub(crate) fn group_root(&self) -> Option<[u8; 32]> {
         let state = self.group.state.read();
         let of_key = || state.keys.last().map(GroupKey::root);
         state.charter.map(|charter| charter.root).or_else(of_key)
     }
 
     /// Whether `id` may take part.
-    pub fn admission(&self, id: PeerId) -> Admission {
+    pub(crate) fn admission(&self, id: PeerId) -> Admission {
         self.group.state.read().admission(id)
     }
 
     /// Earlier keys that `id` may prove to be given the newest statement: it is one of those the new key is for.
-    pub fn older_keys_for(&self, id: PeerId) -> Vec<GroupKey> {
+    pub(crate) fn older_keys_for(&self, id: PeerId) -> Vec<GroupKey> {
         let state = self.group.state.read();
         let rekey = state.roll.rekey();
         let entitled = rekey.is_some_and(|(rekey, _)| rekey.includes(id));
@@ -349,18 +353,18 @@ impl Spool {
     }
 
     /// The statement with the newest key.
-    pub fn rekey_statement(&self) -> Option<SignedStatement> {
+    pub(crate) fn rekey_statement(&self) -> Option<SignedStatement> {
         let state = self.group.state.read();
         state.roll.rekey().map(|(_, signed)| signed.clone())
     }
 
     /// All statements that count, to be told to members.
-    pub fn statements(&self) -> Vec<SignedStatement> {
+    pub(crate) fn statements(&self) -> Vec<SignedStatement> {
         self.group.state.read().roll.statements().cloned().collect()
     }
 
     /// A hash of them; `None` in a group without a charter.
-    pub fn roll_digest(&self) -> Option<[u8; 32]> {
+    pub(crate) fn roll_digest(&self) -> Option<[u8; 32]> {
         let state = self.group.state.read();
         state.charter.map(|_| state.roll.digest())
     }
@@ -389,7 +393,7 @@ impl Spool {
 /// Changes.
 impl Spool {
     /// `id` proved `key` on a connection. `false`: that is not the key any more.
-    pub fn proved(&self, id: PeerId, key: &GroupKey) -> Result<bool, SpoolError> {
+    pub(crate) fn proved(&self, id: PeerId, key: &GroupKey) -> Result<bool, SpoolError> {
         let _one = self.group.change.lock();
         let mut state = self.group.state.write();
         if state.keys.first().is_some_and(|current| current != key) {
@@ -407,7 +411,7 @@ impl Spool {
     }
 
     /// Statements of other members arrived: those that count are kept and acted on. Waits for the disk.
-    pub fn take_statements(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
+    pub(crate) fn take_statements(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
         let _one = self.group.change.lock();
         self.apply(told)
     }
@@ -548,7 +552,11 @@ impl Spool {
     }
 
     /// Removes members, and gives all others a new key unless `keep_key`.
-    pub fn remove_members(&self, who: &[String], keep_key: bool) -> Result<Changed, GroupError> {
+    pub(crate) fn remove_members(
+        &self,
+        who: &[String],
+        keep_key: bool,
+    ) -> Result<Changed, GroupError> {
         let charter = self.as_admin()?;
         let called = who.iter().map(|who| self.member_called(who));
         let ids = called.collect::<Result<BTreeSet<PeerId>, GroupError>>()?;
@@ -559,7 +567,7 @@ impl Spool {
     }
 
     /// Gives all members a new key.
-    pub fn rekey_group(&self) -> Result<Changed, GroupError> {
+    pub(crate) fn rekey_group(&self) -> Result<Changed, GroupError> {
         let charter = self.as_admin()?;
         self.change(&charter, &BTreeSet::new(), true)
     }
@@ -623,7 +631,7 @@ impl Spool {
     }
 
     /// The short name of the group, the same for all its keys.
-    pub fn group_name(&self) -> String {
+    pub(crate) fn group_name(&self) -> String {
         self.group_root()
             .map(|root| peer::group_id(&root))
             .unwrap_or_default()

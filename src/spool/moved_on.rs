@@ -106,7 +106,7 @@ pub(super) struct Left {
 
 impl Spool {
     /// Which names of the outbox are not sent: what is moved there is told to nobody. None are, until this is called.
-    pub fn set_unsent(&self, is_unsent: impl Fn(&RelPath) -> bool + Send + Sync + 'static) {
+    pub(crate) fn set_unsent(&self, is_unsent: impl Fn(&RelPath) -> bool + Send + Sync + 'static) {
         *self.unsent.write() = Some(Box::new(is_unsent));
     }
 

@@ -27,7 +27,7 @@ const RENAME_PAGE: usize = 1000;
 
 impl Spool {
     /// The write gate of a backing inode; the same one for everybody while anybody holds it.
-    pub fn gate(&self, ino: u64) -> Arc<Gate> {
+    pub(crate) fn gate(&self, ino: u64) -> Arc<Gate> {
         let mut gates = self.gates.lock();
         if gates.len() >= gates.capacity().max(GATES_SWEEP) {
             gates.retain(|_, gate| gate.strong_count() > 0);
@@ -71,7 +71,7 @@ impl Spool {
     /// To be called with the gate locked, before any modifying operation on the inode (WRITE, size change, FALLOCATE,
     /// O_TRUNC). Cheap: two flag tests, after the first call since the last seal. Marks the inode `open`. `false`: the
     /// old bytes are still needed, call [`Self::copy_out`] first, on a thread that may block.
-    pub fn before_modify(
+    pub(crate) fn before_modify(
         &self,
         gate: &mut GateGuard<'_>,
         path: &RelPath,
@@ -103,7 +103,7 @@ impl Spool {
     /// To be called with the gate locked when the operation that [`Self::before_modify`] admitted failed without changing
     /// anything: a file of which nothing else was changed since is as it was before, and is not to be taken for one whose
     /// writer was killed.
-    pub fn not_modified(&self, gate: &mut GateGuard<'_>) {
+    pub(crate) fn not_modified(&self, gate: &mut GateGuard<'_>) {
         if !std::mem::take(&mut gate.state().untouched) {
             return;
         }
@@ -111,7 +111,7 @@ impl Spool {
     }
 
     /// A name in the outbox moved; `directory` says that everything below moved with it.
-    pub fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
+    pub(crate) fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
         let moved = if directory {
             self.move_names_below(from, to)
         } else {
@@ -172,7 +172,7 @@ impl Spool {
     }
 
     /// Two names in the outbox changed places, with everything below them where they are directories.
-    pub fn outbox_exchanged(&self, a: &RelPath, b: &RelPath) {
+    pub(crate) fn outbox_exchanged(&self, a: &RelPath, b: &RelPath) {
         if let Err(error) = self.exchange_names(a, b) {
             tracing::error!(%error, %a, %b, "cannot record an exchange; the files are hashed again at the next start");
         }
@@ -253,7 +253,7 @@ impl Spool {
 
     /// A name in the outbox is gone. `ino` had `visible_links` visible names left after that. What is queued stays
     /// queued.
-    pub fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
+    pub(crate) fn outbox_removed(&self, path: &RelPath, ino: u64, visible_links: u64) {
         if let Err(error) = self.try_outbox_removed(path, ino, visible_links) {
             tracing::error!(%error, %path, "cannot record that a file was removed");
         }
@@ -291,7 +291,7 @@ impl Spool {
     }
 
     /// `st_nlink` as the user should see it: without the link in `content/`, which may be the last one left.
-    pub fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
+    pub(crate) fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
         if st_nlink > 0 && self.linked_digest(ino).is_some() {
             st_nlink - 1
         } else {
@@ -300,17 +300,17 @@ impl Spool {
     }
 
     /// Files that recovery found closed but not sealed, and incomplete ones: to be fed to `ready` at start. Once.
-    pub fn recovered(&self) -> Vec<RecoveredFile> {
+    pub(crate) fn recovered(&self) -> Vec<RecoveredFile> {
         std::mem::take(&mut *self.recovered.lock())
     }
 
     /// Directories that recovery found committed as one bundle and not sealed. Once.
-    pub fn recovered_trees(&self) -> Vec<RecoveredTree> {
+    pub(crate) fn recovered_trees(&self) -> Vec<RecoveredTree> {
         std::mem::take(&mut *self.recovered_trees.lock())
     }
 
     /// What is known of the file shown at `path` in the outbox.
-    pub fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState {
+    pub(crate) fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState {
         let row = self.journal.row(OUT_NAMES, path).ok().flatten();
         let Some(row) = row.filter(|row| row.stat.ino == ino && self.is_current(row)) else {
             let mark = self.journal.row(MARKS, &ino).ok().flatten();
@@ -336,7 +336,7 @@ impl Spool {
     }
 
     /// Counts a name that was not sent because it matches the ignore list.
-    pub fn count_ignored(&self) {
+    pub(crate) fn count_ignored(&self) {
         self.counters
             .ignored
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -32,7 +32,7 @@ const BEFOREHAND: [&str; 5] = [
 
 /// Makes the state directory if it is missing; gives the directories that were made, the deepest first. Gives an error if
 /// other users may look into it.
-pub fn make_state_directory(layout: &Layout) -> Result<Vec<PathBuf>, SpoolError> {
+pub(crate) fn make_state_directory(layout: &Layout) -> Result<Vec<PathBuf>, SpoolError> {
     let state = layout.state();
     let missing = state.ancestors().take_while(|path| !path.exists());
     let missing = missing.map(Path::to_owned).collect();

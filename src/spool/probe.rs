@@ -1,10 +1,20 @@
 //! What tests of the rooms above look at and do that no program does.
 
+use std::sync::Arc;
+
 use super::tables::{MARKS, MarkKind, Stat};
-use super::{Bell, Spool};
+use super::{Bell, Layout, Spool, SpoolConfig, SpoolError, StateLock, durable};
 use crate::bundle::RelPath;
 
 impl Spool {
+    /// Takes the lock of the state, which is made if need be, and opens it.
+    pub(crate) fn open(config: SpoolConfig) -> Result<Arc<Self>, SpoolError> {
+        let layout = Layout::new(config.state.clone());
+        durable::make_directory(layout.state())?;
+        let lock = StateLock::take(&layout)?;
+        Self::open_locked(config, lock)
+    }
+
     /// Every mark of the outbox.
     pub(crate) fn marks(&self) -> Vec<(MarkKind, RelPath)> {
         let rows = self.journal.rows(MARKS.all(), usize::MAX);

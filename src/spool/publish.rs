@@ -39,7 +39,7 @@ use crate::bundle::{BundleId, DirectoryTime, EntryKind, RelPath, VerifiedManifes
 
 /// A name that a publish gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewName {
+pub(crate) struct NewName {
     /// Path below `inbox/`.
     pub path: RelPath,
     /// A directory that was not there before; else a file.
@@ -50,7 +50,7 @@ pub struct NewName {
 
 /// Told by the spool when names in `inbox/` change other than through the mount. Implemented by `fs`; must not call back
 /// into the spool.
-pub trait InboxObserver: Send + std::marker::Sync {
+pub(crate) trait InboxObserver: Send + std::marker::Sync {
     /// The names of `replaced` will soon show something else, together with other names: from here to
     /// [`Self::unprepare`] the kernel must not remember any name of the inbox, and it must have forgotten these when
     /// this returns. Called with no lock held; waits for the kernel.

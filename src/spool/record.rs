@@ -147,7 +147,7 @@ impl Spool {
     /// The gate is held, and nobody writes: what is different afterwards is what `act` did. The bytes were durable before
     /// the first record was, so the new one vouches for the same after a power loss; if the change time gets lost and the
     /// row does not, or the other way round, they do not match, and the file is hashed.
-    pub fn keep_record(&self, ino: u64, path: &RelPath, act: &mut dyn FnMut()) {
+    pub(crate) fn keep_record(&self, ino: u64, path: &RelPath, act: &mut dyn FnMut()) {
         let Ok(Some(record)) = self.record_of(ino) else {
             return act();
         };

@@ -249,7 +249,7 @@ impl Spool {
 impl Spool {
     /// An offer that may only rename what is here: whether that settled it. Otherwise nothing was done. To be asked before
     /// anything is fetched; offers of one origin in their order, where that costs nothing.
-    pub fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
+    pub(crate) fn renamed_only(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
         Ok(self.unfit(manifest).is_none() && self.follow_offer(manifest)?)
     }
 

@@ -29,7 +29,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use self::failing::Unsealed;
-pub use self::parts::PartRoom;
+pub(crate) use self::parts::PartRoom;
 use super::allowance::Allowance;
 use super::durable::OnPath;
 use super::ration::Rations;
@@ -38,7 +38,7 @@ use super::{Spool, SpoolError};
 use crate::digest::Digest;
 
 /// Left free where nothing else is said: enough for the journal to work on, and for somebody to log in and clean up.
-pub const DEFAULT_MIN_FREE: u64 = 64 << 20;
+pub(crate) const DEFAULT_MIN_FREE: u64 = 64 << 20;
 
 /// Of a small file system only this part is left free by default.
 const DEFAULT_MIN_FREE_PART: u64 = 20;
@@ -54,7 +54,7 @@ const BUNDLES_ASKED: usize = 16;
 
 /// How much of the disk may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Most bytes kept that no name shows; no limit if `None`.
     pub max_bytes: Option<u64>,
     /// Bytes left free; [`DEFAULT_MIN_FREE`], or a twentieth of a small file system, if `None`.
@@ -194,7 +194,7 @@ impl Room {
 /// Space.
 impl Spool {
     /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
-    pub fn room_for(&self, len: u64) -> Result<(), SpoolError> {
+    pub(crate) fn room_for(&self, len: u64) -> Result<(), SpoolError> {
         match self.room.take(len) {
             Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.room.take(len),
             // What is kept for others goes first.
@@ -204,12 +204,12 @@ impl Spool {
     }
 
     /// Bytes that are left free, whoever writes.
-    pub fn min_free(&self) -> u64 {
+    pub(crate) fn min_free(&self) -> u64 {
         self.room.measure().map_or(0, |(_, min_free)| min_free)
     }
 
     /// Bytes of content that no name shows any more and somebody still waits for.
-    pub fn held_bytes(&self) -> u64 {
+    pub(crate) fn held_bytes(&self) -> u64 {
         self.room.held.lock().bytes
     }
 
@@ -260,7 +260,7 @@ impl Spool {
 
     /// Whether the last visible name of an inode may be removed: not if somebody waits for its content and there is no
     /// room to keep it.
-    pub fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError> {
+    pub(crate) fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError> {
         if self.room.limits.max_bytes.is_none() {
             return Ok(());
         }

@@ -57,7 +57,7 @@ pub(super) const DEFAULT_MAX_RECIPIENTS: usize = 1024;
 
 /// One route of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Route {
+pub(crate) struct Route {
     /// Everything at and below this path of the outbox; `None`: everything.
     pub path: Option<RelPath>,
     /// Names, ids, `@group`s, or `all`; empty: all.
@@ -70,7 +70,7 @@ pub struct Route {
 
 /// What the configuration says of bundles.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Routing {
+pub(crate) struct Routing {
     /// In any order.
     pub routes: Vec<Route>,
     /// Names or ids by group.
@@ -85,7 +85,7 @@ pub struct Routing {
 
 /// Why a word does not say whom to send to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum TargetError {
+pub(crate) enum TargetError {
     /// Nobody has that name.
     #[error("nobody known as {0}")]
     Nobody(String),
@@ -122,7 +122,7 @@ pub(super) struct HeldRow {
 }
 
 /// Splits the value of `to` at commas and blanks.
-pub fn split_targets(text: &str) -> Vec<String> {
+pub(crate) fn split_targets(text: &str) -> Vec<String> {
     text.split([',', ' ', '\t', '\n'])
         .filter(|word| !word.is_empty())
         .map(str::to_owned)
@@ -130,7 +130,7 @@ pub fn split_targets(text: &str) -> Vec<String> {
 }
 
 /// Reads a priority.
-pub fn parse_priority(text: &str) -> Option<Priority> {
+pub(crate) fn parse_priority(text: &str) -> Option<Priority> {
     Some(match text.trim() {
         "bulk" => Priority::Bulk,
         "low" => Priority::Low,
@@ -143,7 +143,7 @@ pub fn parse_priority(text: &str) -> Option<Priority> {
 
 impl Routing {
     /// Whether `word` can be meant at all: groups must be configured, names well formed.
-    pub fn check(&self, word: &str) -> Result<(), TargetError> {
+    pub(crate) fn check(&self, word: &str) -> Result<(), TargetError> {
         if word == "all" || PeerId::from_hex(word).is_some() {
             return Ok(());
         }
@@ -166,7 +166,7 @@ impl Routing {
 
 impl Spool {
     /// Takes the configuration over; bundles that were held are looked at again.
-    pub fn set_routing(&self, routing: Routing) -> Result<(), SpoolError> {
+    pub(crate) fn set_routing(&self, routing: Routing) -> Result<(), SpoolError> {
         self.policy
             .any_route
             .store(!routing.routes.is_empty(), Ordering::Release);
@@ -177,13 +177,13 @@ impl Spool {
     }
 
     /// Whether all these words can be meant at all; whether anybody is known by them is another question.
-    pub fn check_targets(&self, to: &[String]) -> Result<(), TargetError> {
+    pub(crate) fn check_targets(&self, to: &[String]) -> Result<(), TargetError> {
         let routing = self.policy.routing.read().clone();
         to.iter().try_for_each(|word| routing.check(word))
     }
 
     /// The member of this name or id.
-    pub fn member_named(&self, word: &str) -> Result<PeerId, TargetError> {
+    pub(crate) fn member_named(&self, word: &str) -> Result<PeerId, TargetError> {
         if let Some(id) = PeerId::from_hex(word) {
             return if self.is_forgotten(id).unwrap_or(false) {
                 Err(TargetError::Nobody(word.to_owned()))
@@ -228,13 +228,13 @@ impl Spool {
     }
 
     /// Whose name a member claims that is not its own.
-    pub fn false_claim(&self, id: PeerId, name: &str) -> Option<PeerId> {
+    pub(crate) fn false_claim(&self, id: PeerId, name: &str) -> Option<PeerId> {
         let owner: Option<PeerId> = self.journal.row(NAMES, &name).ok().flatten();
         owner.filter(|owner| *owner != id)
     }
 
     /// Checks the value of an attribute of a directory; `None`: it is not one of ours.
-    pub fn check_route_xattr(&self, name: &[u8], value: &[u8]) -> Option<bool> {
+    pub(crate) fn check_route_xattr(&self, name: &[u8], value: &[u8]) -> Option<bool> {
         let text = std::str::from_utf8(value).ok();
         if name == XATTR_TO.as_bytes() {
             let routing = self.policy.routing.read().clone();
@@ -248,7 +248,7 @@ impl Spool {
     }
 
     /// A directory of the outbox has such an attribute now.
-    pub fn note_routed(&self, ino: u64) {
+    pub(crate) fn note_routed(&self, ino: u64) {
         self.policy.routed.write().insert(ino);
         self.policy.any_routed.store(true, Ordering::Release);
     }

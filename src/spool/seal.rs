@@ -75,7 +75,7 @@ pub(super) fn mtime_of(meta: &std::fs::Metadata) -> (i64, u32) {
 
 impl SealRequest {
     /// For a file with one name.
-    pub fn alone(
+    pub(crate) fn alone(
         gate: Arc<Gate>,
         name: SealName,
         done: impl FnOnce(SealOutcome) + Send + 'static,

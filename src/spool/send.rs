@@ -53,7 +53,7 @@ pub(super) struct SentRow {
 
 /// What is to be sent as one bundle.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct SendRequest {
+pub(crate) struct SendRequest {
     /// Where each file is below the outbox, and its path in the bundle.
     pub files: Vec<(RelPath, RelPath)>,
     /// Whom to; empty: as the routes say.
@@ -66,7 +66,7 @@ pub struct SendRequest {
 
 /// What came of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Sent {
+pub(crate) enum Sent {
     /// It is sealed.
     Sealed(BundleId),
     /// It is sealed, and waits for this.
@@ -81,7 +81,7 @@ pub enum Sent {
 
 impl Spool {
     /// Seals files as one bundle. Blocks until it is durable.
-    pub fn send_files(&self, request: &SendRequest) -> Result<Sent, SpoolError> {
+    pub(crate) fn send_files(&self, request: &SendRequest) -> Result<Sent, SpoolError> {
         self.journal.still_keeps()?;
         if request.files.is_empty() || request.files.len() > MAX_ENTRIES {
             let why = format!("a bundle has 1 to {MAX_ENTRIES} files");
@@ -255,7 +255,7 @@ impl Spool {
     }
 
     /// The bundle that was sent under an id of the user's.
-    pub fn sent_as(&self, id: &str) -> Option<BundleId> {
+    pub(crate) fn sent_as(&self, id: &str) -> Option<BundleId> {
         let row: Option<SentRow> = self.journal.row(SENT_IDS, &id).ok()?;
         row.map(|row| row.bundle)
     }

@@ -38,7 +38,7 @@ pub(super) struct Counters {
 
 /// One row of `outbound` in status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OutboundRow {
+pub(crate) struct OutboundRow {
     /// Path below `outbox/`, lossy text.
     pub path: String,
     /// The path's bytes in base64, when they are not UTF-8.
@@ -58,7 +58,7 @@ pub struct OutboundRow {
 
 /// One recipient of an [`OutboundRow`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RecipientRow {
+pub(crate) struct RecipientRow {
     /// Its id as hex.
     pub id: String,
     /// Its name.
@@ -76,7 +76,7 @@ pub struct RecipientRow {
 
 impl OutboundRow {
     /// The recipients that count.
-    pub fn living(&self) -> impl Iterator<Item = &RecipientRow> {
+    pub(crate) fn living(&self) -> impl Iterator<Item = &RecipientRow> {
         self.recipients.iter().filter(|recipient| !recipient.gone)
     }
 }
@@ -89,7 +89,7 @@ fn is_false(flag: &bool) -> bool {
 
 /// One row of `inbound` in status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct InboundRow {
+pub(crate) struct InboundRow {
     /// Path below `inbox/` (or as the origin calls it, while it arrives), lossy text.
     pub path: String,
     /// The path's bytes in base64, when they are not UTF-8.
@@ -121,7 +121,7 @@ impl Spool {
     }
 
     /// Blocks until something that status shows has changed since `seen`, or the time is over; gives the new mark.
-    pub fn wait_change(&self, seen: u64, at_most: Duration) -> u64 {
+    pub(crate) fn wait_change(&self, seen: u64, at_most: Duration) -> u64 {
         let deadline = Instant::now() + at_most;
         let mut changes = self.changes.lock();
         while *changes == seen {
@@ -133,7 +133,7 @@ impl Spool {
     }
 
     /// Newest bundles of ours first; `before` is a cursor: the order of the last row of the page before.
-    pub fn outbound(&self, before: Option<u64>, limit: usize) -> Vec<OutboundRow> {
+    pub(crate) fn outbound(&self, before: Option<u64>, limit: usize) -> Vec<OutboundRow> {
         let after = before.map(Newest);
         let rows = self
             .journal
@@ -146,7 +146,7 @@ impl Spool {
 
     /// The deliveries of the newest bundle that was sealed from `path`; `None` if there is none, or the file was
     /// modified since.
-    pub fn outbound_of(&self, path: &RelPath) -> Option<OutboundRow> {
+    pub(crate) fn outbound_of(&self, path: &RelPath) -> Option<OutboundRow> {
         use std::os::unix::fs::MetadataExt;
         let row: OutName = self.journal.row(OUT_NAMES, path).ok().flatten()?;
         let meta = self.outbox().metadata(path).ok()?;
@@ -164,7 +164,7 @@ impl Spool {
 
     /// The deliveries of the newest bundle of ours that had `path`, whatever the outbox shows there now; of those that are
     /// complete only the newest [`LAST_LOOK`] are looked through.
-    pub fn outbound_last(&self, path: &RelPath) -> Option<OutboundRow> {
+    pub(crate) fn outbound_last(&self, path: &RelPath) -> Option<OutboundRow> {
         let waiting: Option<BundleId> = self.journal.row(LATEST, path).ok().flatten();
         if let Some(bundle) = waiting {
             return self.outbound_row(bundle, Some(path));
@@ -266,7 +266,7 @@ impl Spool {
     }
 
     /// Newest received bundles first; what is arriving right now comes before the first page.
-    pub fn inbound(&self, before: Option<u64>, limit: usize) -> Vec<InboundRow> {
+    pub(crate) fn inbound(&self, before: Option<u64>, limit: usize) -> Vec<InboundRow> {
         let mut found = Vec::new();
         let arriving: Vec<InboundShown> =
             self.arriving.lock().values().take(limit).cloned().collect();
@@ -346,7 +346,7 @@ impl Spool {
     }
 
     /// Counters.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let marks = self
             .journal

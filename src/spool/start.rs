@@ -29,13 +29,13 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The lock of a state directory: no other daemon uses it while this is held.
 #[derive(Debug)]
-pub struct StateLock {
+pub(crate) struct StateLock {
     _held: File,
 }
 
 impl StateLock {
     /// Takes it; waits a moment for a daemon that was killed. The directory is there.
-    pub fn take(layout: &Layout) -> Result<Self, SpoolError> {
+    pub(crate) fn take(layout: &Layout) -> Result<Self, SpoolError> {
         Ok(Self {
             _held: take_lock(layout)?,
         })

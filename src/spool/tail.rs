@@ -158,7 +158,7 @@ fn follow(gate: &Gate, file: &File, buffer: &mut [u8], ending: &AtomicBool) {
 impl Spool {
     /// Lets the tail hasher follow a writer; see [`super::GateGuard::wrote`]. `file` must be open for reading too.
     /// Never blocks.
-    pub fn tail(&self, gate: &Arc<Gate>, file: File) {
+    pub(crate) fn tail(&self, gate: &Arc<Gate>, file: File) {
         self.tails.offer(Work {
             gate: Arc::clone(gate),
             file,

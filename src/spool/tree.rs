@@ -52,7 +52,7 @@ use crate::bundle::{
 use crate::digest::{Digest, Hashed};
 
 /// A directory to be sealed as one bundle: what `ready` found complete.
-pub struct TreeRequest {
+pub(crate) struct TreeRequest {
     /// The number from [`Spool::tree_renaming`].
     pub tree: u64,
     /// The directory.
@@ -79,7 +79,7 @@ impl std::fmt::Debug for TreeRequest {
 
 /// A directory of the outbox that was to be sent as one bundle when the daemon last ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveredTree {
+pub(crate) struct RecoveredTree {
     /// Its number.
     pub tree: u64,
     /// Where it is.
@@ -169,7 +169,7 @@ impl Spool {
     /// A directory is about to be renamed from an ignored name to an ordinary one. To be called before the rename; gives
     /// the number of the tree. `files` are its members, under the names they have before; `directories` those below it,
     /// relative to it.
-    pub fn tree_renaming(
+    pub(crate) fn tree_renaming(
         &self,
         from: &RelPath,
         to: &RelPath,
@@ -197,7 +197,12 @@ impl Spool {
     }
 
     /// A tree that is not sealed yet is about to be renamed.
-    pub fn tree_moving(&self, tree: u64, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
+    pub(crate) fn tree_moving(
+        &self,
+        tree: u64,
+        from: &RelPath,
+        to: &RelPath,
+    ) -> Result<(), SpoolError> {
         let Some(mut row) = self.journal.row(TREES, &tree)? else {
             return Ok(());
         };
@@ -208,7 +213,7 @@ impl Spool {
     }
 
     /// The rename did not happen, or the directory has an ignored name again.
-    pub fn tree_dropped(&self, tree: u64) {
+    pub(crate) fn tree_dropped(&self, tree: u64) {
         let mut batch = Batch::default();
         batch.remove(TREES, &tree);
         if let Err(error) = self.journal.submit(batch) {

@@ -18,7 +18,7 @@ const UNFINISHED_MAX: usize = 4096;
 
 impl Spool {
     /// Bundles of `origin` that began to arrive, are not complete, and are not being fetched now.
-    pub fn unfinished(&self, origin: PeerId) -> Vec<BundleId> {
+    pub(crate) fn unfinished(&self, origin: PeerId) -> Vec<BundleId> {
         let Ok(entries) = std::fs::read_dir(self.layout.partial()) else {
             return Vec::new();
         };
@@ -43,7 +43,7 @@ impl Spool {
 
     /// `origin` says that it does not owe us this bundle: what arrived of it is removed, and status says so. `false`:
     /// it is not a bundle of that origin, or it is settled or being fetched.
-    pub fn withdrawn(&self, bundle: BundleId, origin: PeerId) -> Result<bool, SpoolError> {
+    pub(crate) fn withdrawn(&self, bundle: BundleId, origin: PeerId) -> Result<bool, SpoolError> {
         let decide = self.decide.lock();
         // Held to the end, so that no fetch of it begins meanwhile.
         let arriving = self.arriving.lock();

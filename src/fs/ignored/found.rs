@@ -7,7 +7,7 @@ use crate::bundle::RelPath;
 
 /// Files that are not sent because of one pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ignored {
+pub(crate) struct Ignored {
     /// The pattern.
     pub pattern: String,
     /// What has such names; `None` for a pattern of the user's.
@@ -20,7 +20,7 @@ pub struct Ignored {
 
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IgnoredNames {
+pub(crate) struct IgnoredNames {
     /// Most first.
     pub by_pattern: Vec<Ignored>,
     /// There may be more: the outbox has more names than are looked at.

@@ -6,7 +6,7 @@ use super::*;
 fn piece(t: &TestFs, id: NodeId, offset: u64, most: usize, plus: bool) -> (Vec<String>, u64) {
     let opened = t.fs.opendir(id).unwrap();
     let (mut names, mut at) = (Vec::new(), offset);
-    let mut take = |item: &Item| {
+    let mut take = |item: &crate::fs::attr::Item| {
         if names.len() == most {
             return true;
         }

@@ -63,7 +63,7 @@ fn below_an_ignored_name_they_are_made_and_shown_and_nobody_hears_of_it() {
     }
     let opened = t.fs.opendir(d).unwrap();
     let mut listed = Vec::new();
-    let page = |item: &Item, entry: &Entry| {
+    let page = |item: &crate::fs::attr::Item, entry: &Entry| {
         assert_eq!(item.kind, entry.attr.kind);
         listed.push((String::from_utf8(item.name.clone()).unwrap(), item.kind));
         false

@@ -18,7 +18,7 @@ const PAGE: usize = 256;
 
 impl Spool {
     /// Ends what is owed to `peer`, for good. Gives how many bundles that were; `None`: there is no such member.
-    pub fn forget(&self, peer: PeerId) -> Result<Option<u64>, SpoolError> {
+    pub(crate) fn forget(&self, peer: PeerId) -> Result<Option<u64>, SpoolError> {
         let decide = self.decide.lock();
         let member: Option<crate::spool::Member> = self.journal.row(MEMBERS, &peer)?;
         let Some(member) = member else {
@@ -100,7 +100,7 @@ impl Spool {
     }
 
     /// Whether the user gave this member up.
-    pub fn is_forgotten(&self, peer: PeerId) -> Result<bool, SpoolError> {
+    pub(crate) fn is_forgotten(&self, peer: PeerId) -> Result<bool, SpoolError> {
         Ok(self.journal.row(FORGOTTEN, &peer)?.is_some())
     }
 }

@@ -8,13 +8,13 @@ use crate::spool::tables::SCOPED;
 
 impl Spool {
     /// Our receipt for `bundle`, if it is durable and `peer` may know of the bundle.
-    pub fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
+    pub(crate) fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
         let receipt = self.receipt(bundle)?;
         self.may_know(&receipt, peer).then_some(receipt)
     }
 
     /// Whether `bundle` is published here, durable or not, and `peer` may know of it.
-    pub fn is_published_for(&self, bundle: BundleId, peer: PeerId) -> bool {
+    pub(crate) fn is_published_for(&self, bundle: BundleId, peer: PeerId) -> bool {
         let receipt = self.settled(bundle).ok().flatten();
         receipt.is_some_and(|receipt| self.may_know(&receipt, peer))
     }

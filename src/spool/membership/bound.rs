@@ -19,13 +19,13 @@ use super::super::{Layout, Spool, SpoolError, durable};
 use super::{LEFT_OUT, META_CHARTER, META_GENERATION, STATEMENTS, State};
 
 /// Whether the node of this state can leave its group, if it has one.
-pub fn is_alone(layout: &Layout) -> bool {
+pub(crate) fn is_alone(layout: &Layout) -> bool {
     !layout.bound().exists()
 }
 
 impl Spool {
     /// From now on this node stays in its group. Durable when this returns.
-    pub fn bind_to_group(&self) -> Result<(), SpoolError> {
+    pub(crate) fn bind_to_group(&self) -> Result<(), SpoolError> {
         if self.group.bound.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -39,7 +39,7 @@ impl Spool {
 
     /// Forgets the group that the journal has, and who was said to be in it. For a node that is alone: another group is
     /// entered next, or none was.
-    pub fn forget_group(&self) -> Result<(), SpoolError> {
+    pub(crate) fn forget_group(&self) -> Result<(), SpoolError> {
         let _one = self.group.change.lock();
         let mut batch = Batch::default();
         self.empty(STATEMENTS, &mut batch)?;
@@ -70,7 +70,7 @@ impl Spool {
     }
 
     /// Keeps what belongs to the node for its next start: the text of `node.toml`.
-    pub fn keep(&self, text: &str) -> Result<(), SpoolError> {
+    pub(crate) fn keep(&self, text: &str) -> Result<(), SpoolError> {
         let path = self.layout.node();
         if std::fs::read_to_string(&path).is_ok_and(|kept| kept == text) {
             return Ok(());

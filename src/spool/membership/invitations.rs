@@ -49,7 +49,11 @@ fn disk(error: impl Into<SpoolError>) -> Denied {
 
 impl Spool {
     /// Makes an invitation. Durable when this returns.
-    pub fn invite(&self, lasts: Option<Duration>, once: bool) -> Result<JoinSecret, SpoolError> {
+    pub(crate) fn invite(
+        &self,
+        lasts: Option<Duration>,
+        once: bool,
+    ) -> Result<JoinSecret, SpoolError> {
         let (secret, made) = (JoinSecret::generate(), now_secs());
         let Some(key) = secret.key() else {
             return Err(SpoolError::Corrupted("a hash that is all zero".into()));
@@ -76,13 +80,13 @@ impl Spool {
     }
 
     /// With what the holder of the invitation of that name proves that it knows the secret.
-    pub fn invitation_key(&self, name: [u8; 16]) -> Option<GroupKey> {
+    pub(crate) fn invitation_key(&self, name: [u8; 16]) -> Option<GroupKey> {
         let row: Row = self.journal.row(INVITATIONS, &name).ok().flatten()?;
         Some(row.key)
     }
 
     /// `joiner` proved that it knows the secret of that name. Waits for the disk.
-    pub fn redeem(&self, name: [u8; 16], joiner: PeerId) -> Result<Welcome, Denied> {
+    pub(crate) fn redeem(&self, name: [u8; 16], joiner: PeerId) -> Result<Welcome, Denied> {
         self.redeem_at(name, joiner, now_secs())
     }
 

@@ -162,7 +162,7 @@ impl Spool {
     }
 
     /// Something could not be received: what to tell whoever sent it. Status says the same, until something is received.
-    pub fn disk_failed(&self, error: &SpoolError) -> String {
+    pub(crate) fn disk_failed(&self, error: &SpoolError) -> String {
         let source = match error {
             SpoolError::Io { source, .. } => Some(source),
             _ => None,
@@ -190,7 +190,7 @@ impl Spool {
     }
 
     /// Something was received.
-    pub fn disk_works(&self) {
+    pub(crate) fn disk_works(&self) {
         let mut failing = self.room.failing.lock();
         if failing.is_some() {
             *failing = None;

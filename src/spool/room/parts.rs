@@ -18,7 +18,7 @@ use crate::spool::{Offered, Spool, SpoolError};
 
 /// What is said to a fetch that asks for room.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartRoom {
+pub(crate) enum PartRoom {
     /// So many bytes may be written.
     Given(u64),
     /// Others go first, or there is none. Ask again.
@@ -75,7 +75,7 @@ impl Spool {
 
     /// Room for a part of a bundle that arrives, at least `least` bytes, at most `most`. Whoever is given some says
     /// [`Self::part_over`] of each part; the rest is free again when the bundle does not arrive any more. Blocks on disk.
-    pub fn part_room(&self, bundle: BundleId, least: u64, most: u64) -> PartRoom {
+    pub(crate) fn part_room(&self, bundle: BundleId, least: u64, most: u64) -> PartRoom {
         match self.ask_room(bundle, least, most) {
             Ok(room) => room,
             Err(error) => PartRoom::Later(error.to_string()),
@@ -108,7 +108,7 @@ impl Spool {
     }
 
     /// A part is written, or does not come.
-    pub fn part_over(&self, bundle: BundleId, bytes: u64) {
+    pub(crate) fn part_over(&self, bundle: BundleId, bytes: u64) {
         self.room.rations.lock().over(bundle, bytes);
     }
 
