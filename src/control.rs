@@ -15,7 +15,7 @@
 //! Nothing durable but the socket's name, which the next daemon replaces; it holds the lock of the state by then.
 //!
 //! # Threads
-//! One that accepts, one per connection; all joined by [`Server::stop`].
+//! One that accepts, one per connection; all joined when the [`Server`] is dropped.
 
 pub(crate) mod act;
 mod client;

@@ -405,7 +405,7 @@ pub(crate) struct Quarantined {
     pub manifest_contradicts_itself: bool,
 }
 
-/// Why an [`Incoming`] did not become [`Verified`].
+/// Why an [`Incoming`] did not become [`intake::Verified`].
 #[derive(Debug, Error)]
 pub(crate) enum FinishError {
     /// Something is still missing; the caller's mistake.

@@ -38,7 +38,7 @@ pub(crate) struct Blocked {
 }
 
 /// Blocks SIGTERM, SIGINT and SIGHUP for this thread and all it starts. Call it before the first of them. Signals that were
-/// ignored when we were started (nohup, `&` in a script) stay ignored. Child processes inherit the block; see [`unblock`].
+/// ignored when we were started (nohup, `&` in a script) stay ignored. Child processes inherit the block.
 pub(crate) fn block() -> io::Result<Blocked> {
     let mut set = empty_set();
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
