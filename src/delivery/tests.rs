@@ -308,8 +308,10 @@ fn every_state_and_every_event() {
     ];
     let phases: Vec<&str> = all.iter().map(phase_name).collect();
     assert_eq!(phases, PHASES, "each phase once, in order");
-    let events: Vec<&str> = rows.iter().map(|(event, _)| event_name(event)).collect();
-    assert_eq!(events, EVENTS, "each event once, in order");
+    let mut events: Vec<&str> = rows.iter().map(|(event, _)| event_name(event)).collect();
+    // Some with two priorities.
+    events.dedup();
+    assert_eq!(events, EVENTS, "each event, in order");
     for (event, expected) in rows {
         for (phase, (after, actions)) in all.iter().zip(expected) {
             let mut machine = in_phase(phase.clone());
