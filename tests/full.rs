@@ -72,7 +72,10 @@ impl SmallDisk {
 
     /// As an administrator does. No daemon runs on it.
     fn is_repaired(&self) {
-        unmount(self.path(), UnmountFlags::empty()).unwrap();
+        // Its descriptors go a moment after the mount and the lock of a daemon that ended.
+        wait_until("nobody uses the disk", COMMAND, || {
+            unmount(self.path(), UnmountFlags::empty()).is_ok()
+        });
         let mut fsck = Command::new("e2fsck");
         // 1: errors were corrected.
         let ran = run(fsck.arg("-fy").arg(self.image()), COMMAND);
