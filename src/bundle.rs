@@ -462,16 +462,22 @@ impl SignedManifest {
             shape.entries.0 + shape.directories.0 + places(shape.rest_of.as_ref())
         })
     }
+
+    /// The priority that it says, found without decoding all of it. Of what is no manifest, the default.
+    pub(crate) fn priority(&self) -> Priority {
+        postcard::take_from_bytes::<Head>(&self.bytes)
+            .map_or_else(|_| Priority::default(), |(head, _)| head.priority)
+    }
 }
 
 fn places(rest: Option<&Rest>) -> usize {
     rest.map_or(0, |rest| size_of_val(rest.entries.as_slice()))
 }
 
-/// A [`Manifest`] of which nothing is kept but what it weighs.
+/// The beginning of a [`Manifest`], up to its priority.
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "read over")]
-struct Shape {
+struct Head {
     version: u8,
     origin: PeerId,
     epoch: u64,
@@ -480,6 +486,13 @@ struct Shape {
     lifetime_secs: u64,
     scope: Scope,
     priority: Priority,
+}
+
+/// A [`Manifest`] of which nothing is kept but what it weighs.
+#[derive(Deserialize)]
+#[allow(dead_code, reason = "read over")]
+struct Shape {
+    head: Head,
     supersedes: Option<BundleId>,
     #[serde(deserialize_with = "at_most::<_, _, FORMERS_MAX>")]
     renamed_from: Vec<Former>,

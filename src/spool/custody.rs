@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use super::content::inode_at;
 use super::journal::Batch;
 use super::keys::Ends;
-use super::rank::{Rank, priority_of};
+use super::rank::Rank;
 use super::tables::{
     BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS, WATCHED,
 };
@@ -452,7 +452,7 @@ impl Spool {
 
     fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
         let row = self.journal.row(KEPT, &bundle)?;
-        Ok(row.map(|row| Rank::of(priority_of(&row.signed), row.order)))
+        Ok(row.map(|row| Rank::of(row.signed.priority(), row.order)))
     }
 
     /// Submits what was decided, and frees content. Call with the decision lock held.

@@ -6,7 +6,7 @@
 
 use super::journal::Batch;
 use super::keys::Ends;
-use super::rank::{Rank, priority_of};
+use super::rank::Rank;
 use super::tables::{
     CANCELS, CANCELS_OWED, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS,
     WATCHED,
@@ -39,7 +39,7 @@ impl Spool {
         batch.remove(KEPT, &bundle);
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
         batch.remove(WATCHED, &bundle);
-        let rank = Rank::of(priority_of(&row.signed), row.order);
+        let rank = Rank::of(row.signed.priority(), row.order);
         for (peer, _) in self.deliveries_of(bundle)? {
             batch.remove(PENDING, &(peer, rank));
             batch.remove(DELIVERIES, &(bundle, peer));

@@ -5,10 +5,7 @@
 //! negative and lesser ones positive. As unsigned numbers, which is how keys sort, the urgent ones come last; so a
 //! reading begins in the middle, at [`Rank::FIRST`], and goes on at 0.
 
-use serde::Deserialize;
-
-use crate::bundle::{Priority, Scope, SignedManifest};
-use crate::peer::PeerId;
+use crate::bundle::Priority;
 
 /// Place of a bundle in the queue of a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,29 +48,6 @@ impl Rank {
     }
 }
 
-/// The beginning of a manifest: what follows may be long, and is not needed here.
-#[derive(Deserialize)]
-#[allow(
-    dead_code,
-    reason = "all fields before the priority have to be read over"
-)]
-struct Head {
-    version: u8,
-    origin: PeerId,
-    epoch: u64,
-    incarnation: [u8; 16],
-    seq: u64,
-    lifetime_secs: u64,
-    scope: Scope,
-    priority: Priority,
-}
-
-/// The priority of a manifest of ours, without decoding all of it.
-pub(super) fn priority_of(signed: &SignedManifest) -> Priority {
-    postcard::take_from_bytes::<Head>(&signed.bytes)
-        .map_or_else(|_| Priority::default(), |(head, _)| head.priority)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -82,8 +56,8 @@ mod tests {
     use super::super::seal::Earlier;
     use super::super::{Dress, Limits, Spool, SpoolConfig};
     use super::*;
-    use crate::bundle::{BundleId, DeliveryState, Entry, EntryKind, RelPath};
-    use crate::peer::{Identity, PeerName};
+    use crate::bundle::{BundleId, DeliveryState, Entry, EntryKind, RelPath, Scope};
+    use crate::peer::{Identity, PeerId, PeerName};
 
     const ALL: [Priority; 5] = [
         Priority::Critical,
@@ -117,7 +91,7 @@ mod tests {
         let (scope, life) = (Scope::All { generation: 1 }, Duration::from_secs(60));
         let manifest =
             spool.scoped_manifest(vec![entry], Earlier::default(), priority, scope, life);
-        assert_eq!(priority_of(&manifest.signed()), priority);
+        assert_eq!(manifest.signed().priority(), priority);
         let mut batch = Batch::default();
         let members: Vec<PeerId> = spool.members().into_iter().map(|m| m.id).collect();
         spool

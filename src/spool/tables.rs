@@ -7,7 +7,7 @@ use super::history::{Block, BlockKey, Seq};
 use super::intake::CONTRADICTS;
 use super::journal::Table;
 use super::keys::{Ends, Newest};
-use super::rank::{Rank, priority_of};
+use super::rank::Rank;
 pub(super) use super::record::{InodeRow, Stat};
 use super::route::HeldRow;
 use super::send::SentRow;
@@ -132,7 +132,7 @@ pub(super) struct BundleRow {
 impl BundleRow {
     /// Its place in the queue of each recipient.
     pub(super) fn rank(&self) -> Rank {
-        Rank::of(priority_of(&self.signed), self.order)
+        Rank::of(self.signed.priority(), self.order)
     }
 }
 

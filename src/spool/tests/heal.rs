@@ -2,7 +2,7 @@
 
 use super::super::send::{SendRequest, Sent};
 use super::journal::{Batch, Key, Table};
-use super::rank::{Rank, priority_of};
+use super::rank::Rank;
 use super::tables::{CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING, USERS};
 use super::*;
 use crate::bundle::{Cancel, CancelReason, MANIFEST_MAX, SCOPE_MAX, Scope, SignedManifest};
@@ -49,7 +49,7 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
         bytes: vec![1; MANIFEST_MAX + 1],
         signature: crate::peer::Signature([1; 64]),
     };
-    let rank = Rank::of(priority_of(&signed), order);
+    let rank = Rank::of(signed.priority(), order);
     batch.insert(PENDING, &(birch.id(), rank), &bundle);
     batch.insert(KEPT, &bundle, &KeptRow { signed, order });
     let carried = (PeerId::from_bytes([6; 32]), bundle);

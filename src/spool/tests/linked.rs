@@ -9,7 +9,7 @@ use super::*;
 use crate::bundle::{Entry, EntryKind, Former, ManifestError, Scope};
 
 impl Node {
-    fn ask(&self, path: &str, renamed_from: Option<&str>) -> SealOutcome {
+    pub(super) fn ask(&self, path: &str, renamed_from: Option<&str>) -> SealOutcome {
         let ino = fs::symlink_metadata(self.outbox(path)).unwrap().ino();
         let (done, outcome) = crossbeam_channel::bounded(1);
         let name = SealName {

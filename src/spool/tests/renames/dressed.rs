@@ -227,16 +227,7 @@ mod links {
         }
 
         fn sealed_link(&self, path: &str, renamed_from: Option<&str>) -> BundleId {
-            let ino = fs::symlink_metadata(self.outbox(path)).unwrap().ino();
-            let (done, outcome) = crossbeam_channel::bounded(1);
-            let name = SealName {
-                path: rel(path),
-                renamed_from: renamed_from.map(rel),
-            };
-            let done = move |outcome| done.send(outcome).unwrap();
-            let gate = self.spool().gate(ino);
-            self.spool().seal(SealRequest::alone(gate, name, done));
-            match outcome.recv().unwrap() {
+            match self.ask(path, renamed_from) {
                 SealOutcome::Sealed(bundle) => bundle,
                 other => panic!("{other:?}"),
             }
