@@ -527,7 +527,7 @@ pub(crate) struct Spool {
     identity: Identity,
     lifetime: Duration,
     journal: Journal,
-    /// Held while deciding and recording; short, local disk only. Lock order: gate, this, journal.
+    /// Serialises decisions. Hold it briefly, local disk only. Lock order: gate, this, mark of an inode, journal.
     decide: Mutex<()>,
     /// Whether there may be rows of names that wait: see `home`.
     provisional: AtomicBool,

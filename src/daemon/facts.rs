@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::peer::{PeerId, PeerName};
 use crate::spool::Spool;
 
-/// What does not change while the daemon runs.
 pub(super) struct Facts {
     pub(super) id: PeerId,
     pub(super) name: PeerName,

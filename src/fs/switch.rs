@@ -7,7 +7,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::attr::INBOX_TTL;
 
-/// Many names at one instant. A look at the inbox takes `lock` for reading, a publish for writing while it renames; both
+/// A look at the inbox takes `lock` for reading, a publish for writing while it renames; both
 /// use the local disk only. While a publish is prepared, what the kernel is told is valid for no time, so that it asks
 /// again and meets the lock.
 #[derive(Default)]

@@ -75,7 +75,7 @@ impl Ready {
     }
 
     pub(super) fn write_failed(&mut self, ino: Ino, fh: Option<u64>, errno: i32) {
-        // One that is closed already is what its writer meant; this one was not let in.
+        // A file that is already closed is complete; the failed write changed nothing.
         if let Some(inode) = self.inodes.get_mut(&ino).filter(|i| i.writers > 0) {
             inode.torn = fh.map_or(Torn::Past, Torn::Held);
             inode.failed = Some(errno);

@@ -1,4 +1,5 @@
-//! The rows of the journal: every table, its key and its value. A change here is a change of the state's format.
+//! The rows of the journal that several files share: tables, keys and values. A table that one file owns stands there, and
+//! its number is taken all the same (search for `Table::new(`). A change here is a change of the state's format.
 
 use serde::{Deserialize, Serialize};
 
