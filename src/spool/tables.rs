@@ -36,8 +36,8 @@ pub(super) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> = Table::n
 pub(super) const USERS: Table<(Digest, BundleId), ()> = Table::new(6);
 /// Outbox path → [`OutName`]: the version last sealed under each name that is still there.
 pub(super) const OUT_NAMES: Table<RelPath, OutName> = Table::new(7);
-/// Backing inode → (outbox path, [`OutName`]): at a start, rows of [`OUT_NAMES`] whose name does not show their inode.
-pub(super) const DISPLACED: Table<u64, (RelPath, OutName)> = Table::new(27);
+/// Backing inode, outbox path → [`OutName`]: at a start, rows of [`OUT_NAMES`] whose name does not show their inode.
+pub(super) const DISPLACED: Table<(u64, RelPath), OutName> = Table::new(27);
 /// Backing inode → [`InodeRow`]: the record of each inode with sealed or received bytes.
 pub(super) const INODES: Table<u64, InodeRow> = Table::new(8);
 /// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.

@@ -17,12 +17,12 @@ impl Spool {
     /// Notes the rows of names that do not show their inode, by that.
     pub(super) fn note_displaced(&self) -> Result<(), SpoolError> {
         let mut old = Batch::default();
-        self.each_key(DISPLACED, |ino| old.remove(DISPLACED, ino))?;
+        self.each_key(DISPLACED, |key| old.remove(DISPLACED, key))?;
         self.journal.submit(old)?;
         self.each_row(OUT_NAMES, |spool, path, row| {
             let mut batch = Batch::default();
             if spool.outbox().inode(path)? != Some(row.stat.ino) {
-                batch.insert(DISPLACED, &row.stat.ino, &(path.clone(), row.clone()));
+                batch.insert(DISPLACED, &(row.stat.ino, path), row);
             }
             Ok(spool.journal.submit(batch)?)
         })
@@ -41,13 +41,11 @@ impl Spool {
         if there.as_ref().is_some_and(is_like) {
             return Ok(there);
         }
-        let displaced: Option<(RelPath, OutName)> = self.journal.row(DISPLACED, &found.stat.ino)?;
-        let Some((from, row)) = displaced.filter(|(_, row)| row.stat.same_bytes(&found.stat))
-        else {
+        let Some((from, row)) = self.displaced_row(found)? else {
             return Ok(there);
         };
         let mut batch = Batch::default();
-        batch.remove(DISPLACED, &found.stat.ino);
+        batch.remove(DISPLACED, &(found.stat.ino, &from));
         let old: Option<OutName> = self.journal.row(OUT_NAMES, &from)?;
         if old.is_some_and(|old| old.stat.ino == found.stat.ino) {
             batch.remove(OUT_NAMES, &from);
@@ -59,11 +57,27 @@ impl Spool {
         Ok(Some(row))
     }
 
+    /// A row of the file that no other name of it has taken: of several that of the same name, if a directory was renamed.
+    fn displaced_row(&self, found: &Found) -> Result<Option<(RelPath, OutName)>, SpoolError> {
+        let rows = self
+            .journal
+            .rows(DISPLACED.below(&found.stat.ino), usize::MAX)?;
+        let mut own: Vec<_> = rows
+            .into_iter()
+            .map(|((_, from), row)| (from, row))
+            .collect();
+        own.retain(|(_, row)| row.stat.same_bytes(&found.stat));
+        let is_same = |(from, _): &(RelPath, OutName)| from.file_name() == found.path.file_name();
+        let at = own.iter().position(is_same).unwrap_or(0);
+        Ok(own.into_iter().nth(at))
+    }
+
     /// Rows whose files were not found go, if their names show nothing, or have another row by now.
     pub(super) fn drop_displaced(&self) -> Result<(), SpoolError> {
-        self.each_row(DISPLACED, |spool, ino, (path, row)| {
+        self.each_row(DISPLACED, |spool, key, row| {
+            let (_, path) = key;
             let mut batch = Batch::default();
-            batch.remove(DISPLACED, ino);
+            batch.remove(DISPLACED, key);
             let there: Option<OutName> = spool.journal.row(OUT_NAMES, path)?;
             let own = there.is_some_and(|there| there.stat.ino == row.stat.ino);
             let shows = spool.outbox().look(path)?.is_some();

@@ -4,7 +4,7 @@ use super::super::tables::{LINKS, MARKS, Mark, NAMES_OF};
 use super::*;
 
 impl Node {
-    fn link(&self, from: &str, to: &str) {
+    pub(super) fn link(&self, from: &str, to: &str) {
         fs::hard_link(self.outbox(from), self.outbox(to)).unwrap();
         self.spool()
             .outbox_linked(self.ino(to), &rel(from), &rel(to));

@@ -214,10 +214,50 @@ fn a_rename_whose_rows_were_cut_off_by_a_kill_is_still_one() {
         assert_eq!(birch.inbox_ino("e/x"), ino);
         let journal = &alder.spool().journal;
         let displaced = journal.keys(tables::DISPLACED.all(), 9);
-        assert_eq!(displaced.unwrap(), [0_u64; 0]);
+        assert!(displaced.unwrap().is_empty());
         let left = journal.keys(crate::spool::moved_on::LEFT.all(), 9);
         assert_eq!(left.unwrap(), []);
     }
+}
+
+#[test]
+fn each_name_of_a_file_follows_a_rename_whose_rows_were_cut_off_by_a_kill() {
+    for consumed in ["d/x", "d/y"] {
+        let (mut alder, birch) = pair();
+        alder.drop_file("d/x", b"one");
+        alder.link("d/x", "d/y");
+        alder.sealed("d/y");
+        birch.take_all(&alder);
+        birch.consume(consumed);
+        // The system call was done, and nobody was told of it.
+        fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
+        alder.stop();
+        alder.start();
+        for file in alder.spool().recovered() {
+            assert!(!file.incomplete, "{}", file.path);
+            alder.sealed(&file.path.to_string());
+        }
+        birch.take_all(&alder);
+        let want = if consumed == "d/x" { "e/y" } else { "e/x" };
+        assert_eq!(birch.shows(), [want]);
+        let displaced = alder.spool().journal.keys(tables::DISPLACED.all(), 9);
+        assert!(displaced.unwrap().is_empty());
+    }
+}
+
+#[test]
+fn rows_of_each_name_of_a_file_that_is_gone_go_at_the_start() {
+    let (mut alder, birch) = pair();
+    alder.drop_file("x", b"one");
+    alder.link("x", "y");
+    alder.sealed("y");
+    birch.take_all(&alder);
+    fs::remove_file(alder.outbox("x")).unwrap();
+    fs::remove_file(alder.outbox("y")).unwrap();
+    alder.stop();
+    alder.start();
+    let journal = &alder.spool().journal;
+    assert!(journal.keys(tables::OUT_NAMES.all(), 9).unwrap().is_empty());
 }
 
 #[test]
