@@ -100,7 +100,11 @@ async fn accepted(hub: Arc<Hub>, incoming: Incoming, from: IncomingAddr, place: 
     } else if let Err(error) = run_control(&hub, &peer, conn, channel, false).await {
         // Who only asks whether its ticket holds leaves without a hello, and is nobody's member.
         let only_asked = matches!(error, MemberError::Lost(_));
-        if !only_asked || !hub.roster.forget_stranger(peer.id) {
+        let known = match only_asked {
+            true => hub.roster.forget_stranger(peer),
+            false => Some(peer),
+        };
+        if let Some(peer) = known {
             peer.failed(&error, at);
         }
     }

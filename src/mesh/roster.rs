@@ -419,14 +419,21 @@ impl Roster {
         Some(peer)
     }
 
-    /// Forgets that peer, if it is a stranger; says whether it was.
-    pub(crate) fn forget_stranger(&self, id: PeerId) -> bool {
+    /// A connection with a stranger has ended: it is forgotten when no other connection with it is left. Gives the peer back
+    /// if it is none.
+    pub(crate) fn forget_stranger(&self, peer: Arc<Peer>) -> Option<Arc<Peer>> {
         let mut peers = self.0.lock();
-        let is_stranger = peers.get(&id).is_some_and(|p| p.facts.lock().stranger);
-        if is_stranger {
-            peers.remove(&id);
+        if !peer.facts.lock().stranger {
+            return Some(peer);
         }
-        is_stranger
+        // The roster's and ours. Nobody gets another one while the roster is locked.
+        let is_known = |known: &Arc<Peer>| Arc::ptr_eq(known, &peer);
+        if Arc::strong_count(&peer) == 2 && peers.get(&peer.id).is_some_and(is_known) {
+            peers.remove(&peer.id);
+        }
+        // Under the lock, so that of two that end at once the second one sees that it is the last.
+        drop(peer);
+        None
     }
 
     /// Every session.
@@ -475,6 +482,22 @@ mod tests {
         assert_eq!(peer.addrs(), addrs(&[4, 1, 2, 3]));
         peer.found(&[]);
         assert_eq!(peer.addrs(), addrs(&[1, 2, 3]));
+    }
+
+    #[test]
+    fn a_stranger_is_kept_as_long_as_one_of_its_connections_is_there() {
+        let roster = Roster::default();
+        let [first, second] = [(); 2].map(|()| roster.or_stranger(id(1)).unwrap());
+        assert!(roster.forget_stranger(first).is_none());
+        // The other one says its hello.
+        assert!(Arc::ptr_eq(&roster.known(id(1)).0, &second));
+        assert!(roster.forget_stranger(second).is_some(), "no stranger");
+        assert!(roster.get(id(1)).is_some());
+
+        let [first, second] = [(); 2].map(|()| roster.or_stranger(id(2)).unwrap());
+        assert!(roster.forget_stranger(first).is_none());
+        assert!(roster.forget_stranger(second).is_none());
+        assert!(roster.get(id(2)).is_none());
     }
 
     #[test]
