@@ -291,13 +291,12 @@ async fn heavy(
         tokio::spawn(weigh_long(hub.clone(), offer, held, heard.downgrade()));
         return Ok(None);
     }
-    let next = if held.resize(need) {
-        let _one = stream.until(hub.heavy.lock()).await;
-        weigh(offer, &mut held)
-    } else {
-        Heard::Later(offer.signed.id())
-    };
-    Ok(Some((next, held)))
+    if !held.resize(need) {
+        return Ok(Some((Heard::Later(offer.signed.id()), held)));
+    }
+    let _one = stream.until(hub.heavy.lock()).await;
+    let weighed = spawn_blocking(move || (weigh(offer, &mut held), held));
+    stream.until(weighed).await.map(Some)
 }
 
 /// What is heard of a frame that is no offer, if it belongs into a session.
