@@ -42,7 +42,7 @@ impl Care {
     }
 
     fn holds(&mut self, bundle: BundleId, peer: PeerId, gave: bool) {
-        if self.holders.len() >= OFFERS_MAX {
+        if self.holders.len() >= OFFERS_MAX && !self.holders.contains_key(&bundle) {
             // They ask, in time.
             self.holders.clear();
         }
