@@ -2,8 +2,8 @@
 //!
 //! Two connections per pair. *Control* carries hellos, offers with small content, answers and receipts; *bulk* carries
 //! ranges of larger content, each on a stream of its own, so that trouble in bulk never takes control down. Every
-//! connection begins with a mutual proof of the group key (`member`). What is said is defined in `wire`, who dials and
-//! accepts in `link`, what is to be sent in [`crate::delivery`].
+//! connection begins with a mutual proof of the group key (`member`). Frames and what follows from
+//! them are in [`crate::protocol`]; `wire` encodes them, `session` carries out what the core decides, `link` dials and accepts.
 //!
 //! # Goals
 //! - Delivery depends on the exchange of pending ids at every connection and on rescans, never on the live push.

@@ -5,7 +5,7 @@
 //!  frames heard ──►┌─────────────┐──► frames to say
 //!  what happened ─►│   session   │──► jobs: what is to be looked up or written
 //!  results of jobs►└─────────────┘──► words for the layer that fetches
-//!                    │  delivery: what one peer is owed
+//!                    │  crate::delivery: what one peer is owed
 //!                    └─ care: what is remembered across sessions
 //! ```
 //!

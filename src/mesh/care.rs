@@ -1,5 +1,5 @@
-//! Care: what custody remembers while the mesh runs: bundles of ours to be called closed, and what sessions remember
-//! together of bundles of others ([`crate::protocol::care`]).
+//! What custody remembers while the mesh runs: bundles of ours to be called closed, offers that are being taken, and what
+//! sessions remember together of bundles of others ([`crate::protocol::care`]), with the clock that this goes by.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -138,11 +138,11 @@ async fn fetch(
     let end = if matches!(end, End::Complete) {
         // Hashing zeros may take long, and keeps nobody from fetching.
         hub.fetches.pulled(manifest.id());
-        let Some((back, hashed)) = zeros::hash(hub, manifest, arriving, held).await else {
+        let Some((back, end)) = zeros::hash(hub, manifest, arriving, held).await else {
             return Verdict::Deferred("the receiver failed".into());
         };
         arriving = back;
-        hashed.into()
+        end
     } else {
         end
     };
@@ -154,12 +154,14 @@ async fn fetch(
         }
         End::NoRoom(why) => blocking(move || intake::defer(&hub, &manifest, *arriving, why)).await,
         End::Stuck(why) => {
-            let (bundle, origin) = (manifest.id(), hub.roster.get(manifest.manifest().origin));
-            let parked = blocking(move || intake::defer(&hub, &manifest, *arriving, why)).await;
+            let (bundle, origin) = (manifest.id(), manifest.manifest().origin);
+            let parked = blocking({
+                let hub = hub.clone();
+                move || intake::defer(&hub, &manifest, *arriving, why)
+            });
+            let parked = parked.await;
             // The origin may have replaced it meanwhile: then nobody waits for it any more.
-            if let Some(session) = origin.and_then(|origin| origin.session()) {
-                session.ring(Input::Owed(vec![bundle]));
-            }
+            hub.roster.ring(origin, Input::Owed(vec![bundle]));
             parked
         }
     };

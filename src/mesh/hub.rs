@@ -22,6 +22,10 @@ use crate::mesh::twins::Twins;
 use crate::peer::{PeerId, PeerName};
 use crate::spool::Spool;
 
+/// Offers with longer manifests are made and read one at a time ([`Hub::heavy`]), whoever they are of: for a moment they take
+/// several times as much. Unsent they are taken from the peer's purse.
+pub(crate) const HEAVY: usize = 256 * 1024;
+
 /// What all parts of the mesh share.
 pub(crate) struct Hub {
     pub(crate) store: Arc<Spool>,

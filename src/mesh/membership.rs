@@ -29,7 +29,7 @@ use crate::spool::Admission;
 impl Hub {
     /// The group's key at present.
     pub(super) fn group(&self) -> GroupKey {
-        // There is one from [`Mesh::start`](crate::mesh::Mesh::start) on.
+        // There is one from [`Mesh::bind`](crate::mesh::Mesh::bind) on.
         self.store.group_keys().swap_remove(0)
     }
 

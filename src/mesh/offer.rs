@@ -13,7 +13,7 @@ use crate::delivery::Verdict;
 use crate::digest::INLINE_MAX;
 use crate::mesh::budget::Held;
 use crate::mesh::fetch;
-use crate::mesh::hub::Hub;
+use crate::mesh::hub::{HEAVY, Hub};
 use crate::mesh::intake::{describe, feed_inline, open, publish, wrong_or_disk};
 use crate::mesh::out::Out;
 use crate::mesh::roster::Peer;
@@ -21,9 +21,6 @@ use crate::mesh::wire::{Frame, INLINE_TOTAL, Offer};
 use crate::peer::PeerId;
 use crate::protocol::offers::{Offered, Standing, Way};
 use crate::protocol::session::Input;
-
-/// Offers with longer manifests are built one at a time, and unsent they are taken from the peer's purse.
-const HEAVY: usize = 256 * 1024;
 
 /// Builds the offer of `bundle` and hands it to the writer; `false` when it is not owed or not held any more. Blocks on
 /// disk, and for a long manifest until there is memory for it.

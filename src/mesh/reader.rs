@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::bundle::{BundleId, VerifiedManifest};
 use crate::mesh::budget::{Budget, Held, TAKE_MAX};
-use crate::mesh::hub::Hub;
+use crate::mesh::hub::{HEAVY, Hub};
 use crate::mesh::intake;
 use crate::mesh::limits::Kind;
 use crate::mesh::member::MemberError;
@@ -57,9 +57,6 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Offers with longer manifests are read one at a time, whoever makes them: for a moment they take several times as much.
-const HEAVY: usize = 256 * 1024;
 
 /// What the reader hands to the session.
 pub(super) enum Heard {

@@ -1,7 +1,7 @@
 //! A session: the control connection with one peer, from the accepted hello to its end.
 //!
 //! What to do is decided in [`crate::protocol::session`]; this drives it. Three tasks: a reader that cuts and verifies what
-//! arrives, the session itself, which never waits for disk or network, and a writer that sends everything that has
+//! arrives, the session itself, which waits for no network and reads no more of the disk than the members, and a writer that sends everything that has
 //! gathered in one write. What touches the disk runs in lanes (`jobs`).
 //!
 //! # Limits

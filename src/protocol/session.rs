@@ -59,7 +59,7 @@ pub(crate) enum Input {
 /// Where a job is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lane {
-    /// Before anything else happens: it needs nothing but memory.
+    /// Before anything else happens. It never waits for the network; of the disk it reads the members at most.
     Now,
     /// Reads and writes of the disk, in order.
     Desk,

@@ -24,22 +24,13 @@ use crate::spool::{Incoming, IntakeError};
 /// How often an origin is asked whether it still owes what is being hashed.
 const ASK: Duration = Duration::from_secs(10);
 
-/// How it ended.
-pub(super) enum Hashed {
-    /// All of it, or as much as was here.
-    Done,
-    /// Not now.
-    Later(String),
-    Failed(IntakeError),
-}
-
 /// Hashes the zeros of a bundle of which all else is here. Gives it back with how it went; `None` when a task failed.
 pub(super) async fn hash(
     hub: &Arc<Hub>,
     manifest: &VerifiedManifest,
     arriving: Box<Incoming>,
     held: &Held,
-) -> Option<(Box<Incoming>, Hashed)> {
+) -> Option<(Box<Incoming>, End)> {
     let (mut arriving, mut left) = step(arriving).await?;
     let Ok(Some(_)) = left else {
         return Some((arriving, ended(left)));
@@ -47,22 +38,22 @@ pub(super) async fn hash(
     let turns = &hub.fetches.zeros;
     let Some(place) = turns.place(manifest.id(), manifest.manifest().origin) else {
         let why = "zeros of its origin's other files are being hashed";
-        return Some((arriving, Hashed::Later(why.into())));
+        return Some((arriving, End::Stuck(why.into())));
     };
     ask(hub, manifest);
     let mut asked = Instant::now();
-    let gone = || Hashed::Later("its origin does not owe it any more".into());
+    let gone = || End::Stuck("its origin does not owe it any more".into());
     let _turn = tokio::select! {
         turn = place.turn.acquire() => turn.ok()?,
         () = place.ended.notified() => return Some((arriving, gone())),
-        () = held.wanted() => return Some((arriving, Hashed::Later(GIVES_WAY.into()))),
+        () = held.wanted() => return Some((arriving, End::Stuck(GIVES_WAY.into()))),
     };
     while let Ok(Some(wait)) = left {
         if hub.is_stopping() {
-            return Some((arriving, Hashed::Later("stopping".into())));
+            return Some((arriving, End::Stuck("stopping".into())));
         }
         if held.is_wanted() {
-            return Some((arriving, Hashed::Later(GIVES_WAY.into())));
+            return Some((arriving, End::Stuck(GIVES_WAY.into())));
         }
         if asked.elapsed() >= ASK {
             ask(hub, manifest);
@@ -82,22 +73,10 @@ pub(super) async fn hash(
     Some((arriving, ended(left)))
 }
 
-impl From<Hashed> for End {
-    fn from(hashed: Hashed) -> Self {
-        match hashed {
-            Hashed::Done => Self::Complete,
-            Hashed::Later(why) => Self::Stuck(why),
-            Hashed::Failed(error) => Self::Disk(error),
-        }
-    }
-}
-
 /// Asks the origin, if it is connected, whether it still owes the bundle.
 fn ask(hub: &Hub, manifest: &VerifiedManifest) {
-    let origin = hub.roster.get(manifest.manifest().origin);
-    if let Some(session) = origin.and_then(|origin| origin.session()) {
-        session.ring(Input::Owed(vec![manifest.id()]));
-    }
+    let origin = manifest.manifest().origin;
+    hub.roster.ring(origin, Input::Owed(vec![manifest.id()]));
 }
 
 type Step = Result<Option<Duration>, IntakeError>;
@@ -110,9 +89,9 @@ async fn step(mut arriving: Box<Incoming>) -> Option<(Box<Incoming>, Step)> {
     .await
 }
 
-fn ended(left: Step) -> Hashed {
+fn ended(left: Step) -> End {
     match left {
-        Ok(_) => Hashed::Done,
-        Err(error) => Hashed::Failed(error),
+        Ok(_) => End::Complete,
+        Err(error) => End::Disk(error),
     }
 }

@@ -1,7 +1,7 @@
 //! What a session has to look up or write, done against the spool. Blocks on disk, but for what is done at once.
 //!
-//! Jobs that go through a list of any length say it page by page, when little is unsent, so that neither the list nor
-//! what is to be sent of it is in memory whole.
+//! `TellCancels` and `HandOver`, whose lists have no bound, say them page by page, when little is unsent, so that neither the
+//! list nor what is to be sent of it is in memory whole.
 
 use std::sync::Arc;
 
