@@ -18,7 +18,7 @@
 //! power loss bundles are younger by what was not written.
 //!
 //! # Threads
-//! `ager` looks once every [`TICK`]; nearly always it compares two numbers.
+//! `ager` looks once every [`TICK`]; nearly always it asks whether the disk is still writable, and compares two numbers.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -219,8 +219,8 @@ impl Spool {
         if age < self.policy.next_deadline.load(Ordering::Acquire) {
             return false;
         }
-        let at = self.journal.row(DEADLINES, &Ends::Bundle(bundle));
-        at.ok().flatten().is_some_and(|at| at <= age)
+        let at = self.deadline_of(bundle).ok().flatten();
+        at.is_some_and(|at| at <= age)
     }
 
     /// Starts the thread that looks at the age.
@@ -312,9 +312,8 @@ impl Spool {
 
     /// How old a bundle is that we have, in milliseconds.
     pub(crate) fn age_of(&self, manifest: &VerifiedManifest) -> u64 {
-        let at = self.journal.row(DEADLINES, &Ends::Bundle(manifest.id()));
+        let at = self.deadline_of(manifest.id()).ok().flatten();
         let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
-        let at = at.ok().flatten();
         at.map_or(0, |at| {
             whole.saturating_sub(at.saturating_sub(self.age_now()))
         })

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, StatVfsMountFlags, accessat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, StatVfs, StatVfsMountFlags, accessat};
 use rustix::io::Errno;
 
 use crate::bundle::RelPath;
@@ -57,19 +57,27 @@ impl Unwritable {
     }
 }
 
+fn is_read_only(stat: &StatVfs, lock: rustix::io::Result<()>) -> bool {
+    stat.f_flag.contains(StatVfsMountFlags::RDONLY) || lock == Err(Errno::ROFS)
+}
+
 impl Spool {
-    fn unwritable(&self) -> Option<Unwritable> {
+    /// What the disk says of itself, and whether the lock, which is there as long as the daemon runs, can be opened for
+    /// writing: some kernels tell only so that a file system turned read-only.
+    fn probe(&self) -> Option<(StatVfs, rustix::io::Result<()>)> {
         let stat = rustix::fs::fstatvfs(&self.room.disk).ok()?;
-        if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(self.layout.lock(), flags, Mode::empty());
+        Some((stat, lock.map(drop)))
+    }
+
+    fn unwritable(&self) -> Option<Unwritable> {
+        let (stat, lock) = self.probe()?;
+        if is_read_only(&stat, lock) {
             return Some(Unwritable::ReadOnly);
         }
-        // There as long as the daemon runs.
-        let lock = self.layout.lock();
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        match rustix::fs::open(&lock, flags, Mode::empty()) {
-            Err(Errno::ROFS) => return Some(Unwritable::ReadOnly),
-            Err(Errno::ACCESS | Errno::PERM) => return Some(Unwritable::Denied(lock)),
-            Ok(_) | Err(_) => {}
+        if matches!(lock, Err(Errno::ACCESS | Errno::PERM)) {
+            return Some(Unwritable::Denied(self.layout.lock()));
         }
         if stat.f_files > 0 && stat.f_favail == 0 {
             return Some(Unwritable::OutOfInodes);
@@ -91,7 +99,9 @@ impl Spool {
     /// Tells the next start when the disk turns read-only: what was not on it by then is lost when it is taken down to be
     /// repaired, though this kernel runs on. Cheap; looked at each second, and at the end.
     pub(in crate::spool) fn watch_disk(&self) {
-        let is_read_only = matches!(self.unwritable(), Some(Unwritable::ReadOnly));
+        let is_read_only = self
+            .probe()
+            .is_some_and(|(stat, lock)| is_read_only(&stat, lock));
         if self.room.read_only.swap(is_read_only, Ordering::AcqRel) == is_read_only {
             return;
         }
