@@ -273,15 +273,12 @@ impl Fs {
         stat: &Stat,
         names_left: u64,
         path: &RelPath,
-        mut act: impl FnMut() -> Result<(), FsError>,
+        act: impl FnOnce() -> Result<(), FsError>,
     ) -> Result<(), FsError> {
         if kind_of(stat) != Some(Kind::File) || names_left == 0 {
             return act();
         }
-        let mut done = Ok(());
-        self.spool
-            .keep_record(stat.st_ino, path, &mut || done = act());
-        done
+        self.spool.keep_record(stat.st_ino, path, act)
     }
 
     /// Whether one name of what `stat` tells of may go: there must be room for what somebody still waits for.
@@ -423,10 +420,7 @@ impl Fs {
         };
         match &place {
             Ok(place) if backing.kind == Kind::File => {
-                let mut done = Ok(());
-                self.spool
-                    .keep_record(backing.ino, &place.rel()?, &mut || done = change());
-                done?;
+                self.spool.keep_record(backing.ino, &place.rel()?, change)?;
             }
             Ok(_) | Err(_) => change()?,
         }

@@ -127,7 +127,7 @@ impl Fs {
     fn recorded_with(
         &self,
         id: NodeId,
-        mut act: impl FnMut() -> Result<(), FsError>,
+        act: impl FnOnce() -> Result<(), FsError>,
     ) -> Result<(), FsError> {
         let _tree = self.tree.read();
         let (backing, place) = {
@@ -136,10 +136,7 @@ impl Fs {
         };
         match place {
             Ok(place) if backing.kind == Kind::File => {
-                let mut done = Ok(());
-                self.spool
-                    .keep_record(backing.ino, &place.rel()?, &mut || done = act());
-                done
+                self.spool.keep_record(backing.ino, &place.rel()?, act)
             }
             Ok(_) | Err(_) => act(),
         }

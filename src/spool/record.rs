@@ -147,7 +147,7 @@ impl Spool {
     /// The gate is held, and nobody writes: what is different afterwards is what `act` did. The bytes were durable before
     /// the first record was, so the new one vouches for the same after a power loss; if the change time gets lost and the
     /// row does not, or the other way round, they do not match, and the file is hashed.
-    pub(crate) fn keep_record(&self, ino: u64, path: &RelPath, act: &mut dyn FnMut()) {
+    pub(crate) fn keep_record<T>(&self, ino: u64, path: &RelPath, act: impl FnOnce() -> T) -> T {
         let Ok(Some(record)) = self.record_of(ino) else {
             return act();
         };
@@ -160,10 +160,10 @@ impl Spool {
         };
         let look = || file.metadata().map(|meta| Stat::of(&meta));
         let held = look().is_ok_and(|before| record.stat.is(&before));
-        act();
-        let Ok(after) = look() else { return };
+        let done = act();
+        let Ok(after) = look() else { return done };
         if !held || record.stat == after || record.stat.size != after.size {
-            return;
+            return done;
         }
         let row = InodeRow {
             stat: after,
@@ -174,6 +174,7 @@ impl Spool {
         if let Err(error) = self.journal.submit(batch) {
             tracing::debug!(%path, %error, "not recorded again: the next start hashes it");
         }
+        done
     }
 
     /// Records the inode that `name` of the inbox shows, if it is `ino`. Call with the decision lock held.

@@ -490,7 +490,7 @@ const DONE: [Done; 6] = [
 fn do_recorded(node: &Node, path: &str, act: fn(&Path)) {
     let at = node.outbox(path);
     let spool = node.spool();
-    spool.keep_record(node.ino(path), &rel(path), &mut || act(&at));
+    spool.keep_record(node.ino(path), &rel(path), || act(&at));
 }
 
 /// Files of the outbox that the start found not as they were recorded.
@@ -565,7 +565,7 @@ fn another_file_under_that_name_is_not_recorded_for_it() {
     fs::write(alder.outbox("b"), b"two").unwrap();
     let before = alder.spool().record_of(ino).unwrap();
     let spool = alder.spool();
-    spool.keep_record(ino, &rel("b"), &mut || {
+    spool.keep_record(ino, &rel("b"), || {
         fs::set_permissions(&at, fs::Permissions::from_mode(0o600)).unwrap();
     });
     assert_eq!(spool.record_of(ino).unwrap(), before);

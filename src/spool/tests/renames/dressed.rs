@@ -157,7 +157,7 @@ fn a_daemon_that_ended_before_the_announcement_makes_it_at_its_start() {
             // As through the mount.
             let dress = || alder.dress("a", 0o755, OLD);
             let spool = alder.spool();
-            spool.keep_record(alder.ino("a"), &rel("a"), &mut || dress());
+            spool.keep_record(alder.ino("a"), &rel("a"), dress);
             spool.journal.flush().unwrap();
         } else {
             alder.dress("a", 0o755, OLD);
@@ -193,7 +193,7 @@ fn what_was_set_long_after_the_seal_is_not_sent_at_a_start_either() {
     alder.an_hour_passes();
     let dress = || alder.dress("a", 0o600, OLD + Duration::from_secs(1));
     let spool = alder.spool();
-    spool.keep_record(alder.ino("a"), &rel("a"), &mut || dress());
+    spool.keep_record(alder.ino("a"), &rel("a"), dress);
     alder.stop();
     alder.start();
     assert_eq!(alder.spool().recovered().len(), 0);
