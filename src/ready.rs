@@ -60,8 +60,6 @@ use self::recent::RecentNames;
 use self::tree::state::Tree;
 use crate::bundle::RelPath;
 
-/// Settle time of ordinary writers: programs that rename after the last close do so within 3 ms.
-pub(crate) const DEFAULT_SETTLE: Duration = Duration::from_millis(5);
 /// Settle time of names that tend to vanish: `mkstemp` files (rsync renames up to 22 ms after the close on a busy
 /// machine), empty files that nobody wrote (placeholders), and files changed without being open.
 pub(crate) const SLOW_SETTLE: Duration = Duration::from_secs(1);
@@ -85,12 +83,6 @@ impl Settings {
     /// Settings with these values.
     pub(crate) fn new(settle: Duration, ignore: IgnoreList) -> Self {
         Self { settle, ignore }
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self::new(DEFAULT_SETTLE, IgnoreList::default())
     }
 }
 

@@ -45,11 +45,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::ready::{Event, SealResult, Settings};
+    use crate::ready::{Event, IgnoreList, SealResult, Settings};
 
     #[test]
     fn a_file_is_unsealed_from_its_creation_to_its_seal_and_a_torn_one_is_listed() {
-        let mut ready = Ready::new(Settings::default());
+        let mut ready = Ready::new(Settings::new(
+            Duration::from_millis(5),
+            IgnoreList::default(),
+        ));
         let mut at = Duration::ZERO;
         let path = RelPath::parse("a/f").unwrap();
         let (ino, fh) = (1, 2);
