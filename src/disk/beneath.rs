@@ -256,7 +256,7 @@ impl Root {
         }))
     }
 
-    /// Opens a directory to sync it.
+    /// Opens a directory; `None`: the root.
     pub(crate) fn open_directory(&self, directory: Option<&RelPath>) -> rustix::io::Result<File> {
         let at = directory.map_or(&b""[..], RelPath::as_bytes);
         open_beneath(&self.open, at, OFlags::RDONLY | OFlags::DIRECTORY).map(File::from)

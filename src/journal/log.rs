@@ -1,8 +1,9 @@
-//! A log of records that is safe in the page cache: the journal's batches that are not yet in its database.
+//! A log of records that is safe in the page cache: of the journal's batches that are not yet in its database, and of what
+//! origins signed, which the spool keeps beside it.
 //!
 //! A record is appended before anything acts on it, without fsync, so a killed process loses none. After a power loss the
-//! journal's log is thrown away: it may speak of bytes that did not reach the disk. One segment per group commit; a
-//! segment is removed once the database has committed everything in it.
+//! journal's log is thrown away: it may speak of bytes that did not reach the disk. It has one segment per group commit,
+//! which is removed once the database has committed everything in it.
 //!
 //! # Crash behaviour
 //! A record that was cut short ends its segment: it was never acted on, since [`Log::append`] had not returned.

@@ -31,7 +31,7 @@ impl Spool {
         if !says.is_for(peer) || !says.is_for(self.identity.id()) {
             return Err(ServeError::NotHeld);
         }
-        let partial = self.layout.partial().join(format!("{bundle}.{entry}"));
+        let partial = self.staged_alone(bundle, entry as u32);
         if inode_at(&partial).is_some() {
             return self.open_until(partial, *size, Some(end));
         }

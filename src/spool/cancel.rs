@@ -14,7 +14,6 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
-use super::content::inode_at;
 use super::durable::{self, OnPath};
 use super::journal::{Batch, JournalError};
 use super::keys::Ends;
@@ -408,8 +407,7 @@ impl Spool {
         if again.is_empty() {
             return Ok(Retried::Nothing);
         }
-        let digests = || manifest.manifest().entries.iter().filter_map(Entry::digest);
-        if digests().any(|digest| inode_at(&self.layout.content(digest)).is_none()) {
+        if !self.is_held(manifest.manifest()) {
             return Ok(Retried::ContentGone);
         }
         let mut batch = Batch::default();
@@ -420,7 +418,7 @@ impl Spool {
             }
             self.progress.lock().remove(&(bundle, *id));
         }
-        for digest in digests() {
+        for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
             batch.insert(USERS, &(digest, bundle), &());
         }
         self.renew_deadline(bundle, manifest.manifest().lifetime_secs, &mut batch)?;

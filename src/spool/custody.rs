@@ -481,7 +481,8 @@ impl Spool {
         self.ring(&Event::StatusChanged);
     }
 
-    fn is_held(&self, of: &Manifest) -> bool {
+    /// Whether the content of all its files is here.
+    pub(super) fn is_held(&self, of: &Manifest) -> bool {
         let mut digests = of.entries.iter().filter_map(Entry::digest);
         digests.all(|digest| inode_at(&self.layout.content(digest)).is_some())
     }

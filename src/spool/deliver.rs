@@ -199,11 +199,7 @@ impl Spool {
         lifetime: u64,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        if self
-            .journal
-            .row(DEADLINES, &Ends::Bundle(bundle))?
-            .is_none()
-        {
+        if self.deadline_of(bundle)?.is_none() {
             self.set_deadline(bundle, lifetime, batch);
         }
         Ok(())
@@ -438,8 +434,8 @@ impl Spool {
             let complete = others
                 .iter()
                 .all(|(other, state)| *other == peer || state.is_final());
-            // In one batch: a kill in between would keep the content for ever.
             closed = complete && others.len() > 1;
+            // In one batch: a kill in between would keep the content for ever.
             let freed = if complete {
                 self.release_rows(bundle, &mut batch)?
             } else {

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use super::beneath::Spot;
 use super::durable::{self, OnPath};
-use super::part::{Followed, Leaf, PartFile};
+use super::part::{Followed, Leaf, PartFile, joined};
 use super::tables::{GOT_FROM, InboundShown};
 use super::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError, zeros};
 use crate::bundle::{BundleId, Entry, EntryKind, PATH_MAX, Receipt, VerifiedManifest};
@@ -103,16 +103,7 @@ impl Incoming {
     pub(crate) fn missing(&self, entry: usize) -> Vec<Range<u64>> {
         match self.parts.get(entry) {
             Some(Part::Some(part)) => part.missing(),
-            Some(Part::Nothing) => {
-                let mut ranges: Vec<Range<u64>> = Vec::new();
-                for range in self.manifest.manifest().entries[entry].pieces() {
-                    match ranges.last_mut() {
-                        Some(last) if last.end == range.start => last.end = range.end,
-                        Some(_) | None => ranges.push(range),
-                    }
-                }
-                ranges
-            }
+            Some(Part::Nothing) => joined(self.manifest.manifest().entries[entry].pieces()),
             Some(Part::Whole) | None => Vec::new(),
         }
     }

@@ -99,9 +99,8 @@ impl Spool {
         let Some(manifest) = self.shared_manifest(bundle)? else {
             return Ok(true);
         };
-        let entries = &manifest.manifest().entries;
-        let held = |digest| inode_at(&self.layout.content(digest)).is_some();
-        Ok(entries.len() == 1 || entries.iter().filter_map(Entry::digest).all(held))
+        let of = manifest.manifest();
+        Ok(of.entries.len() == 1 || self.is_held(of))
     }
 
     /// What the outbox still shows of a bundle whose other files were replaced, as a bundle for this peer alone.

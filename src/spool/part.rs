@@ -81,6 +81,18 @@ pub(super) enum Leaf {
     Stale,
 }
 
+/// Byte ranges in order, those that touch made one.
+pub(super) fn joined(ranges: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            Some(_) | None => joined.push(range),
+        }
+    }
+    joined
+}
+
 impl PartFile {
     pub(super) fn new(at: PathBuf, size: u64, digest: Digest, chunks: &ChunkList) -> Self {
         let pieces = chunks.asked(size).count();
@@ -127,15 +139,9 @@ impl PartFile {
 
     /// Byte ranges that are still to be fetched, in order.
     pub(super) fn missing(&self) -> Vec<Range<u64>> {
-        let mut ranges: Vec<Range<u64>> = Vec::new();
         let pieces = self.chunks.asked(self.size).zip(&self.have);
-        for (Stretch { range, .. }, _) in pieces.filter(|(_, here)| !**here) {
-            match ranges.last_mut() {
-                Some(last) if last.end == range.start => last.end = range.end,
-                Some(_) | None => ranges.push(range),
-            }
-        }
-        ranges
+        let missing = pieces.filter(|(_, here)| !**here);
+        joined(missing.map(|(piece, _)| piece.range))
     }
 
     /// The file, made when it is not there yet.

@@ -270,7 +270,7 @@ impl Spool {
             return Ok(false);
         }
         // What an earlier attempt fetched of it.
-        durable::remove(&self.layout.partial().join(format!("{bundle}.0")))?;
+        durable::remove(&self.staged_alone(bundle, 0))?;
         Ok(true)
     }
 
