@@ -3,65 +3,27 @@
 //! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Spool::subscribe`] is only a doorbell.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
-mod allowance;
-mod arrived;
-mod cancel;
-mod consumed;
 mod content;
-mod custody;
-mod deliver;
-mod delta;
+mod decision;
 mod directories;
-mod doubt;
 mod dress;
 mod durable;
-mod expiry;
-mod forward;
-mod gate;
-mod hashing;
-mod heal;
-mod history;
-mod home;
+mod group;
 mod inbox;
-mod intake;
-mod jobs;
-mod joining;
 mod keys;
 mod layout;
-mod links;
-mod listen;
-mod marks;
-mod membership;
-mod moved_on;
+mod ledger;
 mod outbox;
-mod part;
-mod policy;
 mod private;
 #[cfg(test)]
 mod probe;
-mod proofs;
-mod publish;
-pub(crate) mod rank;
-mod ration;
-mod record;
 mod recover;
-mod renamed;
-mod reseal;
-mod room;
-mod route;
-mod seal;
-mod send;
 mod shown;
 mod start;
 mod symlinks;
 mod tables;
-mod tail;
-mod taken;
 #[cfg(test)]
 mod tests;
-mod tree;
-mod withdrawn;
-mod zeros;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -74,24 +36,34 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub(crate) use self::cancel::{Cancelled, Retried};
+use self::content::Content;
 pub(crate) use self::content::ContentReader;
-pub(crate) use self::custody::OriginSays;
+use self::content::room::Room;
+pub(crate) use self::content::room::{Limits, PartRoom};
+use self::content::zeros::Zeros;
 pub(crate) use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
-pub(crate) use self::gate::{Gate, GateGuard};
-use self::history::History;
-pub(crate) use self::intake::{CONTRADICTS, Incoming};
-use self::jobs::Jobs;
+pub(crate) use self::group::membership::{
+    Admission, Changed, Denied, GroupError, Welcome, is_alone,
+};
+pub(crate) use self::group::route::{Route, Routing, parse_priority, split_targets};
+use self::inbox::Inbox;
+pub(crate) use self::inbox::intake::{CONTRADICTS, Incoming};
+pub(crate) use self::inbox::publish::{InboxObserver, NewName};
 pub(crate) use self::layout::Layout;
-pub(crate) use self::membership::{Admission, Changed, Denied, GroupError, Welcome, is_alone};
+use self::ledger::Ledger;
+pub(crate) use self::ledger::cancel::{Cancelled, Retried};
+pub(crate) use self::ledger::custody::OriginSays;
+use self::ledger::history::History;
+pub(crate) use self::ledger::rank::Rank;
+use self::outbox::Outbox;
+pub(crate) use self::outbox::gate::{Gate, GateGuard};
+use self::outbox::jobs::Jobs;
+pub(crate) use self::outbox::send::{SendRequest, Sent};
+use self::outbox::tail::TailHasher;
+pub(crate) use self::outbox::tree::{RecoveredTree, TreeRequest};
 pub(crate) use self::private::make_state_directory;
-pub(crate) use self::publish::{InboxObserver, NewName};
-use self::room::Room;
-pub(crate) use self::room::{Limits, PartRoom};
-pub(crate) use self::route::{Route, Routing, parse_priority, split_targets};
-pub(crate) use self::send::{SendRequest, Sent};
 use self::shown::Counters;
 pub(crate) use self::shown::{InboundRow, OutboundRow, RecipientRow};
 pub(crate) use self::start::StateLock;
@@ -102,9 +74,6 @@ use self::start::{
 #[cfg(test)]
 pub(crate) use self::tables::MarkKind;
 use self::tables::{IN_ORDER, InboundShown, META_EPOCH, OUT_ORDER};
-use self::tail::TailHasher;
-pub(crate) use self::tree::{RecoveredTree, TreeRequest};
-use self::zeros::Zeros;
 use crate::bundle::{
     BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
 };
@@ -405,7 +374,7 @@ pub(crate) struct Quarantined {
     pub manifest_contradicts_itself: bool,
 }
 
-/// Why an [`Incoming`] did not become [`intake::Verified`].
+/// Why an [`Incoming`] did not become [`crate::spool::inbox::intake::Verified`].
 #[derive(Debug, Error)]
 pub(crate) enum FinishError {
     /// Something is still missing; the caller's mistake.
@@ -526,9 +495,13 @@ pub(crate) struct Spool {
     dress: Dress,
     identity: Identity,
     lifetime: Duration,
-    journal: Journal,
-    /// Serialises decisions. Hold it briefly, local disk only. Lock order: gate, this, mark of an inode, journal.
-    decide: Mutex<()>,
+    journal: Arc<Journal>,
+    /// See [`decision`].
+    deciding: Mutex<()>,
+    content: Content,
+    outbox: Outbox,
+    inbox: Inbox,
+    ledger: Ledger,
     /// Whether there may be rows of names that wait: see `home`.
     provisional: AtomicBool,
     epoch: AtomicU64,
@@ -538,8 +511,8 @@ pub(crate) struct Spool {
     next_in: AtomicU64,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
     member_ids: RwLock<BTreeSet<PeerId>>,
-    strangers: membership::Strangers,
-    group: membership::Group,
+    strangers: group::membership::Strangers,
+    group: group::membership::Group,
     /// Deliveries in motion. Bounded by the windows of the sessions that report them.
     progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
     /// Sealed or published, and not durable yet.
@@ -557,15 +530,15 @@ pub(crate) struct Spool {
     bells: RwLock<Vec<Bell>>,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
     /// See [`Self::set_unsent`].
-    unsent: RwLock<Option<moved_on::IsUnsent>>,
+    unsent: RwLock<Option<outbox::moved_on::IsUnsent>>,
     changes: Mutex<u64>,
     changed: Condvar,
     counters: Counters,
     history: History,
-    policy: policy::Policy,
-    custodian: custody::Custodian,
-    doubts: doubt::Doubts,
-    proofs: proofs::Proofs,
+    policy: ledger::policy::Policy,
+    custodian: ledger::custody::Custodian,
+    doubts: inbox::doubt::Doubts,
+    proofs: inbox::proofs::Proofs,
     /// The journal was missing at start.
     rebuilt: bool,
     jobs: Arc<Jobs>,
@@ -617,9 +590,14 @@ impl Spool {
             let state = state.clone();
             move || distrust_page_cache(&state)
         };
-        let journal = Journal::open(&state, last == LastRun::Whole, seal(&state), distrust)?;
+        let journal = Arc::new(Journal::open(
+            &state,
+            last == LastRun::Whole,
+            seal(&state),
+            distrust,
+        )?);
 
-        let proofs = proofs::Proofs::open(&layout)?;
+        let proofs = inbox::proofs::Proofs::open(&layout)?;
         let last_epoch = journal.row(META_EPOCH, &())?;
         // Every start that came to its end has written its epoch. After one that is not known anything above it will do.
         let rebuilt = last_epoch.is_none() && is_in_use(&layout)?;
@@ -628,7 +606,7 @@ impl Spool {
         let out = journal.keys(OUT_ORDER.all(), 1)?;
         let inbound = journal.keys(IN_ORDER.all(), 1)?;
         let members = journal.rows(tables::MEMBERS.all(), usize::MAX)?;
-        let group = membership::Group::load(&journal)?;
+        let group = group::membership::Group::load(&journal)?;
         let sealers = config.sealers.max(1);
         let tails = TailHasher::start().on("start a thread for", &state)?;
         let spool = Arc::new_cyclic(|me| Self {
@@ -639,8 +617,12 @@ impl Spool {
             dress: config.dress,
             identity: config.identity,
             lifetime: config.lifetime,
+            deciding: Mutex::new(()),
+            content: Content::new(&journal),
+            outbox: Outbox::new(&journal),
+            inbox: Inbox::new(&journal),
+            ledger: Ledger::new(&journal),
             journal,
-            decide: Mutex::new(()),
             provisional: AtomicBool::new(true),
             epoch: AtomicU64::new(epoch),
             incarnation: peer::random(),
@@ -651,7 +633,7 @@ impl Spool {
             group,
             member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),
             progress: Mutex::default(),
-            strangers: membership::Strangers::default(),
+            strangers: group::membership::Strangers::default(),
             volatile: Mutex::default(),
             arriving: Mutex::default(),
             recheck: Mutex::default(),
@@ -667,9 +649,9 @@ impl Spool {
             changed: Condvar::new(),
             counters: Counters::default(),
             history: History::new(config.limits.history),
-            policy: policy::Policy::default(),
-            custodian: custody::Custodian::default(),
-            doubts: doubt::Doubts::default(),
+            policy: ledger::policy::Policy::default(),
+            custodian: ledger::custody::Custodian::default(),
+            doubts: inbox::doubt::Doubts::default(),
             proofs,
             rebuilt,
             jobs: Arc::new(Jobs::new()),
@@ -738,7 +720,7 @@ impl Spool {
         }
         let mut batch = Batch::default();
         {
-            let _decide = self.decide.lock();
+            let _decide = self.decide();
             let written = self.journal.row(META_EPOCH, &())?.unwrap_or(0);
             batch.insert(META_EPOCH, &(), &written.max(epoch + 1));
             self.journal.submit(batch)?;

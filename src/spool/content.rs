@@ -8,10 +8,17 @@
 //! A reader checks after each read that the link still shows the inode it read from: the link moves before the first
 //! byte changes, so what was read is from before. All decisions are taken under the spool's decision lock.
 
+pub(in crate::spool) mod ration;
+pub(in crate::spool) mod record;
+pub(in crate::spool) mod room;
+pub(in crate::spool) mod zeros;
+
+use crate::journal::Journal;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::Weak;
 
 use bytes::Bytes;
@@ -30,6 +37,20 @@ const GIVERS_MAX: usize = 256;
 /// Inode of what `path` shows, or `None`.
 pub(super) fn inode_at(path: &Path) -> Option<u64> {
     fs::symlink_metadata(path).ok().map(|meta| meta.ino())
+}
+
+/// What is kept by digest: hard links, who needs them, and the room for them.
+pub(in crate::spool) struct Content {
+    #[allow(dead_code, reason = "the tables move to their owners one by one")]
+    journal: Arc<Journal>,
+}
+
+impl Content {
+    pub(in crate::spool) fn new(journal: &Arc<Journal>) -> Self {
+        Self {
+            journal: Arc::clone(journal),
+        }
+    }
 }
 
 impl Spool {
@@ -190,7 +211,7 @@ impl Spool {
             durable::remove(&temp)?;
             return Err(error.into());
         }
-        let decide = self.decide.lock();
+        let decide = self.decide();
         if inode_at(&link) == Some(gate.gate().ino()) && self.content_needed(digest)? {
             durable::rename(&temp, &link)?;
             let stat = Stat::of(&fs::symlink_metadata(&link).on("stat", &link)?);

@@ -14,13 +14,13 @@ use std::collections::{BTreeMap, HashSet};
 use super::Spool;
 use super::beneath::Root;
 use super::durable::SYNC_EACH_MAX;
-use super::intake::set_mtime;
 use super::journal::Batch;
 use crate::bundle::{
     DirectoryTime, ENTRIES_BYTES_MAX, Entry, EntryKind, Listing, MAX_ENTRIES, Manifest, Mtime,
     RelPath, VerifiedManifest, directories,
 };
 use crate::encoding;
+use crate::spool::inbox::intake::set_mtime;
 
 /// What one manifest is to list.
 #[derive(Default)]

@@ -1,10 +1,10 @@
 //! What the journal's rows are found by: ids, paths, numbers.
 
-use super::rank::Rank;
 use crate::bundle::{BundleId, RelPath};
 use crate::digest::Digest;
 use crate::journal::{Below, Fixed, Key};
 use crate::peer::PeerId;
+use crate::spool::ledger::rank::Rank;
 
 /// Types that are 32 bytes.
 macro_rules! id_keys {

@@ -1,13 +1,13 @@
 //! Recovery: makes the state whole when the spool is opened, before anything is mounted or offered.
 //!
 //! After a crash of the daemon the page cache lived on: the journal's log is replayed, publishes that had begun are
-//! rolled forward ([`super::forward`]), `closed` files are sealed, `open` ones are incomplete. After a power loss (another
+//! rolled forward ([`crate::spool::inbox::forward`]), `closed` files are sealed, `open` ones are incomplete. After a power loss (another
 //! boot id) only what was synced counts: the log is dropped, unrecorded names in the inbox go to quarantine, and what was
 //! not sealed in the outbox is incomplete, since its bytes may be missing.
 //!
-//! A file is believed to have the bytes of its row only if it matches the record of its inode ([`super::record`]): a number
+//! A file is believed to have the bytes of its row only if it matches the record of its inode ([`crate::spool::content::record`]): a number
 //! of an inode alone may be another file's by now. In the inbox anything else is hashed before it is shown
-//! ([`super::doubt`]); a name that shows nothing was consumed. In the outbox files of the recorded size are hashed in the
+//! ([`crate::spool::inbox::doubt`]); a name that shows nothing was consumed. In the outbox files of the recorded size are hashed in the
 //! background, and only a different digest is sent, or after a power loss kept back.
 
 mod displaced;
@@ -23,8 +23,6 @@ use std::sync::atomic::Ordering;
 
 use super::beneath::Root;
 use super::durable::{self, OnPath, Sync};
-use super::forward::is_in_the_way;
-use super::hashing::hash_file;
 use super::journal::{Batch, Key, Table};
 use super::start::LastRun;
 use super::tables::{
@@ -33,6 +31,8 @@ use super::tables::{
 use super::{RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, RelPath};
 use crate::digest::Digest;
+use crate::spool::inbox::forward::is_in_the_way;
+use crate::spool::outbox::hashing::hash_file;
 
 /// Rows looked at per step.
 const PAGE: usize = 1000;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::keys::Newest;
-use super::route::HeldRow;
 use super::tables::{
     DELIVERIES, IN_ORDER, InboundShown, LATEST, MARKS, MarkKind, OUT_NAMES, OUT_ORDER, OutName,
     PENDING,
@@ -15,6 +14,7 @@ use super::{Counts, Event, FileState, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
 use crate::digest::Digest;
 use crate::peer::PeerId;
+use crate::spool::group::route::HeldRow;
 
 /// Rows looked at for a count; more is shown as this many.
 const COUNT_MAX: usize = 10_000;
@@ -366,7 +366,7 @@ impl Spool {
             .map_or(0, |rows| rows.len());
         let bundles: std::collections::BTreeSet<BundleId> = pending
             .into_iter()
-            .filter(|((_, rank), _)| super::custody::is_ours(rank.0))
+            .filter(|((_, rank), _)| crate::spool::ledger::custody::is_ours(rank.0))
             .map(|(_, bundle)| bundle)
             .collect();
         let quarantine = std::fs::read_dir(self.layout.quarantine());

@@ -23,7 +23,6 @@ use rustix::io::Errno;
 
 use super::beneath::{Spot, is_nothing};
 use super::durable::{self, OnPath};
-use super::intake::Staged;
 use super::journal::{Batch, Table};
 use super::keys::Beneath;
 use super::tables::IN_NAMES;
@@ -31,6 +30,7 @@ use super::{Spool, SpoolError};
 use crate::bundle::{Entry, EntryKind, RelPath, link};
 use crate::digest::{ChunkList, Hashed};
 use crate::peer::PeerId;
+use crate::spool::inbox::intake::Staged;
 
 /// Top directories of the inbox that have links in them, with whose they are.
 const TOPS: Table<RelPath, PeerId> = Table::new(90);
@@ -54,7 +54,7 @@ pub(super) fn hashed(target: &[u8]) -> Hashed {
 pub(super) fn link_entry(path: &RelPath, meta: &Metadata, target: Vec<u8>) -> Entry {
     Entry {
         path: path.clone(),
-        mtime: super::seal::mtime_of(meta),
+        mtime: crate::spool::outbox::seal::mtime_of(meta),
         kind: EntryKind::Link { target },
     }
 }

@@ -4,19 +4,19 @@
 use serde::{Deserialize, Serialize};
 
 use super::Member;
-use super::history::{Block, BlockKey, Seq};
-use super::intake::CONTRADICTS;
 use super::journal::Table;
 use super::keys::{Ends, Newest};
-use super::rank::Rank;
-pub(super) use super::record::{InodeRow, Stat};
-use super::route::HeldRow;
-use super::send::SentRow;
-use super::taken::Which;
 use crate::bundle::{BundleId, Cancel, DeliveryState, Receipt, RelPath, SignedManifest};
 use crate::delivery::custody::Stage;
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
+pub(super) use crate::spool::content::record::{InodeRow, Stat};
+use crate::spool::group::route::HeldRow;
+use crate::spool::inbox::intake::CONTRADICTS;
+use crate::spool::inbox::taken::Which;
+use crate::spool::ledger::history::{Block, BlockKey, Seq};
+use crate::spool::ledger::rank::Rank;
+use crate::spool::outbox::send::SentRow;
 
 /// Inbox path → (origin, its path): whose name it is, also while nothing is there.
 pub(super) const OWNED: Table<RelPath, (PeerId, RelPath)> = Table::new(21);

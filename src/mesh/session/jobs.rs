@@ -16,7 +16,7 @@ use crate::peer::PeerId;
 use crate::protocol::offers::Standing;
 use crate::protocol::session::{Done, Job, Lane, Saying};
 use crate::spool::OriginSays;
-use crate::spool::rank::Rank;
+use crate::spool::Rank;
 
 /// What an offer counts for the pacer: what it is not known to be, small.
 const OFFER: usize = 64 * 1024;

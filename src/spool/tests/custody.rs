@@ -770,7 +770,7 @@ fn what_is_settled_while_all_is_looked_through_is_looked_at_too() {
     birch.spool().custody_pass(&EVERYBODY).unwrap();
     let manifest = alder.manifest(alder.drop_file("f", b"hello"));
     let mut batch = journal::Batch::default();
-    let decide = birch.spool().decide.lock();
+    let decide = birch.spool().decide();
     birch
         .spool()
         .keep_for_others(&manifest, 1, &mut batch)

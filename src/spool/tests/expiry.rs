@@ -1,8 +1,8 @@
 //! Bundles whose lifetime ends.
 
-use super::super::expiry::Reading;
 use super::super::keys::Ends;
 use super::*;
+use crate::spool::ledger::expiry::Reading;
 
 impl Node {
     /// The machine says so from now on, and nobody has looked yet.
@@ -160,7 +160,7 @@ fn what_is_tried_again_after_its_end_expires() {
     alder.up("x", tried);
     assert_eq!(alder.recipient_state(bundle, &birch), "refused");
     let again = alder.spool().retry(bundle, None).unwrap();
-    assert_eq!(again, cancel::Retried::Asked(1));
+    assert_eq!(again, crate::spool::ledger::cancel::Retried::Asked(1));
     alder.up("x", tried + LIFE - 1);
     assert!(alder.spool().is_pending(bundle, birch.id()));
     alder.up("x", tried + LIFE + SLACK);
@@ -353,7 +353,7 @@ fn a_deadline_that_is_due_before_its_row_is_there_is_not_lost() {
     node.up("x", 0);
     let id = BundleId([7; 32]);
     let mut batch = journal::Batch::default();
-    let decide = node.spool().decide.lock();
+    let decide = node.spool().decide();
     node.spool().set_deadline(id, 0, &mut batch);
     std::thread::scope(|scope| {
         let ends = scope.spawn(|| node.spool().expire_due().unwrap());

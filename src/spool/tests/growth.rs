@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::journal::Table;
 use super::*;
 use crate::spool::CONTRADICTS;
-use crate::spool::consumed::CONSUMED;
+use crate::spool::inbox::consumed::CONSUMED;
 use crate::spool::tables::{BUNDLES, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
 
 const HISTORY: usize = 8;

@@ -1,8 +1,6 @@
 //! States that hold what nobody would take: it goes at the next start, and nothing else.
 
-use super::super::send::{SendRequest, Sent};
 use super::journal::{Batch, Key, Table};
-use super::rank::Rank;
 use super::tables::{CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING, USERS};
 use super::*;
 use crate::bundle::{Cancel, CancelReason, MANIFEST_MAX, SCOPE_MAX, Scope, SignedManifest};
@@ -10,6 +8,8 @@ use crate::delivery::custody::Stage;
 use crate::digest::Digest;
 use crate::peer::roll::{SignedStatement, Statement, What};
 use crate::peer::{Charter, GroupKey};
+use crate::spool::Rank;
+use crate::spool::outbox::send::{SendRequest, Sent};
 
 /// The key is a letter, then a peer.
 const STATEMENTS: Table<([u8; 1], PeerId), SignedStatement> = Table::new(48);

@@ -1,9 +1,9 @@
 //! The modification times of directories that are sent as one.
 
-use super::super::intake::set_mtime;
-use super::super::seal::mtime_of;
 use super::*;
 use crate::bundle::Mtime;
+use crate::spool::inbox::intake::set_mtime;
+use crate::spool::outbox::seal::mtime_of;
 
 /// Gives a directory below `root` a modification time.
 pub(super) fn age(root: &Path, times: &[(&str, Mtime)]) {

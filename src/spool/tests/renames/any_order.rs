@@ -215,7 +215,7 @@ fn a_rename_whose_rows_were_cut_off_by_a_kill_is_still_one() {
         let journal = &alder.spool().journal;
         let displaced = journal.keys(tables::DISPLACED.all(), 9);
         assert!(displaced.unwrap().is_empty());
-        let left = journal.keys(crate::spool::moved_on::LEFT.all(), 9);
+        let left = journal.keys(crate::spool::outbox::moved_on::LEFT.all(), 9);
         assert_eq!(left.unwrap(), []);
     }
 }

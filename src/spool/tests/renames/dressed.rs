@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
-use crate::spool::seal::mtime_of;
+use crate::spool::outbox::seal::mtime_of;
 
 const OLD: Duration = Duration::from_secs(1_000_000_000);
 

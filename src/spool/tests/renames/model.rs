@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::*;
 use crate::bundle::{Manifest, VerifiedManifest};
-use crate::spool::moved_on::LEFT;
+use crate::spool::outbox::moved_on::LEFT;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "log", "log.1"];
 

@@ -1,0 +1,316 @@
+//! Rolling forward: publishes that had begun when the daemon ended.
+//!
+//! | the last run ended by | then |
+//! |---|---|
+//! | a kill | every intent is in the journal: what has no name yet gets it; a name that is gone was consumed |
+//! | a power loss | intents that reached the disk count, also those of the log that is dropped: their manifest is signed, so bytes that hash to what it says need no other proof. A bundle that is whole is published; what is there of another goes back to `partial/`, where the next attempt looks for it |
+//! | a failed sync | no intent counts: what can be read may be in memory only |
+//!
+//! A number of an inode is believed on the same boot only; in a state that was copied every file has another, and is found
+//! by its bytes.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest, link};
+use crate::digest::Digest;
+use crate::spool::durable::{self, OnPath, Sync};
+use crate::spool::inbox::taken::Which;
+use crate::spool::journal::Batch;
+use crate::spool::outbox::hashing::hash_file;
+use crate::spool::start::LastRun;
+use crate::spool::tables::{INTENTS, Intent, VERSIONS, Version};
+use crate::spool::{Spool, SpoolError};
+
+/// A file of an intent, found.
+struct Member {
+    index: u32,
+    name: RelPath,
+    /// Its inode; 0 for a directory, `None` for a file that is nowhere.
+    ino: Option<u64>,
+    at: Where,
+}
+
+/// Where a file of an intent may be.
+#[derive(Clone, PartialEq, Eq)]
+enum Where {
+    /// In `partial/`, alone or in a tree.
+    Aside(PathBuf),
+    /// Under its name in the inbox.
+    Shown,
+}
+
+impl Spool {
+    pub(in crate::spool) fn recover_intents(&self, last: LastRun) -> Result<(), SpoolError> {
+        let mut intents = self.journal.rows(INTENTS.all(), usize::MAX)?;
+        if last == LastRun::PowerLost {
+            let known: HashSet<BundleId> = intents.iter().map(|(bundle, _)| *bundle).collect();
+            let dropped = self.journal.dropped(INTENTS);
+            intents.extend(
+                dropped
+                    .into_iter()
+                    .filter(|(bundle, _)| !known.contains(bundle)),
+            );
+        }
+        for (bundle, intent) in intents {
+            let mut batch = Batch::default();
+            batch.remove(INTENTS, &bundle);
+            match intent.signed.clone().verify_own() {
+                Ok(manifest) if last != LastRun::SyncFailed => {
+                    match self.forward(&manifest, &intent, last) {
+                        Ok(Some(rows)) => batch = rows,
+                        Ok(None) => {}
+                        // Something else took the place meanwhile: the bundle is not settled, and will be offered again.
+                        Err(SpoolError::Io {
+                            source,
+                            path,
+                            action,
+                        }) if is_in_the_way(&source) => {
+                            tracing::warn!(path = %path.display(), %source, "cannot {action}: a publish that had begun is given up");
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "a publish that had begun cannot be read");
+                }
+            }
+            self.journal.submit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// The rows of the publish, if it is to be completed.
+    fn forward(
+        &self,
+        manifest: &VerifiedManifest,
+        intent: &Intent,
+        last: LastRun,
+    ) -> Result<Option<Batch>, SpoolError> {
+        let origin = manifest.manifest().origin;
+        let lost = last != LastRun::Whole;
+        if lost
+            && (self.receipt_again(manifest)?.is_some()
+                || self.ended(manifest.id(), origin).is_some())
+        {
+            return Ok(None);
+        }
+        let members = self.members_of(manifest, intent, last)?;
+        if lost && members.iter().any(|member| member.ino.is_none()) {
+            self.give_back(manifest.id(), &members)?;
+            return Ok(None);
+        }
+        self.complete_publish(manifest, &members).map(Some)
+    }
+
+    fn members_of(
+        &self,
+        manifest: &VerifiedManifest,
+        intent: &Intent,
+        last: LastRun,
+    ) -> Result<Vec<Member>, SpoolError> {
+        let of = manifest.manifest();
+        let mut members = Vec::with_capacity(intent.names.len());
+        for (index, name, ino) in &intent.names {
+            let Some(entry) = of.entries.get(*index as usize) else {
+                continue;
+            };
+            let newest = self.version(of.origin, &entry.path)?;
+            if newest.is_some_and(|newest| newest.order >= of.order()) {
+                continue;
+            }
+            let Some(digest) = entry.mark() else {
+                members.push(Member {
+                    index: *index,
+                    name: name.clone(),
+                    ino: Some(0),
+                    at: Where::Shown,
+                });
+                continue;
+            };
+            let alone = self.staged_alone(manifest.id(), *index);
+            let in_tree = self.staging_tree(manifest.id()).join(name.as_path());
+            let places = [Where::Aside(alone), Where::Aside(in_tree), Where::Shown];
+            let mut found = None;
+            for at in places.iter().filter(|_| last == LastRun::Whole) {
+                if self
+                    .look_at(at, name)?
+                    .is_some_and(|meta| meta.ino() == *ino)
+                {
+                    found = Some(at.clone());
+                    break;
+                }
+            }
+            if found.is_none() {
+                for at in &places {
+                    if self.hashes_to(at, name, entry.size(), digest)? {
+                        found = Some(at.clone());
+                        break;
+                    }
+                }
+            }
+            let there = match &found {
+                Some(at) => self.look_at(at, name)?,
+                None => None,
+            };
+            members.push(Member {
+                index: *index,
+                name: name.clone(),
+                ino: there.map(|meta| meta.ino()),
+                at: found.unwrap_or(Where::Shown),
+            });
+        }
+        Ok(members)
+    }
+
+    fn look_at(&self, at: &Where, name: &RelPath) -> Result<Option<fs::Metadata>, SpoolError> {
+        match at {
+            Where::Aside(at) => Ok(fs::symlink_metadata(at).ok()),
+            Where::Shown => Ok(self.inbox().look(name)?),
+        }
+    }
+
+    fn open_at(&self, at: &Where, name: &RelPath) -> Result<File, SpoolError> {
+        match at {
+            Where::Aside(at) => File::open(at).on("open", at),
+            Where::Shown => {
+                let opened = self.inbox().read(name);
+                opened.on("open", &self.inbox().shown(name))
+            }
+        }
+    }
+
+    /// Whether there is a file with these bytes.
+    fn hashes_to(
+        &self,
+        at: &Where,
+        name: &RelPath,
+        size: u64,
+        digest: Digest,
+    ) -> Result<bool, SpoolError> {
+        let Some(meta) = self.look_at(at, name)?.filter(|meta| meta.len() == size) else {
+            return Ok(false);
+        };
+        if meta.is_symlink() {
+            let target = match at {
+                Where::Aside(at) => fs::read_link(at).map(|to| to.into_os_string().into_vec()),
+                Where::Shown => self.inbox().read_link(name),
+            };
+            let target = target.on("read", &self.inbox().shown(name))?;
+            return Ok(link::digest(&target) == digest);
+        }
+        if !meta.is_file() {
+            return Ok(false);
+        }
+        let file = self.open_at(at, name)?;
+        let hashed = hash_file(&file).on("read", &self.inbox().shown(name))?;
+        Ok(hashed.digest == digest)
+    }
+
+    /// What is whole of a bundle that is not goes to where its next attempt looks for it.
+    fn give_back(&self, bundle: BundleId, members: &[Member]) -> Result<(), SpoolError> {
+        for member in members {
+            let to = self.staged_alone(bundle, member.index);
+            if member.ino.unwrap_or(0) == 0 || self.is_recorded(member)? {
+                continue;
+            }
+            match &member.at {
+                Where::Aside(at) if *at == to => {}
+                Where::Aside(at) => durable::rename(at, &to)?,
+                Where::Shown => durable::rename(&self.inbox().at(&member.name)?, &to)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the member is shown as an older version with the same bytes.
+    fn is_recorded(&self, member: &Member) -> Result<bool, SpoolError> {
+        let row: Option<crate::spool::tables::InName> = self
+            .journal
+            .row(crate::spool::tables::IN_NAMES, &member.name)?;
+        Ok(row.is_some_and(|row| Some(row.ino) == member.ino) && member.at == Where::Shown)
+    }
+
+    fn complete_publish(
+        &self,
+        manifest: &VerifiedManifest,
+        members: &[Member],
+    ) -> Result<Batch, SpoolError> {
+        let mut batch = Batch::default();
+        let of = manifest.manifest();
+        let (mut shown, mut taken) = (Vec::new(), Vec::new());
+        let few = members.len() <= durable::SYNC_EACH_MAX;
+        if !few {
+            batch.sync(Sync::Everything);
+        }
+        for member in members {
+            let entry = &of.entries[member.index as usize];
+            if entry.kind == EntryKind::Directory {
+                self.make_inbox_directories(&member.name)?;
+                batch.sync(self.inbox().sync_above(&member.name));
+                continue;
+            };
+            let Some(ino) = member.ino else {
+                // The user has removed it since.
+                taken.push(Which::of(of, member.index));
+                let key = (of.origin, &of.entries[member.index as usize].path);
+                batch.insert(VERSIONS, &key, &Version { order: of.order() });
+                continue;
+            };
+            self.roll_forward(member, entry, few, &mut batch)?;
+            shown.push((member.index, member.name.clone(), ino));
+        }
+        let names = members.iter().filter(|member| member.ino.is_some());
+        let names = names.map(|member| (member.index as usize, &member.name));
+        self.set_inbox_times(manifest, names, &mut batch);
+        self.note_taken(of.origin, taken, &mut batch)?;
+        self.settle(manifest, &shown, &mut batch)?;
+        tracing::info!(bundle = %manifest.id().short(), "a publish that had begun is complete");
+        Ok(batch)
+    }
+
+    /// The name shows the file.
+    fn roll_forward(
+        &self,
+        member: &Member,
+        entry: &Entry,
+        few: bool,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        self.may_show(entry, &member.name)?;
+        let file = match entry.digest() {
+            Some(digest) => Some((self.open_at(&member.at, &member.name)?, digest)),
+            None => None,
+        };
+        if let Where::Aside(at) = &member.at {
+            if let Some(parent) = member.name.parent() {
+                self.make_inbox_directories(&parent)?;
+            }
+            durable::rename(at, &self.inbox().at(&member.name)?)?;
+        }
+        if let Some((file, digest)) = file {
+            self.hold_content(&file, digest, batch)?;
+            if few {
+                batch.sync(Sync::File(Arc::new(file)));
+            }
+        }
+        if few {
+            batch.sync(self.inbox().sync_above(&member.name));
+        }
+        Ok(())
+    }
+}
+
+/// What says that another kind of file is where a directory or a file should go.
+pub(in crate::spool) fn is_in_the_way(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTDIR | libc::EEXIST | libc::EISDIR | libc::ENOTEMPTY | libc::ELOOP)
+    )
+}

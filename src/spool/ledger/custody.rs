@@ -1,0 +1,776 @@
+//! Custody: bundles of others that are kept for further recipients. What is to be done is decided by
+//! [`crate::delivery::custody`]; here are its rows.
+//!
+//! A settled bundle leaves one row in [`KEPT`] when a further recipient may want it: one that is known now, or one that
+//! joins while a name still shows it. While its origin may still close it, it is in [`WATCHED`]; after that in
+//! [`CARRIED`], and owed through `DELIVERIES`, `PENDING` and `USERS` like a bundle of ours.
+//!
+//! # Invariants
+//! 1. A bundle is in [`WATCHED`] or in [`CARRIED`], not in both, and only while it is in [`KEPT`].
+//! 2. A row of [`KEPT`] outlives custody only while a name in the inbox shows the bundle.
+//! 3. `USERS` has rows for a bundle of another exactly while its custody needs the content, so that its removal by the
+//!    user leaves the bytes; they count to the quota, and go before anything of the user's is refused.
+//! 4. Only recipients in the bundle's scope are ever owed it, so only they are served.
+//! 5. A watched bundle without rows in `DELIVERIES` is for all others; once one of them is gone, or one joins whom that
+//!    does not mean, each has a row.
+//!
+//! # Crash behaviour
+//! The rows of a settled bundle are in the batch that settles it; each further step is one batch.
+//!
+//! # Threads
+//! Called by sessions and by the mesh's clock; each step under the decision lock, a page of bundles at a time.
+
+mod forget;
+mod joins;
+mod room;
+mod scoped;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::bundle::{BundleId, DeliveryState, Entry, Manifest, Receipt, Scope, VerifiedManifest};
+use crate::delivery::custody::{self, Action, Custody, Stage, Why};
+use crate::digest::Digest;
+use crate::peer::PeerId;
+use crate::spool::content::inode_at;
+use crate::spool::journal::Batch;
+use crate::spool::keys::Ends;
+use crate::spool::ledger::rank::Rank;
+use crate::spool::tables::{
+    BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS, WATCHED,
+};
+use crate::spool::{Event, Spool, SpoolError};
+
+/// Rows looked at under one hold of the decision lock.
+const PAGE: usize = 256;
+
+/// Orders of bundles of others in `PENDING` have this bit: they come after ours.
+const OF_OTHERS: u64 = 1 << 55;
+
+/// Whether a place in `PENDING` is that of a bundle of ours.
+pub(in crate::spool) fn is_ours(order: u64) -> bool {
+    order & OF_OTHERS == 0
+}
+
+/// What an origin says of a bundle of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OriginSays {
+    /// It is final for everybody.
+    Closed,
+    /// Somebody waits for it.
+    Open,
+    /// It knows nothing of it.
+    Unknown,
+}
+
+/// What the spool keeps in memory of custody.
+#[derive(Debug)]
+pub(in crate::spool) struct Custodian {
+    started: Instant,
+    /// When the first watched bundle is due, in milliseconds since the start. Put off only under the decision lock, and
+    /// only before all rows are read; brought forward by whoever is about to write a row.
+    due: AtomicU64,
+    /// How long the origin has, in milliseconds.
+    delay: AtomicU64,
+    /// Whether members that join later get what is still shown.
+    late_joiners: AtomicBool,
+    /// What is to be asked at the next pass. Bounded by what custody is told between two of them.
+    asks: Mutex<BTreeMap<PeerId, Vec<BundleId>>>,
+}
+
+impl Default for Custodian {
+    fn default() -> Self {
+        let delay = millis(custody::DELAY);
+        Self {
+            started: Instant::now(),
+            // What is watched since before the start: its origin may be connected by then.
+            due: AtomicU64::new(delay),
+            delay: AtomicU64::new(delay),
+            late_joiners: AtomicBool::new(true),
+            asks: Mutex::default(),
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What steps of custody come to, to be recorded and told together.
+#[derive(Default)]
+struct Steps {
+    batch: Batch,
+    asks: BTreeMap<PeerId, Vec<BundleId>>,
+    owed: BTreeSet<PeerId>,
+    relays: Vec<Receipt>,
+    freed: Vec<Digest>,
+}
+
+impl Spool {
+    /// Whether members that join later get what the outbox and the inbox still show.
+    pub(crate) fn set_late_joiners(&self, current: bool) {
+        self.custodian
+            .late_joiners
+            .store(current, Ordering::Relaxed);
+    }
+
+    pub(in crate::spool) fn late_joiners(&self) -> bool {
+        self.custodian.late_joiners.load(Ordering::Relaxed)
+    }
+
+    /// Changes how long an origin has to close its bundles.
+    #[cfg(test)]
+    pub(crate) fn set_custody_delay(&self, delay: Duration) {
+        self.custodian.delay.store(millis(delay), Ordering::Relaxed);
+        self.custodian.due.store(0, Ordering::Relaxed);
+    }
+
+    /// How many rows of bundles in custody there are.
+    #[cfg(test)]
+    pub(crate) fn custody_rows(&self) -> usize {
+        let watched = self.journal.keys(WATCHED.all(), usize::MAX);
+        let carried = self.journal.keys(CARRIED.all(), usize::MAX);
+        let relays = self.journal.keys(RELAYS.all(), usize::MAX);
+        watched.unwrap().len() + carried.unwrap().len() + relays.unwrap().len()
+    }
+
+    fn custody_now(&self) -> Duration {
+        self.custodian.started.elapsed()
+    }
+
+    /// The rows of a bundle that is being settled, all of whose content is here. Call with the decision lock held.
+    pub(in crate::spool) fn keep_for_others(
+        &self,
+        manifest: &VerifiedManifest,
+        order: u64,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        let others = self.others(of)?;
+        if others.is_empty() && !self.may_be_wanted_later(of) {
+            return Ok(());
+        }
+        let signed = manifest.signed();
+        let order = OF_OTHERS | order;
+        batch.insert(KEPT, &bundle, &KeptRow { signed, order });
+        self.age_kept(manifest, batch);
+        if !others.is_empty() {
+            self.watch(manifest, batch);
+        }
+        if let Some(old) = of.supersedes.filter(|_| of.entries.len() == 1) {
+            self.outdate_kept(old, of, batch)?;
+        }
+        Ok(())
+    }
+
+    fn may_be_wanted_later(&self, of: &Manifest) -> bool {
+        self.late_joiners() && matches!(of.scope, Scope::All { .. })
+    }
+
+    /// For whom a bundle of another is, besides its origin and us.
+    fn others(&self, of: &Manifest) -> Result<BTreeSet<PeerId>, SpoolError> {
+        let me = self.identity.id();
+        let mut others: BTreeSet<PeerId> = match &of.scope {
+            Scope::All { .. } => self.member_ids.read().clone(),
+            Scope::Ids(ids) => {
+                let mut ids: BTreeSet<PeerId> = ids.iter().copied().collect();
+                for peer in ids.clone() {
+                    if self.is_forgotten(peer)? || self.group.is_out(peer) {
+                        ids.remove(&peer);
+                    }
+                }
+                ids
+            }
+        };
+        others.remove(&me);
+        others.remove(&of.origin);
+        Ok(others)
+    }
+
+    /// Call with the decision lock held until the batch is submitted.
+    fn watch(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        let delay = self.custodian.delay.load(Ordering::Relaxed);
+        let until = self.custody_now() + Duration::from_millis(delay);
+        batch.insert(WATCHED, &bundle, &(of.origin, Stage::Watching(until)));
+        for digest in of.entries.iter().filter_map(Entry::digest) {
+            batch.insert(USERS, &(digest, bundle), &());
+        }
+        self.custodian
+            .due
+            .fetch_min(millis(until), Ordering::Relaxed);
+    }
+
+    /// A newer version of the one file of `old` is for the same recipients: nobody is given the old one any more.
+    fn outdate_kept(
+        &self,
+        old: BundleId,
+        newer: &Manifest,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let Some(manifest) = self.kept(old)? else {
+            return Ok(());
+        };
+        let of = manifest.manifest();
+        let same_file = match (of.entries.as_slice(), newer.entries.as_slice()) {
+            ([old], [new]) => old.path == new.path,
+            _ => false,
+        };
+        let covered = match (&of.scope, &newer.scope) {
+            (_, Scope::All { .. }) => true,
+            (Scope::Ids(old), Scope::Ids(new)) => old.iter().all(|id| new.contains(id)),
+            (Scope::All { .. }, Scope::Ids(_)) => false,
+        };
+        if of.origin != newer.origin || of.order() >= newer.order() || !same_file || !covered {
+            return Ok(());
+        }
+        let mut steps = Steps::default();
+        if let Some(known) = self.custody_of(&manifest)? {
+            for peer in known.waiting().collect::<Vec<_>>() {
+                self.step(&manifest, custody::Event::Gone(peer), &mut steps)?;
+                self.record(&mut steps)?;
+            }
+        }
+        if self.custody_of(&manifest)?.is_none() {
+            batch.remove(KEPT, &old);
+            batch.remove(DEADLINES, &Ends::Bundle(old));
+        }
+        Ok(())
+    }
+
+    /// The manifest of a bundle of another that is kept.
+    pub(in crate::spool) fn kept(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let row = self.journal.row(KEPT, &bundle)?;
+        row.map(|row| row.signed.verify_own())
+            .transpose()
+            .map_err(|e| SpoolError::Corrupted(e.to_string()))
+    }
+
+    fn custody_of(&self, manifest: &VerifiedManifest) -> Result<Option<Custody>, SpoolError> {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        let watched: Option<(PeerId, Stage)> = self.journal.row(WATCHED, &bundle)?;
+        let key = (of.origin, bundle);
+        let stage = match watched {
+            Some((_, stage)) => Some(stage),
+            None => self.journal.row(CARRIED, &key)?,
+        };
+        let Some(stage) = stage else { return Ok(None) };
+        let receipts = self.relays_below(&key)?;
+        let deliveries = self.deliveries_of(bundle)?;
+        let mut waiting: BTreeSet<PeerId> = if deliveries.is_empty() && watched.is_some() {
+            self.others(of)?
+        } else {
+            let open = deliveries.iter().filter(|(_, state)| !state.is_final());
+            open.map(|(peer, _)| *peer).collect()
+        };
+        for receipt in &receipts {
+            waiting.remove(&receipt.recipient);
+        }
+        let given = receipts.iter().map(|receipt| receipt.recipient);
+        Ok(Some(Custody::recorded(stage, waiting, given)))
+    }
+
+    fn relays_below(&self, carried: &(PeerId, BundleId)) -> Result<Vec<Receipt>, SpoolError> {
+        let rows = self.journal.rows(RELAYS.below(carried), usize::MAX)?;
+        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
+    }
+
+    /// One event of one bundle. `false`: it is not in custody here. Call with the decision lock held, and no second
+    /// time for a bundle before [`Self::record`].
+    fn step(
+        &self,
+        manifest: &VerifiedManifest,
+        event: custody::Event,
+        steps: &mut Steps,
+    ) -> Result<bool, SpoolError> {
+        self.step_as(manifest, event, &DeliveryState::Superseded, steps)
+    }
+
+    /// [`Self::step`]; `gone` is how the delivery to a recipient ends that is gone by it.
+    fn step_as(
+        &self,
+        manifest: &VerifiedManifest,
+        event: custody::Event,
+        gone: &DeliveryState,
+        steps: &mut Steps,
+    ) -> Result<bool, SpoolError> {
+        let Some(mut known) = self.custody_of(manifest)? else {
+            return Ok(false);
+        };
+        let before = known.stage();
+        let waited: BTreeSet<PeerId> = known.waiting().collect();
+        let mut actions = Vec::new();
+        known.handle(self.custody_now(), event, &mut actions);
+        let (origin, bundle) = (manifest.manifest().origin, manifest.id());
+        if known.stage() == Stage::Relaying && self.is_forgotten(origin)? {
+            known.handle(self.custody_now(), custody::Event::Cancelled, &mut actions);
+        }
+        if known.stage() != before {
+            let key = (origin, bundle);
+            match known.stage() {
+                stage @ (Stage::Watching(until) | Stage::Asked(until)) => {
+                    steps.batch.insert(WATCHED, &bundle, &(origin, stage));
+                    self.custodian
+                        .due
+                        .fetch_min(millis(until), Ordering::Relaxed);
+                }
+                stage @ (Stage::Carrying | Stage::Relaying) => {
+                    steps.batch.remove(WATCHED, &bundle);
+                    steps.batch.insert(CARRIED, &key, &stage);
+                }
+                Stage::Ended => {
+                    steps.batch.remove(WATCHED, &bundle);
+                    steps.batch.remove(CARRIED, &key);
+                }
+            }
+        }
+        // Otherwise what is to be released or forgotten takes the rows away.
+        if known.needs_content() {
+            self.note_waiting(bundle, &waited, &known, gone, &mut steps.batch)?;
+        }
+        for action in actions {
+            self.act(manifest, action, steps)?;
+        }
+        Ok(true)
+    }
+
+    /// Who waits for it since this step, and who does so no more: the stage does not tell. Receipts have their own rows.
+    fn note_waiting(
+        &self,
+        bundle: BundleId,
+        waited: &BTreeSet<PeerId>,
+        known: &Custody,
+        gone: &DeliveryState,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let waiting: BTreeSet<PeerId> = known.waiting().collect();
+        let given: BTreeSet<PeerId> = known.receipts().collect();
+        let left = waited.iter().filter(|peer| !waiting.contains(peer));
+        let left: Vec<PeerId> = left.filter(|peer| !given.contains(peer)).copied().collect();
+        let mut queued: Vec<PeerId> = waiting.difference(waited).copied().collect();
+        if left.is_empty() && queued.is_empty() {
+            return Ok(());
+        }
+        if self.deliveries_of(bundle)?.is_empty() {
+            // From now on the rows say who waits.
+            queued = waiting.into_iter().collect();
+        }
+        for peer in queued {
+            let key = (bundle, peer);
+            batch.insert(DELIVERIES, &key, &DeliveryState::Queued);
+        }
+        let rank = self.kept_rank(bundle)?;
+        for peer in left {
+            batch.insert(DELIVERIES, &(bundle, peer), gone);
+            if let Some(rank) = rank {
+                batch.remove(PENDING, &(peer, rank));
+            }
+            self.progress.lock().remove(&(bundle, peer));
+        }
+        Ok(())
+    }
+
+    fn act(
+        &self,
+        manifest: &VerifiedManifest,
+        action: Action,
+        steps: &mut Steps,
+    ) -> Result<(), SpoolError> {
+        let (of, bundle) = (manifest.manifest(), manifest.id());
+        match action {
+            Action::Ask => steps.asks.entry(of.origin).or_default().push(bundle),
+            Action::Owe(peers) => {
+                let Some(rank) = self.kept_rank(bundle)? else {
+                    return Ok(());
+                };
+                for peer in peers {
+                    let queued = DeliveryState::Queued;
+                    steps.batch.insert(DELIVERIES, &(bundle, peer), &queued);
+                    steps.batch.insert(PENDING, &(peer, rank), &bundle);
+                    steps.owed.insert(peer);
+                }
+            }
+            Action::Relay(peer) => {
+                let key = (of.origin, bundle, peer);
+                steps.relays.extend(self.journal.row(RELAYS, &key)?);
+            }
+            Action::Release(why) => {
+                let rank = self.kept_rank(bundle)?;
+                for (peer, state) in self.deliveries_of(bundle)? {
+                    if !state.is_final() {
+                        steps.batch.remove(DELIVERIES, &(bundle, peer));
+                        if let Some(rank) = rank {
+                            steps.batch.remove(PENDING, &(peer, rank));
+                        }
+                        self.progress.lock().remove(&(bundle, peer));
+                    }
+                }
+                for digest in of.entries.iter().filter_map(Entry::digest) {
+                    steps.batch.remove(USERS, &(digest, bundle));
+                    steps.freed.push(digest);
+                }
+                if why == Why::Quota {
+                    self.show_given_up(manifest, &mut steps.batch)?;
+                }
+            }
+            Action::Forget => {
+                for (peer, _) in self.deliveries_of(bundle)? {
+                    steps.batch.remove(DELIVERIES, &(bundle, peer));
+                }
+                let key = (of.origin, bundle);
+                for receipt in self.relays_below(&key)? {
+                    let key = (of.origin, bundle, receipt.recipient);
+                    steps.batch.remove(RELAYS, &key);
+                }
+                if !self.may_be_wanted_later(of) || !self.is_shown(manifest)? {
+                    steps.batch.remove(KEPT, &bundle);
+                    steps.batch.remove(DEADLINES, &Ends::Bundle(bundle));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn show_given_up(
+        &self,
+        manifest: &VerifiedManifest,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let why = "not kept for the other members any more: there is no room (max_bytes, min_free)";
+        let title = manifest.manifest().title();
+        let path = title.as_ref().map(ToString::to_string).unwrap_or_default();
+        tracing::warn!(%path, bundle = %manifest.id().short(), "{why}");
+        if let Some(mut row) = self.inbound_shown(manifest.id())? {
+            row.error = Some(why.to_owned());
+            self.show_inbound(&row, batch)?;
+        }
+        Ok(())
+    }
+
+    fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
+        let row = self.journal.row(KEPT, &bundle)?;
+        Ok(row.map(|row| Rank::of(row.signed.priority(), row.order)))
+    }
+
+    /// Submits what was decided, and frees content. Call with the decision lock held.
+    fn record(&self, steps: &mut Steps) -> Result<(), SpoolError> {
+        self.journal.submit(std::mem::take(&mut steps.batch))?;
+        std::mem::take(&mut steps.freed)
+            .into_iter()
+            .try_for_each(|digest| self.free_content(digest))
+    }
+
+    /// Tells who has to know; call without the decision lock.
+    fn tell(&self, steps: Steps) {
+        for peer in steps.owed {
+            self.ring(&Event::PendingChanged(peer));
+        }
+        for receipt in steps.relays {
+            self.ring(&Event::ReceiptReady(receipt));
+        }
+        if !steps.asks.is_empty() {
+            let mut asks = self.custodian.asks.lock();
+            for (origin, bundles) in steps.asks {
+                asks.entry(origin).or_default().extend(bundles);
+            }
+            self.custodian.due.store(0, Ordering::Relaxed);
+        }
+        self.ring(&Event::StatusChanged);
+    }
+
+    /// Whether the content of all its files is here.
+    pub(in crate::spool) fn is_held(&self, of: &Manifest) -> bool {
+        let mut digests = of.entries.iter().filter_map(Entry::digest);
+        digests.all(|digest| inode_at(&self.layout.content(digest)).is_some())
+    }
+
+    /// Whether [`Self::custody_pass`] has something to do.
+    pub(crate) fn custody_due(&self) -> bool {
+        self.custodian.due.load(Ordering::Relaxed) <= millis(self.custody_now())
+    }
+
+    /// An origin is gone: what is watched of it need not wait.
+    pub(crate) fn custody_nudge(&self) {
+        self.custodian.due.store(0, Ordering::Relaxed);
+    }
+
+    /// Looks at all that is watched. Gives what is to be asked of whom.
+    pub(crate) fn custody_pass(
+        &self,
+        connected: &dyn Fn(PeerId) -> bool,
+    ) -> Result<Vec<(PeerId, Vec<BundleId>)>, SpoolError> {
+        {
+            // What is being settled has said when it is due and has no row yet: it would be found by neither.
+            let _decide = self.decide();
+            self.custodian.due.store(u64::MAX, Ordering::Relaxed);
+        }
+        let mut after: Option<BundleId> = None;
+        loop {
+            let page = self
+                .journal
+                .rows(WATCHED.all().after(after.as_ref()), PAGE)?;
+            let decide = self.decide();
+            let (now, mut steps) = (self.custody_now(), Steps::default());
+            let latest = now + Duration::from_millis(self.custodian.delay.load(Ordering::Relaxed));
+            for (bundle, (origin, stage)) in &page {
+                let origin_connected = connected(*origin);
+                if let Stage::Watching(until) | Stage::Asked(until) = stage
+                    && origin_connected
+                    && *until > now
+                {
+                    let due = (*until).min(latest);
+                    self.custodian.due.fetch_min(millis(due), Ordering::Relaxed);
+                    // One from before this start may name any time.
+                    if due < *until && self.is_watched(bundle)? {
+                        let row = (*origin, Stage::Watching(due));
+                        steps.batch.insert(WATCHED, bundle, &row);
+                    }
+                    continue;
+                }
+                let Some(manifest) = self.kept(*bundle)? else {
+                    steps.batch.remove(WATCHED, bundle);
+                    continue;
+                };
+                let event = if self.is_held(manifest.manifest()) {
+                    custody::Event::Tick { origin_connected }
+                } else {
+                    custody::Event::Cancelled
+                };
+                self.step(&manifest, event, &mut steps)?;
+            }
+            self.record(&mut steps)?;
+            drop(decide);
+            let done = page.is_empty();
+            after = page.into_iter().next_back().map(|(key, _)| key);
+            if done {
+                break;
+            }
+            self.tell(steps);
+        }
+        let asks = std::mem::take(&mut *self.custodian.asks.lock());
+        Ok(asks.into_iter().collect())
+    }
+
+    fn is_watched(&self, bundle: &BundleId) -> Result<bool, SpoolError> {
+        let row: Option<(PeerId, Stage)> = self.journal.row(WATCHED, bundle)?;
+        Ok(row.is_some())
+    }
+
+    /// Bundles of `origin` that we carry, for it to say which are closed; in order, after that one.
+    pub(crate) fn carried(
+        &self,
+        origin: PeerId,
+        after: Option<BundleId>,
+        limit: usize,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let after = after.map(|bundle| (origin, bundle));
+        let rows = self
+            .journal
+            .keys(CARRIED.below(&origin).after(after.as_ref()), limit)?;
+        Ok(rows.into_iter().map(|(_, bundle)| bundle).collect())
+    }
+
+    /// Receipts to be handed to `origin`; in order, after that one.
+    pub(crate) fn relays(
+        &self,
+        origin: PeerId,
+        after: Option<&Receipt>,
+        limit: usize,
+    ) -> Result<Vec<Receipt>, SpoolError> {
+        let after = after.map(|last| (origin, last.bundle, last.recipient));
+        let rows = self
+            .journal
+            .rows(RELAYS.below(&origin).after(after.as_ref()), limit)?;
+        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
+    }
+
+    /// What `origin` says of these bundles. Gives those that are not its own, or not kept.
+    pub(crate) fn origin_says(
+        &self,
+        origin: PeerId,
+        bundles: &[BundleId],
+        says: OriginSays,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let event = match says {
+            OriginSays::Closed => custody::Event::OriginClosed,
+            OriginSays::Open => custody::Event::OriginOpen,
+            OriginSays::Unknown => custody::Event::OriginUnknown,
+        };
+        self.custody_events(Some(origin), bundles, event)
+    }
+
+    /// Nobody may be given this bundle any more: its origin took it back.
+    pub(in crate::spool) fn end_custody(
+        &self,
+        bundle: BundleId,
+        origin: PeerId,
+    ) -> Result<(), SpoolError> {
+        let ended = self.custody_events(Some(origin), &[bundle], custody::Event::Cancelled);
+        ended.map(drop)
+    }
+
+    fn custody_events(
+        &self,
+        origin: Option<PeerId>,
+        bundles: &[BundleId],
+        event: custody::Event,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let (mut steps, mut others) = (Steps::default(), Vec::new());
+        let decide = self.decide();
+        for bundle in bundles.iter().copied().collect::<BTreeSet<_>>() {
+            match self.kept(bundle)? {
+                Some(manifest)
+                    if origin.is_none_or(|origin| origin == manifest.manifest().origin) =>
+                {
+                    self.step(&manifest, event, &mut steps)?;
+                }
+                Some(_) | None => others.push(bundle),
+            }
+        }
+        self.record(&mut steps)?;
+        drop(decide);
+        self.tell(steps);
+        Ok(others)
+    }
+
+    /// Of bundles of ours that `asker` may know of, those that are final for everybody, and those that are not.
+    pub(crate) fn closed_of(
+        &self,
+        asker: PeerId,
+        bundles: &[BundleId],
+    ) -> Result<(Vec<BundleId>, Vec<BundleId>), SpoolError> {
+        let (mut closed, mut open) = (Vec::new(), Vec::new());
+        for bundle in bundles {
+            let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+                continue;
+            };
+            let manifest = row.signed.verify_own();
+            if !manifest.is_ok_and(|manifest| manifest.manifest().is_for(asker)) {
+                continue;
+            }
+            let deliveries = self.deliveries_of(*bundle)?;
+            if !deliveries.is_empty() && deliveries.iter().all(|(_, state)| state.is_final()) {
+                closed.push(*bundle);
+            } else {
+                open.push(*bundle);
+            }
+        }
+        Ok((closed, open))
+    }
+
+    /// Whom a bundle of ours is for.
+    pub(crate) fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
+        let deliveries = self.deliveries_of(bundle).unwrap_or_default();
+        deliveries.into_iter().map(|(peer, _)| peer).collect()
+    }
+
+    /// A receipt of another recipient of a bundle of another. `false`: it is forged.
+    pub(in crate::spool) fn take_others_receipt(
+        &self,
+        receipt: &Receipt,
+    ) -> Result<bool, SpoolError> {
+        if !receipt.is_genuine() {
+            return Ok(false);
+        }
+        let (bundle, peer) = (receipt.bundle, receipt.recipient);
+        let decide = self.decide();
+        let Some(manifest) = self.kept(bundle)? else {
+            return Ok(true);
+        };
+        let of = manifest.manifest();
+        let known = self.custody_of(&manifest)?;
+        if of.origin != receipt.origin || !self.others(of)?.contains(&peer) || known.is_none() {
+            return Ok(true);
+        }
+        let mut first = Batch::default();
+        first.insert(RELAYS, &(of.origin, bundle, peer), receipt);
+        let key = (bundle, peer);
+        if self.journal.row(DELIVERIES, &key)?.is_some() {
+            first.insert(DELIVERIES, &key, &DeliveryState::Delivered);
+            if let Some(rank) = self.kept_rank(bundle)? {
+                first.remove(PENDING, &(peer, rank));
+            }
+        }
+        self.journal.submit(first)?;
+        let mut steps = Steps::default();
+        self.step(&manifest, custody::Event::Receipt(peer), &mut steps)?;
+        if !known.is_some_and(|known| known.receipts().any(|given| given == peer)) {
+            steps.relays.push(receipt.clone());
+        }
+        self.record(&mut steps)?;
+        self.progress.lock().remove(&(bundle, peer));
+        drop(decide);
+        self.tell(steps);
+        Ok(true)
+    }
+
+    /// These recipients gave us the bundle: nobody need give it to them, nor tell its origin that they have it.
+    pub(crate) fn given_by(&self, bundle: BundleId, holders: &[PeerId]) -> Result<(), SpoolError> {
+        let decide = self.decide();
+        let Some(manifest) = self.kept(bundle)? else {
+            return Ok(());
+        };
+        let mut steps = Steps::default();
+        for holder in holders {
+            let Some(known) = self.custody_of(&manifest)? else {
+                break;
+            };
+            let told = known.receipts().any(|peer| peer == *holder);
+            if !told && !known.waiting().any(|peer| peer == *holder) {
+                continue;
+            }
+            let mut rows = Batch::default();
+            rows.remove(RELAYS, &(manifest.manifest().origin, bundle, *holder));
+            if self.deliveries_of(bundle)?.is_empty() {
+                for peer in known.waiting() {
+                    let key = (bundle, peer);
+                    rows.insert(DELIVERIES, &key, &DeliveryState::Queued);
+                }
+            }
+            let key = (bundle, *holder);
+            rows.insert(DELIVERIES, &key, &DeliveryState::Delivered);
+            if let Some(rank) = self.kept_rank(bundle)? {
+                rows.remove(PENDING, &(*holder, rank));
+            }
+            self.journal.submit(rows)?;
+            self.step(&manifest, custody::Event::Gone(*holder), &mut steps)?;
+            self.record(&mut steps)?;
+        }
+        drop(decide);
+        self.tell(steps);
+        Ok(())
+    }
+
+    /// A recipient will never take a bundle of another that we owe it. `false`: it is not owed.
+    pub(in crate::spool) fn carried_ended(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        state: DeliveryState,
+    ) -> Result<bool, SpoolError> {
+        let decide = self.decide();
+        let (Some(manifest), Some(rank)) = (self.kept(bundle)?, self.kept_rank(bundle)?) else {
+            return Ok(false);
+        };
+        let key = (bundle, peer);
+        let known: Option<DeliveryState> = self.journal.row(DELIVERIES, &key)?;
+        if known.is_none_or(|known| known.is_final()) {
+            return Ok(false);
+        }
+        let mut steps = Steps::default();
+        steps.batch.insert(DELIVERIES, &key, &state);
+        steps.batch.remove(PENDING, &(peer, rank));
+        self.step_as(&manifest, custody::Event::Gone(peer), &state, &mut steps)?;
+        self.record(&mut steps)?;
+        self.progress.lock().remove(&(bundle, peer));
+        drop(decide);
+        self.tell(steps);
+        Ok(true)
+    }
+}

@@ -1,0 +1,620 @@
+//! Whom we owe what: members, pending bundles, receipts, and content for those who may have it.
+//!
+//! # Invariants
+//! 1. `PENDING` has a row for exactly the (peer, bundle) pairs whose delivery is not final.
+//! 2. Bytes are opened only for a recipient of a bundle of ours with that content.
+//! 3. A bundle all of whose deliveries are final needs its content no longer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::bundle::{
+    BundleId, DeliveryState, Entry, Manifest, Priority, Receipt, Scope, VerifiedManifest,
+};
+use crate::digest::Digest;
+use crate::peer::{PeerId, PeerName};
+use crate::spool::journal::Batch;
+use crate::spool::keys::{Ends, Newest};
+use crate::spool::ledger::history::Seq;
+use crate::spool::ledger::rank::Rank;
+use crate::spool::tables::{
+    BUNDLES, DEADLINES, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST,
+    MEMBERS, PENDING, SENT_AS, SETTLED_SEQ, USERS,
+};
+use crate::spool::{Event, Member, Spool, SpoolError, now_secs};
+
+/// Addresses kept for one member; the newest win.
+const ADDRS_MAX: usize = 16;
+
+/// Most recipients of one bundle that are looked at.
+const RECIPIENTS_MAX: usize = 100_000;
+
+/// A manifest with more entries than this is kept decoded while it is in use.
+const LARGE_MANIFEST: usize = 16;
+
+/// One with more bytes is, too.
+const LARGE_BYTES: usize = 4096;
+
+fn is_large(manifest: &VerifiedManifest) -> bool {
+    manifest.manifest().entries.len() > LARGE_MANIFEST
+}
+
+/// How many of those are kept.
+const LARGE_KEPT: usize = 4;
+
+/// How many earlier bundles with the same content are asked whether a peer has them.
+const SAME_CONTENT_DEPTH: usize = 8;
+
+impl Spool {
+    /// All members but ourselves.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let rows = self
+            .journal
+            .rows(MEMBERS.all(), usize::MAX)
+            .unwrap_or_default();
+        let members = rows.into_iter().map(|(_, member)| member);
+        members
+            .filter(|member| !self.group.is_out(member.id))
+            .collect()
+    }
+
+    /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
+    /// Addresses replace the known ones on contact, and add to them otherwise.
+    pub(crate) fn member_seen(
+        &self,
+        id: PeerId,
+        name: &PeerName,
+        addrs: &[SocketAddr],
+        contact: bool,
+    ) -> Result<(), SpoolError> {
+        if id == self.identity.id() || self.group.is_out(id) {
+            return Ok(());
+        }
+        if contact {
+            self.bind_to_group()?;
+        }
+        let decide = self.decide();
+        let known: Option<Member> = self.journal.row(MEMBERS, &id)?;
+        // Only its own word brings a forgotten member back.
+        if known.is_none() && !contact && self.is_forgotten(id)? {
+            return Ok(());
+        }
+        if known.is_none() && !contact && self.is_full_of_strangers()? {
+            tracing::debug!(peer = %name, "another says that this is a member; too many are known by hearsay only");
+            return Ok(());
+        }
+        let mut member = known.clone().unwrap_or_else(|| Member {
+            id,
+            name: name.clone(),
+            addrs: Vec::new(),
+            last_seen: 0,
+            epoch: 0,
+        });
+        if contact {
+            member.name = name.clone();
+            member.last_seen = now_secs();
+            if !addrs.is_empty() {
+                member.addrs.clear();
+            }
+        }
+        for addr in addrs {
+            if !member.addrs.contains(addr) {
+                member.addrs.insert(0, *addr);
+            }
+        }
+        member.addrs.truncate(ADDRS_MAX);
+        member.addrs.sort_unstable();
+        let told = known
+            .as_ref()
+            .is_none_or(|known| known.addrs != member.addrs || known.name != member.name);
+        let mut claimed = false;
+        if told || contact {
+            let mut batch = Batch::default();
+            if contact {
+                claimed = self.claim_name(id, name, &mut batch)?;
+            }
+            batch.insert(MEMBERS, &id, &member);
+            if known.is_none() {
+                batch.insert(JOINING, &id, &());
+                batch.remove(FORGOTTEN, &id);
+            }
+            self.journal.submit(batch)?;
+        }
+        if known.is_none() {
+            // From here on each new seal is for it too.
+            self.member_ids.write().insert(id);
+        }
+        drop(decide);
+        if claimed {
+            self.release_held()?;
+        }
+        if known.is_none() {
+            self.give_current(id)?;
+        }
+        if told {
+            self.ring(&Event::MembersChanged);
+        }
+        if known.is_none() {
+            tracing::info!(peer = %member.name, id = %id.short(), "new member");
+            self.ring(&Event::PendingChanged(id));
+        }
+        Ok(())
+    }
+
+    /// Owes the bundle to every member that it was not promised to yet; gives those. Call with the decision lock held.
+    pub(in crate::spool) fn owe_everybody(
+        &self,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<Vec<PeerId>, SpoolError> {
+        let members: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
+        let mut owed = Vec::new();
+        for peer in members {
+            if self.owe(peer, bundle, batch)? {
+                owed.push(peer);
+            }
+        }
+        Ok(owed)
+    }
+
+    /// `false`: it was promised before, or is not for everybody.
+    pub(in crate::spool) fn owe(
+        &self,
+        peer: PeerId,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<bool, SpoolError> {
+        if self.group.is_out(peer) {
+            return Ok(false);
+        }
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+            return Ok(false);
+        };
+        if self.journal.row(DELIVERIES, &(bundle, peer))?.is_some() {
+            return Ok(false);
+        }
+        let Some(manifest) = self.shared_manifest(bundle)? else {
+            return Ok(false);
+        };
+        if !matches!(manifest.manifest().scope, Scope::All { .. })
+            || self.ended(bundle, self.identity.id()).is_some()
+        {
+            return Ok(false);
+        }
+        batch.insert(DELIVERIES, &(bundle, peer), &DeliveryState::Queued);
+        let rank = Rank::of(manifest.manifest().priority, row.order);
+        batch.insert(PENDING, &(peer, rank), &bundle);
+        for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
+            batch.insert(USERS, &(digest, bundle), &());
+        }
+        self.renew_deadline(bundle, manifest.manifest().lifetime_secs, batch)?;
+        Ok(true)
+    }
+
+    /// What is owed again after it was final for everybody has its whole lifetime from now on: its deadline went then.
+    pub(in crate::spool) fn renew_deadline(
+        &self,
+        bundle: BundleId,
+        lifetime: u64,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        if self.deadline_of(bundle)?.is_none() {
+            self.set_deadline(bundle, lifetime, batch);
+        }
+        Ok(())
+    }
+
+    /// The highest epoch we have seen of `peer`; 0 if none.
+    pub(crate) fn epoch_seen_of(&self, peer: PeerId) -> u64 {
+        self.journal
+            .row(MEMBERS, &peer)
+            .ok()
+            .flatten()
+            .map_or(0, |member| member.epoch)
+    }
+
+    /// A peer said its epoch.
+    pub(crate) fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
+        let _decide = self.decide();
+        let Some(mut member) = self.journal.row(MEMBERS, &peer)? else {
+            return Ok(());
+        };
+        if member.epoch >= epoch {
+            return Ok(());
+        }
+        member.epoch = epoch;
+        let mut batch = Batch::default();
+        batch.insert(MEMBERS, &peer, &member);
+        Ok(self.journal.submit(batch)?)
+    }
+
+    /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
+    pub(crate) fn pending(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let mut rows = Vec::new();
+        let after = after.unwrap_or(Rank::FIRST - 1);
+        let begun = after >= Rank::FIRST - 1;
+        if begun {
+            rows = self.pending_rows(peer, Some(after), limit)?;
+        }
+        if rows.len() < limit {
+            let after = (!begun).then_some(after);
+            let mut rest = self.pending_rows(peer, after, limit - rows.len())?;
+            rest.retain(|(rank, _)| !Rank(*rank).is_urgent());
+            rows.append(&mut rest);
+        }
+        Ok(rows)
+    }
+
+    /// What is owed in the order of the keys.
+    fn pending_rows(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let after = after.map(|rank| (peer, Rank(rank)));
+        let rows = self
+            .journal
+            .rows(PENDING.below(&peer).after(after.as_ref()), limit)?;
+        let rank = |((_, rank), bundle): ((PeerId, Rank), BundleId)| (rank.0, bundle);
+        Ok(rows.into_iter().map(rank).collect())
+    }
+
+    /// How many bundles we owe `peer`, counted up to 10,000.
+    pub(crate) fn pending_count(&self, peer: PeerId) -> u64 {
+        self.pending(peer, None, 10_000)
+            .map_or(0, |rows| rows.len() as u64)
+    }
+
+    /// Whether we still owe this bundle to `peer`.
+    pub(crate) fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
+        let state = self.journal.row(DELIVERIES, &(bundle, peer));
+        state.ok().flatten().is_some_and(|state| !state.is_final()) && !self.is_over_age(bundle)
+    }
+
+    /// The manifest of a bundle of ours, or of one of another that is kept.
+    pub(crate) fn manifest(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let shared = self.shared_manifest(bundle)?;
+        Ok(shared.map(Arc::unwrap_or_clone))
+    }
+
+    /// How urgent a bundle is that is held here.
+    pub(crate) fn priority(&self, bundle: BundleId) -> Option<Priority> {
+        let manifest = self.shared_manifest(bundle).ok().flatten()?;
+        Some(manifest.manifest().priority)
+    }
+
+    /// [`Self::manifest`] without a copy. The last large ones are kept: its files are asked for one by one.
+    pub(in crate::spool) fn shared_manifest(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<Arc<VerifiedManifest>>, SpoolError> {
+        if let Some(kept) = self.kept_manifest(bundle) {
+            return Ok(Some(kept));
+        }
+        let found = self.read_manifest(bundle)?.map(Arc::new);
+        // Also one of many chunks: each of them is a request.
+        if let Some(manifest) = &found
+            && (is_large(manifest) || manifest.encoded_len() > LARGE_BYTES)
+        {
+            let mut kept = self.large_manifests.lock();
+            kept.truncate(LARGE_KEPT - 1);
+            kept.insert(0, Arc::clone(manifest));
+        }
+        Ok(found)
+    }
+
+    fn kept_manifest(&self, bundle: BundleId) -> Option<Arc<VerifiedManifest>> {
+        let kept = self.large_manifests.lock();
+        kept.iter().find(|kept| kept.id() == bundle).cloned()
+    }
+
+    fn read_manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+            return self.kept(bundle);
+        };
+        row.signed
+            .verify_own()
+            .map(Some)
+            .map_err(|e| SpoolError::Corrupted(e.to_string()))
+    }
+
+    /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
+    pub(crate) fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
+        let mut next: Option<BundleId> = self.journal.row(SENT_AS, &digest).ok().flatten();
+        for _ in 0..SAME_CONTENT_DEPTH {
+            let Some(bundle) = next else { return false };
+            let state = self.journal.row(DELIVERIES, &(bundle, peer));
+            if state.ok().flatten() == Some(DeliveryState::Delivered) {
+                return true;
+            }
+            // A bundle of many files names none before it.
+            if self.kept_manifest(bundle).is_some_and(|m| is_large(&m)) {
+                return false;
+            }
+            next = self
+                .journal
+                .row(BUNDLES, &bundle)
+                .ok()
+                .flatten()
+                .and_then(|row| row.same_content);
+        }
+        false
+    }
+
+    /// Our receipt for `bundle`, if it is settled and durable here.
+    pub(crate) fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
+        let receipt = self.settled(bundle).ok().flatten()?;
+        (!self.volatile.lock().contains(&bundle)).then_some(receipt)
+    }
+
+    /// A recipient's receipt arrived, from whoever had it. `false`: it is forged, or nobody waits for it. After a failed
+    /// sync none is taken, since it could not be kept; who gave it gives it again after the next start.
+    pub(crate) fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
+        self.journal.still_keeps()?;
+        if receipt.origin != self.identity.id() {
+            return self.take_others_receipt(receipt);
+        }
+        if !receipt.is_genuine() {
+            return Ok(false);
+        }
+        let taken =
+            self.finish_delivery(receipt.bundle, receipt.recipient, DeliveryState::Delivered)?;
+        if taken {
+            self.counters.receipts.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(taken)
+    }
+
+    /// How a delivery stands, other than delivered. Final states are made durable, others only shown.
+    pub(crate) fn set_delivery(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        state: DeliveryState,
+    ) -> Result<(), SpoolError> {
+        if state.is_final() {
+            return self.finish_delivery(bundle, peer, state).map(drop);
+        }
+        let mut progress = self.progress.lock();
+        if state == DeliveryState::Queued {
+            progress.remove(&(bundle, peer))
+        } else {
+            progress.insert((bundle, peer), state)
+        };
+        drop(progress);
+        // It may have come to its end meanwhile; that is recorded before the entry is taken away.
+        if !self.is_pending(bundle, peer) {
+            self.progress.lock().remove(&(bundle, peer));
+        }
+        self.ring(&Event::StatusChanged);
+        Ok(())
+    }
+
+    fn finish_delivery(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        state: DeliveryState,
+    ) -> Result<bool, SpoolError> {
+        let decide = self.decide();
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+            drop(decide);
+            return self.carried_ended(bundle, peer, state);
+        };
+        let key = (bundle, peer);
+        let known = match self.journal.row(DELIVERIES, &key)? {
+            Some(known) => known,
+            // Another holder gave it to a member that joined later.
+            None if state == DeliveryState::Delivered && self.may_have(bundle, peer)? => {
+                DeliveryState::Queued
+            }
+            None => return Ok(false),
+        };
+        let mut closed = false;
+        // A receipt that comes after "superseded" or "refused" still tells the truth; nothing undoes a receipt, and
+        // nothing else follows what was final.
+        if known != DeliveryState::Delivered
+            && known != state
+            && (!known.is_final() || state == DeliveryState::Delivered)
+        {
+            let mut batch = Batch::default();
+            batch.remove(PENDING, &(peer, row.rank()));
+            batch.insert(DELIVERIES, &key, &state);
+            let others = self.deliveries_of(bundle)?;
+            let complete = others
+                .iter()
+                .all(|(other, state)| *other == peer || state.is_final());
+            closed = complete && others.len() > 1;
+            // In one batch: a kill in between would keep the content for ever.
+            let freed = if complete {
+                self.release_rows(bundle, &mut batch)?
+            } else {
+                Vec::new()
+            };
+            self.journal.submit(batch)?;
+            freed
+                .into_iter()
+                .try_for_each(|digest| self.free_content(digest))?;
+        }
+        self.progress.lock().remove(&(bundle, peer));
+        drop(decide);
+        self.ring(&Event::StatusChanged);
+        if closed {
+            self.ring(&Event::Closed(bundle));
+        }
+        Ok(true)
+    }
+
+    /// Whether a member that a bundle of ours was not promised to may have it.
+    fn may_have(&self, bundle: BundleId, peer: PeerId) -> Result<bool, SpoolError> {
+        let manifest = self.shared_manifest(bundle)?;
+        let is_for = manifest.is_some_and(|manifest| manifest.manifest().is_for(peer));
+        Ok(is_for && self.member_ids.read().contains(&peer))
+    }
+
+    /// Every recipient of a bundle of ours with its state.
+    pub(in crate::spool) fn deliveries_of(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Vec<(PeerId, DeliveryState)>, SpoolError> {
+        let rows = self
+            .journal
+            .rows(DELIVERIES.below(&bundle), RECIPIENTS_MAX)?;
+        let rows = rows.into_iter();
+        Ok(rows.map(|((_, peer), state)| (peer, state)).collect())
+    }
+
+    /// The rows that say that a bundle, all of whose deliveries are final, needs its content no longer. Gives that
+    /// content. Call with the decision lock held.
+    pub(in crate::spool) fn release_rows(
+        &self,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<Vec<Digest>, SpoolError> {
+        let Some(manifest) = self.shared_manifest(bundle)? else {
+            return Ok(Vec::new());
+        };
+        let mut digests = Vec::new();
+        self.ends_with(batch);
+        batch.remove(DEADLINES, &Ends::Bundle(bundle));
+        self.tells_no_more(bundle, manifest.manifest(), batch)?;
+        for entry in &manifest.manifest().entries {
+            let latest = self.journal.row(LATEST, &entry.path)?;
+            if latest == Some(bundle) {
+                batch.remove(LATEST, &entry.path);
+            }
+            if let Some(digest) = entry.digest() {
+                batch.remove(USERS, &(digest, bundle));
+                digests.push(digest);
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Shows in status that an offer was refused, deferred or quarantined.
+    pub(crate) fn note_inbound(
+        &self,
+        manifest: &Manifest,
+        bundle: BundleId,
+        state: &str,
+        error: Option<String>,
+    ) {
+        let Some(path) = manifest.title() else {
+            return;
+        };
+        let ended = self
+            .ended(bundle, manifest.origin)
+            .map(|reason| (reason.word(), None));
+        let (state, error) = ended.unwrap_or((state, error));
+        let row = InboundShown {
+            bundle,
+            origin: manifest.origin,
+            path,
+            digest: manifest.single_digest(),
+            size: manifest.total_size(),
+            state: state.to_owned(),
+            error,
+        };
+        if self.settled(bundle).is_ok_and(|receipt| receipt.is_some()) {
+            return;
+        }
+        let mut batch = Batch::default();
+        if row.is_refused_for_good() {
+            batch.insert(SETTLED_SEQ, &bundle, &Seq::of(manifest));
+        }
+        if let Err(error) = self
+            .show_inbound(&row, &mut batch)
+            .and_then(|_| Ok(self.journal.submit(batch)?))
+        {
+            tracing::error!(%error, "cannot record the state of an offer");
+        }
+        if !row.is_open() {
+            self.history.ended();
+        }
+        self.ring(&Event::StatusChanged);
+    }
+
+    /// Puts or replaces the row that status shows of a bundle of another. Gives its place among all of them.
+    pub(in crate::spool) fn show_inbound(
+        &self,
+        row: &InboundShown,
+        batch: &mut Batch,
+    ) -> Result<u64, SpoolError> {
+        let order = match self.journal.row(IN_SHOWN, &row.bundle)? {
+            Some(order) => order,
+            None => {
+                let order = self.next_in.fetch_add(1, Ordering::Relaxed);
+                batch.insert(IN_SHOWN, &row.bundle, &order);
+                order
+            }
+        };
+        batch.insert(IN_ORDER, &Newest(order), row);
+        Ok(order)
+    }
+
+    /// The row that status shows of a bundle of another.
+    pub(in crate::spool) fn inbound_shown(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<InboundShown>, SpoolError> {
+        match self.journal.row(IN_SHOWN, &bundle)? {
+            Some(order) => Ok(self.journal.row(IN_ORDER, &Newest(order))?),
+            None => Ok(None),
+        }
+    }
+
+    /// The user removed what this bundle showed.
+    pub(in crate::spool) fn show_consumed(
+        &self,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        self.show_as(bundle, "consumed", batch)
+    }
+
+    /// What status says of a bundle of another that was received.
+    pub(in crate::spool) fn show_as(
+        &self,
+        bundle: BundleId,
+        state: &str,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let Some(order) = self.journal.row(IN_SHOWN, &bundle)? else {
+            return Ok(());
+        };
+        if let Some(mut row) = self.journal.row(IN_ORDER, &Newest(order))? {
+            row.state = state.into();
+            batch.insert(IN_ORDER, &Newest(order), &row);
+        }
+        Ok(())
+    }
+
+    /// Adds to the byte counters.
+    pub(crate) fn count_bytes(&self, sent: u64, received: u64) {
+        self.counters.bytes_sent.fetch_add(sent, Ordering::Relaxed);
+        self.counters
+            .bytes_received
+            .fetch_add(received, Ordering::Relaxed);
+    }
+
+    /// What a peer calls itself; the first digits of its id if it never said.
+    pub(crate) fn name_of(&self, peer: PeerId) -> String {
+        if peer == self.identity.id() {
+            return "me".into();
+        }
+        let member = self.journal.row(MEMBERS, &peer).ok().flatten();
+        let name = member.map(|member| member.name);
+        let name = name.or_else(|| self.forgotten_name(peer));
+        name.map_or_else(|| peer.short(), |name| name.to_string())
+    }
+}

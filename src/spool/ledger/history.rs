@@ -1,0 +1,530 @@
+//! History: bundles that are over are shown for a while, and then remembered in as little as a bit each.
+//!
+//! The newest [`HISTORY`] bundles of each direction keep their rows, for status and `wait`. What is older and over is
+//! forgotten: of a bundle of ours all rows go, once no name in the outbox shows it; of a bundle of another stays one bit
+//! under (origin, epoch, incarnation, seq), so that it is never published again and its receipt can be signed anew, or
+//! that it stays refused.
+//!
+//! # Invariants
+//! 1. What is not over is never forgotten: a delivery that is not final, a bundle nobody has yet, an offer that waits.
+//! 2. Rows of one bundle go in one batch, and with them comes the bit that stands for them.
+//! 3. One block of bits has at most [`BLOCK`] of them, so a row stays small whatever is missing in between.
+//!
+//! # Crash behaviour
+//! Nothing to do: a bundle is in its rows or in the bits.
+//!
+//! # Threads
+//! `sweeper`, of the lowest priority, woken after every [`History::every`] bundles whose end is durable: what is not is left
+//! alone, and would be until the next ring. It holds the decision lock for one
+//! page at a time.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{BundleId, Former, Manifest, Receipt, Rest, VerifiedManifest};
+use crate::peer::PeerId;
+use crate::spool::durable::OnPath;
+use crate::spool::journal::{Batch, Table};
+use crate::spool::keys::{Ends, Newest};
+use crate::spool::outbox::tail::give_way;
+use crate::spool::tables::{
+    BUNDLES, DEADLINES, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
+    OUT_ORDER, REFUSED_BITS, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ,
+};
+use crate::spool::{Spool, SpoolError};
+
+/// Bundles of each direction that stay in status when they are over.
+const HISTORY: u64 = 10_000;
+
+/// Bundles of one block of bits.
+const BLOCK: u64 = 4096;
+
+/// Bundles looked at under one hold of the decision lock.
+const PAGE: usize = 128;
+
+/// Pages of one sweep and direction. What is left is the next sweep's, which goes on from there.
+const PAGES: usize = 64;
+
+/// When the sweeper is woken, and how far it is.
+#[derive(Debug)]
+pub(in crate::spool) struct History {
+    kept: u64,
+    /// Bundles that came to an end since the last sweep.
+    ended: AtomicU64,
+    /// While the names are looked through: bundles whose row of [`OUT_NAMES`] went to another name, which that may miss.
+    moved: Mutex<Option<HashSet<BundleId>>>,
+    bell: Mutex<Option<Sender<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    reached: Mutex<Reached>,
+}
+
+/// The last key looked at in each direction; `None`: begin with the newest that is old enough.
+#[derive(Debug, Default)]
+struct Reached {
+    sent: Option<Newest>,
+    received: Option<Newest>,
+}
+
+/// Which bundle of an origin it is: what its bit is found by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(in crate::spool) struct Seq {
+    epoch: u64,
+    incarnation: [u8; 16],
+    seq: u64,
+}
+
+impl Seq {
+    pub(in crate::spool) fn of(manifest: &Manifest) -> Self {
+        Self {
+            epoch: manifest.epoch,
+            incarnation: manifest.incarnation,
+            seq: manifest.seq,
+        }
+    }
+
+    /// The bundle that had a former name.
+    pub(in crate::spool) fn of_former(former: &Former) -> Self {
+        Self {
+            epoch: former.epoch,
+            incarnation: former.incarnation,
+            seq: former.seq,
+        }
+    }
+
+    /// (epoch, seq): what is newer is greater.
+    pub(in crate::spool) fn order(&self) -> (u64, u64) {
+        (self.epoch, self.seq)
+    }
+
+    /// The bundle that a rest is of.
+    pub(in crate::spool) fn of_whole(rest: &Rest) -> Self {
+        Self {
+            epoch: rest.epoch,
+            incarnation: rest.incarnation,
+            seq: rest.seq,
+        }
+    }
+
+    #[cfg(test)]
+    pub(in crate::spool) fn test(seq: u64) -> Self {
+        Self {
+            epoch: 1,
+            incarnation: [7; 16],
+            seq,
+        }
+    }
+
+    /// The key of its block of so many bundles, and its place in it.
+    pub(in crate::spool) fn block(&self, origin: PeerId, size: u64) -> (BlockKey, usize) {
+        let key = (origin, self.epoch, self.incarnation, self.seq / size);
+        (key, (self.seq % size) as usize)
+    }
+}
+
+/// Origin, epoch, incarnation, number of a block.
+pub(in crate::spool) type BlockKey = (PeerId, u64, [u8; 16], u64);
+
+/// A bit for each bundle of a block.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::spool) enum Block {
+    /// All.
+    Full,
+    /// Those whose bit is set; what lies beyond the end is not.
+    Bits(Vec<u8>),
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self::Bits(Vec::new())
+    }
+}
+
+impl Block {
+    fn has(&self, at: usize) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Bits(bits) => bits
+                .get(at / 8)
+                .is_some_and(|byte| byte & (1 << (at % 8)) != 0),
+        }
+    }
+
+    fn set(&mut self, at: usize) {
+        let Self::Bits(bits) = self else {
+            return;
+        };
+        if bits.len() <= at / 8 {
+            bits.resize(at / 8 + 1, 0);
+        }
+        bits[at / 8] |= 1 << (at % 8);
+        if bits.len() as u64 == BLOCK / 8 && bits.iter().all(|byte| *byte == u8::MAX) {
+            *self = Self::Full;
+        }
+    }
+}
+
+impl History {
+    /// `kept` bundles stay in status; [`HISTORY`] if `None`.
+    pub(in crate::spool) fn new(kept: Option<u64>) -> Self {
+        Self {
+            kept: kept.unwrap_or(HISTORY).max(1),
+            ended: AtomicU64::new(0),
+            moved: Mutex::default(),
+            bell: Mutex::default(),
+            thread: Mutex::default(),
+            reached: Mutex::default(),
+        }
+    }
+
+    /// How many bundles end between two sweeps.
+    fn every(&self) -> u64 {
+        (self.kept / 4).max(1)
+    }
+
+    /// Starts the thread. Its first sweep is at once: the last run may have ended before its own.
+    pub(in crate::spool) fn start(&self, spool: &Arc<Spool>) -> Result<(), SpoolError> {
+        let (bell, rung) = bounded(1);
+        let weak = Arc::downgrade(spool);
+        let thread = std::thread::Builder::new()
+            .name("sweeper".into())
+            .spawn(move || sweep_loop(&weak, &rung))
+            .on("start a thread for", spool.layout.state())?;
+        // The channel is empty.
+        bell.try_send(()).ok();
+        *self.bell.lock() = Some(bell);
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Ends the thread after the page it is at.
+    pub(in crate::spool) fn stop(&self) {
+        self.bell.lock().take();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the sweeper had panicked");
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.bell.lock().is_none()
+    }
+
+    /// A bundle came to an end, and that is durable.
+    pub(in crate::spool) fn ended(&self) {
+        let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
+        if ended.is_multiple_of(self.every())
+            && let Some(bell) = &*self.bell.lock()
+        {
+            // Full: it is about to begin anyway.
+            bell.try_send(()).ok();
+        }
+    }
+
+    #[cfg(test)]
+    pub(in crate::spool) fn is_rung(&self) -> bool {
+        self.bell.lock().as_ref().is_some_and(Sender::is_full)
+    }
+
+    /// A row of [`OUT_NAMES`] that shows `bundle` is about to go to another name. Call with the decision lock held.
+    pub(in crate::spool) fn name_moved(&self, bundle: BundleId) {
+        if let Some(moved) = &mut *self.moved.lock() {
+            moved.insert(bundle);
+        }
+    }
+}
+
+/// Blocks that a sweep changes, by the number of their table and their key.
+type Blocks = HashMap<(u8, BlockKey), (Table<BlockKey, Block>, Block)>;
+
+fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
+    give_way("sweeper");
+    for () in rung {
+        let Some(spool) = spool.upgrade() else {
+            return;
+        };
+        if let Err(error) = spool.sweep_history() {
+            tracing::warn!(%error, "cannot forget old bundles now");
+        }
+    }
+}
+
+impl Spool {
+    /// A bundle comes to an end with `batch`. It counts when that is durable: what is not is left alone by the sweeper, and
+    /// nobody would ring again.
+    pub(in crate::spool) fn ends_with(&self, batch: &mut Batch) {
+        let me = self.me.clone();
+        batch.on_durable(move || {
+            if let Some(spool) = me.upgrade() {
+                spool.history.ended();
+            }
+        });
+    }
+
+    fn has_bit(
+        &self,
+        table: Table<BlockKey, Block>,
+        origin: PeerId,
+        seq: Seq,
+    ) -> Result<bool, SpoolError> {
+        let (key, at) = seq.block(origin, BLOCK);
+        let block: Option<Block> = self.journal.row(table, &key)?;
+        Ok(block.is_some_and(|block| block.has(at)))
+    }
+
+    /// Whether a bundle with this manifest was published here, as far as its rows are gone.
+    pub(in crate::spool) fn was_settled(&self, of: &Manifest) -> Result<bool, SpoolError> {
+        self.has_bit(SETTLED_BITS, of.origin, Seq::of(of))
+    }
+
+    /// Whether the bundle that had a former name was settled here, in whatever way.
+    pub(in crate::spool) fn was_former_settled(
+        &self,
+        origin: PeerId,
+        former: &Former,
+    ) -> Result<bool, SpoolError> {
+        Ok(self.settled(former.bundle)?.is_some()
+            || self.has_bit(SETTLED_BITS, origin, Seq::of_former(former))?)
+    }
+
+    /// Whether a bundle with this manifest was refused for good, also when its row is gone.
+    pub(in crate::spool) fn was_refused_for_good(
+        &self,
+        manifest: &VerifiedManifest,
+    ) -> Result<bool, SpoolError> {
+        let row = self.inbound_shown(manifest.id())?;
+        Ok(row.is_some_and(|row| row.is_refused_for_good())
+            || self.has_bit(
+                REFUSED_BITS,
+                manifest.manifest().origin,
+                Seq::of(manifest.manifest()),
+            )?)
+    }
+
+    /// Our receipt for a bundle that was settled, whether its rows are still there or not.
+    pub(in crate::spool) fn receipt_again(
+        &self,
+        manifest: &VerifiedManifest,
+    ) -> Result<Option<Receipt>, SpoolError> {
+        if let Some(receipt) = self.settled(manifest.id())? {
+            return Ok(Some(receipt));
+        }
+        let of = manifest.manifest();
+        Ok(self
+            .was_settled(of)?
+            .then(|| Receipt::sign(&self.identity, manifest.id(), of.origin)))
+    }
+
+    /// Forgets what is over and old.
+    pub(in crate::spool) fn sweep_history(&self) -> Result<(), SpoolError> {
+        for _ in 0..PAGES {
+            if self.history.is_stopping() || !self.sweep_received()? {
+                break;
+            }
+        }
+        self.sweep_sent()?;
+        self.sweep_proofs()
+    }
+
+    /// Where to go on among rows with descending keys; `None`: nothing is old enough.
+    fn sweep_from(&self, next: &AtomicU64, reached: Option<Newest>) -> Option<Newest> {
+        let newest = next.load(Ordering::Relaxed);
+        let old = newest.checked_sub(self.history.kept)?;
+        Some(reached.unwrap_or(Newest(old)))
+    }
+
+    /// One page; `false` at the end.
+    fn sweep_received(&self) -> Result<bool, SpoolError> {
+        let reached = self.history.reached.lock().received.take();
+        let Some(from) = self.sweep_from(&self.next_in, reached) else {
+            return Ok(false);
+        };
+        let _decide = self.decide();
+        let page = self.journal.rows(IN_ORDER.all().after(Some(&from)), PAGE)?;
+        let mut batch = Batch::default();
+        let mut blocks = Blocks::new();
+        for (key, row) in &page {
+            if self.forget_received(row, &mut batch, &mut blocks)? {
+                batch.remove(IN_ORDER, key);
+                batch.remove(IN_SHOWN, &row.bundle);
+            }
+        }
+        for ((_, key), (table, block)) in &blocks {
+            batch.insert(*table, key, block);
+        }
+        self.journal.submit(batch)?;
+        let last = page.into_iter().next_back().map(|(key, _)| key);
+        let more = last.is_some();
+        self.history.reached.lock().received = last;
+        Ok(more)
+    }
+
+    /// `false`: it is not over, or what is needed to remember it is not there.
+    fn forget_received(
+        &self,
+        row: &InboundShown,
+        batch: &mut Batch,
+        blocks: &mut Blocks,
+    ) -> Result<bool, SpoolError> {
+        let bundle = row.bundle;
+        if self.volatile.lock().contains(&bundle) || self.arriving.lock().contains_key(&bundle) {
+            return Ok(false);
+        }
+        let table = if self.settled(bundle)?.is_some() {
+            SETTLED_BITS
+        } else if row.is_refused_for_good() {
+            REFUSED_BITS
+        } else {
+            if !row.is_open() {
+                batch.remove(SETTLED_SEQ, &bundle);
+            }
+            return Ok(!row.is_open());
+        };
+        let Some(seq) = self.journal.row(SETTLED_SEQ, &bundle)? else {
+            return Ok(false);
+        };
+        let (key, at) = seq.block(row.origin, BLOCK);
+        let (_, block) = match blocks.entry((table.number(), key)) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let known = self.journal.row(table, &key)?;
+                entry.insert((table, known.unwrap_or_default()))
+            }
+        };
+        block.set(at);
+        batch.remove(SETTLED, &bundle);
+        batch.remove(SETTLED_SEQ, &bundle);
+        batch.remove(SCOPED, &bundle);
+        Ok(true)
+    }
+
+    /// The names are looked through once for all pages: there may be many more of them than bundles to forget.
+    fn sweep_sent(&self) -> Result<(), SpoolError> {
+        let reached = self.history.reached.lock().sent.take();
+        let Some(from) = self.sweep_from(&self.next_out, reached) else {
+            return Ok(());
+        };
+        let decide = self.decide();
+        *self.history.moved.lock() = Some(HashSet::new());
+        drop(decide);
+        let swept = self.sweep_sent_from(from);
+        *self.history.moved.lock() = None;
+        swept
+    }
+
+    fn sweep_sent_from(&self, mut from: Newest) -> Result<(), SpoolError> {
+        let mut over: HashMap<BundleId, Newest> = HashMap::new();
+        let mut more = true;
+        for _ in 0..PAGES {
+            let page = self
+                .journal
+                .rows(OUT_ORDER.all().after(Some(&from)), PAGE)?;
+            let Some((last, _)) = page.last() else {
+                more = false;
+                break;
+            };
+            from = *last;
+            for (key, bundle) in page {
+                if self.is_over(bundle, key)? {
+                    over.insert(bundle, key);
+                }
+            }
+            if self.history.is_stopping() {
+                return Ok(());
+            }
+        }
+        self.history.reached.lock().sent = more.then_some(from);
+        if !over.is_empty() {
+            self.each_row(OUT_NAMES, |_, _, row| {
+                over.remove(&row.bundle);
+                Ok(())
+            })?;
+        }
+        let over: Vec<(BundleId, Newest)> = over.into_iter().collect();
+        for some in over.chunks(PAGE) {
+            let _decide = self.decide();
+            let moved = self.history.moved.lock();
+            let has_moved = |bundle| moved.as_ref().is_some_and(|moved| moved.contains(bundle));
+            let mut batch = Batch::default();
+            for (bundle, key) in some {
+                // A name that changed its place may have been missed: its bundle is looked at again another time. Asked
+                // again by the user meanwhile, it is not over.
+                if !has_moved(bundle) && self.is_over(*bundle, *key)? {
+                    self.forget_sent(*bundle, *key, &mut batch)?;
+                }
+            }
+            self.journal.submit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody waits for a bundle of ours any more. Only the user makes it wait again.
+    fn is_over(&self, bundle: BundleId, order: Newest) -> Result<bool, SpoolError> {
+        if self.volatile.lock().contains(&bundle) {
+            return Ok(false);
+        }
+        let states = self.deliveries_of(bundle)?;
+        if states.is_empty() {
+            // Sealed when there was nobody, and not replaced since: somebody may join.
+            let waits = self.journal.row(ORPHANS, &order.0)?;
+            return Ok(waits.is_none() && self.held(bundle).is_none());
+        }
+        Ok(states.iter().all(|(_, state)| state.is_final()))
+    }
+
+    fn forget_sent(
+        &self,
+        bundle: BundleId,
+        order: Newest,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        if let Some(manifest) = self.shared_manifest(bundle)? {
+            for digest in manifest
+                .manifest()
+                .entries
+                .iter()
+                .filter_map(|e| e.digest())
+            {
+                let newest: Option<BundleId> = self.journal.row(SENT_AS, &digest)?;
+                if newest == Some(bundle) {
+                    batch.remove(SENT_AS, &digest);
+                }
+            }
+        }
+        for (peer, _) in self.deliveries_of(bundle)? {
+            batch.remove(DELIVERIES, &(bundle, peer));
+        }
+        batch.remove(BUNDLES, &bundle);
+        batch.remove(OUT_ORDER, &order);
+        batch.remove(DEADLINES, &Ends::Bundle(bundle));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_remembers_what_was_set_and_shrinks_when_it_is_full() {
+        let mut block = Block::default();
+        assert!(!block.has(0) && !block.has(4095));
+        for at in (0..4096).rev().step_by(2) {
+            block.set(at);
+        }
+        assert!(block.has(4095) && !block.has(4094) && block.has(1) && !block.has(0));
+        for at in (0..4096).step_by(2) {
+            assert_ne!(block, Block::Full);
+            block.set(at);
+        }
+        assert_eq!(block, Block::Full);
+        assert!((0..4096).all(|at| block.has(at)));
+        assert_eq!(postcard::to_stdvec(&block).unwrap().len(), 1);
+    }
+}

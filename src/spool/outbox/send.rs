@@ -1,0 +1,291 @@
+//! `meshbox send`: files sealed as one bundle under the user's own terms and, if wanted, the user's own id.
+//!
+//! The files lie below an ignored directory of the outbox, so that nothing of them is sent by itself. They get their
+//! paths in the manifest only: the outbox shows no name for them, and their content is kept as that of any file that was
+//! removed after its seal.
+//!
+//! # Invariants
+//! 1. An id stands for one content (paths, digests, recipients) for ever: the same again sends nothing.
+//! 2. What cannot be sent as asked (larger than the limits, or under routes that contradict each other) is an error, and
+//!    nothing of it is sent.
+//!
+//! # Crash behaviour
+//! The rows of the bundle and of its id are one batch, durable when [`Spool::send_files`] returns. Killed before, nothing
+//! was sent, and the same call can be made again.
+//!
+//! # Threads
+//! Called by a thread of the control socket; hashes there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{
+    BundleId, ENTRIES_BYTES_MAX, Entry, EntryKind, MAX_ENTRIES, Priority, RelPath,
+};
+use crate::digest::Digest;
+use crate::encoding;
+use crate::spool::durable::{OnPath, Sync};
+use crate::spool::group::route::{Target, Terms};
+use crate::spool::journal::Batch;
+use crate::spool::outbox::hashing::{READ_BYTES, Slice};
+use crate::spool::outbox::seal::{Earlier, file_entry};
+use crate::spool::outbox::tree::{Looked, Member};
+use crate::spool::tables::{INODES, InodeRow, LATEST, MARKS, SENT_IDS, Stat};
+use crate::spool::{Event, Gate, GateGuard, Spool, SpoolError};
+
+/// How long a file may still be open for writing: close(2) returns before the file system hears of it.
+const LAST_CLOSE: Duration = Duration::from_secs(5);
+
+/// How often that is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// What was sent under an id of the user's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::spool) struct SentRow {
+    pub(in crate::spool) bundle: BundleId,
+    /// SHA-256 of paths, digests and recipients.
+    pub(in crate::spool) content: Digest,
+}
+
+/// What is to be sent as one bundle.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SendRequest {
+    /// Where each file is below the outbox, and its path in the bundle.
+    pub files: Vec<(RelPath, RelPath)>,
+    /// Whom to; empty: as the routes say.
+    pub to: Vec<String>,
+    /// How urgently; else as the routes say.
+    pub priority: Option<Priority>,
+    /// The user's own id.
+    pub id: Option<String>,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    /// It is sealed.
+    Sealed(BundleId),
+    /// It is sealed, and waits for this.
+    Held(BundleId, String),
+    /// The same was sent under that id before.
+    Same(BundleId),
+    /// Something else was sent under that id before.
+    Conflict(BundleId),
+    /// It cannot be sent.
+    Refused(String),
+}
+
+impl Spool {
+    /// Seals files as one bundle. Blocks until it is durable.
+    pub(crate) fn send_files(&self, request: &SendRequest) -> Result<Sent, SpoolError> {
+        self.journal.still_keeps()?;
+        if request.files.is_empty() || request.files.len() > MAX_ENTRIES {
+            let why = format!("a bundle has 1 to {MAX_ENTRIES} files");
+            return Ok(Sent::Refused(why));
+        }
+        let mut buffer = vec![0; READ_BYTES];
+        let mut slice = Slice::new(&mut buffer, true);
+        let mut members = Vec::with_capacity(request.files.len());
+        let deadline = Instant::now() + LAST_CLOSE;
+        for (from, _) in &request.files {
+            match self.look_until(from, deadline, &mut slice)? {
+                Some(member) => members.push(member),
+                None if self.jobs.are_ending() => {
+                    let why = "the daemon is ending; send it again when it runs";
+                    return Ok(Sent::Refused(why.into()));
+                }
+                None => {
+                    return Ok(Sent::Refused(format!(
+                        "{from} is not there, or still being written"
+                    )));
+                }
+            }
+        }
+        let mut entries: Vec<Entry> = request
+            .files
+            .iter()
+            .zip(&members)
+            .map(|((_, name), member)| file_entry(name, &member.meta, member.hashed.clone()))
+            .collect();
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        if let Some(twice) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
+            let why = format!("two files would be {} in the bundle", twice[0].path);
+            return Ok(Sent::Refused(why));
+        }
+        let listed: usize = entries.iter().map(encoding::len_of).sum();
+        if listed > ENTRIES_BYTES_MAX {
+            let why = format!(
+                "the names and checksums of these files take {listed} bytes, a bundle has {ENTRIES_BYTES_MAX} for them: send them as several"
+            );
+            return Ok(Sent::Refused(why));
+        }
+        let mut terms = match self.common_terms(request, &entries) {
+            Ok(terms) => terms,
+            Err(why) => return Ok(Sent::Refused(why)),
+        };
+        let gates: BTreeMap<u64, Arc<Gate>> = members
+            .iter()
+            .map(|member| (member.gate.ino(), Arc::clone(&member.gate)))
+            .collect();
+        let mut guards: BTreeMap<u64, GateGuard<'_>> = gates
+            .iter()
+            .map(|(ino, gate)| (*ino, gate.lock()))
+            .collect();
+        for member in &members {
+            let guard = guards.get_mut(&member.gate.ino());
+            let same = guard.is_some_and(|guard| {
+                guard.writers() == 0 && guard.state().generation == member.generation
+            });
+            if !same {
+                let why = "a file was written while it was being read; send it again".to_owned();
+                return Ok(Sent::Refused(why));
+            }
+        }
+        let content = content_of(&entries, &request.to);
+        let decide = self.decide();
+        if let Some(id) = &request.id
+            && let Some(row) = self.journal.row(SENT_IDS, id)?
+        {
+            return Ok(if row.content == content {
+                Sent::Same(row.bundle)
+            } else {
+                Sent::Conflict(row.bundle)
+            });
+        }
+        if let Some(why) = self.over_limits(&entries) {
+            return Ok(Sent::Refused(why));
+        }
+        self.last_word(&entries, &mut terms);
+        let mut batch = Batch::default();
+        for member in &members {
+            let at = self.outbox().shown(&member.path);
+            let Some(file) = self.open_member(&member.path, member.gate.ino())? else {
+                return Ok(Sent::Refused(format!("{} is gone", member.path)));
+            };
+            self.hold_content(&file, member.hashed.digest, &mut batch)?;
+            // After the link, which changes the change time.
+            let stat = Stat::of(&file.metadata().on("stat", &at)?);
+            let digest = member.hashed.digest;
+            batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
+            batch.remove(MARKS, &stat.ino);
+            batch.sync(Sync::File(Arc::new(file)));
+        }
+        let manifest = self.manifest_under(&terms, entries, Earlier::default());
+        let bundle = manifest.id();
+        self.rows_under(&terms, &manifest, &mut batch)?;
+        let mut superseded = BTreeSet::new();
+        for entry in &manifest.manifest().entries {
+            superseded.extend(self.journal.row(LATEST, &entry.path)?);
+        }
+        let mut freed = Vec::new();
+        for old in superseded {
+            freed.extend(self.supersede(old, &manifest, &mut batch)?);
+        }
+        for entry in &manifest.manifest().entries {
+            batch.insert(LATEST, &entry.path, &bundle);
+        }
+        if let Some(id) = &request.id {
+            batch.insert(SENT_IDS, id, &SentRow { bundle, content });
+        }
+        self.sealed_when_durable(bundle, freed, &mut batch);
+        self.journal.submit(batch)?;
+        for member in &members {
+            if let Some(guard) = guards.get_mut(&member.gate.ino()) {
+                guard.state().sealed = Some(member.hashed.digest);
+            }
+            member.gate.set_marked(false);
+        }
+        drop(decide);
+        drop(guards);
+        self.counters.sealed.fetch_add(1, Ordering::Relaxed);
+        self.ring(&Event::Sealed(bundle, manifest.manifest().priority));
+        self.journal.flush()?;
+        Ok(match &terms.target {
+            Target::Held(row) => Sent::Held(bundle, row.why.join("; ")),
+            Target::All | Target::Ids(_) => Sent::Sealed(bundle),
+        })
+    }
+
+    /// The file with its digest, once nobody writes it any more.
+    fn look_until(
+        &self,
+        path: &RelPath,
+        deadline: Instant,
+        slice: &mut Slice<'_>,
+    ) -> Result<Option<Member>, SpoolError> {
+        let Some(ino) = self.outbox().inode(path)? else {
+            return Ok(None);
+        };
+        // What a slice hashed stands there, for the next one.
+        let _gate = self.gate(ino);
+        loop {
+            slice.again();
+            match self.look_at_member(ino, path, slice)? {
+                // Its name in the bundle is another than the one by which a link was found harmless.
+                Looked::Member(member) if member.target.is_some() => return Ok(None),
+                Looked::Member(member) => return Ok(Some(*member)),
+                // Who asked is told that the daemon has gone; nothing was sent.
+                Looked::Later(_) if self.jobs.are_ending() => return Ok(None),
+                Looked::Later(_) => {}
+                Looked::Gone => return Ok(None),
+                Looked::Open if Instant::now() >= deadline => return Ok(None),
+                Looked::Open => std::thread::sleep(LOOK_AGAIN),
+            }
+        }
+    }
+
+    /// The terms of all entries; they must not contradict each other.
+    fn common_terms(&self, request: &SendRequest, entries: &[Entry]) -> Result<Terms, String> {
+        let of = |entry: &Entry| self.terms_asked(&entry.path, &request.to, request.priority);
+        let first = of(&entries[0]);
+        if let Some(other) = entries
+            .iter()
+            .find(|entry| of(entry).target != first.target)
+        {
+            return Err(format!(
+                "{} and {} have routes to different recipients; say --to, or send them apart",
+                entries[0].path, other.path
+            ));
+        }
+        Ok(first)
+    }
+
+    /// The bundle that was sent under an id of the user's.
+    pub(crate) fn sent_as(&self, id: &str) -> Option<BundleId> {
+        let row: Option<SentRow> = self.journal.row(SENT_IDS, &id).ok()?;
+        row.map(|row| row.bundle)
+    }
+
+    /// A bundle that was held has another id now.
+    pub(in crate::spool) fn moved_id(
+        &self,
+        old: BundleId,
+        new: BundleId,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        for (key, row) in self.journal.rows(SENT_IDS.all(), usize::MAX)? {
+            if row.bundle == old {
+                batch.insert(SENT_IDS, &key, &SentRow { bundle: new, ..row });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One digest of what a bundle says and to whom.
+fn content_of(entries: &[Entry], to: &[String]) -> Digest {
+    let said: Vec<(&RelPath, Option<Digest>, bool)> = entries
+        .iter()
+        .map(|entry| {
+            let executable = matches!(entry.kind, EntryKind::File { executable, .. } if executable);
+            (&entry.path, entry.digest(), executable)
+        })
+        .collect();
+    let to: BTreeSet<&String> = to.iter().collect();
+    // Postcard of plain owned data into a growing vector has no error to give.
+    Digest::of(&postcard::to_stdvec(&(said, to)).unwrap_or_default())
+}
