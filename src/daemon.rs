@@ -21,6 +21,7 @@
 //! (`mesh`), the control socket's threads, and one for signals. Every one is joined by its owner.
 
 mod act;
+mod arrival;
 mod backend;
 mod facts;
 mod founding;
@@ -39,6 +40,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+pub(crate) use self::arrival::Ready;
 use self::backend::Backend;
 use self::facts::Facts;
 use self::herald::MountHerald;
@@ -47,7 +49,7 @@ use self::traces::Traces;
 use crate::config::Config;
 use crate::control::Server;
 use crate::fs::Fs;
-use crate::mesh::{Mesh, MeshConfig};
+use crate::mesh::{Asked, Mesh, MeshConfig};
 use crate::mount::signals::Blocked;
 use crate::mount::sys::{MountRequest, Mounted};
 use crate::mount::{allocator, background, prepare, signals, sys};
@@ -100,15 +102,15 @@ const LAST_USERS: Duration = Duration::from_secs(8);
 pub(crate) fn run(
     start: Start,
     blocked: &Blocked,
-    ready: impl FnOnce(&str) -> std::io::Result<()>,
+    ready: impl FnOnce(&Ready) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
     allocator::use_one_arena();
     let (end, ended) = sync_channel(ENDS);
     let mut house = House::default();
-    let text = house.open(start, blocked, &end)?;
+    let said = house.open(start, blocked, &end)?;
     background::leave_working_directory().context("cannot leave the working directory")?;
-    background::notify_ready(text.lines().next().unwrap_or_default());
-    ready(&text).context("whoever started the daemon has gone")?;
+    background::notify_ready(said.text.lines().next().unwrap_or_default());
+    ready(&said).context("whoever started the daemon has gone")?;
     let aborted = house.wait(&ended);
     background::notify_stopping();
     drop(house);
@@ -117,6 +119,14 @@ pub(crate) fn run(
         bail!("{ABORTED}");
     }
     Ok(())
+}
+
+/// What [`House::build`] made.
+struct Built {
+    spool: Arc<Spool>,
+    backend: Arc<Backend>,
+    /// What whoever made the ticket answered when the group was entered.
+    asked: Option<Asked>,
 }
 
 /// What has been started, to be stopped in reverse.
@@ -139,7 +149,7 @@ impl House {
         start: Start,
         blocked: &Blocked,
         end: &SyncSender<End>,
-    ) -> anyhow::Result<String> {
+    ) -> anyhow::Result<Ready> {
         let prepared = prepare::prepare(&start.mountpoint, &start.config.state)?;
         let mut config = start.config;
         config.state = prepared.state;
@@ -170,7 +180,7 @@ impl House {
         // Refused, it leaves nothing; that must be gone before the lock is.
         let keys = group::keys(&layout, &mut config).inspect_err(|_| traces.take_away())?;
         traces.stay();
-        let (made, proved) = (keys.made, keys.proved);
+        let (made, proved, mut asked) = (keys.made, keys.proved(), keys.asked.clone());
         let request = MountRequest {
             allow_other: config.allow_other,
             read_only: start.read_only,
@@ -179,32 +189,33 @@ impl House {
             ..MountRequest::new(prepared.mountpoint, start.fs_name)
         };
         let id = keys.identity.id();
-        let (_, backend) = self
+        let built = self
             .build(&config, keys, lock, &request, end)
             .and_then(|built| self.serve(&request, end).map(|()| built))
             .and_then(|built| {
-                built.0.keep(&config.keep)?;
+                built.spool.keep(&config.keep)?;
                 if proved {
-                    built.0.bind_to_group()?;
+                    built.spool.bind_to_group()?;
                 }
                 Ok(built)
             })
             .inspect_err(|_| self.give_up(&layout, made))?;
+        let backend = built.backend;
         // The first that others hear of this start.
         backend.open_mesh();
 
-        let peers = backend.peer_count();
+        asked = asked.or(built.asked);
+        let (asked, ticket) = (asked.as_ref(), config.ticket.as_ref());
+        let said = arrival::ready(&start.shown, backend.facts(), &backend, asked, ticket);
+        for warning in &said.warnings {
+            tracing::warn!("{warning}");
+        }
         tracing::info!(
-            "ready: {} as {} ({id}), {peers} peers",
+            "ready: {} as {} ({id})",
             request.mountpoint.display(),
             config.name
         );
-        Ok(format!(
-            "ready: {}   you are: {} ({}…)   peers: {peers}\ninvite others:   meshbox ticket",
-            start.shown.display(),
-            config.name,
-            id.short()
-        ))
+        Ok(said)
     }
 
     /// Starts the layers below the mount.
@@ -215,13 +226,13 @@ impl House {
         lock: StateLock,
         request: &MountRequest,
         end: &SyncSender<End>,
-    ) -> anyhow::Result<(Arc<Spool>, Arc<Backend>)> {
+    ) -> anyhow::Result<Built> {
         let id = keys.identity.id();
         let spool = Spool::open_locked(config.spool(keys.identity), lock)?;
         spool.set_late_joiners(config.late_joiners);
         spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
-        group::enter(&spool, keys.group, keys.made, config)?;
+        let asked = group::enter(&spool, keys.group, keys.made, config)?;
         let mesh = MeshConfig {
             wait_for_addresses: background::is_started_by_system(),
             ..config.mesh()
@@ -243,7 +254,11 @@ impl House {
             .context("cannot start the file system")?;
         backend.set_fs(&fs);
         self.fs = Some(fs);
-        Ok((spool, backend))
+        Ok(Built {
+            spool,
+            backend,
+            asked,
+        })
     }
 
     /// Mounts what [`Self::build`] made, and serves it.

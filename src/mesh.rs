@@ -77,7 +77,7 @@ pub(crate) use self::error::MeshError;
 use self::fetch::Fetches;
 use self::hello::usable;
 use self::hub::{Hub, RollSeen};
-pub(crate) use self::join::{knock, redeem};
+pub(crate) use self::join::{Asked, knock, redeem};
 use self::member::CloseCode;
 use self::net::Net;
 use self::pacer::Pacer;
@@ -295,6 +295,17 @@ impl Mesh {
             .collect();
         all.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         all
+    }
+
+    /// Waits until there is a session with `id`, at most for `limit`; says whether there is one. Not to be called from a
+    /// thread of the mesh.
+    pub(crate) fn wait_connected(&self, id: PeerId, limit: Duration) -> bool {
+        let (Some(runtime), Some(peer)) = (&self.runtime, self.hub.roster.get(id)) else {
+            return false;
+        };
+        let mut up = peer.up.subscribe();
+        let connected = async { timeout(limit, up.wait_for(|up| *up)).await.is_ok() };
+        runtime.block_on(connected)
     }
 
     /// How often lesser content made way for something more urgent.

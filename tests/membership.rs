@@ -9,7 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use common::{ARRIVES, COMMAND, Node, Seeded, files_below, meshbox, wait_child, wait_until};
+use common::{
+    ARRIVES, COMMAND, Node, Seeded, files_below, meshbox, mounted_type, wait_child, wait_until,
+};
 
 /// Restarts in which a daemon is killed while the key changes.
 const ROUNDS: u64 = 6;
@@ -118,6 +120,45 @@ fn s18_a_removed_member_is_out_for_good_and_the_others_go_on() {
     // A new ticket lets the machine in again, under a new id.
     let eve = Node::join("eve", &alder);
     eve.marker("from-eve", &birch);
+}
+
+#[test]
+fn a_first_join_says_whom_it_reached_or_what_to_do() {
+    needs_mounts!();
+    let (alder, birch) = (Node::start("alder"), Node::prepare("birch", &[]));
+    let joined = birch.mount(&["--join", &alder.ticket()]).ok();
+    for words in ["connected to alder", "peers: 1 of 1 connected"] {
+        assert!(joined.stdout.contains(words), "{words}: {joined:?}");
+    }
+    assert_eq!(joined.stderr, "");
+    // The inviter is away: it may come back, so the mailbox is there, with a warning.
+    let (ticket, cedar) = (alder.ticket(), Node::prepare("cedar", &[]));
+    let at = alder.status()["listen"][0].as_str().unwrap().to_owned();
+    alder.stop();
+    let alone = cedar.mount(&["--join", &ticket]).ok();
+    for words in ["warning: not connected to alder", &at, "keeps trying"] {
+        assert!(alone.stderr.contains(words), "{words}: {alone:?}");
+    }
+    assert!(
+        alone.stdout.contains("peers: 0 of 1 connected"),
+        "{alone:?}"
+    );
+    alder.restart();
+    cedar.wait_connected(&alder);
+}
+
+#[test]
+fn a_removed_node_is_refused_with_a_new_ticket_and_told_so_at_each_start() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    birch.stop();
+    alder.run("remove", &["birch"]).ok();
+    let refused = birch.mount(&["--join", &alder.ticket()]);
+    refused.fails_saying(&["alder", "removed from the group", "--state"]);
+    assert_eq!(mounted_type(&birch.mountpoint()), None);
+    // What it received can be read all the same.
+    birch.restart();
+    wait_refused(&birch, "removed from the group");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::args::{MountArgs, variable};
 use super::exit::{ExitCode, Failure};
-use super::output::print;
+use super::output::{complain, print};
 use super::settings::Settings;
 use super::which;
 use crate::config::{self, Inputs, Layer, Resolved, Surroundings};
@@ -167,11 +167,10 @@ fn carry_out(wish: Wish, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
     let blocked = signals::block()?;
     // Taken by whoever speaks first: the daemon when it serves, or we when it could not.
     let mut pipe = pipe;
-    let result = daemon::run(start, &blocked, |text| match pipe.take() {
-        Some(pipe) => pipe.ready(text),
-        None => {
-            print(&format!("{text}\n")).map_err(|failure| std::io::Error::other(failure.message))
-        }
+    let result = daemon::run(start, &blocked, |said| match pipe.take() {
+        Some(pipe) => pipe.ready(&said.text, &said.warnings),
+        None => tell_ready(&said.text, &said.warnings)
+            .map_err(|failure| std::io::Error::other(failure.message)),
     });
     match result {
         Ok(()) => Ok(()),
@@ -193,10 +192,19 @@ fn tell(pipe: Option<ReadyPipe>, failure: Failure) -> Result<(), Failure> {
     })
 }
 
+/// Says that the mailbox serves, and what the user should know.
+fn tell_ready(text: &str, warnings: &[String]) -> Result<(), Failure> {
+    print(&format!("{text}\n"))?;
+    for warning in warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    Ok(())
+}
+
 /// Starts this program again in the background and waits until it serves.
 fn in_background() -> Result<(), Failure> {
     match background::spawn(("--join", "MESHBOX_JOIN"), READY_LIMIT)? {
-        Outcome::Ready { text } => print(&format!("{text}\n")),
+        Outcome::Ready { text, warnings } => tell_ready(&text, &warnings),
         Outcome::Failed { code, message } => {
             let code = ExitCode::ALL
                 .into_iter()

@@ -88,11 +88,15 @@ impl Backend {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    pub(super) fn peer_count(&self) -> usize {
-        self.mesh
-            .read()
-            .as_ref()
-            .map_or(0, |mesh| mesh.peers().len())
+    /// Waits until `id` is connected, at most for `limit`; says whether it is.
+    pub(super) fn wait_connected(&self, id: PeerId, limit: Duration) -> bool {
+        let mesh = self.mesh.read();
+        mesh.as_ref()
+            .is_some_and(|mesh| mesh.wait_connected(id, limit))
+    }
+
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
     }
 }
 

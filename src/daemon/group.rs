@@ -1,7 +1,8 @@
 //! Coming into the group: from what is in the state, else by a ticket or invitation, else by founding one.
 //!
 //! # Rules
-//! 1. Whoever comes by a ticket asks its maker first, if that can be reached, so that a refusal changes nothing.
+//! 1. Whoever comes by a ticket, or with one that has a newer key, asks its maker first, if that can be reached, so that a
+//!    refusal changes nothing.
 //! 2. A start that fails before the mount serves gives up the group that it brought into the state. It was nobody's member,
 //!    since the mesh speaks with nobody before that. Only whoever redeemed an invitation knows its id, and keeps that: the
 //!    next start redeems it again, or joins another group.
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use super::keys::{self, KeyError};
 use crate::config::{Config, IdentityKind};
-use crate::mesh;
+use crate::mesh::{self, Asked};
 use crate::peer::{Charter, GroupKey, Identity, Ticket, group_id};
 use crate::spool::{Layout, Spool, is_alone};
 
@@ -26,8 +27,15 @@ pub(super) struct Keys {
     pub(super) identity: Identity,
     pub(super) group: GroupKey,
     pub(super) made: Made,
-    /// Another member took our key for that of its group: this is where we belong.
-    pub(super) proved: bool,
+    /// What whoever made the ticket answered, if this start asked.
+    pub(super) asked: Option<Asked>,
+}
+
+impl Keys {
+    /// Whether another member took our key for that of its group: this is where we belong.
+    pub(super) fn proved(&self) -> bool {
+        self.asked == Some(Asked::Proved)
+    }
 }
 
 /// Which keys are this start's work.
@@ -49,7 +57,7 @@ pub(super) fn keys(layout: &Layout, config: &mut Config) -> anyhow::Result<Keys>
             },
             group: group.clone(),
             made: Made::default(),
-            proved: false,
+            asked: None,
         });
     }
     // One that was derived from the group's key belongs to that group.
@@ -59,7 +67,7 @@ pub(super) fn keys(layout: &Layout, config: &mut Config) -> anyhow::Result<Keys>
         group: true,
         identity: known.is_none(),
     };
-    let mut proved = false;
+    let mut asked = None;
     if let Some(invitation) = config.invitation.clone() {
         if config.identity == IdentityKind::Derived && known.is_none() {
             return Err(KeyError::DerivedByInvitation.into());
@@ -73,7 +81,7 @@ pub(super) fn keys(layout: &Layout, config: &mut Config) -> anyhow::Result<Keys>
         config.ticket = Some(redeemed?);
         // The inviter knows it by now: a start that fails later redeems the invitation again as the same.
         made.identity = false;
-        proved = true;
+        asked = Some(Asked::Proved);
     }
     let known = keys::load_identity(layout)?.filter(|_| stays).or(known);
     let founding = config.ticket.is_none();
@@ -82,8 +90,8 @@ pub(super) fn keys(layout: &Layout, config: &mut Config) -> anyhow::Result<Keys>
         None => GroupKey::generate(),
     };
     let identity = known.unwrap_or_else(|| new_identity(config, &group));
-    if let Some(ticket) = config.ticket.as_ref().filter(|_| !proved) {
-        proved = mesh::knock(&identity, &config.listen, ticket)?;
+    if let Some(ticket) = config.ticket.as_ref().filter(|_| asked.is_none()) {
+        asked = Some(mesh::knock(&identity, &config.listen, ticket)?);
     }
     if ours.is_some() {
         tracing::info!("nobody else was in this node's group; it joins another");
@@ -94,7 +102,7 @@ pub(super) fn keys(layout: &Layout, config: &mut Config) -> anyhow::Result<Keys>
         identity: keys::store_identity(layout, &identity)?,
         group,
         made,
-        proved,
+        asked,
     })
 }
 
@@ -128,13 +136,13 @@ pub(super) fn give_up(layout: &Layout, spool: Option<&Spool>, made: Made) {
     }
 }
 
-/// Tells the spool which group it is in.
+/// Tells the spool which group it is in. Gives what whoever made the ticket answered, if it was asked.
 pub(super) fn enter(
     spool: &Arc<Spool>,
     key: GroupKey,
     made: Made,
     config: &Config,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Asked>> {
     let layout = spool.layout();
     let left_over = spool.charter().is_some() || !spool.members().is_empty();
     if made.group && left_over && is_alone(layout) {
@@ -150,16 +158,25 @@ pub(super) fn enter(
     spool.enter_group(key, by_ticket.or(founded))?;
     keys::founded(layout)?;
     same_group(spool, config)?;
-    if let Some(ticket) = &config.ticket
-        && is_ours(spool, ticket)
-        && spool.adopt_key(ticket.group.clone(), ticket.generation)?
-    {
-        tracing::info!("took the newer group key of the ticket");
+    let mut asked = None;
+    if let Some(ticket) = config.ticket.as_ref().filter(|it| brings_key(spool, it)) {
+        let identity = spool.identity();
+        asked = Some(mesh::knock(identity, &config.listen, ticket)?);
+        if spool.adopt_key(ticket.group.clone(), ticket.generation)? {
+            tracing::info!("took the newer group key of the ticket");
+        }
     }
     let listed = config.listed.then(|| config.member.iter().copied());
     let peers = config.peers.iter().map(|(id, _)| *id);
     spool.set_listed(listed.map(|ids| ids.chain(peers).collect()));
-    Ok(())
+    Ok(asked)
+}
+
+/// Whether a ticket of our group has a key that is newer than all we know.
+fn brings_key(spool: &Spool, ticket: &Ticket) -> bool {
+    is_ours(spool, ticket)
+        && ticket.generation > spool.key_generation()
+        && !spool.group_keys().contains(&ticket.group)
 }
 
 fn is_ours(spool: &Spool, ticket: &Ticket) -> bool {
@@ -262,7 +279,7 @@ mod tests {
             let keys = keys(&self.layout, &mut config)?;
             let spool = Spool::open(config.spool(keys.identity))?;
             match enter(&spool, keys.group, keys.made, &config) {
-                Ok(()) => {
+                Ok(_) => {
                     let group = spool.group_keys().swap_remove(0);
                     Ok((spool, group, keys.made))
                 }

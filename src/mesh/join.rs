@@ -25,11 +25,11 @@ use crate::mesh::wire::{
 use crate::peer::{Identity, Invitation, PeerId, Ticket};
 use crate::spool::{Denied, Welcome};
 
-/// How long the inviter is tried: it may just be starting.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long whoever made a ticket is tried before the mount: it may just be starting.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the maker of a plain ticket is tried before the first mount: a key that holds needs nobody's leave.
-const KNOCK: Duration = Duration::from_secs(5);
+/// How long an endpoint that was only used to ask may take to close.
+const CLOSE: Duration = Duration::from_millis(500);
 
 /// Rest between two attempts.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -58,9 +58,10 @@ pub(crate) enum JoinError {
     /// It said no.
     #[error("{0}")]
     Denied(Denied),
-    /// Its group has another key by now, or this id is out.
+    /// Its group has another key by now.
     #[error(
-        "{name} ({id}) does not take the ticket: {why}; ask for a new one. Nothing was changed here"
+        "{name} ({id}) does not take the ticket: {why}. The group may have a new key since the ticket was made; ask for a new \
+         one. Nothing was changed here"
     )]
     Refused {
         /// The inviter's name.
@@ -70,6 +71,26 @@ pub(crate) enum JoinError {
         /// Its words.
         why: String,
     },
+    /// This node's id is out for good.
+    #[error(
+        "{name} ({id}) does not let this node in, whatever the ticket: its id was removed from the group. Under a new id it can \
+         join again: mount with another --state, or with another --name where `identity = \"derived\"`. Nothing was changed here"
+    )]
+    Removed {
+        /// The inviter's name.
+        name: String,
+        /// Its id, shortened.
+        id: String,
+    },
+}
+
+/// What asking whoever made a ticket came to, where it did not say no.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Asked {
+    /// It takes our key for that of its group.
+    Proved,
+    /// There was no answer that counts; why, in words.
+    Unanswered(String),
 }
 
 fn ends<'a>(conn: &'a Connection, role: Role, me: PeerId, exporter: &'a [u8; 32]) -> Ends<'a> {
@@ -171,7 +192,7 @@ pub(crate) fn redeem(
                 Err(_) => sleep(AGAIN).await,
             }
         };
-        drop(timeout(STEP_TIMEOUT, endpoint.close()).await);
+        drop(timeout(CLOSE, endpoint.close()).await);
         Ok::<_, MeshError>(said)
     })?;
     let Invitation {
@@ -208,43 +229,49 @@ pub(crate) fn redeem(
 }
 
 /// Asks the inviter of a plain ticket whether the key in it holds, by proving it. An error only if it says no: whoever
-/// cannot be reached may be reached later; then it is `false`. Blocks for at most [`KNOCK`] and a little.
+/// cannot be reached may be reached later. Blocks for at most [`PATIENCE`] and a little.
 pub(crate) fn knock(
     identity: &Identity,
     listen: &[SocketAddr],
     ticket: &Ticket,
-) -> Result<bool, JoinError> {
-    if ticket.inviter == identity.id() || ticket.addrs.is_empty() {
-        return Ok(false);
+) -> Result<Asked, JoinError> {
+    let unanswered = |why: &str| Ok(Asked::Unanswered(why.to_owned()));
+    if ticket.inviter == identity.id() {
+        return unanswered("the ticket is this node's own");
+    }
+    if ticket.addrs.is_empty() {
+        return unanswered("the ticket says no address of it");
     }
     let said = run(async {
         let endpoint = endpoint::bind(identity, &any_port(listen), &[]).await?;
+        let mut last = MemberError::Timeout;
         let proved = async {
             loop {
                 match prove_to(&endpoint, identity.id(), ticket).await {
-                    Err(error) if passes(&error) => sleep(AGAIN).await,
+                    Err(error) if passes(&error) => last = error,
                     said => break said,
                 }
+                sleep(AGAIN).await;
             }
         };
-        let said = timeout(KNOCK, proved).await;
-        drop(timeout(STEP_TIMEOUT, endpoint.close()).await);
-        Ok::<_, MeshError>(said.unwrap_or(Err(MemberError::Timeout)))
+        let said = timeout(PATIENCE, proved).await;
+        drop(timeout(CLOSE, endpoint.close()).await);
+        Ok::<_, MeshError>(said.unwrap_or(Err(last)))
     });
     // An address that is not there yet is the mesh's to wait for, or to complain of.
     let said = said.unwrap_or_else(|error| Err(MemberError::Lost(error.to_string())));
+    let (name, id) = (ticket.name.to_string(), ticket.inviter.short());
     match said {
-        Ok(()) => Ok(true),
-        Err(why @ (MemberError::RefusedUs | MemberError::WrongKey | MemberError::Removed)) => {
-            Err(JoinError::Refused {
-                name: ticket.name.to_string(),
-                id: ticket.inviter.short(),
-                why: why.to_string(),
-            })
-        }
+        Ok(()) => Ok(Asked::Proved),
+        Err(MemberError::Removed) => Err(JoinError::Removed { name, id }),
+        Err(why @ (MemberError::RefusedUs | MemberError::WrongKey)) => Err(JoinError::Refused {
+            name,
+            id,
+            why: why.to_string(),
+        }),
         Err(error) => {
-            tracing::info!("{} was not asked about the ticket: {error}", ticket.name);
-            Ok(false)
+            tracing::info!("{name} did not say whether the ticket holds: {error}");
+            Ok(Asked::Unanswered(error.to_string()))
         }
     }
 }

@@ -296,7 +296,8 @@ fn who_only_asks_whether_its_ticket_holds_is_nobodys_member() {
     let ticket = ticket(&a, "a", &mesh_a, &group);
     let listen = ["127.0.0.1:0".parse().unwrap()];
     for _ in 0..3 {
-        assert!(super::knock(&asks, &listen, &ticket).unwrap());
+        let said = super::knock(&asks, &listen, &ticket).unwrap();
+        assert_eq!(said, super::Asked::Proved);
     }
     let invited = MeshConfig {
         ticket: Some(ticket),

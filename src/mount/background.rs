@@ -44,7 +44,7 @@ const STOP_INTERVAL: Duration = Duration::from_millis(20);
 /// The one line that goes through the pipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Report {
-    Ready { text: String },
+    Ready { text: String, warnings: Vec<String> },
     Failed { code: u8, message: String },
 }
 
@@ -55,6 +55,8 @@ pub(crate) enum Outcome {
     Ready {
         /// What to print.
         text: String,
+        /// What to say on standard error.
+        warnings: Vec<String>,
     },
     /// It failed and said why.
     Failed {
@@ -144,7 +146,7 @@ fn start(mut command: Command, limit: Duration) -> io::Result<Outcome> {
             drop(report.send(found));
         })?;
     match reported.recv_timeout(limit) {
-        Ok(Some(Report::Ready { text })) => Ok(Outcome::Ready { text }),
+        Ok(Some(Report::Ready { text, warnings })) => Ok(Outcome::Ready { text, warnings }),
         Ok(Some(Report::Failed { code, message })) => {
             child.wait()?;
             Ok(Outcome::Failed { code, message })
@@ -209,11 +211,13 @@ impl ReadyPipe {
         }))
     }
 
-    /// Says that everything serves; `text` is what the parent prints. Then standard error goes to /dev/null too: from here on
-    /// the log is the only voice. An error means that the parent is gone and the start was given up: stop.
-    pub(crate) fn ready(self, text: &str) -> io::Result<()> {
+    /// Says that everything serves; `text` is what the parent prints, `warnings` what it says on standard error. Then ours
+    /// goes to /dev/null too: from here on the log is the only voice. An error means that the parent is gone and the start
+    /// was given up: stop.
+    pub(crate) fn ready(self, text: &str, warnings: &[String]) -> io::Result<()> {
         self.send(&Report::Ready {
             text: text.to_owned(),
+            warnings: warnings.to_vec(),
         })?;
         to_null(libc::STDERR_FILENO)
     }
@@ -318,6 +322,7 @@ mod tests {
     fn the_child_reports_readiness_and_lives_on() {
         let line = serde_json::to_string(&Report::Ready {
             text: "ready: \"x\"\nsecond".into(),
+            warnings: vec!["alone".into()],
         })
         .unwrap();
         assert!(!line.contains('\n'));
@@ -334,7 +339,8 @@ mod tests {
         assert_eq!(
             outcome,
             Outcome::Ready {
-                text: "ready: \"x\"\nsecond".into()
+                text: "ready: \"x\"\nsecond".into(),
+                warnings: vec!["alone".into()],
             }
         );
         assert!(
@@ -396,7 +402,7 @@ mod tests {
         assert_eq!(rustix::process::getsid(None).unwrap(), own);
         println!("this goes nowhere");
         match env::var("TRIAL").unwrap().as_str() {
-            "ready" => pipe.ready("two\nlines").unwrap(),
+            "ready" => pipe.ready("two\nlines", &[]).unwrap(),
             "failed" => pipe.failed(3, "no \"key\"").unwrap(),
             _ => drop(pipe),
         }
@@ -419,7 +425,8 @@ mod tests {
         assert_eq!(
             run("ready"),
             Outcome::Ready {
-                text: "two\nlines".into()
+                text: "two\nlines".into(),
+                warnings: vec![],
             }
         );
         assert_eq!(
