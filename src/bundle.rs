@@ -153,7 +153,6 @@ pub(crate) struct Former {
     pub seq: u64,
     /// The place of the file among the entries of that bundle; `None`: it is the only one.
     pub entry: Option<u32>,
-    /// That bundle.
     pub bundle: BundleId,
     /// How many components of the path, from its end, are gone at the origin; 0 if another file has the name by now.
     pub gone: u16,

@@ -146,7 +146,6 @@ pub(crate) enum Reply {
     Waited(Waited),
     /// To [`Request::Act`].
     Acted(act::Acted),
-    /// It was done.
     Done,
     /// It could not be done.
     Error {
@@ -160,7 +159,6 @@ pub(crate) enum Reply {
 pub(crate) struct MembershipChange {
     /// Number of the group key that holds now.
     pub generation: u64,
-    /// Who was removed.
     pub removed: Vec<(String, String)>,
     /// Who gets the new key; absent if the key stays.
     pub keyed: Option<Vec<(String, String)>>,
@@ -171,7 +169,6 @@ pub(crate) struct MembershipChange {
 pub(crate) struct Forgotten {
     /// Its id as hex.
     pub id: String,
-    /// Its name.
     pub name: String,
     /// Bundles that it will not get any more.
     pub bundles: u64,
@@ -229,7 +226,6 @@ pub(crate) struct Status {
 /// Files that are not sent because their names match one pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IgnoredRow {
-    /// The pattern.
     pub pattern: String,
     /// What has such names; absent for a pattern that was added.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -55,7 +55,6 @@ use crate::mount::sys::{MountRequest, Mounted};
 use crate::mount::{allocator, background, prepare, signals, sys};
 use crate::spool::{Layout, Spool, StateLock, make_state_directory};
 
-/// What to start.
 #[derive(Debug)]
 pub(crate) struct Start {
     /// The settings that hold.

@@ -60,7 +60,6 @@ use crate::disk::durable::{self, Sync};
 /// How often a closing journal looks whether its last readers are done.
 const READERS_GO: Duration = Duration::from_millis(1);
 
-/// The journal.
 pub(crate) struct Journal {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,

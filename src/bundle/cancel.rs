@@ -46,7 +46,6 @@ impl CancelReason {
 /// The signed word.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Cancel {
-    /// Which bundle.
     pub bundle: BundleId,
     /// Who sealed it, and signs.
     pub origin: PeerId,

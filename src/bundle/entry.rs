@@ -14,7 +14,6 @@ pub(crate) const MAX_ENTRIES: usize = 100_000;
 /// Seconds since 1970 and nanoseconds.
 pub(crate) type Mtime = (i64, u32);
 
-/// What an entry is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum EntryKind {
     /// A regular file.

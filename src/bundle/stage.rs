@@ -26,7 +26,6 @@ pub(crate) enum Stage {
     Deferred,
     /// Durable, and offered to nobody yet.
     Queued,
-    /// Offered.
     Offered,
     /// On its way.
     Sending,

@@ -9,7 +9,6 @@ pub(crate) struct Surroundings {
     pub root: bool,
     /// `$XDG_STATE_HOME`, if absolute.
     pub xdg_state_home: Option<PathBuf>,
-    /// `$HOME`.
     pub home: Option<PathBuf>,
     /// The machine's name.
     pub hostname: String,

@@ -74,7 +74,6 @@ pub(crate) struct Acted {
 }
 
 impl Acted {
-    /// It was done.
     pub(crate) fn done(text: impl Into<String>) -> Self {
         Self {
             outcome: ActOutcome::Done,

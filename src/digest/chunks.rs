@@ -104,7 +104,6 @@ pub(crate) enum Holds {
     Chunk(ChunkHash),
     /// All of a file that travels inline: its digest is its check.
     Inline,
-    /// Zeros.
     Zeros,
 }
 

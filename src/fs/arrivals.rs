@@ -17,7 +17,6 @@ pub(super) const QUEUE_CAP: usize = 65_536;
 /// One call through the mount, by paths below its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Make the directory.
     MakeDirectory(Vec<u8>),
     /// Move the first, a token, to the second.
     Move(Vec<u8>, Vec<u8>),

@@ -80,7 +80,6 @@ pub(crate) struct Entry {
     pub ttl: Duration,
 }
 
-/// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SetTime {
     /// The present.
@@ -135,7 +134,6 @@ pub(crate) struct Opened {
 /// One line of a directory listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
-    /// The name.
     pub name: Vec<u8>,
     /// The number to show as `d_ino`.
     pub number: u64,

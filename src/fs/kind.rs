@@ -7,7 +7,6 @@ use rustix::fs::{Dev, FileType, makedev};
 pub(crate) enum Kind {
     /// A regular file.
     File,
-    /// A directory.
     Directory,
     /// A symbolic link.
     Symlink,
@@ -17,7 +16,6 @@ pub(crate) enum Kind {
     Socket,
     /// A character device.
     CharDevice,
-    /// A block device.
     BlockDevice,
 }
 

@@ -14,9 +14,7 @@ pub(super) const OWN_NUMBERS: u64 = 1 << 63;
 impl NodeId {
     /// The root of the mount, fixed by FUSE.
     pub(crate) const ROOT: Self = Self(1);
-    /// `outbox/`.
     pub(crate) const OUTBOX: Self = Self(OWN_NUMBERS);
-    /// `inbox/`.
     pub(crate) const INBOX: Self = Self(OWN_NUMBERS + 1);
     /// `.meshbox/`.
     pub(crate) const STATUS_DIR: Self = Self(OWN_NUMBERS + 2);

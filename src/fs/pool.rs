@@ -16,7 +16,6 @@ const QUEUE_CAP: usize = 64;
 /// One deferred operation; it sends its own reply.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// The pool.
 pub(crate) struct Pool {
     sender: Mutex<Option<Sender<Job>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,

@@ -33,7 +33,6 @@ pub(crate) enum JournalError {
     /// A row cannot be read.
     #[error("table {table}: {why}")]
     Row {
-        /// Its table.
         table: u8,
         /// What is wrong with it.
         why: String,

@@ -72,7 +72,6 @@ impl<K, V> Table<K, V> {
         }
     }
 
-    /// Its number.
     pub(crate) fn number(self) -> u8 {
         self.number
     }

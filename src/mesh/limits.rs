@@ -17,7 +17,6 @@ use parking_lot::Mutex;
 pub(crate) enum Kind {
     /// Any frame on the control connection.
     Frame,
-    /// An offer.
     Offer,
     /// Word of other members.
     Announcement,

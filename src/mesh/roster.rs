@@ -40,7 +40,6 @@ const TOLD_KEEP: Duration = Duration::from_secs(3600);
 
 /// One peer.
 pub(crate) struct Peer {
-    /// Its id.
     pub id: PeerId,
     /// Whether it has a session.
     pub up: watch::Sender<bool>,

@@ -17,6 +17,8 @@
 //!
 //! The proof frame is frozen: every version of the program can read it and the protocol version in it.
 
+mod body;
+mod kind;
 mod limit;
 mod member;
 mod passed;
@@ -24,13 +26,15 @@ mod passed;
 use std::borrow::Cow;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+pub(crate) use self::body::WireError;
+use self::body::{Items, list, put, take};
+use self::kind::KEPT_BUFFER;
+pub(super) use self::kind::{FRAME_MAX, HELLO_MAX, INLINE_TOTAL, PREFACE_MAX};
 pub(super) use self::limit::{Head, longest, pages};
 pub(super) use self::passed::Passed;
-use crate::bundle::{BundleId, MANIFEST_MAX, MAX_ENTRIES, Receipt, SignedManifest};
+use crate::bundle::{BundleId, MAX_ENTRIES, Receipt, SignedManifest};
 use crate::delivery::Verdict;
 use crate::digest::INLINE_MAX;
 use crate::encoding::at_most;
@@ -49,18 +53,6 @@ pub(super) const JOIN_ALPN: &[u8] = b"meshbox/join/1";
 
 /// Version of what follows the proof.
 pub(super) const PROTOCOL: u16 = 1;
-
-/// Longest frame of somebody who has not proved membership.
-pub(super) const PREFACE_MAX: usize = 64;
-
-/// Longest hello.
-pub(super) const HELLO_MAX: usize = 1024 * 1024;
-
-/// Longest frame: the longest manifest, [`INLINE_TOTAL`] of content, and how long each piece of it is.
-pub(super) const FRAME_MAX: usize = MANIFEST_MAX + INLINE_TOTAL + 4 * MAX_ENTRIES + 1024;
-
-/// Most content bytes in one offer; what does not fit is fetched.
-pub(super) const INLINE_TOTAL: usize = 1024 * 1024;
 
 /// Longest reason taken from a peer, in characters: it is shown in status and logs.
 pub(super) const REASON_MAX: usize = 200;
@@ -98,50 +90,6 @@ impl RangeStatus {
     }
 }
 
-/// Why bytes are not a frame.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-pub(crate) enum WireError {
-    /// A length over the limit.
-    #[error("a frame of {len} bytes, the limit is {limit}")]
-    TooLong {
-        /// What the prefix says.
-        len: usize,
-        /// What is allowed here.
-        limit: usize,
-    },
-    /// A length of zero: not even a kind.
-    #[error("an empty frame")]
-    Empty,
-    /// The body of a known kind cannot be decoded.
-    #[error("a frame of kind {kind} that cannot be decoded")]
-    Body {
-        /// Which.
-        kind: u8,
-    },
-}
-
-/// Numbers on the wire, never reused.
-mod kind {
-    pub(super) const PROOF: u8 = 1;
-    pub(super) const HELLO: u8 = 2;
-    pub(super) const PENDING: u8 = 3;
-    pub(super) const VERDICTS: u8 = 4;
-    pub(super) const OFFER: u8 = 5;
-    pub(super) const RECEIPTS: u8 = 6;
-    pub(super) const MEMBERS: u8 = 7;
-    pub(super) const RANGE: u8 = 8;
-    pub(super) const OWED: u8 = 9;
-    pub(super) const WITHDRAWN: u8 = 10;
-    pub(super) const CANCELS: u8 = 16;
-    pub(super) const CANCELS_SEEN: u8 = 17;
-    pub(super) const HAVE: u8 = 32;
-    pub(super) const GONE: u8 = 33;
-    pub(super) const CLOSED: u8 = 20;
-    pub(super) const OPEN: u8 = 21;
-    pub(super) const UNKNOWN: u8 = 22;
-    pub(super) const TWIN: u8 = 23;
-}
-
 /// [`Verdict`] as it travels.
 #[derive(Serialize, Deserialize)]
 enum WireVerdict {
@@ -160,11 +108,6 @@ struct OfferHead<'a> {
     #[serde(deserialize_with = "at_most::<_, _, MAX_ENTRIES>")]
     lengths: Vec<Option<u32>>,
 }
-
-/// A list that is counted while it is read.
-#[derive(Deserialize)]
-#[serde(bound = "T: Deserialize<'de>")]
-struct Items<T, const MAX: usize>(#[serde(deserialize_with = "at_most::<_, _, MAX>")] Vec<T>);
 
 impl Frame {
     /// Appends the encoded frame to `out`.
@@ -269,48 +212,6 @@ impl Frame {
         };
         Ok(Some(frame))
     }
-}
-
-fn put(out: &mut BytesMut, kind: u8, body: &impl Serialize) {
-    out.put_u8(kind);
-    let start = out.len();
-    // Postcard of plain owned data into a growing buffer has no error to give.
-    if postcard::serialize_with_flavor(body, Appends(out)).is_err() {
-        out.truncate(start);
-    }
-}
-
-/// Writes behind what is there, without a copy of its own: a manifest is long.
-struct Appends<'a>(&'a mut BytesMut);
-
-impl Flavor for Appends<'_> {
-    type Output = ();
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.put_u8(byte);
-        Ok(())
-    }
-
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.put_slice(bytes);
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
-    }
-}
-
-fn take<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<T, WireError> {
-    // What follows the fields we know belongs to a newer version.
-    postcard::take_from_bytes(body)
-        .map(|(value, _)| value)
-        .map_err(|_| WireError::Body { kind })
-}
-
-fn list<'a, T: Deserialize<'a>>(kind: u8, body: &'a [u8]) -> Result<Vec<T>, WireError> {
-    let items: Items<T, LIST_MAX> = take(kind, body)?;
-    Ok(items.0)
 }
 
 fn offer(bytes: &[u8]) -> Result<Offer, WireError> {
@@ -450,9 +351,6 @@ impl Decoder {
         Ok(None)
     }
 }
-
-/// The buffer is made anew after a longer frame.
-const KEPT_BUFFER: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

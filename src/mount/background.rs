@@ -71,10 +71,7 @@ pub(crate) enum Outcome {
         status: ExitStatus,
     },
     /// It did not answer in time, and was stopped.
-    TimedOut {
-        /// The limit.
-        limit: Duration,
-    },
+    TimedOut { limit: Duration },
 }
 
 /// Starts this program again with the same arguments, and waits until it serves, fails, dies or takes longer than `limit`.

@@ -44,9 +44,7 @@ pub(crate) enum PrepareError {
     Foreign {
         /// The mountpoint.
         at: PathBuf,
-        /// Its type.
         fs_type: String,
-        /// Its source.
         source_name: String,
     },
     /// Not a directory.

@@ -125,7 +125,6 @@ pub(crate) enum UnmountError {
     NotOurs {
         /// The path, resolved.
         at: PathBuf,
-        /// Its type.
         fs_type: String,
     },
     /// Files are open, or somebody's working directory is in it.

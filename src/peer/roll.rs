@@ -309,7 +309,6 @@ impl Roll {
         self.removed.contains_key(&id)
     }
 
-    /// Who was removed.
     pub(crate) fn removed(&self) -> impl Iterator<Item = PeerId> {
         self.removed.keys().copied()
     }

@@ -43,9 +43,7 @@ pub(crate) struct Hello {
 /// A member as another one tells of it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Told {
-    /// Its id.
     pub id: PeerId,
-    /// Its name.
     pub name: PeerName,
     /// Where it was last known to listen.
     #[serde(deserialize_with = "at_most::<_, _, ADDRS_MAX>")]
@@ -66,7 +64,6 @@ pub(crate) struct Offer {
 /// A request for bytes, alone on its stream of the bulk connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct RangeRequest {
-    /// Of which bundle.
     pub bundle: BundleId,
     /// Index of the entry in its manifest.
     pub entry: u32,
@@ -79,7 +76,6 @@ pub(crate) struct RangeRequest {
 /// Which chunks of a bundle that it fetches the sender has checked, for other recipients to ask it for them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Have {
-    /// Of which bundle.
     pub bundle: BundleId,
     /// It has all, and is not fetching any more.
     pub whole: bool,

@@ -7,7 +7,6 @@ use crate::peer::PeerId;
 /// What a session has to know of an offer whose signature is right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Offered {
-    /// The bundle.
     pub(crate) bundle: BundleId,
     /// Who sealed it.
     pub(crate) origin: PeerId,

@@ -48,7 +48,6 @@ pub(crate) enum Input {
     Members,
     /// Ask whether the peer still owes us these.
     Owed(Vec<BundleId>),
-    /// Say this.
     Say(Frame),
     /// What became of the peer's offer.
     Verdict(BundleId, Verdict),

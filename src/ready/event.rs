@@ -61,7 +61,6 @@ pub(crate) enum Event {
     Dressed {
         /// The inode.
         ino: Ino,
-        /// Its names.
         names: Vec<RelPath>,
     },
     /// A modification failed for want of space, or on the disk: the file is not what its writer meant.
@@ -196,7 +195,6 @@ pub(crate) enum Moved {
         /// The inode.
         ino: Ino,
     },
-    /// A directory.
     Directory {
         /// All regular files below, with their new names.
         files: Vec<(Ino, RelPath)>,
@@ -226,7 +224,6 @@ pub(crate) struct Gone {
 /// What came of a seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SealResult {
-    /// Sealed.
     Sealed,
     /// A writer came in between; the next last close decides again.
     Changed,
@@ -266,7 +263,6 @@ pub(crate) enum Action {
         tree: u64,
         /// The directory.
         root: RelPath,
-        /// Its files.
         files: Vec<(Ino, RelPath)>,
         /// The directory itself and the directories below it.
         directories: Vec<RelPath>,

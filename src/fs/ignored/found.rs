@@ -8,7 +8,6 @@ use crate::bundle::RelPath;
 /// Files that are not sent because of one pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ignored {
-    /// The pattern.
     pub pattern: String,
     /// What has such names; `None` for a pattern of the user's.
     pub what: Option<&'static str>,
@@ -27,6 +26,5 @@ pub(crate) struct IgnoredNames {
     pub more: bool,
 }
 
-/// The last look.
 #[derive(Debug, Default)]
 pub(in crate::fs) struct LastLook(pub(super) Option<(Instant, Duration, Arc<IgnoredNames>)>);

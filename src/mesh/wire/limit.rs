@@ -5,10 +5,10 @@
 
 use serde::Serialize;
 
-use super::member::kind as on_members;
-use super::{FRAME_MAX, HELLO_MAX, LIST_MAX, PREFACE_MAX, kind};
+use super::kind::{self, FRAME_MAX, HELLO_MAX, KEPT_BUFFER, PREFACE_MAX};
 use crate::encoding;
 use crate::mesh::limits::Kind;
+use crate::protocol::frame::LIST_MAX;
 
 /// Lists of ids: 256 of 32 bytes.
 const IDS: usize = 16 * 1024;
@@ -52,9 +52,7 @@ pub(in crate::mesh) fn pages<T: Serialize>(items: Vec<T>) -> Vec<Vec<T>> {
 /// The longest frame of that kind.
 pub(in crate::mesh) fn longest(kind: u8) -> usize {
     match kind {
-        kind::PROOF | kind::RANGE | kind::TWIN | on_members::REDEEM | on_members::ROLL => {
-            PREFACE_MAX
-        }
+        kind::PROOF | kind::RANGE | kind::TWIN | kind::REDEEM | kind::ROLL => PREFACE_MAX,
         kind::PENDING
         | kind::OWED
         | kind::WITHDRAWN
@@ -63,8 +61,8 @@ pub(in crate::mesh) fn longest(kind: u8) -> usize {
         | kind::CLOSED
         | kind::OPEN
         | kind::UNKNOWN
-        | on_members::WELCOME
-        | on_members::DENIED => IDS,
+        | kind::WELCOME
+        | kind::DENIED => IDS,
         kind::RECEIPTS => RECEIPTS,
         kind::VERDICTS | kind::CANCELS | kind::HAVE => LISTS,
         kind::OFFER => FRAME_MAX,
@@ -86,7 +84,7 @@ impl Head {
     pub(in crate::mesh) fn counts_as(self) -> Option<Kind> {
         match self.kind {
             kind::OFFER => Some(Kind::Offer),
-            kind::MEMBERS | on_members::STATEMENTS | on_members::ROLL => Some(Kind::Announcement),
+            kind::MEMBERS | kind::STATEMENTS | kind::ROLL => Some(Kind::Announcement),
             _ => None,
         }
     }
@@ -101,7 +99,7 @@ impl Head {
         let weight = match self.kind {
             kind::PENDING | kind::OWED | kind::OPEN => self.len * (1 + ANSWER),
             // The frame goes as soon as it is read; the manifest is weighed then.
-            kind::OFFER => self.len + self.len.min(super::KEPT_BUFFER),
+            kind::OFFER => self.len + self.len.min(KEPT_BUFFER),
             _ => self.len * 2,
         };
         weight.max(WEIGHT_MIN)

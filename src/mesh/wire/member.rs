@@ -2,17 +2,9 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{WireError, list, put, take};
+use super::body::{WireError, list, put, take};
+use super::kind;
 use crate::protocol::frame::MemberFrame;
-
-/// Numbers on the wire, never reused.
-pub(super) mod kind {
-    pub(in super::super) const STATEMENTS: u8 = 24;
-    pub(in super::super) const ROLL: u8 = 25;
-    pub(in super::super) const REDEEM: u8 = 27;
-    pub(in super::super) const WELCOME: u8 = 28;
-    pub(in super::super) const DENIED: u8 = 29;
-}
 
 impl MemberFrame {
     pub(super) fn encode(&self, out: &mut BytesMut) {

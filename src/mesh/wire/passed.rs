@@ -6,7 +6,7 @@
 use bytes::{Buf, BytesMut};
 use sha2::{Digest as _, Sha256};
 
-use super::Head;
+use super::limit::Head;
 use crate::bundle::BundleId;
 
 /// An offer that is read over.

@@ -179,7 +179,6 @@ impl Disk {
         self.commit();
     }
 
-    /// Power is lost.
     pub(super) fn lost_power(&mut self, random: &mut Random) {
         self.rows = self.durable.clone();
         self.log.clear();
