@@ -7,6 +7,8 @@
 mod act;
 mod args;
 mod ask;
+#[cfg(test)]
+mod documents;
 mod exit;
 mod member;
 mod mount;

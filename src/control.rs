@@ -437,6 +437,45 @@ mod tests {
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);
     }
 
+    /// Without the keys that may be left out.
+    fn bare(value: serde_json::Value) -> serde_json::Value {
+        match value {
+            serde_json::Value::Object(map) => map
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key, bare(value)))
+                .collect(),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn the_document_shows_every_request_and_replies_as_they_are() {
+        let document = include_str!("../packaging/doc/control-socket.md");
+        let json = |line: &str| bare(serde_json::from_str(line).unwrap());
+        for line in document.lines() {
+            if let Some(line) = line.strip_prefix("> ") {
+                let request: Request = serde_json::from_str(line).unwrap();
+                let again = serde_json::to_string(&request).unwrap();
+                assert_eq!(json(&again), json(line));
+            }
+            if let Some(line) = line.strip_prefix("< ") {
+                let reply: Reply = serde_json::from_str(line).unwrap();
+                let again = serde_json::to_string(&reply).unwrap();
+                assert_eq!(json(&again), json(line));
+            }
+        }
+        // Serde names all of them when it hears of another.
+        let known = serde_json::from_str::<Request>(r#"{"ask":""}"#).unwrap_err();
+        let known = known.to_string();
+        let words: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        assert!(words.contains(&"status"), "{known}");
+        for word in words.into_iter().filter(|word| !word.is_empty()) {
+            let shown = format!("> {{\"ask\":\"{word}\"");
+            assert!(document.contains(&shown), "{word}");
+        }
+    }
+
     #[test]
     fn any_path_goes_over_the_wire_and_a_bad_one_does_not() {
         for bytes in [b"a/b".as_slice(), "möwe".as_bytes(), b"not\xffutf8"] {

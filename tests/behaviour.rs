@@ -1,6 +1,6 @@
-//! The behaviour table of README.md, row by row, against a real mount.
+//! The table of file operations in packaging/doc/semantics.md, row by row, against a real mount.
 //!
-//! The table is read from README.md: a cell that does not say what happens fails here, and so does a row without a
+//! The table is read from there: a cell that does not say what happens fails here, and so does a row without a
 //! check or a check without a row.
 
 mod common;
@@ -59,7 +59,7 @@ impl Place<'_> {
 
 type Check = fn(&Place) -> io::Result<()>;
 
-/// Every operation the README's table names.
+/// Every operation the table names.
 const CHECKS: [(&str, Check); 31] = [
     ("list a directory", |p| fs::read_dir(p.here).map(drop)),
     ("read a file", |p| fs::read(p.here.join("file")).map(drop)),
@@ -203,14 +203,13 @@ fn word(result: &io::Result<()>) -> String {
     known.map_or_else(|| format!("{error}"), |(_, name)| (*name).to_owned())
 }
 
-/// The rows of the table under `## Behaviour`: operation → (outbox, inbox), each cell cut to its first word.
+/// The rows of the table under `## File operations`: operation → (outbox, inbox), each cell cut to its first word.
 fn table() -> BTreeMap<String, (String, String)> {
-    let readme =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let section = readme
-        .split("\n## Behaviour")
+    let semantics = include_str!("../packaging/doc/semantics.md");
+    let section = semantics
+        .split("\n## File operations")
         .nth(1)
-        .expect("README.md has a section Behaviour");
+        .expect("semantics.md has a section File operations");
     let section = section.split("\n## ").next().unwrap();
     let first = |cell: &str| {
         let word = cell
@@ -241,7 +240,7 @@ fn fill(dir: &Path) {
 }
 
 #[test]
-fn every_row_of_the_table_in_the_readme_holds() {
+fn every_row_of_the_table_holds() {
     needs_mounts!();
     let (alder, birch) = Node::pair();
     for index in 0..CHECKS.len() {
@@ -260,7 +259,7 @@ fn every_row_of_the_table_in_the_readme_holds() {
     let mut wrong = Vec::new();
     for (index, (operation, check)) in CHECKS.iter().enumerate() {
         let Some((outbox, inbox)) = table.get(*operation) else {
-            wrong.push(format!("README.md has no row `{operation}`"));
+            wrong.push(format!("semantics.md has no row `{operation}`"));
             continue;
         };
         let dir = format!("row{index}");
@@ -274,7 +273,7 @@ fn every_row_of_the_table_in_the_readme_holds() {
             let got = word(&result);
             if got != *said {
                 wrong.push(format!(
-                    "{operation} in {side}: README.md says {said}, got {got} ({result:?})"
+                    "{operation} in {side}: semantics.md says {said}, got {got} ({result:?})"
                 ));
             }
         }
@@ -285,7 +284,7 @@ fn every_row_of_the_table_in_the_readme_holds() {
         .collect();
     assert!(
         rows.is_empty(),
-        "rows of README.md without a check: {rows:?}"
+        "rows of semantics.md without a check: {rows:?}"
     );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

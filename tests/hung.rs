@@ -1,5 +1,5 @@
 //! A daemon that is stopped, killed, cut off or unmounted in the middle: what its callers see, and the next start.
-//! README's table "What callers see" says the same.
+//! The table "What callers see" in packaging/doc/semantics.md says the same.
 
 mod common;
 
@@ -288,7 +288,7 @@ fn a_start_beside_a_stopped_daemon_fails_in_time() {
     node.restart();
 }
 
-/// The first column of README's table, in order; each row has its test above, or in `src/fuse/tests.rs` (the panic).
+/// The first column of the table in packaging/doc/semantics.md, in order; each row has its test above, or in `src/fuse/tests.rs` (the panic).
 const ROWS: [&str; 6] = [
     "stopped (SIGSTOP), then continued",
     "killed (`kill -9`)",
@@ -299,9 +299,9 @@ const ROWS: [&str; 6] = [
 ];
 
 #[test]
-fn readme_lists_what_is_tested_here() {
-    let readme = include_str!("../README.md");
-    let table = readme.split("**What callers see**").nth(1).unwrap();
+fn the_document_lists_what_is_tested_here() {
+    let semantics = include_str!("../packaging/doc/semantics.md");
+    let table = semantics.split("\n## What callers see").nth(1).unwrap();
     let rows = table.lines().skip_while(|line| !line.starts_with("|---"));
     let heads: Vec<&str> = rows
         .skip(1)

@@ -542,11 +542,11 @@ fn generated_files_read_alike_by_every_program_and_whole() {
     let alder = Node::start("alder");
     let dir = alder.mountpoint().join(".meshbox");
     let metrics = parse_metrics(&fs::read_to_string(dir.join("metrics")).unwrap());
-    let readme = include_str!("../README.md");
+    let guide = include_str!("../packaging/doc/guide.md");
     for (name, _) in &metrics {
         assert!(
-            readme.contains(&format!("`{name}`")),
-            "README does not explain {name}"
+            guide.contains(&format!("`{name}`")),
+            "guide.md does not explain {name}"
         );
     }
     for i in 0..40 {

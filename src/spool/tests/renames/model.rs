@@ -46,7 +46,7 @@ struct Shown {
     order: (u64, u64),
 }
 
-/// The receiver as README describes it.
+/// The receiver as packaging/doc/semantics.md describes it.
 #[derive(Clone, Default)]
 struct Model {
     shown: BTreeMap<String, Shown>,
