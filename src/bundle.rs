@@ -242,6 +242,11 @@ impl Manifest {
         Some(common.unwrap_or_else(|| first.path.clone()))
     }
 
+    /// The digests of its files, in the order of the entries.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.entries.iter().filter_map(Entry::digest)
+    }
+
     /// The digest of its one file; a bundle of many has none.
     pub(crate) fn single_digest(&self) -> Option<Digest> {
         match self.entries.as_slice() {

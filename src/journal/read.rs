@@ -14,6 +14,9 @@ use super::shared::Shared;
 use super::table::{Rows, Table};
 use super::{Journal, JournalError};
 
+/// Rows looked at per step.
+const PAGE: usize = 1000;
+
 /// A row as it is stored.
 type Row = (FullKey, Arc<[u8]>);
 
@@ -112,6 +115,26 @@ impl Journal {
     ) -> Result<Vec<K>, JournalError> {
         let found = self.read_rows(rows, limit, |_| Ok(()))?;
         Ok(found.into_iter().map(|(key, ())| key).collect())
+    }
+
+    /// All rows of a table, page by page: what is inserted behind the place where it stands is met, too.
+    pub(crate) fn each<K: Key<Read = K>, V: DeserializeOwned>(
+        &self,
+        table: Table<K, V>,
+    ) -> impl Iterator<Item = Result<(K, V), JournalError>> {
+        let mut page = Vec::new().into_iter();
+        let mut rest = Some(table.all());
+        std::iter::from_fn(move || {
+            if page.len() == 0 {
+                match self.rows(rest.take()?, PAGE) {
+                    Ok(rows) => page = rows.into_iter(),
+                    Err(error) => return Some(Err(error)),
+                }
+                let (last, _) = page.as_slice().last()?;
+                rest = Some(table.all().after(Some(last)));
+            }
+            page.next().map(Ok)
+        })
     }
 
     fn read_rows<K: Key<Read = K>, V, T>(

@@ -3,14 +3,18 @@
 //! # Invariants
 //! 1. `content/<digest>` shows bytes with that digest: the link is made under the inode's gate right after hashing, and
 //!    before the first modification of that inode the link is removed or moved to a copy.
-//! 2. It stays while [`USERS`] names a bundle that some recipient waits for, or a visible name shows the inode.
+//! 2. It stays while a bundle needs it, since some recipient waits for that, or a visible name shows the inode.
 //!
 //! A reader checks after each read that the link still shows the inode it read from: the link moves before the first
 //! byte changes, so what was read is from before. All decisions are taken under the spool's decision lock.
 
+#[cfg(test)]
+mod probe;
 pub(in crate::spool) mod ration;
 pub(in crate::spool) mod record;
 pub(in crate::spool) mod room;
+mod tables;
+mod uses;
 pub(in crate::spool) mod zeros;
 
 use crate::journal::Journal;
@@ -25,14 +29,11 @@ use bytes::Bytes;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{DELIVERIES, GOT_FROM, INODES, InodeRow, SENT_AS, Stat, USERS};
+use super::tables::{DELIVERIES, INODES, InodeRow, Stat};
 use super::{GateGuard, ServeError, Spool, SpoolError};
 use crate::bundle::{BundleId, DeliveryState, EntryKind, RelPath};
 use crate::digest::Digest;
 use crate::peer::PeerId;
-
-/// Origins of one content that are forgotten at once.
-const GIVERS_MAX: usize = 256;
 
 /// Inode of what `path` shows, or `None`.
 pub(super) fn inode_at(path: &Path) -> Option<u64> {
@@ -41,7 +42,6 @@ pub(super) fn inode_at(path: &Path) -> Option<u64> {
 
 /// What is kept by digest: hard links, who needs them, and the room for them.
 pub(in crate::spool) struct Content {
-    #[allow(dead_code, reason = "the tables move to their owners one by one")]
     journal: Arc<Journal>,
 }
 
@@ -54,11 +54,6 @@ impl Content {
 }
 
 impl Spool {
-    /// Whether a recipient still waits for this content.
-    pub(super) fn content_needed(&self, digest: Digest) -> Result<bool, SpoolError> {
-        Ok(!self.journal.rows(USERS.below(&digest), 1)?.is_empty())
-    }
-
     /// Gives `file`, whose bytes have this digest, a link in `content/`, unless another inode holds them already.
     /// Call with the decision lock held. `false`: the file has no name any more.
     pub(super) fn hold_content(
@@ -86,27 +81,18 @@ impl Spool {
     pub(super) fn free_content(&self, digest: Digest) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
         match fs::symlink_metadata(&link) {
-            Ok(meta) if meta.nlink() == 1 && !self.content_needed(digest)? => {
+            Ok(meta) if meta.nlink() == 1 && !self.content.is_needed(digest)? => {
                 durable::remove(&link)?;
                 self.room.uncount(digest, meta.len());
                 let mut batch = Batch::default();
                 batch.remove(INODES, &meta.ino());
-                self.forget_uses(digest, &mut batch)?;
+                self.content.forget_uses(digest, &mut batch)?;
                 Ok(self.journal.submit(batch)?)
             }
             Ok(_) => Ok(()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(e).on("stat", &link),
         }
-    }
-
-    /// Who gave it, and as what it was sent, is of no use without the content: nothing can be copied from it.
-    fn forget_uses(&self, digest: Digest, batch: &mut Batch) -> Result<(), SpoolError> {
-        batch.remove(SENT_AS, &digest);
-        for (key, ()) in self.journal.rows(GOT_FROM.below(&digest), GIVERS_MAX)? {
-            batch.remove(GOT_FROM, &key);
-        }
-        Ok(())
     }
 
     /// The inode turned out not to have these bytes: it does not stand for them. Call with the decision lock held.
@@ -212,7 +198,7 @@ impl Spool {
             return Err(error.into());
         }
         let decide = self.decide();
-        if inode_at(&link) == Some(gate.gate().ino()) && self.content_needed(digest)? {
+        if inode_at(&link) == Some(gate.gate().ino()) && self.content.is_needed(digest)? {
             durable::rename(&temp, &link)?;
             let stat = Stat::of(&fs::symlink_metadata(&link).on("stat", &link)?);
             let mut batch = Batch::default();

@@ -34,8 +34,8 @@ use std::sync::atomic::Ordering;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
 use super::tables::{
-    CHOSEN, GOT_FROM, IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, OWNED, SETTLED,
-    SETTLED_SEQ, VERSIONS, Version,
+    CHOSEN, IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, OWNED, SETTLED, SETTLED_SEQ,
+    VERSIONS, Version,
 };
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
@@ -346,7 +346,7 @@ impl Spool {
                 &Version { order: of.order() },
             );
             if entry.digest().is_some() {
-                batch.insert(GOT_FROM, &(digest, of.origin), &());
+                self.content.note_given(of.origin, digest, batch);
             }
         }
         Ok(())

@@ -113,7 +113,7 @@ impl Spool {
             if let Ok(meta) = std::fs::symlink_metadata(&link)
                 && meta.ino() == ino
             {
-                if self.content_needed(digest)? {
+                if self.content.is_needed(digest)? {
                     return Ok(false);
                 }
                 durable::remove(&link)?;

@@ -316,7 +316,7 @@ impl Spool {
         if record.is_some() && self.recheck.lock().contains_key(&found.ino) {
             return Ok(());
         }
-        if self.content_needed(digest)? {
+        if self.content.is_needed(digest)? {
             let file = File::open(link).on("open", link)?;
             if hash_file(&file).on("read", link)?.digest == digest {
                 let record = InodeRow {

@@ -32,8 +32,6 @@ pub(super) const OUT_ORDER: Table<Newest, BundleId> = Table::new(3);
 pub(super) const PENDING: Table<(PeerId, Rank), BundleId> = Table::new(4);
 /// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours.
 pub(super) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> = Table::new(5);
-/// Digest, bundle id → (): bundles for which the content must be kept.
-pub(super) const USERS: Table<(Digest, BundleId), ()> = Table::new(6);
 /// Outbox path → [`OutName`]: the version last sealed under each name that is still there.
 pub(super) const OUT_NAMES: Table<RelPath, OutName> = Table::new(7);
 /// Backing inode, outbox path → [`OutName`]: at a start, rows of [`OUT_NAMES`] whose name does not show their inode.
@@ -60,10 +58,6 @@ pub(super) const INTENTS: Table<BundleId, Intent> = Table::new(14);
 pub(super) const IN_ORDER: Table<Newest, InboundShown> = Table::new(15);
 /// Bundle id → descending order in [`IN_ORDER`].
 pub(super) const IN_SHOWN: Table<BundleId, u64> = Table::new(16);
-/// Digest, origin → (): content we got under a bundle of that origin, so a digest alone buys nothing.
-pub(super) const GOT_FROM: Table<(Digest, PeerId), ()> = Table::new(17);
-/// Digest → bundle id: the newest bundle of ours with that content.
-pub(super) const SENT_AS: Table<Digest, BundleId> = Table::new(18);
 /// Peer → `Member`.
 pub(super) const MEMBERS: Table<PeerId, Member> = Table::new(19);
 /// Ascending order → bundle id: bundles of ours sealed when there was no other member.

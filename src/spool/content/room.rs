@@ -34,7 +34,6 @@ use crate::digest::Digest;
 use crate::spool::content::ration::Rations;
 use crate::spool::durable::OnPath;
 use crate::spool::inbox::allowance::Allowance;
-use crate::spool::tables::USERS;
 use crate::spool::{Spool, SpoolError};
 
 /// Left free where nothing else is said: enough for the journal to work on, and for somebody to log in and clean up.
@@ -265,14 +264,14 @@ impl Spool {
             return Ok(());
         }
         match self.linked_digest(ino) {
-            Some(digest) if self.content_needed(digest)? => self.make_hold(digest, len),
+            Some(digest) if self.content.is_needed(digest)? => self.make_hold(digest, len),
             Some(_) | None => Ok(()),
         }
     }
 
     /// Why the file cannot be removed or changed now, for its attributes.
     pub(in crate::spool) fn why_stuck(&self, digest: Digest, len: u64) -> Option<String> {
-        let needed = self.room.limits.max_bytes.is_some() && self.content_needed(digest).ok()?;
+        let needed = self.room.limits.max_bytes.is_some() && self.content.is_needed(digest).ok()?;
         needed
             .then(|| self.may_hold(digest, len).err())
             .flatten()
@@ -281,12 +280,9 @@ impl Spool {
 
     /// Who waits for this content, in words.
     fn waiting_for(&self, digest: Digest) -> String {
-        let users = self
-            .journal
-            .keys(USERS.below(&digest), BUNDLES_ASKED)
-            .unwrap_or_default();
+        let users = self.content.needed_by(digest, BUNDLES_ASKED);
         let mut names = std::collections::BTreeSet::new();
-        for (_, bundle) in users {
+        for bundle in users.unwrap_or_default() {
             let deliveries = self.deliveries_of(bundle).unwrap_or_default();
             let open = deliveries.iter().filter(|(_, state)| !state.is_final());
             names.extend(open.map(|(peer, _)| self.name_of(*peer)));

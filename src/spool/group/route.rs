@@ -33,7 +33,7 @@ use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::{Ends, Newest};
 use crate::spool::outbox::seal::Earlier;
 use crate::spool::tables::{
-    BUNDLES, DEADLINES, HELD, LATEST, META, NAMES, OUT_NAMES, OUT_ORDER, OutName, USERS,
+    BUNDLES, DEADLINES, HELD, LATEST, META, NAMES, OUT_NAMES, OUT_ORDER, OutName,
 };
 use crate::spool::{Event, Spool, SpoolError};
 
@@ -591,10 +591,8 @@ impl Spool {
                 };
                 batch.insert(OUT_NAMES, path, &row);
             }
-            if let Some(digest) = entry.digest() {
-                batch.remove(USERS, &(digest, old));
-            }
         }
+        self.content.end_need(old, of.digests(), &mut batch);
         batch.remove(HELD, &old);
         batch.remove(BUNDLES, &old);
         batch.remove(OUT_ORDER, &Newest(row.order));

@@ -31,7 +31,7 @@ use crate::spool::beneath::Spot;
 use crate::spool::content::zeros;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::inbox::part::{Followed, Leaf, PartFile, joined};
-use crate::spool::tables::{GOT_FROM, InboundShown};
+use crate::spool::tables::InboundShown;
 use crate::spool::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError};
 
 /// The files of a bundle of more entries than this are not all kept open while it arrives.
@@ -607,8 +607,7 @@ impl Spool {
         origin: PeerId,
         to: &std::path::Path,
     ) -> Result<(), SpoolError> {
-        let entitled = self.journal.row(GOT_FROM, &(digest, origin))?.is_some()
-            || self.peer_has(origin, digest);
+        let entitled = self.content.was_given_by(origin, digest)? || self.peer_has(origin, digest);
         if !entitled {
             return Ok(());
         }

@@ -14,14 +14,14 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
-use crate::bundle::{BundleId, Cancel, CancelReason, DeliveryState, Entry, RelPath, Scope};
+use crate::bundle::{BundleId, Cancel, CancelReason, DeliveryState, RelPath, Scope};
 use crate::digest::Digest;
 use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::journal::{Batch, JournalError};
 use crate::spool::keys::Ends;
 use crate::spool::tables::{
-    BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, DELIVERIES, HELD, KEPT, ORPHANS, PENDING, USERS,
+    BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, DELIVERIES, HELD, KEPT, ORPHANS, PENDING,
 };
 use crate::spool::{Event, Spool, SpoolError};
 
@@ -422,9 +422,8 @@ impl Spool {
             }
             self.progress.lock().remove(&(bundle, *id));
         }
-        for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
-            batch.insert(USERS, &(digest, bundle), &());
-        }
+        let needs = manifest.manifest().digests();
+        self.content.begin_need(bundle, needs, &mut batch);
         self.renew_deadline(bundle, manifest.manifest().lifetime_secs, &mut batch)?;
         self.journal.submit(batch)?;
         drop(decide);

@@ -3,12 +3,12 @@
 //!
 //! A settled bundle leaves one row in [`KEPT`] when a further recipient may want it: one that is known now, or one that
 //! joins while a name still shows it. While its origin may still close it, it is in [`WATCHED`]; after that in
-//! [`CARRIED`], and owed through `DELIVERIES`, `PENDING` and `USERS` like a bundle of ours.
+//! [`CARRIED`], and owed through `DELIVERIES` and `PENDING` like a bundle of ours.
 //!
 //! # Invariants
 //! 1. A bundle is in [`WATCHED`] or in [`CARRIED`], not in both, and only while it is in [`KEPT`].
 //! 2. A row of [`KEPT`] outlives custody only while a name in the inbox shows the bundle.
-//! 3. `USERS` has rows for a bundle of another exactly while its custody needs the content, so that its removal by the
+//! 3. A bundle of another needs its content exactly while its custody does, so that its removal by the
 //!    user leaves the bytes; they count to the quota, and go before anything of the user's is refused.
 //! 4. Only recipients in the bundle's scope are ever owed it, so only they are served.
 //! 5. A watched bundle without rows in `DELIVERIES` is for all others; once one of them is gone, or one joins whom that
@@ -40,7 +40,7 @@ use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::tables::{
-    BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS, WATCHED,
+    BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
 };
 use crate::spool::{Event, Spool, SpoolError};
 
@@ -196,9 +196,7 @@ impl Spool {
         let delay = self.custodian.delay.load(Ordering::Relaxed);
         let until = self.custody_now() + Duration::from_millis(delay);
         batch.insert(WATCHED, &bundle, &(of.origin, Stage::Watching(until)));
-        for digest in of.entries.iter().filter_map(Entry::digest) {
-            batch.insert(USERS, &(digest, bundle), &());
-        }
+        self.content.begin_need(bundle, of.digests(), batch);
         self.custodian
             .due
             .fetch_min(millis(until), Ordering::Relaxed);
@@ -411,10 +409,10 @@ impl Spool {
                         self.progress.lock().remove(&(bundle, peer));
                     }
                 }
-                for digest in of.entries.iter().filter_map(Entry::digest) {
-                    steps.batch.remove(USERS, &(digest, bundle));
-                    steps.freed.push(digest);
-                }
+                let freed = self
+                    .content
+                    .end_need(bundle, of.digests(), &mut steps.batch);
+                steps.freed.extend(freed);
                 if why == Why::Quota {
                     self.show_given_up(manifest, &mut steps.batch)?;
                 }

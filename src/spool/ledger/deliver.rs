@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, Manifest, Priority, Receipt, Scope, VerifiedManifest,
+    BundleId, DeliveryState, Manifest, Priority, Receipt, Scope, VerifiedManifest,
 };
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
@@ -20,7 +20,7 @@ use crate::spool::ledger::history::Seq;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::tables::{
     BUNDLES, DEADLINES, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST,
-    MEMBERS, PENDING, SENT_AS, SETTLED_SEQ, USERS,
+    MEMBERS, PENDING, SETTLED_SEQ,
 };
 use crate::spool::{Event, Member, Spool, SpoolError, now_secs};
 
@@ -185,9 +185,8 @@ impl Spool {
         batch.insert(DELIVERIES, &(bundle, peer), &DeliveryState::Queued);
         let rank = Rank::of(manifest.manifest().priority, row.order);
         batch.insert(PENDING, &(peer, rank), &bundle);
-        for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
-            batch.insert(USERS, &(digest, bundle), &());
-        }
+        self.content
+            .begin_need(bundle, manifest.manifest().digests(), batch);
         self.renew_deadline(bundle, manifest.manifest().lifetime_secs, batch)?;
         Ok(true)
     }
@@ -330,7 +329,7 @@ impl Spool {
 
     /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
     pub(crate) fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
-        let mut next: Option<BundleId> = self.journal.row(SENT_AS, &digest).ok().flatten();
+        let mut next: Option<BundleId> = self.content.sent_as(digest).ok().flatten();
         for _ in 0..SAME_CONTENT_DEPTH {
             let Some(bundle) = next else { return false };
             let state = self.journal.row(DELIVERIES, &(bundle, peer));
@@ -484,7 +483,6 @@ impl Spool {
         let Some(manifest) = self.shared_manifest(bundle)? else {
             return Ok(Vec::new());
         };
-        let mut digests = Vec::new();
         self.ends_with(batch);
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
         self.tells_no_more(bundle, manifest.manifest(), batch)?;
@@ -493,12 +491,10 @@ impl Spool {
             if latest == Some(bundle) {
                 batch.remove(LATEST, &entry.path);
             }
-            if let Some(digest) = entry.digest() {
-                batch.remove(USERS, &(digest, bundle));
-                digests.push(digest);
-            }
         }
-        Ok(digests)
+        Ok(self
+            .content
+            .end_need(bundle, manifest.manifest().digests(), batch))
     }
 
     /// Shows in status that an offer was refused, deferred or quarantined.

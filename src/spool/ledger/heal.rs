@@ -9,8 +9,7 @@ use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::tables::{
-    CANCELS, CANCELS_OWED, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, USERS,
-    WATCHED,
+    CANCELS, CANCELS_OWED, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
 };
 use crate::spool::{Spool, SpoolError};
 
@@ -53,11 +52,7 @@ impl Spool {
                 batch.remove(CARRIED, key);
             }
         })?;
-        self.each_key(USERS, |key| {
-            if key.1 == bundle {
-                batch.remove(USERS, key);
-            }
-        })?;
+        self.content.end_all_needs(bundle, &mut batch)?;
         self.each_key(RELAYS, |key| {
             if key.1 == bundle {
                 batch.remove(RELAYS, key);

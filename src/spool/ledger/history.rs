@@ -35,7 +35,7 @@ use crate::spool::keys::{Ends, Newest};
 use crate::spool::outbox::tail::give_way;
 use crate::spool::tables::{
     BUNDLES, DEADLINES, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
-    OUT_ORDER, REFUSED_BITS, SCOPED, SENT_AS, SETTLED, SETTLED_BITS, SETTLED_SEQ,
+    OUT_ORDER, REFUSED_BITS, SCOPED, SETTLED, SETTLED_BITS, SETTLED_SEQ,
 };
 use crate::spool::{Spool, SpoolError};
 
@@ -485,17 +485,8 @@ impl Spool {
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         if let Some(manifest) = self.shared_manifest(bundle)? {
-            for digest in manifest
-                .manifest()
-                .entries
-                .iter()
-                .filter_map(|e| e.digest())
-            {
-                let newest: Option<BundleId> = self.journal.row(SENT_AS, &digest)?;
-                if newest == Some(bundle) {
-                    batch.remove(SENT_AS, &digest);
-                }
-            }
+            let digests = manifest.manifest().digests();
+            self.content.forget_sent(bundle, digests, batch)?;
         }
         for (peer, _) in self.deliveries_of(bundle)? {
             batch.remove(DELIVERIES, &(bundle, peer));

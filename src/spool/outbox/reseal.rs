@@ -23,7 +23,7 @@ use crate::spool::outbox::hashing::hash_file;
 use crate::spool::start::LastRun;
 use crate::spool::tables::{
     BUNDLES, BundleRow, DELIVERIES, HELD, INODES, InodeRow, LATEST, MARKS, ORPHANS, OUT_NAMES,
-    OUT_ORDER, OutName, PENDING, SENT_AS, Stat, USERS,
+    OUT_ORDER, OutName, PENDING, Stat,
 };
 use crate::spool::{Spool, SpoolError};
 
@@ -157,10 +157,10 @@ impl Spool {
         {
             let (path, digest) = (&of.entries[*entry].path, *digest);
             if !is_over {
-                batch.insert(USERS, &(digest, bundle), &());
+                self.content.begin_need(bundle, [digest], &mut batch);
                 batch.insert(LATEST, path, &bundle);
             }
-            batch.insert(SENT_AS, &digest, &bundle);
+            self.content.note_sent(bundle, [digest], &mut batch);
             let at = self.outbox().shown(path);
             self.hold_content(file, digest, &mut batch)?;
             // After the link, which changes the change time.

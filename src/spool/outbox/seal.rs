@@ -35,7 +35,7 @@ use crate::spool::outbox::jobs::Step;
 use crate::spool::outbox::moved_on::MovedOn;
 use crate::spool::symlinks::hashed;
 use crate::spool::tables::{
-    BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, ORPHANS, OUT_ORDER, PENDING, SENT_AS, USERS,
+    BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, ORPHANS, OUT_ORDER, PENDING,
 };
 use crate::spool::{
     Event, Gate, Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError, now_secs,
@@ -198,7 +198,7 @@ impl Spool {
 
     /// What an earlier bundle of ours says of content with this digest, so that it need not be hashed again.
     pub(in crate::spool) fn hashed_before(&self, digest: Digest, len: u64) -> Option<Hashed> {
-        let bundle: BundleId = self.journal.row(SENT_AS, &digest).ok().flatten()?;
+        let bundle: BundleId = self.content.sent_as(digest).ok().flatten()?;
         let manifest = self.shared_manifest(bundle).ok().flatten()?;
         manifest
             .manifest()
@@ -262,14 +262,8 @@ impl Spool {
         self.bind_to_group()?;
         let bundle = manifest.id();
         let order = self.next_out.fetch_add(1, Ordering::Relaxed);
-        let digests: Vec<Digest> = manifest
-            .manifest()
-            .entries
-            .iter()
-            .filter_map(Entry::digest)
-            .collect();
         let same_content = match manifest.manifest().single_digest() {
-            Some(digest) => self.journal.row(SENT_AS, &digest)?,
+            Some(digest) => self.content.sent_as(digest)?,
             None => None,
         };
         let row = BundleRow {
@@ -289,10 +283,9 @@ impl Spool {
         if orphan {
             batch.insert(ORPHANS, &order, &bundle);
         }
-        for digest in digests {
-            batch.insert(USERS, &(digest, bundle), &());
-            batch.insert(SENT_AS, &digest, &bundle);
-        }
+        let digests = || manifest.manifest().digests();
+        self.content.begin_need(bundle, digests(), batch);
+        self.content.note_sent(bundle, digests(), batch);
         Ok(())
     }
 

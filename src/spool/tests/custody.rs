@@ -3,7 +3,7 @@
 use super::*;
 use crate::bundle::Scope;
 use crate::spool::journal::{Key, Table};
-use crate::spool::tables::{CARRIED, DELIVERIES, KEPT, PENDING, RELAYS, USERS, WATCHED};
+use crate::spool::tables::{CARRIED, DELIVERIES, KEPT, PENDING, RELAYS, WATCHED};
 
 const NOBODY: fn(PeerId) -> bool = |_| false;
 const EVERYBODY: fn(PeerId) -> bool = |_| true;
@@ -39,7 +39,7 @@ impl Node {
             self.keys(RELAYS),
             self.keys(DELIVERIES),
             self.keys(PENDING),
-            self.keys(USERS),
+            self.spool().content.needs(),
         ]
     }
 
@@ -105,7 +105,11 @@ fn s11_another_holder_gives_it_and_the_receipt_finds_its_way_back() {
     assert!(birch.spool().take_receipt(&receipt).unwrap());
     assert_eq!(birch.owes(&cedar), []);
     assert_eq!(birch.pass(NOBODY), [(alder.id(), vec![bundle])]);
-    assert_eq!(birch.keys(USERS), 0, "nobody needs the content any more");
+    assert_eq!(
+        birch.spool().content.needs(),
+        0,
+        "nobody needs the content any more"
+    );
     assert_eq!(
         birch.spool().carried(alder.id(), None, 9).unwrap(),
         [bundle]

@@ -1,7 +1,7 @@
 //! States that hold what nobody would take: it goes at the next start, and nothing else.
 
 use super::journal::{Batch, Key, Table};
-use super::tables::{CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING, USERS};
+use super::tables::{CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING};
 use super::*;
 use crate::bundle::{Cancel, CancelReason, MANIFEST_MAX, SCOPE_MAX, Scope, SignedManifest};
 use crate::delivery::custody::Stage;
@@ -56,7 +56,10 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
     batch.insert(CARRIED, &carried, &Stage::Carrying);
     let queued = &DeliveryState::Queued;
     batch.insert(DELIVERIES, &(bundle, birch.id()), queued);
-    batch.insert(USERS, &(Digest([8; 32]), bundle), &());
+    alder
+        .spool()
+        .content
+        .begin_need(bundle, [Digest([8; 32])], &mut batch);
     // And a cancel for more than a scope may name.
     let ids = vec![birch.id(); SCOPE_MAX + 1];
     let cancel = Cancel::sign(
@@ -85,7 +88,7 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
     let pending = alder.spool().pending(birch.id(), None, 99).unwrap();
     let owed: Vec<BundleId> = pending.into_iter().map(|(_, bundle)| bundle).collect();
     assert_eq!(owed, [sent]);
-    assert_eq!(rows(&alder, USERS), 1);
+    assert_eq!(alder.spool().content.needs(), 1);
     assert_eq!(rows(&alder, DELIVERIES), 1);
     alder.spool().cancels_owed(birch.id(), None, 9).unwrap();
 }

@@ -4,12 +4,12 @@
 //! 1. A row of [`KEPT`] goes with the last name that shows the bundle; for a bundle of many, at the next start.
 
 use super::{PAGE, Steps};
-use crate::bundle::{BundleId, DeliveryState, Entry, Scope, VerifiedManifest};
+use crate::bundle::{BundleId, DeliveryState, Scope, VerifiedManifest};
 use crate::delivery::custody::{self, Custody};
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
-use crate::spool::tables::{CARRIED, CHOSEN, DEADLINES, DELIVERIES, IN_NAMES, InName, KEPT, USERS};
+use crate::spool::tables::{CARRIED, CHOSEN, DEADLINES, DELIVERIES, IN_NAMES, InName, KEPT};
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {
@@ -118,9 +118,9 @@ impl Spool {
         }
         match known {
             Some(_) => {
-                for digest in of.entries.iter().filter_map(Entry::digest) {
-                    steps.batch.insert(USERS, &(digest, manifest.id()), &());
-                }
+                let needs = of.digests();
+                self.content
+                    .begin_need(manifest.id(), needs, &mut steps.batch);
                 self.step(manifest, custody::Event::Joined(peer), steps)?;
             }
             None => {

@@ -2,10 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::bundle::{BundleId, Entry};
 use crate::delivery::custody::{self};
 use crate::digest::Digest;
-use crate::spool::tables::{BUNDLES, CARRIED, USERS, WATCHED};
+use crate::spool::tables::{BUNDLES, CARRIED, WATCHED};
 use crate::spool::{Spool, SpoolError};
 
 /// Bundles of others looked at to make room, at once.
@@ -14,17 +13,12 @@ const SHED_MAX: usize = 4096;
 impl Spool {
     /// Whether a bundle of ours needs this content; otherwise only custody does, if anything.
     fn needed_for_own(&self, digest: Digest) -> Result<bool, SpoolError> {
-        for bundle in self.users_of(digest)? {
+        for bundle in self.content.needed_by(digest, usize::MAX)? {
             if self.journal.row(BUNDLES, &bundle)?.is_some() {
                 return Ok(true);
             }
         }
         Ok(false)
-    }
-
-    fn users_of(&self, digest: Digest) -> Result<Vec<BundleId>, SpoolError> {
-        let rows = self.journal.keys(USERS.below(&digest), usize::MAX)?;
-        Ok(rows.into_iter().map(|(_, bundle)| bundle).collect())
     }
 
     /// [`Self::may_hold`] for the user's own act: custody gives way. Call without the decision lock.
@@ -33,7 +27,7 @@ impl Spool {
             return Ok(());
         };
         if !self.needed_for_own(digest)? {
-            let users = self.users_of(digest)?;
+            let users = self.content.needed_by(digest, usize::MAX)?;
             let ended = self.custody_events(None, &users, custody::Event::QuotaFull);
             return ended.map(drop);
         }
@@ -59,7 +53,7 @@ impl Spool {
             };
             let before = self.held_bytes();
             let mut alone = false;
-            for digest in manifest.manifest().entries.iter().filter_map(Entry::digest) {
+            for digest in manifest.manifest().digests() {
                 let meta = std::fs::symlink_metadata(self.layout.content(digest));
                 alone |=
                     meta.is_ok_and(|meta| meta.nlink() == 1) && !self.needed_for_own(digest)?;
