@@ -50,6 +50,8 @@ use self::database::{compact, database_path, open_whole};
 pub(crate) use self::error::JournalError;
 pub(crate) use self::key::{Below, Fixed, Key};
 use self::log::Log;
+#[cfg(test)]
+pub(crate) use self::read::reads_here;
 pub(crate) use self::reserve::Reserve;
 use self::shared::{BACKLOG_BYTES, Distrust, Fresh, Shared, log_directory};
 pub(crate) use self::table::Table;

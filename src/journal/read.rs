@@ -17,6 +17,17 @@ use super::{Journal, JournalError};
 /// Rows looked at per step.
 const PAGE: usize = 1000;
 
+#[cfg(test)]
+thread_local! {
+    static READS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How often this thread has read rows.
+#[cfg(test)]
+pub(crate) fn reads_here() -> u64 {
+    READS.get()
+}
+
 /// A row as it is stored.
 type Row = (FullKey, Arc<[u8]>);
 
@@ -33,6 +44,8 @@ impl Shared {
         key: &[u8],
         decode: impl FnOnce(&[u8]) -> Result<T, JournalError>,
     ) -> Result<Option<T>, JournalError> {
+        #[cfg(test)]
+        READS.set(READS.get() + 1);
         if let Some((_, value)) = self.fresh.read().overlay.get(key) {
             return value.as_deref().map(decode).transpose();
         }
@@ -48,6 +61,8 @@ impl Shared {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Row>, JournalError> {
+        #[cfg(test)]
+        READS.set(READS.get() + 1);
         let start = after.map_or(Bound::Included(prefix), Bound::Excluded);
         // The overlay first: a row that moves to the database in between is then seen twice, never missed.
         let mut fresh: BTreeMap<FullKey, Value> = BTreeMap::new();

@@ -18,6 +18,7 @@ pub(in crate::spool) mod doubt;
 pub(in crate::spool) mod forward;
 pub(in crate::spool) mod home;
 pub(in crate::spool) mod intake;
+pub(in crate::spool) mod naming;
 pub(in crate::spool) mod part;
 pub(in crate::spool) mod proofs;
 pub(in crate::spool) mod publish;
@@ -26,7 +27,6 @@ pub(in crate::spool) mod taken;
 pub(in crate::spool) mod withdrawn;
 
 use crate::journal::Journal;
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,19 +34,14 @@ use std::sync::atomic::Ordering;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
 use super::tables::{
-    CHOSEN, IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, OWNED, SETTLED, SETTLED_SEQ,
-    VERSIONS, Version,
+    IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, SETTLED, SETTLED_SEQ, VERSIONS, Version,
 };
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
-use crate::bundle::{BundleId, EntryKind, NAME_MAX, Receipt, RelPath, VerifiedManifest};
-use crate::peer::PeerId;
-use crate::spool::inbox::consumed::Owner;
+use crate::bundle::{BundleId, Receipt, RelPath, VerifiedManifest};
 use crate::spool::inbox::intake::{Verified, shown};
+use crate::spool::inbox::naming::{Choosing, Naming};
 use crate::spool::inbox::taken::Which;
 use crate::spool::ledger::history::Seq;
-
-/// How many names are tried before a conflict is given up: `stem~name.ext`, `stem~name-2.ext`, …
-const NAME_ATTEMPTS: u32 = 10_000;
 
 /// Why a file leaves the inbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,42 +57,6 @@ impl Verified {
     pub(crate) fn publish(self) -> Result<Published, SpoolError> {
         let spool = Arc::clone(&self.arrival.spool);
         spool.publish(&self)
-    }
-}
-
-/// One name about to be given.
-pub(super) struct Naming {
-    pub(super) entry: usize,
-    pub(super) name: RelPath,
-}
-
-/// What is known while the names of one bundle are chosen.
-pub(super) struct Choosing {
-    pub(super) origin: PeerId,
-    order: (u64, u64),
-    /// The name it would have, but for a directory that stands in the way.
-    pub(super) blocked: Option<RelPath>,
-    /// Directories that it may use, found before.
-    directories: HashSet<RelPath>,
-    /// Names that were taken away because they were in the way.
-    pub(super) cleared: Vec<RelPath>,
-    /// Top directories, as the origin calls them, that the bundle has links in.
-    linked: HashSet<Vec<u8>>,
-}
-
-impl Choosing {
-    pub(super) fn of(manifest: &VerifiedManifest) -> Self {
-        let entries = manifest.manifest().entries.iter();
-        let links = entries.filter(|entry| entry.target().is_some());
-        let linked = links.filter_map(|entry| entry.path.components().next());
-        Self {
-            linked: linked.map(<[u8]>::to_vec).collect(),
-            origin: manifest.manifest().origin,
-            order: manifest.manifest().order(),
-            blocked: None,
-            directories: HashSet::new(),
-            cleared: Vec::new(),
-        }
     }
 }
 
@@ -372,206 +331,6 @@ impl Spool {
         Ok(self.journal.row(SETTLED, &bundle)?)
     }
 
-    /// Names for all entries but those of which something newer was published. Call with the decision lock held.
-    pub(super) fn choose_names(
-        &self,
-        manifest: &VerifiedManifest,
-        choosing: &mut Choosing,
-    ) -> Result<Vec<Naming>, SpoolError> {
-        let of = manifest.manifest();
-        let mut namings = Vec::with_capacity(of.entries.len());
-        for (entry, said) in of.entries.iter().enumerate() {
-            let newest = self.version(of.origin, &said.path)?;
-            if newest.is_some_and(|newest| newest.order >= of.order()) {
-                continue;
-            }
-            let is_file = !matches!(said.kind, EntryKind::Directory);
-            let name = self.choose_name(&said.path, is_file, choosing)?;
-            if said.target().is_some() {
-                self.may_show(said, &name)?;
-                let mut batch = Batch::default();
-                self.claim_top(of.origin, &said.path, &name, &mut batch)?;
-                self.journal.submit(batch)?;
-            }
-            namings.push(Naming { entry, name });
-        }
-        Ok(namings)
-    }
-
-    pub(super) fn choose_name(
-        &self,
-        path: &RelPath,
-        is_file: bool,
-        choosing: &mut Choosing,
-    ) -> Result<RelPath, SpoolError> {
-        let origin = choosing.origin;
-        let key = (origin, path);
-        let mut chosen = self.journal.row(CHOSEN, &key)?;
-        if let Some(before) = chosen.as_ref().filter(|_| is_file)
-            && self.go_home_before(path, before)?
-        {
-            chosen = self.journal.row(CHOSEN, &key)?;
-        }
-        if let Some(chosen) = chosen
-            && self
-                .build_name(path, chosen.components(), is_file, 1, choosing)?
-                .as_ref()
-                == Some(&chosen)
-        {
-            return Ok(chosen);
-        }
-        choosing.blocked = None;
-        let top = path.components().next().unwrap_or_default();
-        let other = self.other_top(origin, top)?;
-        let components = std::iter::once(other.as_deref().unwrap_or(top));
-        let components = components.chain(path.components().skip(1));
-        let chosen = self
-            .build_name(path, components, is_file, NAME_ATTEMPTS, choosing)?
-            .ok_or_else(|| {
-                let source = io::Error::from_raw_os_error(libc::EEXIST);
-                SpoolError::Io {
-                    action: "find a free name for",
-                    path: path.as_path().to_path_buf(),
-                    source,
-                }
-            })?;
-        if is_file {
-            let mut batch = Batch::default();
-            batch.insert(CHOSEN, &key, &chosen);
-            batch.insert(OWNED, &chosen, &(origin, path.clone()));
-            self.note_provisional(path, &chosen, choosing, &mut batch)?;
-            self.journal.submit(batch)?;
-        }
-        Ok(chosen)
-    }
-
-    fn build_name<'a>(
-        &self,
-        path: &RelPath,
-        components: impl Iterator<Item = &'a [u8]>,
-        is_file: bool,
-        attempts: u32,
-        choosing: &mut Choosing,
-    ) -> Result<Option<RelPath>, SpoolError> {
-        let who = self.name_of(choosing.origin);
-        let components: Vec<&[u8]> = components.collect();
-        let mut built: Option<RelPath> = None;
-        for (at, component) in components.iter().enumerate() {
-            let as_file = is_file && at + 1 == components.len();
-            let mut found = None;
-            for attempt in 0..attempts {
-                let name = if attempt == 0 {
-                    component.to_vec()
-                } else {
-                    conflict_name(component, &who, attempt)
-                };
-                let candidate = match &built {
-                    None => RelPath::parse(name),
-                    Some(parent) => parent.child(&name),
-                };
-                let Ok(candidate) = candidate else {
-                    return Ok(None);
-                };
-                if built.is_none() && !as_file && !self.may_use(path, &candidate, choosing)? {
-                    continue;
-                }
-                if self.may_take(path, &candidate, as_file, choosing)? {
-                    found = Some(candidate);
-                    break;
-                }
-            }
-            match found {
-                Some(candidate) => built = Some(candidate),
-                None => return Ok(None),
-            }
-        }
-        Ok(built)
-    }
-
-    /// Whether `path` may be below the top directory `candidate`, which may have links of others in it.
-    fn may_use(
-        &self,
-        path: &RelPath,
-        candidate: &RelPath,
-        choosing: &Choosing,
-    ) -> Result<bool, SpoolError> {
-        if choosing.directories.contains(candidate) {
-            return Ok(true);
-        }
-        let top = path.components().next().unwrap_or_default();
-        let links = choosing.linked.contains(top);
-        self.may_use_top(choosing.origin, candidate, links)
-    }
-
-    /// Whether (origin, path) may use `candidate` as its file, or as a directory on the way to it. From the same
-    /// origin the newer kind wins: a file gives way to a directory, an empty directory to a file.
-    fn may_take(
-        &self,
-        path: &RelPath,
-        candidate: &RelPath,
-        as_file: bool,
-        choosing: &mut Choosing,
-    ) -> Result<bool, SpoolError> {
-        if !as_file && choosing.directories.contains(candidate) {
-            return Ok(true);
-        }
-        let origin = choosing.origin;
-        let owner = self.owner(candidate)?;
-        let meta = self.inbox().look(candidate)?;
-        if as_file {
-            if owner.is_some_and(|owner| !owner.is(origin, path, candidate)) {
-                return Ok(false);
-            }
-            return match meta {
-                Some(meta) if meta.is_dir() => {
-                    let at = self.inbox().at(candidate)?;
-                    let gone = durable::remove_directory(&at).is_ok();
-                    if gone {
-                        choosing.cleared.push(candidate.clone());
-                    } else {
-                        choosing.blocked.get_or_insert_with(|| candidate.clone());
-                    }
-                    Ok(gone)
-                }
-                Some(_) => {
-                    let row: Option<InName> = self.journal.row(IN_NAMES, &candidate)?;
-                    Ok(row.is_some_and(|row| row.origin == origin && row.path == *path))
-                }
-                None => Ok(true),
-            };
-        }
-        let may = match meta {
-            Some(meta) if meta.is_dir() => true,
-            Some(_) => match owner {
-                Some(Owner::Known(owner, its_path)) if owner == origin => {
-                    let newest = self.version(origin, &its_path)?;
-                    let older = newest.is_none_or(|newest| newest.order < choosing.order);
-                    if older {
-                        self.remove_name(candidate, Left::GaveWay)?;
-                        choosing.cleared.push(candidate.clone());
-                    }
-                    older
-                }
-                Some(Owner::Known(..) | Owner::Consumed(_)) | None => false,
-            },
-            None => owner.is_none_or(|owner| owner.is_of(origin)),
-        };
-        if may {
-            choosing.directories.insert(candidate.clone());
-        }
-        Ok(may)
-    }
-
-    /// What gave way to another kind of file is not to be found under its name any more. For one name: who gives many
-    /// has the kernel forget them first.
-    pub(super) fn tell_cleared(&self, choosing: &Choosing) {
-        if let Some(observer) = self.observer.read().clone() {
-            for path in &choosing.cleared {
-                observer.removed(path);
-            }
-        }
-    }
-
     /// Takes a file's name out of the inbox. Call with the decision lock held.
     pub(super) fn remove_name(&self, path: &RelPath, left: Left) -> Result<(), SpoolError> {
         if !durable::remove(&self.inbox().at(path)?)? {
@@ -735,50 +494,5 @@ impl Spool {
             error: None,
             progress: Some(format!("{0}/{0}", row.size)),
         }
-    }
-}
-
-/// `stem~who.ext`, then `stem~who-2.ext`, …, cut so that it fits a name.
-fn conflict_name(name: &[u8], who: &str, attempt: u32) -> Vec<u8> {
-    let dot = name.iter().rposition(|b| *b == b'.').filter(|at| *at > 0);
-    let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
-    let suffix = if attempt == 1 {
-        format!("~{who}")
-    } else {
-        format!("~{who}-{attempt}")
-    };
-    let extension = &extension[..extension.len().min(NAME_MAX - suffix.len() - 1)];
-    let mut keep = stem.len().min(NAME_MAX - suffix.len() - extension.len());
-    // Never in the middle of a character: continuation bytes are 10xxxxxx.
-    while keep > 0 && keep < stem.len() && stem[keep] & 0xC0 == 0x80 {
-        keep -= 1;
-    }
-    [&stem[..keep], suffix.as_bytes(), extension].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_conflict_name_keeps_the_extension_and_fits() {
-        let name = |text: &str, attempt| {
-            String::from_utf8(conflict_name(text.as_bytes(), "birch", attempt)).unwrap()
-        };
-        assert_eq!(name("report.pdf", 1), "report~birch.pdf");
-        assert_eq!(name("report.pdf", 2), "report~birch-2.pdf");
-        assert_eq!(name("Makefile", 1), "Makefile~birch");
-        assert_eq!(name(".bashrc", 1), ".bashrc~birch");
-        let long = name(&format!("{}.txt", "ä".repeat(125)), 1);
-        assert!(
-            long.len() <= NAME_MAX && long.ends_with("ä~birch.txt"),
-            "{long}"
-        );
-        let long = conflict_name(
-            &[b"x.".as_slice(), &[b'y'; 250]].concat(),
-            &"z".repeat(63),
-            1,
-        );
-        assert!(long.len() <= NAME_MAX);
     }
 }

@@ -55,6 +55,8 @@ mod routes;
 #[cfg(test)]
 mod send;
 #[cfg(test)]
+mod taken_names;
+#[cfg(test)]
 mod tree_times;
 #[cfg(test)]
 mod trees;

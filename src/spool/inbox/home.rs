@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::bundle::{BundleId, RelPath};
 use crate::peer::PeerId;
-use crate::spool::inbox::Choosing;
+use crate::spool::inbox::naming::Choosing;
 use crate::spool::journal::Batch;
 use crate::spool::keys::{Beneath, Newest};
 use crate::spool::tables::{

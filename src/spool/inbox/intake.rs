@@ -37,8 +37,8 @@ use crate::spool::{Event, FinishError, IntakeError, Offered, Quarantined, Spool,
 /// The files of a bundle of more entries than this are not all kept open while it arrives.
 const KEPT_OPEN: usize = 64;
 
-/// Bytes kept for `~name-9999`, the name having at most 63: what is offered fits also when its name is taken.
-const CONFLICT_ROOM: usize = 1 + 63 + 5;
+/// Bytes kept for `~name-` and a number of nine digits, the name having at most 63: what is offered fits also when its name is taken.
+pub(super) const CONFLICT_ROOM: usize = 1 + 63 + 10;
 
 /// What a bundle is refused with whose chunks are right and whose digest is wrong.
 pub(crate) const CONTRADICTS: &str = "manifest contradicts itself";

@@ -32,7 +32,7 @@ use crate::spool::beneath::Root;
 use crate::spool::directories::{set_times, times_in_inbox};
 use crate::spool::durable::{self, SYNC_EACH_MAX, Sync};
 use crate::spool::inbox::intake::Verified;
-use crate::spool::inbox::{Choosing, Naming};
+use crate::spool::inbox::naming::{Choosing, Naming};
 use crate::spool::journal::Batch;
 use crate::spool::tables::{IN_NAMES, INTENTS, InName, Intent};
 use crate::spool::{Published, Spool, SpoolError};

@@ -54,9 +54,10 @@ use crate::digest::Digest;
 use crate::peer::PeerId;
 use crate::spool::beneath::is_nothing;
 use crate::spool::durable::{self, OnPath, Sync};
+use crate::spool::inbox::Left;
 use crate::spool::inbox::intake::set_mtime;
+use crate::spool::inbox::naming::Choosing;
 use crate::spool::inbox::taken::Which;
-use crate::spool::inbox::{Choosing, Left};
 use crate::spool::journal::Batch;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::outbox::seal::{is_executable, mtime_of};
@@ -432,7 +433,7 @@ impl Spool {
     ) -> Result<RelPath, SpoolError> {
         let bundle = manifest.id();
         let mut choosing = Choosing::of(manifest);
-        let to = self.choose_name(&announced.entry.path, true, &mut choosing);
+        let to = self.choose_name(&announced.entry.path, &mut choosing);
         self.tell_cleared(&choosing);
         let to = to?;
         if announced.entry.target().is_some() {

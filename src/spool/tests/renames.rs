@@ -11,7 +11,7 @@ mod rests;
 
 use std::io::Read;
 
-use super::super::inbox::Choosing;
+use super::super::inbox::naming::Choosing;
 use super::super::journal::Batch;
 use super::super::keys::Beneath;
 use super::super::tables::{IN_NAMES, InName, OUT_NAMES, OutName, RENAMES, Renaming};
@@ -598,10 +598,7 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
 /// A rename here that is cut off; `done` says how far it had come.
 fn cut_off(birch: &Node, alder: &Node, bundle: BundleId, from: &str, to: &str, done: bool) {
     let mut choosing = Choosing::of(&alder.manifest(bundle));
-    birch
-        .spool()
-        .choose_name(&rel(to), true, &mut choosing)
-        .unwrap();
+    birch.spool().choose_name(&rel(to), &mut choosing).unwrap();
     let renaming = Renaming {
         signed: alder.manifest(bundle).signed().clone(),
         from: rel(from),
