@@ -168,6 +168,54 @@ fn a_killed_daemon_keeps_what_it_submitted_and_a_power_loss_what_was_committed()
 }
 
 #[test]
+fn a_log_that_ends_at_any_byte_gives_the_batches_that_are_whole() {
+    let saved = tempfile::tempdir().unwrap();
+    let base = saved.path().join("base");
+    std::fs::create_dir(&base).unwrap();
+    open(&base, true).unwrap().close();
+    let mut ends = Vec::new();
+    let mut log = Log::open(&log_directory(saved.path())).unwrap();
+    for number in 0..3_u32 {
+        // Two rows that belong together, and one that the batch before it wrote.
+        let mut batch = Batch::default();
+        batch.insert(T, &format!("left {number}"), &number);
+        batch.insert(U, &format!("right {number}"), &number);
+        batch.insert(T, &"last", &number);
+        if number == 2 {
+            batch.remove(T, &"left 0");
+        }
+        let record = LogRecord(&batch.rows).to_record().unwrap();
+        log.append(&record).unwrap();
+        ends.push(ends.last().copied().unwrap_or(0) + record.len());
+    }
+    let written = std::fs::read(log::name(&log_directory(saved.path()), 0)).unwrap();
+    drop(log);
+    assert_eq!(written.len(), ends[2]);
+    for cut in 0..=written.len() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(base.join("journal.redb"), dir.path().join("journal.redb")).unwrap();
+        let log = log_directory(dir.path());
+        std::fs::create_dir(&log).unwrap();
+        std::fs::write(log::name(&log, 0), &written[..cut]).unwrap();
+        let whole = ends.iter().filter(|end| **end <= cut).count() as u32;
+        // A kill in the middle of what follows is the same once more.
+        for start in 0..2 {
+            let journal = open(dir.path(), true).unwrap();
+            for number in 0..3_u32 {
+                let there = (number < whole).then_some(number);
+                let kept = there.filter(|number| !(*number == 0 && whole == 3));
+                let (left, right) = (format!("left {number}"), format!("right {number}"));
+                let at = format!("cut at {cut}, start {start}");
+                assert_eq!(journal.row(T, &left).unwrap(), kept, "{at}");
+                assert_eq!(journal.row(U, &right).unwrap(), there, "{at}");
+            }
+            assert_eq!(journal.row(T, &"last").unwrap(), whole.checked_sub(1));
+            journal.close();
+        }
+    }
+}
+
+#[test]
 fn durability_is_announced_in_order_of_submission() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path(), true).unwrap();
