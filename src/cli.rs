@@ -7,6 +7,7 @@
 mod act;
 mod args;
 mod ask;
+mod bar;
 #[cfg(test)]
 mod documents;
 mod exit;
@@ -16,6 +17,7 @@ mod output;
 mod settings;
 mod show;
 mod stage;
+mod wait;
 mod which;
 
 use std::ffi::OsString;
@@ -24,13 +26,11 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use self::args::{DaemonArgs, MountArgs, PlacedArgs};
+use self::args::{DaemonArgs, MountArgs, PlacedArgs, SendArgs, WaitArgs};
 pub use self::exit::{ExitCode, Failure};
 use self::output::complain;
 use self::settings::Settings;
-use crate::bundle::Priority;
 use crate::config::parse_duration;
-use crate::control::wait::WaitFor;
 use crate::mount::announcer::{self, MountPlace, SUBCOMMAND};
 use crate::mount::background::ReadyPipe;
 use crate::mount::options::helper_args;
@@ -58,6 +58,12 @@ enum Command {
         /// Detach it at once, though it is in use
         #[arg(long)]
         lazy: bool,
+        /// First wait until all that is on its way is delivered; if it is not, leave it mounted
+        #[arg(long)]
+        wait: bool,
+        /// Wait for so long at most, as in 30s or 5m
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "wait")]
+        timeout: Option<Duration>,
     },
     /// Show what was sent and received, and who is there
     Status {
@@ -123,40 +129,9 @@ enum Command {
         json: bool,
     },
     /// Wait until files are delivered
-    Wait {
-        /// Files in outbox/, or paths below it
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<PathBuf>,
-        /// To whom: all, a number of peers, or the name of one
-        #[arg(long = "for", value_name = "WHOM", default_value = "all")]
-        to: WaitFor,
-        /// Give up after this time, as in 30s or 5m
-        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-        timeout: Option<Duration>,
-        #[command(flatten)]
-        daemon: DaemonArgs,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Wait(WaitArgs),
     /// Send files now: one of the outbox that is held back or ignored, or any files as one bundle
-    Send {
-        /// A file in outbox/ or a path below it; with one of the options below, or outside the outbox, any files and
-        /// directories
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// To whom, whatever the routes say: names, ids, @groups, or all
-        #[arg(long, value_name = "WHOM", value_delimiter = ',')]
-        to: Vec<String>,
-        /// How urgently: bulk, low, routine, priority, critical
-        #[arg(long, value_name = "PRIORITY", value_parser = act::priority)]
-        priority: Option<Priority>,
-        /// Your own id for it: sent again with the same files it does nothing, with others it is an error
-        #[arg(long, value_name = "ID")]
-        bundle: Option<String>,
-        #[command(flatten)]
-        daemon: DaemonArgs,
-    },
+    Send(SendArgs),
     /// Cancel what was sent: who does not have it yet never gets it
     Cancel {
         /// A file in outbox/ or a path below it, or the id of a bundle
@@ -245,7 +220,15 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
 fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
     match command {
         Command::Mount(args) => mount::mount(args, pipe),
-        Command::Umount { mountpoint, lazy } => mount::umount(&mountpoint, lazy),
+        Command::Umount {
+            mountpoint,
+            lazy,
+            wait: true,
+            timeout,
+        } => mount::umount_after_delivery(&mountpoint, lazy, timeout),
+        Command::Umount {
+            mountpoint, lazy, ..
+        } => mount::umount(&mountpoint, lazy),
         Command::Status {
             daemon,
             json,
@@ -265,20 +248,8 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
         } => member::remove(daemon, who, no_rekey, json),
         Command::Forget { who, daemon, json } => member::forget(daemon, who, json),
         Command::Rekey { daemon, json } => member::rekey(daemon, json),
-        Command::Wait {
-            paths,
-            to,
-            timeout,
-            daemon,
-            json,
-        } => ask::wait(&paths, to, timeout, daemon, json),
-        Command::Send {
-            files,
-            to,
-            priority,
-            bundle,
-            daemon,
-        } => act::send(&files, to, priority, bundle, daemon),
+        Command::Wait(args) => wait::wait(args),
+        Command::Send(args) => act::send(args),
         Command::Cancel { what, daemon } => act::cancel(&what, daemon),
         Command::Retry { what, to, daemon } => act::retry(&what, to, daemon),
         Command::Config {
@@ -322,6 +293,7 @@ fn report(result: Result<(), Failure>) -> ExitCode {
 mod tests {
     use super::*;
     use crate::config::{Kind, Layer, SETTINGS, setting};
+    use crate::control::wait::WaitFor;
 
     fn parse(words: &[&str]) -> Result<Command, clap::Error> {
         Cli::try_parse_from([&["meshbox"], words].concat()).map(|cli| cli.command)
@@ -400,9 +372,9 @@ mod tests {
     #[test]
     fn wait_says_for_whom_and_how_long() {
         let words = ["wait", "a", "b", "--for", "2", "--timeout", "300ms"];
-        let Command::Wait {
+        let Command::Wait(WaitArgs {
             paths, to, timeout, ..
-        } = parse(&words).unwrap()
+        }) = parse(&words).unwrap()
         else {
             panic!()
         };
@@ -410,7 +382,8 @@ mod tests {
             (paths.len(), to, timeout),
             (2, WaitFor::Count(2), Some(Duration::from_millis(300)))
         );
-        assert!(parse(&["wait"]).is_err());
+        assert!(parse(&["wait"]).is_ok(), "all that is on its way");
+        assert!(parse(&["wait", "--for-first", "--for", "2"]).is_err());
         assert!(parse(&["wait", "a", "--timeout", "5"]).is_err());
     }
 

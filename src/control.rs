@@ -22,7 +22,9 @@ mod client;
 mod path;
 mod server;
 pub(crate) mod wait;
+mod watch;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -37,7 +39,7 @@ pub(crate) use self::path::WirePath;
 pub(crate) use self::server::Server;
 use crate::bundle::RelPath;
 pub(crate) use crate::spool::{Counts, InboundRow, Layout, OutboundRow};
-use wait::{Delivery, WaitFor};
+use wait::{Delivery, Target, WaitFor};
 
 /// Longest request line. A `wait` for some thousand paths fits; a client that sends more is cut off.
 pub(crate) const MAX_REQUEST: u64 = 1024 * 1024;
@@ -84,15 +86,22 @@ pub(crate) enum Request {
     },
     /// Give all members a new key.
     Rekey,
-    /// Come back when these files are delivered.
+    /// Come back when these files are delivered; without any, when all is that is on its way now.
     Wait {
-        /// Below `outbox/`.
+        /// Files and directories below `outbox/`.
+        #[serde(default)]
         paths: Vec<WirePath>,
+        /// Ids of bundles as hex.
+        #[serde(default)]
+        bundles: Vec<String>,
         /// To whom.
         #[serde(rename = "for")]
         to: WaitFor,
         /// For how long at most.
         timeout_ms: Option<u64>,
+        /// Answer [`Reply::Progress`] in between, at most once in this time.
+        #[serde(default)]
+        progress_ms: Option<u64>,
     },
     /// Send a file now, whatever its state.
     Send {
@@ -142,6 +151,8 @@ pub(crate) enum Reply {
     Changed(MembershipChange),
     /// To [`Request::Forget`].
     Forgotten(Forgotten),
+    /// To [`Request::Wait`], any number of times before the answer.
+    Progress(wait::Progress),
     /// To [`Request::Wait`].
     Waited(Waited),
     /// To [`Request::Act`].
@@ -179,8 +190,11 @@ pub(crate) struct Forgotten {
 pub(crate) struct Waited {
     /// In one word.
     pub outcome: wait::Outcome,
-    /// Each path that was asked for, in that order.
+    /// Each path that was asked for, in that order, then each bundle.
     pub paths: Vec<wait::PathOutcome>,
+    /// Who does not have everything yet, those first that are away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<wait::Missing>,
 }
 
 /// What `status --json` and `.meshbox/status.json` show. Other programs rely on this shape.
@@ -282,6 +296,22 @@ pub(crate) trait ControlBackend: Send + Sync + 'static {
     fn ticket(&self) -> String;
     /// How the delivery of the file at `path` stands.
     fn delivery(&self, path: &RelPath) -> Delivery;
+    /// How the delivery of a bundle of ours stands, by its id as hex.
+    fn delivery_of(&self, _bundle: &str) -> Delivery {
+        Delivery::Unknown
+    }
+    /// What is on its way and what is shown below a directory of the outbox, or all that is on its way.
+    fn underway(&self, _directory: Option<&RelPath>) -> Vec<Target> {
+        Vec::new()
+    }
+    /// Whether the group has no other member.
+    fn is_alone(&self) -> bool {
+        false
+    }
+    /// By id as hex, since when a member is not connected, in seconds since 1970 (0: ever); `None`: it is.
+    fn links(&self) -> HashMap<String, Option<u64>> {
+        HashMap::new()
+    }
     /// Blocks until something changed since `seen`, at most `at_most`; gives the new mark.
     fn wait_change(&self, seen: u64, at_most: Duration) -> u64;
     /// Sends a file now.

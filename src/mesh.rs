@@ -297,6 +297,16 @@ impl Mesh {
         all
     }
 
+    /// Each known peer, and since when it is not connected, in seconds since 1970 (0: ever); `None`: it is.
+    pub(crate) fn links(&self) -> Vec<(PeerId, Option<u64>)> {
+        let all = self.hub.roster.all().into_iter();
+        let since = |peer: &Peer| match peer.session() {
+            Some(_) => None,
+            None => Some(peer.last_seen()),
+        };
+        all.map(|peer| (peer.id, since(&peer))).collect()
+    }
+
     /// Waits until there is a session with `id`, at most for `limit`; says whether there is one. Not to be called from a
     /// thread of the mesh.
     pub(crate) fn wait_connected(&self, id: PeerId, limit: Duration) -> bool {

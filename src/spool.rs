@@ -24,6 +24,7 @@ mod symlinks;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod underway;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -74,6 +75,7 @@ use self::start::{
 #[cfg(test)]
 pub(crate) use self::tables::MarkKind;
 use self::tables::{IN_ORDER, InboundShown, META_EPOCH, OUT_ORDER};
+pub(crate) use self::underway::Underway;
 use crate::bundle::{
     BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
 };

@@ -204,6 +204,136 @@ fn wait_ends_at_once_for_what_is_not_sent_and_follows_what_was_removed() {
 }
 
 #[test]
+fn where_nobody_else_is_wait_says_so_or_waits_for_the_first() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let nothing = alder.run("wait", &[]).ok().stdout;
+    assert!(nothing.contains("nothing is on its way"), "{nothing}");
+    alder.put("f", b"x");
+    for more in [&[][..], &["f"], &["--for", "1", "f"]] {
+        let ran = alder.run("wait", &[more, &["--timeout", "60s"]].concat());
+        assert_eq!(ran.code, Some(NOT_AS_ASKED), "{more:?}: {ran:?}");
+        ran.fails_saying(&["no other member", "meshbox ticket", "--for-first"]);
+    }
+    let mut first = meshbox(&["wait", "--for-first", "--timeout", "60s", "--state"]);
+    let mut first = first.arg(alder.state()).spawn().unwrap();
+    let _birch = Node::join("birch", &alder);
+    assert_eq!(wait_child(&mut first, COMMAND), Some(0));
+    alder.run("wait", &["--timeout", "60s"]).ok();
+}
+
+#[test]
+fn wait_takes_directories_bundles_and_all_and_names_who_is_missing() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    birch.stop();
+    for path in ["d/a", "d/sub/b", "d/c.part", "e"] {
+        alder.put(path, b"12345");
+    }
+    // Held back because of its name, which is no failure of the directory it is in.
+    let wait = |more: &[&str]| alder.run("wait", &[more, &["--timeout", "1s"]].concat());
+    let directory = alder.outbox("d");
+    let mountpoint = alder.mountpoint();
+    for (what, files) in [
+        (Some(directory.as_path()), 2),
+        (Some(Path::new("d/sub")), 1),
+        (Some(mountpoint.as_path()), 3),
+        (None, 3),
+    ] {
+        let named: Vec<&str> = what.into_iter().map(text).collect();
+        let ran = wait(&named);
+        assert_eq!(ran.code, Some(TIMEOUT), "{ran:?}");
+        let some = if files == 1 { "file" } else { "files" };
+        let missing = format!("missing: birch: {files} {some}, ");
+        ran.fails_saying(&[&missing, "offline since 20", " ago"]);
+    }
+    let json = wait(&["--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["outcome"], "timeout");
+    assert_eq!(json["missing"][0]["name"], "birch");
+    assert_eq!(json["missing"][0]["files"], 3);
+    assert!(json["missing"][0]["offline_since"].as_u64() > Some(1 << 30));
+    let rows = alder.status()["outbound"].as_array().unwrap().clone();
+    let row = rows.iter().find(|row| row["path"] == "e").unwrap();
+    let bundle = row["bundle"].as_str().unwrap();
+    wait(&[bundle]).fails_saying(&[bundle, "delivered 0/1", "missing: birch: 1 file"]);
+    let unknown = wait(&[&"0".repeat(64)]);
+    assert_eq!(unknown.code, Some(NOT_AS_ASKED), "{unknown:?}");
+
+    birch.restart();
+    for named in [&[][..], &[bundle], &[text(&directory), "e"], &["d"]] {
+        let ran = alder.run("wait", &[named, &["--timeout", "60s"]].concat());
+        assert_eq!(ran.code, Some(0), "{named:?}: {ran:?}");
+        assert_eq!(ran.stderr, "", "nothing is shown but on a terminal");
+    }
+    alder
+        .run("wait", &[text(&alder.inbox("x"))])
+        .fails_saying(&["is not below"]);
+}
+
+#[test]
+fn umount_and_send_can_wait_for_the_delivery() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let source = alder.root().join("src/report");
+    fs::write(&source, b"sent").unwrap();
+    alder
+        .run("send", &["--wait", "--timeout", "60s", text(&source)])
+        .ok();
+    birch.wait_arrived("report", &common::sha256(b"sent"));
+    birch.stop();
+    let late = alder.run(
+        "send",
+        &["--wait", "--timeout", "1s", "--to", "birch", text(&source)],
+    );
+    assert_eq!(late.code, Some(TIMEOUT), "{late:?}");
+    assert_eq!(
+        late.stdout.trim().len(),
+        64,
+        "the bundle is there: {late:?}"
+    );
+    late.fails_saying(&["missing: birch"]);
+    let umount = |limit| {
+        let mut umount = meshbox(&["umount", "--wait", "--timeout", limit]);
+        run(umount.arg(alder.mountpoint()), COMMAND)
+    };
+    let ran = umount("1s");
+    assert_eq!(ran.code, Some(TIMEOUT), "{ran:?}");
+    ran.fails_saying(&["missing: birch", "stays mounted"]);
+    assert!(mounted_type(&alder.mountpoint()).is_some());
+    birch.restart();
+    umount("60s").ok();
+    assert_eq!(mounted_type(&alder.mountpoint()), None);
+}
+
+#[test]
+fn on_a_terminal_a_bar_says_how_far_it_is_and_who_is_missing() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    birch.stop();
+    alder.put("f", &bytes(1, 4096));
+    let command = format!(
+        "{BIN} wait --timeout 2s --state {}",
+        alder.state().display()
+    );
+    // Runs it on a terminal of its own, and ends with its code.
+    let mut script = Command::new("script");
+    script
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm");
+    let shown = run(script.env("COLUMNS", "200"), COMMAND);
+    assert_eq!(shown.code, Some(TIMEOUT), "{shown:?}");
+    for words in [
+        "/4.00 KiB",
+        "ETA",
+        "0 of 1 files",
+        "waiting for birch (offline",
+    ] {
+        assert!(shown.stdout.contains(words), "{words}: {shown:?}");
+    }
+}
+
+#[test]
 fn a_ticket_can_come_from_a_file() {
     needs_mounts!();
     let alder = Node::start("alder");

@@ -1,37 +1,35 @@
 //! The commands that have something done to bundles: send, cancel, retry.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::args::DaemonArgs;
+use super::args::{DaemonArgs, SendArgs};
 use super::ask;
 use super::exit::{ExitCode, Failure};
 use super::output::print;
 use super::stage::{Place, Stage};
+use super::wait::{self, Awaited};
 use super::which::below_outbox;
-use crate::bundle::{BundleId, Priority, RelPath};
-use crate::control::act::{Act, ActOutcome, Named, SendFiles, parse_priority};
+use crate::bundle::{BundleId, RelPath};
+use crate::control::act::{Act, ActOutcome, Named, SendFiles};
+use crate::control::wait::WaitFor;
 use crate::control::{Client, Reply, Request, WirePath};
 
-/// Reads `--priority`.
-pub(super) fn priority(text: &str) -> Result<Priority, String> {
-    parse_priority(text).ok_or_else(|| "it is bulk, low, routine, priority or critical".to_owned())
-}
-
-fn carry_out(client: &mut Client, act: Act) -> Result<(), Failure> {
+/// Has it done. Gives the id of the bundle, where there is one.
+fn carry_out(client: &mut Client, act: Act) -> Result<Option<String>, Failure> {
     let Reply::Acted(acted) = client.call(&Request::Act { act })? else {
         return Err(ask::unexpected());
     };
     let code = match acted.outcome {
         ActOutcome::Done => {
-            let bundle = acted
-                .bundle
-                .map_or_else(String::new, |id| format!("{id}\n"));
             if !acted.text.is_empty() {
                 // The id alone is for scripts.
                 super::output::complain(&acted.text);
             }
-            return print(&bundle);
+            if let Some(id) = &acted.bundle {
+                print(&format!("{id}\n"))?;
+            }
+            return Ok(acted.bundle);
         }
         ActOutcome::Failed => ExitCode::Failed,
         ActOutcome::Conflict => ExitCode::Conflict,
@@ -61,40 +59,57 @@ fn named(what: &Path, daemon: DaemonArgs) -> Result<(Client, Named), Failure> {
 
 pub(super) fn cancel(what: &Path, daemon: DaemonArgs) -> Result<(), Failure> {
     let (mut client, what) = named(what, daemon)?;
-    carry_out(&mut client, Act::Cancel { what })
+    carry_out(&mut client, Act::Cancel { what }).map(drop)
 }
 
 pub(super) fn retry(what: &Path, to: Option<String>, daemon: DaemonArgs) -> Result<(), Failure> {
     let (mut client, what) = named(what, daemon)?;
-    carry_out(&mut client, Act::Retry { what, to })
+    carry_out(&mut client, Act::Retry { what, to }).map(drop)
 }
 
-pub(super) fn send(
-    files: &[PathBuf],
-    to: Vec<String>,
-    priority: Option<Priority>,
-    id: Option<String>,
-    daemon: DaemonArgs,
-) -> Result<(), Failure> {
-    let Some(first) = files.first() else {
+/// `meshbox send`.
+pub(super) fn send(args: SendArgs) -> Result<(), Failure> {
+    let Some(first) = args.files.first() else {
         return Ok(());
     };
+    let daemon = DaemonArgs {
+        state: args.daemon.state.clone(),
+    };
     let (mut client, mountpoint) = ask::reach(daemon, first)?;
-    let outbox = mountpoint.join("outbox");
+    let (wait, timeout) = (args.wait, args.timeout);
+    let sent = hand_over(&mut client, &mountpoint, args)?;
+    if !wait {
+        return Ok(());
+    }
+    let waited = wait::follow(&mut client, sent, WaitFor::All, timeout)?;
+    wait::told(&waited, false).map_or(Ok(()), Err)
+}
+
+/// Has the files sent. Gives what they are to be waited for by.
+fn hand_over(client: &mut Client, mountpoint: &Path, args: SendArgs) -> Result<Awaited, Failure> {
+    let SendArgs {
+        files,
+        to,
+        priority,
+        bundle: id,
+        ..
+    } = args;
     let plain = to.is_empty() && priority.is_none() && id.is_none();
     let places: Vec<Place> = files
         .iter()
-        .map(|typed| Place::of(typed, &mountpoint))
+        .map(|typed| Place::of(typed, mountpoint))
         .collect::<Result<_, _>>()?;
+    let mut sent = Awaited::default();
     if plain && places.iter().all(|place| place.in_outbox) {
         for place in places {
             let path = WirePath::from(&place.name);
+            sent.paths.push(path.clone());
             match client.call(&Request::Send { path })? {
                 Reply::Done => {}
                 _ => return Err(ask::unexpected()),
             }
         }
-        return Ok(());
+        return Ok(sent);
     }
     if id
         .as_ref()
@@ -102,7 +117,7 @@ pub(super) fn send(
     {
         return Err(Failure::usage("a bundle's id has 1 to 255 bytes"));
     }
-    let mut stage = Stage::new(&outbox)?;
+    let mut stage = Stage::new(&mountpoint.join("outbox"))?;
     for place in &places {
         stage.take(place)?;
     }
@@ -116,9 +131,10 @@ pub(super) fn send(
         priority,
         id,
     });
-    let sent = carry_out(&mut client, act);
+    let bundle = carry_out(client, act);
     drop(stage);
-    sent
+    sent.bundles.extend(bundle?);
+    Ok(sent)
 }
 
 impl Place {

@@ -1,16 +1,14 @@
 //! The commands that ask a running daemon.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::args::{DaemonArgs, PlacedArgs};
-use super::exit::{ExitCode, Failure};
+use super::exit::Failure;
 use super::output::print;
 use super::show;
-use super::which::{Daemon, below_outbox, find, find_at, real_path};
+use super::which::{Daemon, find, find_at, real_path};
 use crate::control::Layout;
-use crate::control::wait::{Outcome, WaitFor};
-use crate::control::{Client, ControlError, Reply, Request, Status, WirePath};
+use crate::control::{Client, ControlError, Reply, Request, Status};
 use crate::daemon::keys;
 
 /// An answer to another question than the one asked.
@@ -75,64 +73,15 @@ pub(super) fn id(daemon: PlacedArgs) -> Result<(), Failure> {
 
 /// A connection to the daemon that `path` belongs to, and where its mount is.
 pub(super) fn reach(daemon: DaemonArgs, path: &Path) -> Result<(Client, PathBuf), Failure> {
-    let Daemon { state, mountpoint } = find(daemon.state, Some(&real_path(path)?))?;
-    let mut client = Client::connect(&state)?;
-    let mountpoint = match mountpoint {
+    place_of(find(daemon.state, Some(&real_path(path)?))?)
+}
+
+/// A connection to `daemon`, and where its mount is.
+pub(super) fn place_of(daemon: Daemon) -> Result<(Client, PathBuf), Failure> {
+    let mut client = daemon.connect()?;
+    let mountpoint = match daemon.mountpoint {
         Some(mountpoint) => mountpoint,
         None => status_of(&mut client, Some(0))?.mountpoint.clone().into(),
     };
     Ok((client, mountpoint))
-}
-
-pub(super) fn wait(
-    paths: &[PathBuf],
-    to: WaitFor,
-    timeout: Option<Duration>,
-    daemon: DaemonArgs,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let Some(first) = paths.first() else {
-        return Ok(());
-    };
-    let (mut client, mountpoint) = reach(daemon, first)?;
-    let below: Result<Vec<_>, _> = paths
-        .iter()
-        .map(|path| below_outbox(path, &mountpoint))
-        .collect();
-    let paths = below?.iter().map(WirePath::from).collect();
-    let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-    let request = Request::Wait {
-        paths,
-        to,
-        timeout_ms,
-    };
-    let Reply::Waited(waited) = client.call(&request)? else {
-        return Err(unexpected());
-    };
-    if as_json {
-        json(&waited)?;
-    }
-    let code = match waited.outcome {
-        Outcome::Delivered => return Ok(()),
-        Outcome::Timeout => ExitCode::Timeout,
-        Outcome::Failed => ExitCode::NotDelivered,
-    };
-    let open = waited
-        .paths
-        .iter()
-        .filter(|path| path.outcome == waited.outcome);
-    let lines: Vec<String> = open
-        .map(|path| format!("{}: {}", show::wire_path(&path.path), path.detail))
-        .collect();
-    let prefix = if code == ExitCode::Timeout {
-        "time is over; "
-    } else {
-        ""
-    };
-    let message = if as_json {
-        String::new()
-    } else {
-        format!("{prefix}{}", lines.join("\n"))
-    };
-    Err(Failure { code, message })
 }

@@ -50,7 +50,9 @@ impl ExitCode {
             Self::Usage => "wrong command line or configuration",
             Self::NoDaemon => "no daemon to ask, or several and none named",
             Self::Timeout => "wait: the time was over first",
-            Self::NotDelivered => "wait: refused, cancelled, expired, or no such file",
+            Self::NotDelivered => {
+                "wait: refused, cancelled, expired, no such file, or nobody to send it to"
+            }
             Self::Conflict => "send: the bundle's id was used for other content",
         }
     }

@@ -8,9 +8,11 @@ use super::args::{MountArgs, variable};
 use super::exit::{ExitCode, Failure};
 use super::output::{complain, print};
 use super::settings::Settings;
+use super::wait::{self, Awaited};
 use super::which;
 use crate::config::{self, Inputs, Layer, Resolved, Surroundings};
 use crate::control::Client;
+use crate::control::wait::WaitFor;
 use crate::daemon::{self, Start};
 use crate::mount::background::{self, Outcome, READY_LIMIT, ReadyPipe};
 use crate::mount::info::MountEntry;
@@ -220,6 +222,22 @@ fn in_background() -> Result<(), Failure> {
             humantime::format_duration(limit)
         ))),
     }
+}
+
+/// `meshbox umount --wait`: what is on its way is delivered first; if it is not, the mailbox stays mounted.
+pub(super) fn umount_after_delivery(
+    mountpoint: &Path,
+    lazy: bool,
+    timeout: Option<Duration>,
+) -> Result<(), Failure> {
+    let daemon = which::find_at(None, Some(mountpoint))?;
+    let all = Awaited::default();
+    let waited = wait::follow(&mut daemon.connect()?, all, WaitFor::All, timeout)?;
+    if let Some(failure) = wait::told(&waited, false) {
+        let message = format!("{}\nit stays mounted", failure.message);
+        return Err(Failure { message, ..failure });
+    }
+    umount(mountpoint, lazy)
 }
 
 /// `meshbox umount`: unmounts, and waits for the end of the daemon, so that the state is free afterwards.

@@ -14,7 +14,7 @@ pub(super) fn now() -> u64 {
 }
 
 /// Control characters in names would steer the terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
@@ -32,7 +32,7 @@ pub(super) fn wire_path(path: &WirePath) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -44,6 +44,19 @@ fn size(bytes: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Since when a member is not connected; `at` 0: ever.
+pub(super) fn offline(at: u64, now: u64) -> String {
+    if at == 0 {
+        return "never seen".to_owned();
+    }
+    let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(at));
+    // Seconds say nothing of what was hours ago.
+    let ago = now.saturating_sub(at);
+    let ago = if ago < 3600 { ago } else { ago - ago % 60 };
+    let ago = humantime::format_duration(Duration::from_secs(ago));
+    format!("offline since {since}, {ago} ago")
 }
 
 fn short(id: &str) -> &str {
@@ -60,11 +73,7 @@ pub(super) fn peers(peers: &[PeerRow], now: u64) -> String {
         };
         let link = match (peer.connected, peer.last_seen) {
             (true, _) => "connected".to_owned(),
-            (false, 0) => "never seen".to_owned(),
-            (false, at) => {
-                let ago = Duration::from_secs(now.saturating_sub(at));
-                format!("last seen {} ago", humantime::format_duration(ago))
-            }
+            (false, at) => offline(at, now),
         };
         let _fits = write!(out, "  {name:<16} {}  {link}", short(&peer.id));
         if peer.pending > 0 {
@@ -308,7 +317,7 @@ mod tests {
             "/srv/share",
             "127.0.0.1:4000",
             "birch",
-            "last seen 1m ago",
+            "offline since 1970-01-01T00:15:40Z, 1m ago",
             "2 to deliver",
         ] {
             assert!(text.contains(part), "{part}: {text}");

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, linkat, openat, statat};
 
+use super::bar::Bar;
 use super::exit::Failure;
 use crate::bundle::RelPath;
 use crate::control::WirePath;
@@ -43,6 +44,7 @@ pub(super) struct Stage {
     at: PathBuf,
     name: RelPath,
     staged: Vec<(WirePath, WirePath)>,
+    bar: Bar,
 }
 
 impl Stage {
@@ -56,6 +58,7 @@ impl Stage {
             at,
             name,
             staged: Vec::new(),
+            bar: Bar::of_copying(),
         })
     }
 
@@ -134,7 +137,7 @@ impl Stage {
                 found.skipped("it is no file any more");
                 return Ok(());
             }
-            copy(file, &to, &meta).map_err(|err| said(&found.at, &err))?;
+            copy(file, &to, &meta, found, &self.bar).map_err(|err| said(&found.at, &err))?;
         }
         let from = self.name.child(number.as_bytes());
         let from = from.map_err(Failure::failed)?;
@@ -170,9 +173,21 @@ impl Drop for Stage {
 }
 
 /// Copies with mode and time.
-fn copy(mut from: File, to: &Path, meta: &Metadata) -> io::Result<()> {
+fn copy(
+    mut from: File,
+    to: &Path,
+    meta: &Metadata,
+    found: &Found<'_>,
+    bar: &Bar,
+) -> io::Result<()> {
     let mut new = File::create(to)?;
-    io::copy(&mut from, &mut new)?;
+    if bar.is_shown() {
+        let name = found.path.to_string();
+        io::copy(&mut bar.reading(&name, from), &mut new)?;
+    } else {
+        // From file to file the kernel copies.
+        io::copy(&mut from, &mut new)?;
+    }
     new.set_permissions(meta.permissions())?;
     new.set_times(FileTimes::new().set_modified(meta.modified()?))
 }

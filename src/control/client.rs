@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::wait::Progress;
 use super::{ControlError, MAX_REPLY, MAX_REQUEST, Reply, Request, address_of};
 use crate::spool::Layout;
 
@@ -16,6 +17,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub(crate) struct Client {
     stream: BufReader<UnixStream>,
     state: PathBuf,
+    /// Why the last request could not be sent whole.
+    unsent: Option<io::Error>,
 }
 
 impl Client {
@@ -38,6 +41,7 @@ impl Client {
         Ok(Self {
             stream: BufReader::new(stream),
             state: state.to_owned(),
+            unsent: None,
         })
     }
 
@@ -58,6 +62,26 @@ impl Client {
         request: &Request,
         limit: Duration,
     ) -> Result<Reply, ControlError> {
+        self.ask(request, limit)?;
+        self.answer()
+    }
+
+    /// Asks for a wait, and hands over how far it is until it ends.
+    pub(crate) fn wait(
+        &mut self,
+        request: &Request,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Reply, ControlError> {
+        self.ask(request, ANSWER)?;
+        loop {
+            match self.answer()? {
+                Reply::Progress(far) => progress(far),
+                reply => return Ok(reply),
+            }
+        }
+    }
+
+    fn ask(&mut self, request: &Request, limit: Duration) -> Result<(), ControlError> {
         let failed = |source| ControlError::Io {
             action: "ask",
             path: self.state.clone(),
@@ -79,16 +103,24 @@ impl Client {
             .set_read_timeout(patience)
             .map_err(failed)?;
         // A daemon that refuses may have closed before it read; its words are still to be read then.
-        let sent = self.stream.get_mut().write_all(&line);
-        line.clear();
+        self.unsent = self.stream.get_mut().write_all(&line).err();
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Result<Reply, ControlError> {
+        let mut line = Vec::new();
         match (&mut self.stream)
             .take(MAX_REPLY)
             .read_until(b'\n', &mut line)
         {
             Ok(0) | Err(_) => {
-                return Err(sent
-                    .err()
-                    .map_or_else(|| ControlError::Silent(self.state.clone()), failed));
+                let silent = || ControlError::Silent(self.state.clone());
+                let unsent = self.unsent.take();
+                return Err(unsent.map_or_else(silent, |source| ControlError::Io {
+                    action: "ask",
+                    path: self.state.clone(),
+                    source,
+                }));
             }
             Ok(_) => {}
         }

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, Shutdown};
 
-use super::wait::{self, Delivery, Outcome, WaitFor};
+use super::wait::{self, Outcome};
+use super::watch::Watch;
 use super::{
-    ControlBackend, ControlError, DEFAULT_ROWS, MAX_REQUEST, MAX_ROWS, Reply, Request, Waited,
-    WirePath, address_of,
+    ControlBackend, ControlError, DEFAULT_ROWS, MAX_REQUEST, MAX_ROWS, Reply, Request, address_of,
 };
 use crate::bundle::RelPath;
 
@@ -24,6 +25,9 @@ const MAX_CONNECTIONS: usize = 64;
 
 /// How long a client may take to send its request or to take its reply. Clients are local programs.
 const STALL: Duration = Duration::from_secs(5);
+
+/// A look at what is waited for that takes less than a quarter of this is taken again at every change.
+const QUICK: Duration = Duration::from_millis(20);
 
 /// A connection thread decodes one request and encodes one reply on the heap; its stack stays shallow.
 const STACK: usize = 512 * 1024;
@@ -249,12 +253,16 @@ fn answer(
         Request::Rekey => or_error(backend.rekey().map(Reply::Changed)),
         Request::Wait {
             paths,
+            bundles,
             to,
             timeout_ms,
+            progress_ms,
         } => {
             let deadline =
                 timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
-            return wait_for(&paths, &to, deadline, stream, backend, stopping);
+            let watch = Watch::new(&paths, &bundles, to, backend);
+            let every = progress_ms.map(Duration::from_millis);
+            return wait_for(watch, deadline, every, (stream, stopping), backend);
         }
         Request::Send { path } => match RelPath::try_from(&path) {
             Ok(path) => match backend.send(&path) {
@@ -277,32 +285,35 @@ fn or_error(reply: Result<Reply, String>) -> Reply {
     reply.unwrap_or_else(|message| Reply::Error { message })
 }
 
+/// Looks again at each change, but after a look that took long not before four times as long has passed.
 fn wait_for(
-    paths: &[WirePath],
-    to: &WaitFor,
+    mut watch: Watch,
     deadline: Option<Instant>,
-    stream: &UnixStream,
+    every: Option<Duration>,
+    (stream, stopping): (&UnixStream, &AtomicBool),
     backend: &dyn ControlBackend,
-    stopping: &AtomicBool,
 ) -> Option<Reply> {
-    let delivery = |path: &WirePath| match RelPath::try_from(path) {
-        Ok(path) => backend.delivery(&path),
-        Err(err) => Delivery::Held(err.to_string()),
-    };
     let mut seen = backend.wait_change(0, Duration::ZERO);
+    let mut told: Option<Instant> = None;
     loop {
-        let (decided, paths) = wait::judge_all(paths, to, delivery);
-        if let Some(outcome) = decided {
-            return Some(Reply::Waited(Waited { outcome, paths }));
+        let begun = Instant::now();
+        if let Some(outcome) = watch.look(backend) {
+            return Some(Reply::Waited(watch.outcome(outcome)));
         }
-        let left = deadline.map_or(wait::LOOK_AGAIN, |deadline| {
+        let cost = begun.elapsed();
+        let mut left = deadline.map_or(wait::LOOK_AGAIN, |deadline| {
             deadline.saturating_duration_since(Instant::now())
         });
         if left.is_zero() {
-            return Some(Reply::Waited(Waited {
-                outcome: Outcome::Timeout,
-                paths,
-            }));
+            return Some(Reply::Waited(watch.outcome(Outcome::Timeout)));
+        }
+        if let Some(every) = every {
+            let due = every.saturating_sub(told.map_or(every, |told| told.elapsed()));
+            if due.is_zero() && takes_more(stream) {
+                send(stream, &Reply::Progress(watch.progress().clone())).ok()?;
+                told = Some(Instant::now());
+            }
+            left = left.min(if due.is_zero() { every } else { due });
         }
         if stopping.load(Ordering::Acquire) {
             return Some(Reply::Error {
@@ -312,8 +323,15 @@ fn wait_for(
         if has_hung_up(stream) {
             return None;
         }
+        std::thread::sleep((cost * 4).saturating_sub(QUICK).min(left));
         seen = backend.wait_change(seen, left.min(wait::LOOK_AGAIN));
     }
+}
+
+/// Whether the client reads what it is sent: one that was stopped is told how far it is when it goes on.
+fn takes_more(stream: &UnixStream) -> bool {
+    let mut looked = [PollFd::new(stream, PollFlags::OUT)];
+    matches!(poll(&mut looked, Some(&Timespec::default())), Ok(1..))
 }
 
 fn has_hung_up(stream: &UnixStream) -> bool {
@@ -329,7 +347,9 @@ fn has_hung_up(stream: &UnixStream) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Client, PeerRow, Status};
+    use crate::bundle::RelPath;
+    use crate::control::wait::{Delivery, WaitFor};
+    use crate::control::{Client, PeerRow, Status, WirePath};
     use crate::spool::{Counts, OutboundRow, RecipientRow};
     use parking_lot::{Condvar, Mutex};
 
@@ -454,8 +474,10 @@ mod tests {
     fn wait_request(path: &str, timeout_ms: Option<u64>) -> Request {
         Request::Wait {
             paths: vec![WirePath::Text(path.into())],
+            bundles: vec![],
             to: WaitFor::All,
             timeout_ms,
+            progress_ms: None,
         }
     }
 

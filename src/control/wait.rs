@@ -1,10 +1,12 @@
 //! `wait`: when a file counts as delivered. The judgement is pure; the server repeats it at every change.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::path::WirePath;
+use crate::bundle::RelPath;
 use crate::spool::{OutboundRow, RecipientRow};
 
 /// How long a wait sleeps when it is not told of any change. Bounds a missed bell and the end of the daemon.
@@ -18,6 +20,8 @@ pub(crate) enum WaitFor {
     All,
     /// So many of them.
     Count(usize),
+    /// One of them, and where the group has no other member yet, the first that there will be.
+    First,
     /// This one, by name or id.
     Peer(String),
 }
@@ -46,8 +50,19 @@ pub(crate) enum Delivery {
     Unsealed(String),
     /// It is held back until somebody acts (its writer was killed, its name is ignored); in words.
     Held(String),
+    /// It is a directory: what counts is in it.
+    Directory,
     /// The newest bundle sealed from it.
     Sealed(OutboundRow),
+}
+
+/// One file or bundle.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Target {
+    /// What a path below `outbox/` shows.
+    Path(RelPath),
+    /// A bundle of ours, by its id as hex.
+    Bundle(String),
 }
 
 /// What a wait came to, for one path or for all.
@@ -65,33 +80,128 @@ pub(crate) enum Outcome {
 /// What a wait came to for one path.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct PathOutcome {
-    /// Below `outbox/`.
-    pub path: WirePath,
+    /// Below `outbox/`, or the id of a bundle; absent: all that was on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<WirePath>,
     /// In one word; `timeout` for one that is still on its way.
     pub outcome: Outcome,
     /// In more words: `delivered 2/3`.
     pub detail: String,
 }
 
-/// Judges one delivery: `None` while it is still on its way, and words for people.
-pub(crate) fn judge(delivery: &Delivery, to: &WaitFor) -> (Option<Outcome>, String) {
-    match delivery {
-        Delivery::Unknown => (
-            Some(Outcome::Failed),
-            "no such file in the outbox".to_owned(),
-        ),
-        Delivery::Unsealed(state) => (None, state.clone()),
-        Delivery::Held(why) => (Some(Outcome::Failed), why.clone()),
-        Delivery::Sealed(row) => judge_row(row, to),
+/// A member that does not have everything yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Missing {
+    /// Its id as hex; empty for a name that nobody has, and for several together.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Files and bundles that it does not have yet.
+    pub files: u64,
+    /// Bytes of them that are still to come.
+    pub bytes: u64,
+    /// Words of their states.
+    pub states: BTreeSet<String>,
+    /// Why one of them does not go on, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Seconds since 1970 of the last contact, if it is not connected; 0: it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline_since: Option<u64>,
+}
+
+/// How far a wait is. Bytes count once for each recipient.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// Files and bundles.
+    pub files: u64,
+    /// Of these, delivered as asked.
+    pub files_done: u64,
+    /// Of these, not sealed yet: their bytes are not counted.
+    pub unsealed: u64,
+    /// Bytes to be sent of what is sealed.
+    pub bytes: u64,
+    /// Of these, sent.
+    pub bytes_done: u64,
+    /// Who does not have everything yet, those first that are away.
+    pub missing: Vec<Missing>,
+}
+
+/// What one delivery comes to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Judged {
+    /// `None` while it is still on its way.
+    pub outcome: Option<Outcome>,
+    /// For people.
+    pub words: String,
+}
+
+impl From<(Option<Outcome>, String)> for Judged {
+    fn from((outcome, words): (Option<Outcome>, String)) -> Self {
+        Self { outcome, words }
     }
 }
 
-fn judge_row(row: &OutboundRow, to: &WaitFor) -> (Option<Outcome>, String) {
+/// What is said where there is nobody to send to.
+const ALONE: &str = "queued, but the group has no other member: `meshbox ticket` invites one, and --for-first waits for the \
+                     first";
+
+/// Judges one delivery. `alone`: the group has no other member.
+pub(crate) fn judge(delivery: &Delivery, to: &WaitFor, alone: bool) -> Judged {
+    let failed = |why: &str| (Some(Outcome::Failed), why.to_owned());
+    let judged = match delivery {
+        Delivery::Unknown => failed("no such file in the outbox"),
+        Delivery::Unsealed(state) => (None, state.clone()),
+        Delivery::Held(why) => failed(why),
+        Delivery::Directory => failed("it is a directory by now"),
+        Delivery::Sealed(row) => judge_row(row, to, alone),
+    };
+    judged.into()
+}
+
+/// Judges one of many that were not named one by one: what nobody is to get, or what a newer version replaced meanwhile, is
+/// no failure.
+pub(crate) fn judge_wide(delivery: &Delivery, to: &WaitFor, alone: bool) -> Judged {
+    let passed = |words: &str| Judged::from((Some(Outcome::Delivered), words.to_owned()));
+    match delivery {
+        Delivery::Unknown | Delivery::Directory => passed("gone"),
+        Delivery::Held(why) if why.starts_with(IGNORED) => passed(why),
+        Delivery::Sealed(row) => {
+            let replaced = |recipient: &RecipientRow| recipient.state == "superseded";
+            let mut row = row.clone();
+            let all = row.recipients.len();
+            row.recipients.retain(|recipient| !replaced(recipient));
+            let for_nobody = match to {
+                WaitFor::Peer(who) => !row.recipients.iter().any(|one| is_called(one, who)),
+                WaitFor::All | WaitFor::Count(_) | WaitFor::First => row.recipients.is_empty(),
+            };
+            if all > 0 && for_nobody {
+                return passed("not for it");
+            }
+            judge_row(&row, to, alone).into()
+        }
+        Delivery::Unsealed(_) | Delivery::Held(_) => judge(delivery, to, alone),
+    }
+}
+
+/// How the reason begins for which a file is held back because of its name.
+pub(crate) const IGNORED: &str = "ignored: ";
+
+fn is_called(recipient: &RecipientRow, who: &str) -> bool {
+    recipient.name == who || recipient.id == who
+}
+
+fn judge_row(row: &OutboundRow, to: &WaitFor, alone: bool) -> (Option<Outcome>, String) {
     if row.recipients.is_empty() && matches!(row.state.as_str(), "cancelled" | "expired") {
         return (Some(Outcome::Failed), row.state.clone());
     }
     if row.recipients.is_empty() {
-        return (None, "queued: the group has no other member yet".to_owned());
+        let waits = *to == WaitFor::First || !alone;
+        let words = match alone {
+            true => ALONE,
+            false => "queued: its recipients are being found",
+        };
+        return (Some(Outcome::Failed).filter(|_| !waits), words.to_owned());
     }
     // Who was given up, or is no member any more, is not waited for, unless nobody else is left.
     let mut counted: Vec<&RecipientRow> = row.living().collect();
@@ -114,11 +224,12 @@ fn judge_row(row: &OutboundRow, to: &WaitFor) -> (Option<Outcome>, String) {
     let wanted = match to {
         WaitFor::All => all,
         WaitFor::Count(count) => *count,
+        WaitFor::First => 1,
         WaitFor::Peer(who) => {
             let Some(peer) = row
                 .recipients
                 .iter()
-                .find(|recipient| recipient.name == *who || recipient.id == *who)
+                .find(|recipient| is_called(recipient, who))
             else {
                 return (
                     Some(Outcome::Failed),
@@ -181,40 +292,6 @@ fn name_of(recipient: &RecipientRow) -> &str {
     }
 }
 
-/// Judges all paths: `None` while the whole is not decided. One failure decides it.
-pub(super) fn judge_all(
-    paths: &[WirePath],
-    to: &WaitFor,
-    delivery: impl Fn(&WirePath) -> Delivery,
-) -> (Option<Outcome>, Vec<PathOutcome>) {
-    let judged: Vec<(Option<Outcome>, String)> = paths
-        .iter()
-        .map(|path| judge(&delivery(path), to))
-        .collect();
-    let overall = if judged
-        .iter()
-        .any(|(outcome, _)| *outcome == Some(Outcome::Failed))
-    {
-        Some(Outcome::Failed)
-    } else if judged
-        .iter()
-        .all(|(outcome, _)| *outcome == Some(Outcome::Delivered))
-    {
-        Some(Outcome::Delivered)
-    } else {
-        None
-    };
-    let each = paths
-        .iter()
-        .zip(judged)
-        .map(|(path, (outcome, detail))| PathOutcome {
-            path: path.clone(),
-            outcome: outcome.unwrap_or(Outcome::Timeout),
-            detail,
-        });
-    (overall, each.collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,7 +318,7 @@ mod tests {
     }
 
     fn outcome(states: &[(&str, &str)], to: &str) -> Option<Outcome> {
-        judge(&Delivery::Sealed(row(states)), &to.parse().unwrap()).0
+        judge(&Delivery::Sealed(row(states)), &to.parse().unwrap(), false).outcome
     }
 
     #[test]
@@ -289,7 +366,9 @@ mod tests {
                 recipient.gone = ended && gone.contains(&recipient.name.as_str());
                 recipient.error = recipient.gone.then(|| "forgotten".to_owned());
             }
-            judge(&Delivery::Sealed(row), &to.parse().unwrap())
+            let Judged { outcome, words } =
+                judge(&Delivery::Sealed(row), &to.parse().unwrap(), false);
+            (outcome, words)
         };
         let two = [("a", "delivered"), ("b", "cancelled")];
         let (outcome, words) = judged(&two, &["b"], "all");
@@ -315,7 +394,7 @@ mod tests {
         let words = |state: &str, error: Option<&str>| {
             let mut row = row(&[("birch", state)]);
             row.recipients[0].error = error.map(str::to_owned);
-            judge(&Delivery::Sealed(row), &WaitFor::All).1
+            judge(&Delivery::Sealed(row), &WaitFor::All, false).words
         };
         for (state, error, said) in [
             ("refused", Some("too large"), "refused by birch (too large)"),
@@ -352,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_file_not_sealed_is_waited_for_and_one_held_back_is_not() {
-        let judge = |delivery| judge(&delivery, &WaitFor::All).0;
+        let judge = |delivery| judge(&delivery, &WaitFor::All, false).outcome;
         assert_eq!(judge(Delivery::Unsealed("settling".into())), None);
         assert_eq!(
             judge(Delivery::Held("incomplete".into())),
@@ -362,24 +441,39 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_decides_and_one_on_its_way_does_not() {
-        let paths: Vec<WirePath> = ["a", "b"].map(|path| WirePath::Text(path.into())).into();
-        let all = |a: &'static str, b: &'static str| {
-            let state = |path: &WirePath| {
-                if *path == WirePath::Text("a".into()) {
-                    a
-                } else {
-                    b
-                }
-            };
-            judge_all(&paths, &WaitFor::All, |path| {
-                Delivery::Sealed(row(&[("p", state(path))]))
-            })
-        };
-        assert_eq!(all("delivered", "sending").0, None);
-        assert_eq!(all("refused", "sending").0, Some(Outcome::Failed));
-        let (overall, each) = all("delivered", "delivered");
-        assert_eq!((overall, each.len()), (Some(Outcome::Delivered), 2));
+    fn where_nobody_else_is_only_the_first_member_is_waited_for() {
+        let nobody = Delivery::Sealed(row(&[]));
+        for to in ["all", "1", "birch"] {
+            let judged = judge(&nobody, &to.parse().unwrap(), true);
+            assert_eq!(judged.outcome, Some(Outcome::Failed), "{to}");
+            assert!(judged.words.contains("no other member"), "{judged:?}");
+        }
+        assert_eq!(judge(&nobody, &WaitFor::First, true).outcome, None);
+        let first = |states| judge(&Delivery::Sealed(row(states)), &WaitFor::First, false).outcome;
+        assert_eq!(
+            first(&[("a", "sending"), ("b", "delivered")]),
+            Some(Outcome::Delivered)
+        );
+        assert_eq!(first(&[("a", "sending"), ("b", "refused")]), None);
+    }
+
+    #[test]
+    fn of_many_what_is_not_sent_or_was_replaced_is_passed_over() {
+        let wide = |delivery, to: &str| judge_wide(&delivery, &to.parse().unwrap(), false).outcome;
+        let passed = Some(Outcome::Delivered);
+        assert_eq!(wide(Delivery::Unknown, "all"), passed);
+        assert_eq!(wide(Delivery::Held(format!("{IGNORED}.x")), "all"), passed);
+        let torn = Delivery::Held("incomplete".into());
+        assert_eq!(wide(torn, "all"), Some(Outcome::Failed));
+        let sealed = |states: &[(&str, &str)]| Delivery::Sealed(row(states));
+        assert_eq!(wide(sealed(&[("a", "superseded")]), "all"), passed);
+        let mixed = [("a", "superseded"), ("b", "sending")];
+        assert_eq!(wide(sealed(&mixed), "all"), None);
+        assert_eq!(wide(sealed(&mixed), "c"), passed, "not for it");
+        assert_eq!(
+            wide(sealed(&[("a", "refused")]), "all"),
+            Some(Outcome::Failed)
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod metrics;
 mod tickets;
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -12,9 +13,9 @@ use parking_lot::RwLock;
 
 use self::metrics::metrics;
 use super::facts::Facts;
-use crate::bundle::RelPath;
+use crate::bundle::{BundleId, RelPath};
 use crate::control::act::{Act, Acted};
-use crate::control::wait::Delivery;
+use crate::control::wait::{Delivery, IGNORED, Target};
 use crate::control::{
     ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, MembershipChange, PeerRow, Reply,
     Status, WirePath,
@@ -23,7 +24,7 @@ use crate::fs::{Fs, Ignored, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
 use crate::peer::PeerId;
 use crate::ready::Overview;
-use crate::spool::{Changed, Member};
+use crate::spool::{Changed, Member, Underway};
 
 /// So many digits of an id say which.
 const ID_LEAST: usize = 8;
@@ -257,15 +258,13 @@ impl ControlBackend for Backend {
             Err(_) => spool
                 .outbound_last(path)
                 .map_or(Delivery::Unknown, Delivery::Sealed),
-            Ok(shown) if shown.is_dir() => {
-                Delivery::Held("it is a directory; name the files in it".to_owned())
-            }
+            Ok(shown) if shown.is_dir() => Delivery::Directory,
             Ok(shown) => {
                 let state = spool.outbox_state(path, shown.ino()).state;
                 let fs = self.fs.get().and_then(Weak::upgrade);
                 if let Some(pattern) = fs.and_then(|fs| fs.ignored_by(path, shown.ino())) {
                     Delivery::Held(format!(
-                        "ignored: its name matches {pattern}; rename it, or `meshbox send` it"
+                        "{IGNORED}its name matches {pattern}; rename it, or `meshbox send` it"
                     ))
                 } else if state == "incomplete" {
                     let what = "incomplete: its writer was killed, or its close was not heard of; \
@@ -276,6 +275,39 @@ impl ControlBackend for Backend {
                 }
             }
         }
+    }
+
+    fn delivery_of(&self, bundle: &str) -> Delivery {
+        let row = BundleId::from_hex(bundle).and_then(|id| self.facts.spool.outbound_bundle(id));
+        row.map_or(Delivery::Unknown, Delivery::Sealed)
+    }
+
+    fn underway(&self, directory: Option<&RelPath>) -> Vec<Target> {
+        let found = self.facts.spool.underway(directory);
+        let found = found.unwrap_or_else(|error| {
+            tracing::error!("what is on its way cannot be read: {error}");
+            Underway::default()
+        });
+        let bundles = found
+            .bundles
+            .iter()
+            .map(|id| Target::Bundle(id.to_string()));
+        bundles
+            .chain(found.unsealed.into_iter().map(Target::Path))
+            .collect()
+    }
+
+    fn is_alone(&self) -> bool {
+        self.facts.spool.members().is_empty()
+    }
+
+    fn links(&self) -> HashMap<String, Option<u64>> {
+        let mesh = self.mesh.read();
+        let links = mesh.as_ref().map_or_else(Vec::new, Mesh::links);
+        links
+            .into_iter()
+            .map(|(id, since)| (id.to_string(), since))
+            .collect()
     }
 
     fn wait_change(&self, seen: u64, at_most: Duration) -> u64 {

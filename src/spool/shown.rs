@@ -179,6 +179,12 @@ impl Spool {
         })
     }
 
+    /// The deliveries of a bundle of ours.
+    pub(crate) fn outbound_bundle(&self, bundle: BundleId) -> Option<OutboundRow> {
+        let ours = self.find_outbound(None, Some(bundle))?;
+        self.outbound_row(ours, None)
+    }
+
     fn outbound_row(&self, bundle: BundleId, path: Option<&RelPath>) -> Option<OutboundRow> {
         let manifest = self.shared_manifest(bundle).ok().flatten()?;
         let says = manifest.manifest();

@@ -1,0 +1,74 @@
+//! What is on its way, for those who wait for all of it or for a directory.
+
+use std::collections::BTreeSet;
+
+use super::journal::Table;
+use super::keys::Beneath;
+use super::tables::{LATEST, MARKS, MarkKind, OUT_NAMES};
+use super::{Spool, SpoolError};
+use crate::bundle::{BundleId, RelPath};
+
+/// Rows read at once.
+const PAGE: usize = 4096;
+
+/// What is on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Underway {
+    /// Bundles of ours that are not complete; of a directory also those of the names that it shows.
+    pub bundles: BTreeSet<BundleId>,
+    /// Files that are open for writing or closed and not sealed yet; of a directory also those that are incomplete.
+    pub unsealed: Vec<RelPath>,
+}
+
+impl Spool {
+    /// What is on its way, of all or below a directory of the outbox. Takes memory for each of them.
+    pub(crate) fn underway(&self, directory: Option<&RelPath>) -> Result<Underway, SpoolError> {
+        let mut found = Underway::default();
+        self.each(LATEST, directory, |_, bundle| {
+            found.bundles.insert(bundle);
+        })?;
+        if directory.is_some() {
+            self.each(OUT_NAMES, directory, |_, row| {
+                found.bundles.insert(row.bundle);
+            })?;
+        }
+        let mut after = None;
+        loop {
+            let page = self.journal.rows(MARKS.all().after(after.as_ref()), PAGE)?;
+            for (_, mark) in &page {
+                let inside = directory.is_none_or(|above| mark.path.below(above).is_some());
+                if inside && (directory.is_some() || mark.kind != MarkKind::Torn) {
+                    found.unsealed.push(mark.path.clone());
+                }
+            }
+            match page.last() {
+                Some((ino, _)) => after = Some(*ino),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// Every row of a table whose keys are paths, of all or of those below a directory.
+    fn each<V: serde::de::DeserializeOwned>(
+        &self,
+        table: Table<RelPath, V>,
+        directory: Option<&RelPath>,
+        mut row: impl FnMut(&RelPath, V),
+    ) -> Result<(), SpoolError> {
+        let mut after: Option<RelPath> = None;
+        loop {
+            let rows = match directory {
+                Some(directory) => table.below(&Beneath(directory)),
+                None => table.all(),
+            };
+            let page = self.journal.rows(rows.after(after.as_ref()), PAGE)?;
+            let Some(last) = page.last().map(|(path, _)| path.clone()) else {
+                return Ok(());
+            };
+            for (path, value) in page {
+                row(&path, value);
+            }
+            after = Some(last);
+        }
+    }
+}
