@@ -8,6 +8,7 @@ import time
 
 import rig
 from rig import GIB, KIB, LIMIT, MIB, Child, Group, command, files_below, make, make_tree, run, same, visible, wait
+from steps import steps
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -213,4 +214,4 @@ def soak(base, scale, row):
 
 
 # Part → what it does, and the seconds that it may take.
-PARTS = {"native": (native, LIMIT), "idle": (idle, LIMIT), "crowded": (crowded, 1800), "soak": (soak, 7200)}
+PARTS = {"steps": (steps, LIMIT), "native": (native, LIMIT), "idle": (idle, LIMIT), "crowded": (crowded, 1800), "soak": (soak, 7200)}

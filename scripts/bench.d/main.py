@@ -11,8 +11,8 @@ Every round brings the same files over each way in turn, with fresh processes, a
   meshbox     default settings
 
 Time runs from cp into the outbox; tcp and iroh, which do not watch it, are told when cp has returned. The loads are latency,
-large, paced, many, medium and fanout (to three). Of Meshbox alone: native (against a plain directory), idle, crowded (small
-operations beside a large bundle), and by name only soak (200,000 bundles).
+large, paced, many, medium and fanout (to three). Of Meshbox alone: steps (what a small file waits for), native (against a plain
+directory), idle, crowded (small operations beside a large bundle), and by name only soak (200,000 bundles).
 """
 
 import argparse
