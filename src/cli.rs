@@ -28,9 +28,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::args::{DaemonArgs, MountArgs, PlacedArgs, SendArgs, WaitArgs};
 pub use self::exit::{ExitCode, Failure};
-use self::output::complain;
+use self::output::{complain, print};
 use self::settings::Settings;
-use crate::config::parse_duration;
+use crate::config::{self, parse_duration};
 use crate::mount::announcer::{self, MountPlace, SUBCOMMAND};
 use crate::mount::background::ReadyPipe;
 use crate::mount::options::helper_args;
@@ -157,6 +157,9 @@ enum Command {
         mountpoint: Option<PathBuf>,
         #[command(flatten)]
         settings: Settings,
+        /// Print an example of a configuration file with every setting
+        #[arg(long)]
+        example: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -252,9 +255,11 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
         Command::Send(args) => act::send(args),
         Command::Cancel { what, daemon } => act::cancel(&what, daemon),
         Command::Retry { what, to, daemon } => act::retry(&what, to, daemon),
+        Command::Config { example: true, .. } => print(&config::example()),
         Command::Config {
             mountpoint,
             settings,
+            example: false,
             json,
         } => mount::show_config(mountpoint, settings, json),
         Command::Id {
@@ -339,6 +344,21 @@ mod tests {
             .filter(|flag| *flag != "config");
         for flag in flags {
             assert!(setting(flag).is_some(), "--{flag} has no setting");
+        }
+    }
+
+    #[test]
+    fn the_help_of_mount_stands_under_headings() {
+        let mut command = Cli::command();
+        let mount = command.find_subcommand_mut("mount").unwrap();
+        let help = mount.render_long_help().to_string();
+        let mut rest = help.as_str();
+        for topic in config::Topic::ALL {
+            let heading = format!("\n{}:\n", topic.title());
+            let at = rest
+                .find(&heading)
+                .unwrap_or_else(|| panic!("{heading} in {help}"));
+            rest = &rest[at + heading.len()..];
         }
     }
 

@@ -13,6 +13,7 @@
 
 mod bounds;
 mod error;
+mod example;
 mod home;
 mod kept;
 mod routes;
@@ -20,6 +21,7 @@ mod shown;
 mod source;
 mod stack;
 mod surroundings;
+mod table;
 #[cfg(test)]
 mod tests;
 mod typed;
@@ -29,14 +31,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use self::error::ConfigError;
+pub(crate) use self::example::example;
 use self::home::default_state;
 pub(crate) use self::kept::Kept;
-pub(crate) use self::shown::Held;
-#[cfg(test)]
-pub(crate) use self::source::Kind;
-pub(crate) use self::source::{Layer, SETTINGS, Source, setting};
+pub(crate) use self::shown::{Held, Tables};
+pub(crate) use self::source::{Layer, Source, refuse_slips};
 use self::stack::Stack;
 pub(crate) use self::surroundings::Surroundings;
+#[cfg(test)]
+pub(crate) use self::table::Topic;
+pub(crate) use self::table::{Kind, SETTINGS, Setting, names, setting};
 pub(crate) use self::typed::Config;
 pub(crate) use self::value::IdentityKind;
 pub(crate) use self::value::{parse_duration, parse_peer};
@@ -77,6 +81,8 @@ pub(crate) struct Resolved {
     pub config: Config,
     /// Each setting in the order of [`SETTINGS`], for `meshbox config`.
     pub held: Vec<Held>,
+    /// Routes and groups, if there are any.
+    pub tables: Option<Tables>,
 }
 
 /// Lays all sources over each other and parses what holds.
@@ -98,7 +104,15 @@ pub(crate) fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         .iter()
         .map(|setting| stack.held(setting, &config))
         .collect();
-    Ok(Resolved { config, held })
+    let tables = stack.tables().map(|(tables, source)| Tables {
+        tables: tables.clone(),
+        source: source.clone(),
+    });
+    Ok(Resolved {
+        config,
+        held,
+        tables,
+    })
 }
 
 /// Where the state is.

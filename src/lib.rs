@@ -29,4 +29,5 @@ mod mount;
 mod peer;
 mod protocol;
 mod ready;
+mod similar;
 mod spool;

@@ -509,9 +509,67 @@ fn a_mistyped_mount_option_is_refused() {
     let node = Node::prepare("alder", &[]);
     let ran = node
         .mount(&["-o", "allow_othr"])
-        .fails_saying(&["allow_othr"]);
+        .fails_saying(&["allow_othr", "did you mean `allow_other`?"]);
     assert_eq!(ran.code, Some(USAGE), "{ran:?}");
     nothing_left(&node);
+}
+
+/// Each of these was taken silently, or refused without a word on what to write instead.
+#[test]
+fn a_slip_in_a_setting_is_named_with_what_may_be_meant() {
+    let node = Node::prepare("alder", &[]);
+    let file = node.root().join("site.toml");
+    fs::write(
+        &file,
+        "name = \"alder\"\nlisten_on = \"127.0.0.1:0\"\nliften = []\n",
+    )
+    .unwrap();
+    let place = node.mountpoint();
+    let config = |args: &[&str], env: (&str, &str)| {
+        let mut command = meshbox(&["config", text(&place)]);
+        let ran = run(command.args(args).env(env.0, env.1), COMMAND);
+        assert_eq!(ran.code, Some(USAGE), "{ran:?}");
+        ran.stderr
+    };
+    let none = ("MESHBOX_SETTLE", "");
+    let said = config(&["--config", text(&file)], none);
+    assert!(
+        said.contains(&format!("({}, line", file.display())),
+        "{said}"
+    );
+    let said = config(&["--setle", "1s"], none);
+    assert!(said.contains("--settle"), "{said}");
+    let said = config(&["--log", "inof"], none);
+    assert!(said.contains("did you mean `info`?"), "{said}");
+    let said = config(&[], ("MESHBOX_SETLE", "1s"));
+    assert!(said.contains("did you mean `MESHBOX_SETTLE`?"), "{said}");
+}
+
+/// What cannot be read was told twice: "Permission denied (os error 13): Permission denied (os error 13)".
+#[test]
+fn an_error_says_its_cause_once() {
+    let node = Node::prepare("alder", &[]);
+    let missing = node.root().join("missing");
+    let asked = [
+        meshbox(&["config", "--config", text(&missing), "/x"]),
+        meshbox(&["config", "--join-file", text(&missing), "/x"]),
+        meshbox(&["status", "--state", text(&missing)]),
+    ];
+    for mut command in asked {
+        let ran = run(&mut command, COMMAND);
+        assert_ne!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.stderr.matches("os error").count() <= 1, "{ran:?}");
+    }
+    needs_mounts!();
+    // A log that cannot be opened, a socket that cannot be bound.
+    for in_the_way in ["meshbox.log", "control.sock"] {
+        let node = Node::prepare("alder", &[]);
+        fs::create_dir_all(node.state().join(in_the_way).join("x")).unwrap();
+        let ran = node.mount(&[]);
+        assert_ne!(ran.code, Some(0), "{in_the_way}: {ran:?}");
+        assert_eq!(ran.stderr.matches("os error").count(), 1, "{ran:?}");
+        nothing_left(&node);
+    }
 }
 
 #[test]

@@ -133,8 +133,21 @@ impl From<ControlError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(err: anyhow::Error) -> Self {
-        Self::failed(format!("{err:#}"))
+        Self::failed(told(&err))
     }
+}
+
+/// An error with its causes, each once: some errors have their cause in their own words already.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text += &format!(": {cause}");
+        }
+    }
+    text
 }
 
 impl From<std::io::Error> for Failure {
@@ -155,6 +168,26 @@ mod tests {
         assert_eq!(ExitCode::NotDelivered.number(), 5);
         assert_eq!(ExitCode::Usage.for_mount_program(), 1);
         assert_eq!(ExitCode::Failed.for_mount_program(), 32);
+    }
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let cause = || std::io::Error::from_raw_os_error(13);
+        let told_by = ControlError::Io {
+            action: "bind",
+            path: "/s".into(),
+            source: cause(),
+        };
+        let error = anyhow::Error::from(told_by).context("cannot start");
+        assert_eq!(
+            told(&error),
+            "cannot start: cannot bind /s: Permission denied (os error 13)"
+        );
+        let plain = anyhow::Error::from(cause()).context("cannot open the log");
+        assert_eq!(
+            told(&plain),
+            "cannot open the log: Permission denied (os error 13)"
+        );
     }
 
     #[test]

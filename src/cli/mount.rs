@@ -16,8 +16,9 @@ use crate::control::wait::WaitFor;
 use crate::daemon::{self, Start};
 use crate::mount::background::{self, Outcome, READY_LIMIT, ReadyPipe};
 use crate::mount::info::MountEntry;
-use crate::mount::options::{HelperCall, MountOptions, Source};
+use crate::mount::options::{HelperCall, MountOptions, OPTIONS, OptionError, Source};
 use crate::mount::{holders, place, signals, sys};
+use crate::similar;
 
 /// How long `umount` waits for the daemon: its own limit for open files, and a journal on a slow disk.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -54,9 +55,24 @@ fn is_flag(name: &str) -> bool {
     name == "config" || config::setting(name).is_some()
 }
 
+/// What a mount option may have been meant to be.
+fn refused(error: OptionError) -> Failure {
+    let hint = match &error {
+        OptionError::Unknown(name) => {
+            let flags = config::names().chain(["config"]);
+            similar::hint(
+                &name.replace('-', "_"),
+                flags.chain(OPTIONS.iter().copied()),
+            )
+        }
+        _ => String::new(),
+    };
+    Failure::usage(format!("{error}{hint}"))
+}
+
 /// `meshbox mount`.
 pub(super) fn mount(args: MountArgs, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
-    let options = MountOptions::parse(&args.options, &is_flag).map_err(Failure::usage)?;
+    let options = MountOptions::parse(&args.options, &is_flag).map_err(refused)?;
     let (flags, config_file) = args.settings.into_layer();
     let wish = Wish {
         mountpoint: args.mountpoint,
@@ -75,7 +91,7 @@ pub(super) fn help_mount(call: HelperCall, pipe: Option<ReadyPipe>) -> Result<()
     } else {
         MountOptions::parse
     };
-    let options = parse(&call.options, &is_flag).map_err(Failure::usage)?;
+    let options = parse(&call.options, &is_flag).map_err(refused)?;
     let mut flags = Layer::new(config::Source::MountOption);
     let mut config_file = None;
     match Source::classify(&call.source) {
@@ -123,6 +139,7 @@ fn settle(
         .or(from_option.map(PathBuf::from))
         .or_else(|| variable("MESHBOX_CONFIG").map(PathBuf::from));
     let settings = options.flags.iter().filter(|(name, _)| name != "config");
+    config::refuse_slips(std::env::vars_os())?;
     let place = mountpoint.map(place::place).transpose()?;
     Ok(config::resolve(Inputs {
         flags,
@@ -346,22 +363,35 @@ pub(super) fn show_config(
     let place = mountpoint.as_deref();
     let resolved = settle(place, flags, &MountOptions::default(), config_file)?;
     if json {
-        let held = resolved.held.iter().map(|held| {
-            let source = held.source.describe(held.name);
-            (
-                held.name.to_owned(),
-                serde_json::json!({ "value": held.value, "source": source }),
-            )
-        });
-        let held: serde_json::Map<String, serde_json::Value> = held.collect();
-        let text = serde_json::to_string_pretty(&held).map_err(|err| Failure::failed(&err))?;
-        return print(&(text + "\n"));
+        return print_json(&resolved);
     }
-    print(
-        &resolved
-            .held
-            .iter()
-            .map(|held| format!("{held}\n"))
-            .collect::<String>(),
-    )
+    let lines: String = resolved
+        .held
+        .iter()
+        .map(|held| format!("{held}\n"))
+        .collect();
+    let tables = resolved
+        .tables
+        .map_or_else(String::new, |tables| tables.to_string());
+    print(&(lines + &tables))
+}
+
+fn print_json(resolved: &Resolved) -> Result<(), Failure> {
+    let settings = resolved.held.iter().map(|held| {
+        let source = held.source.describe(held.name);
+        let shown = serde_json::json!({
+            "value": held.value, "source": source, "default": held.default
+        });
+        (held.name.to_owned(), shown)
+    });
+    let tables = resolved.tables.iter().flat_map(|held| {
+        held.tables.iter().map(|(name, value)| {
+            let source = held.source.describe(name);
+            let shown = serde_json::json!({ "value": value, "source": source });
+            (name.clone(), shown)
+        })
+    });
+    let all: serde_json::Map<String, serde_json::Value> = settings.chain(tables).collect();
+    let text = serde_json::to_string_pretty(&all).map_err(|err| Failure::failed(&err))?;
+    print(&(text + "\n"))
 }

@@ -24,12 +24,14 @@ pub enum ConfigError {
         why: String,
     },
     /// A key or option nobody knows.
-    #[error("unknown setting `{name}` ({origin})")]
+    #[error("unknown setting `{name}` ({origin}){hint}")]
     Unknown {
         /// As it was written.
         name: String,
         /// Where it stands.
         origin: String,
+        /// The one that may be meant, as the end of a sentence; may be empty.
+        hint: String,
     },
     /// A value that does not fit its setting.
     #[error("{origin}: {why}")]

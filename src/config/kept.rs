@@ -13,7 +13,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
-use super::source::{Layer, Source, setting};
+use super::source::{Layer, Source};
+use super::table::setting;
 use crate::spool::Layout;
 
 /// The settings that belong to the node.

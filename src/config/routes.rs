@@ -7,17 +7,22 @@ use super::source::Source;
 use super::stack::Stack;
 use super::value::parse_duration;
 use crate::bundle::RelPath;
+use crate::similar;
 use crate::spool::{Route, Routing, parse_priority};
 
 impl Stack<'_> {
+    /// The tables of the strongest layer that has any.
+    pub(super) fn tables(&self) -> Option<(&toml::Table, &Source)> {
+        self.0.iter().find_map(|layer| {
+            let tables = layer.tables();
+            (!tables.is_empty()).then(|| (tables, layer.source()))
+        })
+    }
+
     /// The routes of the strongest layer that has any, and the limits of bundles.
     pub(super) fn routing(&self) -> Result<Routing, ConfigError> {
         let mut routing = Routing::default();
-        let tables = self.0.iter().find_map(|layer| {
-            let tables = layer.tables();
-            (!tables.is_empty()).then(|| (tables, layer.source()))
-        });
-        if let Some((tables, source)) = tables {
+        if let Some((tables, source)) = self.tables() {
             let file = match source {
                 Source::File(path) => path.clone(),
                 Source::Default
@@ -41,6 +46,9 @@ impl Stack<'_> {
         Ok(routing)
     }
 }
+
+/// What a route may say.
+const ROUTE_KEYS: [&str; 4] = ["path", "to", "priority", "lifetime"];
 
 type Wrong = (String, String);
 
@@ -134,8 +142,10 @@ fn one_route(route: &toml::Value, routing: &Routing) -> Result<Route, String> {
             }
             "lifetime" => read.lifetime = Some(parse_duration(text()?)?),
             other => {
+                let hint = similar::hint(other, ROUTE_KEYS);
                 return Err(format!(
-                    "unknown key {other:?}; a route has path, to, priority, lifetime"
+                    "unknown key {other:?}; a route has {}{hint}",
+                    ROUTE_KEYS.join(", ")
                 ));
             }
         }
@@ -188,7 +198,10 @@ mod tests {
             ("[[route]]\npath = \"../a\"", "component"),
             ("[[route]]\npath = \"a\"\npriority = \"urgent\"", "critical"),
             ("[[route]]\npath = \"a\"\nlifetime = \"5\"", "unit"),
-            ("[[route]]\npath = \"a\"\npiority = \"low\"", "unknown key"),
+            (
+                "[[route]]\npath = \"a\"\npiority = \"low\"",
+                "did you mean `priority`",
+            ),
             (
                 "[[route]]\npath = \"a\"\n[[route]]\npath = \"a/\"",
                 "another route",

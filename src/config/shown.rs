@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::source::{Setting, Source};
+use super::source::Source;
 use super::stack::Stack;
+use super::table::Setting;
 use super::typed::Config;
 use super::value::{format_size, show_late_joiners};
 use crate::peer::PeerId;
@@ -19,19 +20,37 @@ pub(crate) struct Held {
     pub value: Option<toml::Value>,
     /// Where it came from.
     pub source: Source,
+    /// What holds when nobody says anything, in words; may be empty.
+    pub default: &'static str,
+}
+
+/// `[groups]` and `[[route]]` as they hold.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Tables {
+    /// As they stand in the file.
+    pub tables: toml::Table,
+    /// The file.
+    pub source: Source,
+}
+
+impl fmt::Display for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, table) in &self.tables {
+            let one: toml::Table = [(name.clone(), table.clone())].into_iter().collect();
+            write!(f, "\n# {}\n{one}", self.source.describe(name))?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
             Some(value) => write!(f, "{} = {value}", self.name)?,
-            None => write!(f, "# {} is not set", self.name)?,
+            None if self.default.is_empty() => return write!(f, "# {} is not set", self.name),
+            None => return write!(f, "# {}: {}", self.name, self.default),
         }
-        if self.source == Source::Default {
-            Ok(())
-        } else {
-            write!(f, "  # {}", self.source.describe(self.name))
-        }
+        write!(f, "  # {}", self.source.describe(self.name))
     }
 }
 
@@ -81,6 +100,7 @@ impl Stack<'_> {
             name: setting.name,
             value,
             source,
+            default: setting.default,
         }
     }
 }

@@ -5,6 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
+use super::table::{Kind, SETTINGS, Setting, names, setting};
+use crate::similar;
 
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,69 +39,6 @@ impl Source {
     }
 }
 
-/// What a value looks like.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
-    /// One value; the last one given counts.
-    Text,
-    /// One path; in a file it is relative to that file.
-    Path,
-    /// Any number of values; in an environment variable they are separated by commas.
-    List,
-    /// On when given without a value.
-    Switch,
-}
-
-/// A setting: one name for the flag, the variable and the key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Setting {
-    /// The TOML key; with `-` for `_` the flag, in capitals after `MESHBOX_` the variable.
-    pub name: &'static str,
-    /// What its values look like.
-    pub kind: Kind,
-}
-
-const fn new(name: &'static str, kind: Kind) -> Setting {
-    Setting { name, kind }
-}
-
-/// All settings, in the order `meshbox config` shows them.
-pub(crate) const SETTINGS: &[Setting] = &[
-    new("state", Kind::Path),
-    new("name", Kind::Text),
-    new("join", Kind::Text),
-    new("join_file", Kind::Path),
-    new("new", Kind::Switch),
-    new("identity", Kind::Text),
-    new("members", Kind::Text),
-    new("member", Kind::List),
-    new("listen", Kind::List),
-    new("peer", Kind::List),
-    new("no_mdns", Kind::Switch),
-    new("congestion", Kind::Text),
-    new("relay", Kind::List),
-    new("settle", Kind::Text),
-    new("lifetime", Kind::Text),
-    new("late_joiners", Kind::Text),
-    new("foreground", Kind::Switch),
-    new("allow_other", Kind::Switch),
-    new("log", Kind::Text),
-    new("ignore", Kind::List),
-    new("ignore_except", Kind::List),
-    new("max_bytes", Kind::Text),
-    new("min_free", Kind::Text),
-    new("max_file_bytes", Kind::Text),
-    new("max_peer_bytes", Kind::Text),
-    new("history", Kind::Text),
-    new("max_bundle_files", Kind::Text),
-    new("max_bundle_bytes", Kind::Text),
-    new("max_recipients", Kind::Text),
-    new("inbox_mode", Kind::Text),
-    new("uid", Kind::Text),
-    new("gid", Kind::Text),
-    new("umask", Kind::Text),
-];
-
 /// Settings that a file may also have in a table `[spool]`, under the same names.
 const SPOOL_TABLE: [&str; 5] = [
     "max_peer_bytes",
@@ -112,15 +51,12 @@ const SPOOL_TABLE: [&str; 5] = [
 /// Keys of the configuration file that are no settings: `[[route]]` and `[groups]`.
 const TABLES: [&str; 2] = ["route", "groups"];
 
-/// The setting of this name, with dashes or underscores.
-pub(crate) fn setting(name: &str) -> Option<&'static Setting> {
-    let name = name.replace('-', "_");
-    SETTINGS.iter().find(|setting| setting.name == name)
-}
+/// What the names of all our variables begin with.
+const ENV_PREFIX: &str = "MESHBOX_";
 
 /// The environment variable of a setting.
 pub(super) fn env_name(setting: &str) -> String {
-    format!("MESHBOX_{}", setting.to_ascii_uppercase())
+    format!("{ENV_PREFIX}{}", setting.to_ascii_uppercase())
 }
 
 /// What one source says.
@@ -169,7 +105,7 @@ impl Layer {
         self
     }
 
-    /// The environment; `lookup` gives a variable's value.
+    /// The environment; `lookup` gives a variable's value. See [`refuse_slips`] for what only looks like one of ours.
     pub(crate) fn from_env(lookup: impl Fn(&str) -> Option<OsString>) -> Self {
         let mut layer = Self::new(Source::Env);
         for setting in SETTINGS {
@@ -201,10 +137,7 @@ impl Layer {
     ) -> Result<Self, ConfigError> {
         let mut layer = Self::new(Source::MountOption);
         for (name, value) in options {
-            let unknown = || ConfigError::Unknown {
-                name: name.to_owned(),
-                origin: "-o".to_owned(),
-            };
+            let unknown = || unknown(name, "-o".to_owned());
             let known = setting(name).ok_or_else(unknown)?;
             match (value, known.kind) {
                 (Some(value), _) => layer.push(known, value.to_owned()),
@@ -239,16 +172,14 @@ impl Layer {
                 })?;
         let source = Source::File(path.clone());
         let mut layer = Self::new(source.clone());
-        for (key, value) in flat(table, &path)? {
+        for (key, value) in flat(table, &text, &path)? {
             if TABLES.contains(&key.as_str()) {
                 layer.tables.insert(key, value);
                 continue;
             }
             let Some(known) = setting(&key) else {
-                return Err(ConfigError::Unknown {
-                    name: key,
-                    origin: path.display().to_string(),
-                });
+                let origin = place_of(&text, None, &key, &path);
+                return Err(unknown(&key, origin));
             };
             if layer.get(known.name).is_some() {
                 return Err(ConfigError::Value {
@@ -278,8 +209,62 @@ impl Layer {
     }
 }
 
+/// A name that nobody knows, with the one that may be meant.
+fn unknown(name: &str, origin: String) -> ConfigError {
+    let known = names().chain(TABLES);
+    ConfigError::Unknown {
+        name: name.to_owned(),
+        origin,
+        hint: similar::hint(&name.replace('-', "_"), known),
+    }
+}
+
+/// File and line of a key of the file's `text`, or of a table in it.
+fn place_of(text: &str, table: Option<&str>, key: &str, path: &Path) -> String {
+    let line = || {
+        let parsed = toml::de::DeTable::parse(text).ok()?;
+        let mut keys = parsed.get_ref();
+        if let Some(table) = table {
+            keys = keys.get(table)?.get_ref().as_table()?;
+        }
+        let (found, _) = keys.get_key_value(key)?;
+        Some(text.get(..found.span().start)?.matches('\n').count() + 1)
+    };
+    match line() {
+        Some(line) => format!("{}, line {line}", path.display()),
+        None => path.display().to_string(),
+    }
+}
+
+/// Refuses a variable that is set, is none of ours, and is called nearly like one: `MESHBOX_SETLE`. Others are left alone:
+/// Kubernetes sets `MESHBOX_PORT` for a service called meshbox.
+pub(crate) fn refuse_slips(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(), ConfigError> {
+    let ours: Vec<String> = names().chain(["config"]).map(env_name).collect();
+    for (name, value) in variables {
+        let name = name.to_string_lossy();
+        let (Some(typed), false) = (name.strip_prefix(ENV_PREFIX), value.is_empty()) else {
+            continue;
+        };
+        let meant = similar::nearest(typed, ours.iter().map(|name| &name[ENV_PREFIX.len()..]));
+        if let Some(meant) = meant.filter(|meant| *meant != typed) {
+            return Err(ConfigError::Unknown {
+                name: name.to_string(),
+                origin: "environment".to_owned(),
+                hint: format!("; did you mean `{ENV_PREFIX}{meant}`?"),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The keys of a file with those of its `[spool]` table among them.
-fn flat(table: toml::Table, path: &Path) -> Result<Vec<(String, toml::Value)>, ConfigError> {
+fn flat(
+    table: toml::Table,
+    text: &str,
+    path: &Path,
+) -> Result<Vec<(String, toml::Value)>, ConfigError> {
     let mut keys = Vec::with_capacity(table.len());
     for (key, value) in table {
         match (key.as_str(), value) {
@@ -288,7 +273,8 @@ fn flat(table: toml::Table, path: &Path) -> Result<Vec<(String, toml::Value)>, C
                 if let Some(key) = inner.keys().find(foreign) {
                     return Err(ConfigError::Unknown {
                         name: format!("spool.{key}"),
-                        origin: path.display().to_string(),
+                        origin: place_of(text, Some("spool"), key, path),
+                        hint: similar::hint(key, SPOOL_TABLE),
                     });
                 }
                 keys.extend(inner);

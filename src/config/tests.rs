@@ -225,6 +225,93 @@ fn an_unknown_or_mistyped_key_is_refused() {
     }
 }
 
+/// The error names file and line, and the setting that may be meant.
+#[test]
+fn a_slip_in_a_name_gets_a_suggestion() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, says) in [
+        (
+            "name = \"a\"\n\nsetle = \"5ms\"",
+            "site.toml, line 3); did you mean `settle`?",
+        ),
+        (
+            "[spool]\n\n# x\nmax_bites = 1",
+            "site.toml, line 4); did you mean `max_bytes`?",
+        ),
+        ("rout = 1", "line 1); did you mean `route`?"),
+        ("\"no-mdn\" = true", "did you mean `no_mdns`?"),
+        ("quite_another_thing = 1", "line 1)"),
+        ("name = \"a\"\nname = \"b\"", "line 2"),
+        (
+            "[groups]\nhq = [\"birch\"]\n[[route]]\npath = \"/\"\nto = \"@hk\"",
+            "did you mean `@hq`?",
+        ),
+    ] {
+        let err = with(flags(&[]), env(&[]), Some(&file(&dir, text))).unwrap_err();
+        assert!(err.to_string().contains(says), "{text}: {err}");
+    }
+    let said = |name: &str, value: &str| {
+        refuse_slips([(name.into(), value.into())]).map_err(|err| err.to_string())
+    };
+    let err = said("MESHBOX_SETLE", "1s").unwrap_err();
+    assert_eq!(
+        err,
+        "unknown setting `MESHBOX_SETLE` (environment); did you mean `MESHBOX_SETTLE`?"
+    );
+    for (name, value) in [
+        ("MESHBOX_SETTLE", "1s"),
+        ("MESHBOX_CONFIG", "/x"),
+        ("MESHBOX_SETLE", ""),
+        ("MESHBOX_PORT", "tcp://10.0.0.1:1"),
+        ("MESHBOX_SERVICE_HOST", "10.0.0.1"),
+        ("MESHBOX_READY_FD", "1"),
+        ("SETLE", "1s"),
+    ] {
+        assert_eq!(said(name, value), Ok(()), "{name}");
+    }
+}
+
+/// Without a configuration it is to be seen what holds; with one, all of it.
+#[test]
+fn defaults_routes_and_groups_are_shown() {
+    let shown = |resolved: &Resolved| {
+        let lines: String = resolved
+            .held
+            .iter()
+            .map(|held| format!("{held}\n"))
+            .collect();
+        lines
+            + &resolved
+                .tables
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string)
+    };
+    let text = shown(&with(flags(&[("settle", "1s")]), env(&[]), None).unwrap());
+    for line in [
+        "settle = \"1s\"  # --settle",
+        "lifetime = \"30days\"  # default",
+        "# listen: all interfaces, any port",
+        "# min_free: 64MiB, at most a twentieth of the disk",
+        "# history: 10000",
+        "# max_file_bytes: no limit",
+        "# peer is not set",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tables = "[groups]\nhq = [\"birch\"]\n[[route]]\npath = \"ops\"\nto = [\"@hq\"]\n";
+    let path = file(&dir, tables);
+    let held = with(flags(&[]), env(&[]), Some(&path)).unwrap();
+    let text = shown(&held);
+    assert!(
+        text.contains(&format!("# route in {}", path.display())),
+        "{text}"
+    );
+    let again = with(flags(&[]), env(&[]), Some(&file(&dir, &text))).unwrap();
+    assert_eq!(again.config.routing, held.config.routing);
+    assert_eq!(again.config.routing.routes.len(), 1);
+}
+
 fn ticket() -> Ticket {
     Ticket {
         group: GroupKey::generate(),

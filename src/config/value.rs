@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::peer::{PeerId, PeerName};
+use crate::similar;
 
 /// Reads `5ms`, `1m 30s`, `30days`. A number needs its unit, except 0.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -188,12 +190,31 @@ pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The words for how much is logged.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// Reads `debug`, or as RUST_LOG does `info,meshbox::mesh=debug`. A word alone that is no level would be taken for the name of a
+/// module and turn everything else off, which nobody means.
 pub(super) fn parse_log(text: &str) -> Result<String, String> {
+    let wrong = |word: &str| {
+        let hint = similar::hint(word, LEVELS);
+        format!("{word:?} is not a log level; use error, warn, info, debug or trace{hint}")
+    };
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
+        let level = match part.rsplit_once('=') {
+            Some((_, level)) => level,
+            None if part.contains("::") || part.contains('[') || part == "meshbox" => continue,
+            None => part,
+        };
+        level.parse::<LevelFilter>().map_err(|_| wrong(level))?;
+    }
     match EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(format!(
-            "{text:?} is not a log level; use error, warn, info, debug or trace"
-        )),
+        Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
+        Ok(_) | Err(_) => Err(wrong(text)),
     }
 }
 
@@ -325,6 +346,30 @@ mod tests {
         assert_eq!(parse_id("1000"), Ok(1000));
         for bad in ["root", "-1", "4294967295", ""] {
             assert!(parse_id(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// `inof` was taken for a module, and nothing was logged any more.
+    #[test]
+    fn a_log_level_is_one_of_a_few_words() {
+        for good in [
+            "info",
+            "DEBUG",
+            "off",
+            "warn,meshbox::mesh=debug",
+            "info,meshbox::spool",
+            "meshbox[{id=3}]=trace",
+        ] {
+            assert_eq!(parse_log(good).as_deref(), Ok(good));
+        }
+        for (bad, says) in [
+            ("inof", "did you mean `info`"),
+            ("loud", "is not a log level"),
+            ("info,meshbox::mesh=dbug", "did you mean `debug`"),
+            ("", "is not a log level"),
+        ] {
+            let why = parse_log(bad).unwrap_err();
+            assert!(why.contains(says), "{bad}: {why}");
         }
     }
 

@@ -248,7 +248,8 @@ fn judge_row(row: &OutboundRow, to: &WaitFor, alone: bool) -> (Option<Outcome>, 
         (Some(Outcome::Delivered), words)
     } else if all - lost.len() < wanted {
         if wanted > all {
-            words.push_str(&format!(", it has {all} recipients, not {wanted}"));
+            let members = if all == 1 { "member" } else { "members" };
+            words.push_str(&format!(", it goes to {all} {members}, not {wanted}"));
         }
         (Some(Outcome::Failed), words)
     } else {

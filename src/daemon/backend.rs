@@ -24,6 +24,7 @@ use crate::fs::{Fs, Ignored, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
 use crate::peer::PeerId;
 use crate::ready::Overview;
+use crate::similar;
 use crate::spool::{Changed, Member, Underway};
 
 /// So many digits of an id say which.
@@ -167,9 +168,12 @@ fn find_member(members: &[Member], who: &str) -> Result<Member, String> {
     }
     match found.as_slice() {
         [only] => Ok((*only).clone()),
-        [] => Err(format!(
-            "there is no member {who}; `meshbox peers` shows all"
-        )),
+        [] => {
+            let hint = similar::hint(who, members.iter().map(|member| member.name.as_str()));
+            Err(format!(
+                "there is no member {who}; `meshbox peers` shows all{hint}"
+            ))
+        }
         many => {
             let ids: Vec<String> = many.iter().map(|member| member.id.to_string()).collect();
             Err(format!(
@@ -407,6 +411,11 @@ mod tests {
         let id = members[2].id.to_string();
         assert_eq!(find_member(&members, &id[..10]).unwrap().id, members[2].id);
         assert!(find_member(&members, "cedar").unwrap_err().contains(&id));
+        assert!(
+            find_member(&members, "brich")
+                .unwrap_err()
+                .ends_with("did you mean `birch`?")
+        );
         for nobody in ["oak", "", &id[..3]] {
             assert!(find_member(&members, nobody).is_err(), "{nobody:?}");
         }

@@ -90,6 +90,11 @@ const IGNORED: &[&str] = &[
     "sync",
 ];
 
+/// Mount options that mean something to us.
+pub(crate) const OPTIONS: &[&str] = &[
+    "ro", "noexec", "noatime", "fsname", "nofail", "_netdev", "noauto",
+];
+
 /// Known names with a meaning that we refuse rather than ignore.
 const UNSUPPORTED: &[&str] = &["fmask", "dmask", "remount", "bind", "rbind", "move"];
 

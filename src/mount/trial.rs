@@ -422,20 +422,6 @@ fn the_units_in_packaging_verify() {
     }
 }
 
-#[test]
-fn the_example_configuration_is_toml_with_every_key_turned_on() {
-    let text = include_str!("../../packaging/meshbox.toml.example");
-    let on: String = text
-        .lines()
-        .map(|line| match line.strip_prefix('#') {
-            Some(key) if !key.starts_with(' ') => format!("{key}\n"),
-            Some(_) | None => format!("{line}\n"),
-        })
-        .collect();
-    let table: toml::Table = on.parse().unwrap();
-    assert!(table.len() > 8, "{table:?}");
-}
-
 /// The lines of the example, with the options that mount(8) leaves to a helper.
 #[test]
 fn the_fstab_example_has_options_we_take() {

@@ -29,6 +29,7 @@ use crate::bundle::{
     BundleId, Entry, Listing, MAX_ENTRIES, Priority, RelPath, SCOPE_MAX, Scope, VerifiedManifest,
 };
 use crate::peer::{PeerId, PeerName};
+use crate::similar;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::{Ends, Newest};
 use crate::spool::outbox::seal::Earlier;
@@ -86,12 +87,12 @@ pub(crate) struct Routing {
 /// Why a word does not say whom to send to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum TargetError {
-    /// Nobody has that name.
-    #[error("nobody known as {0}")]
-    Nobody(String),
-    /// No such group.
-    #[error("no group {0} in the configuration")]
-    NoGroup(String),
+    /// Nobody has that name; and the one that may be meant, as the end of a sentence.
+    #[error("nobody known as {0}{1}")]
+    Nobody(String, String),
+    /// No such group; the same.
+    #[error("no group {0} in the configuration{1}")]
+    NoGroup(String, String),
     /// Not a name.
     #[error("{0:?} is neither a name, an id, a @group nor `all`")]
     Bad(String),
@@ -149,11 +150,18 @@ impl Routing {
         }
         match word.strip_prefix('@') {
             Some(group) if self.groups.contains_key(group) => Ok(()),
-            Some(_) => Err(TargetError::NoGroup(word.to_owned())),
+            Some(group) => Err(self.no_group(group)),
             None => PeerName::parse(word)
                 .map(drop)
                 .map_err(|_| TargetError::Bad(word.to_owned())),
         }
+    }
+
+    /// That there is no such group.
+    fn no_group(&self, group: &str) -> TargetError {
+        let near = similar::nearest(group, self.groups.keys().map(String::as_str));
+        let hint = near.map_or_else(String::new, |near| format!("; did you mean `@{near}`?"));
+        TargetError::NoGroup(format!("@{group}"), hint)
     }
 
     /// The configured route with the longest path.
@@ -186,13 +194,17 @@ impl Spool {
     pub(crate) fn member_named(&self, word: &str) -> Result<PeerId, TargetError> {
         if let Some(id) = PeerId::from_hex(word) {
             return if self.is_forgotten(id).unwrap_or(false) {
-                Err(TargetError::Nobody(word.to_owned()))
+                Err(TargetError::Nobody(word.to_owned(), String::new()))
             } else {
                 Ok(id)
             };
         }
         let found: Option<PeerId> = self.journal.row(NAMES, &word).ok().flatten();
-        found.ok_or_else(|| TargetError::Nobody(word.to_owned()))
+        found.ok_or_else(|| {
+            let members = self.members();
+            let hint = similar::hint(word, members.iter().map(|member| member.name.as_str()));
+            TargetError::Nobody(word.to_owned(), hint)
+        })
     }
 
     /// A peer says itself that it has this name: it gets it if nobody had it. Call with the decision lock held.
@@ -386,7 +398,7 @@ impl Spool {
                 ("all", _) => all = true,
                 (_, Some(group)) => match routing.groups.get(group) {
                     Some(members) => members.iter().for_each(|member| one(member)),
-                    None => missing.push(TargetError::NoGroup(word.clone()).to_string()),
+                    None => missing.push(routing.no_group(group).to_string()),
                 },
                 (word, None) => one(word),
             }
