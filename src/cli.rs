@@ -92,6 +92,9 @@ enum Command {
         /// Let it admit one node only; only this node can redeem it then
         #[arg(long)]
         once: bool,
+        /// Write it to this file, which only you can read, instead of printing it
+        #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+        out: Option<PathBuf>,
         #[command(flatten)]
         daemon: PlacedArgs,
     },
@@ -241,8 +244,9 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
         Command::Ticket {
             expires,
             once,
+            out,
             daemon,
-        } => member::ticket(daemon, expires, once),
+        } => member::ticket(daemon, expires, once, out.as_deref()),
         Command::Remove {
             who,
             no_rekey,

@@ -83,6 +83,8 @@ pub(crate) struct Resolved {
     pub held: Vec<Held>,
     /// Routes and groups, if there are any.
     pub tables: Option<Tables>,
+    /// What is to be told, though it holds.
+    pub warnings: Vec<String>,
 }
 
 /// Lays all sources over each other and parses what holds.
@@ -98,7 +100,7 @@ pub(crate) fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
     }
     layers.push(Kept::read(&Layout::new(place.state.clone()))?.settings);
     let keep = kept::text(&layers, mountpoint);
-    let stack = Stack(&layers);
+    let stack = Stack::new(&layers);
     let config = parse(&stack, place, keep, mountpoint, surroundings)?;
     let held = SETTINGS
         .iter()
@@ -112,6 +114,7 @@ pub(crate) fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
         config,
         held,
         tables,
+        warnings: stack.into_warnings(),
     })
 }
 
@@ -128,7 +131,7 @@ impl Place {
         mountpoint: Option<&Path>,
         surroundings: &Surroundings,
     ) -> Result<Self, ConfigError> {
-        Ok(match Stack(layers).path("state") {
+        Ok(match Stack::new(layers).path("state") {
             Some(path) => Self {
                 state: path?,
                 states: None,

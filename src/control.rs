@@ -462,7 +462,7 @@ mod tests {
             "ignored": [{"pattern": ".*", "what": "dotfiles", "count": 1633, "examples": ["a/.gitignore"]}],
             "counts": {"outbound_pending": 0, "sealed": 1, "published": 0, "receipts": 0, "bytes_sent": 0,
                 "bytes_received": 0, "incomplete": 0, "unsealed": 0, "ignored": 0, "quarantined": 0, "refused": 0,
-                "held_bytes": 0, "bytes_twice": 0, "unverified": 0},
+                "held_bytes": 0, "bytes_twice": 0, "unverified": 0, "removed": 0},
         });
         assert_eq!(serde_json::to_value(&status).unwrap(), expected);
     }

@@ -180,7 +180,7 @@ impl Ready {
                 ino,
                 path,
                 names_left,
-            } => self.unlinked(Gone { ino, names_left }, &path, now, out),
+            } => self.removed(Gone { ino, names_left }, &path, now, out),
             Event::Renamed {
                 ino,
                 from,
@@ -497,6 +497,19 @@ impl Ready {
         } else {
             self.tree_touched(gone.ino, now);
         }
+    }
+
+    /// A name is removed. With its last one goes a file that nobody was told of, which is counted.
+    fn removed(&mut self, gone: Gone, path: &RelPath, now: Duration, out: &mut Vec<Action>) {
+        let last = self.inodes.get_mut(&gone.ino);
+        let last = last.filter(|inode| gone.names_left == 0 && inode.is_unsent());
+        match last {
+            // The seal that is under way may still come first.
+            Some(inode) if inode.sealing.is_some() => inode.removed = true,
+            Some(_) => out.push(Action::CountRemoved { path: path.clone() }),
+            None => {}
+        }
+        self.unlinked(gone, path, now, out);
     }
 
     fn unlinked_alone(&mut self, gone: Gone, path: &RelPath, out: &mut Vec<Action>) {

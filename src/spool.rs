@@ -455,6 +455,9 @@ pub(crate) struct Counts {
     pub unsealed: u64,
     /// Names not sent because they match the ignore list, since start.
     pub ignored: u64,
+    /// Files removed before they were sent, since start.
+    #[serde(default)]
+    pub removed: u64,
     /// Entries in quarantine.
     pub quarantined: u64,
     /// Bytes kept for recipients that no name shows any more.

@@ -339,10 +339,49 @@ fn a_ticket_can_come_from_a_file() {
     let alder = Node::start("alder");
     let birch = Node::prepare("birch", &[]);
     let file = birch.root().join("ticket");
-    fs::write(&file, alder.ticket() + "\n").unwrap();
-    birch.mount(&["--join-file", text(&file)]).ok();
+    let ran = alder.run("ticket", &["--out", text(&file)]).ok();
+    assert_eq!(ran.stdout, "", "it is a secret");
+    let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let ran = birch.mount(&["--join-file", text(&file)]).ok();
+    assert_eq!(ran.stderr, "");
     birch.wait_connected(&alder);
     assert_eq!(alder.status()["group"], birch.status()["group"]);
+
+    // Whoever else can read it can join too.
+    mode(0o644);
+    birch.stop();
+    let ran = birch.mount(&["--join-file", text(&file)]).ok();
+    let remedy = format!("run: chmod 600 {}", file.display());
+    assert!(
+        ran.stderr.contains("warning: ") && ran.stderr.contains(&remedy),
+        "{ran:?}"
+    );
+}
+
+/// The error alone ("Read-only file system") says nothing of where files go.
+#[test]
+fn the_mount_says_where_files_go() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let refused = fs::write(alder.mountpoint().join("x"), b"x").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(30), "EROFS: {refused}");
+    let readme = fs::read_to_string(alder.mountpoint().join(".meshbox/README")).unwrap();
+    assert!(
+        readme.contains("outbox/") && readme.contains("Read-only file system"),
+        "{readme}"
+    );
+
+    // Removed before it was sent: counted, and not sent.
+    let stays = alder.count("sealed");
+    fs::write(alder.outbox("gone"), b"x").unwrap();
+    fs::remove_file(alder.outbox("gone")).unwrap();
+    wait_until("counted or sent", COMMAND, || {
+        alder.count("removed") + alder.count("sealed") - stays == 1
+    });
 }
 
 #[test]
@@ -565,6 +604,7 @@ fn an_error_says_its_cause_once() {
     for in_the_way in ["meshbox.log", "control.sock"] {
         let node = Node::prepare("alder", &[]);
         fs::create_dir_all(node.state().join(in_the_way).join("x")).unwrap();
+        fs::set_permissions(node.state(), fs::Permissions::from_mode(0o700)).unwrap();
         let ran = node.mount(&[]);
         assert_ne!(ran.code, Some(0), "{in_the_way}: {ran:?}");
         assert_eq!(ran.stderr.matches("os error").count(), 1, "{ran:?}");

@@ -1,5 +1,9 @@
 //! The commands on who belongs to the group: `ticket`, `remove`, `rekey`, and `id --derive`.
 
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use super::args::{DaemonArgs, PlacedArgs};
@@ -15,6 +19,7 @@ pub(super) fn ticket(
     daemon: PlacedArgs,
     expires: Option<Duration>,
     once: bool,
+    out: Option<&Path>,
 ) -> Result<(), Failure> {
     let request = if expires.is_some() || once {
         let seconds = expires.map(|lasts| lasts.as_secs().max(1));
@@ -23,9 +28,28 @@ pub(super) fn ticket(
         Request::Ticket
     };
     match daemon.find()?.connect()?.call(&request)? {
-        Reply::Ticket { ticket } => print(&(ticket + "\n")),
+        Reply::Ticket { ticket } => match out {
+            None => print(&(ticket + "\n")),
+            Some(file) => write_secret(file, &(ticket + "\n"))
+                .map_err(|error| Failure::failed(format!("{}: {error}", file.display()))),
+        },
         _ => Err(unexpected()),
     }
+}
+
+/// Writes a file that only its owner can read, also where there was one that others could.
+fn write_secret(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut out = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file)?;
+    if out.metadata()?.is_file() {
+        out.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    out.write_all(text.as_bytes())
 }
 
 pub(super) fn remove(
@@ -102,6 +126,20 @@ pub(super) fn derived_id(daemon: PlacedArgs, name: &str) -> Result<(), Failure> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ticket_in_a_file_is_its_owners_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ticket");
+        let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        write_secret(&file, "one\n").unwrap();
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        write_secret(&file, "2\n").unwrap();
+        assert_eq!(mode(), 0o600);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "2\n");
+        assert!(write_secret(dir.path(), "x").is_err());
+    }
 
     #[test]
     fn a_change_says_who_is_out_and_who_has_the_key() {

@@ -168,6 +168,10 @@ fn carry_out(wish: Wish, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
     if pipe.is_none() && !config.foreground {
         return in_background();
     }
+    // Standard error is still that of the command.
+    for warning in &resolved.warnings {
+        complain(&format!("warning: {warning}"));
+    }
     let fs_name = wish
         .options
         .fs_name

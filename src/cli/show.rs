@@ -234,6 +234,7 @@ pub(super) fn status(status: &Status, now: u64) -> String {
     for (count, what) in [
         (counts.unsealed, "open for writing, or about to be sent"),
         (counts.incomplete, "incomplete"),
+        (counts.removed, "removed before they were sent"),
         (counts.refused, "offers refused"),
         (counts.quarantined, "in quarantine"),
         (

@@ -13,7 +13,7 @@ use crate::spool::{Route, Routing, parse_priority};
 impl Stack<'_> {
     /// The tables of the strongest layer that has any.
     pub(super) fn tables(&self) -> Option<(&toml::Table, &Source)> {
-        self.0.iter().find_map(|layer| {
+        self.layers().iter().find_map(|layer| {
             let tables = layer.tables();
             (!tables.is_empty()).then(|| (tables, layer.source()))
         })

@@ -368,6 +368,28 @@ fn a_ticket_comes_typed_or_from_a_file_and_is_never_shown() {
 }
 
 #[test]
+fn a_ticket_that_others_can_read_is_a_warning_with_the_remedy() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t");
+    std::fs::write(&path, ticket().to_string()).unwrap();
+    let warnings = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let typed = flags(&[("join_file", path.to_str().unwrap())]);
+        with(typed, env(&[]), None).unwrap().warnings
+    };
+    assert_eq!(warnings(0o600), Vec::<String>::new());
+    let [warning] = &warnings(0o640)[..] else {
+        panic!("no warning")
+    };
+    let remedy = format!("run: chmod 600 {}", path.display());
+    assert!(
+        warning.contains("0640") && warning.ends_with(&remedy),
+        "{warning}"
+    );
+}
+
+#[test]
 fn what_is_shown_can_be_read_back() {
     let id = Identity::generate().id();
     let peer = format!("{id}@10.0.0.9:4000");

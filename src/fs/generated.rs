@@ -25,7 +25,28 @@ pub(super) struct Generated {
     pub(super) make: fn(&dyn StatusFiles) -> Vec<u8>,
 }
 
-pub(super) const FILES: [Generated; 3] = [
+/// For whoever tried to put a file beside `outbox/`.
+const README: &str = "\
+This is a mailbox of Meshbox.
+
+  outbox/                put files here: each is sent to the other members when the
+                         last program has closed it
+  inbox/                 what the others sent, complete and verified; what you remove
+                         here is done with and does not come back
+
+Nothing can be made beside these two, and nothing changed in inbox/ but removed or
+moved to outbox/: programs get \"Read-only file system\". So it is
+`cp FILE outbox/`, not `cp FILE .`.
+
+  .meshbox/status.json   what is sent and received (for the owner of the mount)
+  .meshbox/peers.json    the other members (the same)
+  .meshbox/metrics       counters, as Prometheus reads them
+
+`meshbox status` shows all that for people, `meshbox wait FILE` waits until a file is
+delivered, and `meshbox --help` lists the other commands.
+";
+
+pub(super) const FILES: [Generated; 4] = [
     Generated {
         name: b"status.json",
         perm: OWNERS,
@@ -40,6 +61,11 @@ pub(super) const FILES: [Generated; 3] = [
         name: b"metrics",
         perm: EVERYBODYS,
         make: |files| files.metrics(),
+    },
+    Generated {
+        name: b"README",
+        perm: EVERYBODYS,
+        make: |_| README.as_bytes().to_vec(),
     },
 ];
 

@@ -63,6 +63,7 @@ impl Readiness {
                 | Action::Seal { .. }
                 | Action::SealTree { .. }
                 | Action::DropTree { .. }
+                | Action::CountRemoved { .. }
                 | Action::CountIgnored { .. } => {}
             }
         }
@@ -81,6 +82,7 @@ impl Readiness {
                 Action::Seal { .. }
                 | Action::SealTree { .. }
                 | Action::DropTree { .. }
+                | Action::CountRemoved { .. }
                 | Action::CountIgnored { .. } => {}
             }
         }
@@ -96,6 +98,7 @@ impl Readiness {
                 | Action::Seal { .. }
                 | Action::SealTree { .. }
                 | Action::DropTree { .. }
+                | Action::CountRemoved { .. }
                 | Action::CountIgnored { .. } => {}
             }
         }

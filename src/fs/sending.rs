@@ -74,6 +74,10 @@ impl Fs {
             Action::DropTree { tree } => self.spool.tree_dropped(tree),
             // Made by whoever fed the machine.
             Action::MarkClosed { .. } | Action::MarkTorn { .. } | Action::Unmark { .. } => {}
+            Action::CountRemoved { path } => {
+                tracing::info!(%path, "removed before it was sent");
+                self.spool.count_removed();
+            }
             Action::CountIgnored { path } => {
                 tracing::debug!(%path, "not sent: the name is on the ignore list");
                 self.spool.count_ignored();

@@ -502,7 +502,10 @@ fn the_root_has_three_entries_and_takes_no_others() {
 fn generated_files_are_a_snapshot_taken_at_open() {
     let t = test_fs();
     let dir = t.fs.lookup(NodeId::ROOT, b".meshbox").unwrap().attr.node;
-    assert_eq!(t.names(dir), ["status.json", "peers.json", "metrics"]);
+    assert_eq!(
+        t.names(dir),
+        ["status.json", "peers.json", "metrics", "README"]
+    );
     let entry = t.fs.lookup(dir, b"status.json").unwrap();
     assert_eq!(entry.attr.size, 12);
     let opened = t.open(entry.attr.node, libc::O_RDONLY).unwrap();

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::mesh::congestion::{self, Controller};
 use crate::mesh::error::MeshError;
-use crate::mesh::member::{MemberError, closed_by_peer};
+use crate::mesh::member::{MemberError, why_closed};
 use crate::mesh::windows;
 use crate::mesh::wire::{BULK_ALPN, CTL_ALPN, JOIN_ALPN};
 use crate::peer::{Identity, PeerId};
@@ -316,7 +316,7 @@ fn dial_error(error: &(dyn std::error::Error + 'static)) -> MemberError {
     let mut source = Some(error);
     while let Some(inner) = source {
         if let Some(reason) = inner.downcast_ref::<iroh::endpoint::ConnectionError>()
-            && let Some(told) = closed_by_peer(reason)
+            && let Some(told) = why_closed(reason)
         {
             return told;
         }

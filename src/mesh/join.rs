@@ -309,7 +309,10 @@ fn any_port(listen: &[SocketAddr]) -> Vec<SocketAddr> {
 
 /// Whether another attempt may go better.
 fn passes(error: &MemberError) -> bool {
-    matches!(error, MemberError::Lost(_) | MemberError::Timeout)
+    matches!(
+        error,
+        MemberError::Lost(_) | MemberError::Offline | MemberError::Timeout
+    )
 }
 
 /// One attempt.

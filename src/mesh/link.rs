@@ -99,7 +99,7 @@ async fn accepted(hub: Arc<Hub>, incoming: Incoming, from: IncomingAddr, place: 
         run_bulk(hub, peer, conn, controller).await;
     } else if let Err(error) = run_control(&hub, &peer, conn, channel, false).await {
         // Who only asks whether its ticket holds leaves without a hello, and is nobody's member.
-        let only_asked = matches!(error, MemberError::Lost(_));
+        let only_asked = matches!(error, MemberError::Lost(_) | MemberError::Offline);
         let known = match only_asked {
             true => hub.roster.forget_stranger(peer),
             false => Some(peer),

@@ -14,7 +14,9 @@
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
-use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use iroh::endpoint::{
+    Connection, ConnectionError, RecvStream, SendStream, TransportErrorCode, VarInt,
+};
 use sha2::Sha256;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -94,6 +96,9 @@ pub(crate) enum MemberError {
     /// The pair has another connection that is kept.
     #[error("another connection is in use")]
     Duplicate,
+    /// Its daemon has ended, or is about to.
+    #[error("offline")]
+    Offline,
     /// The connection was lost.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -132,6 +137,7 @@ impl MemberError {
             | Self::Stalled
             | Self::Timeout
             | Self::Duplicate
+            | Self::Offline
             | Self::Lost(_) => CloseCode::Protocol,
         }
     }
@@ -453,6 +459,19 @@ pub(super) fn closed_by_peer(reason: &ConnectionError) -> Option<MemberError> {
     } else {
         None
     }
+}
+
+/// Why a connection is over, or could not be made. A daemon that ends closes its connections, and its transport refuses
+/// further ones until the port is closed.
+pub(super) fn why_closed(reason: &ConnectionError) -> Option<MemberError> {
+    let leaves = match reason {
+        ConnectionError::ApplicationClosed(close) => close.error_code == CloseCode::Stopping.code(),
+        ConnectionError::ConnectionClosed(close) => {
+            close.error_code == TransportErrorCode::CONNECTION_REFUSED
+        }
+        _ => false,
+    };
+    closed_by_peer(reason).or(leaves.then_some(MemberError::Offline))
 }
 
 #[cfg(test)]

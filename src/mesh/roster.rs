@@ -299,6 +299,7 @@ impl Peer {
             MemberError::Rekeyed
             | MemberError::OlderKey
             | MemberError::Timeout
+            | MemberError::Offline
             | MemberError::Lost(_)
             | MemberError::Myself => false,
             MemberError::Duplicate => return,
@@ -308,6 +309,12 @@ impl Peer {
             _ => error.to_string(),
         };
         let mut facts = self.facts.lock();
+        // Who said goodbye is expected not to answer.
+        let silent = matches!(error, MemberError::Timeout | MemberError::Lost(_));
+        let offline = MemberError::Offline.to_string();
+        if silent && facts.error.as_ref() == Some(&offline) {
+            return;
+        }
         let changed = facts.error.as_ref() != Some(&text);
         facts.error = Some(text.clone());
         drop(facts);

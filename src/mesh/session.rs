@@ -28,7 +28,7 @@ use crate::delivery::Delivery;
 use crate::mesh::budget::Held;
 use crate::mesh::hub::Hub;
 use crate::mesh::lane;
-use crate::mesh::member::{Channel, CloseCode, MemberError, closed_by_peer};
+use crate::mesh::member::{Channel, CloseCode, MemberError, why_closed};
 use crate::mesh::offer;
 use crate::mesh::out::Out;
 use crate::mesh::reader::{self, Heard};
@@ -151,7 +151,7 @@ pub(crate) async fn run(
     session.end(&conn);
     let told = conn
         .close_reason()
-        .map(|r| closed_by_peer(&r).unwrap_or(MemberError::Lost(r.to_string())));
+        .map(|r| why_closed(&r).unwrap_or(MemberError::Lost(r.to_string())));
     let why = broken
         .or(told)
         .unwrap_or(MemberError::Lost("the stream ended".into()));

@@ -254,6 +254,17 @@ fn a_third_member_learns_addresses_from_the_first_and_speaks_to_the_second() {
     assert_eq!(cedar.wait_inbox("from/birch"), "hello");
 }
 
+/// It was shown with "connection lost: the server refused to accept a new connection".
+#[test]
+fn a_peer_that_stopped_is_offline_and_nothing_worse() {
+    let (_, (_alder, a), (birch, b)) = pair();
+    let id = birch.id();
+    b.stop();
+    eventually("offline", || {
+        !connected(&a, id) && error_of(&a, id).as_deref() == Some("offline")
+    });
+}
+
 /// So that a start which fails before its mount serves was nobody's member.
 #[test]
 fn nobody_is_dialled_or_let_in_before_the_mesh_is_opened() {

@@ -291,6 +291,11 @@ pub(crate) enum Action {
         /// The inode.
         ino: Ino,
     },
+    /// A file that was to be sent was removed before.
+    CountRemoved {
+        /// Its last name.
+        path: RelPath,
+    },
     /// A file was written that is not sent because of its name.
     CountIgnored {
         /// Its name.

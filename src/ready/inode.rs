@@ -85,6 +85,8 @@ pub(super) struct Inode {
     pub(super) sealing: Option<Sealing>,
     /// Seals that failed in a row.
     pub(super) failures: u32,
+    /// Its last name was removed while it was being sealed.
+    pub(super) removed: bool,
     /// A mark on disk says that something is to be sent.
     pub(super) marked: bool,
     pub(super) timer: Option<Duration>,
@@ -102,6 +104,7 @@ impl Default for Inode {
             names: Vec::new(),
             sealing: None,
             failures: 0,
+            removed: false,
             marked: false,
             timer: None,
         }
@@ -142,6 +145,17 @@ impl Inode {
         let forced = self.names.iter().filter(|name| name.forced);
         let forced = forced.filter_map(|name| name.due).min();
         forced.or_else(|| self.names.iter().filter_map(|name| name.due).max())
+    }
+
+    /// Whether it has content that nobody was told of yet, and would be sent.
+    pub(super) fn is_unsent(&self) -> bool {
+        let sealing = self.sealing.as_ref();
+        let of_new = |name: &Name| name.renamed_from.is_none();
+        let due = self.wanted().any(|name| name.due.is_some() && of_new(name));
+        let sealed = sealing
+            .is_some_and(|Sealing(names)| names.iter().any(|due| due.renamed_from.is_none()));
+        let open = self.dirty && self.wanted().next().is_some();
+        self.written && self.torn == Torn::No && (due || sealed || open)
     }
 
     /// Names that are to be sent when the content is.

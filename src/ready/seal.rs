@@ -118,6 +118,9 @@ impl Ready {
             .retain(|name| of(&name.path) != Some(SealResult::Gone));
         let mut come_to = results.iter().map(|(_, result)| *result);
         let come_to = come_to.rfind(|result| *result != SealResult::Gone);
+        if let (true, None, Some((path, _))) = (inode.removed, come_to, results.first()) {
+            out.push(Action::CountRemoved { path: path.clone() });
+        }
         if come_to == Some(SealResult::Sealed) {
             for name in inode.names.iter_mut().filter(|name| name.due.is_none()) {
                 name.forced &= of(&name.path).is_none();

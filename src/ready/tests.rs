@@ -504,6 +504,53 @@ fn a_name_gone_at_the_seal_is_let_go() {
     assert!(player.is_empty());
 }
 
+/// `cp f outbox/ && rm outbox/f` sends nothing, and nothing said so.
+#[test]
+fn a_file_that_is_removed_before_it_is_sent_is_counted() {
+    let counted = |results: Vec<Option<SealResult>>, trace: &str| {
+        let mut player = Player::new(5);
+        player.results = results;
+        player.play(trace);
+        player.until(5_000);
+        player.count(|action| matches!(action, Action::CountRemoved { .. }))
+    };
+    for (trace, times) in [
+        // Within the settle, and while it is still open.
+        ("0 create 1 f w; 1 write 1; 2 release 1; 3 unlink 1 f 0", 1),
+        ("0 create 1 f w; 1 write 1; 2 unlink 1 f 0; 3 release 1", 1),
+        // Sent before; has another name; ignored; an empty one that nobody wrote; torn.
+        ("0 create 1 f w; 1 write 1; 2 release 1; 50 unlink 1 f 0", 0),
+        (
+            "0 create 1 f w; 1 write 1; 2 release 1; 3 link 1 g; 4 unlink 1 f 1",
+            0,
+        ),
+        (
+            "0 create 1 .f w; 1 write 1; 2 release 1; 3 unlink 1 .f 0",
+            0,
+        ),
+        ("0 create 1 f w; 1 release 1; 2 unlink 1 f 0", 0),
+        (
+            "0 create 1 f w; 1 write 1; 2 kill 1; 2 release 1; 3 unlink 1 f 0",
+            0,
+        ),
+        // Only the name is new.
+        ("0 rename 1 f g; 2 unlink 1 g 0", 0),
+    ] {
+        assert_eq!(counted(vec![], trace), times, "{trace}");
+    }
+    // While it is being sealed: it depends on what the seal comes to.
+    let trace = "0 create 1 f w; 1 write 1; 2 release 1; 20 unlink 1 f 0";
+    for (result, times) in [(SealResult::Gone, 1), (SealResult::Sealed, 0)] {
+        let mut player = Player::new(5);
+        player.results = vec![None];
+        player.play(trace);
+        player.answer(result);
+        player.until(5_000);
+        let removed = |action: &Action| matches!(action, Action::CountRemoved { .. });
+        assert_eq!(player.count(removed), times, "{result:?}");
+    }
+}
+
 #[test]
 fn exchange_announces_both_names() {
     let mut player = Player::new(5);
@@ -735,6 +782,7 @@ impl Model {
                     );
                     self.marked.remove(&ino);
                 }
+                Action::CountRemoved { path } => assert!(self.ignore.matches(&path).is_none()),
                 Action::CountIgnored { path } => assert!(self.ignore.matches(&path).is_some()),
                 Action::SealTree { .. } | Action::DropTree { .. } => {
                     panic!("there is no tree here: {action:?}")

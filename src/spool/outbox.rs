@@ -362,6 +362,13 @@ impl Spool {
         !sealed.ok().flatten().as_ref().is_some_and(other)
     }
 
+    /// Counts a file that was removed before it was sent.
+    pub(crate) fn count_removed(&self) {
+        self.counters
+            .removed
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Counts a name that was not sent because it matches the ignore list.
     pub(crate) fn count_ignored(&self) {
         self.counters

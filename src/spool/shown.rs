@@ -32,6 +32,7 @@ pub(super) struct Counters {
     pub(super) bytes_received: AtomicU64,
     pub(super) bytes_twice: AtomicU64,
     pub(super) ignored: AtomicU64,
+    pub(super) removed: AtomicU64,
     pub(super) quarantined: AtomicU64,
     pub(super) refused: AtomicU64,
 }
@@ -393,6 +394,7 @@ impl Spool {
                 .count() as u64,
             unsealed: 0,
             ignored: read(&self.counters.ignored),
+            removed: read(&self.counters.removed),
             quarantined: quarantined as u64,
             refused: read(&self.counters.refused),
             held_bytes: self.held_bytes(),

@@ -38,6 +38,11 @@ pub(super) fn metrics(status: &Status) -> String {
             "Names not sent since they match the ignore list",
             counts.ignored,
         ),
+        counter(
+            "removed",
+            "Files removed before they were sent since start",
+            counts.removed,
+        ),
         counter("refused", "Offers refused since start", counts.refused),
         gauge(
             "outbound_pending",

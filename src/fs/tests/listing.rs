@@ -65,7 +65,7 @@ fn the_generated_directories_and_the_inbox_are_listed_in_pieces_too() {
     }
     for (id, names) in [
         (NodeId::ROOT, 5),
-        (NodeId::STATUS_DIR, 5),
+        (NodeId::STATUS_DIR, 6),
         (NodeId::INBOX, 7),
         (NodeId::OUTBOX, 2),
     ] {
