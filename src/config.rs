@@ -58,7 +58,7 @@ pub(crate) const DEFAULT_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600
 const SEALERS: (usize, usize) = (2, 4);
 
 /// Everything [`resolve`] looks at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Inputs<'a> {
     /// What was typed.
     pub flags: Layer,
@@ -89,14 +89,27 @@ pub(crate) struct Resolved {
 
 /// Lays all sources over each other and parses what holds.
 pub(crate) fn resolve(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
+    resolve_with(inputs, |layer| layer)
+}
+
+/// The same for a daemon that has joined long ago: its ticket need not be there any more.
+pub(crate) fn resolve_again(inputs: Inputs<'_>) -> Result<Resolved, ConfigError> {
+    resolve_with(inputs, |layer| layer.without("join").without("join_file"))
+}
+
+fn resolve_with(
+    inputs: Inputs<'_>,
+    taken: impl Fn(Layer) -> Layer,
+) -> Result<Resolved, ConfigError> {
     let (mountpoint, surroundings) = (inputs.mountpoint, inputs.surroundings);
     let mut layers = vec![inputs.flags, inputs.mount_options, inputs.env];
     if let Some(path) = inputs.config_file {
         layers.push(Layer::from_file(path)?);
     }
+    layers = layers.into_iter().map(&taken).collect();
     let place = Place::find(&layers, mountpoint, surroundings)?;
     if inputs.config_file.is_none() {
-        layers.extend(place.own_file()?);
+        layers.extend(place.own_file()?.map(taken));
     }
     layers.push(Kept::read(&Layout::new(place.state.clone()))?.settings);
     let keep = kept::text(&layers, mountpoint);

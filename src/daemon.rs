@@ -4,7 +4,7 @@
 //! checks → state directory → log → keys → spool → mesh → fs → mount → serve → control socket → ready
 //! ```
 //!
-//! It ends when a stop signal comes, when the control socket is told so, or when the mount is gone because somebody
+//! SIGHUP has it read its configuration again, SIGUSR1 log its state. It ends when a stop signal comes, when the control socket is told so, or when the mount is gone because somebody
 //! unmounted it; all are the same clean end. A connection that was aborted is the same end with an error. An error on the way up goes back the same way down: [`House`] is dropped.
 //!
 //! # Invariants
@@ -30,13 +30,16 @@ mod herald;
 pub(crate) mod keys;
 pub(crate) mod logging;
 mod occupied;
+mod reload;
+mod report;
 mod traces;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -45,20 +48,26 @@ use self::backend::Backend;
 use self::facts::Facts;
 use self::herald::MountHerald;
 use self::logging::Sink;
+pub(crate) use self::reload::Again;
+use self::reload::Settings;
 use self::traces::Traces;
-use crate::config::Config;
-use crate::control::Server;
+use crate::config::{Config, Held};
+use crate::control::{ControlBackend, Server};
 use crate::fs::Fs;
 use crate::mesh::{Asked, Mesh, MeshConfig};
-use crate::mount::signals::Blocked;
+use crate::mount::signals::{Blocked, Order};
 use crate::mount::sys::{MountRequest, Mounted};
 use crate::mount::{allocator, background, prepare, signals, sys};
 use crate::spool::{Layout, Spool, StateLock, make_state_directory};
 
-#[derive(Debug)]
+/// What to start.
 pub(crate) struct Start {
     /// The settings that hold.
     pub config: Config,
+    /// The same, each with its name.
+    pub held: Vec<Held>,
+    /// Finds out what is to hold from now on.
+    pub again: Again,
     /// Where to mount, absolute.
     pub mountpoint: PathBuf,
     /// The mountpoint as the user called it.
@@ -75,17 +84,25 @@ pub(crate) struct Start {
     pub background: bool,
 }
 
-/// Why the daemon comes to its end.
+/// What the daemon is waiting for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
-    /// Somebody asked: a signal, or the control socket.
-    Asked,
+enum News {
+    /// It is to end, by a signal or the control socket.
+    End,
     /// The FUSE loops have ended: somebody unmounted it.
     Unmounted,
+    /// It is to read its configuration again.
+    Reload,
+    /// It is to log its state.
+    Report,
 }
 
-/// Ends on their way. More than one means that somebody asks again; the first is enough.
-const ENDS: usize = 4;
+/// News on their way: ends, of which the first is enough, and at most [`REQUESTS`] others.
+const NEWS: usize = 8;
+
+/// Requests on their way that are no ends. Further ones are dropped: somebody who sends signals without a pause must not be
+/// able to crowd out the end.
+const REQUESTS: usize = 4;
 
 /// FUSE loops. Requests are short and local; more loops than this only contend for the same locks.
 const MOST_LOOPS: usize = 4;
@@ -104,13 +121,14 @@ pub(crate) fn run(
     ready: impl FnOnce(&Ready) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
     allocator::use_one_arena();
-    let (end, ended) = sync_channel(ENDS);
+    let (end, ended) = sync_channel(NEWS);
     let mut house = House::default();
+    let begun = Instant::now();
     let said = house.open(start, blocked, &end)?;
     background::leave_working_directory().context("cannot leave the working directory")?;
     background::notify_ready(said.text.lines().next().unwrap_or_default());
     ready(&said).context("whoever started the daemon has gone")?;
-    let aborted = house.wait(&ended);
+    let aborted = house.wait(&ended, begun);
     background::notify_stopping();
     drop(house);
     tracing::info!("stopped");
@@ -138,7 +156,10 @@ struct House {
     /// Joins the FUSE loops.
     serving: Option<std::thread::JoinHandle<()>>,
     control: Option<Server>,
-    watch: Option<signals::StopWatch>,
+    settings: Option<Settings>,
+    /// Requests that are on their way.
+    requests: Arc<AtomicUsize>,
+    watch: Option<signals::Watch>,
 }
 
 impl House {
@@ -147,7 +168,7 @@ impl House {
         &mut self,
         start: Start,
         blocked: &Blocked,
-        end: &SyncSender<End>,
+        end: &SyncSender<News>,
     ) -> anyhow::Result<Ready> {
         let prepared = prepare::prepare(&start.mountpoint, &start.config.state)?;
         let mut config = start.config;
@@ -168,12 +189,7 @@ impl House {
         if let Err(err) = signals::raise_open_files() {
             tracing::warn!("cannot raise the limit of open files: {err}");
         }
-        let stop = end.clone();
-        self.watch = Some(blocked.watch(!start.background, move |signal| {
-            tracing::info!("stopping: {signal:?}");
-            // Full means that an end is on its way already.
-            let _full = stop.try_send(End::Asked);
-        })?);
+        self.watch = Some(self.listen(blocked, !start.background, end)?);
 
         let lock = occupied::lock(&layout)?;
         // Refused, it leaves nothing; that must be gone before the lock is.
@@ -202,6 +218,7 @@ impl House {
         let backend = built.backend;
         // The first that others hear of this start.
         backend.open_mesh();
+        self.settings = Some(Settings::new(start.held, config.clone(), start.again));
 
         asked = asked.or(built.asked);
         let (asked, ticket) = (asked.as_ref(), config.ticket.as_ref());
@@ -217,6 +234,32 @@ impl House {
         Ok(said)
     }
 
+    /// Turns signals into news.
+    fn listen(
+        &self,
+        blocked: &Blocked,
+        foreground: bool,
+        news: &SyncSender<News>,
+    ) -> std::io::Result<signals::Watch> {
+        let (news, requests) = (news.clone(), Arc::clone(&self.requests));
+        blocked.watch(foreground, move |signal| {
+            let request = match signal {
+                Order::Reload => News::Reload,
+                Order::Report => News::Report,
+                Order::Terminate | Order::Interrupt | Order::HangUp => {
+                    tracing::info!("stopping: {signal:?}");
+                    // Full means that an end is on its way already.
+                    let _full = news.try_send(News::End);
+                    return;
+                }
+            };
+            let many = requests.fetch_add(1, Ordering::AcqRel) >= REQUESTS;
+            if many || news.try_send(request).is_err() {
+                requests.fetch_sub(1, Ordering::AcqRel);
+            }
+        })
+    }
+
     /// Starts the layers below the mount.
     fn build(
         &mut self,
@@ -224,7 +267,7 @@ impl House {
         keys: group::Keys,
         lock: StateLock,
         request: &MountRequest,
-        end: &SyncSender<End>,
+        end: &SyncSender<News>,
     ) -> anyhow::Result<Built> {
         let id = keys.identity.id();
         let spool = Spool::open_locked(config.spool(keys.identity), lock)?;
@@ -244,7 +287,7 @@ impl House {
             mountpoint: request.mountpoint.clone(),
             spool: Arc::clone(&spool),
             stop: Box::new(move || {
-                let _full = stop.try_send(End::Asked);
+                let _full = stop.try_send(News::End);
             }),
         }));
         backend.set_mesh(mesh);
@@ -261,7 +304,7 @@ impl House {
     }
 
     /// Mounts what [`Self::build`] made, and serves it.
-    fn serve(&mut self, request: &MountRequest, end: &SyncSender<End>) -> anyhow::Result<()> {
+    fn serve(&mut self, request: &MountRequest, end: &SyncSender<News>) -> anyhow::Result<()> {
         let (Some(fs), Some(backend), Some(spool)) = (&self.fs, &self.backend, &self.spool) else {
             bail!("nothing was built");
         };
@@ -284,7 +327,7 @@ impl House {
                     if let Err(err) = serving.join() {
                         tracing::error!("the FUSE session ended with an error: {err}");
                     }
-                    let _full = gone.try_send(End::Unmounted);
+                    let _full = gone.try_send(News::Unmounted);
                 })?,
         );
         let socket = spool.layout().control_socket();
@@ -306,20 +349,16 @@ impl House {
 
     /// Waits for the end, and when it was asked for, detaches the mount and waits for its last users. Says whether the
     /// connection ended without an unmount.
-    fn wait(&mut self, ended: &Receiver<End>) -> bool {
-        match ended.recv() {
-            Ok(End::Unmounted) => {
-                let left = self.mounted.as_ref().map(Mounted::is_in_place);
-                if let Some(Ok(true)) = left {
-                    tracing::error!("stopping: {ABORTED}");
-                    return true;
-                }
-                tracing::info!("stopping: unmounted");
-                self.release_all();
-                return false;
+    fn wait(&mut self, ended: &Receiver<News>, begun: Instant) -> bool {
+        if self.next_end(ended, begun) == Some(News::Unmounted) {
+            let left = self.mounted.as_ref().map(Mounted::is_in_place);
+            if let Some(Ok(true)) = left {
+                tracing::error!("stopping: {ABORTED}");
+                return true;
             }
-            // The senders live as long as the house, so the channel is never closed here.
-            Ok(End::Asked) | Err(_) => {}
+            tracing::info!("stopping: unmounted");
+            self.release_all();
+            return false;
         }
         if let Some(backend) = &self.backend {
             backend.set_ending();
@@ -328,17 +367,71 @@ impl House {
         self.unmount();
         loop {
             match ended.recv_timeout(LAST_USERS) {
-                Ok(End::Unmounted) => {
+                Ok(News::Unmounted) => {
                     self.release_all();
                     return false;
                 }
-                Ok(End::Asked) => {}
+                Ok(News::End | News::Reload | News::Report) => {}
                 Err(_) => {
                     tracing::warn!("files are still open in the mount; ending all the same");
                     return false;
                 }
             }
         }
+    }
+
+    /// The next news that is an end. Answers what else is asked, and tells systemd that we live: each time, all layers have
+    /// just shown that they do.
+    fn next_end(&mut self, news: &Receiver<News>, begun: Instant) -> Option<News> {
+        // Twice as often as systemd wants it.
+        let pause = background::watchdog().map(|most| most / 2);
+        loop {
+            let next = match pause {
+                Some(pause) => news.recv_timeout(pause),
+                None => news.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match next {
+                Ok(end @ (News::End | News::Unmounted)) => return Some(end),
+                Ok(request) => {
+                    self.requests.fetch_sub(1, Ordering::AcqRel);
+                    self.answer(request, begun);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // The senders live as long as the house, so the channel is never closed here.
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            if pause.is_some() && self.is_alive() {
+                background::notify_alive();
+            }
+        }
+    }
+
+    fn answer(&mut self, request: News, begun: Instant) {
+        let (Some(settings), Some(spool), Some(fs), Some(backend)) =
+            (&mut self.settings, &self.spool, &self.fs, &self.backend)
+        else {
+            return;
+        };
+        if request == News::Reload {
+            settings.reload(spool, fs);
+            return;
+        }
+        let status = ControlBackend::status(&**backend, None, 0);
+        for line in report::lines(&status, begun.elapsed()) {
+            tracing::info!("{line}");
+        }
+    }
+
+    /// Comes back when every layer has let go of its locks for a moment: the names of the outbox, the decisions of the spool,
+    /// what the mesh knows. One that never does keeps us here, and systemd starts the daemon anew.
+    fn is_alive(&self) -> bool {
+        let (Some(spool), Some(fs), Some(backend)) = (&self.spool, &self.fs, &self.backend) else {
+            return false;
+        };
+        fs.pass_through();
+        spool.pass_through();
+        ControlBackend::peers(&**backend);
+        true
     }
 
     /// Only when the kernel has ended the mount of its own accord: then nobody has a file open.

@@ -60,6 +60,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -113,6 +114,8 @@ pub(crate) struct FsConfig {
 pub(crate) struct Fs {
     spool: Arc<Spool>,
     config: FsConfig,
+    /// That of the configuration, or what took its place; the largest number is no limit.
+    max_file_bytes: AtomicU64,
     status: Arc<dyn StatusFiles>,
     outbox: OwnedFd,
     inbox: OwnedFd,
@@ -179,6 +182,7 @@ impl Fs {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let fs = Arc::new(Self {
+            max_file_bytes: AtomicU64::new(config.max_file_bytes.unwrap_or(u64::MAX)),
             config,
             status,
             outbox,
@@ -232,6 +236,11 @@ impl Fs {
             })?;
         *fs.timer.lock() = Some(timer);
         Ok(fs)
+    }
+
+    /// Returns when the lock of the names has been free for a moment.
+    pub(crate) fn pass_through(&self) {
+        drop(self.tree.write());
     }
 
     /// The mount is gone, and with it all its users: whatever is still open here was closed by them. The kernel tells of

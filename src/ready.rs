@@ -121,6 +121,11 @@ impl Ready {
         }
     }
 
+    /// Another quiet time from now on; what waits already keeps its own.
+    pub(crate) fn set_settle(&mut self, settle: Duration) {
+        self.settings.settle = settle;
+    }
+
     /// Takes in what happened. `now` counts from any fixed start.
     pub(crate) fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut out = Vec::new();

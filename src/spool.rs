@@ -499,7 +499,7 @@ pub(crate) struct Spool {
     room: Room,
     dress: Dress,
     identity: Identity,
-    lifetime: Duration,
+    lifetime: RwLock<Duration>,
     journal: Arc<Journal>,
     /// See [`decision`].
     deciding: Mutex<()>,
@@ -621,7 +621,7 @@ impl Spool {
             room,
             dress: config.dress,
             identity: config.identity,
-            lifetime: config.lifetime,
+            lifetime: RwLock::new(config.lifetime),
             deciding: Mutex::new(()),
             content: Content::new(&journal),
             outbox: Outbox::new(&journal),

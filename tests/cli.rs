@@ -730,6 +730,77 @@ fn in_foreground_it_stays_and_ends_with_zero_at_ctrl_c() {
     nothing_left(&node);
 }
 
+/// A hang-up ended the daemon, and every change of a setting needed a restart.
+#[test]
+fn sighup_takes_over_what_can_change_and_says_what_cannot() {
+    needs_mounts!();
+    let alder = Node::prepare("alder", &[]);
+    let file = alder.root().join("site.toml");
+    let says = |text: &str| fs::write(&file, text).unwrap();
+    says("max_file_bytes = \"1KiB\"\n");
+    alder.mount(&["--config", text(&file)]).ok();
+    let pid = alder.pid().unwrap();
+    let logged = |words: &str| {
+        wait_until(words, COMMAND, || {
+            let log = fs::read_to_string(alder.state().join("meshbox.log"));
+            log.is_ok_and(|log| log.contains(words))
+        });
+    };
+    let write = |name: &str| fs::write(alder.outbox(name), bytes(1, 4096));
+    assert!(write("refused").is_err(), "larger than max_file_bytes");
+
+    says("max_file_bytes = \"1MiB\"\nallow_other = true\n[groups]\nhq = [\"birch\"]\n");
+    signal(pid, Signal::HUP);
+    logged(
+        "configuration read again: max_file_bytes = \"1MiB\", routes and groups; \
+         holds from the next start only: allow_other",
+    );
+    write("taken").unwrap();
+
+    // What does not hold together changes nothing.
+    says("max_fil_bytes = \"1KiB\"\n");
+    signal(pid, Signal::HUP);
+    logged("the configuration stays as it was");
+    logged("did you mean `max_file_bytes`?");
+    write("taken too").unwrap();
+
+    says("log = \"debug\"\nmax_file_bytes = \"1MiB\"\n");
+    signal(pid, Signal::HUP);
+    logged("log = \"debug\"");
+    signal(pid, Signal::USR1);
+    logged("state: alder at");
+    assert!(is_running(pid));
+    alder.stop();
+}
+
+#[test]
+fn a_watchdog_hears_that_the_daemon_lives() {
+    needs_mounts!();
+    let alder = Node::prepare("alder", &[]);
+    let path = alder.root().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(COMMAND)).unwrap();
+    let mut command = meshbox(&["mount", text(&alder.mountpoint()), "--foreground"]);
+    command
+        .args(["--state", text(&alder.state()), "--listen", "127.0.0.1:0"])
+        .args(["--no-mdns", "--name", "alder"])
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "100000")
+        .env("TERM", "dumb")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut heard = String::new();
+    let mut buffer = [0; 4096];
+    while heard.matches("WATCHDOG=1").count() < 3 {
+        let len = socket.recv(&mut buffer).unwrap();
+        heard += &String::from_utf8_lossy(&buffer[..len]);
+    }
+    assert!(heard.starts_with("READY=1"), "{heard}");
+    signal(child.id() as i32, Signal::TERM);
+    assert_eq!(wait_child(&mut child, COMMAND), Some(0));
+}
+
 #[test]
 fn identity_and_group_survive_a_restart() {
     needs_mounts!();

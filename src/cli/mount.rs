@@ -112,55 +112,75 @@ pub(super) fn help_mount(call: HelperCall, pipe: Option<ReadyPipe>) -> Result<()
         source,
     };
     if call.fake {
-        return settle(
-            Some(&wish.mountpoint),
-            wish.flags,
-            &wish.options,
-            wish.config_file,
-        )
-        .map(drop);
+        let (at, file) = (Some(&*wish.mountpoint), wish.config_file);
+        let said = Said::gather(at, wish.flags, &wish.options, file)?;
+        config::resolve(said.inputs())?;
+        return Ok(());
     }
     carry_out(wish, pipe)
 }
 
-fn settle(
-    mountpoint: Option<&Path>,
+/// What the settings come from. It stays true when the process leaves its working directory.
+#[derive(Clone)]
+struct Said {
     flags: Layer,
-    options: &MountOptions,
+    mount_options: Layer,
+    env: Layer,
     config_file: Option<PathBuf>,
-) -> Result<Resolved, Failure> {
-    let from_option = options
-        .flags
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "config")
-        .and_then(|(_, file)| file.clone());
-    let config_file = config_file
-        .or(from_option.map(PathBuf::from))
-        .or_else(|| variable("MESHBOX_CONFIG").map(PathBuf::from));
-    let settings = options.flags.iter().filter(|(name, _)| name != "config");
-    config::refuse_slips(std::env::vars_os())?;
-    let place = mountpoint.map(place::place).transpose()?;
-    Ok(config::resolve(Inputs {
-        flags,
-        mount_options: Layer::from_mount_options(
+    /// Where the mount is or will be.
+    place: Option<PathBuf>,
+    surroundings: Surroundings,
+}
+
+impl Said {
+    fn gather(
+        mountpoint: Option<&Path>,
+        flags: Layer,
+        options: &MountOptions,
+        config_file: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
+        let from_option = options
+            .flags
+            .iter()
+            .rev()
+            .find(|(name, _)| name == "config")
+            .and_then(|(_, file)| file.clone());
+        let config_file = config_file
+            .or(from_option.map(PathBuf::from))
+            .or_else(|| variable("MESHBOX_CONFIG").map(PathBuf::from));
+        let settings = options.flags.iter().filter(|(name, _)| name != "config");
+        config::refuse_slips(std::env::vars_os())?;
+        let mount_options = Layer::from_mount_options(
             settings.map(|(name, value)| (name.as_str(), value.as_deref().map(OsStr::new))),
-        )?,
-        env: Layer::from_env(variable),
-        config_file: config_file.as_deref(),
-        mountpoint: place.as_deref(),
-        surroundings: &Surroundings::of_process(),
-    })?)
+        )?;
+        Ok(Self {
+            flags: flags.anchored(),
+            mount_options: mount_options.anchored(),
+            env: Layer::from_env(variable).anchored(),
+            config_file: config_file.map(std::path::absolute).transpose()?,
+            place: mountpoint.map(place::place).transpose()?,
+            surroundings: Surroundings::of_process(),
+        })
+    }
+
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            flags: self.flags.clone(),
+            mount_options: self.mount_options.clone(),
+            env: self.env.clone(),
+            config_file: self.config_file.as_deref(),
+            mountpoint: self.place.as_deref(),
+            surroundings: &self.surroundings,
+        }
+    }
 }
 
 fn carry_out(wish: Wish, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
     let mountpoint = std::path::absolute(&wish.mountpoint)?;
-    let resolved = match settle(
-        Some(&mountpoint),
-        wish.flags,
-        &wish.options,
-        wish.config_file,
-    ) {
+    let (at, file) = (Some(&*mountpoint), wish.config_file);
+    let said = Said::gather(at, wish.flags, &wish.options, file);
+    let resolved = said.and_then(|said| Ok((config::resolve(said.inputs())?, said)));
+    let (resolved, said) = match resolved {
         Ok(resolved) => resolved,
         Err(failure) => return tell(pipe, failure),
     };
@@ -186,6 +206,8 @@ fn carry_out(wish: Wish, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
         no_atime: wish.options.no_atime,
         background: pipe.is_some(),
         config,
+        held: resolved.held,
+        again: Box::new(move || config::resolve_again(said.inputs())),
     };
     let blocked = signals::block()?;
     // Taken by whoever speaks first: the daemon when it serves, or we when it could not.
@@ -365,7 +387,8 @@ pub(super) fn show_config(
         }
     }
     let place = mountpoint.as_deref();
-    let resolved = settle(place, flags, &MountOptions::default(), config_file)?;
+    let said = Said::gather(place, flags, &MountOptions::default(), config_file)?;
+    let resolved = config::resolve(said.inputs())?;
     if json {
         return print_json(&resolved);
     }

@@ -7,8 +7,9 @@ const HEAD: &str = "\
 Configuration of one mount: `meshbox mount --config FILE MOUNTPOINT`, or the source in fstab. Every key is also a flag \
 (`no_mdns` is `--no-mdns`), a mount option and a variable (`MESHBOX_NO_MDNS`). Flags beat variables, variables beat this \
 file. Relative paths start at this file's directory. What is commented out shows the default or an example; `meshbox \
-config` prints what holds, and why. Sizes are bytes or have a unit: 10GiB, 500MB. `meshbox config --example` prints this \
-file.";
+config` prints what holds, and why. Sizes are bytes or have a unit: 10GiB, 500MB. SIGHUP \
+(`systemctl reload`) has a running daemon take over what says so below, and the recipients. `meshbox config \
+--example` prints this file.";
 
 const TABLES: &str = "\
 # Names for several members, used as `@hq` in routes and in `meshbox send --to`.
@@ -44,6 +45,9 @@ fn entry(setting: &Setting) -> String {
     let mut words = format!("{}.", setting.help);
     if !setting.more.is_empty() {
         words = format!("{words} {}", setting.more);
+    }
+    if setting.live {
+        words += " Read again at SIGHUP.";
     }
     let shown = setting.example.trim_matches('"');
     if !setting.default.is_empty() && setting.default != shown {

@@ -98,6 +98,20 @@ impl Layer {
         self.values.get(name).map(Vec::as_slice)
     }
 
+    /// The same with every path absolute, for a process that is about to leave its working directory.
+    #[must_use]
+    pub(crate) fn anchored(mut self) -> Self {
+        for setting in SETTINGS.iter().filter(|setting| setting.kind == Kind::Path) {
+            for value in self.values.get_mut(setting.name).into_iter().flatten() {
+                // It fails for an empty path only, which is refused where it is used.
+                if let Ok(path) = std::path::absolute(&*value) {
+                    *value = path.into();
+                }
+            }
+        }
+        self
+    }
+
     /// The same without one setting.
     #[must_use]
     pub(crate) fn without(mut self, name: &str) -> Self {

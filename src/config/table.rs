@@ -74,6 +74,8 @@ pub(crate) struct Setting {
     pub default: &'static str,
     /// What the example configuration has after the `=`.
     pub example: &'static str,
+    /// Whether a running daemon takes it over at SIGHUP.
+    pub live: bool,
 }
 
 impl Setting {
@@ -93,6 +95,7 @@ impl Setting {
             more: "",
             default: "",
             example: "",
+            live: false,
         }
     }
 
@@ -108,6 +111,11 @@ impl Setting {
 
     const fn example(mut self, example: &'static str) -> Self {
         self.example = example;
+        self
+    }
+
+    const fn live(mut self) -> Self {
+        self.live = true;
         self
     }
 
@@ -213,14 +221,17 @@ pub(crate) const SETTINGS: &[Setting] = &[
     text("settle", Topic::Sending, "DURATION", "Send a file this long after its last writer closed it")
         .more("A file that is removed before is not sent.")
         .default("5ms")
-        .example("\"5ms\""),
+        .example("\"5ms\"")
+    .live(),
     text("lifetime", Topic::Sending, "DURATION", "Try this long to deliver a file")
         .default("30days")
-        .example("\"30days\""),
+        .example("\"30days\"")
+    .live(),
     text("late_joiners", Topic::Sending, "WHAT", "What members get that join later: current, none")
         .more("`current` is what is still shown, `none` only what is sent from then on.")
         .default("current")
-        .example("\"current\""),
+        .example("\"current\"")
+    .live(),
     list("ignore", Topic::Sending, "PATTERN", "Do not send names that match, besides the usual temporary ones")
         .example("[\"*.bak\"]"),
     list("ignore_except", Topic::Sending, "PATTERN", "Send names although this usual pattern matches them"),
@@ -230,30 +241,37 @@ pub(crate) const SETTINGS: &[Setting] = &[
              When that is full, removing an undelivered file fails with \"Disk quota exceeded\".",
         )
         .default("no limit but min_free")
-        .example("\"10GiB\""),
+        .example("\"10GiB\"")
+    .live(),
     text("min_free", Topic::Limits, "SIZE", "Leave so much of the disk free")
         .more("Writes then fail with \"No space left on device\", and what arrives is put off.")
         .default("64MiB, at most a twentieth of the disk")
-        .example("\"64MiB\""),
+        .example("\"64MiB\"")
+    .live(),
     text("max_file_bytes", Topic::Limits, "SIZE", "Take no larger file, neither from programs nor from members")
         .default("no limit")
-        .example("\"100GiB\""),
+        .example("\"100GiB\"")
+    .live(),
     text("max_peer_bytes", Topic::Limits, "SIZE", "Take no more from a member that has so much in the inbox")
         .more("What is on its way counts too. The rest is put off, and both sides say so.")
         .default("no limit")
-        .example("\"50GiB\""),
+        .example("\"50GiB\"")
+    .live(),
     text("history", Topic::Limits, "COUNT", "Show so many finished bundles of each direction in status")
         .default("10000")
         .example("10000"),
     text("max_bundle_files", Topic::Limits, "N", "Send and take no bundle of more files and directories")
         .default("no limit")
-        .example("100000"),
+        .example("100000")
+    .live(),
     text("max_bundle_bytes", Topic::Limits, "SIZE", "Send and take no bundle of more bytes")
         .default("no limit")
-        .example("\"100GiB\""),
+        .example("\"100GiB\"")
+    .live(),
     text("max_recipients", Topic::Limits, "N", "Send and take no bundle that names more recipients")
         .default("1024")
-        .example("1024"),
+        .example("1024")
+    .live(),
     switch("allow_other", Topic::Mount, "Let other users use the mount")
         .more("A plain user also needs `user_allow_other` in /etc/fuse.conf."),
     text("inbox_mode", Topic::Mount, "MODE", "Give files in the inbox these permission bits")
@@ -273,7 +291,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     text("log", Topic::Process, "LEVEL", "Log from this level on: error, warn, info, debug, trace")
         .more("Also per module, as RUST_LOG does: \"info,meshbox::mesh=debug\".")
         .default("info")
-        .example("\"info\""),
+        .example("\"info\"")
+    .live(),
 ];
 
 /// The setting of this name, with dashes or underscores.

@@ -4,17 +4,21 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// Size at which the log file is put aside. Some ten thousand lines: enough to see what led to a problem.
 const LOG_FILE_SIZE: u64 = 4 * 1024 * 1024;
 
 /// Files put aside; with the current one the log takes at most 16 MiB.
 const LOG_FILES_KEPT: usize = 3;
+
+/// What is logged; set when logging starts.
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Where log lines go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -63,10 +67,10 @@ impl Sink {
 
 /// Starts logging and logs panics from now on. A second call in one process does nothing.
 pub(crate) fn start(sink: &Sink, directives: &str) -> io::Result<()> {
-    let filter = || EnvFilter::builder().parse_lossy(directives);
+    let (filter, level) = reload::Layer::new(EnvFilter::builder().parse_lossy(directives));
     let started = match sink {
         Sink::Stderr => tracing_subscriber::registry()
-            .with(filter())
+            .with(filter)
             .with(
                 tracing_subscriber::fmt::layer()
                     .with_writer(io::stderr)
@@ -75,7 +79,7 @@ pub(crate) fn start(sink: &Sink, directives: &str) -> io::Result<()> {
             )
             .try_init(),
         Sink::File(path) => tracing_subscriber::registry()
-            .with(filter())
+            .with(filter)
             .with(
                 tracing_subscriber::fmt::layer()
                     .with_writer(LogFile::open(path)?)
@@ -84,14 +88,24 @@ pub(crate) fn start(sink: &Sink, directives: &str) -> io::Result<()> {
             )
             .try_init(),
         Sink::Journal => tracing_subscriber::registry()
-            .with(filter())
+            .with(filter)
             .with(tracing_journald::layer()?)
             .try_init(),
     };
     if started.is_ok() {
+        // Set once, as logging is.
+        let _second = LEVEL.set(level);
         log_panics();
     }
     Ok(())
+}
+
+/// Logs by other directives from now on.
+pub(crate) fn set_level(directives: &str) {
+    let filter = EnvFilter::builder().parse_lossy(directives);
+    if let Some(Err(error)) = LEVEL.get().map(|level| level.reload(filter)) {
+        tracing::error!("the log level stays: {error}");
+    }
 }
 
 /// A panic ends one thread or one request, never silently.

@@ -4,6 +4,8 @@
 //! it and ends well. Such a file is held back as `incomplete`, like one whose writer was killed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::FallocateFlags;
 
@@ -16,10 +18,22 @@ use crate::ready::Event;
 const NEW_NAME_BYTES: u64 = 4096;
 
 impl Fs {
+    /// Takes over another limit of one file, and another quiet time after the last close.
+    pub(crate) fn set_limits(&self, max_file_bytes: Option<u64>, settle: Duration) {
+        let max = max_file_bytes.unwrap_or(u64::MAX);
+        self.max_file_bytes.store(max, Ordering::Relaxed);
+        self.readiness.set_settle(settle);
+    }
+
+    fn max_file_bytes(&self) -> Option<u64> {
+        let max = self.max_file_bytes.load(Ordering::Relaxed);
+        (max != u64::MAX).then_some(max)
+    }
+
     /// How many of `len` bytes at `offset` may be written: all that fit under `max_file_bytes`, and none when the disk
     /// is full.
     pub(crate) fn admit_write(&self, offset: u64, len: usize) -> Result<usize, FsError> {
-        let fits = match self.config.max_file_bytes {
+        let fits = match self.max_file_bytes() {
             Some(max) if offset >= max && len > 0 => return Err(FsError::TooLarge),
             Some(max) => usize::try_from(max - offset.min(max)).map_or(len, |left| left.min(len)),
             None => len,
@@ -30,7 +44,7 @@ impl Fs {
 
     /// Whether a file may have this size; `now` is what it has.
     pub(crate) fn admit_size(&self, size: u64, now: u64) -> Result<(), FsError> {
-        match self.config.max_file_bytes {
+        match self.max_file_bytes() {
             Some(max) if size > max && size > now => Err(FsError::TooLarge),
             Some(_) | None => Ok(()),
         }

@@ -53,6 +53,11 @@ impl Readiness {
         self.start.elapsed()
     }
 
+    /// Another quiet time from now on.
+    pub(crate) fn set_settle(&self, settle: Duration) {
+        self.state.lock().ready.set_settle(settle);
+    }
+
     /// Something happened to a file of the outbox whose gate the caller does not hold.
     pub(crate) fn feed(&self, event: Event) {
         for action in self.decide(event) {

@@ -272,6 +272,16 @@ pub(crate) fn notify_ready(status: &str) {
     ]);
 }
 
+/// How often systemd wants to hear that we are alive, if it does (`WATCHDOG_USEC`).
+pub(crate) fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+/// Tells systemd that we are alive.
+pub(crate) fn notify_alive() {
+    notify(&[sd_notify::NotifyState::Watchdog]);
+}
+
 /// Tells systemd that the service is on its way down.
 pub(crate) fn notify_stopping() {
     notify(&[sd_notify::NotifyState::Stopping]);

@@ -1,14 +1,14 @@
-//! Stop signals as events for an ordinary thread, and the limit of open files.
+//! Signals as events for an ordinary thread, and the limit of open files.
 //!
 //! The signals are blocked before there is a second thread, so every thread inherits that, and one thread reads them from
 //! a signalfd. No handler ever runs, so nothing has to be async-signal-safe.
 //!
 //! # Threads
-//! A [`StopWatch`] owns its thread, which ends when the watch is dropped.
+//! A [`Watch`] owns its thread, which ends when the watch is dropped.
 #![allow(unsafe_code)] // pthread_sigmask, signalfd, sigaction and poll have no safe form in the crates at hand
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read};
+use std::io::{self, IsTerminal, PipeReader, PipeWriter, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process;
@@ -20,28 +20,32 @@ use rustix::process::{Resource, Rlimit};
 /// The exit code of a second Ctrl-C, as a shell reports it.
 const INTERRUPTED: i32 = 128 + libc::SIGINT;
 
-/// Why to stop. All mean the same clean end.
+/// What a signal orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StopSignal {
-    /// SIGTERM: systemd, kill.
+pub(crate) enum Order {
+    /// SIGTERM, from systemd or kill: a clean end.
     Terminate,
-    /// SIGINT: Ctrl-C.
+    /// SIGINT, from Ctrl-C: the same.
     Interrupt,
-    /// SIGHUP: the terminal is gone.
+    /// SIGHUP, and the terminal that we were started at is gone: the same.
     HangUp,
+    /// SIGHUP otherwise: read the configuration again.
+    Reload,
+    /// SIGUSR1: say in the log how things are.
+    Report,
 }
 
-/// Proof that the stop signals are blocked.
+/// Proof that the signals are blocked.
 #[derive(Debug)]
 pub(crate) struct Blocked {
     set: libc::sigset_t,
 }
 
-/// Blocks SIGTERM, SIGINT and SIGHUP for this thread and all it starts. Call it before the first of them. Signals that were
+/// Blocks SIGTERM, SIGINT, SIGHUP and SIGUSR1 for this thread and all it starts. Call it before the first of them. Signals that were
 /// ignored when we were started (nohup, `&` in a script) stay ignored. Child processes inherit the block.
 pub(crate) fn block() -> io::Result<Blocked> {
     let mut set = empty_set();
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
         if signal == libc::SIGTERM || !is_ignored(signal)? {
             // SAFETY: `set` is an initialised set and the signal number is valid.
             unsafe { libc::sigaddset(&raw mut set, signal) };
@@ -79,22 +83,22 @@ fn is_ignored(signal: i32) -> io::Result<bool> {
     }
 }
 
-/// A thread that waits for stop signals.
+/// A thread that waits for signals.
 #[derive(Debug)]
-pub(crate) struct StopWatch {
+pub(crate) struct Watch {
     thread: Option<JoinHandle<()>>,
     /// Closing it ends the thread.
     quit: Option<PipeWriter>,
 }
 
 impl Blocked {
-    /// Calls `on_stop` in a thread of its own at every stop signal. With `impatient`, for a daemon in the foreground, a
+    /// Calls `on_signal` in a thread of its own at every signal. With `impatient`, for a daemon in the foreground, a
     /// second SIGINT ends the process at once, and leaves the mount to the recovery of the next start.
     pub(crate) fn watch(
         &self,
         impatient: bool,
-        mut on_stop: impl FnMut(StopSignal) + Send + 'static,
-    ) -> io::Result<StopWatch> {
+        mut on_signal: impl FnMut(Order) + Send + 'static,
+    ) -> io::Result<Watch> {
         // SAFETY: the set is valid; the result is checked before it is taken for a descriptor.
         let fd = unsafe {
             libc::signalfd(
@@ -109,28 +113,33 @@ impl Blocked {
         // SAFETY: the descriptor is new and nobody else's.
         let signals = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         let (quit_read, quit) = io::pipe()?;
+        let at_terminal = io::stderr().is_terminal();
         let thread = thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
                 let mut interrupts = 0;
-                while let Some(signal) = next(&signals, &quit_read) {
-                    if signal == StopSignal::Interrupt {
+                while let Some(mut signal) = next(&signals, &quit_read) {
+                    // A terminal that was hung up is none any more.
+                    if signal == Order::Reload && at_terminal && !io::stderr().is_terminal() {
+                        signal = Order::HangUp;
+                    }
+                    if signal == Order::Interrupt {
                         interrupts += 1;
                         if impatient && interrupts > 1 {
                             process::exit(INTERRUPTED);
                         }
                     }
-                    on_stop(signal);
+                    on_signal(signal);
                 }
             })?;
-        Ok(StopWatch {
+        Ok(Watch {
             thread: Some(thread),
             quit: Some(quit),
         })
     }
 }
 
-impl Drop for StopWatch {
+impl Drop for Watch {
     fn drop(&mut self) {
         drop(self.quit.take());
         if let Some(thread) = self.thread.take()
@@ -142,8 +151,8 @@ impl Drop for StopWatch {
     }
 }
 
-/// The next stop signal, or `None` when it is time to quit.
-fn next(mut signals: &File, quit: &PipeReader) -> Option<StopSignal> {
+/// The next signal, or `None` when it is time to quit.
+fn next(mut signals: &File, quit: &PipeReader) -> Option<Order> {
     loop {
         let watched = |fd: i32| libc::pollfd {
             fd,
@@ -164,9 +173,10 @@ fn next(mut signals: &File, quit: &PipeReader) -> Option<StopSignal> {
                 // The first field is the signal's number.
                 Ok(n) if n == info.len() => {
                     match i32::from_ne_bytes([info[0], info[1], info[2], info[3]]) {
-                        libc::SIGTERM => return Some(StopSignal::Terminate),
-                        libc::SIGINT => return Some(StopSignal::Interrupt),
-                        libc::SIGHUP => return Some(StopSignal::HangUp),
+                        libc::SIGTERM => return Some(Order::Terminate),
+                        libc::SIGINT => return Some(Order::Interrupt),
+                        libc::SIGHUP => return Some(Order::Reload),
+                        libc::SIGUSR1 => return Some(Order::Report),
                         other => tracing::debug!(other, "a signal nobody asked for"),
                     }
                 }
@@ -215,7 +225,7 @@ mod tests {
 
     /// A signal raised here is for this thread alone, so it is read here and not by a watch.
     #[test]
-    fn each_stop_signal_arrives_under_its_name() {
+    fn each_signal_arrives_under_its_name() {
         thread::spawn(|| {
             let blocked = block().unwrap();
             // SAFETY: as in `watch`.
@@ -231,9 +241,10 @@ mod tests {
             let signals = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
             let (quit_read, quit) = io::pipe().unwrap();
             for (number, want) in [
-                (libc::SIGTERM, StopSignal::Terminate),
-                (libc::SIGINT, StopSignal::Interrupt),
-                (libc::SIGHUP, StopSignal::HangUp),
+                (libc::SIGTERM, Order::Terminate),
+                (libc::SIGINT, Order::Interrupt),
+                (libc::SIGHUP, Order::Reload),
+                (libc::SIGUSR1, Order::Report),
             ] {
                 if is_ignored(number).unwrap() {
                     continue;
@@ -288,8 +299,9 @@ mod tests {
         say(None, "up");
         say(Some(Signal::TERM), "Terminate");
         if !is_ignored(libc::SIGHUP).unwrap() {
-            say(Some(Signal::HUP), "HangUp");
+            say(Some(Signal::HUP), "Reload");
         }
+        say(Some(Signal::USR1), "Report");
         if is_ignored(libc::SIGINT).unwrap() {
             child.kill().unwrap();
             child.wait().unwrap();

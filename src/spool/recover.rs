@@ -282,7 +282,7 @@ impl Spool {
                 // Not the modification time: a file that is complete has that of its origin.
                 let changed = fs::symlink_metadata(&path).ok()?.ctime();
                 let age = now_secs().saturating_sub(u64::try_from(changed).ok()?);
-                Some(age > self.lifetime.as_secs())
+                Some(age > self.lifetime.read().as_secs())
             };
             let wanted = match bundle {
                 Some(bundle) => {

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use self::failing::Unsealed;
 pub(crate) use self::parts::PartRoom;
@@ -69,7 +69,7 @@ pub(crate) struct Limits {
 /// The count of what is used, and the measure of what is free.
 #[derive(Debug)]
 pub(in crate::spool) struct Room {
-    limits: Limits,
+    limits: RwLock<Limits>,
     state: PathBuf,
     disk: File,
     /// Bytes that may be written without measuring.
@@ -105,7 +105,7 @@ fn short(digest: Digest) -> u64 {
 impl Room {
     pub(in crate::spool) fn new(limits: Limits, state: &Path) -> Result<Self, SpoolError> {
         Ok(Self {
-            limits,
+            limits: RwLock::new(limits),
             state: state.to_path_buf(),
             disk: File::open(state).on("open", state)?,
             budget: AtomicU64::new(0),
@@ -121,8 +121,8 @@ impl Room {
         })
     }
 
-    pub(in crate::spool) fn limits(&self) -> &Limits {
-        &self.limits
+    pub(in crate::spool) fn limits(&self) -> Limits {
+        *self.limits.read()
     }
 
     pub(in crate::spool) fn allowance(&self) -> &Allowance {
@@ -135,7 +135,7 @@ impl Room {
         let available = stat.f_bavail.saturating_mul(stat.f_frsize);
         let all = stat.f_blocks.saturating_mul(stat.f_frsize);
         let min_free = self
-            .limits
+            .limits()
             .min_free
             .unwrap_or(DEFAULT_MIN_FREE.min(all / DEFAULT_MIN_FREE_PART));
         Ok((available.saturating_sub(min_free), min_free))
@@ -241,9 +241,15 @@ impl Spool {
             + self.room.rations.lock().given()
     }
 
+    /// Takes over other limits. What is there already stays, whatever they are; `history` holds from the next start.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        *self.room.limits.write() = limits;
+        self.room.budget.store(0, Ordering::Relaxed);
+    }
+
     /// Whether one more file of `len` bytes may be kept without a name; EDQUOT if not.
     pub(in crate::spool) fn may_hold(&self, digest: Digest, len: u64) -> Result<(), SpoolError> {
-        let Some(max) = self.room.limits.max_bytes else {
+        let Some(max) = self.room.limits().max_bytes else {
             return Ok(());
         };
         let used = self.used_for_others();
@@ -260,7 +266,7 @@ impl Spool {
     /// Whether the last visible name of an inode may be removed: not if somebody waits for its content and there is no
     /// room to keep it.
     pub(crate) fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError> {
-        if self.room.limits.max_bytes.is_none() {
+        if self.room.limits().max_bytes.is_none() {
             return Ok(());
         }
         match self.linked_digest(ino) {
@@ -271,7 +277,8 @@ impl Spool {
 
     /// Why the file cannot be removed or changed now, for its attributes.
     pub(in crate::spool) fn why_stuck(&self, digest: Digest, len: u64) -> Option<String> {
-        let needed = self.room.limits.max_bytes.is_some() && self.content.is_needed(digest).ok()?;
+        let needed =
+            self.room.limits().max_bytes.is_some() && self.content.is_needed(digest).ok()?;
         needed
             .then(|| self.may_hold(digest, len).err())
             .flatten()

@@ -173,6 +173,11 @@ impl Routing {
 }
 
 impl Spool {
+    /// Bundles live for so long from now on, where no route says otherwise.
+    pub(crate) fn set_lifetime(&self, lifetime: Duration) {
+        *self.lifetime.write() = lifetime;
+    }
+
     /// Takes the configuration over; bundles that were held are looked at again.
     pub(crate) fn set_routing(&self, routing: Routing) -> Result<(), SpoolError> {
         self.policy
@@ -340,7 +345,7 @@ impl Spool {
         let mut terms = Terms {
             target: Target::All,
             priority: asked,
-            lifetime: self.lifetime,
+            lifetime: *self.lifetime.read(),
         };
         if !any_route && !any_routed {
             return terms;

@@ -46,7 +46,7 @@ impl Spool {
             bytes: free,
             of: format!("{free} are free above min_free ({min_free})"),
         };
-        let Some(max) = self.room.limits.max_bytes else {
+        let Some(max) = self.room.limits().max_bytes else {
             return Ok(disk);
         };
         let given = self.room.rations.lock().given();
@@ -187,7 +187,7 @@ impl Spool {
         manifest: &VerifiedManifest,
     ) -> Result<Option<Offered>, SpoolError> {
         let of = manifest.manifest();
-        if let Some(max) = self.room.limits.max_file_bytes
+        if let Some(max) = self.room.limits().max_file_bytes
             && let Some(entry) = of.entries.iter().find(|entry| entry.size() > max)
         {
             let why = format!(
