@@ -52,11 +52,13 @@ pub(crate) use self::group::route::{Route, Routing, parse_priority, split_target
 use self::inbox::Inbox;
 pub(crate) use self::inbox::intake::{CONTRADICTS, Incoming};
 pub(crate) use self::inbox::publish::{InboxObserver, NewName};
+use self::keys::Newest;
 pub(crate) use self::layout::Layout;
 use self::ledger::Ledger;
 pub(crate) use self::ledger::cancel::{Cancelled, Retried};
 pub(crate) use self::ledger::custody::OriginSays;
 use self::ledger::history::History;
+use self::ledger::inbound::InboundShown;
 pub(crate) use self::ledger::rank::Rank;
 use self::outbox::Outbox;
 pub(crate) use self::outbox::gate::{Gate, GateGuard};
@@ -74,7 +76,7 @@ use self::start::{
 };
 #[cfg(test)]
 pub(crate) use self::tables::MarkKind;
-use self::tables::{IN_ORDER, InboundShown, META_EPOCH, OUT_ORDER};
+use self::tables::{META_EPOCH, OUT_ORDER};
 pub(crate) use self::underway::Underway;
 use crate::bundle::{
     BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
@@ -513,7 +515,6 @@ pub(crate) struct Spool {
     incarnation: [u8; 16],
     next_seq: AtomicU64,
     next_out: AtomicU64,
-    next_in: AtomicU64,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
     member_ids: RwLock<BTreeSet<PeerId>>,
     strangers: group::membership::Strangers,
@@ -609,9 +610,9 @@ impl Spool {
         let unknown = if rebuilt { now_secs() } else { 0 };
         let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
         let out = journal.keys(OUT_ORDER.all(), 1)?;
-        let inbound = journal.keys(IN_ORDER.all(), 1)?;
         let members = journal.rows(tables::MEMBERS.all(), usize::MAX)?;
         let group = group::membership::Group::load(&journal)?;
+        let ledger = Ledger::load(&journal)?;
         let sealers = config.sealers.max(1);
         let tails = TailHasher::start().on("start a thread for", &state)?;
         let spool = Arc::new_cyclic(|me| Self {
@@ -626,14 +627,13 @@ impl Spool {
             content: Content::new(&journal),
             outbox: Outbox::new(&journal),
             inbox: Inbox::new(&journal),
-            ledger: Ledger::new(&journal),
+            ledger,
             journal,
             provisional: AtomicBool::new(true),
             epoch: AtomicU64::new(epoch),
             incarnation: peer::random(),
             next_seq: AtomicU64::new(1),
-            next_out: AtomicU64::new(Self::next_order(out.first())),
-            next_in: AtomicU64::new(Self::next_order(inbound.first())),
+            next_out: AtomicU64::new(Newest::next(out.first())),
             gates: Mutex::default(),
             group,
             member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),

@@ -33,15 +33,12 @@ use std::sync::atomic::Ordering;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{
-    IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, SETTLED, SETTLED_SEQ, VERSIONS, Version,
-};
+use super::tables::{IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, VERSIONS, Version};
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
-use crate::bundle::{BundleId, Receipt, RelPath, VerifiedManifest};
+use crate::bundle::{Receipt, RelPath, VerifiedManifest};
 use crate::spool::inbox::intake::{Verified, shown};
 use crate::spool::inbox::naming::{Choosing, Naming};
 use crate::spool::inbox::taken::Which;
-use crate::spool::ledger::history::Seq;
 
 /// Why a file leaves the inbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -233,8 +230,7 @@ impl Spool {
         let bundle = manifest.id();
         let of = manifest.manifest();
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
-        batch.insert(SETTLED, &bundle, &receipt);
-        batch.insert(SETTLED_SEQ, &bundle, &Seq::of(of));
+        self.ledger.settle(manifest, &receipt, batch);
         batch.remove(INTENTS, &bundle);
         let mut row = shown(manifest);
         row.state = "received".into();
@@ -245,8 +241,7 @@ impl Spool {
         } else if let Some(root) = self.shown_root(manifest, names) {
             row.path = root;
         }
-        let order = self.show_inbound(&row, batch)?;
-        self.note_scope(manifest, batch);
+        let order = self.ledger.show_inbound(&row, batch)?;
         if names.len() == of.entries.len() {
             self.keep_for_others(manifest, order, batch)?;
         }
@@ -325,10 +320,6 @@ impl Spool {
                 Ok(self.journal.submit(batch)?)
             }
         }
-    }
-
-    pub(super) fn settled(&self, bundle: BundleId) -> Result<Option<Receipt>, SpoolError> {
-        Ok(self.journal.row(SETTLED, &bundle)?)
     }
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.

@@ -102,6 +102,13 @@ impl Fixed for Rank {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Newest(pub(super) u64);
 
+impl Newest {
+    /// The place after the newest that is in use.
+    pub(super) fn next(newest: Option<&Self>) -> u64 {
+        newest.map_or(1, |newest| newest.0 + 1)
+    }
+}
+
 impl Key for Newest {
     type Read = Self;
 

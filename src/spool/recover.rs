@@ -26,7 +26,7 @@ use super::durable::{self, OnPath, Sync};
 use super::journal::{Batch, Key, Table};
 use super::start::LastRun;
 use super::tables::{
-    IN_NAMES, INODES, InName, InodeRow, SETTLED, Stat, TREES, TreeFile, TreeRow, name_in_tree,
+    IN_NAMES, INODES, InName, InodeRow, Stat, TREES, TreeFile, TreeRow, name_in_tree,
 };
 use super::{RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, RelPath};
@@ -285,9 +285,7 @@ impl Spool {
                 Some(age > self.lifetime.read().as_secs())
             };
             let wanted = match bundle {
-                Some(bundle) => {
-                    self.journal.row(SETTLED, &bundle)?.is_none() && !old().unwrap_or(false)
-                }
+                Some(bundle) => self.ledger.settled(bundle)?.is_none() && !old().unwrap_or(false),
                 None => false,
             };
             // A tree that was being built is rolled forward by now, or is fetched again.

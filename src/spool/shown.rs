@@ -6,15 +6,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::keys::Newest;
-use super::tables::{
-    DELIVERIES, IN_ORDER, InboundShown, LATEST, MARKS, MarkKind, OUT_NAMES, OUT_ORDER, OutName,
-    PENDING,
-};
+use super::tables::{DELIVERIES, LATEST, MARKS, MarkKind, OUT_NAMES, OUT_ORDER, OutName, PENDING};
 use super::{Counts, Event, FileState, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
 use crate::digest::Digest;
 use crate::peer::PeerId;
 use crate::spool::group::route::HeldRow;
+use crate::spool::ledger::inbound::InboundShown;
 
 /// Rows looked at for a count; more is shown as this many.
 const COUNT_MAX: usize = 10_000;
@@ -228,7 +226,7 @@ impl Spool {
         bundle: BundleId,
         size: u64,
     ) -> (Vec<RecipientRow>, Vec<DeliveryState>) {
-        let deliveries = self.deliveries_of(bundle).unwrap_or_default();
+        let deliveries = self.ledger.deliveries_of(bundle).unwrap_or_default();
         let shown = |(peer, mut durable): (PeerId, DeliveryState)| {
             // What is said to be delivered is still so after the next start.
             if self.journal.is_lost(DELIVERIES, &(bundle, peer)) {
@@ -280,15 +278,11 @@ impl Spool {
         if before.is_none() {
             found.extend(arriving.iter().map(|row| self.inbound_row(row)));
         }
-        let after = before.map(Newest);
-        let rows = self
-            .journal
-            .rows(IN_ORDER.all().after(after.as_ref()), limit)
-            .unwrap_or_default();
+        let rows = self.ledger.inbound(before, limit).unwrap_or_default();
         let settled = rows
             .iter()
-            .filter(|(_, row)| !arriving.iter().any(|other| other.bundle == row.bundle));
-        found.extend(settled.map(|(_, row)| self.inbound_row(row)));
+            .filter(|row| !arriving.iter().any(|other| other.bundle == row.bundle));
+        found.extend(settled.map(|row| self.inbound_row(row)));
         found.truncate(limit);
         found
     }
@@ -400,11 +394,6 @@ impl Spool {
             held_bytes: self.held_bytes(),
             unverified: self.doubts.left(),
         }
-    }
-
-    /// Where the next order numbers start: after the newest that are in use.
-    pub(super) fn next_order(newest: Option<&Newest>) -> u64 {
-        newest.map_or(1, |newest| newest.0 + 1)
     }
 }
 

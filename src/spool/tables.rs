@@ -5,16 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Member;
 use super::journal::Table;
-use super::keys::{Ends, Newest};
-use crate::bundle::{BundleId, Cancel, DeliveryState, Receipt, RelPath, SignedManifest};
-use crate::delivery::custody::Stage;
+use super::keys::Newest;
+use crate::bundle::{BundleId, DeliveryState, RelPath, SignedManifest};
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
 pub(super) use crate::spool::content::record::{InodeRow, Stat};
 use crate::spool::group::route::HeldRow;
-use crate::spool::inbox::intake::CONTRADICTS;
 use crate::spool::inbox::taken::Which;
-use crate::spool::ledger::history::{Block, BlockKey, Seq};
 use crate::spool::ledger::rank::Rank;
 use crate::spool::outbox::send::SentRow;
 
@@ -50,14 +47,8 @@ pub(super) const IN_NAMES: Table<RelPath, InName> = Table::new(10);
 pub(super) const CHOSEN: Table<(PeerId, RelPath), RelPath> = Table::new(11);
 /// Origin, its path → [`Version`]: the newest version published here.
 pub(super) const VERSIONS: Table<(PeerId, RelPath), Version> = Table::new(12);
-/// Bundle id → `Receipt`: bundles of others that are settled here.
-pub(super) const SETTLED: Table<BundleId, Receipt> = Table::new(13);
 /// Bundle id → [`Intent`]: bundles whose names are being given right now.
 pub(super) const INTENTS: Table<BundleId, Intent> = Table::new(14);
-/// Descending order → [`InboundShown`]: bundles of others as status shows them, newest first.
-pub(super) const IN_ORDER: Table<Newest, InboundShown> = Table::new(15);
-/// Bundle id → descending order in [`IN_ORDER`].
-pub(super) const IN_SHOWN: Table<BundleId, u64> = Table::new(16);
 /// Peer → `Member`.
 pub(super) const MEMBERS: Table<PeerId, Member> = Table::new(19);
 /// Ascending order → bundle id: bundles of ours sealed when there was no other member.
@@ -68,44 +59,20 @@ pub(super) const JOINING: Table<PeerId, ()> = Table::new(23);
 /// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
 pub(super) const TREES: Table<u64, TreeRow> = Table::new(30);
 
-/// Bundle id, origin → `Cancel`: bundles that their origin has ended, ours and those of others that are for us.
-pub(super) const CANCELS: Table<(BundleId, PeerId), Cancel> = Table::new(32);
-/// Peer, bundle id, origin → (): whom we have not told of a cancel yet, as far as we know.
-pub(super) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> = Table::new(33);
-
 /// Name → peer: who was the first to claim it itself.
 pub(super) const NAMES: Table<String, PeerId> = Table::new(34);
 /// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
 pub(super) const HELD: Table<BundleId, HeldRow> = Table::new(35);
-/// Bundle id, or key of a cancel → age in seconds at which it ends: what is still open, and what is still remembered.
-pub(super) const DEADLINES: Table<Ends, u64> = Table::new(36);
 /// The user's own name of a bundle → `SentRow`.
 pub(super) const SENT_IDS: Table<String, SentRow> = Table::new(37);
-
-/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were refused for good, and are no longer shown.
-pub(super) const REFUSED_BITS: Table<BlockKey, Block> = Table::new(38);
 
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table<BundleId, Renaming> = Table::new(40);
 
-/// Bundle id → `Seq`: of those in [`SETTLED`] or refused for good, what the bit is found by that stands for them later.
-pub(super) const SETTLED_SEQ: Table<BundleId, Seq> = Table::new(60);
-/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`SETTLED`].
-pub(super) const SETTLED_BITS: Table<BlockKey, Block> = Table::new(61);
 /// Inbox path → (origin, its path): a name that a file is to get when what stands in its way is gone.
 pub(super) const PROVISIONAL: Table<RelPath, (PeerId, RelPath)> = Table::new(65);
-/// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
-pub(super) const KEPT: Table<BundleId, KeptRow> = Table::new(41);
-/// Bundle id → (origin, `Stage`): those of [`KEPT`] that their origin may still close by itself.
-pub(super) const WATCHED: Table<BundleId, (PeerId, Stage)> = Table::new(42);
-/// Origin, bundle id → `Stage`: those of [`KEPT`] that we owe to others, or whose receipts wait for the origin.
-pub(super) const CARRIED: Table<(PeerId, BundleId), Stage> = Table::new(43);
-/// Origin, bundle id, recipient → `Receipt`: receipts of others to be handed to the origin.
-pub(super) const RELAYS: Table<(PeerId, BundleId, PeerId), Receipt> = Table::new(44);
 /// Peer → its name: members that the user gave up.
 pub(super) const FORGOTTEN: Table<PeerId, PeerName> = Table::new(45);
-/// Bundle id → its recipients: bundles settled here that are not for everybody.
-pub(super) const SCOPED: Table<BundleId, Vec<PeerId>> = Table::new(46);
 /// Name in the inbox → inode of a file that is being removed.
 pub(super) const LEAVING: Table<RelPath, u64> = Table::new(72);
 
@@ -129,14 +96,6 @@ impl BundleRow {
     pub(super) fn rank(&self) -> Rank {
         Rank::of(self.signed.priority(), self.order)
     }
-}
-
-/// A bundle of another that is kept for further recipients.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct KeptRow {
-    pub(super) signed: SignedManifest,
-    /// Place in [`PENDING`], after all bundles of ours.
-    pub(super) order: u64,
 }
 
 /// What was last sealed under an outbox name.
@@ -252,28 +211,4 @@ pub(super) struct Renaming {
     pub(super) ino: u64,
     /// How many directories above the old name go too, if they are empty.
     pub(super) emptied: u16,
-}
-
-/// A bundle of another as status shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct InboundShown {
-    pub(super) bundle: BundleId,
-    pub(super) origin: PeerId,
-    pub(super) path: RelPath,
-    pub(super) digest: Option<Digest>,
-    pub(super) size: u64,
-    pub(super) state: String,
-    pub(super) error: Option<String>,
-}
-
-impl InboundShown {
-    /// It may be asked for again without being offered anew.
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.state.as_str(), "incoming" | "deferred" | "quarantined")
-    }
-
-    /// Refused, and never to be looked at again: its origin contradicts itself in it.
-    pub(super) fn is_refused_for_good(&self) -> bool {
-        self.state == "refused" && self.error.as_deref() == Some(CONTRADICTS)
-    }
 }

@@ -290,7 +290,7 @@ impl Spool {
         let users = self.content.needed_by(digest, BUNDLES_ASKED);
         let mut names = std::collections::BTreeSet::new();
         for bundle in users.unwrap_or_default() {
-            let deliveries = self.deliveries_of(bundle).unwrap_or_default();
+            let deliveries = self.ledger.deliveries_of(bundle).unwrap_or_default();
             let open = deliveries.iter().filter(|(_, state)| !state.is_final());
             names.extend(open.map(|(peer, _)| self.name_of(*peer)));
         }

@@ -31,11 +31,8 @@ use crate::bundle::{
 use crate::peer::{PeerId, PeerName};
 use crate::similar;
 use crate::spool::journal::{Batch, Table};
-use crate::spool::keys::{Ends, Newest};
 use crate::spool::outbox::seal::Earlier;
-use crate::spool::tables::{
-    BUNDLES, DEADLINES, HELD, LATEST, META, NAMES, OUT_NAMES, OUT_ORDER, OutName,
-};
+use crate::spool::tables::{BUNDLES, HELD, LATEST, META, NAMES, OUT_NAMES, OutName};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// The attribute of a directory that says whom what is below goes to.
@@ -610,10 +607,7 @@ impl Spool {
             }
         }
         self.content.end_need(old, of.digests(), &mut batch);
-        batch.remove(HELD, &old);
-        batch.remove(BUNDLES, &old);
-        batch.remove(OUT_ORDER, &Newest(row.order));
-        batch.remove(DEADLINES, &Ends::Bundle(old));
+        self.ledger.forget(old, row.order, &mut batch)?;
         self.moved_id(old, bundle, &mut batch)?;
         self.journal.submit(batch)?;
         drop(decide);

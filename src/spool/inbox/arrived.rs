@@ -35,7 +35,7 @@ impl Spool {
         if inode_at(&partial).is_some() {
             return self.open_until(partial, *size, Some(end));
         }
-        if self.settled(bundle)?.is_none() {
+        if self.ledger.settled(bundle)?.is_none() {
             return Err(ServeError::NotHeld);
         }
         self.open_until(self.layout.content(*digest), *size, Some(end))

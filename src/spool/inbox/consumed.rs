@@ -105,7 +105,7 @@ impl Spool {
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         self.note_taken(row.origin, [row.which], batch)?;
-        self.show_consumed(row.bundle, batch)?;
+        self.ledger.show_consumed(row.bundle, batch)?;
         self.name_consumed(row.origin, &row.path, name, None, batch)?;
         self.shown_no_more(row, batch)
     }

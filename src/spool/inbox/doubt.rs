@@ -300,7 +300,7 @@ impl Spool {
         let at = self.quarantine_file(&self.unverified().at(&found.path)?, &why)?;
         let mut batch = Batch::default();
         batch.remove(IN_NAMES, &found.path);
-        self.show_as(row.bundle, "damaged", &mut batch)?;
+        self.ledger.show_as(row.bundle, "damaged", &mut batch)?;
         self.name_consumed(row.origin, &row.path, &found.path, None, &mut batch)?;
         self.shown_no_more(row, &mut batch)?;
         let name = at.file_name().unwrap_or_default();

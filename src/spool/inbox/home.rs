@@ -17,14 +17,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::bundle::{BundleId, RelPath};
+use crate::bundle::RelPath;
 use crate::peer::PeerId;
 use crate::spool::inbox::naming::Choosing;
 use crate::spool::journal::Batch;
-use crate::spool::keys::{Beneath, Newest};
-use crate::spool::tables::{
-    CHOSEN, IN_NAMES, IN_ORDER, IN_SHOWN, InName, InboundShown, OWNED, PROVISIONAL,
-};
+use crate::spool::keys::Beneath;
+use crate::spool::tables::{CHOSEN, IN_NAMES, InName, OWNED, PROVISIONAL};
 use crate::spool::{Spool, SpoolError, durable};
 
 /// Names looked at, and directories removed, at once.
@@ -118,7 +116,8 @@ impl Spool {
         batch.insert(CHOSEN, &(origin, &path), wanted);
         batch.insert(OWNED, wanted, &(origin, path));
         self.record_shown(wanted, row.digest, row.ino, &mut batch)?;
-        self.show_moved(row.bundle, &chosen, wanted, &mut batch)?;
+        self.ledger
+            .show_moved(row.bundle, &chosen, wanted, &mut batch)?;
         batch.sync(self.inbox().sync_above(wanted));
         self.journal.submit(batch)?;
         if let Some(observer) = self.observer.read().clone() {
@@ -126,26 +125,6 @@ impl Spool {
         }
         tracing::info!(from = %chosen, to = %wanted, "the way is clear: renamed in the inbox");
         Ok(true)
-    }
-
-    /// Status names the file as the inbox does.
-    fn show_moved(
-        &self,
-        bundle: BundleId,
-        from: &RelPath,
-        to: &RelPath,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
-        let Some(order) = self.journal.row(IN_SHOWN, &bundle)? else {
-            return Ok(());
-        };
-        let key = Newest(order);
-        let row: Option<InboundShown> = self.journal.row(IN_ORDER, &key)?;
-        if let Some(mut row) = row.filter(|row| row.path == *from) {
-            row.path = to.clone();
-            batch.insert(IN_ORDER, &key, &row);
-        }
-        Ok(())
     }
 
     /// Removes a directory in which there are only directories, or nothing; `false`: something is in the way still.

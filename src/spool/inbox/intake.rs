@@ -31,7 +31,7 @@ use crate::spool::beneath::Spot;
 use crate::spool::content::zeros;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::inbox::part::{Followed, Leaf, PartFile, joined};
-use crate::spool::tables::InboundShown;
+use crate::spool::ledger::inbound::InboundShown;
 use crate::spool::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError};
 
 /// The files of a bundle of more entries than this are not all kept open while it arrives.
@@ -485,7 +485,7 @@ impl Spool {
             useless: false,
         };
         // It may have published meanwhile, and left.
-        if let Some(receipt) = self.settled(bundle)? {
+        if let Some(receipt) = self.ledger.settled(bundle)? {
             return Ok(self.settled_answer(bundle, receipt));
         }
         self.journal.make_room();
@@ -536,7 +536,7 @@ impl Spool {
         }
         // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and room in
         // quarantine.
-        Ok(self.was_refused_for_good(manifest)?.then(|| {
+        Ok(self.ledger.was_refused_for_good(manifest)?.then(|| {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             Offered::Refused(CONTRADICTS.into())
         }))

@@ -195,7 +195,7 @@ impl Spool {
             });
         }
         // Who missed that bundle still shows the name before it.
-        let deliveries = self.deliveries_of(row.bundle)?;
+        let deliveries = self.ledger.deliveries_of(row.bundle)?;
         if deliveries
             .iter()
             .any(|(_, state)| *state != DeliveryState::Delivered)
@@ -214,7 +214,7 @@ impl Spool {
     fn thin_out(&self, formers: &mut Vec<Former>) -> Result<(), SpoolError> {
         let mut at = 1;
         while formers.len() > FORMERS_MAX && at + 1 < formers.len() {
-            let deliveries = self.deliveries_of(formers[at].bundle)?;
+            let deliveries = self.ledger.deliveries_of(formers[at].bundle)?;
             let had = |(_, state): &(PeerId, DeliveryState)| *state == DeliveryState::Delivered;
             // Of one that is forgotten it is not known.
             if deliveries.is_empty() || deliveries.iter().any(had) {
@@ -379,7 +379,7 @@ impl Spool {
             if self.was_taken(of.origin, Which::former(former))? {
                 return Ok(true);
             }
-            if self.was_former_settled(of.origin, former)? {
+            if self.ledger.was_former_settled(of.origin, former)? {
                 return Ok(false);
             }
         }
@@ -411,7 +411,7 @@ impl Spool {
         }
         self.journal.submit(batch)?;
         let mut batch = Batch::default();
-        self.show_consumed(bundle, &mut batch)?;
+        self.ledger.show_consumed(bundle, &mut batch)?;
         self.journal.submit(batch)?;
         for former in &of.renamed_from {
             let chosen = self.journal.row(CHOSEN, &(of.origin, &former.path))?;

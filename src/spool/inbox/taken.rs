@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Former, Manifest};
 use crate::peer::PeerId;
 use crate::spool::journal::{Batch, Table};
-use crate::spool::ledger::history::{BlockKey, Seq};
+use crate::spool::ledger::settled::{BlockKey, Seq};
 use crate::spool::{Spool, SpoolError};
 
 /// Files that share a row.

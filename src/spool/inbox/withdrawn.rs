@@ -30,7 +30,7 @@ impl Spool {
             })
             .collect();
         let waits = |bundle: &BundleId| {
-            let row = self.inbound_shown(*bundle).ok().flatten();
+            let row = self.ledger.inbound_shown(*bundle).ok().flatten();
             row.is_some_and(|row| row.origin == origin)
                 && !self.arriving.lock().contains_key(bundle)
         };
@@ -47,21 +47,21 @@ impl Spool {
         let decide = self.decide();
         // Held to the end, so that no fetch of it begins meanwhile.
         let arriving = self.arriving.lock();
-        let Some(mut row) = self.inbound_shown(bundle)? else {
+        let Some(mut row) = self.ledger.inbound_shown(bundle)? else {
             return Ok(false);
         };
         let ends = matches!(row.state.as_str(), "deferred" | "quarantined");
         if row.origin != origin
             || !ends
             || arriving.contains_key(&bundle)
-            || self.settled(bundle)?.is_some()
+            || self.ledger.settled(bundle)?.is_some()
         {
             return Ok(false);
         }
         row.state = "withdrawn".into();
         row.error = None;
         let mut batch = Batch::default();
-        self.show_inbound(&row, &mut batch)?;
+        self.ledger.show_inbound(&row, &mut batch)?;
         self.journal.submit(batch)?;
         self.discard_partial(bundle)?;
         drop((arriving, decide));

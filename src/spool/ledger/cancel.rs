@@ -20,9 +20,8 @@ use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::journal::{Batch, JournalError};
 use crate::spool::keys::Ends;
-use crate::spool::tables::{
-    BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, DELIVERIES, HELD, KEPT, ORPHANS, PENDING,
-};
+use crate::spool::ledger::tables::{CANCELS, CANCELS_OWED, DEADLINES, KEPT};
+use crate::spool::tables::{BUNDLES, DELIVERIES, HELD, ORPHANS, PENDING};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// What came of a wish to cancel.
@@ -66,7 +65,7 @@ impl Spool {
         if !self.policy.any_cancel.load(Ordering::Acquire) {
             return None;
         }
-        let origin = || Some(self.inbound_shown(bundle).ok().flatten()?.origin);
+        let origin = || Some(self.ledger.inbound_shown(bundle).ok().flatten()?.origin);
         self.ended(bundle, peer)
             .or_else(|| self.ended(bundle, origin()?))
     }
@@ -121,7 +120,7 @@ impl Spool {
             return Ok(Cancelled::Unknown);
         }
         let orphan: Option<BundleId> = self.journal.row(ORPHANS, &row.order)?;
-        let deliveries = self.deliveries_of(bundle)?;
+        let deliveries = self.ledger.deliveries_of(bundle)?;
         let open = deliveries
             .iter()
             .filter(|(_, state)| !state.is_final())
@@ -168,7 +167,7 @@ impl Spool {
         };
         batch.remove(ORPHANS, &row.order);
         batch.remove(HELD, &bundle);
-        for (peer, known) in self.deliveries_of(bundle)? {
+        for (peer, known) in self.ledger.deliveries_of(bundle)? {
             if !known.is_final() {
                 batch.remove(PENDING, &(peer, row.rank()));
                 batch.insert(DELIVERIES, &(bundle, peer), state);
@@ -229,9 +228,12 @@ impl Spool {
         }
         let bundle = cancel.bundle;
         let decide = self.decide();
-        let settled = self.settled(bundle)?;
+        let settled = self.ledger.settled(bundle)?;
         let known = self.cancel_of(bundle, cancel.origin)?.is_some();
-        let shown = self.inbound_shown(bundle)?.or_else(|| self.coming(bundle));
+        let shown = self
+            .ledger
+            .inbound_shown(bundle)?
+            .or_else(|| self.coming(bundle));
         let shown = shown.filter(|row| row.origin == cancel.origin && settled.is_none());
         let mut told = BTreeSet::new();
         if !known {
@@ -242,14 +244,14 @@ impl Spool {
             let held = held.is_some_and(|held| held.manifest().origin == cancel.origin);
             let (mut deliveries, mut freed) = (Vec::new(), Vec::new());
             if held {
-                deliveries = self.deliveries_of(bundle)?;
+                deliveries = self.ledger.deliveries_of(bundle)?;
                 freed = self.end_deliveries(bundle, &cancel.reason.state(), &mut batch)?;
             }
             told = self.owe_cancel(cancel, Some(from), &deliveries, &mut batch);
             if let Some(mut row) = shown.clone() {
                 row.state = cancel.reason.word().into();
                 row.error = None;
-                self.show_inbound(&row, &mut batch)?;
+                self.ledger.show_inbound(&row, &mut batch)?;
             }
             self.journal.submit(batch)?;
             self.note_cancel();
@@ -404,6 +406,7 @@ impl Spool {
             | DeliveryState::Expired => false,
         };
         let again: Vec<(PeerId, DeliveryState)> = self
+            .ledger
             .deliveries_of(bundle)?
             .into_iter()
             .filter(|(id, state)| peer.is_none_or(|peer| peer == *id) && wanted(state))

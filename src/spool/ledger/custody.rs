@@ -39,9 +39,8 @@ use crate::spool::content::inode_at;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::tables::{
-    BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
-};
+use crate::spool::ledger::tables::{CARRIED, DEADLINES, KEPT, KeptRow, RELAYS, WATCHED};
+use crate::spool::tables::{BUNDLES, DELIVERIES, PENDING};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// Rows looked at under one hold of the decision lock.
@@ -260,7 +259,7 @@ impl Spool {
         };
         let Some(stage) = stage else { return Ok(None) };
         let receipts = self.relays_below(&key)?;
-        let deliveries = self.deliveries_of(bundle)?;
+        let deliveries = self.ledger.deliveries_of(bundle)?;
         let mut waiting: BTreeSet<PeerId> = if deliveries.is_empty() && watched.is_some() {
             self.others(of)?
         } else {
@@ -355,7 +354,7 @@ impl Spool {
         if left.is_empty() && queued.is_empty() {
             return Ok(());
         }
-        if self.deliveries_of(bundle)?.is_empty() {
+        if self.ledger.deliveries_of(bundle)?.is_empty() {
             // From now on the rows say who waits.
             queued = waiting.into_iter().collect();
         }
@@ -400,7 +399,7 @@ impl Spool {
             }
             Action::Release(why) => {
                 let rank = self.kept_rank(bundle)?;
-                for (peer, state) in self.deliveries_of(bundle)? {
+                for (peer, state) in self.ledger.deliveries_of(bundle)? {
                     if !state.is_final() {
                         steps.batch.remove(DELIVERIES, &(bundle, peer));
                         if let Some(rank) = rank {
@@ -418,7 +417,7 @@ impl Spool {
                 }
             }
             Action::Forget => {
-                for (peer, _) in self.deliveries_of(bundle)? {
+                for (peer, _) in self.ledger.deliveries_of(bundle)? {
                     steps.batch.remove(DELIVERIES, &(bundle, peer));
                 }
                 let key = (of.origin, bundle);
@@ -444,9 +443,9 @@ impl Spool {
         let title = manifest.manifest().title();
         let path = title.as_ref().map(ToString::to_string).unwrap_or_default();
         tracing::warn!(%path, bundle = %manifest.id().short(), "{why}");
-        if let Some(mut row) = self.inbound_shown(manifest.id())? {
+        if let Some(mut row) = self.ledger.inbound_shown(manifest.id())? {
             row.error = Some(why.to_owned());
-            self.show_inbound(&row, batch)?;
+            self.ledger.show_inbound(&row, batch)?;
         }
         Ok(())
     }
@@ -652,7 +651,7 @@ impl Spool {
             if !manifest.is_ok_and(|manifest| manifest.manifest().is_for(asker)) {
                 continue;
             }
-            let deliveries = self.deliveries_of(*bundle)?;
+            let deliveries = self.ledger.deliveries_of(*bundle)?;
             if !deliveries.is_empty() && deliveries.iter().all(|(_, state)| state.is_final()) {
                 closed.push(*bundle);
             } else {
@@ -664,7 +663,7 @@ impl Spool {
 
     /// Whom a bundle of ours is for.
     pub(crate) fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
-        let deliveries = self.deliveries_of(bundle).unwrap_or_default();
+        let deliveries = self.ledger.deliveries_of(bundle).unwrap_or_default();
         deliveries.into_iter().map(|(peer, _)| peer).collect()
     }
 
@@ -725,7 +724,7 @@ impl Spool {
             }
             let mut rows = Batch::default();
             rows.remove(RELAYS, &(manifest.manifest().origin, bundle, *holder));
-            if self.deliveries_of(bundle)?.is_empty() {
+            if self.ledger.deliveries_of(bundle)?.is_empty() {
                 for peer in known.waiting() {
                     let key = (bundle, peer);
                     rows.insert(DELIVERIES, &key, &DeliveryState::Queued);

@@ -15,20 +15,16 @@ use crate::bundle::{
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
 use crate::spool::journal::Batch;
-use crate::spool::keys::{Ends, Newest};
-use crate::spool::ledger::history::Seq;
+use crate::spool::keys::Ends;
+use crate::spool::ledger::inbound::InboundShown;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::tables::{
-    BUNDLES, DEADLINES, DELIVERIES, FORGOTTEN, IN_ORDER, IN_SHOWN, InboundShown, JOINING, LATEST,
-    MEMBERS, PENDING, SETTLED_SEQ,
-};
+use crate::spool::ledger::settled::Seq;
+use crate::spool::ledger::tables::{DEADLINES, SETTLED_SEQ};
+use crate::spool::tables::{BUNDLES, DELIVERIES, FORGOTTEN, JOINING, LATEST, MEMBERS, PENDING};
 use crate::spool::{Event, Member, Spool, SpoolError, now_secs};
 
 /// Addresses kept for one member; the newest win.
 const ADDRS_MAX: usize = 16;
-
-/// Most recipients of one bundle that are looked at.
-const RECIPIENTS_MAX: usize = 100_000;
 
 /// A manifest with more entries than this is kept decoded while it is in use.
 const LARGE_MANIFEST: usize = 16;
@@ -352,7 +348,7 @@ impl Spool {
 
     /// Our receipt for `bundle`, if it is settled and durable here.
     pub(crate) fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
-        let receipt = self.settled(bundle).ok().flatten()?;
+        let receipt = self.ledger.settled(bundle).ok().flatten()?;
         (!self.volatile.lock().contains(&bundle)).then_some(receipt)
     }
 
@@ -429,7 +425,7 @@ impl Spool {
             let mut batch = Batch::default();
             batch.remove(PENDING, &(peer, row.rank()));
             batch.insert(DELIVERIES, &key, &state);
-            let others = self.deliveries_of(bundle)?;
+            let others = self.ledger.deliveries_of(bundle)?;
             let complete = others
                 .iter()
                 .all(|(other, state)| *other == peer || state.is_final());
@@ -459,18 +455,6 @@ impl Spool {
         let manifest = self.shared_manifest(bundle)?;
         let is_for = manifest.is_some_and(|manifest| manifest.manifest().is_for(peer));
         Ok(is_for && self.member_ids.read().contains(&peer))
-    }
-
-    /// Every recipient of a bundle of ours with its state.
-    pub(in crate::spool) fn deliveries_of(
-        &self,
-        bundle: BundleId,
-    ) -> Result<Vec<(PeerId, DeliveryState)>, SpoolError> {
-        let rows = self
-            .journal
-            .rows(DELIVERIES.below(&bundle), RECIPIENTS_MAX)?;
-        let rows = rows.into_iter();
-        Ok(rows.map(|((_, peer), state)| (peer, state)).collect())
     }
 
     /// The rows that say that a bundle, all of whose deliveries are final, needs its content no longer. Gives that
@@ -521,7 +505,11 @@ impl Spool {
             state: state.to_owned(),
             error,
         };
-        if self.settled(bundle).is_ok_and(|receipt| receipt.is_some()) {
+        if self
+            .ledger
+            .settled(bundle)
+            .is_ok_and(|receipt| receipt.is_some())
+        {
             return;
         }
         let mut batch = Batch::default();
@@ -529,6 +517,7 @@ impl Spool {
             batch.insert(SETTLED_SEQ, &bundle, &Seq::of(manifest));
         }
         if let Err(error) = self
+            .ledger
             .show_inbound(&row, &mut batch)
             .and_then(|_| Ok(self.journal.submit(batch)?))
         {
@@ -538,61 +527,6 @@ impl Spool {
             self.history.ended();
         }
         self.ring(&Event::StatusChanged);
-    }
-
-    /// Puts or replaces the row that status shows of a bundle of another. Gives its place among all of them.
-    pub(in crate::spool) fn show_inbound(
-        &self,
-        row: &InboundShown,
-        batch: &mut Batch,
-    ) -> Result<u64, SpoolError> {
-        let order = match self.journal.row(IN_SHOWN, &row.bundle)? {
-            Some(order) => order,
-            None => {
-                let order = self.next_in.fetch_add(1, Ordering::Relaxed);
-                batch.insert(IN_SHOWN, &row.bundle, &order);
-                order
-            }
-        };
-        batch.insert(IN_ORDER, &Newest(order), row);
-        Ok(order)
-    }
-
-    /// The row that status shows of a bundle of another.
-    pub(in crate::spool) fn inbound_shown(
-        &self,
-        bundle: BundleId,
-    ) -> Result<Option<InboundShown>, SpoolError> {
-        match self.journal.row(IN_SHOWN, &bundle)? {
-            Some(order) => Ok(self.journal.row(IN_ORDER, &Newest(order))?),
-            None => Ok(None),
-        }
-    }
-
-    /// The user removed what this bundle showed.
-    pub(in crate::spool) fn show_consumed(
-        &self,
-        bundle: BundleId,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
-        self.show_as(bundle, "consumed", batch)
-    }
-
-    /// What status says of a bundle of another that was received.
-    pub(in crate::spool) fn show_as(
-        &self,
-        bundle: BundleId,
-        state: &str,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
-        let Some(order) = self.journal.row(IN_SHOWN, &bundle)? else {
-            return Ok(());
-        };
-        if let Some(mut row) = self.journal.row(IN_ORDER, &Newest(order))? {
-            row.state = state.into();
-            batch.insert(IN_ORDER, &Newest(order), &row);
-        }
-        Ok(())
     }
 
     /// Adds to the byte counters.

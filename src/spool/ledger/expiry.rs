@@ -33,8 +33,9 @@ use crate::bundle::{BundleId, Cancel, CancelReason, VerifiedManifest};
 use crate::peer::PeerId;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::Ends;
+use crate::spool::ledger::tables::{CANCELS, DEADLINES};
 use crate::spool::start::boot_id;
-use crate::spool::tables::{CANCELS, DEADLINES, META};
+use crate::spool::tables::META;
 use crate::spool::{Spool, SpoolError};
 
 /// How often the age is looked at.

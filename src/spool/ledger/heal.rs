@@ -8,9 +8,10 @@ use crate::bundle::BundleId;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::tables::{
-    CANCELS, CANCELS_OWED, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
+use crate::spool::ledger::tables::{
+    CANCELS, CANCELS_OWED, CARRIED, DEADLINES, KEPT, KeptRow, RELAYS, WATCHED,
 };
+use crate::spool::tables::{DELIVERIES, PENDING};
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {
@@ -43,7 +44,7 @@ impl Spool {
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
         batch.remove(WATCHED, &bundle);
         let rank = Rank::of(row.signed.priority(), row.order);
-        for (peer, _) in self.deliveries_of(bundle)? {
+        for (peer, _) in self.ledger.deliveries_of(bundle)? {
             batch.remove(PENDING, &(peer, rank));
             batch.remove(DELIVERIES, &(bundle, peer));
         }

@@ -25,25 +25,22 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
-use crate::bundle::{BundleId, Former, Manifest, Receipt, Rest, VerifiedManifest};
-use crate::peer::PeerId;
+use crate::bundle::{BundleId, Receipt, VerifiedManifest};
 use crate::spool::durable::OnPath;
 use crate::spool::journal::{Batch, Table};
-use crate::spool::keys::{Ends, Newest};
-use crate::spool::outbox::tail::give_way;
-use crate::spool::tables::{
-    BUNDLES, DEADLINES, DELIVERIES, IN_ORDER, IN_SHOWN, InboundShown, ORPHANS, OUT_NAMES,
-    OUT_ORDER, REFUSED_BITS, SCOPED, SETTLED, SETTLED_BITS, SETTLED_SEQ,
+use crate::spool::keys::Newest;
+use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::settled::{BLOCK, Block, BlockKey};
+use crate::spool::ledger::tables::{
+    IN_ORDER, IN_SHOWN, REFUSED_BITS, SCOPED, SETTLED, SETTLED_BITS, SETTLED_SEQ,
 };
+use crate::spool::outbox::tail::give_way;
+use crate::spool::tables::{ORPHANS, OUT_NAMES, OUT_ORDER};
 use crate::spool::{Spool, SpoolError};
 
 /// Bundles of each direction that stay in status when they are over.
 const HISTORY: u64 = 10_000;
-
-/// Bundles of one block of bits.
-const BLOCK: u64 = 4096;
 
 /// Bundles looked at under one hold of the decision lock.
 const PAGE: usize = 128;
@@ -69,104 +66,6 @@ pub(in crate::spool) struct History {
 struct Reached {
     sent: Option<Newest>,
     received: Option<Newest>,
-}
-
-/// Which bundle of an origin it is: what its bit is found by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub(in crate::spool) struct Seq {
-    epoch: u64,
-    incarnation: [u8; 16],
-    seq: u64,
-}
-
-impl Seq {
-    pub(in crate::spool) fn of(manifest: &Manifest) -> Self {
-        Self {
-            epoch: manifest.epoch,
-            incarnation: manifest.incarnation,
-            seq: manifest.seq,
-        }
-    }
-
-    /// The bundle that had a former name.
-    pub(in crate::spool) fn of_former(former: &Former) -> Self {
-        Self {
-            epoch: former.epoch,
-            incarnation: former.incarnation,
-            seq: former.seq,
-        }
-    }
-
-    /// (epoch, seq): what is newer is greater.
-    pub(in crate::spool) fn order(&self) -> (u64, u64) {
-        (self.epoch, self.seq)
-    }
-
-    /// The bundle that a rest is of.
-    pub(in crate::spool) fn of_whole(rest: &Rest) -> Self {
-        Self {
-            epoch: rest.epoch,
-            incarnation: rest.incarnation,
-            seq: rest.seq,
-        }
-    }
-
-    #[cfg(test)]
-    pub(in crate::spool) fn test(seq: u64) -> Self {
-        Self {
-            epoch: 1,
-            incarnation: [7; 16],
-            seq,
-        }
-    }
-
-    /// The key of its block of so many bundles, and its place in it.
-    pub(in crate::spool) fn block(&self, origin: PeerId, size: u64) -> (BlockKey, usize) {
-        let key = (origin, self.epoch, self.incarnation, self.seq / size);
-        (key, (self.seq % size) as usize)
-    }
-}
-
-/// Origin, epoch, incarnation, number of a block.
-pub(in crate::spool) type BlockKey = (PeerId, u64, [u8; 16], u64);
-
-/// A bit for each bundle of a block.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::spool) enum Block {
-    /// All.
-    Full,
-    /// Those whose bit is set; what lies beyond the end is not.
-    Bits(Vec<u8>),
-}
-
-impl Default for Block {
-    fn default() -> Self {
-        Self::Bits(Vec::new())
-    }
-}
-
-impl Block {
-    fn has(&self, at: usize) -> bool {
-        match self {
-            Self::Full => true,
-            Self::Bits(bits) => bits
-                .get(at / 8)
-                .is_some_and(|byte| byte & (1 << (at % 8)) != 0),
-        }
-    }
-
-    fn set(&mut self, at: usize) {
-        let Self::Bits(bits) = self else {
-            return;
-        };
-        if bits.len() <= at / 8 {
-            bits.resize(at / 8 + 1, 0);
-        }
-        bits[at / 8] |= 1 << (at % 8);
-        if bits.len() as u64 == BLOCK / 8 && bits.iter().all(|byte| *byte == u8::MAX) {
-            *self = Self::Full;
-        }
-    }
 }
 
 impl History {
@@ -267,56 +166,17 @@ impl Spool {
         });
     }
 
-    fn has_bit(
-        &self,
-        table: Table<BlockKey, Block>,
-        origin: PeerId,
-        seq: Seq,
-    ) -> Result<bool, SpoolError> {
-        let (key, at) = seq.block(origin, BLOCK);
-        let block: Option<Block> = self.journal.row(table, &key)?;
-        Ok(block.is_some_and(|block| block.has(at)))
-    }
-
-    /// Whether a bundle with this manifest was published here, as far as its rows are gone.
-    pub(in crate::spool) fn was_settled(&self, of: &Manifest) -> Result<bool, SpoolError> {
-        self.has_bit(SETTLED_BITS, of.origin, Seq::of(of))
-    }
-
-    /// Whether the bundle that had a former name was settled here, in whatever way.
-    pub(in crate::spool) fn was_former_settled(
-        &self,
-        origin: PeerId,
-        former: &Former,
-    ) -> Result<bool, SpoolError> {
-        Ok(self.settled(former.bundle)?.is_some()
-            || self.has_bit(SETTLED_BITS, origin, Seq::of_former(former))?)
-    }
-
-    /// Whether a bundle with this manifest was refused for good, also when its row is gone.
-    pub(in crate::spool) fn was_refused_for_good(
-        &self,
-        manifest: &VerifiedManifest,
-    ) -> Result<bool, SpoolError> {
-        let row = self.inbound_shown(manifest.id())?;
-        Ok(row.is_some_and(|row| row.is_refused_for_good())
-            || self.has_bit(
-                REFUSED_BITS,
-                manifest.manifest().origin,
-                Seq::of(manifest.manifest()),
-            )?)
-    }
-
     /// Our receipt for a bundle that was settled, whether its rows are still there or not.
     pub(in crate::spool) fn receipt_again(
         &self,
         manifest: &VerifiedManifest,
     ) -> Result<Option<Receipt>, SpoolError> {
-        if let Some(receipt) = self.settled(manifest.id())? {
+        if let Some(receipt) = self.ledger.settled(manifest.id())? {
             return Ok(Some(receipt));
         }
         let of = manifest.manifest();
         Ok(self
+            .ledger
             .was_settled(of)?
             .then(|| Receipt::sign(&self.identity, manifest.id(), of.origin)))
     }
@@ -342,7 +202,7 @@ impl Spool {
     /// One page; `false` at the end.
     fn sweep_received(&self) -> Result<bool, SpoolError> {
         let reached = self.history.reached.lock().received.take();
-        let Some(from) = self.sweep_from(&self.next_in, reached) else {
+        let Some(from) = self.sweep_from(&self.ledger.next_in, reached) else {
             return Ok(false);
         };
         let _decide = self.decide();
@@ -376,7 +236,7 @@ impl Spool {
         if self.volatile.lock().contains(&bundle) || self.arriving.lock().contains_key(&bundle) {
             return Ok(false);
         }
-        let table = if self.settled(bundle)?.is_some() {
+        let table = if self.ledger.settled(bundle)?.is_some() {
             SETTLED_BITS
         } else if row.is_refused_for_good() {
             REFUSED_BITS
@@ -469,7 +329,7 @@ impl Spool {
         if self.volatile.lock().contains(&bundle) {
             return Ok(false);
         }
-        let states = self.deliveries_of(bundle)?;
+        let states = self.ledger.deliveries_of(bundle)?;
         if states.is_empty() {
             // Sealed when there was nobody, and not replaced since: somebody may join.
             let waits = self.journal.row(ORPHANS, &order.0)?;
@@ -488,34 +348,6 @@ impl Spool {
             let digests = manifest.manifest().digests();
             self.content.forget_sent(bundle, digests, batch)?;
         }
-        for (peer, _) in self.deliveries_of(bundle)? {
-            batch.remove(DELIVERIES, &(bundle, peer));
-        }
-        batch.remove(BUNDLES, &bundle);
-        batch.remove(OUT_ORDER, &order);
-        batch.remove(DEADLINES, &Ends::Bundle(bundle));
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_block_remembers_what_was_set_and_shrinks_when_it_is_full() {
-        let mut block = Block::default();
-        assert!(!block.has(0) && !block.has(4095));
-        for at in (0..4096).rev().step_by(2) {
-            block.set(at);
-        }
-        assert!(block.has(4095) && !block.has(4094) && block.has(1) && !block.has(0));
-        for at in (0..4096).step_by(2) {
-            assert_ne!(block, Block::Full);
-            block.set(at);
-        }
-        assert_eq!(block, Block::Full);
-        assert!((0..4096).all(|at| block.has(at)));
-        assert_eq!(postcard::to_stdvec(&block).unwrap().len(), 1);
+        self.ledger.forget(bundle, order.0, batch)
     }
 }

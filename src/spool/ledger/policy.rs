@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::spool::group::route::Routing;
 use crate::spool::ledger::expiry::Ageing;
-use crate::spool::tables::CANCELS;
+use crate::spool::ledger::tables::CANCELS;
 use crate::spool::{Spool, SpoolError};
 
 /// In memory. The flags spare those who use none of it a look into the journal.

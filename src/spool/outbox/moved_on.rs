@@ -149,7 +149,7 @@ impl Spool {
     }
 
     fn is_over_for_all(&self, bundle: BundleId) -> Result<bool, SpoolError> {
-        let deliveries = self.deliveries_of(bundle)?;
+        let deliveries = self.ledger.deliveries_of(bundle)?;
         Ok(deliveries.iter().all(|(_, state)| state.is_final()) && self.is_not_orphan(bundle)?)
     }
 

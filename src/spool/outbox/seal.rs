@@ -316,7 +316,7 @@ impl Spool {
         if self.held(old).is_some() {
             batch.remove(HELD, &old);
         }
-        for (peer, state) in self.deliveries_of(old)? {
+        for (peer, state) in self.ledger.deliveries_of(old)? {
             let begun = matches!(
                 self.progress.lock().get(&(old, peer)),
                 Some(DeliveryState::Sending(_))
@@ -344,7 +344,13 @@ impl Spool {
         if entries.len() == 1 {
             return Ok(true);
         }
-        if self.deliveries_of(old)?.iter().all(|(_, s)| s.is_final()) && self.is_not_orphan(old)? {
+        if self
+            .ledger
+            .deliveries_of(old)?
+            .iter()
+            .all(|(_, s)| s.is_final())
+            && self.is_not_orphan(old)?
+        {
             return Ok(false);
         }
         let newer: std::collections::HashSet<&RelPath> = newer

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::bundle::{Cancel, CancelReason, Scope};
-use crate::spool::tables::{CANCELS, CANCELS_OWED, DEADLINES};
+use crate::spool::ledger::probe::{CANCELS, CANCELS_OWED, DEADLINES};
 
 /// Tells `to` every cancel that `from` owes it, as a connection would; gives how many were taken.
 fn tell(from: &Node, to: &Node) -> usize {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::bundle::Scope;
 use crate::spool::journal::{Key, Table};
-use crate::spool::tables::{CARRIED, DELIVERIES, KEPT, PENDING, RELAYS, WATCHED};
+use crate::spool::ledger::probe::{CARRIED, KEPT, RELAYS, WATCHED};
+use crate::spool::tables::{DELIVERIES, PENDING};
 
 const NOBODY: fn(PeerId) -> bool = |_| false;
 const EVERYBODY: fn(PeerId) -> bool = |_| true;
@@ -442,7 +443,7 @@ fn what_is_published_and_not_durable_is_known_to_those_who_may_know_of_it() {
     assert!(birch.spool().receipt_for(bundle, alder.id()).is_none());
     assert!(published(alder.id()) && published(cedar.id()));
     let mut scoped = journal::Batch::default();
-    scoped.insert(tables::SCOPED, &bundle, &vec![birch.id()]);
+    scoped.insert(ledger::probe::SCOPED, &bundle, &vec![birch.id()]);
     birch.spool().journal.submit(scoped).unwrap();
     assert!(published(alder.id()) && !published(cedar.id()));
 }
@@ -653,7 +654,7 @@ fn who_refuses_a_bundle_of_another_is_remembered_while_others_wait_for_it() {
         .spool()
         .set_delivery(bundle, cedar.id(), refused.clone());
     ended.unwrap();
-    let mut states = birch.spool().deliveries_of(bundle).unwrap();
+    let mut states = birch.spool().ledger.deliveries_of(bundle).unwrap();
     states.retain(|(peer, _)| *peer == cedar.id());
     assert_eq!(states, [(cedar.id(), refused)]);
     assert_eq!(

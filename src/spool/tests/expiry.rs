@@ -69,7 +69,10 @@ fn each_of_many_bundles_ends_at_its_time() {
         bundles.push(id);
     }
     let left = || {
-        let rows = alder.spool().journal.rows(tables::DEADLINES.all(), 9999);
+        let rows = alder
+            .spool()
+            .journal
+            .rows(ledger::probe::DEADLINES.all(), 9999);
         rows.unwrap().len()
     };
     for n in [0, 1, 500, 1050, 1099] {
@@ -249,7 +252,10 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_after_its_end() {
     birch.up("y", 50 + 600);
     assert!(birch.spool().kept(bundle).unwrap().is_none());
     assert_eq!(fs::read(birch.inbox("f")).unwrap(), b"x", "it is shown on");
-    let rows = birch.spool().journal.rows(tables::DEADLINES.all(), 9);
+    let rows = birch
+        .spool()
+        .journal
+        .rows(ledger::probe::DEADLINES.all(), 9);
     assert_eq!(rows.unwrap().len(), 0);
 }
 
@@ -329,7 +335,7 @@ fn what_has_arrived_is_passed_on_to_nobody_from_the_end_on_though_no_deadline_is
         .end_custody(manifest.id(), alder.id())
         .unwrap();
     let mut rows = journal::Batch::default();
-    rows.remove(tables::DEADLINES, &Ends::Bundle(manifest.id()));
+    rows.remove(ledger::probe::DEADLINES, &Ends::Bundle(manifest.id()));
     birch.spool().journal.submit(rows).unwrap();
     birch.reads("y", 650_000);
     assert!(is_refused(&open()) && is_refused(&whole.read(0, bytes.len())));

@@ -6,7 +6,8 @@ use super::journal::Table;
 use super::*;
 use crate::spool::CONTRADICTS;
 use crate::spool::inbox::consumed::CONSUMED;
-use crate::spool::tables::{BUNDLES, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
+use crate::spool::ledger::probe::{REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
+use crate::spool::tables::BUNDLES;
 
 const HISTORY: usize = 8;
 
@@ -196,7 +197,14 @@ fn what_was_refused_for_good_stays_refused_when_nobody_remembers_its_row() {
         whole_life(&alder, &birch, &format!("{n}"), format!("{n}").as_bytes());
     }
     birch.swept();
-    assert!(birch.spool().inbound_shown(lie.id()).unwrap().is_none());
+    assert!(
+        birch
+            .spool()
+            .ledger
+            .inbound_shown(lie.id())
+            .unwrap()
+            .is_none()
+    );
     assert_eq!(
         birch.rows()[&REFUSED_BITS.number()],
         1,

@@ -1,7 +1,7 @@
 //! States that hold what nobody would take: it goes at the next start, and nothing else.
 
 use super::journal::{Batch, Key, Table};
-use super::tables::{CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, KeptRow, PENDING};
+use super::tables::{DELIVERIES, PENDING};
 use super::*;
 use crate::bundle::{Cancel, CancelReason, MANIFEST_MAX, SCOPE_MAX, Scope, SignedManifest};
 use crate::delivery::custody::Stage;
@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::peer::roll::{SignedStatement, Statement, What};
 use crate::peer::{Charter, GroupKey};
 use crate::spool::Rank;
+use crate::spool::ledger::probe::{CANCELS, CANCELS_OWED, CARRIED, KEPT, kept_row};
 use crate::spool::outbox::send::{SendRequest, Sent};
 
 /// The key is a letter, then a peer.
@@ -51,7 +52,7 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
     };
     let rank = Rank::of(signed.priority(), order);
     batch.insert(PENDING, &(birch.id(), rank), &bundle);
-    batch.insert(KEPT, &bundle, &KeptRow { signed, order });
+    batch.insert(KEPT, &bundle, &kept_row(signed, order));
     let carried = (PeerId::from_bytes([6; 32]), bundle);
     batch.insert(CARRIED, &carried, &Stage::Carrying);
     let queued = &DeliveryState::Queued;

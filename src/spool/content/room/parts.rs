@@ -154,7 +154,7 @@ impl Spool {
                 continue;
             }
             // After a kill nothing is known of it before it is offered again.
-            let row = self.inbound_shown(bundle)?;
+            let row = self.ledger.inbound_shown(bundle)?;
             let (origin, size) = row.map_or((PeerId::from_bytes([0; 32]), u64::MAX), |row| {
                 (row.origin, row.size)
             });

@@ -80,7 +80,7 @@ impl Spool {
     }
 
     fn recipients_open(&self, bundle: BundleId) -> Result<Vec<PeerId>, SpoolError> {
-        let deliveries = self.deliveries_of(bundle)?;
+        let deliveries = self.ledger.deliveries_of(bundle)?;
         let open = deliveries
             .into_iter()
             .filter(|(_, state)| !state.is_final());

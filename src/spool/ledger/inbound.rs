@@ -1,0 +1,143 @@
+//! Bundles of others as status shows them.
+//!
+//! # Invariants
+//! 1. A row keeps its place among all of them from the first offer on, whatever becomes of its bundle.
+
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{BundleId, RelPath};
+use crate::digest::Digest;
+use crate::journal::Batch;
+use crate::peer::PeerId;
+use crate::spool::SpoolError;
+use crate::spool::inbox::intake::CONTRADICTS;
+use crate::spool::keys::Newest;
+use crate::spool::ledger::Ledger;
+use crate::spool::ledger::tables::{IN_ORDER, IN_SHOWN};
+
+/// A bundle of another as status shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::spool) struct InboundShown {
+    pub(in crate::spool) bundle: BundleId,
+    pub(in crate::spool) origin: PeerId,
+    pub(in crate::spool) path: RelPath,
+    pub(in crate::spool) digest: Option<Digest>,
+    pub(in crate::spool) size: u64,
+    pub(in crate::spool) state: String,
+    pub(in crate::spool) error: Option<String>,
+}
+
+impl InboundShown {
+    /// It may be asked for again without being offered anew.
+    pub(in crate::spool) fn is_open(&self) -> bool {
+        matches!(self.state.as_str(), "incoming" | "deferred" | "quarantined")
+    }
+
+    /// Refused, and never to be looked at again: its origin contradicts itself in it.
+    pub(in crate::spool) fn is_refused_for_good(&self) -> bool {
+        self.state == "refused" && self.error.as_deref() == Some(CONTRADICTS)
+    }
+}
+
+impl Ledger {
+    /// Puts or replaces the row that status shows of a bundle of another. Gives its place among all of them.
+    pub(in crate::spool) fn show_inbound(
+        &self,
+        row: &InboundShown,
+        batch: &mut Batch,
+    ) -> Result<u64, SpoolError> {
+        let order = match self.journal.row(IN_SHOWN, &row.bundle)? {
+            Some(order) => order,
+            None => {
+                let order = self.next_in.fetch_add(1, Ordering::Relaxed);
+                batch.insert(IN_SHOWN, &row.bundle, &order);
+                order
+            }
+        };
+        batch.insert(IN_ORDER, &Newest(order), row);
+        Ok(order)
+    }
+
+    /// The row that status shows of a bundle of another.
+    pub(in crate::spool) fn inbound_shown(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<InboundShown>, SpoolError> {
+        match self.journal.row(IN_SHOWN, &bundle)? {
+            Some(order) => Ok(self.journal.row(IN_ORDER, &Newest(order))?),
+            None => Ok(None),
+        }
+    }
+
+    /// The user removed what this bundle showed.
+    pub(in crate::spool) fn show_consumed(
+        &self,
+        bundle: BundleId,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        self.show_as(bundle, "consumed", batch)
+    }
+
+    /// What status says of a bundle of another that was received.
+    pub(in crate::spool) fn show_as(
+        &self,
+        bundle: BundleId,
+        state: &str,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        self.reshow(bundle, batch, |row| {
+            row.state = state.into();
+            true
+        })
+    }
+
+    /// Status names the file as the inbox does, which showed it as `from`.
+    pub(in crate::spool) fn show_moved(
+        &self,
+        bundle: BundleId,
+        from: &RelPath,
+        to: &RelPath,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        self.reshow(bundle, batch, |row| {
+            let moved = row.path == *from;
+            if moved {
+                row.path = to.clone();
+            }
+            moved
+        })
+    }
+
+    /// Replaces the row that status shows, if there is one that `change` changes.
+    fn reshow(
+        &self,
+        bundle: BundleId,
+        batch: &mut Batch,
+        change: impl FnOnce(&mut InboundShown) -> bool,
+    ) -> Result<(), SpoolError> {
+        let Some(order) = self.journal.row(IN_SHOWN, &bundle)? else {
+            return Ok(());
+        };
+        if let Some(mut row) = self.journal.row(IN_ORDER, &Newest(order))?
+            && change(&mut row)
+        {
+            batch.insert(IN_ORDER, &Newest(order), &row);
+        }
+        Ok(())
+    }
+
+    /// The newest rows first, at most `limit`, after the one at the place `before`.
+    pub(in crate::spool) fn inbound(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<InboundShown>, SpoolError> {
+        let after = before.map(Newest);
+        let rows = self
+            .journal
+            .rows(IN_ORDER.all().after(after.as_ref()), limit)?;
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+}

@@ -1,0 +1,30 @@
+//! Tables of the ledger, for tests that count rows or put some there.
+
+use super::settled::{Block, BlockKey, Seq};
+use super::tables;
+use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
+use crate::delivery::custody::Stage;
+use crate::journal::Table;
+use crate::peer::PeerId;
+use crate::spool::keys::Ends;
+
+use super::tables::KeptRow;
+
+pub(in crate::spool) const SETTLED_SEQ: Table<BundleId, Seq> = tables::SETTLED_SEQ;
+pub(in crate::spool) const SETTLED_BITS: Table<BlockKey, Block> = tables::SETTLED_BITS;
+pub(in crate::spool) const REFUSED_BITS: Table<BlockKey, Block> = tables::REFUSED_BITS;
+pub(in crate::spool) const SCOPED: Table<BundleId, Vec<PeerId>> = tables::SCOPED;
+pub(in crate::spool) const IN_SHOWN: Table<BundleId, u64> = tables::IN_SHOWN;
+pub(in crate::spool) const CANCELS: Table<(BundleId, PeerId), Cancel> = tables::CANCELS;
+pub(in crate::spool) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> =
+    tables::CANCELS_OWED;
+pub(in crate::spool) const DEADLINES: Table<Ends, u64> = tables::DEADLINES;
+pub(in crate::spool) const KEPT: Table<BundleId, KeptRow> = tables::KEPT;
+pub(in crate::spool) const WATCHED: Table<BundleId, (PeerId, Stage)> = tables::WATCHED;
+pub(in crate::spool) const CARRIED: Table<(PeerId, BundleId), Stage> = tables::CARRIED;
+pub(in crate::spool) const RELAYS: Table<(PeerId, BundleId, PeerId), Receipt> = tables::RELAYS;
+
+/// A row of [`KEPT`].
+pub(in crate::spool) fn kept_row(signed: SignedManifest, order: u64) -> KeptRow {
+    KeptRow { signed, order }
+}

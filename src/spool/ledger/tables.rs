@@ -1,0 +1,49 @@
+//! The rows of the ledger. Nobody else reads or writes them: others call methods of [`super::Ledger`]. A change here is a
+//! change of the state's format.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
+use crate::delivery::custody::Stage;
+use crate::journal::Table;
+use crate::peer::PeerId;
+use crate::spool::keys::{Ends, Newest};
+use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::settled::{Block, BlockKey, Seq};
+
+/// Bundle id → `Receipt`: bundles of others that are settled here.
+pub(super) const SETTLED: Table<BundleId, Receipt> = Table::new(13);
+/// Bundle id → `Seq`: of those in [`SETTLED`] or refused for good, what the bit is found by that stands for them later.
+pub(super) const SETTLED_SEQ: Table<BundleId, Seq> = Table::new(60);
+/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`SETTLED`].
+pub(super) const SETTLED_BITS: Table<BlockKey, Block> = Table::new(61);
+/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were refused for good, and are no longer shown.
+pub(super) const REFUSED_BITS: Table<BlockKey, Block> = Table::new(38);
+/// Bundle id → its recipients: bundles settled here that are not for everybody.
+pub(super) const SCOPED: Table<BundleId, Vec<PeerId>> = Table::new(46);
+/// Descending order → [`InboundShown`]: bundles of others as status shows them, newest first.
+pub(super) const IN_ORDER: Table<Newest, InboundShown> = Table::new(15);
+/// Bundle id → descending order in [`IN_ORDER`].
+pub(super) const IN_SHOWN: Table<BundleId, u64> = Table::new(16);
+/// Bundle id, origin → `Cancel`: bundles that their origin has ended, ours and those of others that are for us.
+pub(super) const CANCELS: Table<(BundleId, PeerId), Cancel> = Table::new(32);
+/// Peer, bundle id, origin → (): whom we have not told of a cancel yet, as far as we know.
+pub(super) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> = Table::new(33);
+/// Bundle id, or key of a cancel → age in seconds at which it ends: what is still open, and what is still remembered.
+pub(super) const DEADLINES: Table<Ends, u64> = Table::new(36);
+/// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
+pub(super) const KEPT: Table<BundleId, KeptRow> = Table::new(41);
+/// Bundle id → (origin, `Stage`): those of [`KEPT`] that their origin may still close by itself.
+pub(super) const WATCHED: Table<BundleId, (PeerId, Stage)> = Table::new(42);
+/// Origin, bundle id → `Stage`: those of [`KEPT`] that we owe to others, or whose receipts wait for the origin.
+pub(super) const CARRIED: Table<(PeerId, BundleId), Stage> = Table::new(43);
+/// Origin, bundle id, recipient → `Receipt`: receipts of others to be handed to the origin.
+pub(super) const RELAYS: Table<(PeerId, BundleId, PeerId), Receipt> = Table::new(44);
+
+/// A bundle of another that is kept for further recipients.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::spool) struct KeptRow {
+    pub(super) signed: SignedManifest,
+    /// Place in `PENDING`, after all bundles of ours.
+    pub(super) order: u64,
+}
