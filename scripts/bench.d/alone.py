@@ -94,7 +94,7 @@ def crowded(base, scale, row, files):
         label = f"{files:,} files as one bundle into {where}"
         row(f"{label}, mv → visible", f"{took:.1f} s")
         for op in ("rm", "stat", "write", "ls"):
-            row(f"… beside it `{op}`, p50 / p99 / worst", worse(ops, op), "p99 ≤ 20 ms")
+            row(f"… beside it `{op}`, p50 / p99 / p99 of the worst second / worst", worse(ops, op), "p99 ≤ 20 ms")
             row("… the same with nothing going on", worse(idle_ops, op))
     shutil.rmtree(source)
     shutil.rmtree(supply)
@@ -102,8 +102,8 @@ def crowded(base, scale, row, files):
 
 def worse(ops, op):
     """The tree of the two in which `op` takes longer."""
-    tree, times = max(((tree, times[op]) for tree, times in ops.items() if times.get(op)), key=lambda of: of[1]["p99"])
-    return f"{tree}: " + " / ".join(f"{times[key] * 1000:.2f}" for key in ("p50", "p99", "worst")) + f" ms of {times['count']:,}"
+    tree, times = max(((tree, times[op]) for tree, times in ops.items() if times.get(op)), key=lambda of: of[1]["second"])
+    return f"{tree}: " + " / ".join(f"{times[key] * 1000:.2f}" for key in ("p50", "p99", "second", "worst")) + f" ms of {times['count']:,}"
 
 
 def crowd(base, source, supply, merged):

@@ -133,7 +133,7 @@ class Bench:
                 raise
             self.failed.append(what)
             print(f"  FAILED {what}: {error} {getattr(error, 'stderr', '') or ''}", flush=True)
-            if not isinstance(error, (SystemExit, AssertionError, rig.Late)):
+            if not isinstance(error, (SystemExit, AssertionError, rig.Late, subprocess.SubprocessError)):
                 traceback.print_exc()
 
     def compare(self):

@@ -34,7 +34,7 @@ class Report:
 
     def row(self, what, figure, goal=""):
         self.rows.append((what, figure, goal if self.goals else ""))
-        print(f"  {what:<70} {figure:<40} {goal}", flush=True)
+        print(f"  {what:<72} {figure:<48} {goal}", flush=True)
 
     def medians(self, load, figure):
         return {way: median(rounds) for way, rounds in self.samples.get((load, figure), {}).items()}
