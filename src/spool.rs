@@ -41,7 +41,6 @@ use self::content::Content;
 pub(crate) use self::content::ContentReader;
 use self::content::room::Room;
 pub(crate) use self::content::room::{Limits, PartRoom};
-use self::content::zeros::Zeros;
 pub(crate) use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
@@ -498,7 +497,6 @@ pub(crate) struct Spool {
     me: Weak<Spool>,
     layout: Layout,
     roots: Roots,
-    room: Room,
     dress: Dress,
     identity: Identity,
     lifetime: RwLock<Duration>,
@@ -549,7 +547,6 @@ pub(crate) struct Spool {
     rebuilt: bool,
     jobs: Arc<Jobs>,
     tails: TailHasher,
-    zeros: Zeros,
     /// Closing it releases the lock on the state directory.
     lock: Mutex<Option<StateLock>>,
 }
@@ -617,14 +614,13 @@ impl Spool {
         let tails = TailHasher::start().on("start a thread for", &state)?;
         let spool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            content: Content::new(&journal, &layout, room),
             layout,
             roots,
-            room,
             dress: config.dress,
             identity: config.identity,
             lifetime: RwLock::new(config.lifetime),
             deciding: Mutex::new(()),
-            content: Content::new(&journal),
             outbox: Outbox::new(&journal),
             inbox: Inbox::new(&journal),
             ledger,
@@ -661,7 +657,6 @@ impl Spool {
             rebuilt,
             jobs: Arc::new(Jobs::new()),
             tails,
-            zeros: Zeros::default(),
             lock: Mutex::new(Some(lock)),
         });
         spool.begin_policy()?;

@@ -17,7 +17,6 @@ mod tables;
 mod uses;
 pub(in crate::spool) mod zeros;
 
-use crate::journal::Journal;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -27,12 +26,15 @@ use std::sync::Weak;
 
 use bytes::Bytes;
 
+use self::room::Room;
+use self::zeros::Zeros;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{DELIVERIES, INODES, InodeRow, Stat};
-use super::{GateGuard, ServeError, Spool, SpoolError};
-use crate::bundle::{BundleId, DeliveryState, EntryKind, RelPath};
+use super::tables::{DELIVERIES, Stat};
+use super::{GateGuard, Layout, ServeError, Spool, SpoolError};
+use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, RelPath};
 use crate::digest::Digest;
+use crate::journal::Journal;
 use crate::peer::PeerId;
 
 /// Inode of what `path` shows, or `None`.
@@ -43,20 +45,40 @@ pub(super) fn inode_at(path: &Path) -> Option<u64> {
 /// What is kept by digest: hard links, who needs them, and the room for them.
 pub(in crate::spool) struct Content {
     journal: Arc<Journal>,
+    layout: Layout,
+    pub(in crate::spool) room: Room,
+    pub(in crate::spool) zeros: Zeros,
 }
 
 impl Content {
-    pub(in crate::spool) fn new(journal: &Arc<Journal>) -> Self {
+    pub(in crate::spool) fn new(journal: &Arc<Journal>, layout: &Layout, room: Room) -> Self {
         Self {
             journal: Arc::clone(journal),
+            layout: layout.clone(),
+            room,
+            zeros: Zeros::default(),
         }
     }
-}
 
-impl Spool {
+    /// Whether it is here.
+    pub(in crate::spool) fn has(&self, digest: Digest) -> bool {
+        inode_at(&self.layout.content(digest)).is_some()
+    }
+
+    /// Whether the content of all files of a bundle is here.
+    pub(in crate::spool) fn has_all(&self, of: &Manifest) -> bool {
+        of.digests().all(|digest| self.has(digest))
+    }
+
+    /// The digest of the inode's bytes, if they are sealed and this inode is the one that `content/` shows.
+    pub(in crate::spool) fn linked(&self, ino: u64) -> Option<Digest> {
+        let row = self.record_of(ino).ok().flatten()?;
+        (inode_at(&self.layout.content(row.digest)) == Some(ino)).then_some(row.digest)
+    }
+
     /// Gives `file`, whose bytes have this digest, a link in `content/`, unless another inode holds them already.
     /// Call with the decision lock held. `false`: the file has no name any more.
-    pub(super) fn hold_content(
+    pub(in crate::spool) fn hold(
         &self,
         file: &File,
         digest: Digest,
@@ -77,16 +99,21 @@ impl Spool {
         Ok(true)
     }
 
-    /// Removes the link when no bundle needs it and no visible name shows its inode. Call with the decision lock held.
-    pub(super) fn free_content(&self, digest: Digest) -> Result<(), SpoolError> {
+    /// Removes the link when no bundle needs it and no visible name shows its inode; counts it as kept for others when
+    /// one does. Call with the decision lock held.
+    pub(in crate::spool) fn free(&self, digest: Digest) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
         match fs::symlink_metadata(&link) {
-            Ok(meta) if meta.nlink() == 1 && !self.content.is_needed(digest)? => {
+            Ok(meta) if meta.nlink() == 1 => {
+                if self.is_needed(digest)? {
+                    self.room.count(digest, meta.len());
+                    return Ok(());
+                }
                 durable::remove(&link)?;
                 self.room.uncount(digest, meta.len());
                 let mut batch = Batch::default();
-                batch.remove(INODES, &meta.ino());
-                self.content.forget_uses(digest, &mut batch)?;
+                self.forget_record(meta.ino(), &mut batch);
+                self.forget_uses(digest, &mut batch)?;
                 Ok(self.journal.submit(batch)?)
             }
             Ok(_) => Ok(()),
@@ -95,8 +122,45 @@ impl Spool {
         }
     }
 
+    /// The last visible name of this inode is gone, as `batch` says, which is submitted. Call with the decision lock
+    /// held.
+    pub(in crate::spool) fn last_name_gone(
+        &self,
+        ino: u64,
+        mut batch: Batch,
+    ) -> Result<(), SpoolError> {
+        let linked = self.linked(ino);
+        if linked.is_none() {
+            self.forget_record(ino, &mut batch);
+        }
+        self.journal.submit(batch)?;
+        linked.map_or(Ok(()), |digest| self.free(digest))
+    }
+
+    /// The inode is about to lose these bytes: it does not stand for them any more. `false`: somebody needs them, and
+    /// [`Spool::copy_out`] comes first. Call with the decision lock held until the batch is submitted.
+    pub(in crate::spool) fn before_change(
+        &self,
+        digest: Digest,
+        ino: u64,
+        batch: &mut Batch,
+    ) -> Result<bool, SpoolError> {
+        let link = self.layout.content(digest);
+        if inode_at(&link) == Some(ino) && self.is_needed(digest)? {
+            return Ok(false);
+        }
+        self.unlink(digest, ino, batch)?;
+        Ok(true)
+    }
+
     /// The inode turned out not to have these bytes: it does not stand for them. Call with the decision lock held.
-    pub(super) fn disown_content(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
+    pub(in crate::spool) fn disown(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
+        let mut batch = Batch::default();
+        self.unlink(digest, ino, &mut batch)?;
+        Ok(self.journal.submit(batch)?)
+    }
+
+    fn unlink(&self, digest: Digest, ino: u64, batch: &mut Batch) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
         if let Ok(meta) = fs::symlink_metadata(&link)
             && meta.ino() == ino
@@ -104,11 +168,28 @@ impl Spool {
             durable::remove(&link)?;
             self.room.uncount(digest, meta.len());
         }
-        let mut batch = Batch::default();
-        batch.remove(INODES, &ino);
-        Ok(self.journal.submit(batch)?)
+        self.forget_record(ino, batch);
+        Ok(())
     }
 
+    /// Puts a copy of the inode's bytes in its place, if they are still needed. `false`: they are not. Call with the
+    /// decision lock held, and sync the directory of the link afterwards.
+    fn put_copy(&self, copy: &Path, digest: Digest, ino: u64) -> Result<bool, SpoolError> {
+        let link = self.layout.content(digest);
+        if inode_at(&link) != Some(ino) || !self.is_needed(digest)? {
+            return Ok(false);
+        }
+        durable::rename(copy, &link)?;
+        let meta = fs::symlink_metadata(&link).on("stat", &link)?;
+        let mut batch = Batch::default();
+        self.record(digest, &Stat::of(&meta), &mut batch);
+        self.journal.submit(batch)?;
+        self.room.count(digest, meta.len());
+        Ok(true)
+    }
+}
+
+impl Spool {
     /// Opens content for `peer`, which must be a recipient of `bundle`; `entry` is the index in its manifest.
     pub(crate) fn open_content(
         &self,
@@ -153,12 +234,6 @@ impl Spool {
         Ok(ContentReader::new(path, len, until))
     }
 
-    /// The digest of the inode's bytes, if they are sealed and this inode is the one that `content/` shows.
-    pub(super) fn linked_digest(&self, ino: u64) -> Option<Digest> {
-        let row = self.record_of(ino).ok().flatten()?;
-        (inode_at(&self.layout.content(row.digest)) == Some(ino)).then_some(row.digest)
-    }
-
     /// Saves the sealed bytes of the inode to a content inode of their own, then lets the modification go on. Blocks.
     pub(crate) fn copy_out(
         &self,
@@ -198,13 +273,7 @@ impl Spool {
             return Err(error.into());
         }
         let decide = self.decide();
-        if inode_at(&link) == Some(gate.gate().ino()) && self.content.is_needed(digest)? {
-            durable::rename(&temp, &link)?;
-            let stat = Stat::of(&fs::symlink_metadata(&link).on("stat", &link)?);
-            let mut batch = Batch::default();
-            batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
-            self.journal.submit(batch)?;
-            self.note_held(digest);
+        if self.content.put_copy(&temp, digest, gate.gate().ino())? {
             drop(decide);
             if let Some(directory) = link.parent() {
                 durable::sync_directory(directory)?;

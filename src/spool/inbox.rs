@@ -33,7 +33,7 @@ use std::sync::atomic::Ordering;
 
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{IN_NAMES, INODES, INTENTS, InName, Intent, LEAVING, VERSIONS, Version};
+use super::tables::{IN_NAMES, INTENTS, InName, Intent, LEAVING, VERSIONS, Version};
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{Receipt, RelPath, VerifiedManifest};
 use crate::spool::inbox::intake::{Verified, shown};
@@ -118,7 +118,7 @@ impl Spool {
             self.unpublish(verified, &namings, &mut given);
         } else {
             for ino in given.iter().filter_map(|name| name.replaced) {
-                self.forget_inode(ino)?;
+                self.content.last_name_gone(ino, Batch::default())?;
             }
             self.drop_outdated(manifest.manifest())?;
         }
@@ -165,7 +165,7 @@ impl Spool {
                     }
                     if let Some(file) = &staged.kept {
                         if let Some(digest) = manifest.manifest().entries[naming.entry].digest() {
-                            self.hold_content(file, digest, &mut batch)?;
+                            self.content.hold(file, digest, &mut batch)?;
                         }
                         batch.sync(Sync::File(Arc::clone(file)));
                     }
@@ -287,7 +287,7 @@ impl Spool {
             };
             let before: Option<InName> = self.journal.row(IN_NAMES, name)?;
             if before.as_ref().is_none_or(|row| row.bundle != bundle) {
-                self.room.allowance().more(of.origin, entry.size());
+                self.content.room.allowance().more(of.origin, entry.size());
             }
             if let Some(before) = before.filter(|before| before.bundle != bundle) {
                 self.shown_no_more(&before, batch)?;
@@ -304,22 +304,6 @@ impl Spool {
             }
         }
         Ok(())
-    }
-
-    /// An inode that the inbox no longer shows.
-    pub(super) fn forget_inode(&self, ino: u64) -> Result<(), SpoolError> {
-        match self.linked_digest(ino) {
-            Some(digest) => {
-                self.free_content(digest)?;
-                self.note_held(digest);
-                Ok(())
-            }
-            None => {
-                let mut batch = Batch::default();
-                batch.remove(INODES, &ino);
-                Ok(self.journal.submit(batch)?)
-            }
-        }
     }
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.
@@ -352,10 +336,9 @@ impl Spool {
                 }
             }
         }
-        self.journal.submit(batch)?;
         match row {
-            Some(row) => self.forget_inode(row.ino),
-            None => Ok(()),
+            Some(row) => self.content.last_name_gone(row.ino, batch),
+            None => Ok(self.journal.submit(batch)?),
         }
     }
 

@@ -25,10 +25,10 @@ use std::sync::{Arc, Weak};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::durable::{self, OnPath};
+use super::durable::OnPath;
 use super::journal::Batch;
 use super::keys::{At, Beneath};
-use super::tables::{INODES, InodeRow, MARKS, MarkKind, OUT_NAMES, OutName};
+use super::tables::{MARKS, MarkKind, OUT_NAMES, OutName};
 use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
 use crate::bundle::{RelPath, Stage};
 
@@ -64,12 +64,12 @@ impl Spool {
                 if let Some(gate) = entry.get().upgrade() {
                     return gate;
                 }
-                let gate = Arc::new(Gate::new(ino, self.linked_digest(ino)));
+                let gate = Arc::new(Gate::new(ino, self.content.linked(ino)));
                 entry.insert(Arc::downgrade(&gate));
                 gate
             }
             MapEntry::Vacant(entry) => {
-                let gate = Arc::new(Gate::new(ino, self.linked_digest(ino)));
+                let gate = Arc::new(Gate::new(ino, self.content.linked(ino)));
                 entry.insert(Arc::downgrade(&gate));
                 gate
             }
@@ -109,18 +109,10 @@ impl Spool {
         let mut decide = None;
         if let Some(digest) = gate.state().sealed {
             decide = Some(self.decide());
-            let link = self.layout.content(digest);
-            if let Ok(meta) = std::fs::symlink_metadata(&link)
-                && meta.ino() == ino
-            {
-                if self.content.is_needed(digest)? {
-                    return Ok(false);
-                }
-                durable::remove(&link)?;
-                self.room.uncount(digest, meta.len());
+            if !self.content.before_change(digest, ino, &mut batch)? {
+                return Ok(false);
             }
             gate.state().sealed = None;
-            batch.remove(INODES, &ino);
         }
         self.mark_open(gate, path, batch)?;
         drop(decide);
@@ -306,20 +298,14 @@ impl Spool {
             if let Some(gate) = gate.and_then(|gate| gate.upgrade()) {
                 gate.retire();
             }
-            if let Some(digest) = self.linked_digest(ino) {
-                self.journal.submit(batch)?;
-                self.free_content(digest)?;
-                self.note_held(digest);
-                return Ok(());
-            }
-            batch.remove(INODES, &ino);
+            return self.content.last_name_gone(ino, batch);
         }
         Ok(self.journal.submit(batch)?)
     }
 
     /// `st_nlink` as the user should see it: without the link in `content/`, which may be the last one left.
     pub(crate) fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
-        if st_nlink > 0 && self.linked_digest(ino).is_some() {
+        if st_nlink > 0 && self.content.linked(ino).is_some() {
             st_nlink - 1
         } else {
             st_nlink
@@ -357,9 +343,8 @@ impl Spool {
 
     /// Whether the bundle of a name is of the bytes that its inode has: another name of it may have been sealed since.
     pub(super) fn is_current(&self, row: &OutName) -> bool {
-        let sealed = self.journal.row(INODES, &row.stat.ino);
-        let other = |sealed: &InodeRow| sealed.digest != row.digest;
-        !sealed.ok().flatten().as_ref().is_some_and(other)
+        let sealed = self.content.record_of(row.stat.ino).ok().flatten();
+        sealed.is_none_or(|sealed| sealed.digest == row.digest)
     }
 
     /// Counts a file that was removed before it was sent.

@@ -25,9 +25,7 @@ use super::beneath::Root;
 use super::durable::{self, OnPath, Sync};
 use super::journal::{Batch, Key, Table};
 use super::start::LastRun;
-use super::tables::{
-    IN_NAMES, INODES, InName, InodeRow, Stat, TREES, TreeFile, TreeRow, name_in_tree,
-};
+use super::tables::{IN_NAMES, InName, Stat, TREES, TreeFile, TreeRow, name_in_tree};
 use super::{RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, RelPath};
 use crate::digest::Digest;
@@ -130,8 +128,8 @@ impl Spool {
             let mut batch = Batch::default();
             batch.remove(IN_NAMES, name);
             // Moved to the outbox, the inode may still be the one behind its digest.
-            if spool.linked_digest(row.ino).is_none() {
-                batch.remove(INODES, &row.ino);
+            if spool.content.linked(row.ino).is_none() {
+                self.content.forget_record(row.ino, &mut batch);
             }
             spool.row_consumed(row, name, &mut batch)?;
             Ok(spool.journal.submit(batch)?)
@@ -264,8 +262,7 @@ impl Spool {
                 match Digest::from_hex(&name) {
                     Some(digest) => {
                         self.vouch(digest, &entry.path(), same_boot)?;
-                        self.free_content(digest)?;
-                        self.note_held(digest);
+                        self.content.free(digest)?;
                     }
                     None => {
                         tracing::warn!(path = %entry.path().display(), "a foreign file under content/");
@@ -303,6 +300,7 @@ impl Spool {
         let meta = fs::symlink_metadata(link).on("stat", link)?;
         let found = Stat::of(&meta);
         let record = self
+            .content
             .record_of(found.ino)?
             .filter(|record| record.digest == digest);
         let vouched = record.is_some_and(|record| record.holds(&found, same_boot));
@@ -317,12 +315,8 @@ impl Spool {
         if self.content.is_needed(digest)? {
             let file = File::open(link).on("open", link)?;
             if hash_file(&file).on("read", link)?.digest == digest {
-                let record = InodeRow {
-                    digest,
-                    stat: found,
-                };
                 let mut batch = Batch::default();
-                batch.insert(INODES, &found.ino, &record);
+                self.content.record(digest, &found, &mut batch);
                 batch.sync(Sync::File(Arc::new(file)));
                 return Ok(self.journal.submit(batch)?);
             }

@@ -9,7 +9,7 @@ use super::keys::Newest;
 use crate::bundle::{BundleId, DeliveryState, RelPath, SignedManifest};
 use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
-pub(super) use crate::spool::content::record::{InodeRow, Stat};
+pub(super) use crate::spool::content::record::Stat;
 use crate::spool::group::route::HeldRow;
 use crate::spool::inbox::taken::Which;
 use crate::spool::ledger::rank::Rank;
@@ -33,8 +33,6 @@ pub(super) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> = Table::n
 pub(super) const OUT_NAMES: Table<RelPath, OutName> = Table::new(7);
 /// Backing inode, outbox path → [`OutName`]: at a start, rows of [`OUT_NAMES`] whose name does not show their inode.
 pub(super) const DISPLACED: Table<(u64, RelPath), OutName> = Table::new(27);
-/// Backing inode → [`InodeRow`]: the record of each inode with sealed or received bytes.
-pub(super) const INODES: Table<u64, InodeRow> = Table::new(8);
 /// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.
 pub(super) const MARKS: Table<u64, Mark> = Table::new(9);
 /// Outbox path → backing inode: names of inodes that have more than one.

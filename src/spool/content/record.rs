@@ -16,10 +16,11 @@ use std::fs::File;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use super::Content;
+use super::tables::INODES;
 use crate::bundle::RelPath;
 use crate::digest::Digest;
 use crate::spool::journal::{Batch, JournalError};
-use crate::spool::tables::INODES;
 use crate::spool::{Spool, SpoolError};
 
 /// Seconds and nanoseconds since 1970.
@@ -120,7 +121,7 @@ fn since_1970(time: std::time::SystemTime) -> Time {
     }
 }
 
-impl Spool {
+impl Content {
     /// The record of an inode. One that cannot be read is none: its file is hashed.
     pub(in crate::spool) fn record_of(&self, ino: u64) -> Result<Option<InodeRow>, SpoolError> {
         match self.journal.row(INODES, &ino) {
@@ -132,18 +133,27 @@ impl Spool {
         }
     }
 
-    /// Records that the inode is taken for one with these bytes, until it is hashed.
-    pub(in crate::spool) fn record_doubted(
-        &self,
-        digest: Digest,
-        found: &Stat,
-    ) -> Result<(), SpoolError> {
-        let stat = found.doubted();
-        let mut batch = Batch::default();
-        batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
-        Ok(self.journal.submit(batch)?)
+    /// An inode that looks like this has these bytes.
+    pub(in crate::spool) fn record(&self, digest: Digest, stat: &Stat, batch: &mut Batch) {
+        let row = InodeRow {
+            digest,
+            stat: *stat,
+        };
+        batch.insert(INODES, &stat.ino, &row);
     }
 
+    /// The inode is taken for one with these bytes, until it is hashed.
+    pub(in crate::spool) fn record_doubted(&self, digest: Digest, found: &Stat, batch: &mut Batch) {
+        self.record(digest, &found.doubted(), batch);
+    }
+
+    /// The inode is gone, or has other bytes now.
+    pub(in crate::spool) fn forget_record(&self, ino: u64, batch: &mut Batch) {
+        batch.remove(INODES, &ino);
+    }
+}
+
+impl Spool {
     /// Does what changes nothing of the bytes of an inode of the outbox but moves its change time (mode, owner, times,
     /// attributes, names), and records it again if its record held until then: so the next start need not hash it. `path`
     /// is one of its names before that.
@@ -152,7 +162,7 @@ impl Spool {
     /// the first record was, so the new one vouches for the same after a power loss; if the change time gets lost and the
     /// row does not, or the other way round, they do not match, and the file is hashed.
     pub(crate) fn keep_record<T>(&self, ino: u64, path: &RelPath, act: impl FnOnce() -> T) -> T {
-        let Ok(Some(record)) = self.record_of(ino) else {
+        let Ok(Some(record)) = self.content.record_of(ino) else {
             return act();
         };
         let gate = self.gate(ino);
@@ -169,12 +179,8 @@ impl Spool {
         if !held || record.stat == after || record.stat.size != after.size {
             return done;
         }
-        let row = InodeRow {
-            stat: after,
-            ..record
-        };
         let mut batch = Batch::default();
-        batch.insert(INODES, &ino, &row);
+        self.content.record(record.digest, &after, &mut batch);
         if let Err(error) = self.journal.submit(batch) {
             tracing::debug!(%path, %error, "not recorded again: the next start hashes it");
         }
@@ -195,7 +201,7 @@ impl Spool {
         };
         let stat = Stat::of(&meta);
         if stat.ino == ino {
-            batch.insert(INODES, &ino, &InodeRow { digest, stat });
+            self.content.record(digest, &stat, batch);
         }
         Ok(())
     }

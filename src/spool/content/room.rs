@@ -171,14 +171,15 @@ impl Room {
         Ok(())
     }
 
-    fn count(&self, digest: Digest, len: u64) {
+    /// Its only name is that in `content/`.
+    pub(in crate::spool) fn count(&self, digest: Digest, len: u64) {
         let mut held = self.held.lock();
         if held.counted.insert(short(digest)) {
             held.bytes = held.bytes.saturating_add(len);
         }
     }
 
-    /// The only name of this content is gone, or it has another one again.
+    /// It is gone, or has another name again.
     pub(in crate::spool) fn uncount(&self, digest: Digest, len: u64) {
         let mut held = self.held.lock();
         if held.counted.remove(&short(digest)) {
@@ -194,27 +195,32 @@ impl Room {
 impl Spool {
     /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
     pub(crate) fn room_for(&self, len: u64) -> Result<(), SpoolError> {
-        match self.room.take(len) {
-            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.room.take(len),
+        match self.content.room.take(len) {
+            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.content.room.take(len),
             // What is kept for others goes first.
-            Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => self.room.take(len),
+            Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => {
+                self.content.room.take(len)
+            }
             taken => taken,
         }
     }
 
     /// Bytes that are left free, whoever writes.
     pub(crate) fn min_free(&self) -> u64 {
-        self.room.measure().map_or(0, |(_, min_free)| min_free)
+        self.content
+            .room
+            .measure()
+            .map_or(0, |(_, min_free)| min_free)
     }
 
     /// Bytes of content that no name shows any more and somebody still waits for.
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.room.held.lock().bytes
+        self.content.room.held.lock().bytes
     }
 
     /// What is wrong with the space, if programs and peers already feel it.
     pub(in crate::spool) fn space_trouble(&self) -> Option<String> {
-        match self.room.measure() {
+        match self.content.room.measure() {
             Ok((0, min_free)) => Some(format!(
                 "less than min_free ({min_free} bytes) is left on the disk: writes fail with ENOSPC, nothing is received"
             )),
@@ -223,33 +229,23 @@ impl Spool {
         }
     }
 
-    /// A name of this content went away, or a copy was made of it: counts it if `content/` is its only name now. Call
-    /// with the decision lock held.
-    pub(in crate::spool) fn note_held(&self, digest: Digest) {
-        if let Ok(meta) = std::fs::symlink_metadata(self.layout.content(digest))
-            && meta.nlink() == 1
-        {
-            self.room.count(digest, meta.len());
-        }
-    }
-
     /// Everything `max_bytes` bounds, with what is given to arrivals and not written yet.
     fn used_for_others(&self) -> u64 {
         self.held_bytes()
             + bytes_in(&self.layout.partial(), |_| true)
             + bytes_in(&self.layout.quarantine(), |_| true)
-            + self.room.rations.lock().given()
+            + self.content.room.rations.lock().given()
     }
 
     /// Takes over other limits. What is there already stays, whatever they are; `history` holds from the next start.
     pub(crate) fn set_limits(&self, limits: Limits) {
-        *self.room.limits.write() = limits;
-        self.room.budget.store(0, Ordering::Relaxed);
+        *self.content.room.limits.write() = limits;
+        self.content.room.budget.store(0, Ordering::Relaxed);
     }
 
     /// Whether one more file of `len` bytes may be kept without a name; EDQUOT if not.
     pub(in crate::spool) fn may_hold(&self, digest: Digest, len: u64) -> Result<(), SpoolError> {
-        let Some(max) = self.room.limits().max_bytes else {
+        let Some(max) = self.content.room.limits().max_bytes else {
             return Ok(());
         };
         let used = self.used_for_others();
@@ -266,10 +262,10 @@ impl Spool {
     /// Whether the last visible name of an inode may be removed: not if somebody waits for its content and there is no
     /// room to keep it.
     pub(crate) fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError> {
-        if self.room.limits().max_bytes.is_none() {
+        if self.content.room.limits().max_bytes.is_none() {
             return Ok(());
         }
-        match self.linked_digest(ino) {
+        match self.content.linked(ino) {
             Some(digest) if self.content.is_needed(digest)? => self.make_hold(digest, len),
             Some(_) | None => Ok(()),
         }
@@ -277,8 +273,8 @@ impl Spool {
 
     /// Why the file cannot be removed or changed now, for its attributes.
     pub(in crate::spool) fn why_stuck(&self, digest: Digest, len: u64) -> Option<String> {
-        let needed =
-            self.room.limits().max_bytes.is_some() && self.content.is_needed(digest).ok()?;
+        let needed = self.content.room.limits().max_bytes.is_some()
+            && self.content.is_needed(digest).ok()?;
         needed
             .then(|| self.may_hold(digest, len).err())
             .flatten()

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! 1. A bundle needs its content from its seal, or from when it is kept for others, until it is final for everybody. What
-//!    no bundle needs and no visible name shows is freed ([`crate::spool::Spool::free_content`]).
+//!    no bundle needs and no visible name shows is freed ([`Content::free`]).
 //! 2. Who gave content and as what it was sent is forgotten with it: nothing can be copied from what is gone.
 
 use super::Content;

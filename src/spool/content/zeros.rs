@@ -101,7 +101,7 @@ impl Zeros {
 /// Lets the SHA-256 of a file follow what is here of it.
 pub(in crate::spool) fn follow(spool: &Spool, part: &mut PartFile) -> Result<Followed, SpoolError> {
     let file = part.open()?;
-    let followed = part.follow(&file, &mut |sha, len| spool.zeros.hash(sha, len));
+    let followed = part.follow(&file, &mut |sha, len| spool.content.zeros.hash(sha, len));
     followed.on("read", &part.at)
 }
 
@@ -111,7 +111,7 @@ impl Spool {
         &self,
         manifest: &VerifiedManifest,
     ) -> Result<Option<String>, SpoolError> {
-        let (size, most) = (manifest.manifest().total_size(), self.room.whole()?);
+        let (size, most) = (manifest.manifest().total_size(), self.content.room.whole()?);
         let why = || format!("no room here ever: {size} bytes, and the file system has {most}");
         Ok((size > most).then(why))
     }

@@ -8,7 +8,6 @@ use std::collections::{HashMap, HashSet};
 
 use crate::bundle::{BundleId, Entry, RelPath, Rest, Scope};
 use crate::peer::PeerId;
-use crate::spool::content::inode_at;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::seal::Earlier;
 use crate::spool::tables::{JOINING, ORPHANS, OUT_NAMES};
@@ -47,7 +46,7 @@ impl Spool {
             let mut batch = Batch::default();
             let mut unlinked = Vec::new();
             for (path, name) in &page {
-                if inode_at(&self.layout.content(name.digest)).is_some() {
+                if self.content.has(name.digest) {
                     let known = whole.get(&name.bundle).copied();
                     let is_whole = match known {
                         Some(known) => known,
@@ -100,7 +99,7 @@ impl Spool {
             return Ok(true);
         };
         let of = manifest.manifest();
-        Ok(of.entries.len() == 1 || self.is_held(of))
+        Ok(of.entries.len() == 1 || self.content.has_all(of))
     }
 
     /// What the outbox still shows of a bundle whose other files were replaced, as a bundle for this peer alone.
@@ -121,8 +120,7 @@ impl Spool {
         }
         let held = |entry: &Entry| {
             let digest = entry.digest();
-            entry.target().is_some()
-                || digest.is_some_and(|digest| inode_at(&self.layout.content(digest)).is_some())
+            entry.target().is_some() || digest.is_some_and(|digest| self.content.has(digest))
         };
         let wanted = (0..).zip(&of.entries);
         let wanted = wanted.filter(|(_, entry)| shown.contains(&entry.path) && held(entry));

@@ -42,7 +42,7 @@ impl Allowance {
 impl Spool {
     /// Counts what the inbox shows, if there is a limit. Once, after recovery.
     pub(in crate::spool) fn count_allowance(&self) -> Result<(), SpoolError> {
-        if self.room.limits().max_peer_bytes.is_none() {
+        if self.content.room.limits().max_peer_bytes.is_none() {
             return Ok(());
         }
         let mut shown: HashMap<PeerId, u64> = HashMap::new();
@@ -50,14 +50,14 @@ impl Spool {
             *shown.entry(row.origin).or_default() += row.size;
             Ok(())
         })?;
-        *self.room.allowance().0.lock() = Some(shown);
+        *self.content.room.allowance().0.lock() = Some(shown);
         Ok(())
     }
 
     /// Why a bundle of so many bytes cannot be taken from its origin now, if it cannot.
     pub(in crate::spool) fn over_allowance(&self, of: &Manifest, bytes: u64) -> Option<String> {
-        let max = self.room.limits().max_peer_bytes?;
-        let shown = self.room.allowance().0.lock();
+        let max = self.content.room.limits().max_peer_bytes?;
+        let shown = self.content.room.allowance().0.lock();
         let shown = shown.as_ref()?.get(&of.origin).copied().unwrap_or(0);
         let arriving: u64 = {
             let arriving = self.arriving.lock();

@@ -97,7 +97,7 @@ impl Spool {
         if row.ino != found.stat.ino || row.size != found.stat.size {
             return Ok(false);
         }
-        let record = self.record_of(row.ino)?;
+        let record = self.content.record_of(row.ino)?;
         Ok(record.is_some_and(|record| record.vouches(row.digest, &found.stat)))
     }
 
@@ -280,7 +280,7 @@ impl Spool {
         durable::rename_no_replace(&self.unverified().at(&found.path)?, &to)?;
         let mut batch = Batch::default();
         if let Some(file) = file {
-            self.hold_content(&file, row.digest, &mut batch)?;
+            self.content.hold(&file, row.digest, &mut batch)?;
             // Copied with a state, it need not be on the disk yet.
             batch.sync(Sync::File(Arc::new(file)));
         }

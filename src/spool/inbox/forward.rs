@@ -295,7 +295,7 @@ impl Spool {
             durable::rename(at, &self.inbox().at(&member.name)?)?;
         }
         if let Some((file, digest)) = file {
-            self.hold_content(&file, digest, batch)?;
+            self.content.hold(&file, digest, batch)?;
             if few {
                 batch.sync(Sync::File(Arc::new(file)));
             }

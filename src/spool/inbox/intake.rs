@@ -174,7 +174,7 @@ impl Incoming {
             let followed = zeros::follow(&spool, part)?;
             if followed == Followed::AtZeros {
                 self.check_wanted()?;
-                return Ok(Some(spool.zeros.wait()));
+                return Ok(Some(spool.content.zeros.wait()));
             }
             self.put_away(index);
         }

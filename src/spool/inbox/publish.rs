@@ -193,7 +193,7 @@ impl Spool {
         let batch = self.rows_of(verified, &plan, &names, failed.is_none())?;
         self.journal.submit(batch)?;
         for ino in given.iter().filter_map(|name| name.replaced) {
-            self.forget_inode(ino)?;
+            self.content.last_name_gone(ino, Batch::default())?;
         }
         drop(decide);
 

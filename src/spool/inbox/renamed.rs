@@ -467,7 +467,7 @@ impl Spool {
         // If this fails, the row has the next start complete it.
         self.record_rename(manifest, &renaming)?;
         if let Some(ino) = replaced {
-            self.forget_inode(ino)?;
+            self.content.last_name_gone(ino, Batch::default())?;
         }
         // Under the lock, so that whoever looks hears of two renames of one file in their order.
         if let Some(observer) = observer.as_ref().filter(|_| renaming.from != renaming.to) {

@@ -180,7 +180,7 @@ impl Spool {
     fn free_ended(&self, freed: Vec<Digest>) -> Result<(), SpoolError> {
         freed
             .into_iter()
-            .try_for_each(|digest| self.free_content(digest))
+            .try_for_each(|digest| self.content.free(digest))
     }
 
     /// Notes whom we are to tell of a cancel: whom it concerns, but for its origin and who told us. Gives them.
@@ -414,7 +414,7 @@ impl Spool {
         if again.is_empty() {
             return Ok(Retried::Nothing);
         }
-        if !self.is_held(manifest.manifest()) {
+        if !self.content.has_all(manifest.manifest()) {
             return Ok(Retried::ContentGone);
         }
         let mut batch = Batch::default();

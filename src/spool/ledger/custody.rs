@@ -31,11 +31,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::bundle::{BundleId, DeliveryState, Entry, Manifest, Receipt, Scope, VerifiedManifest};
+use crate::bundle::{BundleId, DeliveryState, Manifest, Receipt, Scope, VerifiedManifest};
 use crate::delivery::custody::{self, Action, Custody, Stage, Why};
 use crate::digest::Digest;
 use crate::peer::PeerId;
-use crate::spool::content::inode_at;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::rank::Rank;
@@ -460,7 +459,7 @@ impl Spool {
         self.journal.submit(std::mem::take(&mut steps.batch))?;
         std::mem::take(&mut steps.freed)
             .into_iter()
-            .try_for_each(|digest| self.free_content(digest))
+            .try_for_each(|digest| self.content.free(digest))
     }
 
     /// Tells who has to know; call without the decision lock.
@@ -479,12 +478,6 @@ impl Spool {
             self.custodian.due.store(0, Ordering::Relaxed);
         }
         self.ring(&Event::StatusChanged);
-    }
-
-    /// Whether the content of all its files is here.
-    pub(in crate::spool) fn is_held(&self, of: &Manifest) -> bool {
-        let mut digests = of.entries.iter().filter_map(Entry::digest);
-        digests.all(|digest| inode_at(&self.layout.content(digest)).is_some())
     }
 
     /// Whether [`Self::custody_pass`] has something to do.
@@ -534,7 +527,7 @@ impl Spool {
                     steps.batch.remove(WATCHED, bundle);
                     continue;
                 };
-                let event = if self.is_held(manifest.manifest()) {
+                let event = if self.content.has_all(manifest.manifest()) {
                     custody::Event::Tick { origin_connected }
                 } else {
                     custody::Event::Cancelled

@@ -439,7 +439,7 @@ impl Spool {
             self.journal.submit(batch)?;
             freed
                 .into_iter()
-                .try_for_each(|digest| self.free_content(digest))?;
+                .try_for_each(|digest| self.content.free(digest))?;
         }
         self.progress.lock().remove(&(bundle, peer));
         drop(decide);

@@ -22,8 +22,8 @@ use crate::spool::keys::Newest;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::start::LastRun;
 use crate::spool::tables::{
-    BUNDLES, BundleRow, DELIVERIES, HELD, INODES, InodeRow, LATEST, MARKS, ORPHANS, OUT_NAMES,
-    OUT_ORDER, OutName, PENDING, Stat,
+    BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, MARKS, ORPHANS, OUT_NAMES, OUT_ORDER, OutName,
+    PENDING, Stat,
 };
 use crate::spool::{Spool, SpoolError};
 
@@ -162,10 +162,10 @@ impl Spool {
             }
             self.content.note_sent(bundle, [digest], &mut batch);
             let at = self.outbox().shown(path);
-            self.hold_content(file, digest, &mut batch)?;
+            self.content.hold(file, digest, &mut batch)?;
             // After the link, which changes the change time.
             let stat = Stat::of(&file.metadata().on("stat", &at)?);
-            batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
+            self.content.record(digest, &stat, &mut batch);
             let name = names.get(path);
             if let Some(name) = name.filter(|name| name.bundle == bundle)
                 && self.outbox().inode(path)? == Some(stat.ino)
@@ -215,7 +215,7 @@ impl Spool {
                     ..name.clone()
                 };
                 batch.insert(OUT_NAMES, path, &name);
-                batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
+                self.content.record(digest, &stat, batch);
                 batch.remove(MARKS, &stat.ino);
                 batch.sync(self.outbox().sync_above(path));
             }

@@ -381,7 +381,7 @@ impl Spool {
     pub(in crate::spool) fn free_all(&self, digests: &[Digest]) {
         for digest in digests {
             let _decide = self.decide();
-            if let Err(error) = self.free_content(*digest) {
+            if let Err(error) = self.content.free(*digest) {
                 tracing::warn!(%error, "content that nobody needs stays until the next start");
             }
         }

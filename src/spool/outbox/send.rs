@@ -34,7 +34,7 @@ use crate::spool::journal::Batch;
 use crate::spool::outbox::hashing::{READ_BYTES, Slice};
 use crate::spool::outbox::seal::{Earlier, file_entry};
 use crate::spool::outbox::tree::{Looked, Member};
-use crate::spool::tables::{INODES, InodeRow, LATEST, MARKS, SENT_IDS, Stat};
+use crate::spool::tables::{LATEST, MARKS, SENT_IDS, Stat};
 use crate::spool::{Event, Gate, GateGuard, Spool, SpoolError};
 
 /// How long a file may still be open for writing: close(2) returns before the file system hears of it.
@@ -166,11 +166,11 @@ impl Spool {
             let Some(file) = self.open_member(&member.path, member.gate.ino())? else {
                 return Ok(Sent::Refused(format!("{} is gone", member.path)));
             };
-            self.hold_content(&file, member.hashed.digest, &mut batch)?;
+            self.content.hold(&file, member.hashed.digest, &mut batch)?;
             // After the link, which changes the change time.
             let stat = Stat::of(&file.metadata().on("stat", &at)?);
             let digest = member.hashed.digest;
-            batch.insert(INODES, &stat.ino, &InodeRow { digest, stat });
+            self.content.record(digest, &stat, &mut batch);
             batch.remove(MARKS, &stat.ino);
             batch.sync(Sync::File(Arc::new(file)));
         }

@@ -46,8 +46,7 @@ use crate::spool::outbox::jobs::Step;
 use crate::spool::outbox::seal::{Earlier, file_entry, mtime_of};
 use crate::spool::symlinks::{hashed, link_entry};
 use crate::spool::tables::{
-    INODES, InodeRow, LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeFile, TreeRow,
-    name_in_tree,
+    LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeFile, TreeRow, name_in_tree,
 };
 use crate::spool::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
 
@@ -369,7 +368,7 @@ impl Spool {
                 let Some(file) = self.open_member(&member.path, member.gate.ino())? else {
                     continue;
                 };
-                self.hold_content(&file, member.hashed.digest, &mut batch)?;
+                self.content.hold(&file, member.hashed.digest, &mut batch)?;
                 if few {
                     files.push(file);
                 }
@@ -393,13 +392,11 @@ impl Spool {
             }
             // Its link may have been another member's that is gone since.
             let digest = member.hashed.digest;
-            if member.target.is_none()
-                && crate::spool::content::inode_at(&self.layout.content(digest)).is_none()
-            {
+            if member.target.is_none() && !self.content.has(digest) {
                 let Some(file) = self.open_member(&member.path, ino)? else {
                     continue;
                 };
-                self.hold_content(&file, digest, &mut batch)?;
+                self.content.hold(&file, digest, &mut batch)?;
             }
             let meta = self.outbox().metadata(&member.path);
             let meta = meta.on("stat", &self.outbox().shown(&member.path))?;
@@ -539,11 +536,7 @@ impl Spool {
                 formerly: None,
             };
             batch.insert(OUT_NAMES, &member.path, &row);
-            let record = InodeRow {
-                digest,
-                stat: *stat,
-            };
-            batch.insert(INODES, &stat.ino, &record);
+            self.content.record(digest, stat, batch);
             batch.remove(MARKS, &stat.ino);
         }
         Ok(freed)

@@ -90,7 +90,7 @@ impl Spool {
             spool.journal.submit(batch)?;
             match own && shows {
                 true => Ok(()),
-                false => spool.free_content(row.digest),
+                false => spool.content.free(row.digest),
             }
         })
     }

@@ -140,7 +140,7 @@ impl Spool {
         // mark; without one the file is looked at again in the background, and its content link stays meanwhile.
         let may_be_it = |row: &&OutName| row.stat.size == found.stat.size && says == Says::Nothing;
         if let Some(row) = row.as_ref().filter(may_be_it) {
-            let record = self.record_of(ino)?;
+            let record = self.content.record_of(ino)?;
             let is_it = row.stat.is(&found.stat)
                 || record.is_some_and(|record| record.vouches(row.digest, &found.stat));
             if is_it && row.formerly.is_none() && !self.is_to_be_dressed(row, &found)? {
@@ -148,7 +148,10 @@ impl Spool {
             }
             if holds && record.is_none_or(|record| record.digest != row.digest) {
                 // Until then a change of the file is to leave the content as it is.
-                self.record_doubted(row.digest, &found.stat)?;
+                let mut batch = Batch::default();
+                self.content
+                    .record_doubted(row.digest, &found.stat, &mut batch);
+                self.journal.submit(batch)?;
             }
             let recheck = if same_boot || unchanged {
                 Recheck::SendIfChanged
@@ -163,7 +166,7 @@ impl Spool {
             && let Some(row) = &row
         {
             // Changed behind our back: the link no longer shows what its name says.
-            self.disown_content(row.digest, ino)?;
+            self.content.disown(row.digest, ino)?;
         }
         let (incomplete, recheck) = match says {
             Says::Unfinished => (true, None),
@@ -176,7 +179,7 @@ impl Spool {
             }
             // Another name of a file whose bytes are on the disk is as good as that.
             Says::Nothing => {
-                let record = self.record_of(ino)?;
+                let record = self.content.record_of(ino)?;
                 let is_known = record.is_some_and(|record| record.stat.is(&found.stat));
                 (!same_boot && !is_known, Some(Recheck::SendIfChanged))
             }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use super::super::journal::Batch;
-use super::super::tables::{IN_NAMES, INODES, INTENTS, InName, InodeRow, Intent, Stat};
+use super::super::tables::{IN_NAMES, INTENTS, InName, Intent, Stat};
 use super::trees::seal_recovered_trees;
 use super::*;
 
@@ -24,12 +24,12 @@ fn submit(node: &Node, fill: impl FnOnce(&mut Batch)) {
 /// record is left as it was.
 fn reuse_number(node: &Node, name: &str, ino: u64) {
     let before = row(node, name);
-    let record = node.spool().record_of(before.ino).unwrap().unwrap();
+    let record = node.spool().content.record_of(before.ino).unwrap().unwrap();
     submit(node, |batch| {
         let stat = Stat { ino, ..record.stat };
-        let record = InodeRow { stat, ..record };
-        batch.remove(INODES, &before.ino);
-        batch.insert(INODES, &ino, &record);
+        let content = &node.spool().content;
+        content.forget_record(before.ino, batch);
+        content.record(record.digest, &stat, batch);
         batch.insert(IN_NAMES, &rel(name), &InName { ino, ..before });
     });
 }
@@ -563,11 +563,11 @@ fn another_file_under_that_name_is_not_recorded_for_it() {
     let at = alder.outbox("a");
     // Another inode than the one that was meant has the name.
     fs::write(alder.outbox("b"), b"two").unwrap();
-    let before = alder.spool().record_of(ino).unwrap();
+    let before = alder.spool().content.record_of(ino).unwrap();
     let spool = alder.spool();
     spool.keep_record(ino, &rel("b"), || {
         fs::set_permissions(&at, fs::Permissions::from_mode(0o600)).unwrap();
     });
-    assert_eq!(spool.record_of(ino).unwrap(), before);
-    assert_eq!(spool.record_of(alder.ino("b")).unwrap(), None);
+    assert_eq!(spool.content.record_of(ino).unwrap(), before);
+    assert_eq!(spool.content.record_of(alder.ino("b")).unwrap(), None);
 }

@@ -65,7 +65,7 @@ impl Spool {
     /// What the disk says of itself, and whether the lock, which is there as long as the daemon runs, can be opened for
     /// writing: some kernels tell only so that a file system turned read-only.
     fn probe(&self) -> Option<(StatVfs, rustix::io::Result<()>)> {
-        let stat = rustix::fs::fstatvfs(&self.room.disk).ok()?;
+        let stat = rustix::fs::fstatvfs(&self.content.room.disk).ok()?;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let lock = rustix::fs::open(self.layout.lock(), flags, Mode::empty());
         Some((stat, lock.map(drop)))
@@ -102,7 +102,13 @@ impl Spool {
         let is_read_only = self
             .probe()
             .is_some_and(|(stat, lock)| is_read_only(&stat, lock));
-        if self.room.read_only.swap(is_read_only, Ordering::AcqRel) == is_read_only {
+        if self
+            .content
+            .room
+            .read_only
+            .swap(is_read_only, Ordering::AcqRel)
+            == is_read_only
+        {
             return;
         }
         let state = self.layout.state();
@@ -122,7 +128,7 @@ impl Spool {
 
     /// What the last thing to be received failed with.
     pub(in crate::spool) fn failing_trouble(&self) -> Option<String> {
-        self.room.failing.lock().clone()
+        self.content.room.failing.lock().clone()
     }
 
     /// Nothing is taken since a sync failed: what to tell whoever sent something.
@@ -134,7 +140,7 @@ impl Spool {
 
     /// What the outbox shows at `path` could not be sealed, and is tried again: status says why.
     pub(in crate::spool) fn seal_failed(&self, path: &RelPath, error: &SpoolError) {
-        let mut unsealed = self.room.unsealed.lock();
+        let mut unsealed = self.content.room.unsealed.lock();
         let is_over = |known: &Unsealed| !self.is_still_there(known);
         if unsealed.as_ref().is_none_or(is_over)
             && let Ok(Some(ino)) = self.outbox().inode(path)
@@ -149,7 +155,7 @@ impl Spool {
 
     /// A seal of this inode came to its end.
     pub(in crate::spool) fn seal_ended(&self, ino: u64) {
-        let mut unsealed = self.room.unsealed.lock();
+        let mut unsealed = self.content.room.unsealed.lock();
         if unsealed.as_ref().is_some_and(|known| known.ino == ino) {
             *unsealed = None;
         }
@@ -161,7 +167,7 @@ impl Spool {
 
     /// What cannot be sealed, one of perhaps many.
     pub(in crate::spool) fn seal_trouble(&self) -> Option<String> {
-        let unsealed = self.room.unsealed.lock();
+        let unsealed = self.content.room.unsealed.lock();
         let known = unsealed
             .as_ref()
             .filter(|known| self.is_still_there(known))?;
@@ -195,13 +201,13 @@ impl Spool {
             }
             (None, None) => "the receiver's disk failed".to_owned(),
         };
-        *self.room.failing.lock() = Some(format!("what arrives cannot be stored: {error}"));
+        *self.content.room.failing.lock() = Some(format!("what arrives cannot be stored: {error}"));
         what
     }
 
     /// Something was received.
     pub(crate) fn disk_works(&self) {
-        let mut failing = self.room.failing.lock();
+        let mut failing = self.content.room.failing.lock();
         if failing.is_some() {
             *failing = None;
         }

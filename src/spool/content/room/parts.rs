@@ -36,20 +36,20 @@ struct Free {
 
 impl Spool {
     fn room_clock(&self) -> Duration {
-        self.room.begun.elapsed()
+        self.content.room.begun.elapsed()
     }
 
     /// What arrivals may write, with what is given to them already.
     fn free_for_arrivals(&self) -> Result<Free, SpoolError> {
-        let (free, min_free) = self.room.measure()?;
+        let (free, min_free) = self.content.room.measure()?;
         let disk = Free {
             bytes: free,
             of: format!("{free} are free above min_free ({min_free})"),
         };
-        let Some(max) = self.room.limits().max_bytes else {
+        let Some(max) = self.content.room.limits().max_bytes else {
             return Ok(disk);
         };
-        let given = self.room.rations.lock().given();
+        let given = self.content.room.rations.lock().given();
         let used = self.used_for_others().saturating_sub(given);
         let left = max.saturating_sub(used);
         if left >= free {
@@ -64,7 +64,7 @@ impl Spool {
     /// The same, after `wanted` bytes more than are free were looked for in what may be given up.
     fn freed_for_arrivals(&self, wanted: u64) -> Result<Free, SpoolError> {
         let free = self.free_for_arrivals()?;
-        let given = self.room.rations.lock().given();
+        let given = self.content.room.rations.lock().given();
         let short = wanted.saturating_sub(free.bytes.saturating_sub(given));
         // What is kept for others goes first.
         if short > 0 && (self.tails.let_go() || self.shed_custody(short)? > 0) {
@@ -86,7 +86,7 @@ impl Spool {
         let free = self.freed_for_arrivals(least)?;
         let none = || format!("no room here: {least} bytes are needed, {}", free.of);
         let ration = {
-            let mut rations = self.room.rations.lock();
+            let mut rations = self.content.room.rations.lock();
             rations.ask(bundle, (least, most), free.bytes, self.room_clock())
         };
         Ok(match ration {
@@ -98,7 +98,7 @@ impl Spool {
             Ration::Short => {
                 let parked = self.parked()?;
                 let victims = {
-                    let mut rations = self.room.rations.lock();
+                    let mut rations = self.content.room.rations.lock();
                     rations.make_room(bundle, free.bytes, &parked)
                 };
                 self.discard_parked(&victims)?;
@@ -109,7 +109,7 @@ impl Spool {
 
     /// A part is written, or does not come.
     pub(crate) fn part_over(&self, bundle: BundleId, bytes: u64) {
-        self.room.rations.lock().over(bundle, bytes);
+        self.content.room.rations.lock().over(bundle, bytes);
     }
 
     /// A bundle begins to arrive: bytes that are here of it, and those that are missing.
@@ -120,19 +120,19 @@ impl Spool {
         (here, left): (u64, u64),
     ) {
         let now = self.room_clock();
-        let mut rations = self.room.rations.lock();
+        let mut rations = self.content.room.rations.lock();
         rations.begin(bundle, origin, (here, left), now);
     }
 
     /// Bytes of it are on the disk.
     pub(in crate::spool) fn arrival_wrote(&self, bundle: BundleId, bytes: u64) {
         let now = self.room_clock();
-        self.room.rations.lock().wrote(bundle, bytes, now);
+        self.content.room.rations.lock().wrote(bundle, bytes, now);
     }
 
     /// It does not arrive any more. Says whether what is here of it is to be removed.
     pub(in crate::spool) fn arrival_ended(&self, bundle: BundleId) -> bool {
-        self.room.rations.lock().end(bundle)
+        self.content.room.rations.lock().end(bundle)
     }
 
     /// Bundles of which a part is here and that do not arrive now.
@@ -187,7 +187,7 @@ impl Spool {
         manifest: &VerifiedManifest,
     ) -> Result<Option<Offered>, SpoolError> {
         let of = manifest.manifest();
-        if let Some(max) = self.room.limits().max_file_bytes
+        if let Some(max) = self.content.room.limits().max_file_bytes
             && let Some(entry) = of.entries.iter().find(|entry| entry.size() > max)
         {
             let why = format!(
@@ -226,7 +226,7 @@ impl Spool {
         for last in [false, true] {
             let free = self.freed_for_arrivals(left)?;
             let (given, moves) = {
-                let rations = self.room.rations.lock();
+                let rations = self.content.room.rations.lock();
                 (rations.given(), rations.moves(self.room_clock()))
             };
             let room = free.bytes.saturating_sub(given);

@@ -32,11 +32,11 @@ impl Pretended {
 impl Spool {
     /// From now on room is taken from what `free` says; `free` may wait or panic.
     pub(crate) fn pretend_free(&self, free: impl Fn() -> u64 + Send + Sync + 'static) {
-        *self.room.pretended.0.lock() = Some(Arc::new(free));
+        *self.content.room.pretended.0.lock() = Some(Arc::new(free));
     }
 
     /// Room is taken from the disk again.
     pub(crate) fn pretend_no_more(&self) {
-        *self.room.pretended.0.lock() = None;
+        *self.content.room.pretended.0.lock() = None;
     }
 }

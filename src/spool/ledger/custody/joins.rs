@@ -39,7 +39,7 @@ impl Spool {
         row: &InName,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        self.room.allowance().less(row.origin, row.size);
+        self.content.room.allowance().less(row.origin, row.size);
         let key = (row.origin, row.bundle);
         if !self.is_watched(&row.bundle)?
             && self.journal.row(CARRIED, &key)?.is_none()
@@ -114,7 +114,7 @@ impl Spool {
             self.step(manifest, custody::Event::Joined(peer), steps)?;
             return Ok(());
         }
-        if !self.is_shown(manifest)? || !self.is_held(of) {
+        if !self.is_shown(manifest)? || !self.content.has_all(of) {
             return Ok(());
         }
         match known {

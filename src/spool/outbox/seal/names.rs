@@ -20,9 +20,7 @@ use crate::spool::group::route::Terms;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::gate::GateGuard;
 use crate::spool::symlinks::link_entry;
-use crate::spool::tables::{
-    INODES, InodeRow, LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OutName, Stat,
-};
+use crate::spool::tables::{LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OutName, Stat};
 use crate::spool::{Event, Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError};
 
 /// An inode that was hashed while nothing was locked.
@@ -133,7 +131,7 @@ impl Spool {
             let Some(before) = before.filter(|before| before.digest != digest) else {
                 continue;
             };
-            self.disown_content(before.digest, deciding.ino)?;
+            self.content.disown(before.digest, deciding.ino)?;
             if recheck == Recheck::KeepIfChanged {
                 let mark = Mark {
                     kind: MarkKind::Torn,
@@ -180,7 +178,7 @@ impl Spool {
             Some(row) => self.dressed(row, path, &meta, asked)?,
             None => false,
         };
-        if target.is_none() && !self.hold_content(file, digest, &mut deciding.batch)? {
+        if target.is_none() && !self.content.hold(file, digest, &mut deciding.batch)? {
             return Ok(None);
         }
         // After the link, which changes the change time.
@@ -268,7 +266,7 @@ impl Spool {
             ..
         } = deciding;
         let digest = looked.hashed.digest;
-        batch.insert(INODES, &ino, &InodeRow { digest, stat });
+        self.content.record(digest, &stat, &mut batch);
         // Also of what was sealed before: restored or copied with the state, it need not be on the disk yet.
         if looked.target.is_none() {
             let file = looked.file.try_clone().on("duplicate", &looked.at)?;
