@@ -26,7 +26,7 @@ mod tables;
 mod tests;
 mod underway;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,6 +44,7 @@ pub(crate) use self::content::room::{Limits, PartRoom};
 pub(crate) use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
+pub(crate) use self::group::Group;
 pub(crate) use self::group::membership::{
     Admission, Changed, Denied, GroupError, Welcome, is_alone,
 };
@@ -514,9 +515,7 @@ pub(crate) struct Spool {
     next_seq: AtomicU64,
     next_out: AtomicU64,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
-    member_ids: RwLock<BTreeSet<PeerId>>,
-    strangers: group::membership::Strangers,
-    group: group::membership::Group,
+    group: Group,
     /// Deliveries in motion. Bounded by the windows of the sessions that report them.
     progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
     /// Sealed or published, and not durable yet.
@@ -607,8 +606,7 @@ impl Spool {
         let unknown = if rebuilt { now_secs() } else { 0 };
         let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
         let out = journal.keys(OUT_ORDER.all(), 1)?;
-        let members = journal.rows(tables::MEMBERS.all(), usize::MAX)?;
-        let group = group::membership::Group::load(&journal)?;
+        let group = Group::load(&journal, &layout, &config.identity)?;
         let ledger = Ledger::load(&journal)?;
         let sealers = config.sealers.max(1);
         let tails = TailHasher::start().on("start a thread for", &state)?;
@@ -632,9 +630,7 @@ impl Spool {
             next_out: AtomicU64::new(Newest::next(out.first())),
             gates: Mutex::default(),
             group,
-            member_ids: RwLock::new(members.into_iter().map(|(_, member)| member.id).collect()),
             progress: Mutex::default(),
-            strangers: group::membership::Strangers::default(),
             volatile: Mutex::default(),
             arriving: Mutex::default(),
             recheck: Mutex::default(),
@@ -696,6 +692,11 @@ impl Spool {
     /// Where things are.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The group that this node is in.
+    pub(crate) fn group(&self) -> &Group {
+        &self.group
     }
 
     /// Our own key pair.

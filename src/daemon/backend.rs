@@ -105,8 +105,8 @@ impl Backend {
 impl Backend {
     /// Shows that a peer goes by a name which another had first: nothing is routed to it by that name.
     fn with_claim(&self, row: PeerRow) -> PeerRow {
-        let owner =
-            PeerId::from_hex(&row.id).and_then(|id| self.facts.spool.false_claim(id, &row.name));
+        let owner = PeerId::from_hex(&row.id)
+            .and_then(|id| self.facts.spool.group().false_claim(id, &row.name));
         let Some(owner) = owner else { return row };
         let claims = format!(
             "{} is the name of {}: nothing is sent to this one by it",
@@ -207,7 +207,7 @@ impl ControlBackend for Backend {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: facts.id.to_string(),
             name: facts.name.as_str().to_owned(),
-            group: facts.spool.group_name(),
+            group: facts.spool.group().name(),
             mountpoint: facts.mountpoint.to_string_lossy().into_owned(),
             state: facts.spool.layout().state().to_string_lossy().into_owned(),
             pid: std::process::id(),
@@ -302,7 +302,7 @@ impl ControlBackend for Backend {
     }
 
     fn is_alone(&self) -> bool {
-        self.facts.spool.members().is_empty()
+        self.facts.spool.group().members().is_empty()
     }
 
     fn links(&self) -> HashMap<String, Option<u64>> {
@@ -341,7 +341,7 @@ impl ControlBackend for Backend {
 
     fn forget(&self, who: &str) -> Result<Forgotten, String> {
         let peers = ControlBackend::peers(self);
-        let member = find_member(&self.facts.spool.members(), who)?;
+        let member = find_member(&self.facts.spool.group().members(), who)?;
         let id = member.id.to_string();
         if peers.iter().any(|peer| peer.id == id && peer.connected) {
             return Err(format!(

@@ -2,7 +2,9 @@
 
 pub(in crate::spool) mod joining;
 pub(in crate::spool) mod listen;
+mod members;
 pub(in crate::spool) mod membership;
 pub(in crate::spool) mod route;
+mod tables;
 
-pub(in crate::spool) use self::membership::Group;
+pub(crate) use self::membership::Group;

@@ -464,7 +464,7 @@ impl Spool {
             state: if durable { "received" } else { "published" }.to_owned(),
             sha256: Some(row.digest.to_hex()),
             bundle: Some(row.bundle.to_string()),
-            from: Some(self.name_of(row.origin)),
+            from: Some(self.group.name_of(row.origin)),
             error: None,
             progress: Some(format!("{0}/{0}", row.size)),
         }

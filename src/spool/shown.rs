@@ -250,7 +250,7 @@ impl Spool {
             DeliveryState::Sending(bytes) => (*bytes, None),
             DeliveryState::Deferred(why) | DeliveryState::Refused(why) => (0, Some(why.clone())),
             DeliveryState::Cancelled => {
-                let why = self.why_cancelled(peer);
+                let why = self.group.why_cancelled(peer);
                 gone = why.is_some();
                 (0, why)
             }
@@ -262,7 +262,7 @@ impl Spool {
         };
         RecipientRow {
             id: peer.to_string(),
-            name: self.name_of(peer),
+            name: self.group.name_of(peer),
             state: state.word().to_owned(),
             bytes,
             error,
@@ -295,7 +295,7 @@ impl Spool {
             bundle: row.bundle.to_string(),
             sha256: row.digest.map(Digest::to_hex).unwrap_or_default(),
             size: row.size,
-            from: self.name_of(row.origin),
+            from: self.group.name_of(row.origin),
             state: if published {
                 "published".to_owned()
             } else {

@@ -3,12 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Member;
 use super::journal::Table;
 use super::keys::Newest;
 use crate::bundle::{BundleId, DeliveryState, RelPath, SignedManifest};
 use crate::digest::Digest;
-use crate::peer::{PeerId, PeerName};
+use crate::peer::PeerId;
 pub(super) use crate::spool::content::record::Stat;
 use crate::spool::group::route::HeldRow;
 use crate::spool::inbox::taken::Which;
@@ -47,18 +46,12 @@ pub(super) const CHOSEN: Table<(PeerId, RelPath), RelPath> = Table::new(11);
 pub(super) const VERSIONS: Table<(PeerId, RelPath), Version> = Table::new(12);
 /// Bundle id → [`Intent`]: bundles whose names are being given right now.
 pub(super) const INTENTS: Table<BundleId, Intent> = Table::new(14);
-/// Peer → `Member`.
-pub(super) const MEMBERS: Table<PeerId, Member> = Table::new(19);
 /// Ascending order → bundle id: bundles of ours sealed when there was no other member.
 pub(super) const ORPHANS: Table<u64, BundleId> = Table::new(20);
-/// Peer → (): a new member that has not been given all yet of what is current.
-pub(super) const JOINING: Table<PeerId, ()> = Table::new(23);
 
 /// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
 pub(super) const TREES: Table<u64, TreeRow> = Table::new(30);
 
-/// Name → peer: who was the first to claim it itself.
-pub(super) const NAMES: Table<String, PeerId> = Table::new(34);
 /// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
 pub(super) const HELD: Table<BundleId, HeldRow> = Table::new(35);
 /// The user's own name of a bundle → `SentRow`.
@@ -69,8 +62,6 @@ pub(super) const RENAMES: Table<BundleId, Renaming> = Table::new(40);
 
 /// Inbox path → (origin, its path): a name that a file is to get when what stands in its way is gone.
 pub(super) const PROVISIONAL: Table<RelPath, (PeerId, RelPath)> = Table::new(65);
-/// Peer → its name: members that the user gave up.
-pub(super) const FORGOTTEN: Table<PeerId, PeerName> = Table::new(45);
 /// Name in the inbox → inode of a file that is being removed.
 pub(super) const LEAVING: Table<RelPath, u64> = Table::new(72);
 

@@ -34,14 +34,17 @@ impl Jobs {
         let (hub, peer, out) = (&self.hub, &self.peer, &self.out);
         match job {
             Job::Group => {
-                return Some(Done::Group(hub.members_to_tell(), hub.store.roll_digest()));
+                return Some(Done::Group(
+                    hub.members_to_tell(),
+                    hub.store.group().roll_digest(),
+                ));
             }
             Job::Roll(theirs) => {
-                let ours = hub.store.roll_digest();
+                let ours = hub.store.group().roll_digest();
                 return Some(Done::Roll { ours, theirs });
             }
             Job::Statements => {
-                for page in pages(hub.store.statements()) {
+                for page in pages(hub.store.group().statements()) {
                     out.push(&Frame::Member(MemberFrame::Statements(page)));
                 }
             }

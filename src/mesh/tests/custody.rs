@@ -45,7 +45,7 @@ impl Three {
         }
         for n in [ALDER, BIRCH, CEDAR] {
             eventually("all are known to all", || {
-                three.reals[n].spool().members().len() == 2
+                three.reals[n].spool().group().members().len() == 2
             });
         }
         three

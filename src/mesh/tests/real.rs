@@ -63,7 +63,7 @@ impl Real {
         to: &[PeerId],
     ) -> BundleId {
         for id in to {
-            let met = self.spool().members().iter().any(|m| m.id == *id);
+            let met = self.spool().group().members().iter().any(|m| m.id == *id);
             if !met {
                 let called = name(&format!("m{}", &id.to_string()[..8]));
                 self.spool().member_seen(*id, &called, &[], false).unwrap();

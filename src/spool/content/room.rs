@@ -288,7 +288,7 @@ impl Spool {
         for bundle in users.unwrap_or_default() {
             let deliveries = self.ledger.deliveries_of(bundle).unwrap_or_default();
             let open = deliveries.iter().filter(|(_, state)| !state.is_final());
-            names.extend(open.map(|(peer, _)| self.name_of(*peer)));
+            names.extend(open.map(|(peer, _)| self.group.name_of(*peer)));
         }
         let more = names.len().saturating_sub(NAMES_LISTED);
         let listed: Vec<String> = names.into_iter().take(NAMES_LISTED).collect();

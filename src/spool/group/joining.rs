@@ -2,7 +2,7 @@
 //! sealed when there was nobody.
 //!
 //! # Crash behaviour
-//! A row of [`JOINING`] says that a member has not been given all of it yet; the next start goes on.
+//! A row of the group says that a member has not been given all of it yet; the next start goes on.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::bundle::{BundleId, Entry, RelPath, Rest, Scope};
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::seal::Earlier;
-use crate::spool::tables::{JOINING, ORPHANS, OUT_NAMES};
+use crate::spool::tables::{ORPHANS, OUT_NAMES};
 use crate::spool::{Spool, SpoolError};
 
 /// Rows given to a new member in one batch.
@@ -19,8 +19,8 @@ const JOIN_PAGE: usize = 500;
 impl Spool {
     /// Goes on with members that had joined when the daemon was killed.
     pub(in crate::spool) fn resume_joins(&self) -> Result<(), SpoolError> {
-        let joining = self.journal.keys(JOINING.all(), usize::MAX)?;
-        joining
+        self.group
+            .joining()?
             .into_iter()
             .try_for_each(|peer| self.give_current(peer))
     }
@@ -77,11 +77,11 @@ impl Spool {
             self.give_rest(peer, bundle, &paths)?;
         }
         loop {
-            let _decide = self.decide();
+            let decide = self.decide();
             let page = self.journal.rows(ORPHANS.all(), JOIN_PAGE)?;
             let mut batch = Batch::default();
             if page.is_empty() {
-                batch.remove(JOINING, &peer);
+                decide.group.joined(peer, &mut batch);
                 return Ok(self.journal.submit(batch)?);
             }
             for (key, bundle) in &page {

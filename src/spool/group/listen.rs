@@ -9,12 +9,13 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::spool::{Spool, SpoolError, durable};
+use super::Group;
+use crate::spool::{SpoolError, durable};
 
 /// Most addresses that are read back.
 const ADDRS_MAX: usize = 64;
 
-impl Spool {
+impl Group {
     /// The sockets that were bound at the last start, unspecified addresses as such; empty if there was none.
     pub(crate) fn remembered_listen(&self) -> Vec<SocketAddr> {
         let path = self.layout.listen();

@@ -13,22 +13,23 @@
 mod bound;
 mod invitations;
 mod keys;
-mod strangers;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
 
 pub(crate) use self::bound::is_alone;
-pub(in crate::spool) use self::strangers::Strangers;
+use super::members::Known;
+use super::tables::MEMBERS;
 pub(crate) use crate::peer::invitation::{Denied, Welcome};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
-use crate::peer::{self, Charter, GroupKey, PeerId};
+use crate::peer::{self, Charter, GroupKey, Identity, PeerId};
 use crate::spool::journal::{Batch, Journal, Key, Table};
-use crate::spool::tables::{JOINING, MEMBERS, META};
-use crate::spool::{Event, Member, Spool, SpoolError};
+use crate::spool::tables::META;
+use crate::spool::{Event, Layout, Member, Spool, SpoolError};
 
 /// Those statements that count.
 const STATEMENTS: Table<About, SignedStatement> = Table::new(48);
@@ -39,9 +40,13 @@ const META_CHARTER: Table<(), Charter> = Table::named(META, "charter");
 /// The generation of the key that a ticket brought.
 const META_GENERATION: Table<(), u64> = Table::named(META, "generation");
 
-/// What the spool knows of its group.
-#[derive(Debug, Default)]
-pub(in crate::spool) struct Group {
+/// Who belongs to the group, and what is known of each.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(super) journal: Arc<Journal>,
+    pub(super) layout: Layout,
+    pub(super) identity: Identity,
+    pub(super) known: Known,
     state: RwLock<State>,
     /// Held over a change, disk included. Lock order: this, `decide`, `state`.
     pub(in crate::spool) change: Mutex<()>,
@@ -143,7 +148,11 @@ pub(crate) struct Changed {
 
 impl Group {
     /// Reads what the journal has.
-    pub(in crate::spool) fn load(journal: &Journal) -> Result<Self, SpoolError> {
+    pub(in crate::spool) fn load(
+        journal: &Arc<Journal>,
+        layout: &Layout,
+        identity: &Identity,
+    ) -> Result<Self, SpoolError> {
         let charter = journal.row(META_CHARTER, &())?;
         let mut state = State {
             charter,
@@ -175,6 +184,10 @@ impl Group {
             journal.submit(bad)?;
         }
         Ok(Self {
+            journal: Arc::clone(journal),
+            layout: layout.clone(),
+            identity: identity.clone(),
+            known: Known::load(journal)?,
             state: RwLock::new(state),
             change: Mutex::default(),
             bound: AtomicBool::new(false),
@@ -237,7 +250,15 @@ impl Spool {
         charter: Option<Charter>,
     ) -> Result<(), SpoolError> {
         let _one = self.group.change.lock();
-        let known = self.group.state.read().charter;
+        let out = self.group.enter(key, charter)?;
+        out.into_iter().try_for_each(|id| self.expel(id))
+    }
+}
+
+impl Group {
+    /// Gives who is to be no member any more.
+    fn enter(&self, key: GroupKey, charter: Option<Charter>) -> Result<Vec<PeerId>, SpoolError> {
+        let known = self.state.read().charter;
         let charter = match (known, charter) {
             (None, Some(told)) => {
                 let mut batch = Batch::default();
@@ -253,7 +274,7 @@ impl Spool {
         // Kept already, but not replaced yet when the daemon was killed.
         keys.dedup();
         let (newer, out) = {
-            let mut state = self.group.state.write();
+            let mut state = self.state.write();
             state.charter = charter;
             state.keys = keys;
             let roll = &state.roll;
@@ -266,10 +287,7 @@ impl Spool {
         if let Some(newer) = newer {
             self.change_key(newer)?;
         }
-        for id in out {
-            self.expel(id)?;
-        }
-        Ok(())
+        Ok(out)
     }
 
     /// The key that the newest statement brings us, if we do not have it as ours.
@@ -281,9 +299,9 @@ impl Spool {
 
     /// A ticket of this group brings a newer key than ours: this node was away for too long, or left out.
     pub(crate) fn adopt_key(&self, key: GroupKey, generation: u64) -> Result<bool, SpoolError> {
-        let _one = self.group.change.lock();
+        let _one = self.change.lock();
         {
-            let state = self.group.state.read();
+            let state = self.state.read();
             if state.keys.contains(&key) || generation <= state.generation() {
                 return Ok(false);
             }
@@ -299,50 +317,49 @@ impl Spool {
         batch.insert(META_GENERATION, &(), &generation);
         self.journal.submit(batch)?;
         self.journal.flush()?;
-        self.group.state.write().ticketed = generation;
+        self.state.write().ticketed = generation;
         Ok(())
     }
 
     /// From now on only these ids are members, besides the admin and those it admitted; `None`: all who prove the key.
     pub(crate) fn set_listed(&self, listed: Option<BTreeSet<PeerId>>) {
-        self.group.state.write().listed = listed;
-        let group = &self.group;
-        self.member_ids.write().retain(|id| !group.is_out(*id));
+        self.state.write().listed = listed;
+        self.known.ids.write().retain(|id| !self.is_out(*id));
     }
 }
 
 /// Questions.
-impl Spool {
+impl Group {
     /// The group's charter, if it is known.
     pub(crate) fn charter(&self) -> Option<Charter> {
-        self.group.state.read().charter
+        self.state.read().charter
     }
 
     /// The number of the present key.
-    pub(crate) fn key_generation(&self) -> u64 {
-        self.group.state.read().generation()
+    pub(crate) fn generation(&self) -> u64 {
+        self.state.read().generation()
     }
 
-    /// The key that holds, and those before it; empty before [`Self::enter_group`].
-    pub(crate) fn group_keys(&self) -> Vec<GroupKey> {
-        self.group.state.read().keys.clone()
+    /// The key that holds, and those before it; empty before [`Spool::enter_group`].
+    pub(crate) fn keys(&self) -> Vec<GroupKey> {
+        self.state.read().keys.clone()
     }
 
-    /// The hash that names the group; `None` before [`Self::enter_group`].
-    pub(crate) fn group_root(&self) -> Option<[u8; 32]> {
-        let state = self.group.state.read();
+    /// The hash that names the group; `None` before [`Spool::enter_group`].
+    pub(crate) fn root(&self) -> Option<[u8; 32]> {
+        let state = self.state.read();
         let of_key = || state.keys.last().map(GroupKey::root);
         state.charter.map(|charter| charter.root).or_else(of_key)
     }
 
     /// Whether `id` may take part.
     pub(crate) fn admission(&self, id: PeerId) -> Admission {
-        self.group.state.read().admission(id)
+        self.state.read().admission(id)
     }
 
     /// Earlier keys that `id` may prove to be given the newest statement: it is one of those the new key is for.
     pub(crate) fn older_keys_for(&self, id: PeerId) -> Vec<GroupKey> {
-        let state = self.group.state.read();
+        let state = self.state.read();
         let rekey = state.roll.rekey();
         let entitled = rekey.is_some_and(|(rekey, _)| rekey.includes(id));
         if entitled && state.admission(id) == Admission::Welcome {
@@ -354,18 +371,18 @@ impl Spool {
 
     /// The statement with the newest key.
     pub(crate) fn rekey_statement(&self) -> Option<SignedStatement> {
-        let state = self.group.state.read();
+        let state = self.state.read();
         state.roll.rekey().map(|(_, signed)| signed.clone())
     }
 
     /// All statements that count, to be told to members.
     pub(crate) fn statements(&self) -> Vec<SignedStatement> {
-        self.group.state.read().roll.statements().cloned().collect()
+        self.state.read().roll.statements().cloned().collect()
     }
 
     /// A hash of them; `None` in a group without a charter.
     pub(crate) fn roll_digest(&self) -> Option<[u8; 32]> {
-        let state = self.group.state.read();
+        let state = self.state.read();
         state.charter.map(|_| state.roll.digest())
     }
 
@@ -391,11 +408,11 @@ impl Spool {
 }
 
 /// Changes.
-impl Spool {
+impl Group {
     /// `id` proved `key` on a connection. `false`: that is not the key any more.
     pub(crate) fn proved(&self, id: PeerId, key: &GroupKey) -> Result<bool, SpoolError> {
-        let _one = self.group.change.lock();
-        let mut state = self.group.state.write();
+        let _one = self.change.lock();
+        let mut state = self.state.write();
         if state.keys.first().is_some_and(|current| current != key) {
             return Ok(false);
         }
@@ -410,16 +427,11 @@ impl Spool {
         Ok(true)
     }
 
-    /// Statements of other members arrived: those that count are kept and acted on. Waits for the disk.
-    pub(crate) fn take_statements(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
-        let _one = self.group.change.lock();
-        self.apply(told)
-    }
-
-    /// Records what counts of `told`, then does what follows from it. Call with the change lock held.
-    pub(in crate::spool) fn apply(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
+    /// Records what counts of `told`; a new key is ours then. Gives who is to be no member any more, `None` if nothing
+    /// counts. Call with the change lock held.
+    fn record(&self, told: Vec<SignedStatement>) -> Result<Option<Vec<PeerId>>, SpoolError> {
         let (charter, mut roll) = {
-            let state = self.group.state.read();
+            let state = self.state.read();
             (state.charter, state.roll.clone())
         };
         let Some(charter) = charter else {
@@ -429,7 +441,7 @@ impl Spool {
                     GroupError::NoAdmin
                 );
             }
-            return Ok(());
+            return Ok(None);
         };
         let mut batch = Batch::default();
         let (mut out, mut rekeyed) = (Vec::new(), false);
@@ -451,17 +463,17 @@ impl Spool {
             batch.insert(STATEMENTS, &about, &signed);
         }
         if batch.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        self.bind_to_group()?;
-        let mut left_out = self.group.state.read().left_out.clone();
+        self.bind()?;
+        let mut left_out = self.state.read().left_out.clone();
         if let Some((rekey, _)) = roll.rekey().filter(|_| rekeyed) {
             self.leave_out(rekey, &mut left_out, &mut batch)?;
         }
         self.journal.submit(batch)?;
         self.journal.flush()?;
         let newer = {
-            let mut state = self.group.state.write();
+            let mut state = self.state.write();
             out.extend(left_out.difference(&state.left_out));
             state.left_out = left_out;
             state.roll = roll;
@@ -469,17 +481,12 @@ impl Spool {
         };
         if let Some(key) = newer {
             self.change_key(key)?;
-            tracing::info!(
-                generation = self.key_generation(),
-                "the group has a new key"
-            );
+            tracing::info!(generation = self.generation(), "the group has a new key");
         }
         if self.admission(self.identity.id()) == Admission::Removed {
             tracing::warn!("this node was removed from the group by its admin");
         }
-        out.into_iter().try_for_each(|id| self.expel(id))?;
-        self.ring(&Event::MembersChanged);
-        Ok(())
+        Ok(Some(out))
     }
 
     /// Whoever we know and the new key is not for must prove it before it is a member again.
@@ -498,25 +505,6 @@ impl Spool {
             if left_out.remove(id) {
                 batch.remove(LEFT_OUT, id);
             }
-        }
-        Ok(())
-    }
-
-    /// Ends all that is owed to `id`, page by page. Done again at the next start if interrupted.
-    fn expel(&self, id: PeerId) -> Result<(), SpoolError> {
-        self.member_ids.write().remove(&id);
-        let mut batch = Batch::default();
-        batch.remove(JOINING, &id);
-        if self.admission(id) == Admission::Removed {
-            self.release_names(id, &mut batch)?;
-        }
-        self.journal.submit(batch)?;
-        let ended = self.end_all(id)?;
-        if ended > 0 {
-            tracing::info!(
-                "{ended} deliveries to {} are cancelled: it is no member",
-                self.name_of(id)
-            );
         }
         Ok(())
     }
@@ -551,14 +539,66 @@ impl Spool {
         }
     }
 
+    /// Our word that `id` came in by our invitation; `None` in a group without a charter.
+    pub(in crate::spool) fn admit(&self, id: PeerId) -> Option<SignedStatement> {
+        let charter = self.charter()?;
+        let generation = self.generation();
+        let statement = Statement {
+            group: charter.root,
+            by: self.identity.id(),
+            what: What::Admitted { id, generation },
+        };
+        Some(statement.sign(&self.identity))
+    }
+
+    /// The short name of the group, the same for all its keys.
+    pub(crate) fn name(&self) -> String {
+        self.root()
+            .map(|root| peer::group_id(&root))
+            .unwrap_or_default()
+    }
+}
+
+/// What spans the group and what is owed to its members.
+impl Spool {
+    /// Statements of other members arrived: those that count are kept and acted on. Waits for the disk.
+    pub(crate) fn take_statements(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
+        let _one = self.group.change.lock();
+        self.apply(told)
+    }
+
+    /// Records what counts of `told`, then does what follows from it. Call with the change lock held.
+    fn apply(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
+        let Some(out) = self.group.record(told)? else {
+            return Ok(());
+        };
+        out.into_iter().try_for_each(|id| self.expel(id))?;
+        self.ring(&Event::MembersChanged);
+        Ok(())
+    }
+
+    /// Ends all that is owed to `id`, page by page. Done again at the next start if interrupted.
+    fn expel(&self, id: PeerId) -> Result<(), SpoolError> {
+        let for_good = self.group.admission(id) == Admission::Removed;
+        self.decide().group.put_out(id, for_good)?;
+        let ended = self.end_all(id)?;
+        if ended > 0 {
+            tracing::info!(
+                "{ended} deliveries to {} are cancelled: it is no member",
+                self.group.name_of(id)
+            );
+        }
+        Ok(())
+    }
+
     /// Removes members, and gives all others a new key unless `keep_key`.
     pub(crate) fn remove_members(
         &self,
         who: &[String],
         keep_key: bool,
     ) -> Result<Changed, GroupError> {
-        let charter = self.as_admin()?;
-        let called = who.iter().map(|who| self.member_called(who));
+        let charter = self.group.as_admin()?;
+        let called = who.iter().map(|who| self.group.member_called(who));
         let ids = called.collect::<Result<BTreeSet<PeerId>, GroupError>>()?;
         if ids.contains(&self.identity.id()) {
             return Err(GroupError::Myself);
@@ -568,7 +608,7 @@ impl Spool {
 
     /// Gives all members a new key.
     pub(crate) fn rekey_group(&self) -> Result<Changed, GroupError> {
-        let charter = self.as_admin()?;
+        let charter = self.group.as_admin()?;
         self.change(&charter, &BTreeSet::new(), true)
     }
 
@@ -579,8 +619,8 @@ impl Spool {
         new_key: bool,
     ) -> Result<Changed, GroupError> {
         let _one = self.group.change.lock();
-        let generation = self.key_generation();
-        let named = |id: PeerId| (id, self.name_of(id));
+        let generation = self.group.generation();
+        let named = |id: PeerId| (id, self.group.name_of(id));
         let removed_named = removed.iter().map(|id| named(*id)).collect();
         let remain = |id: &PeerId| !removed.contains(id);
         let mut said: Vec<What> = Vec::new();
@@ -590,7 +630,7 @@ impl Spool {
         }));
         let mut keyed = None;
         if new_key {
-            let others = self.members().into_iter().map(|member| member.id);
+            let others = self.group.members().into_iter().map(|member| member.id);
             let others: BTreeSet<PeerId> = others.filter(remain).collect();
             keyed = Some(others.iter().map(|id| named(*id)).collect());
             let mut members = others;
@@ -612,28 +652,9 @@ impl Spool {
         };
         self.apply(said.into_iter().map(sign).collect())?;
         Ok(Changed {
-            generation: self.key_generation(),
+            generation: self.group.generation(),
             removed: removed_named,
             keyed,
         })
-    }
-
-    /// Our word that `id` came in by our invitation; `None` in a group without a charter.
-    pub(in crate::spool) fn admit(&self, id: PeerId) -> Option<SignedStatement> {
-        let charter = self.charter()?;
-        let generation = self.key_generation();
-        let statement = Statement {
-            group: charter.root,
-            by: self.identity.id(),
-            what: What::Admitted { id, generation },
-        };
-        Some(statement.sign(&self.identity))
-    }
-
-    /// The short name of the group, the same for all its keys.
-    pub(crate) fn group_name(&self) -> String {
-        self.group_root()
-            .map(|root| peer::group_id(&root))
-            .unwrap_or_default()
     }
 }

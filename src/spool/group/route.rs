@@ -4,10 +4,9 @@
 //! configured route with the longest path, and without any of them it is for all.
 //!
 //! # Invariants
-//! 1. A name means the first id that this node itself heard claim it; whoever claims it later is nobody by that name.
-//! 2. Whoever cannot be resolved is never replaced by somebody else, let alone by all: the whole bundle is held, with
+//! 1. Whoever cannot be resolved is never replaced by somebody else, let alone by all: the whole bundle is held, with
 //!    the reason in status, and sealed anew when the last name is known. A held bundle is offered to nobody.
-//! 3. A manifest names earlier bundles and paths only if all its recipients were recipients of those.
+//! 2. A manifest names earlier bundles and paths only if all its recipients were recipients of those.
 //!
 //! # Crash behaviour
 //! The row in [`HELD`] goes in the batch of the seal, and is replaced by the rows of the final bundle in one batch. The
@@ -32,7 +31,7 @@ use crate::peer::{PeerId, PeerName};
 use crate::similar;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::outbox::seal::Earlier;
-use crate::spool::tables::{BUNDLES, HELD, LATEST, META, NAMES, OUT_NAMES, OutName};
+use crate::spool::tables::{BUNDLES, HELD, LATEST, META, OUT_NAMES, OutName};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// The attribute of a directory that says whom what is below goes to.
@@ -195,60 +194,17 @@ impl Spool {
     /// The member of this name or id.
     pub(crate) fn member_named(&self, word: &str) -> Result<PeerId, TargetError> {
         if let Some(id) = PeerId::from_hex(word) {
-            return if self.is_forgotten(id).unwrap_or(false) {
+            return if self.group.is_forgotten(id).unwrap_or(false) {
                 Err(TargetError::Nobody(word.to_owned(), String::new()))
             } else {
                 Ok(id)
             };
         }
-        let found: Option<PeerId> = self.journal.row(NAMES, &word).ok().flatten();
-        found.ok_or_else(|| {
-            let members = self.members();
+        self.group.named(word).ok_or_else(|| {
+            let members = self.group.members();
             let hint = similar::hint(word, members.iter().map(|member| member.name.as_str()));
             TargetError::Nobody(word.to_owned(), hint)
         })
-    }
-
-    /// A peer says itself that it has this name: it gets it if nobody had it. Call with the decision lock held.
-    pub(in crate::spool) fn claim_name(
-        &self,
-        id: PeerId,
-        name: &PeerName,
-        batch: &mut Batch,
-    ) -> Result<bool, SpoolError> {
-        let owner: Option<PeerId> = self.journal.row(NAMES, &name.as_str())?;
-        match owner {
-            Some(owner) if owner != id => {
-                tracing::warn!(%name, id = %id.short(), owner = %owner.short(), "claims a name that another member had first: nothing is sent to it by that name");
-                Ok(false)
-            }
-            Some(_) => Ok(false),
-            None => {
-                batch.insert(NAMES, &name.as_str(), &id);
-                Ok(true)
-            }
-        }
-    }
-
-    /// The names of a member that is gone are free for others.
-    pub(in crate::spool) fn release_names(
-        &self,
-        id: PeerId,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
-        let rows = self.journal.rows(NAMES.all(), usize::MAX)?;
-        for (name, owner) in rows {
-            if owner == id {
-                batch.remove(NAMES, &name);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whose name a member claims that is not its own.
-    pub(crate) fn false_claim(&self, id: PeerId, name: &str) -> Option<PeerId> {
-        let owner: Option<PeerId> = self.journal.row(NAMES, &name).ok().flatten();
-        owner.filter(|owner| *owner != id)
     }
 
     /// Checks the value of an attribute of a directory; `None`: it is not one of ours.
@@ -512,7 +468,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let recipients: Vec<PeerId> = match &terms.target {
-            Target::All => self.member_ids.read().iter().copied().collect(),
+            Target::All => self.group.ids().into_iter().collect(),
             Target::Ids(ids) => ids.clone(),
             Target::Held(_) => Vec::new(),
         };

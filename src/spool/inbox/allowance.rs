@@ -68,7 +68,7 @@ impl Spool {
         (used.saturating_add(bytes) > max).then(|| {
             format!(
                 "no room here: {used} bytes of {} are in the inbox or arrive, max_peer_bytes is {max}",
-                self.name_of(of.origin)
+                self.group.name_of(of.origin)
             )
         })
     }

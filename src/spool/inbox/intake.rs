@@ -513,7 +513,7 @@ impl Spool {
     /// Why an offer is not even looked at, by who made it and what it says itself.
     pub(in crate::spool) fn unfit(&self, manifest: &VerifiedManifest) -> Option<String> {
         let of = manifest.manifest();
-        if let Some(why) = self.refuses_origin(of.origin) {
+        if let Some(why) = self.group.refuses_origin(of.origin) {
             return Some(why);
         }
         if !of.is_for(self.identity.id()) {

@@ -333,7 +333,7 @@ impl Spool {
 
     fn who(&self, choosing: &mut Choosing) -> String {
         let who = choosing.who.take();
-        let who = who.unwrap_or_else(|| self.name_of(choosing.origin));
+        let who = who.unwrap_or_else(|| self.group.name_of(choosing.origin));
         choosing.who.insert(who).clone()
     }
 

@@ -193,11 +193,10 @@ impl Spool {
     ) -> BTreeSet<PeerId> {
         let mut told: BTreeSet<PeerId> = deliveries.iter().map(|(peer, _)| *peer).collect();
         match &cancel.scope {
-            Scope::All { .. } => told.extend(self.member_ids.read().iter()),
+            Scope::All { .. } => told.extend(self.group.ids()),
             // Whoever is no member here cannot be told by us.
             Scope::Ids(ids) => {
-                let members = self.member_ids.read();
-                told.extend(ids.iter().filter(|id| members.contains(*id)));
+                told.extend(ids.iter().filter(|id| self.group.is_member(**id)));
             }
         }
         told.retain(|peer| {

@@ -172,11 +172,11 @@ impl Spool {
     fn others(&self, of: &Manifest) -> Result<BTreeSet<PeerId>, SpoolError> {
         let me = self.identity.id();
         let mut others: BTreeSet<PeerId> = match &of.scope {
-            Scope::All { .. } => self.member_ids.read().clone(),
+            Scope::All { .. } => self.group.ids(),
             Scope::Ids(ids) => {
                 let mut ids: BTreeSet<PeerId> = ids.iter().copied().collect();
                 for peer in ids.clone() {
-                    if self.is_forgotten(peer)? || self.group.is_out(peer) {
+                    if self.group.is_forgotten(peer)? || self.group.is_out(peer) {
                         ids.remove(&peer);
                     }
                 }
@@ -304,7 +304,7 @@ impl Spool {
         let mut actions = Vec::new();
         known.handle(self.custody_now(), event, &mut actions);
         let (origin, bundle) = (manifest.manifest().origin, manifest.id());
-        if known.stage() == Stage::Relaying && self.is_forgotten(origin)? {
+        if known.stage() == Stage::Relaying && self.group.is_forgotten(origin)? {
             known.handle(self.custody_now(), custody::Event::Cancelled, &mut actions);
         }
         if known.stage() != before {

@@ -20,11 +20,8 @@ use crate::spool::ledger::inbound::InboundShown;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::settled::Seq;
 use crate::spool::ledger::tables::{DEADLINES, SETTLED_SEQ};
-use crate::spool::tables::{BUNDLES, DELIVERIES, FORGOTTEN, JOINING, LATEST, MEMBERS, PENDING};
-use crate::spool::{Event, Member, Spool, SpoolError, now_secs};
-
-/// Addresses kept for one member; the newest win.
-const ADDRS_MAX: usize = 16;
+use crate::spool::tables::{BUNDLES, DELIVERIES, LATEST, PENDING};
+use crate::spool::{Event, Spool, SpoolError};
 
 /// A manifest with more entries than this is kept decoded while it is in use.
 const LARGE_MANIFEST: usize = 16;
@@ -43,18 +40,6 @@ const LARGE_KEPT: usize = 4;
 const SAME_CONTENT_DEPTH: usize = 8;
 
 impl Spool {
-    /// All members but ourselves.
-    pub(crate) fn members(&self) -> Vec<Member> {
-        let rows = self
-            .journal
-            .rows(MEMBERS.all(), usize::MAX)
-            .unwrap_or_default();
-        let members = rows.into_iter().map(|(_, member)| member);
-        members
-            .filter(|member| !self.group.is_out(member.id))
-            .collect()
-    }
-
     /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
     /// Addresses replace the known ones on contact, and add to them otherwise.
     pub(crate) fn member_seen(
@@ -68,71 +53,24 @@ impl Spool {
             return Ok(());
         }
         if contact {
-            self.bind_to_group()?;
+            self.group.bind()?;
         }
         let decide = self.decide();
-        let known: Option<Member> = self.journal.row(MEMBERS, &id)?;
-        // Only its own word brings a forgotten member back.
-        if known.is_none() && !contact && self.is_forgotten(id)? {
+        let Some(seen) = decide.group.seen(id, name, addrs, contact)? else {
             return Ok(());
-        }
-        if known.is_none() && !contact && self.is_full_of_strangers()? {
-            tracing::debug!(peer = %name, "another says that this is a member; too many are known by hearsay only");
-            return Ok(());
-        }
-        let mut member = known.clone().unwrap_or_else(|| Member {
-            id,
-            name: name.clone(),
-            addrs: Vec::new(),
-            last_seen: 0,
-            epoch: 0,
-        });
-        if contact {
-            member.name = name.clone();
-            member.last_seen = now_secs();
-            if !addrs.is_empty() {
-                member.addrs.clear();
-            }
-        }
-        for addr in addrs {
-            if !member.addrs.contains(addr) {
-                member.addrs.insert(0, *addr);
-            }
-        }
-        member.addrs.truncate(ADDRS_MAX);
-        member.addrs.sort_unstable();
-        let told = known
-            .as_ref()
-            .is_none_or(|known| known.addrs != member.addrs || known.name != member.name);
-        let mut claimed = false;
-        if told || contact {
-            let mut batch = Batch::default();
-            if contact {
-                claimed = self.claim_name(id, name, &mut batch)?;
-            }
-            batch.insert(MEMBERS, &id, &member);
-            if known.is_none() {
-                batch.insert(JOINING, &id, &());
-                batch.remove(FORGOTTEN, &id);
-            }
-            self.journal.submit(batch)?;
-        }
-        if known.is_none() {
-            // From here on each new seal is for it too.
-            self.member_ids.write().insert(id);
-        }
+        };
         drop(decide);
-        if claimed {
+        if seen.claimed {
             self.release_held()?;
         }
-        if known.is_none() {
+        if seen.new {
             self.give_current(id)?;
         }
-        if told {
+        if seen.told {
             self.ring(&Event::MembersChanged);
         }
-        if known.is_none() {
-            tracing::info!(peer = %member.name, id = %id.short(), "new member");
+        if seen.new {
+            tracing::info!(peer = %name, id = %id.short(), "new member");
             self.ring(&Event::PendingChanged(id));
         }
         Ok(())
@@ -144,7 +82,7 @@ impl Spool {
         bundle: BundleId,
         batch: &mut Batch,
     ) -> Result<Vec<PeerId>, SpoolError> {
-        let members: Vec<PeerId> = self.member_ids.read().iter().copied().collect();
+        let members = self.group.ids();
         let mut owed = Vec::new();
         for peer in members {
             if self.owe(peer, bundle, batch)? {
@@ -200,28 +138,9 @@ impl Spool {
         Ok(())
     }
 
-    /// The highest epoch we have seen of `peer`; 0 if none.
-    pub(crate) fn epoch_seen_of(&self, peer: PeerId) -> u64 {
-        self.journal
-            .row(MEMBERS, &peer)
-            .ok()
-            .flatten()
-            .map_or(0, |member| member.epoch)
-    }
-
     /// A peer said its epoch.
     pub(crate) fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
-        let _decide = self.decide();
-        let Some(mut member) = self.journal.row(MEMBERS, &peer)? else {
-            return Ok(());
-        };
-        if member.epoch >= epoch {
-            return Ok(());
-        }
-        member.epoch = epoch;
-        let mut batch = Batch::default();
-        batch.insert(MEMBERS, &peer, &member);
-        Ok(self.journal.submit(batch)?)
+        self.decide().group.note_epoch(peer, epoch)
     }
 
     /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
@@ -454,7 +373,7 @@ impl Spool {
     fn may_have(&self, bundle: BundleId, peer: PeerId) -> Result<bool, SpoolError> {
         let manifest = self.shared_manifest(bundle)?;
         let is_for = manifest.is_some_and(|manifest| manifest.manifest().is_for(peer));
-        Ok(is_for && self.member_ids.read().contains(&peer))
+        Ok(is_for && self.group.is_member(peer))
     }
 
     /// The rows that say that a bundle, all of whose deliveries are final, needs its content no longer. Gives that
@@ -535,16 +454,5 @@ impl Spool {
         self.counters
             .bytes_received
             .fetch_add(received, Ordering::Relaxed);
-    }
-
-    /// What a peer calls itself; the first digits of its id if it never said.
-    pub(crate) fn name_of(&self, peer: PeerId) -> String {
-        if peer == self.identity.id() {
-            return "me".into();
-        }
-        let member = self.journal.row(MEMBERS, &peer).ok().flatten();
-        let name = member.map(|member| member.name);
-        let name = name.or_else(|| self.forgotten_name(peer));
-        name.map_or_else(|| peer.short(), |name| name.to_string())
     }
 }

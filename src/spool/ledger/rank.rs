@@ -93,7 +93,7 @@ mod tests {
             spool.scoped_manifest(vec![entry], Earlier::default(), priority, scope, life);
         assert_eq!(manifest.signed().priority(), priority);
         let mut batch = Batch::default();
-        let members: Vec<PeerId> = spool.members().into_iter().map(|m| m.id).collect();
+        let members: Vec<PeerId> = spool.group.members().into_iter().map(|m| m.id).collect();
         spool
             .bundle_rows_for(&manifest, &members, members.is_empty(), &mut batch)
             .unwrap();

@@ -259,7 +259,7 @@ impl Spool {
         orphan: bool,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        self.bind_to_group()?;
+        self.group.bind()?;
         let bundle = manifest.id();
         let order = self.next_out.fetch_add(1, Ordering::Relaxed);
         let same_content = match manifest.manifest().single_digest() {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::super::journal::Batch;
-use super::super::tables::{INTENTS, Intent, MARKS, MEMBERS, Mark, MarkKind};
+use super::super::tables::{INTENTS, Intent, MARKS, Mark, MarkKind};
 use super::*;
 
 /// Feeds what recovery found to the sealer, as `ready` does.
@@ -191,17 +191,13 @@ fn a_publish_that_cannot_be_rolled_forward_does_not_keep_the_daemon_from_startin
 fn a_join_cut_off_by_a_kill_is_completed_at_the_next_start() {
     let (mut alder, birch) = (Node::new(), Node::new());
     alder.drop_file("a", b"x");
-    submit(&alder, |batch| {
-        let member = Member {
-            id: birch.id(),
-            name: PeerName::parse("birch").unwrap(),
-            addrs: Vec::new(),
-            last_seen: 1,
-            epoch: 0,
-        };
-        batch.insert(MEMBERS, &birch.id(), &member);
-        batch.insert(tables::JOINING, &birch.id(), &());
-    });
+    let name = PeerName::parse("birch").unwrap();
+    let seen = alder
+        .spool()
+        .decide()
+        .group
+        .seen(birch.id(), &name, &[], true);
+    assert!(seen.unwrap().is_some());
     alder.stop();
     alder.start();
     assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap().len(), 1);

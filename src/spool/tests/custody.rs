@@ -571,7 +571,7 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
             [bundle]
         );
         assert_eq!(alder.spool().held_bytes(), 0);
-        assert_eq!(alder.spool().members().len(), 1);
+        assert_eq!(alder.spool().group().members().len(), 1);
         alder.stop();
         alder.start();
     }
@@ -583,14 +583,14 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
     };
     told(false).unwrap();
     assert_eq!(
-        alder.spool().members().len(),
+        alder.spool().group().members().len(),
         1,
         "hearsay does not bring it back"
     );
     let later = alder.drop_file("g", b"x");
     assert_eq!(alder.spool().recipients(later), [birch.id()]);
     told(true).unwrap();
-    assert_eq!(alder.spool().members().len(), 2);
+    assert_eq!(alder.spool().group().members().len(), 2);
     assert_eq!(
         alder.owes(&cedar),
         [later],

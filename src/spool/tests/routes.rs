@@ -253,7 +253,7 @@ fn a_second_claimant_of_a_name_gets_nothing_by_it() {
     alder.knows(&liar, "birch");
     alder.knows(&cedar, "birch");
     assert_eq!(
-        alder.spool().false_claim(liar.id(), "birch"),
+        alder.spool().group().false_claim(liar.id(), "birch"),
         Some(birch.id())
     );
     routes(&alder, vec![route("d", &["birch"])]);

@@ -13,34 +13,34 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{LEFT_OUT, META_CHARTER, META_GENERATION, STATEMENTS, State};
+use super::super::tables::{FORGOTTEN, JOINING, MEMBERS, NAMES};
+use super::{Group, LEFT_OUT, META_CHARTER, META_GENERATION, STATEMENTS, State};
 use crate::spool::journal::{Batch, Key, Table};
-use crate::spool::tables::{FORGOTTEN, JOINING, MEMBERS, NAMES};
-use crate::spool::{Layout, Spool, SpoolError, durable};
+use crate::spool::{Layout, SpoolError, durable};
 
 /// Whether the node of this state can leave its group, if it has one.
 pub(crate) fn is_alone(layout: &Layout) -> bool {
     !layout.bound().exists()
 }
 
-impl Spool {
+impl Group {
     /// From now on this node stays in its group. Durable when this returns.
-    pub(crate) fn bind_to_group(&self) -> Result<(), SpoolError> {
-        if self.group.bound.load(Ordering::Relaxed) {
+    pub(crate) fn bind(&self) -> Result<(), SpoolError> {
+        if self.bound.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let _one = self.group.binding.lock();
+        let _one = self.binding.lock();
         if is_alone(&self.layout) {
             durable::write_file(&self.layout.bound(), b"")?;
         }
-        self.group.bound.store(true, Ordering::Relaxed);
+        self.bound.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Forgets the group that the journal has, and who was said to be in it. For a node that is alone: another group is
     /// entered next, or none was.
-    pub(crate) fn forget_group(&self) -> Result<(), SpoolError> {
-        let _one = self.group.change.lock();
+    pub(crate) fn leave(&self) -> Result<(), SpoolError> {
+        let _one = self.change.lock();
         let mut batch = Batch::default();
         self.empty(STATEMENTS, &mut batch)?;
         self.empty(LEFT_OUT, &mut batch)?;
@@ -52,8 +52,8 @@ impl Spool {
         batch.remove(META_GENERATION, &());
         self.journal.submit(batch)?;
         self.journal.flush()?;
-        *self.group.state.write() = State::default();
-        self.member_ids.write().clear();
+        *self.state.write() = State::default();
+        self.known.ids.write().clear();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Admission;
+use super::{Admission, Group};
 use crate::peer::invitation::{Denied, JoinSecret, Welcome};
 use crate::peer::{GroupKey, PeerId};
 use crate::spool::journal::{Batch, Table};
@@ -47,7 +47,7 @@ fn disk(error: impl Into<SpoolError>) -> Denied {
     Denied::Disk
 }
 
-impl Spool {
+impl Group {
     /// Makes an invitation. Durable when this returns.
     pub(crate) fn invite(
         &self,
@@ -58,7 +58,7 @@ impl Spool {
         let Some(key) = secret.key() else {
             return Err(SpoolError::Corrupted("a hash that is all zero".into()));
         };
-        self.bind_to_group()?;
+        self.bind()?;
         let mut batch = Batch::default();
         let over = |row: &Row| row.expires.is_some_and(|at| at.saturating_add(KEPT) < made);
         for (name, row) in self.journal.rows(INVITATIONS.all(), usize::MAX)? {
@@ -85,18 +85,8 @@ impl Spool {
         Some(row.key)
     }
 
-    /// `joiner` proved that it knows the secret of that name. Waits for the disk.
-    pub(crate) fn redeem(&self, name: [u8; 16], joiner: PeerId) -> Result<Welcome, Denied> {
-        self.redeem_at(name, joiner, now_secs())
-    }
-
-    pub(in crate::spool) fn redeem_at(
-        &self,
-        name: [u8; 16],
-        joiner: PeerId,
-        now: u64,
-    ) -> Result<Welcome, Denied> {
-        let _one = self.group.change.lock();
+    /// `joiner` uses the invitation of that name. Durable when this returns. Call with the change lock held.
+    fn use_invitation(&self, name: [u8; 16], joiner: PeerId, now: u64) -> Result<(), Denied> {
         let row: Option<Row> = self.journal.row(INVITATIONS, &name).map_err(disk)?;
         let mut row = row.ok_or(Denied::Unknown)?;
         if self.admission(joiner) == Admission::Removed {
@@ -118,15 +108,33 @@ impl Spool {
             batch.insert(INVITATIONS, &name, &row);
             self.journal.submit(batch).map_err(disk)?;
         }
-        self.journal.flush().map_err(disk)?;
-        if let Some(admitted) = self.admit(joiner) {
+        self.journal.flush().map_err(disk)
+    }
+}
+
+impl Spool {
+    /// `joiner` proved that it knows the secret of that name. Waits for the disk.
+    pub(crate) fn redeem(&self, name: [u8; 16], joiner: PeerId) -> Result<Welcome, Denied> {
+        self.redeem_at(name, joiner, now_secs())
+    }
+
+    pub(in crate::spool) fn redeem_at(
+        &self,
+        name: [u8; 16],
+        joiner: PeerId,
+        now: u64,
+    ) -> Result<Welcome, Denied> {
+        let group = &self.group;
+        let _one = group.change.lock();
+        group.use_invitation(name, joiner, now)?;
+        if let Some(admitted) = group.admit(joiner) {
             self.apply(vec![admitted]).map_err(disk)?;
         }
-        let key = self.group_keys().into_iter().next();
+        let key = group.keys().into_iter().next();
         Ok(Welcome {
             key: key.ok_or(Denied::Disk)?,
-            charter: self.charter(),
-            generation: self.key_generation(),
+            charter: group.charter(),
+            generation: group.generation(),
         })
     }
 }

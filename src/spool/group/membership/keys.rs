@@ -5,16 +5,17 @@
 
 use std::path::PathBuf;
 
+use super::Group;
 use crate::peer::GroupKey;
-use crate::spool::{Spool, SpoolError, durable};
+use crate::spool::{SpoolError, durable};
 
 /// Earlier keys kept: members that were away for more changes than this need a new ticket.
 const OLD_KEYS_MAX: usize = 16;
 
-impl Spool {
+impl Group {
     /// Makes `key` ours: first the old one is kept, then `group.key` is replaced.
     pub(super) fn change_key(&self, key: GroupKey) -> Result<(), SpoolError> {
-        let current = self.group.state.read().keys.first().cloned();
+        let current = self.state.read().keys.first().cloned();
         if let Some(current) = &current {
             durable::make_directory(&self.old_keys_directory())?;
             let name = &data_encoding::HEXLOWER.encode(&current.commitment()[..8]);
@@ -33,7 +34,7 @@ impl Spool {
         for (_, path) in listed.drain(..surplus) {
             durable::remove(&path)?;
         }
-        let mut state = self.group.state.write();
+        let mut state = self.state.write();
         state.keys.retain(|known| *known != key);
         state.keys.insert(0, key);
         state.keys.truncate(1 + OLD_KEYS_MAX);
