@@ -123,6 +123,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Leave the group for good: nothing waits for this node any more; its mailbox is unmounted
+    Leave {
+        /// Leave though something is still on its way, nobody can be told, or this node is the admin
+        #[arg(long)]
+        force: bool,
+        /// Remove the state directory, with all that was received
+        #[arg(long)]
+        delete_state: bool,
+        #[command(flatten)]
+        daemon: PlacedArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Give all members a new group key: tickets made before let nobody in any more (admin only)
     Rekey {
         #[command(flatten)]
@@ -254,6 +268,12 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             json,
         } => member::remove(daemon, who, no_rekey, json),
         Command::Forget { who, daemon, json } => member::forget(daemon, who, json),
+        Command::Leave {
+            force,
+            delete_state,
+            daemon,
+            json,
+        } => member::leave(daemon, force, delete_state, json),
         Command::Rekey { daemon, json } => member::rekey(daemon, json),
         Command::Wait(args) => wait::wait(args),
         Command::Send(args) => act::send(args),

@@ -38,7 +38,7 @@ pub(crate) use self::client::Client;
 pub(crate) use self::path::WirePath;
 pub(crate) use self::server::Server;
 use crate::bundle::RelPath;
-pub(crate) use crate::spool::{Counts, InboundRow, Layout, OutboundRow};
+pub(crate) use crate::spool::{Counts, InboundRow, Layout, OutboundRow, remove_state_directory};
 use wait::{Delivery, Target, WaitFor};
 
 /// Longest request line. A `wait` for some thousand paths fits; a client that sends more is cut off.
@@ -113,6 +113,11 @@ pub(crate) enum Request {
         /// Its name or id.
         who: String,
     },
+    /// Leave the group for good, and end the daemon.
+    Leave {
+        /// Though something is still on its way, nobody can be told, or this node is the admin.
+        force: bool,
+    },
     /// Do something to bundles.
     Act {
         /// What.
@@ -151,6 +156,8 @@ pub(crate) enum Reply {
     Changed(MembershipChange),
     /// To [`Request::Forget`].
     Forgotten(Forgotten),
+    /// To [`Request::Leave`].
+    Left(Left),
     /// To [`Request::Wait`], any number of times before the answer.
     Progress(wait::Progress),
     /// To [`Request::Wait`].
@@ -183,6 +190,19 @@ pub(crate) struct Forgotten {
     pub name: String,
     /// Bundles that it will not get any more.
     pub bundles: u64,
+}
+
+/// A node has left its group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Left {
+    /// The group's public name.
+    pub group: String,
+    /// The state directory, which stays; lossy text.
+    pub state: String,
+    /// Names of the members that know it.
+    pub told: Vec<String>,
+    /// Names of those that were away.
+    pub untold: Vec<String>,
 }
 
 /// How a wait ended.
@@ -265,6 +285,9 @@ pub(crate) struct PeerRow {
     pub last_seen: u64,
     /// Addresses known.
     pub addrs: Vec<SocketAddr>,
+    /// Seconds since 1970 of the last contact, if it is not connected and ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline_since: Option<u64>,
     /// Why it is not connected, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -330,6 +353,10 @@ pub(crate) trait ControlBackend: Send + Sync + 'static {
     }
     /// Gives a member up that is gone; by name or id.
     fn forget(&self, _who: &str) -> Result<Forgotten, String> {
+        Err("not available".to_owned())
+    }
+    /// Leaves the group for good, tells the members, and begins to end the daemon.
+    fn leave(&self, _force: bool) -> Result<Left, String> {
         Err("not available".to_owned())
     }
     /// Does something to bundles. Blocks until it is durable.
@@ -414,6 +441,7 @@ mod tests {
                 pending: 1,
                 last_seen: 1_800_000_000,
                 addrs: vec![],
+                offline_since: None,
                 error: None,
                 limited: None,
                 slowed: 0,

@@ -78,7 +78,7 @@ use self::fetch::Fetches;
 use self::hello::usable;
 use self::hub::{Hub, RollSeen};
 pub(crate) use self::join::{Asked, knock, redeem};
-use self::member::CloseCode;
+use self::member::{CloseCode, MemberError};
 use self::net::Net;
 use self::pacer::Pacer;
 use self::rings::Rings;
@@ -139,6 +139,15 @@ pub(crate) struct PeerStatus {
     pub limited: Option<String>,
     /// How often it was slowed.
     pub slowed: u64,
+}
+
+/// Who took the word of a node that leaves.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Farewell {
+    /// Names of the members that have taken it. They pass it on.
+    pub told: Vec<String>,
+    /// Names of those that were away.
+    pub untold: Vec<String>,
 }
 
 fn join_words(error: Option<String>, mark: Option<&str>) -> Option<String> {
@@ -308,6 +317,38 @@ impl Mesh {
         all.map(|peer| (peer.id, since(&peer))).collect()
     }
 
+    /// Says by `say` that this node leaves the group, and waits until the members that are connected have taken it, at most
+    /// for `limit`: each ends the connection then. Not to be called from a thread of the mesh.
+    pub(crate) fn leave<E>(
+        &self,
+        limit: Duration,
+        say: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Farewell, E> {
+        let sessions = self.hub.roster.sessions();
+        let mut farewell = Farewell::default();
+        let away = self.peers().into_iter().filter(|peer| !peer.connected);
+        farewell.untold.extend(away.map(|peer| peer.name));
+        say()?;
+        if let Some(runtime) = &self.runtime {
+            let closed = async {
+                for (_, session) in &sessions {
+                    session.conn.closed().await;
+                }
+            };
+            // Who has not answered by then is among those that were not told.
+            drop(runtime.block_on(async { timeout(limit, closed).await }));
+        }
+        for (peer, session) in sessions {
+            let reason = session.conn.close_reason();
+            let taken = reason.and_then(|reason| member::closed_by_peer(&reason));
+            match taken {
+                Some(MemberError::Removed) => farewell.told.push(peer.label()),
+                _ => farewell.untold.push(peer.label()),
+            }
+        }
+        Ok(farewell)
+    }
+
     /// Waits until there is a session with `id`, at most for `limit`; says whether there is one. Not to be called from a
     /// thread of the mesh.
     pub(crate) fn wait_connected(&self, id: PeerId, limit: Duration) -> bool {
@@ -340,6 +381,7 @@ impl Mesh {
         }
         let sessions = self.hub.roster.sessions();
         for (peer, session) in &sessions {
+            self.hub.saw_last(peer.id);
             session.conn.close(CloseCode::Stopping.code(), b"stopping");
             if let Some(bulk) = peer.bulk.borrow().as_ref() {
                 bulk.close(CloseCode::Stopping.code(), b"stopping");

@@ -66,7 +66,7 @@ use self::outbox::jobs::Jobs;
 pub(crate) use self::outbox::send::{SendRequest, Sent};
 use self::outbox::tail::TailHasher;
 pub(crate) use self::outbox::tree::{RecoveredTree, TreeRequest};
-pub(crate) use self::private::make_state_directory;
+pub(crate) use self::private::{make_state_directory, remove_state_directory};
 use self::shown::Counters;
 pub(crate) use self::shown::{InboundRow, OutboundRow, RecipientRow};
 pub(crate) use self::start::StateLock;

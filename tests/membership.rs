@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use common::{
-    ARRIVES, COMMAND, Node, Seeded, files_below, meshbox, mounted_type, wait_child, wait_until,
+    ARRIVES, COMMAND, Node, Seeded, files_below, meshbox, mounted_type, run, wait_child, wait_until,
 };
 
 /// Restarts in which a daemon is killed while the key changes.
@@ -159,6 +159,125 @@ fn a_removed_node_is_refused_with_a_new_ticket_and_told_so_at_each_start() {
     // What it received can be read all the same.
     birch.restart();
     wait_refused(&birch, "removed from the group");
+}
+
+#[test]
+fn who_leaves_is_waited_for_by_nobody_and_cannot_come_back_as_itself() {
+    needs_mounts!();
+    let [alder, birch, cedar] = three();
+    let before = alder.put("before", b"for all");
+    alder.run("wait", &["before", "--timeout", "60s"]).ok();
+    // What speaks against it is said, and nothing is changed.
+    let leave = |node: &Node, more: &[&str]| node.run("leave", more);
+    leave(&alder, &[]).fails_saying(&["admin", "--force"]);
+    cedar.stop();
+    let sha = birch.put("open", b"not yet everywhere");
+    alder.wait_arrived("open", &sha);
+    leave(&birch, &[]).fails_saying(&["on its way", "meshbox wait", "--force"]);
+    cedar.restart();
+    birch.run("wait", &["--timeout", "60s"]).ok();
+    let left = run(meshbox(&["leave"]).arg(birch.mountpoint()), COMMAND).ok();
+    for words in ["left group", "told: ", "alder", "cedar", "/inbox"] {
+        assert!(left.stdout.contains(words), "{words}: {left:?}");
+    }
+    assert_eq!(mounted_type(&birch.mountpoint()), None);
+    assert!(
+        birch.state().join("inbox/before").exists(),
+        "it keeps what it has"
+    );
+
+    for node in [&alder, &cedar] {
+        assert!(peers(node).iter().all(|peer| peer["name"] != "birch"));
+    }
+    let sha = alder.put("after", b"for cedar");
+    cedar.wait_arrived("after", &sha);
+    alder.run("wait", &["--timeout", "60s"]).ok();
+    // What it had stays delivered to two.
+    let state = Node::attribute(&alder.outbox("before"), "state");
+    assert_eq!(state, "delivered 2/2");
+    assert_ne!(before, sha);
+    birch
+        .mount(&[])
+        .fails_saying(&["has left its group", "/inbox", "--state"]);
+    let again = birch.mount(&["--join", &alder.ticket()]);
+    again.fails_saying(&["has left its group"]);
+    // Under the same name, with a state of its own, it is somebody else.
+    let another = Node::join("birch", &alder);
+    let sha = alder.put("back", b"again");
+    another.wait_arrived("back", &sha);
+}
+
+#[test]
+fn who_leaves_while_nobody_is_there_must_insist_and_may_remove_its_state() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    alder.stop();
+    birch
+        .run("leave", &[])
+        .fails_saying(&["no member is connected", "meshbox forget"]);
+    assert!(mounted_type(&birch.mountpoint()).is_some());
+    let left = birch.run("leave", &["--force", "--delete-state"]).ok();
+    assert!(left.stdout.contains("not told: alder"), "{left:?}");
+    assert!(!birch.state().exists());
+    assert_eq!(mounted_type(&birch.mountpoint()), None);
+    // As the message says.
+    alder.restart();
+    alder.put("f", b"x");
+    let missing = alder.run("wait", &["f", "--timeout", "1s"]);
+    missing.fails_saying(&["missing: birch", "offline since"]);
+    alder.run("forget", &["birch"]).ok();
+    alder.run("status", &[]).ok();
+    let open = alder.run("wait", &["f", "--timeout", "60s"]);
+    open.fails_saying(&["not for birch any more (forgotten)"]);
+}
+
+#[test]
+fn what_was_delivered_stays_so_when_a_member_is_forgotten() {
+    needs_mounts!();
+    let [alder, birch, cedar] = three();
+    alder.put("f", b"x");
+    alder.run("wait", &["f", "--timeout", "60s"]).ok();
+    cedar.stop();
+    alder.put("g", b"y");
+    alder
+        .run("wait", &["g", "--for", "birch", "--timeout", "60s"])
+        .ok();
+    alder.run("forget", &["cedar"]).ok();
+    let state = |path: &str| Node::attribute(&alder.outbox(path), "state");
+    assert_eq!(state("f"), "delivered 2/2");
+    assert_eq!(state("g"), "delivered 1/1");
+    let listed = alder.run("status", &[]).ok().stdout;
+    for row in ["delivered    2/2", "delivered    1/1"] {
+        assert!(listed.contains(row), "{row} in {listed}");
+    }
+    alder.run("wait", &["--timeout", "60s"]).ok();
+    drop(birch);
+}
+
+#[test]
+fn since_when_a_member_is_offline_is_known_after_a_restart_too() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let now = || {
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+    };
+    let connected = now();
+    assert!(peers(&alder)[0].get("offline_since").is_none());
+    wait_until("some seconds pass", ARRIVES, || now() > connected + 2);
+    birch.stop();
+    let offline = || peers(&alder)[0]["offline_since"].as_u64();
+    wait_until("alder sees that", ARRIVES, || offline().is_some());
+    let since = offline().unwrap();
+    assert!(since > connected + 1, "{since} {connected}");
+    alder.stop();
+    alder.restart();
+    let after = offline().unwrap();
+    assert!(after.abs_diff(since) <= 1, "{after} {since}");
+    let listed = alder.run("peers", &[]).ok().stdout;
+    assert!(listed.contains("offline since 20"), "{listed}");
 }
 
 #[test]

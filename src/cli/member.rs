@@ -1,17 +1,17 @@
-//! The commands on who belongs to the group: `ticket`, `remove`, `rekey`, and `id --derive`.
+//! The commands on who belongs to the group: `ticket`, `remove`, `forget`, `rekey`, `leave`, and `id --derive`.
 
 use std::fs::{OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::args::{DaemonArgs, PlacedArgs};
-use super::ask::{json, unexpected};
+use super::ask::{json, place_of, unexpected};
 use super::exit::Failure;
 use super::output::print;
 use super::which::{Daemon, find};
-use crate::control::{Layout, MembershipChange, Reply, Request};
+use crate::control::{Layout, Left, MembershipChange, Reply, Request, remove_state_directory};
 use crate::daemon::keys;
 use crate::peer::{Identity, PeerName};
 
@@ -80,6 +80,59 @@ pub(super) fn forget(daemon: DaemonArgs, who: String, as_json: bool) -> Result<(
         )),
         _ => Err(unexpected()),
     }
+}
+
+/// `meshbox leave`.
+pub(super) fn leave(
+    daemon: PlacedArgs,
+    force: bool,
+    delete_state: bool,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let daemon = daemon.find()?;
+    let (mut client, mountpoint) = place_of(daemon)?;
+    let mount = super::which::at(&mountpoint);
+    let pid = client.daemon_pid();
+    let Reply::Left(left) = client.call(&Request::Leave { force })? else {
+        return Err(unexpected());
+    };
+    if as_json {
+        json(&left)?;
+    } else {
+        print(&told_of_leaving(&left, delete_state))?;
+    }
+    if let Some(mount) = mount {
+        super::mount::wait_for_end(&mount, pid)?;
+    }
+    if delete_state {
+        let state = Layout::new(PathBuf::from(&left.state));
+        remove_state_directory(&state).map_err(Failure::failed)?;
+    }
+    Ok(())
+}
+
+fn told_of_leaving(left: &Left, delete_state: bool) -> String {
+    let mut text = format!("left group {}", left.group);
+    if !left.told.is_empty() {
+        text += &format!("; told: {}", left.told.join(", "));
+    }
+    if !left.untold.is_empty() {
+        let from = match left.told.is_empty() {
+            true => "they wait for this node until they `meshbox forget` it",
+            false => "they hear of it from the others",
+        };
+        text += &format!("; not told: {} ({from})", left.untold.join(", "));
+    }
+    match delete_state {
+        true => text += &format!("\nremoving {}\n", left.state),
+        false => {
+            text += &format!(
+                "\nwhat was received stays in {0}/inbox; remove {0} when you need it no more\n",
+                left.state
+            );
+        }
+    }
+    text
 }
 
 fn change(daemon: &Daemon, request: &Request, as_json: bool) -> Result<(), Failure> {

@@ -296,15 +296,20 @@ pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
         }
         std::thread::sleep(END_INTERVAL);
     }
-    let Some(mount) = mount.filter(|_| !lazy) else {
-        return Ok(());
-    };
+    match mount.filter(|_| !lazy) {
+        Some(mount) => wait_for_end(&mount, daemon),
+        None => Ok(()),
+    }
+}
+
+/// Waits until the daemon of a mount that goes away has ended, so that its state is free.
+pub(super) fn wait_for_end(mount: &MountEntry, daemon: Option<u32>) -> Result<(), Failure> {
     let pid = daemon.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
     let begun = Instant::now();
     let mut look = begun + ELSEWHERE_AFTER;
     while pid.is_some_and(runs) {
         if Instant::now() > look {
-            still_held(&mount, pid)?;
+            still_held(mount, pid)?;
             look = Instant::now() + ELSEWHERE_AFTER;
         }
         if begun.elapsed() > END_LIMIT {
@@ -318,7 +323,7 @@ pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
         std::thread::sleep(END_INTERVAL);
     }
     if pid.is_none() {
-        still_held(&mount, None)?;
+        still_held(mount, None)?;
     }
     Ok(())
 }

@@ -273,6 +273,7 @@ mod tests {
                 pending: 2,
                 last_seen: 940,
                 addrs: vec![],
+                offline_since: Some(940),
                 error: Some("wrong group key".into()),
                 limited: Some("too many offers".into()),
                 slowed: 1,

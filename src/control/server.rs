@@ -250,6 +250,7 @@ fn answer(
             or_error(backend.remove(&who, keep_key).map(Reply::Changed))
         }
         Request::Forget { who } => or_error(backend.forget(&who).map(Reply::Forgotten)),
+        Request::Leave { force } => or_error(backend.leave(force).map(Reply::Left)),
         Request::Rekey => or_error(backend.rekey().map(Reply::Changed)),
         Request::Wait {
             paths,

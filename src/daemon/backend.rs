@@ -1,5 +1,6 @@
 //! What the control socket and the generated files under `.meshbox/` show of the running daemon.
 
+mod leaving;
 mod metrics;
 mod tickets;
 
@@ -17,8 +18,8 @@ use crate::bundle::{BundleId, RelPath};
 use crate::control::act::{Act, Acted};
 use crate::control::wait::{Delivery, IGNORED, Target};
 use crate::control::{
-    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, MembershipChange, PeerRow, Reply,
-    Status, WirePath,
+    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, Left, MembershipChange, PeerRow,
+    Reply, Status, WirePath,
 };
 use crate::fs::{Fs, Ignored, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
@@ -143,6 +144,7 @@ fn row(peer: PeerStatus) -> PeerRow {
         pending,
         last_seen,
         addrs,
+        offline_since: Some(last_seen).filter(|at| !connected && *at > 0),
         error,
         limited,
         slowed,
@@ -356,6 +358,10 @@ impl ControlBackend for Backend {
             name: member.name.to_string(),
             bundles,
         })
+    }
+
+    fn leave(&self, force: bool) -> Result<Left, String> {
+        self.leave_group(force)
     }
 
     fn act(&self, act: Act) -> Acted {

@@ -20,7 +20,7 @@ use super::keys::{self, KeyError};
 use crate::config::{Config, IdentityKind};
 use crate::mesh::{self, Asked};
 use crate::peer::{Charter, GroupKey, Identity, Ticket, group_id};
-use crate::spool::{Layout, Spool, is_alone};
+use crate::spool::{Admission, Layout, Spool, is_alone};
 
 /// This node's keys.
 pub(super) struct Keys {
@@ -156,6 +156,10 @@ pub(super) fn enter(
         spool.group().note_generation(ticket.generation)?;
     }
     spool.enter_group(key, by_ticket.or(founded))?;
+    if spool.group().admission(spool.identity().id()) == Admission::Left {
+        let state = layout.state().to_owned();
+        return Err(KeyError::Left { state }.into());
+    }
     keys::founded(layout)?;
     same_group(spool, config)?;
     let mut asked = None;

@@ -38,6 +38,15 @@ pub(crate) enum KeyError {
         /// Public name of the ticket's group.
         theirs: String,
     },
+    /// The node of this state has left its group.
+    #[error(
+        "the node of {state} has left its group; what it received is in {state}/inbox. Move or remove that directory to begin \
+         anew, or choose another --state", state = state.display()
+    )]
+    Left {
+        /// The state directory.
+        state: PathBuf,
+    },
     /// An identity made from the group key is needed before the group key is there.
     #[error(
         "with `identity = \"derived\"` a node cannot join by a ticket that expires or holds once, since the group key \

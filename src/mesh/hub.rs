@@ -92,6 +92,13 @@ impl Hub {
             .map_or_else(|| id.short(), |p| p.label())
     }
 
+    /// Remembers when the session with `peer` ended. Blocks on disk.
+    pub(crate) fn saw_last(&self, peer: PeerId) {
+        if let Err(error) = self.store.note_gone(peer) {
+            tracing::debug!("when {} went is not recorded: {error}", self.label_of(peer));
+        }
+    }
+
     /// Remembers the epoch of `peer`, to tell it should it ever fall behind. Blocks on disk when it is new.
     pub(crate) fn saw_epoch(&self, peer: &Peer, epoch: u64) {
         if peer.epoch_seen.fetch_max(epoch, Ordering::Relaxed) < epoch

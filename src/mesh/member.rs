@@ -102,8 +102,8 @@ pub(crate) enum MemberError {
     /// The connection was lost.
     #[error("connection lost: {0}")]
     Lost(String),
-    /// One of the two was removed.
-    #[error("removed from the group by its admin")]
+    /// One of the two was removed, or left.
+    #[error("removed from the group by its admin, or left it")]
     Removed,
     /// One of the two is not on the other's list.
     #[error(
@@ -146,7 +146,7 @@ impl MemberError {
 /// Why `id` is refused whatever it proves, if so.
 pub(super) fn refusal(admission: Admission) -> Option<MemberError> {
     match admission {
-        Admission::Removed => Some(MemberError::Removed),
+        Admission::Removed | Admission::Left => Some(MemberError::Removed),
         Admission::Unlisted => Some(MemberError::Unlisted),
         Admission::Welcome | Admission::LeftOut => None,
     }

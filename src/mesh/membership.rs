@@ -136,6 +136,7 @@ impl Hub {
         let why: &[u8] = match admission {
             Admission::Welcome => return,
             Admission::Removed => b"removed from the group",
+            Admission::Left => b"left the group",
             Admission::Unlisted => b"not on the list of members",
             Admission::LeftOut => b"the group has a new key",
         };

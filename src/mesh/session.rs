@@ -157,6 +157,11 @@ pub(crate) async fn run(
         .unwrap_or(MemberError::Lost("the stream ended".into()));
     tracing::info!("disconnected from {}: {why}", session.peer.label());
     conn.close(CloseCode::Stopping.code(), b"session ended");
+    // Whoever stops the mesh does it for all.
+    if !session.hub.is_stopping() {
+        let (hub, peer) = (session.hub.clone(), session.peer.id);
+        drop(tokio::task::spawn_blocking(move || hub.saw_last(peer)).await);
+    }
     why
 }
 

@@ -7,7 +7,7 @@
 //! # Invariants
 //! 1. What a roll keeps depends on the statements it was given, not on their order nor on how often.
 //! 2. Nothing that is forged, of another group, or not its signer's to say changes a roll.
-//! 3. A removal is never undone: who was removed by mistake joins again under a new id.
+//! 3. A removal is never undone: who was removed by mistake joins again under a new id. The same goes for who left.
 //! 4. A statement is passed on as the bytes that were signed, so there is one encoding of it, no longer than
 //!    [`STATEMENT_MAX`]: what is longer or has more in it than it says counts for nobody.
 //! 5. Of two keys of one generation (an admin whose state was copied) the one whose statement has the higher digest wins.
@@ -29,6 +29,9 @@ const ADMITTED_MAX: usize = 4096;
 
 /// Removals kept. Only the admin makes them.
 const REMOVED_MAX: usize = 16 * 1024;
+
+/// Departures kept. Each is signed by the id that leaves, and whoever makes ids up must not fill the others' disks.
+const LEFT_MAX: usize = 4096;
 
 /// Members that one new key reaches, and removals kept: what a frame before the hello holds, and far more than a full
 /// mesh of connections can have.
@@ -73,6 +76,11 @@ pub(crate) enum What {
     },
     /// The group has a new key.
     Rekey(Rekey),
+    /// The signer is no member any more, of its own accord.
+    Left {
+        /// The key generation of that time.
+        generation: u64,
+    },
 }
 
 /// A new group key for those who remain.
@@ -183,7 +191,7 @@ impl SignedStatement {
         }
         let admin = statement.by == charter.admin;
         match &statement.what {
-            What::Admitted { .. } => {}
+            What::Admitted { .. } | What::Left { .. } => {}
             What::Removed { id, .. } if *id == charter.admin => {
                 return Err(StatementError::RemovesAdmin);
             }
@@ -227,6 +235,7 @@ pub(crate) enum StatementError {
 pub(crate) struct Roll {
     removed: BTreeMap<PeerId, (u64, SignedStatement)>,
     admitted: BTreeMap<PeerId, (PeerId, SignedStatement)>,
+    left: BTreeMap<PeerId, SignedStatement>,
     rekey: Option<(Rekey, SignedStatement)>,
 }
 
@@ -237,7 +246,7 @@ pub(crate) enum Change {
     None,
     /// Something worth keeping that changes nothing else.
     Recorded,
-    /// This id is removed.
+    /// This id is removed, or has left.
     Removed(PeerId),
     /// There is a new key.
     Rekey,
@@ -283,6 +292,20 @@ impl Roll {
                     Change::Recorded
                 }
             }
+            What::Left { .. } => {
+                let known = self.left.get(&statement.by);
+                let new = known.is_none();
+                let beaten = known.is_some_and(|known| known.digest() <= digest);
+                if beaten || (new && self.left.len() >= LEFT_MAX) {
+                    return Change::None;
+                }
+                self.left.insert(statement.by, signed);
+                if new {
+                    Change::Removed(statement.by)
+                } else {
+                    Change::Recorded
+                }
+            }
             What::Rekey(rekey) => {
                 let beaten = self.rekey.as_ref().is_some_and(|(known, by)| {
                     (known.generation, by.digest()) >= (rekey.generation, digest)
@@ -313,6 +336,16 @@ impl Roll {
         self.removed.keys().copied()
     }
 
+    /// Whether `id` has left of its own accord.
+    pub(crate) fn has_left(&self, id: PeerId) -> bool {
+        self.left.contains_key(&id)
+    }
+
+    /// Who has left.
+    pub(crate) fn left(&self) -> impl Iterator<Item = PeerId> {
+        self.left.keys().copied()
+    }
+
     /// Who admitted `id`, if that was recorded.
     pub(crate) fn admitted_by(&self, id: PeerId) -> Option<PeerId> {
         self.admitted.get(&id).map(|(by, _)| *by)
@@ -331,9 +364,10 @@ impl Roll {
     /// All statements that count: removals first, since they matter most.
     pub(crate) fn statements(&self) -> impl Iterator<Item = &SignedStatement> {
         let removed = self.removed.values().map(|(_, signed)| signed);
+        let left = self.left.values();
         let rekey = self.rekey.iter().map(|(_, signed)| signed);
         let admitted = self.admitted.values().map(|(_, signed)| signed);
-        removed.chain(rekey).chain(admitted)
+        removed.chain(left).chain(rekey).chain(admitted)
     }
 
     /// A hash of all that counts: equal rolls have equal ones.
@@ -410,6 +444,54 @@ mod tests {
         );
         assert_eq!(take(&mut roll, &group, &good), Ok(Change::None), "replayed");
         assert!(roll.is_removed(cedar.id()) && !roll.is_removed(birch.id()));
+    }
+
+    #[test]
+    fn a_member_leaves_by_its_own_word_only_and_once() {
+        let (group, mut roll) = (group(), Roll::default());
+        let (birch, cedar) = (Identity::generate(), Identity::generate());
+        let left = |generation| What::Left { generation };
+        let leaves = |signed: &SignedStatement, roll: &mut Roll| take(roll, &group, signed);
+        let first = say(&group, &birch, left(1));
+        assert_eq!(leaves(&first, &mut roll), Ok(Change::Removed(birch.id())));
+        assert_eq!(leaves(&first, &mut roll), Ok(Change::None), "replayed");
+        assert!(roll.has_left(birch.id()) && !roll.has_left(cedar.id()));
+        // In the name of another.
+        let mut statement = Statement {
+            group: group.charter.root,
+            by: cedar.id(),
+            what: left(1),
+        };
+        let forged = statement.sign(&birch);
+        assert_eq!(leaves(&forged, &mut roll), Err(StatementError::Forged));
+        // Of two of one id all keep the same one.
+        statement.by = birch.id();
+        statement.what = left(2);
+        let second = statement.sign(&birch);
+        let mut back = Roll::default();
+        for signed in [&second, &first] {
+            leaves(signed, &mut back).unwrap();
+        }
+        leaves(&second, &mut roll).unwrap();
+        assert_eq!(roll.digest(), back.digest());
+        assert!(!roll.is_removed(birch.id()), "nobody removed it");
+    }
+
+    #[test]
+    fn departures_of_made_up_ids_are_bounded() {
+        let (group, mut roll) = (group(), Roll::default());
+        let signed = say(&group, &group.admin, What::Left { generation: 1 });
+        for n in 0..LEFT_MAX as u64 + 10 {
+            let mut id = [7; 32];
+            id[..8].copy_from_slice(&n.to_be_bytes());
+            let statement = Statement {
+                group: group.charter.root,
+                by: PeerId::from_bytes(id),
+                what: What::Left { generation: 1 },
+            };
+            roll.take(&group.charter, statement, signed.clone());
+        }
+        assert_eq!(roll.left().count(), LEFT_MAX);
     }
 
     #[test]

@@ -30,6 +30,11 @@ const BEFOREHAND: [&str; 5] = [
     "old-keys",
 ];
 
+/// Removes a state directory that no daemon uses, with all that was received in it.
+pub(crate) fn remove_state_directory(layout: &Layout) -> Result<(), SpoolError> {
+    Ok(durable::remove_all(layout.state())?)
+}
+
 /// Makes the state directory if it is missing; gives the directories that were made, the deepest first. Gives an error if
 /// other users may look into it.
 pub(crate) fn make_state_directory(layout: &Layout) -> Result<Vec<PathBuf>, SpoolError> {

@@ -206,6 +206,17 @@ impl Guard<'_, Group> {
         Ok(self.journal.submit(batch)?)
     }
 
+    /// The last connection with it has just ended.
+    pub(in crate::spool) fn note_gone(&self, peer: PeerId) -> Result<(), SpoolError> {
+        let Some(mut member) = self.journal.row(MEMBERS, &peer)? else {
+            return Ok(());
+        };
+        member.last_seen = now_secs();
+        let mut batch = Batch::default();
+        batch.insert(MEMBERS, &peer, &member);
+        Ok(self.journal.submit(batch)?)
+    }
+
     /// It has been given all of what is current.
     pub(in crate::spool) fn joined(&self, id: PeerId, batch: &mut Batch) {
         batch.remove(JOINING, &id);

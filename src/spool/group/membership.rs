@@ -79,6 +79,8 @@ impl State {
         let on = |list: &BTreeSet<PeerId>| list.contains(&id) || Some(id) == admin || by_admin;
         if self.roll.is_removed(id) {
             Admission::Removed
+        } else if self.roll.has_left(id) {
+            Admission::Left
         } else if !self.listed.as_ref().is_none_or(on) {
             Admission::Unlisted
         } else if self.left_out.contains(&id) {
@@ -96,6 +98,8 @@ pub(crate) enum Admission {
     Welcome,
     /// Never again.
     Removed,
+    /// Never again, since it left of its own accord.
+    Left,
     /// `members = "listed"`, and it is not.
     Unlisted,
     /// When it proves the present key: the admin did not give it that.
@@ -206,14 +210,16 @@ impl Group {
 enum About {
     Removed(PeerId),
     Admitted(PeerId),
+    Left(PeerId),
     Key,
 }
 
 impl About {
-    fn of(what: &What) -> Self {
-        match what {
+    fn of(statement: &Statement) -> Self {
+        match &statement.what {
             What::Removed { id, .. } => Self::Removed(*id),
             What::Admitted { id, .. } => Self::Admitted(*id),
+            What::Left { .. } => Self::Left(statement.by),
             What::Rekey(_) => Self::Key,
         }
     }
@@ -226,6 +232,7 @@ impl Key for About {
         match self {
             Self::Removed(id) => (b"r", id).write(to),
             Self::Admitted(id) => (b"a", id).write(to),
+            Self::Left(id) => (b"l", id).write(to),
             Self::Key => b"k".write(to),
         }
     }
@@ -234,6 +241,7 @@ impl Key for About {
         match &<[u8; 1]>::read(from)? {
             b"r" => PeerId::read(from).map(Self::Removed),
             b"a" => PeerId::read(from).map(Self::Admitted),
+            b"l" => PeerId::read(from).map(Self::Left),
             b"k" => Some(Self::Key),
             _ => None,
         }
@@ -280,6 +288,7 @@ impl Group {
             let roll = &state.roll;
             let out: Vec<PeerId> = roll
                 .removed()
+                .chain(roll.left())
                 .chain(state.left_out.iter().copied())
                 .collect();
             (self.newer_key(&state), out)
@@ -391,6 +400,7 @@ impl Group {
         let why = match self.admission(id) {
             Admission::Welcome => return None,
             Admission::Removed => "removed from the group",
+            Admission::Left => "left the group",
             Admission::Unlisted => "not on the list of members",
             Admission::LeftOut => "has not got the new group key",
         };
@@ -402,7 +412,8 @@ impl Group {
         match self.admission(origin) {
             Admission::Removed => Some("its origin was removed from the group".into()),
             Admission::Unlisted => Some("its origin is not on this node's list of members".into()),
-            Admission::Welcome | Admission::LeftOut => None,
+            // What it sent before, others may still pass on.
+            Admission::Welcome | Admission::LeftOut | Admission::Left => None,
         }
     }
 }
@@ -453,7 +464,7 @@ impl Group {
                     continue;
                 }
             };
-            let about = About::of(&statement.what);
+            let about = About::of(&statement);
             match roll.take(&charter, statement, signed.clone()) {
                 Change::None => continue,
                 Change::Recorded => {}
@@ -579,7 +590,10 @@ impl Spool {
 
     /// Ends all that is owed to `id`, page by page. Done again at the next start if interrupted.
     fn expel(&self, id: PeerId) -> Result<(), SpoolError> {
-        let for_good = self.group.admission(id) == Admission::Removed;
+        let for_good = matches!(
+            self.group.admission(id),
+            Admission::Removed | Admission::Left
+        );
         self.decide().group.put_out(id, for_good)?;
         let ended = self.end_all(id)?;
         if ended > 0 {
@@ -604,6 +618,20 @@ impl Spool {
             return Err(GroupError::Myself);
         }
         self.change(&charter, &ids, !keep_key)
+    }
+
+    /// Says that this node is no member any more. Durable when this returns; there is no way back under this id.
+    pub(crate) fn leave_group(&self) -> Result<(), GroupError> {
+        let charter = self.group.charter().ok_or(GroupError::NoAdmin)?;
+        let _one = self.group.change.lock();
+        let statement = Statement {
+            group: charter.root,
+            by: self.identity.id(),
+            what: What::Left {
+                generation: self.group.generation(),
+            },
+        };
+        Ok(self.apply(vec![statement.sign(&self.identity)])?)
     }
 
     /// Gives all members a new key.

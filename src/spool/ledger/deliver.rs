@@ -143,6 +143,11 @@ impl Spool {
         self.decide().group.note_epoch(peer, epoch)
     }
 
+    /// The last connection with `peer` has just ended.
+    pub(crate) fn note_gone(&self, peer: PeerId) -> Result<(), SpoolError> {
+        self.decide().group.note_gone(peer)
+    }
+
     /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
     pub(crate) fn pending(
         &self,

@@ -89,7 +89,7 @@ impl Group {
     fn use_invitation(&self, name: [u8; 16], joiner: PeerId, now: u64) -> Result<(), Denied> {
         let row: Option<Row> = self.journal.row(INVITATIONS, &name).map_err(disk)?;
         let mut row = row.ok_or(Denied::Unknown)?;
-        if self.admission(joiner) == Admission::Removed {
+        if matches!(self.admission(joiner), Admission::Removed | Admission::Left) {
             return Err(Denied::Removed);
         }
         // A clock set to long before it was made says nothing about its age.

@@ -1,0 +1,73 @@
+//! Leaving the group: what keeps a node from it, and who is told.
+//!
+//! # Crash behaviour
+//! Once the statement is durable the node is out, whoever has heard of it: the next start is refused. Members that never
+//! hear of it wait for the node until they forget it.
+
+use std::time::Duration;
+
+use super::Backend;
+use crate::control::{ControlBackend, Left};
+use crate::spool::GroupError;
+
+/// How long the members have to take our word.
+const TELL: Duration = Duration::from_secs(5);
+
+impl Backend {
+    /// Leaves, unless something speaks against it; then says what.
+    pub(super) fn leave_group(&self, force: bool) -> Result<Left, String> {
+        let facts = self.facts();
+        let spool = &facts.spool;
+        if !force {
+            self.objection().map_or(Ok(()), Err)?;
+        }
+        let group = spool.group().name();
+        let say = || match spool.leave_group() {
+            // Nobody would take it: without a charter no statement counts.
+            Err(GroupError::NoAdmin) if force => Ok(()),
+            said => said,
+        };
+        let mesh = self.mesh.read();
+        let mesh = mesh.as_ref().ok_or("the daemon is stopping")?;
+        let farewell = mesh.leave(TELL, say).map_err(|error| error.to_string())?;
+        tracing::warn!("this node has left group {group}");
+        (facts.stop)();
+        Ok(Left {
+            group,
+            state: spool.layout().state().to_string_lossy().into_owned(),
+            told: farewell.told,
+            untold: farewell.untold,
+        })
+    }
+
+    /// What is lost if it leaves now.
+    fn objection(&self) -> Option<String> {
+        let facts = self.facts();
+        let spool = &facts.spool;
+        let peers = ControlBackend::peers(self);
+        if peers.is_empty() {
+            return None;
+        }
+        let counts = spool.counts();
+        let open = counts.outbound_pending;
+        if open > 0 {
+            return Some(format!(
+                "{open} of what was sent is still on its way, and nobody gets it any more when this node has left: `meshbox wait` \
+                 waits for it, --force gives it up"
+            ));
+        }
+        if peers.iter().all(|peer| !peer.connected) {
+            return Some(
+                "no member is connected, so nobody can be told, and they would wait for this node until they `meshbox forget` it; \
+                 connect it, or leave all the same with --force"
+                    .to_owned(),
+            );
+        }
+        let admin = spool.group().charter().map(|charter| charter.admin);
+        (admin == Some(facts.id)).then(|| {
+            "this node is the admin of the group: when it has left nobody can remove members or change the key; --force leaves all \
+             the same"
+                .to_owned()
+        })
+    }
+}
