@@ -247,6 +247,43 @@ fn a_directory_sent_as_one_is_rung_as_urgent_as_its_route_says() {
 }
 
 #[test]
+fn whatever_is_sealed_is_rung_as_urgent_as_its_route_says() {
+    let (alder, birch, _cedar) = three();
+    let critical = |path: &str, to: &str| Route {
+        priority: Some(Priority::Critical),
+        ..route(path, &[to])
+    };
+    routes(
+        &alder,
+        vec![critical("d", "birch"), critical("e", "dogwood")],
+    );
+    let (send, rung) = crossbeam_channel::unbounded();
+    alder
+        .spool()
+        .subscribe(move |event| drop(send.send(event.clone())));
+    let written = alder.drop_file("d/f", b"x");
+    let renamed = alder.rename("d/f", "d/g");
+    alder.fill(".stage", &[("0", b"by hand")]);
+    let request = SendRequest {
+        files: vec![(rel(".stage/0"), rel("d/h"))],
+        ..SendRequest::default()
+    };
+    let Sent::Sealed(sent) = alder.spool().send_files(&request).unwrap() else {
+        panic!("not sent");
+    };
+    let held = alder.drop_file("e/f", b"y");
+    alder.knows(&birch, "dogwood");
+    let rung: Vec<Event> = rung.try_iter().collect();
+    for bundle in [written, renamed, sent, held] {
+        let rings = rung.iter().filter_map(|event| match event {
+            Event::Sealed(of, priority) if *of == bundle => Some(*priority),
+            _ => None,
+        });
+        assert_eq!(rings.collect::<Vec<_>>(), [Priority::Critical], "{rung:?}");
+    }
+}
+
+#[test]
 fn a_second_claimant_of_a_name_gets_nothing_by_it() {
     let (alder, birch, cedar) = three();
     let liar = Node::new();
