@@ -99,6 +99,16 @@ impl Content {
         Ok(true)
     }
 
+    /// Undoes [`Self::hold`] for this inode, which is not recorded; not if others count on the link by now. Call with the
+    /// decision lock held.
+    pub(in crate::spool) fn unhold(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
+        let link = self.layout.content(digest);
+        if inode_at(&link) == Some(ino) && !self.is_needed(digest)? {
+            durable::remove(&link)?;
+        }
+        Ok(())
+    }
+
     /// Removes the link when no bundle needs it and no visible name shows its inode; counts it as kept for others when
     /// one does. Call with the decision lock held.
     pub(in crate::spool) fn free(&self, digest: Digest) -> Result<(), SpoolError> {

@@ -11,6 +11,8 @@ mod delta;
 #[cfg(test)]
 mod expiry;
 #[cfg(test)]
+mod failed_seals;
+#[cfg(test)]
 mod failed_sync;
 #[cfg(test)]
 mod growth;

@@ -1,5 +1,8 @@
 //! Sealing: a ready file gets its digest, its manifest and its journal rows; from then on it is a bundle.
 //!
+//! Files, directories sent as one and what `meshbox send` sends differ in what they announce; the way from hashed files to
+//! a bundle is one ([`commit`]).
+//!
 //! # Invariants
 //! 1. Hashing holds no lock. The result counts only if, under the inode's gate, there is no writer and the write
 //!    generation is the one from before; else it is thrown away.
@@ -14,13 +17,16 @@
 //! # Threads
 //! The sealers ([`crate::spool::outbox::jobs`]), which hash in slices ([`crate::spool::outbox::hashing`]).
 
+mod commit;
 mod names;
+mod plan;
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use self::names::Looked;
+pub(in crate::spool) use self::commit::Gates;
+pub(in crate::spool) use self::plan::{Looked, Member, Plan, Taken, gates_of};
 use crate::bundle::{
     BundleId, DeliveryState, Entry, EntryKind, Former, Listing, MANIFEST_VERSION, Manifest,
     Priority, RelPath, Rest, Scope, VerifiedManifest,
@@ -30,10 +36,9 @@ use crate::peer::{self, PeerId};
 use crate::spool::journal::Batch;
 use crate::spool::keys::Newest;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::outbox::hashing::{Look, Slice};
+use crate::spool::outbox::hashing::Slice;
 use crate::spool::outbox::jobs::Step;
 use crate::spool::outbox::moved_on::MovedOn;
-use crate::spool::symlinks::hashed;
 use crate::spool::tables::{
     BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, ORPHANS, OUT_ORDER, PENDING,
 };
@@ -123,73 +128,36 @@ impl Spool {
         }
     }
 
-    /// A symbolic link has nothing to be hashed.
-    fn seal_link(&self, request: &SealRequest) -> Result<Step, SpoolError> {
-        let SealRequest { gate, names, .. } = request;
-        for SealName { path, .. } in names {
-            let Some((file, target)) = self.open_link(path, gate.ino())? else {
-                continue;
-            };
-            let looked = Looked {
-                at: self.outbox().shown(path),
-                file,
-                hashed: hashed(&target),
-                generation: gate.lock().state().generation,
-                target: Some(target),
-            };
-            return Ok(Step::Done(self.seal_names(request, &looked)?));
-        }
-        Ok(request.came_to(&SealOutcome::Gone))
-    }
-
     fn seal_now(&self, request: &SealRequest, slice: &mut Slice<'_>) -> Result<Step, SpoolError> {
-        let SealRequest { gate, names, .. } = request;
-        let (mut found, mut failed) = (None, None);
-        for SealName { path, .. } in names {
-            match self.open_member(path, gate.ino()) {
-                Ok(Some(file)) => {
-                    found = Some((file, path));
-                    break;
+        let mut failed = None;
+        for name in &request.names {
+            match self.look_at_member(&request.gate, &name.path, slice) {
+                Ok(Looked::Member(member)) => {
+                    return Ok(Step::Done(self.seal_names(request, *member)?));
                 }
-                Ok(None) => {}
+                Ok(Looked::Open) => return Ok(request.came_to(&SealOutcome::Changed)),
+                Ok(Looked::Later(left)) => return Ok(Step::Later(left)),
+                Ok(Looked::Gone) => {}
                 // Another name may be reached.
                 Err(error) => failed = Some(error),
             }
         }
-        let (file, path) = match (found, failed) {
-            (Some(found), _) => found,
-            (None, Some(error)) => return Err(error),
-            (None, None) => return self.seal_link(request),
-        };
-        Ok(match self.hash_slice(gate, &file, path, slice)? {
-            Look::Open => request.came_to(&SealOutcome::Changed),
-            Look::Later(left) => Step::Later(left),
-            Look::Whole(hashed, generation) => {
-                let looked = Looked {
-                    at: self.outbox().shown(path),
-                    file,
-                    hashed,
-                    generation,
-                    target: None,
-                };
-                Step::Done(self.seal_names(request, &looked)?)
-            }
-        })
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(request.came_to(&SealOutcome::Gone)),
+        }
     }
 
-    /// A new bundle counts as queued when `batch` is durable; what it replaced is needed until then, since a power loss
-    /// would undo the new version.
-    pub(in crate::spool) fn sealed_when_durable(
-        &self,
-        bundle: BundleId,
-        freed: Vec<Digest>,
-        batch: &mut Batch,
-    ) {
-        self.volatile.lock().insert(bundle);
+    /// New bundles count as queued when `batch` is durable; what they replaced is needed until then, since a power loss
+    /// would undo the new versions.
+    fn sealed_when_durable(&self, bundles: Vec<BundleId>, freed: Vec<Digest>, batch: &mut Batch) {
+        self.volatile.lock().extend(bundles.iter().copied());
         let me = self.me.clone();
         batch.on_durable(move || {
             if let Some(spool) = me.upgrade() {
-                spool.volatile.lock().remove(&bundle);
+                for bundle in &bundles {
+                    spool.volatile.lock().remove(bundle);
+                }
                 spool.free_later(freed);
                 spool.ring(&Event::StatusChanged);
             }

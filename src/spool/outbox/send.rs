@@ -16,9 +16,7 @@
 //! # Threads
 //! Called by a thread of the control socket; hashes there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -28,20 +26,21 @@ use crate::bundle::{
 };
 use crate::digest::Digest;
 use crate::encoding;
-use crate::spool::durable::{OnPath, Sync};
 use crate::spool::group::route::{Target, Terms};
 use crate::spool::journal::Batch;
 use crate::spool::outbox::hashing::{READ_BYTES, Slice};
-use crate::spool::outbox::seal::{Earlier, file_entry};
-use crate::spool::outbox::tree::{Looked, Member};
-use crate::spool::tables::{LATEST, MARKS, SENT_IDS, Stat};
-use crate::spool::{Event, Gate, GateGuard, Spool, SpoolError};
+use crate::spool::outbox::seal::{Earlier, Gates, Looked, Member, Plan, Taken, gates_of};
+use crate::spool::tables::SENT_IDS;
+use crate::spool::{Spool, SpoolError};
 
 /// How long a file may still be open for writing: close(2) returns before the file system hears of it.
 const LAST_CLOSE: Duration = Duration::from_secs(5);
 
 /// How often that is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// Why files are not sent that changed under our hands.
+const WRITTEN: &str = "a file was written while it was being read; send it again";
 
 /// What was sent under an id of the user's.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -82,71 +81,41 @@ pub(crate) enum Sent {
 impl Spool {
     /// Seals files as one bundle. Blocks until it is durable.
     pub(crate) fn send_files(&self, request: &SendRequest) -> Result<Sent, SpoolError> {
-        self.journal.still_keeps()?;
         if request.files.is_empty() || request.files.len() > MAX_ENTRIES {
             let why = format!("a bundle has 1 to {MAX_ENTRIES} files");
             return Ok(Sent::Refused(why));
         }
-        let mut buffer = vec![0; READ_BYTES];
-        let mut slice = Slice::new(&mut buffer, true);
-        let mut members = Vec::with_capacity(request.files.len());
-        let deadline = Instant::now() + LAST_CLOSE;
-        for (from, _) in &request.files {
-            match self.look_until(from, deadline, &mut slice)? {
-                Some(member) => members.push(member),
-                None if self.jobs.are_ending() => {
-                    let why = "the daemon is ending; send it again when it runs";
-                    return Ok(Sent::Refused(why.into()));
-                }
-                None => {
-                    return Ok(Sent::Refused(format!(
-                        "{from} is not there, or still being written"
-                    )));
-                }
-            }
-        }
-        let mut entries: Vec<Entry> = request
-            .files
-            .iter()
-            .zip(&members)
-            .map(|((_, name), member)| file_entry(name, &member.meta, member.hashed.clone()))
-            .collect();
-        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        if let Some(twice) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
-            let why = format!("two files would be {} in the bundle", twice[0].path);
-            return Ok(Sent::Refused(why));
-        }
-        let listed: usize = entries.iter().map(encoding::len_of).sum();
-        if listed > ENTRIES_BYTES_MAX {
-            let why = format!(
-                "the names and checksums of these files take {listed} bytes, a bundle has {ENTRIES_BYTES_MAX} for them: send them as several"
-            );
-            return Ok(Sent::Refused(why));
-        }
-        let mut terms = match self.common_terms(request, &entries) {
-            Ok(terms) => terms,
+        let members = match self.look_at_files(request)? {
+            Ok(members) => members,
             Err(why) => return Ok(Sent::Refused(why)),
         };
-        let gates: BTreeMap<u64, Arc<Gate>> = members
-            .iter()
-            .map(|member| (member.gate.ino(), Arc::clone(&member.gate)))
-            .collect();
-        let mut guards: BTreeMap<u64, GateGuard<'_>> = gates
-            .iter()
-            .map(|(ino, gate)| (*ino, gate.lock()))
-            .collect();
-        for member in &members {
-            let guard = guards.get_mut(&member.gate.ino());
-            let same = guard.is_some_and(|guard| {
-                guard.writers() == 0 && guard.state().generation == member.generation
-            });
-            if !same {
-                let why = "a file was written while it was being read; send it again".to_owned();
-                return Ok(Sent::Refused(why));
-            }
+        let asked = entries_of(request, &members);
+        let asked = asked.and_then(|entries| Ok((self.common_terms(request, &entries)?, entries)));
+        let (terms, entries) = match asked {
+            Ok(asked) => asked,
+            Err(why) => return Ok(Sent::Refused(why)),
+        };
+        let gates = gates_of(&members);
+        let mut gates = Gates::lock(&gates);
+        if gates.are_written() || members.iter().any(|member| !gates.is_as_hashed(member)) {
+            return Ok(Sent::Refused(WRITTEN.into()));
         }
+        let plan = gates.link(self, &members)?.plan(self);
+        let sent = self.send_members(request, plan, &members, terms, entries)?;
+        self.journal.flush()?;
+        Ok(sent)
+    }
+
+    /// What a bundle of these members comes to, and its rows if it is one.
+    fn send_members(
+        &self,
+        request: &SendRequest,
+        mut plan: Plan<'_>,
+        members: &[Member],
+        mut terms: Terms,
+        entries: Vec<Entry>,
+    ) -> Result<Sent, SpoolError> {
         let content = content_of(&entries, &request.to);
-        let decide = self.decide();
         if let Some(id) = &request.id
             && let Some(row) = self.journal.row(SENT_IDS, id)?
         {
@@ -159,55 +128,55 @@ impl Spool {
         if let Some(why) = self.over_limits(&entries) {
             return Ok(Sent::Refused(why));
         }
-        self.last_word(&entries, &mut terms);
-        let mut batch = Batch::default();
-        for member in &members {
-            let at = self.outbox().shown(&member.path);
-            let Some(file) = self.open_member(&member.path, member.gate.ino())? else {
-                return Ok(Sent::Refused(format!("{} is gone", member.path)));
-            };
-            self.content.hold(&file, member.hashed.digest, &mut batch)?;
-            // After the link, which changes the change time.
-            let stat = Stat::of(&file.metadata().on("stat", &at)?);
-            let digest = member.hashed.digest;
-            self.content.record(digest, &stat, &mut batch);
-            batch.remove(MARKS, &stat.ino);
-            batch.sync(Sync::File(Arc::new(file)));
-        }
-        let manifest = self.manifest_under(&terms, entries, Earlier::default());
-        let bundle = manifest.id();
-        self.rows_under(&terms, &manifest, &mut batch)?;
-        let mut superseded = BTreeSet::new();
-        for entry in &manifest.manifest().entries {
-            superseded.extend(self.journal.row(LATEST, &entry.path)?);
-        }
-        let mut freed = Vec::new();
-        for old in superseded {
-            freed.extend(self.supersede(old, &manifest, &mut batch)?);
-        }
-        for entry in &manifest.manifest().entries {
-            batch.insert(LATEST, &entry.path, &bundle);
-        }
-        if let Some(id) = &request.id {
-            batch.insert(SENT_IDS, id, &SentRow { bundle, content });
-        }
-        self.sealed_when_durable(bundle, freed, &mut batch);
-        self.journal.submit(batch)?;
-        for member in &members {
-            if let Some(guard) = guards.get_mut(&member.gate.ino()) {
-                guard.state().sealed = Some(member.hashed.digest);
+        for member in members {
+            match plan.take_in(member)? {
+                Taken::Here(_) => {}
+                Taken::Gone => return Ok(Sent::Refused(format!("{} is gone", member.path))),
+                Taken::Changed => return Ok(Sent::Refused(WRITTEN.into())),
             }
-            member.gate.set_marked(false);
         }
-        drop(decide);
-        drop(guards);
-        self.counters.sealed.fetch_add(1, Ordering::Relaxed);
-        self.ring(&Event::Sealed(bundle, manifest.manifest().priority));
-        self.journal.flush()?;
+        self.last_word(&entries, &mut terms);
+        let replaces = plan.replaced_by(&entries, false)?;
+        let bundle = plan
+            .announce(&terms, entries, Earlier::default(), replaces)?
+            .id();
+        if let Some(id) = &request.id {
+            let row = SentRow { bundle, content };
+            plan.batch.insert(SENT_IDS, id, &row);
+        }
+        plan.commit(false)?;
         Ok(match &terms.target {
             Target::Held(row) => Sent::Held(bundle, row.why.join("; ")),
             Target::All | Target::Ids(_) => Sent::Sealed(bundle),
         })
+    }
+
+    /// The files, hashed; or why they cannot be.
+    fn look_at_files(
+        &self,
+        request: &SendRequest,
+    ) -> Result<Result<Vec<Member>, String>, SpoolError> {
+        let mut buffer = vec![0; READ_BYTES];
+        let mut slice = Slice::new(&mut buffer, true);
+        let mut members = Vec::with_capacity(request.files.len());
+        let deadline = Instant::now() + LAST_CLOSE;
+        for (from, _) in &request.files {
+            match self.look_until(from, deadline, &mut slice)? {
+                Some(member) => members.push(Member {
+                    file: None,
+                    ..member
+                }),
+                None if self.jobs.are_ending() => {
+                    let why = "the daemon is ending; send it again when it runs";
+                    return Ok(Err(why.into()));
+                }
+                None => {
+                    let why = format!("{from} is not there, or still being written");
+                    return Ok(Err(why));
+                }
+            }
+        }
+        Ok(Ok(members))
     }
 
     /// The file with its digest, once nobody writes it any more.
@@ -221,10 +190,10 @@ impl Spool {
             return Ok(None);
         };
         // What a slice hashed stands there, for the next one.
-        let _gate = self.gate(ino);
+        let gate = self.gate(ino);
         loop {
             slice.again();
-            match self.look_at_member(ino, path, slice)? {
+            match self.look_at_member(&gate, path, slice)? {
                 // Its name in the bundle is another than the one by which a link was found harmless.
                 Looked::Member(member) if member.target.is_some() => return Ok(None),
                 Looked::Member(member) => return Ok(Some(*member)),
@@ -273,6 +242,28 @@ impl Spool {
             }
         }
         Ok(())
+    }
+}
+
+/// What the bundle says of the files, in order; or why it cannot.
+fn entries_of(request: &SendRequest, members: &[Member]) -> Result<Vec<Entry>, String> {
+    let named = request.files.iter().zip(members);
+    let mut entries: Vec<Entry> = named
+        .map(|((_, name), member)| member.entry(name, &member.meta))
+        .collect();
+    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    if let Some(twice) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
+        return Err(format!(
+            "two files would be {} in the bundle",
+            twice[0].path
+        ));
+    }
+    let listed: usize = entries.iter().map(encoding::len_of).sum();
+    match listed > ENTRIES_BYTES_MAX {
+        true => Err(format!(
+            "the names and checksums of these files take {listed} bytes, a bundle has {ENTRIES_BYTES_MAX} for them: send them as several"
+        )),
+        false => Ok(entries),
     }
 }
 

@@ -25,30 +25,23 @@
 //! One sealer at a time is at a tree, slice by slice; the last one does the seal. The gates are held while rows and links are made, some tens of microseconds per
 //! file, so a writer that comes back then waits in the blocking pool.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::bundle::{
-    BundleId, DirectoryTime, Entry, EntryKind, Mtime, Priority, RelPath, VerifiedManifest,
-};
-use crate::digest::{Digest, Hashed};
+use crate::bundle::{DirectoryTime, Entry, EntryKind, Listing, Mtime, Priority, RelPath};
 use crate::spool::beneath::Root;
 use crate::spool::directories::split;
-use crate::spool::durable::{OnPath, SYNC_EACH_MAX, Sync};
+use crate::spool::durable::SYNC_EACH_MAX;
 use crate::spool::group::route::Terms;
 use crate::spool::journal::Batch;
-use crate::spool::outbox::gate::{Gate, GateGuard};
-use crate::spool::outbox::hashing::{Look, Slice};
+use crate::spool::outbox::gate::Gate;
+use crate::spool::outbox::hashing::Slice;
 use crate::spool::outbox::jobs::Step;
-use crate::spool::outbox::seal::{Earlier, file_entry, mtime_of};
-use crate::spool::symlinks::{hashed, link_entry};
-use crate::spool::tables::{
-    LATEST, MARKS, OUT_NAMES, OutName, Stat, TREES, TreeFile, TreeRow, name_in_tree,
-};
-use crate::spool::{Event, RecoveredFile, SealOutcome, Spool, SpoolError};
+use crate::spool::outbox::seal::{Earlier, Gates, Looked, Member, Plan, Taken, gates_of, mtime_of};
+use crate::spool::tables::{TREES, TreeFile, TreeRow, name_in_tree};
+use crate::spool::{RecoveredFile, SealOutcome, Spool, SpoolError};
 
 /// A directory to be sealed as one bundle: what `ready` found complete.
 pub(crate) struct TreeRequest {
@@ -94,38 +87,6 @@ const ROUNDS: usize = 3;
 
 /// What looking at a member costs at least, and sealing it, as bytes to hash.
 const MEMBER_BYTES: u64 = 16 * 1024;
-
-/// Content links made under one hold of the decision lock.
-const LINK_PAGE: usize = 128;
-
-/// One file of a tree that is being sealed.
-pub(in crate::spool) struct Member {
-    pub(in crate::spool) path: RelPath,
-    pub(in crate::spool) gate: Arc<Gate>,
-    pub(in crate::spool) generation: u64,
-    pub(in crate::spool) hashed: Hashed,
-    pub(in crate::spool) meta: Metadata,
-    /// Where it points, if it is a symbolic link.
-    pub(in crate::spool) target: Option<Vec<u8>>,
-}
-
-impl Member {
-    fn entry(&self) -> Entry {
-        match &self.target {
-            Some(target) => link_entry(&self.path, &self.meta, target.clone()),
-            None => file_entry(&self.path, &self.meta, self.hashed.clone()),
-        }
-    }
-}
-
-/// What hashing a member came to.
-pub(in crate::spool) enum Looked {
-    Member(Box<Member>),
-    Gone,
-    Open,
-    /// So many bytes of it are left for other slices.
-    Later(u64),
-}
 
 /// A tree between two slices of hashing.
 pub(in crate::spool) struct TreeWork {
@@ -251,29 +212,18 @@ impl Spool {
             if let Some(step) = self.look_at_members(work, slice)? {
                 return Ok(step);
             }
-            let gates: BTreeMap<u64, Arc<Gate>> = work
-                .members
-                .iter()
-                .map(|member| (member.gate.ino(), Arc::clone(&member.gate)))
-                .collect();
-            // In the order of the inodes, so that two trees never wait for each other.
-            let mut guards: HashMap<u64, GateGuard<'_>> = gates
-                .iter()
-                .map(|(ino, gate)| (*ino, gate.lock()))
-                .collect();
-            if guards.values().any(|guard| guard.writers() > 0) {
+            let gates = gates_of(&work.members);
+            let mut gates = Gates::lock(&gates);
+            if gates.are_written() {
                 return Ok(Step::done(SealOutcome::Changed));
             }
-            let mut same = |member: &Member| {
-                let guard = guards.get_mut(&member.gate.ino());
-                guard.map(|guard| guard.state().generation) == Some(member.generation)
-            };
             let (members, changed): (Vec<Member>, Vec<Member>) = std::mem::take(&mut work.members)
                 .into_iter()
-                .partition(&mut same);
+                .partition(|member| gates.is_as_hashed(member));
             work.members = members;
             if changed.is_empty() {
-                let sealed = self.seal_members(&work.request, &work.members, &mut guards)?;
+                let linked = gates.link(self, &work.members)?;
+                let sealed = self.seal_members(&work.request, &work.members, linked.plan(self))?;
                 return Ok(Step::done(sealed));
             }
             work.round += 1;
@@ -293,8 +243,11 @@ impl Spool {
     ) -> Result<Option<Step>, SpoolError> {
         while let Some((ino, path)) = work.todo.last() {
             let gate = self.gate(*ino);
-            match self.look_at_member(*ino, path, slice)? {
-                Looked::Member(member) => work.members.push(*member),
+            match self.look_at_member(&gate, path, slice)? {
+                Looked::Member(member) => work.members.push(Member {
+                    file: None,
+                    ..*member
+                }),
                 Looked::Gone => {}
                 Looked::Open => return Ok(Some(Step::done(SealOutcome::Changed))),
                 Looked::Later(left) => {
@@ -311,103 +264,61 @@ impl Spool {
         Ok(None)
     }
 
-    pub(in crate::spool) fn look_at_member(
-        &self,
-        ino: u64,
-        path: &RelPath,
-        slice: &mut Slice<'_>,
-    ) -> Result<Looked, SpoolError> {
-        let at = self.outbox().shown(path);
-        let gate = self.gate(ino);
-        let Some(file) = self.open_member(path, ino)? else {
-            let Some((link, target)) = self.open_link(path, ino)? else {
-                return Ok(Looked::Gone);
-            };
-            let generation = gate.lock().state().generation;
-            return Ok(Looked::Member(Box::new(Member {
-                path: path.clone(),
-                gate,
-                generation,
-                hashed: hashed(&target),
-                meta: link.metadata().on("stat", &at)?,
-                target: Some(target),
-            })));
-        };
-        let (hashed, generation) = match self.hash_slice(&gate, &file, path, slice)? {
-            Look::Whole(hashed, generation) => (hashed, generation),
-            Look::Later(left) => return Ok(Looked::Later(left)),
-            Look::Open => return Ok(Looked::Open),
-        };
-        let meta = file.metadata().on("stat", &at)?;
-        Ok(Looked::Member(Box::new(Member {
-            path: path.clone(),
-            gate,
-            generation,
-            hashed,
-            meta,
-            target: None,
-        })))
-    }
-
-    /// Links, rows and manifests, with all gates locked.
+    /// What is announced of the members that are there.
     fn seal_members(
         &self,
         request: &TreeRequest,
         members: &[Member],
-        guards: &mut HashMap<u64, GateGuard<'_>>,
+        mut plan: Plan<'_>,
     ) -> Result<SealOutcome, SpoolError> {
-        self.journal.still_keeps()?;
-        let mut batch = Batch::default();
-        let mut files = Vec::new();
-        let few = members.len() <= SYNC_EACH_MAX;
-        // The links first, page by page: file operations need the decision lock too. A link cannot go again while its
-        // inode has a visible name.
-        for page in members.chunks(LINK_PAGE) {
-            let _decide = self.decide();
-            for member in page {
-                let Some(file) = self.open_member(&member.path, member.gate.ino())? else {
-                    continue;
-                };
-                self.content.hold(&file, member.hashed.digest, &mut batch)?;
-                if few {
-                    files.push(file);
-                }
-            }
-        }
-
-        let decide = self.decide();
-        let mut sealed: Vec<(&Member, Stat)> = Vec::with_capacity(members.len());
+        let mut sealed: Vec<(&Member, Metadata)> = Vec::with_capacity(members.len());
         for member in members {
-            let Some(meta) = self.outbox().look(&member.path)? else {
-                continue;
-            };
-            let ino = member.gate.ino();
-            let kind = meta.is_file() || (meta.is_symlink() && member.target.is_some());
-            let there = meta.ino() == ino && kind && !member.gate.is_retired();
-            if !there {
-                continue;
+            match plan.take_in(member)? {
+                Taken::Here(meta) => sealed.push((member, meta)),
+                Taken::Gone => {}
+                Taken::Changed => return Ok(SealOutcome::Changed),
             }
-            if meta.len() != member.hashed.len {
-                return Ok(SealOutcome::Changed);
-            }
-            // Its link may have been another member's that is gone since.
-            let digest = member.hashed.digest;
-            if member.target.is_none() && !self.content.has(digest) {
-                let Some(file) = self.open_member(&member.path, ino)? else {
-                    continue;
-                };
-                self.content.hold(&file, digest, &mut batch)?;
-            }
-            let meta = self.outbox().metadata(&member.path);
-            let meta = meta.on("stat", &self.outbox().shown(&member.path))?;
-            sealed.push((member, Stat::of(&meta)));
         }
-        let (mut entries, times) = entries_of(self.outbox(), &sealed, &request.directories);
+        plan.batch.remove(TREES, &request.tree);
+        let (entries, times) = entries_of(self.outbox(), &sealed, &request.directories);
         if entries.is_empty() {
-            batch.remove(TREES, &request.tree);
-            self.journal.submit(batch)?;
+            plan.commit(false)?;
             return Ok(SealOutcome::Gone);
         }
+        let mut bundles = Vec::new();
+        for (terms, listing) in self.parts(request, entries, &times) {
+            // Nobody is told where single files of a tree were before.
+            let replaces = plan.replaced_by(&listing.entries, true)?;
+            let manifest = plan.announce(&terms, listing, Earlier::default(), replaces)?;
+            bundles.push(manifest.id());
+        }
+        if bundles.len() > 1 {
+            tracing::warn!(
+                root = %request.root,
+                bundles = bundles.len(),
+                "a directory goes to different recipients, or has more in it than fits one bundle: it is sent as several"
+            );
+        }
+        plan.show_each(&sealed);
+        if members.len() <= SYNC_EACH_MAX {
+            for directory in &request.directories {
+                let names = self.outbox().sync(Some(directory.clone()));
+                plan.batch.sync(names);
+            }
+            plan.batch.sync(self.outbox().sync_above(&request.root));
+        }
+        plan.commit(false)?;
+        tracing::debug!(root = %request.root, files = sealed.len(), "sealed");
+        Ok(SealOutcome::Sealed(bundles[0]))
+    }
+
+    /// As few bundles as their recipients and the limits allow.
+    fn parts(
+        &self,
+        request: &TreeRequest,
+        mut entries: Vec<Entry>,
+        times: &[DirectoryTime],
+    ) -> Vec<(Terms, Listing)> {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let mut parts: Vec<(Terms, Vec<Entry>)> = Vec::new();
         for entry in entries {
@@ -417,136 +328,20 @@ impl Spool {
                 None => parts.push((terms, vec![entry])),
             }
         }
-        let mut manifests: Vec<(Terms, VerifiedManifest)> = Vec::new();
+        let mut listings = Vec::new();
         for (mut terms, entries) in parts {
             self.last_word(&entries, &mut terms);
-            for listing in split(entries, &times) {
-                let manifest = self.manifest_under(&terms, listing, Earlier::default());
-                manifests.push((terms.clone(), manifest));
-            }
+            let fitting = split(entries, times).into_iter();
+            listings.extend(fitting.map(|listing| (terms.clone(), listing)));
         }
-        if manifests.len() > 1 {
-            tracing::warn!(
-                root = %request.root,
-                bundles = manifests.len(),
-                "a directory goes to different recipients, or has more in it than fits one bundle: it is sent as several"
-            );
-        }
-        let freed = self.tree_rows(&sealed, &manifests, &mut batch)?;
-        batch.remove(TREES, &request.tree);
-        if few {
-            for (member, _) in &sealed {
-                batch.sync(self.outbox().sync_above(&member.path));
-            }
-            for directory in &request.directories {
-                batch.sync(self.outbox().sync(Some(directory.clone())));
-            }
-            batch.sync(self.outbox().sync_above(&request.root));
-            for file in files {
-                batch.sync(Sync::File(Arc::new(file)));
-            }
-        } else {
-            batch.sync(Sync::Everything);
-        }
-        let bundles: Vec<BundleId> = manifests.iter().map(|(_, m)| m.id()).collect();
-        // A route may make it more urgent than was asked for.
-        let urgency: Vec<Priority> = manifests
-            .iter()
-            .map(|(_, sealed)| sealed.manifest().priority)
-            .collect();
-        self.volatile.lock().extend(bundles.iter().copied());
-        let me = self.me.clone();
-        let durable = bundles.clone();
-        batch.on_durable(move || {
-            if let Some(spool) = me.upgrade() {
-                for bundle in &durable {
-                    spool.volatile.lock().remove(bundle);
-                }
-                spool.free_later(freed);
-                spool.ring(&Event::StatusChanged);
-            }
-        });
-        {
-            // Whoever renames a member does not move a mark that goes by this.
-            let guards = guards.values();
-            let _marking: Vec<_> = guards.map(|guard| guard.shared().marking()).collect();
-            for (member, _) in &sealed {
-                member.gate.set_marked(false);
-            }
-            self.journal.submit(batch)?;
-        }
-        for (member, _) in &sealed {
-            if let Some(guard) = guards.get_mut(&member.gate.ino()) {
-                guard.state().sealed = Some(member.hashed.digest);
-            }
-            self.recheck.lock().remove(&member.gate.ino());
-        }
-        drop(decide);
-        self.counters
-            .sealed
-            .fetch_add(bundles.len() as u64, Ordering::Relaxed);
-        for (bundle, priority) in bundles.iter().zip(urgency) {
-            tracing::debug!(root = %request.root, bundle = %bundle.short(), files = sealed.len(), "sealed");
-            self.ring(&Event::Sealed(*bundle, priority));
-        }
-        Ok(SealOutcome::Sealed(bundles[0]))
-    }
-
-    /// The rows of all bundles of a tree and of its files. Gives content that nobody needs once they are durable. Call
-    /// with the decision lock held.
-    fn tree_rows(
-        &self,
-        sealed: &[(&Member, Stat)],
-        manifests: &[(Terms, VerifiedManifest)],
-        batch: &mut Batch,
-    ) -> Result<Vec<Digest>, SpoolError> {
-        let mut bundle_of: HashMap<&RelPath, (BundleId, (u64, u64))> = HashMap::new();
-        let mut freed = Vec::new();
-        for (terms, manifest) in manifests {
-            self.rows_under(terms, manifest, batch)?;
-            let mut superseded = BTreeSet::new();
-            for entry in &manifest.manifest().entries {
-                let path = &entry.path;
-                bundle_of.insert(&entry.path, (manifest.id(), manifest.manifest().order()));
-                superseded.extend(self.journal.row(LATEST, path)?);
-                let before: Option<OutName> = self.journal.row(OUT_NAMES, path)?;
-                if let Some(before) = before {
-                    // Nobody is told where single files of a tree were before.
-                    self.file_gone(&before)?;
-                    superseded.insert(before.bundle);
-                }
-            }
-            for old in superseded {
-                freed.extend(self.supersede(old, manifest, batch)?);
-            }
-        }
-        for (path, (bundle, _)) in &bundle_of {
-            batch.insert(LATEST, path, bundle);
-        }
-        for (member, stat) in sealed {
-            let digest = member.hashed.digest;
-            let Some((bundle, order)) = bundle_of.get(&member.path).copied() else {
-                continue;
-            };
-            let row = OutName {
-                stat: *stat,
-                digest,
-                bundle,
-                order,
-                formerly: None,
-            };
-            batch.insert(OUT_NAMES, &member.path, &row);
-            self.content.record(digest, stat, batch);
-            batch.remove(MARKS, &stat.ino);
-        }
-        Ok(freed)
+        listings
     }
 }
 
 /// The files, and the directories that none of them implies; and the times of the others, in order.
 fn entries_of(
     outbox: &Root,
-    sealed: &[(&Member, Stat)],
+    sealed: &[(&Member, Metadata)],
     directories: &[RelPath],
 ) -> (Vec<Entry>, Vec<DirectoryTime>) {
     let mut implied: BTreeSet<RelPath> = BTreeSet::new();
@@ -560,9 +355,9 @@ fn entries_of(
         }
     };
     let mut entries: Vec<Entry> = Vec::with_capacity(sealed.len());
-    for (member, _) in sealed {
+    for (member, meta) in sealed {
         imply(&member.path);
-        entries.push(member.entry());
+        entries.push(member.entry(&member.path, meta));
     }
     let mut there: Vec<(&RelPath, Metadata)> = Vec::new();
     for directory in directories {

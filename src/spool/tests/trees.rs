@@ -53,7 +53,7 @@ impl Node {
         self.spool().outbox_renamed(&rel(from), &rel(to), true);
     }
 
-    fn seal_tree(&self, tree: u64, root: &str) -> SealOutcome {
+    pub(super) fn seal_tree(&self, tree: u64, root: &str) -> SealOutcome {
         let (files, directories) = contents(&self.outbox(root));
         let path = |below: RelPath| rel(&format!("{root}/{below}"));
         let files = files.into_iter().map(|(ino, p)| (ino, path(p))).collect();
