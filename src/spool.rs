@@ -24,7 +24,6 @@ mod symlinks;
 mod tables;
 #[cfg(test)]
 mod tests;
-mod underway;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -60,7 +59,10 @@ pub(crate) use self::ledger::custody::OriginSays;
 use self::ledger::history::History;
 use self::ledger::inbound::InboundShown;
 pub(crate) use self::ledger::rank::Rank;
+#[cfg(test)]
+pub(crate) use self::outbox::MarkKind;
 use self::outbox::Outbox;
+pub(crate) use self::outbox::Underway;
 pub(crate) use self::outbox::gate::{Gate, GateGuard};
 use self::outbox::jobs::Jobs;
 pub(crate) use self::outbox::send::{SendRequest, Sent};
@@ -74,10 +76,7 @@ use self::start::{
     LastRun, check_format, check_hard_links, distrust_page_cache, is_in_use, last_run, save_boot,
     save_clean, seal,
 };
-#[cfg(test)]
-pub(crate) use self::tables::MarkKind;
 use self::tables::{META_EPOCH, OUT_ORDER};
-pub(crate) use self::underway::Underway;
 use crate::bundle::{
     BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
 };

@@ -412,14 +412,7 @@ impl Spool {
         let (old, new) = (self.inbox().at(from)?, self.outbox().at(to)?);
         let row: Option<InName> = self.journal.row(IN_NAMES, from)?;
         if let Some(row) = &row {
-            // Killed right after the rename, the file is sealed at the next start.
-            let mut batch = Batch::default();
-            let mark = super::tables::Mark {
-                kind: super::tables::MarkKind::Closed,
-                path: to.clone(),
-            };
-            batch.insert(super::tables::MARKS, &row.ino, &mark);
-            self.journal.submit(batch)?;
+            self.outbox.expect(row.ino, to)?;
         }
         let renamed = if no_replace {
             durable::rename_no_replace(&old, &new)
@@ -428,9 +421,7 @@ impl Spool {
         };
         if let Err(error) = renamed {
             if let Some(row) = &row {
-                let mut batch = Batch::default();
-                batch.remove(super::tables::MARKS, &row.ino);
-                self.journal.submit(batch)?;
+                self.outbox.expect_no_more(row.ino)?;
             }
             return Err(error.into());
         }

@@ -9,12 +9,22 @@ pub(in crate::spool) mod jobs;
 pub(in crate::spool) mod links;
 pub(in crate::spool) mod marks;
 pub(in crate::spool) mod moved_on;
+mod names;
+#[cfg(test)]
+mod probe;
+mod recover;
 pub(in crate::spool) mod reseal;
 pub(in crate::spool) mod seal;
 pub(in crate::spool) mod send;
+mod tables;
 pub(in crate::spool) mod tail;
 pub(in crate::spool) mod tree;
+mod underway;
 
+pub(crate) use self::tables::MarkKind;
+pub(in crate::spool) use self::tables::OutName;
+use self::tables::{MARKS, OUT_NAMES};
+pub(crate) use self::underway::Underway;
 use crate::journal::Journal;
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry as MapEntry;
@@ -28,7 +38,6 @@ use rustix::io::Errno;
 use super::durable::OnPath;
 use super::journal::Batch;
 use super::keys::{At, Beneath};
-use super::tables::{MARKS, MarkKind, OUT_NAMES, OutName};
 use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
 use crate::bundle::{RelPath, Stage};
 
@@ -40,7 +49,6 @@ const RENAME_PAGE: usize = 1000;
 
 /// What is in the outbox and what was sent of it.
 pub(in crate::spool) struct Outbox {
-    #[allow(dead_code, reason = "the tables move to their owners one by one")]
     journal: Arc<Journal>,
 }
 
@@ -150,10 +158,10 @@ impl Spool {
     fn move_name(&self, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide();
         let mut batch = Batch::default();
-        if let Some(before) = self.journal.row(OUT_NAMES, to)? {
+        if let Some(before) = self.outbox.name(to)? {
             self.file_gone(&before)?;
         }
-        match self.journal.row(OUT_NAMES, from)? {
+        match self.outbox.name(from)? {
             Some(row) => {
                 batch.remove(OUT_NAMES, from);
                 self.history.name_moved(row.bundle);
@@ -257,7 +265,7 @@ impl Spool {
     }
 
     fn exchange_rows(&self, a: &RelPath, b: &RelPath, batch: &mut Batch) -> Result<(), SpoolError> {
-        let row = |name: &RelPath| self.journal.row(OUT_NAMES, name);
+        let row = |name: &RelPath| self.outbox.name(name);
         for (row, from, to) in [(row(a)?, a, b), (row(b)?, b, a)] {
             match row {
                 Some(row) => {
@@ -286,7 +294,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let _decide = self.decide();
         let mut batch = Batch::default();
-        let row = self.journal.row(OUT_NAMES, path)?;
+        let row = self.outbox.name(path)?;
         if let Some(row) = row.filter(|row| row.stat.ino == ino) {
             batch.remove(OUT_NAMES, path);
             self.file_gone(&row)?;
@@ -324,9 +332,9 @@ impl Spool {
 
     /// What is known of the file shown at `path` in the outbox.
     pub(crate) fn outbox_state(&self, path: &RelPath, ino: u64) -> FileState {
-        let row = self.journal.row(OUT_NAMES, path).ok().flatten();
+        let row = self.outbox.name(path).ok().flatten();
         let Some(row) = row.filter(|row| row.stat.ino == ino && self.is_current(row)) else {
-            let mark = self.journal.row(MARKS, &ino).ok().flatten();
+            let mark = self.outbox.mark_of(ino).ok().flatten();
             let state = match mark.map(|mark| mark.kind) {
                 Some(MarkKind::Open) => Stage::Open,
                 Some(MarkKind::Closed | MarkKind::Doubted) => Stage::Settling,

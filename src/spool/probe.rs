@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::tables::{MARKS, MarkKind, Stat};
+use super::outbox::MarkKind;
+use super::tables::Stat;
 use super::{Bell, Layout, Spool, SpoolConfig, SpoolError, StateLock, durable};
 use crate::bundle::RelPath;
 
@@ -17,8 +18,7 @@ impl Spool {
 
     /// Every mark of the outbox.
     pub(crate) fn marks(&self) -> Vec<(MarkKind, RelPath)> {
-        let rows = self.journal.rows(MARKS.all(), usize::MAX);
-        let marks = rows.unwrap().into_iter();
+        let marks = self.outbox.all_marks().into_iter();
         marks.map(|(_, mark)| (mark.kind, mark.path)).collect()
     }
 

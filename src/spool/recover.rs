@@ -10,23 +10,18 @@
 //! ([`crate::spool::inbox::doubt`]); a name that shows nothing was consumed. In the outbox files of the recorded size are hashed in the
 //! background, and only a different digest is sent, or after a power loss kept back.
 
-mod displaced;
-mod outbox;
-
-use std::collections::HashSet;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::beneath::Root;
 use super::durable::{self, OnPath, Sync};
 use super::journal::{Batch, Key, Table};
 use super::start::LastRun;
-use super::tables::{IN_NAMES, InName, Stat, TREES, TreeFile, TreeRow, name_in_tree};
-use super::{RecoveredFile, RecoveredTree, Spool, SpoolError, now_secs};
+use super::tables::{IN_NAMES, InName, Stat};
+use super::{Spool, SpoolError, now_secs};
 use crate::bundle::{BundleId, RelPath};
 use crate::digest::Digest;
 use crate::spool::inbox::forward::is_in_the_way;
@@ -134,85 +129,6 @@ impl Spool {
             spool.row_consumed(row, name, &mut batch)?;
             Ok(spool.journal.submit(batch)?)
         })
-    }
-
-    /// Trees that were not sealed: what was in them and is below them now is taken out of the files that were found.
-    fn recover_trees(&self, found: &mut Vec<RecoveredFile>) -> Result<(), SpoolError> {
-        let rows = self.journal.rows(TREES.all(), usize::MAX)?;
-        let mut trees = Vec::new();
-        for (tree, row) in rows {
-            self.next_tree
-                .fetch_max(tree.saturating_add(1), Ordering::Relaxed);
-            let Some((root, files)) = self.tree_found(tree, &row, found)? else {
-                // Renamed back or removed; or the rename that would have made it a tree was never done.
-                let mut batch = Batch::default();
-                batch.remove(TREES, &tree);
-                self.journal.submit(batch)?;
-                continue;
-            };
-            let below = row.directories.iter().filter_map(|directory| {
-                RelPath::parse([root.as_bytes(), b"/", directory.as_bytes()].concat()).ok()
-            });
-            let directories = std::iter::once(root.clone()).chain(below).collect();
-            trees.push(RecoveredTree {
-                tree,
-                root,
-                files,
-                directories,
-            });
-        }
-        *self.recovered_trees.lock() = trees;
-        Ok(())
-    }
-
-    /// Where a tree is, and its members, which are taken out of `found`. A copy of the state, as after a move or restore,
-    /// has other inodes: there the name of the directory counts, if anything in it has the name of a member.
-    fn tree_found(
-        &self,
-        tree: u64,
-        row: &TreeRow,
-        found: &mut Vec<RecoveredFile>,
-    ) -> Result<Option<(RelPath, Vec<RecoveredFile>)>, SpoolError> {
-        let places = [Some(&row.root), Some(&row.from).filter(|_| row.begun)];
-        for root in places.into_iter().flatten() {
-            if self.outbox().inode(root)? == Some(row.ino) {
-                let members: HashSet<u64> = row.files.iter().map(|file| file.ino).collect();
-                let files = take_out(found, |file| {
-                    members.contains(&file.ino) && file.path.starts_with(root)
-                });
-                return Ok(Some((root.clone(), files)));
-            }
-        }
-        let members: HashSet<u64> = row.files.iter().map(|file| file.name).collect();
-        for root in places.into_iter().flatten() {
-            let Some(there) = self.outbox().look(root)?.filter(Metadata::is_dir) else {
-                continue;
-            };
-            let name = |file: &RecoveredFile| file.path.below(root).map(name_in_tree);
-            let files = take_out(found, |file| {
-                name(file).is_some_and(|name| members.contains(&name))
-            });
-            if files.is_empty() {
-                continue;
-            }
-            let file = |file: &RecoveredFile| {
-                let name = name(file)?;
-                Some(TreeFile {
-                    ino: file.ino,
-                    name,
-                })
-            };
-            let row = TreeRow {
-                ino: there.ino(),
-                files: files.iter().filter_map(file).collect(),
-                ..row.clone()
-            };
-            let mut batch = Batch::default();
-            batch.insert(TREES, &tree, &row);
-            self.journal.submit(batch)?;
-            return Ok(Some((root.clone(), files)));
-        }
-        Ok(None)
     }
 
     /// Looks at all rows of a table, page by page.
@@ -324,16 +240,6 @@ impl Spool {
         }
         Ok(durable::remove(link).map(drop)?)
     }
-}
-
-/// Removes from `found` what is `wanted`, and gives it.
-fn take_out(
-    found: &mut Vec<RecoveredFile>,
-    wanted: impl Fn(&RecoveredFile) -> bool,
-) -> Vec<RecoveredFile> {
-    let (taken, others) = found.drain(..).partition(wanted);
-    *found = others;
-    taken
 }
 
 fn text(path: &Path) -> String {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::keys::Newest;
-use super::tables::{DELIVERIES, LATEST, MARKS, MarkKind, OUT_NAMES, OUT_ORDER, OutName, PENDING};
+use super::outbox::MarkKind;
+use super::tables::{DELIVERIES, OUT_ORDER, PENDING};
 use super::{Counts, Event, FileState, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
 use crate::digest::Digest;
@@ -147,14 +148,9 @@ impl Spool {
     /// modified since.
     pub(crate) fn outbound_of(&self, path: &RelPath) -> Option<OutboundRow> {
         use std::os::unix::fs::MetadataExt;
-        let row: OutName = self.journal.row(OUT_NAMES, path).ok().flatten()?;
+        let row = self.outbox.name(path).ok().flatten()?;
         let meta = self.outbox().metadata(path).ok()?;
-        let marked = self
-            .journal
-            .row(MARKS, &meta.ino())
-            .ok()
-            .flatten()
-            .is_some();
+        let marked = self.outbox.mark_of(meta.ino()).ok().flatten().is_some();
         if meta.ino() != row.stat.ino || marked || !self.is_current(&row) {
             return None;
         }
@@ -164,7 +160,7 @@ impl Spool {
     /// The deliveries of the newest bundle of ours that had `path`, whatever the outbox shows there now; of those that are
     /// complete only the newest [`LAST_LOOK`] are looked through.
     pub(crate) fn outbound_last(&self, path: &RelPath) -> Option<OutboundRow> {
-        let waiting: Option<BundleId> = self.journal.row(LATEST, path).ok().flatten();
+        let waiting = self.outbox.latest(path).ok().flatten();
         if let Some(bundle) = waiting {
             return self.outbound_row(bundle, Some(path));
         }
@@ -349,10 +345,7 @@ impl Spool {
     /// Counters.
     pub(crate) fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let marks = self
-            .journal
-            .rows(MARKS.all(), COUNT_MAX)
-            .unwrap_or_default();
+        let marks = self.outbox.marks(None, COUNT_MAX).unwrap_or_default();
         let pending = self
             .journal
             .rows(PENDING.all(), COUNT_MAX)

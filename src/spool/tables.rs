@@ -12,12 +12,9 @@ pub(super) use crate::spool::content::record::Stat;
 use crate::spool::group::route::HeldRow;
 use crate::spool::inbox::taken::Which;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::outbox::send::SentRow;
 
 /// Inbox path → (origin, its path): whose name it is, also while nothing is there.
 pub(super) const OWNED: Table<RelPath, (PeerId, RelPath)> = Table::new(21);
-/// Outbox path → bundle id: the newest bundle of ours with this path, also when the name is gone, until it is complete.
-pub(super) const LATEST: Table<RelPath, BundleId> = Table::new(22);
 /// The number of the tables of one row, which are told apart by their names.
 pub(super) const META: u8 = 1;
 /// Bundle id → [`BundleRow`]: bundles of ours.
@@ -28,16 +25,6 @@ pub(super) const OUT_ORDER: Table<Newest, BundleId> = Table::new(3);
 pub(super) const PENDING: Table<(PeerId, Rank), BundleId> = Table::new(4);
 /// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours.
 pub(super) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> = Table::new(5);
-/// Outbox path → [`OutName`]: the version last sealed under each name that is still there.
-pub(super) const OUT_NAMES: Table<RelPath, OutName> = Table::new(7);
-/// Backing inode, outbox path → [`OutName`]: at a start, rows of [`OUT_NAMES`] whose name does not show their inode.
-pub(super) const DISPLACED: Table<(u64, RelPath), OutName> = Table::new(27);
-/// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.
-pub(super) const MARKS: Table<u64, Mark> = Table::new(9);
-/// Outbox path → backing inode: names of inodes that have more than one.
-pub(super) const LINKS: Table<RelPath, u64> = Table::new(24);
-/// Backing inode, outbox path → (): the same by inode.
-pub(super) const NAMES_OF: Table<(u64, RelPath), ()> = Table::new(25);
 /// Inbox path → [`InName`]: what each name in the inbox shows.
 pub(super) const IN_NAMES: Table<RelPath, InName> = Table::new(10);
 /// Origin, its path → inbox path: the name chosen for it, once.
@@ -49,13 +36,8 @@ pub(super) const INTENTS: Table<BundleId, Intent> = Table::new(14);
 /// Ascending order → bundle id: bundles of ours sealed when there was no other member.
 pub(super) const ORPHANS: Table<u64, BundleId> = Table::new(20);
 
-/// Number → [`TreeRow`]: directories of the outbox that are to be sent as one bundle and are not sealed yet.
-pub(super) const TREES: Table<u64, TreeRow> = Table::new(30);
-
 /// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
 pub(super) const HELD: Table<BundleId, HeldRow> = Table::new(35);
-/// The user's own name of a bundle → `SentRow`.
-pub(super) const SENT_IDS: Table<String, SentRow> = Table::new(37);
 
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table<BundleId, Renaming> = Table::new(40);
@@ -85,75 +67,6 @@ impl BundleRow {
     pub(super) fn rank(&self) -> Rank {
         Rank::of(self.signed.priority(), self.order)
     }
-}
-
-/// What was last sealed under an outbox name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct OutName {
-    pub(super) stat: Stat,
-    pub(super) digest: Digest,
-    pub(super) bundle: BundleId,
-    /// (epoch, seq) of the bundle.
-    pub(super) order: (u64, u64),
-    /// The name under which the bundle announces it, when the file was renamed since; its own if it came back.
-    pub(super) formerly: Option<RelPath>,
-}
-
-impl OutName {
-    /// The row of the same file under another name. That it was away is kept also when it is back: another file may have
-    /// been announced there meanwhile, and who consumed this one is not to see it again.
-    pub(super) fn moved(mut self, from: &RelPath) -> Self {
-        self.formerly.get_or_insert_with(|| from.clone());
-        self
-    }
-}
-
-/// A directory that is to be sent as one bundle. Written before the rename that makes it one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct TreeRow {
-    /// Where it was before its last rename.
-    pub(super) from: RelPath,
-    /// Where it is, if that rename was done.
-    pub(super) root: RelPath,
-    /// Its own inode.
-    pub(super) ino: u64,
-    /// It was to be sent before its last rename already.
-    pub(super) begun: bool,
-    /// What was in it then.
-    pub(super) files: Vec<TreeFile>,
-    /// Directories that were in it, relative to it.
-    pub(super) directories: Vec<RelPath>,
-}
-
-/// A file that was in it then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct TreeFile {
-    pub(super) ino: u64,
-    /// What it was called then ([`name_in_tree`]): a copy of the state has that, and other inodes.
-    pub(super) name: u64,
-}
-
-/// Stands for a path below a tree's root. Two that meet have one file more in a bundle that was restored, at worst.
-pub(super) fn name_in_tree(path: &[u8]) -> u64 {
-    let hash = blake3::hash(path);
-    let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
-}
-
-/// Where an outbox inode stands between its first modification and its seal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Mark {
-    pub(super) kind: MarkKind,
-    pub(super) path: RelPath,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum MarkKind {
-    Open,
-    Closed,
-    Torn,
-    /// Found at a start: incomplete unless its digest is the recorded one, which is still to be found out.
-    Doubted,
 }
 
 /// What an inbox name shows.

@@ -10,7 +10,7 @@ use crate::bundle::{BundleId, Entry, RelPath, Rest, Scope};
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::seal::Earlier;
-use crate::spool::tables::{ORPHANS, OUT_NAMES};
+use crate::spool::tables::ORPHANS;
 use crate::spool::{Spool, SpoolError};
 
 /// Rows given to a new member in one batch.
@@ -40,9 +40,7 @@ impl Spool {
                 break;
             }
             let decide = self.decide();
-            let page = self
-                .journal
-                .rows(OUT_NAMES.all().after(after.as_ref()), JOIN_PAGE)?;
+            let page = self.outbox.names(after.as_ref(), JOIN_PAGE)?;
             let mut batch = Batch::default();
             let mut unlinked = Vec::new();
             for (path, name) in &page {

@@ -31,7 +31,7 @@ use crate::peer::{PeerId, PeerName};
 use crate::similar;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::outbox::seal::Earlier;
-use crate::spool::tables::{BUNDLES, HELD, LATEST, META, OUT_NAMES, OutName};
+use crate::spool::tables::{BUNDLES, HELD, META};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// The attribute of a directory that says whom what is below goes to.
@@ -545,26 +545,9 @@ impl Spool {
         self.rows_under(&terms, &new, &mut batch)?;
         self.tells_no_more(old, of, &mut batch)?;
         self.tells_moves(&new, &mut batch);
-        for entry in &of.entries {
-            let path = &entry.path;
-            if self.journal.row(LATEST, path)? == Some(old) {
-                batch.insert(LATEST, path, &bundle);
-            }
-            if let Some(name) = self.journal.row(OUT_NAMES, path)?
-                && name.bundle == old
-            {
-                let order = new.manifest().order();
-                let row = OutName {
-                    bundle,
-                    order,
-                    ..name
-                };
-                batch.insert(OUT_NAMES, path, &row);
-            }
-        }
+        self.outbox.sealed_anew(old, &new, &mut batch)?;
         self.content.end_need(old, of.digests(), &mut batch);
         self.ledger.forget(old, row.order, &mut batch)?;
-        self.moved_id(old, bundle, &mut batch)?;
         self.journal.submit(batch)?;
         drop(decide);
         tracing::info!(old = %old.short(), bundle = %bundle.short(), "what was held is sealed");

@@ -59,11 +59,12 @@ use crate::spool::inbox::intake::set_mtime;
 use crate::spool::inbox::naming::Choosing;
 use crate::spool::inbox::taken::Which;
 use crate::spool::journal::Batch;
+use crate::spool::outbox::OutName;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::outbox::seal::{is_executable, mtime_of};
 use crate::spool::symlinks::set_link_mtime;
 use crate::spool::tables::{
-    BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, OutName, RENAMES, Renaming, VERSIONS, Version,
+    BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, RENAMES, Renaming, VERSIONS, Version,
 };
 use crate::spool::{Event, InboxObserver, NewName, Spool, SpoolError};
 

@@ -20,7 +20,7 @@ use crate::spool::ledger::inbound::InboundShown;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::settled::Seq;
 use crate::spool::ledger::tables::{DEADLINES, SETTLED_SEQ};
-use crate::spool::tables::{BUNDLES, DELIVERIES, LATEST, PENDING};
+use crate::spool::tables::{BUNDLES, DELIVERIES, PENDING};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// A manifest with more entries than this is kept decoded while it is in use.
@@ -394,12 +394,7 @@ impl Spool {
         self.ends_with(batch);
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
         self.tells_no_more(bundle, manifest.manifest(), batch)?;
-        for entry in &manifest.manifest().entries {
-            let latest = self.journal.row(LATEST, &entry.path)?;
-            if latest == Some(bundle) {
-                batch.remove(LATEST, &entry.path);
-            }
-        }
+        self.outbox.completed(bundle, manifest.manifest(), batch)?;
         Ok(self
             .content
             .end_need(bundle, manifest.manifest().digests(), batch))

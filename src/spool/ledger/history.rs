@@ -36,7 +36,7 @@ use crate::spool::ledger::tables::{
     IN_ORDER, IN_SHOWN, REFUSED_BITS, SCOPED, SETTLED, SETTLED_BITS, SETTLED_SEQ,
 };
 use crate::spool::outbox::tail::give_way;
-use crate::spool::tables::{ORPHANS, OUT_NAMES, OUT_ORDER};
+use crate::spool::tables::{ORPHANS, OUT_ORDER};
 use crate::spool::{Spool, SpoolError};
 
 /// Bundles of each direction that stay in status when they are over.
@@ -54,7 +54,7 @@ pub(in crate::spool) struct History {
     kept: u64,
     /// Bundles that came to an end since the last sweep.
     ended: AtomicU64,
-    /// While the names are looked through: bundles whose row of [`OUT_NAMES`] went to another name, which that may miss.
+    /// While the names are looked through: bundles whose row of the outbox went to another name, which that may miss.
     moved: Mutex<Option<HashSet<BundleId>>>,
     bell: Mutex<Option<Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -131,7 +131,7 @@ impl History {
         self.bell.lock().as_ref().is_some_and(Sender::is_full)
     }
 
-    /// A row of [`OUT_NAMES`] that shows `bundle` is about to go to another name. Call with the decision lock held.
+    /// A row of a name of the outbox that shows `bundle` is about to go to another name. Call with the decision lock held.
     pub(in crate::spool) fn name_moved(&self, bundle: BundleId) {
         if let Some(moved) = &mut *self.moved.lock() {
             moved.insert(bundle);
@@ -301,9 +301,8 @@ impl Spool {
         }
         self.history.reached.lock().sent = more.then_some(from);
         if !over.is_empty() {
-            self.each_row(OUT_NAMES, |_, _, row| {
-                over.remove(&row.bundle);
-                Ok(())
+            self.outbox.each_name(|name| {
+                over.remove(&name.bundle);
             })?;
         }
         let over: Vec<(BundleId, Newest)> = over.into_iter().collect();

@@ -31,7 +31,6 @@ use crate::bundle::RelPath;
 use crate::digest::Digest;
 use crate::spool::outbox::hashing::{READ_BYTES, SMALL, Slice};
 use crate::spool::outbox::tree::TreeWork;
-use crate::spool::tables::OUT_NAMES;
 use crate::spool::{Gate, SealOutcome, SealRequest, Spool, SpoolError, TreeRequest};
 
 /// Jobs that may wait: a path and two pointers each, so some 20 MiB at the most. Beyond it `ready` keeps them.
@@ -419,7 +418,7 @@ impl Spool {
 
     /// Whether what has this name was announced under another.
     fn was_renamed(&self, path: &RelPath) -> bool {
-        let row = self.journal.row(OUT_NAMES, path);
+        let row = self.outbox.name(path);
         row.is_ok_and(|row| row.is_some_and(|row| row.formerly.is_some()))
     }
 

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use crate::bundle::RelPath;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Beneath;
-use crate::spool::tables::{LINKS, NAMES_OF};
+use crate::spool::outbox::tables::{LINKS, NAMES_OF};
 use crate::spool::{Spool, SpoolError};
 
 /// Rows moved in one batch when a directory is renamed.

@@ -12,16 +12,52 @@
 //! 3. Nothing is marked any more once the inode has no name: its number may be another file's by then.
 //!
 //! # Crash behaviour
-//! What the next start makes of marks is in `recover/outbox.rs`.
+//! What the next start makes of marks is in `outbox/recover.rs`.
 
+use super::Outbox;
 use crate::bundle::RelPath;
+use crate::journal::JournalError;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::gate::GateGuard;
-use crate::spool::tables::{MARKS, Mark, MarkKind};
+use crate::spool::outbox::tables::{MARKS, Mark, MarkKind};
 use crate::spool::{Spool, SpoolError};
 
 /// Marks looked at at once when a directory moves.
 const MARKS_PAGE: usize = 1000;
+
+impl Outbox {
+    /// Where an inode stands, unless it is sealed or nothing was ever written to it.
+    pub(in crate::spool) fn mark_of(&self, ino: u64) -> Result<Option<Mark>, JournalError> {
+        self.journal.row(MARKS, &ino)
+    }
+
+    /// Some of the marks, by their inodes.
+    pub(in crate::spool) fn marks(
+        &self,
+        after: Option<u64>,
+        most: usize,
+    ) -> Result<Vec<(u64, Mark)>, JournalError> {
+        self.journal.rows(MARKS.all().after(after.as_ref()), most)
+    }
+
+    /// A file is about to come here from the inbox: killed right after the rename, it is sealed at the next start.
+    pub(in crate::spool) fn expect(&self, ino: u64, path: &RelPath) -> Result<(), JournalError> {
+        let mark = Mark {
+            kind: MarkKind::Closed,
+            path: path.clone(),
+        };
+        let mut batch = Batch::default();
+        batch.insert(MARKS, &ino, &mark);
+        self.journal.submit(batch)
+    }
+
+    /// It did not come.
+    pub(in crate::spool) fn expect_no_more(&self, ino: u64) -> Result<(), JournalError> {
+        let mut batch = Batch::default();
+        batch.remove(MARKS, &ino);
+        self.journal.submit(batch)
+    }
+}
 
 impl Spool {
     /// The row of an `open` mark, unless the journal has it. Call with the gate locked, and `batch` submitted at once.

@@ -15,18 +15,15 @@
 //! 2. So there are at most as many rows as files that wait for their seal, and former names in bundles that are not over.
 //!
 //! # Crash behaviour
-//! The rows go in one batch with those of the names ([`OUT_NAMES`](crate::spool::tables::OUT_NAMES)) and of the bundles, so what is
+//! The rows go in one batch with those of the names ([`OUT_NAMES`](super::tables::OUT_NAMES)) and of the bundles, so what is
 //! found after a crash fits. Whatever is in doubt counts as moved on: then a consumed file stays consumed, and an older file
 //! may stay where it is.
 
 use crate::bundle::{BundleId, Manifest, RelPath, VerifiedManifest};
-use crate::spool::journal::{Batch, Below, Key, Table};
+use crate::spool::journal::{Batch, Below, Key};
 use crate::spool::keys::Newest;
-use crate::spool::tables::OutName;
+use crate::spool::outbox::tables::{LEFT, OutName};
 use crate::spool::{Spool, SpoolError};
-
-/// Versions of a name of the outbox whose files moved on to other names.
-pub(in crate::spool) const LEFT: Table<LeftKey, Left> = Table::new(26);
 
 /// A version of a name. Those of one name sort the newest first.
 #[derive(Clone, PartialEq, Eq, Debug)]

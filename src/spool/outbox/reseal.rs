@@ -20,10 +20,10 @@ use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::journal::Batch;
 use crate::spool::keys::Newest;
 use crate::spool::outbox::hashing::hash_file;
+use crate::spool::outbox::tables::{LATEST, MARKS, OUT_NAMES, OutName};
 use crate::spool::start::LastRun;
 use crate::spool::tables::{
-    BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, MARKS, ORPHANS, OUT_NAMES, OUT_ORDER, OutName,
-    PENDING, Stat,
+    BUNDLES, BundleRow, DELIVERIES, HELD, ORPHANS, OUT_ORDER, PENDING, Stat,
 };
 use crate::spool::{Spool, SpoolError};
 

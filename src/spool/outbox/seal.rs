@@ -39,9 +39,7 @@ use crate::spool::ledger::rank::Rank;
 use crate::spool::outbox::hashing::Slice;
 use crate::spool::outbox::jobs::Step;
 use crate::spool::outbox::moved_on::MovedOn;
-use crate::spool::tables::{
-    BUNDLES, BundleRow, DELIVERIES, HELD, LATEST, ORPHANS, OUT_ORDER, PENDING,
-};
+use crate::spool::tables::{BUNDLES, BundleRow, DELIVERIES, HELD, ORPHANS, OUT_ORDER, PENDING};
 use crate::spool::{
     Event, Gate, Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError, now_secs,
 };
@@ -329,7 +327,7 @@ impl Spool {
             .collect();
         // From the end: who changes file after file most likely goes through them in order.
         for entry in entries.iter().rev() {
-            let latest = || self.journal.row(LATEST, &entry.path);
+            let latest = || self.outbox.latest(&entry.path);
             if !newer.contains(&entry.path) && latest()? == Some(old) {
                 return Ok(false);
             }

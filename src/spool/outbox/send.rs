@@ -27,10 +27,9 @@ use crate::bundle::{
 use crate::digest::Digest;
 use crate::encoding;
 use crate::spool::group::route::{Target, Terms};
-use crate::spool::journal::Batch;
 use crate::spool::outbox::hashing::{READ_BYTES, Slice};
 use crate::spool::outbox::seal::{Earlier, Gates, Looked, Member, Plan, Taken, gates_of};
-use crate::spool::tables::SENT_IDS;
+use crate::spool::outbox::tables::SENT_IDS;
 use crate::spool::{Spool, SpoolError};
 
 /// How long a file may still be open for writing: close(2) returns before the file system hears of it.
@@ -227,21 +226,6 @@ impl Spool {
     pub(crate) fn sent_as(&self, id: &str) -> Option<BundleId> {
         let row: Option<SentRow> = self.journal.row(SENT_IDS, &id).ok()?;
         row.map(|row| row.bundle)
-    }
-
-    /// A bundle that was held has another id now.
-    pub(in crate::spool) fn moved_id(
-        &self,
-        old: BundleId,
-        new: BundleId,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
-        for (key, row) in self.journal.rows(SENT_IDS.all(), usize::MAX)? {
-            if row.bundle == old {
-                batch.insert(SENT_IDS, &key, &SentRow { bundle: new, ..row });
-            }
-        }
-        Ok(())
     }
 }
 

@@ -40,7 +40,7 @@ use crate::spool::outbox::gate::Gate;
 use crate::spool::outbox::hashing::Slice;
 use crate::spool::outbox::jobs::Step;
 use crate::spool::outbox::seal::{Earlier, Gates, Looked, Member, Plan, Taken, gates_of, mtime_of};
-use crate::spool::tables::{TREES, TreeFile, TreeRow, name_in_tree};
+use crate::spool::outbox::tables::{TREES, TreeFile, TreeRow, name_in_tree};
 use crate::spool::{RecoveredFile, SealOutcome, Spool, SpoolError};
 
 /// A directory to be sealed as one bundle: what `ready` found complete.

@@ -1,11 +1,10 @@
 //! Marks: what the next start makes of a file, by where its writer was when the daemon was killed.
 
-use super::super::tables::{MARKS, Mark, MarkKind};
 use super::*;
 
 impl Node {
     fn mark_of(&self, path: &str) -> Option<(MarkKind, String)> {
-        let mark: Option<Mark> = self.spool().journal.row(MARKS, &self.ino(path)).unwrap();
+        let mark = self.spool().outbox.mark_of(self.ino(path)).unwrap();
         mark.map(|mark| (mark.kind, mark.path.to_string()))
     }
 
@@ -232,10 +231,7 @@ fn nothing_is_marked_once_the_last_name_is_gone() {
     let ino = gate.ino();
     fs::remove_file(alder.outbox("f")).unwrap();
     alder.spool().outbox_removed(&rel("f"), ino, 0);
-    let rows = || {
-        let rows = alder.spool().journal.rows(MARKS.all(), 9);
-        rows.unwrap().len()
-    };
+    let rows = || alder.spool().outbox.all_marks().len();
     assert_eq!(rows(), 0);
     gate.set_marked(false);
     let mut guard = gate.lock();

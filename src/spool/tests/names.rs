@@ -1,6 +1,5 @@
 //! Files with several names in the outbox, and what the next start makes of them.
 
-use super::super::tables::{LINKS, MARKS, Mark, NAMES_OF};
 use super::*;
 
 impl Node {
@@ -38,14 +37,12 @@ impl Node {
     }
 
     fn is_marked(&self, path: &str) -> bool {
-        let mark: Option<Mark> = self.spool().journal.row(MARKS, &self.ino(path)).unwrap();
-        mark.is_some()
+        let mark = self.spool().outbox.mark_of(self.ino(path));
+        mark.unwrap().is_some()
     }
 
     fn link_rows(&self) -> usize {
-        let journal = &self.spool().journal;
-        let by_name = journal.rows(LINKS.all(), 99).unwrap().len();
-        let by_inode = journal.rows(NAMES_OF.all(), 99).unwrap().len();
+        let (by_name, by_inode) = self.spool().outbox.link_rows();
         assert_eq!(by_name, by_inode, "the two tables have the same pairs");
         by_name
     }

@@ -1,6 +1,5 @@
 //! Two threads, or two files, at one inode, one name or one content.
 
-use super::super::tables::{OUT_NAMES, OutName};
 use super::*;
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -56,8 +55,7 @@ fn a_file_renamed_while_it_is_hashed_is_not_recorded_under_its_old_name() {
     drop(held);
     let outcome = outcome.recv().unwrap();
     assert!(matches!(outcome, SealOutcome::Gone), "{outcome:?}");
-    let row: Option<OutName> = alder.spool().journal.row(OUT_NAMES, &rel("a")).unwrap();
-    assert_eq!(row, None);
+    assert_eq!(alder.spool().outbox.name(&rel("a")).unwrap(), None);
     assert!(matches!(alder.seal("b"), SealOutcome::Sealed(_)));
 }
 

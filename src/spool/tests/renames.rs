@@ -13,9 +13,9 @@ use std::io::Read;
 
 use super::super::inbox::naming::Choosing;
 use super::super::journal::Batch;
-use super::super::keys::Beneath;
-use super::super::tables::{IN_NAMES, InName, OUT_NAMES, OutName, RENAMES, Renaming};
+use super::super::tables::{IN_NAMES, InName, RENAMES, Renaming};
 use super::*;
+use crate::spool::outbox::OutName;
 
 const BIG: usize = 3 * LEAF as usize;
 
@@ -536,7 +536,7 @@ fn an_exchange_keeps_the_rows_of_both_names() {
     alder.drop_file("b", b"two");
     birch.take_all(&alder);
     let row = |name: &str| {
-        let row: Option<OutName> = alder.spool().journal.row(OUT_NAMES, &rel(name)).unwrap();
+        let row = alder.spool().outbox.name(&rel(name)).unwrap();
         row.map(|row| row.stat.ino)
     };
     alder.exchange("a", "b");
@@ -554,7 +554,6 @@ fn an_exchange_keeps_the_rows_of_both_names() {
 fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
     let alder = Node::new();
     let submit_row = |name: &str, ino| {
-        let mut batch = Batch::default();
         let stat = tables::Stat {
             ino,
             born: None,
@@ -569,8 +568,7 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
             order: (1, 1),
             formerly: None,
         };
-        batch.insert(OUT_NAMES, &rel(name), &row);
-        alder.spool().journal.submit(batch).unwrap();
+        alder.spool().outbox.put_name(&rel(name), &row);
     };
     for index in 0..1500 {
         submit_row(&format!("d/{index:04}"), index);
@@ -581,10 +579,9 @@ fn an_exchange_of_directories_moves_every_row_once_also_across_pages() {
     submit_row("e/sub/x", 7);
     submit_row("dd/x", 8);
     let rows = |directory: &str| {
-        let below = OUT_NAMES.below(&Beneath(&rel(directory)));
-        let rows = alder.spool().journal.rows(below, usize::MAX);
+        let rows = alder.spool().outbox.names_below(&rel(directory));
         let tail = |path: RelPath| path.as_bytes()[directory.len() + 1..].to_vec();
-        let rows = rows.unwrap().into_iter();
+        let rows = rows.into_iter();
         rows.map(|(path, row)| (tail(path), row.stat.ino))
             .collect::<Vec<_>>()
     };

@@ -1,7 +1,7 @@
 //! Directories that are one bundle: sealed as one, published as one, and what a crash leaves of either.
 
 use super::super::journal::Batch;
-use super::super::tables::{INTENTS, Intent, MARKS, MarkKind, TREES};
+use super::super::tables::{INTENTS, Intent};
 use super::tree_times::{age, assert_ages};
 use super::*;
 use crate::bundle::EntryKind;
@@ -92,8 +92,7 @@ impl Node {
     }
 
     fn trees(&self) -> usize {
-        let rows = self.spool().journal.rows(TREES.all(), 9);
-        rows.unwrap().len()
+        self.spool().outbox.trees()
     }
 
     fn names(&self, bundle: BundleId) -> Vec<String> {
@@ -688,7 +687,7 @@ fn marks_of_members_go_with_the_seal() {
     alder.spool().mark_torn(alder.ino("d/a"), &rel("d/a"));
     assert_eq!(alder.spool().counts().incomplete, 1);
     assert!(matches!(alder.seal_tree(tree, "d"), SealOutcome::Sealed(_)));
-    let marks = alder.spool().journal.rows(MARKS.all(), 9).unwrap();
+    let marks = alder.spool().outbox.all_marks();
     assert!(
         marks.iter().all(|(_, mark)| mark.kind != MarkKind::Torn),
         "{marks:?}"

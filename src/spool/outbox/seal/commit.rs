@@ -26,7 +26,7 @@ use crate::digest::Digest;
 use crate::spool::durable::{SYNC_EACH_MAX, Sync};
 use crate::spool::journal::Batch;
 use crate::spool::outbox::gate::{Gate, GateGuard};
-use crate::spool::tables::{LATEST, MARKS};
+use crate::spool::outbox::tables::{LATEST, MARKS};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// Content links made, or undone, under one hold of the decision lock: file operations need it too.

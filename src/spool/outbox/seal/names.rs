@@ -14,7 +14,7 @@ use crate::bundle::{BundleId, link};
 use crate::spool::durable::OnPath;
 use crate::spool::group::route::Terms;
 use crate::spool::journal::Batch;
-use crate::spool::tables::{LATEST, MARKS, Mark, MarkKind, OUT_NAMES, OutName};
+use crate::spool::outbox::tables::{MARKS, Mark, MarkKind, OUT_NAMES, OutName};
 use crate::spool::{Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError};
 
 impl Spool {
@@ -87,7 +87,7 @@ impl Spool {
     ) -> Result<bool, SpoolError> {
         let ino = member.gate.ino();
         for SealName { path, .. } in names {
-            let before: Option<OutName> = self.journal.row(OUT_NAMES, path)?;
+            let before: Option<OutName> = self.outbox.name(path)?;
             let Some(before) = before.filter(|before| before.digest != member.digest()) else {
                 continue;
             };
@@ -125,7 +125,7 @@ impl Plan<'_> {
         if target.is_some_and(|target| !link::stays(path, target)) {
             return Ok(None);
         }
-        let before: Option<OutName> = spool.journal.row(OUT_NAMES, path)?;
+        let before: Option<OutName> = spool.outbox.name(path)?;
         let asked = renamed_from.as_ref() == Some(path);
         let same = |row: &&OutName| (asked || again) && row.digest == digest;
         let unchanged = before.as_ref().filter(same);
@@ -139,7 +139,7 @@ impl Plan<'_> {
             return Ok(Some(before.bundle));
         }
         // What had this path last, although renamed over or removed since, and what this file was before its rename.
-        let latest: Option<BundleId> = spool.journal.row(LATEST, path)?;
+        let latest: Option<BundleId> = spool.outbox.latest(path)?;
         let formers = spool.formers(before.as_ref(), digest, dressed.then_some(path))?;
         tracing::trace!(%path, ?renamed_from, ?formers, "sealing");
         let earlier = Earlier {

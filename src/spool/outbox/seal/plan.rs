@@ -19,8 +19,9 @@ use crate::spool::group::route::Terms;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::gate::Gate;
 use crate::spool::outbox::hashing::{Look, Slice};
+use crate::spool::outbox::tables::{OUT_NAMES, OutName};
 use crate::spool::symlinks::{hashed, link_entry};
-use crate::spool::tables::{LATEST, OUT_NAMES, OutName, Stat};
+use crate::spool::tables::Stat;
 use crate::spool::{Spool, SpoolError};
 
 /// A file or symbolic link of the outbox that was hashed while nothing was locked.
@@ -164,9 +165,9 @@ impl Plan<'_> {
     ) -> Result<Replaces, SpoolError> {
         let mut replaces = Replaces::default();
         for Entry { path, .. } in entries {
-            let latest = self.spool.journal.row(LATEST, path)?;
+            let latest = self.spool.outbox.latest(path)?;
             replaces.bundles.extend(latest);
-            if names && let Some(before) = self.spool.journal.row(OUT_NAMES, path)? {
+            if names && let Some(before) = self.spool.outbox.name(path)? {
                 replaces.bundles.insert(before.bundle);
                 replaces.names.push(before);
             }

@@ -212,11 +212,8 @@ fn a_rename_whose_rows_were_cut_off_by_a_kill_is_still_one() {
         assert_eq!(birch.shows(), want, "exchange {exchange}");
         assert_eq!(fs::read(birch.inbox(want[0])).unwrap(), b"other");
         assert_eq!(birch.inbox_ino("e/x"), ino);
-        let journal = &alder.spool().journal;
-        let displaced = journal.keys(tables::DISPLACED.all(), 9);
-        assert!(displaced.unwrap().is_empty());
-        let left = journal.keys(crate::spool::outbox::moved_on::LEFT.all(), 9);
-        assert_eq!(left.unwrap(), []);
+        assert_eq!(alder.spool().outbox.displaced(), []);
+        assert_eq!(alder.spool().outbox.left(), []);
     }
 }
 
@@ -240,8 +237,7 @@ fn each_name_of_a_file_follows_a_rename_whose_rows_were_cut_off_by_a_kill() {
         birch.take_all(&alder);
         let want = if consumed == "d/x" { "e/y" } else { "e/x" };
         assert_eq!(birch.shows(), [want]);
-        let displaced = alder.spool().journal.keys(tables::DISPLACED.all(), 9);
-        assert!(displaced.unwrap().is_empty());
+        assert_eq!(alder.spool().outbox.displaced(), []);
     }
 }
 
@@ -256,8 +252,7 @@ fn rows_of_each_name_of_a_file_that_is_gone_go_at_the_start() {
     fs::remove_file(alder.outbox("y")).unwrap();
     alder.stop();
     alder.start();
-    let journal = &alder.spool().journal;
-    assert!(journal.keys(tables::OUT_NAMES.all(), 9).unwrap().is_empty());
+    assert_eq!(alder.spool().outbox.names(None, 9).unwrap(), []);
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::*;
 use crate::bundle::{Manifest, VerifiedManifest};
-use crate::spool::outbox::moved_on::LEFT;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "log", "log.1"];
 
@@ -424,8 +423,12 @@ impl Run {
 
     /// What says that files moved on goes with the last who is to hear of it.
     fn check_nothing_waits(&self) {
-        let rows = self.alder.spool().journal.keys(LEFT.all(), 99);
-        assert_eq!(rows.unwrap(), [], "{}", self.log.join("\n"));
+        assert_eq!(
+            self.alder.spool().outbox.left(),
+            [],
+            "{}",
+            self.log.join("\n")
+        );
     }
 }
 

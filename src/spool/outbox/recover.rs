@@ -18,13 +18,16 @@
 //! What is incomplete keeps a mark, so that it stays incomplete at the start after this one. Names of files that have several
 //! are compared with the tables by the way.
 
+mod displaced;
+mod trees;
+
 use std::collections::HashSet;
 
-use super::{Found, walk};
 use crate::bundle::RelPath;
 use crate::spool::content::inode_at;
 use crate::spool::journal::Batch;
-use crate::spool::tables::{MARKS, Mark, MarkKind, OUT_NAMES, OutName};
+use crate::spool::outbox::tables::{MARKS, Mark, MarkKind, OutName};
+use crate::spool::recover::{Found, walk};
 use crate::spool::{Recheck, RecoveredFile, Spool, SpoolError};
 
 /// What the marks say of one file.
@@ -45,7 +48,10 @@ struct Astray {
 }
 
 impl Spool {
-    pub(super) fn recover_outbox(&self, same_boot: bool) -> Result<Vec<RecoveredFile>, SpoolError> {
+    pub(in crate::spool) fn recover_outbox(
+        &self,
+        same_boot: bool,
+    ) -> Result<Vec<RecoveredFile>, SpoolError> {
         self.note_displaced()?;
         self.recover_links()?;
         let astray = self.marks_astray()?;
@@ -93,7 +99,7 @@ impl Spool {
 
     fn says(&self, found: &Found, astray: &Astray) -> Result<Says, SpoolError> {
         let ino = found.stat.ino;
-        let mark: Option<Mark> = self.journal.row(MARKS, &ino)?;
+        let mark: Option<Mark> = self.outbox.mark_of(ino)?;
         let kind = mark.map(|mark| mark.kind);
         if let Some(kind) = kind {
             return Ok(match kind {
@@ -122,7 +128,7 @@ impl Spool {
         let ino = found.stat.ino;
         // A link is there as it was made, or not at all.
         let same_boot = same_boot || found.link;
-        let row: Option<OutName> = self.journal.row(OUT_NAMES, &found.path)?;
+        let row: Option<OutName> = self.outbox.name(&found.path)?;
         let row = self.give_row_back(&found, row)?;
         let file = |incomplete| {
             Ok(Some(RecoveredFile {

@@ -7,10 +7,10 @@
 //! # Crash behaviour
 //! [`DISPLACED`] is of one start: what a start that was killed left of it goes first.
 
-use super::Found;
 use crate::bundle::RelPath;
 use crate::spool::journal::Batch;
-use crate::spool::tables::{DISPLACED, OUT_NAMES, OutName};
+use crate::spool::outbox::tables::{DISPLACED, OUT_NAMES, OutName};
+use crate::spool::recover::Found;
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {
@@ -46,7 +46,7 @@ impl Spool {
         };
         let mut batch = Batch::default();
         batch.remove(DISPLACED, &(found.stat.ino, &from));
-        let old: Option<OutName> = self.journal.row(OUT_NAMES, &from)?;
+        let old: Option<OutName> = self.outbox.name(&from)?;
         if old.is_some_and(|old| old.stat.ino == found.stat.ino) {
             batch.remove(OUT_NAMES, &from);
         }
@@ -78,7 +78,7 @@ impl Spool {
             let (_, path) = key;
             let mut batch = Batch::default();
             batch.remove(DISPLACED, key);
-            let there: Option<OutName> = spool.journal.row(OUT_NAMES, path)?;
+            let there: Option<OutName> = spool.outbox.name(path)?;
             let own = there.is_some_and(|there| there.stat.ino == row.stat.ino);
             let shows = spool.outbox().look(path)?.is_some();
             if own && !shows {

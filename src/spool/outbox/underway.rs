@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::journal::Table;
-use super::keys::Beneath;
-use super::tables::{LATEST, MARKS, MarkKind, OUT_NAMES};
-use super::{Spool, SpoolError};
 use crate::bundle::{BundleId, RelPath};
+use crate::spool::journal::Table;
+use crate::spool::keys::Beneath;
+use crate::spool::outbox::tables::{LATEST, MarkKind, OUT_NAMES};
+use crate::spool::{Spool, SpoolError};
 
 /// Rows read at once.
 const PAGE: usize = 4096;
@@ -34,7 +34,7 @@ impl Spool {
         }
         let mut after = None;
         loop {
-            let page = self.journal.rows(MARKS.all().after(after.as_ref()), PAGE)?;
+            let page = self.outbox.marks(after, PAGE)?;
             for (_, mark) in &page {
                 let inside = directory.is_none_or(|above| mark.path.below(above).is_some());
                 if inside && (directory.is_some() || mark.kind != MarkKind::Torn) {
