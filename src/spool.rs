@@ -51,7 +51,6 @@ pub(crate) use self::group::route::{Route, Routing, parse_priority, split_target
 use self::inbox::Inbox;
 pub(crate) use self::inbox::intake::{CONTRADICTS, Incoming};
 pub(crate) use self::inbox::publish::{InboxObserver, NewName};
-use self::keys::Newest;
 pub(crate) use self::layout::Layout;
 use self::ledger::Ledger;
 pub(crate) use self::ledger::cancel::{Cancelled, Retried};
@@ -76,10 +75,8 @@ use self::start::{
     LastRun, check_format, check_hard_links, distrust_page_cache, is_in_use, last_run, save_boot,
     save_clean, seal,
 };
-use self::tables::{META_EPOCH, OUT_ORDER};
-use crate::bundle::{
-    BundleId, CancelReason, DeliveryState, Priority, Receipt, RelPath, VerifiedManifest,
-};
+use self::tables::META_EPOCH;
+use crate::bundle::{BundleId, CancelReason, Priority, Receipt, RelPath, VerifiedManifest};
 pub(crate) use crate::disk::beneath;
 use crate::disk::extents;
 use crate::journal::{self, Batch, Journal, JournalError, Reserve};
@@ -512,11 +509,8 @@ pub(crate) struct Spool {
     epoch: AtomicU64,
     incarnation: [u8; 16],
     next_seq: AtomicU64,
-    next_out: AtomicU64,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
     group: Group,
-    /// Deliveries in motion. Bounded by the windows of the sessions that report them.
-    progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
     /// Sealed or published, and not durable yet.
     volatile: Mutex<HashSet<BundleId>>,
     arriving: Mutex<HashMap<BundleId, InboundShown>>,
@@ -604,7 +598,6 @@ impl Spool {
         let rebuilt = last_epoch.is_none() && is_in_use(&layout)?;
         let unknown = if rebuilt { now_secs() } else { 0 };
         let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
-        let out = journal.keys(OUT_ORDER.all(), 1)?;
         let group = Group::load(&journal, &layout, &config.identity)?;
         let ledger = Ledger::load(&journal)?;
         let sealers = config.sealers.max(1);
@@ -626,10 +619,8 @@ impl Spool {
             epoch: AtomicU64::new(epoch),
             incarnation: peer::random(),
             next_seq: AtomicU64::new(1),
-            next_out: AtomicU64::new(Newest::next(out.first())),
             gates: Mutex::default(),
             group,
-            progress: Mutex::default(),
             volatile: Mutex::default(),
             arriving: Mutex::default(),
             recheck: Mutex::default(),

@@ -30,7 +30,7 @@ use self::room::Room;
 use self::zeros::Zeros;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{DELIVERIES, Stat};
+use super::tables::Stat;
 use super::{GateGuard, Layout, ServeError, Spool, SpoolError};
 use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, RelPath};
 use crate::digest::Digest;
@@ -207,7 +207,7 @@ impl Spool {
         entry: usize,
         peer: PeerId,
     ) -> Result<ContentReader, ServeError> {
-        let state = self.journal.row(DELIVERIES, &(bundle, peer))?;
+        let state = self.ledger.delivery(bundle, peer)?;
         // Who is done needs nothing more, and of what is final for all nobody knows when it ends. What is superseded may
         // be under way.
         let over = |state: DeliveryState| state.is_final() && state != DeliveryState::Superseded;

@@ -3,6 +3,7 @@
 pub(in crate::spool) mod cancel;
 pub(in crate::spool) mod custody;
 pub(in crate::spool) mod deliver;
+mod deliveries;
 pub(in crate::spool) mod expiry;
 pub(in crate::spool) mod heal;
 pub(in crate::spool) mod history;
@@ -15,28 +16,40 @@ pub(in crate::spool) mod sealed;
 pub(in crate::spool) mod settled;
 mod tables;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use parking_lot::Mutex;
+
+use crate::bundle::{BundleId, DeliveryState};
 use crate::journal::Journal;
+use crate::peer::PeerId;
 use crate::spool::SpoolError;
 use crate::spool::keys::Newest;
 
-use self::tables::IN_ORDER;
+use self::tables::{IN_ORDER, OUT_ORDER};
 
 /// Bundles, their recipients and what became of each delivery.
 pub(in crate::spool) struct Ledger {
     journal: Arc<Journal>,
+    /// The place of the next bundle of ours.
+    next_out: AtomicU64,
     /// The place of the next bundle of another that status shows.
     next_in: AtomicU64,
+    /// Deliveries in motion. Bounded by the windows of the sessions that report them.
+    progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
 }
 
 impl Ledger {
     pub(in crate::spool) fn load(journal: &Arc<Journal>) -> Result<Self, SpoolError> {
+        let outbound = journal.keys(OUT_ORDER.all(), 1)?;
         let inbound = journal.keys(IN_ORDER.all(), 1)?;
         Ok(Self {
             journal: Arc::clone(journal),
+            next_out: AtomicU64::new(Newest::next(outbound.first())),
             next_in: AtomicU64::new(Newest::next(inbound.first())),
+            progress: Mutex::default(),
         })
     }
 }

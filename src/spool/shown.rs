@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::keys::Newest;
 use super::outbox::MarkKind;
-use super::tables::{DELIVERIES, OUT_ORDER, PENDING};
 use super::{Counts, Event, FileState, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
 use crate::digest::Digest;
@@ -134,13 +132,10 @@ impl Spool {
 
     /// Newest bundles of ours first; `before` is a cursor: the order of the last row of the page before.
     pub(crate) fn outbound(&self, before: Option<u64>, limit: usize) -> Vec<OutboundRow> {
-        let after = before.map(Newest);
-        let rows = self
-            .journal
-            .rows(OUT_ORDER.all().after(after.as_ref()), limit)
-            .unwrap_or_default();
-        rows.into_iter()
-            .filter_map(|(_, bundle)| self.outbound_row(bundle, None))
+        let bundles = self.ledger.outbound(before, limit).unwrap_or_default();
+        bundles
+            .into_iter()
+            .filter_map(|bundle| self.outbound_row(bundle, None))
             .collect()
     }
 
@@ -164,9 +159,8 @@ impl Spool {
         if let Some(bundle) = waiting {
             return self.outbound_row(bundle, Some(path));
         }
-        let newest = self.journal.rows(OUT_ORDER.all(), LAST_LOOK);
-        let newest = newest.unwrap_or_default().into_iter();
-        newest.map(|(_, bundle)| bundle).find_map(|bundle| {
+        let newest = self.ledger.outbound(None, LAST_LOOK);
+        newest.unwrap_or_default().into_iter().find_map(|bundle| {
             let manifest = self.shared_manifest(bundle).ok().flatten()?;
             let entries = &manifest.manifest().entries;
             let has = entries.iter().any(|entry| entry.path == *path);
@@ -222,22 +216,9 @@ impl Spool {
         bundle: BundleId,
         size: u64,
     ) -> (Vec<RecipientRow>, Vec<DeliveryState>) {
-        let deliveries = self.ledger.deliveries_of(bundle).unwrap_or_default();
-        let shown = |(peer, mut durable): (PeerId, DeliveryState)| {
-            // What is said to be delivered is still so after the next start.
-            if self.journal.is_lost(DELIVERIES, &(bundle, peer)) {
-                durable = DeliveryState::Queued;
-            }
-            let state = self
-                .progress
-                .lock()
-                .get(&(bundle, peer))
-                .cloned()
-                .filter(|_| !durable.is_final())
-                .unwrap_or(durable);
-            (self.recipient_row(peer, &state, size), state)
-        };
-        deliveries.into_iter().map(shown).unzip()
+        let deliveries = self.ledger.deliveries_shown(bundle).unwrap_or_default();
+        let row = |(peer, state)| (self.recipient_row(peer, &state, size), state);
+        deliveries.into_iter().map(row).unzip()
     }
 
     fn recipient_row(&self, peer: PeerId, state: &DeliveryState, size: u64) -> RecipientRow {
@@ -346,29 +327,12 @@ impl Spool {
     pub(crate) fn counts(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let marks = self.outbox.marks(None, COUNT_MAX).unwrap_or_default();
-        let pending = self
-            .journal
-            .rows(PENDING.all(), COUNT_MAX)
-            .unwrap_or_default();
-        let orphans = self
-            .journal
-            .rows(super::tables::ORPHANS.all(), COUNT_MAX)
-            .unwrap_or_default();
-        let held = self
-            .journal
-            .rows(super::tables::HELD.all(), COUNT_MAX)
-            .map_or(0, |rows| rows.len());
-        let bundles: std::collections::BTreeSet<BundleId> = pending
-            .into_iter()
-            .filter(|((_, rank), _)| crate::spool::ledger::custody::is_ours(rank.0))
-            .map(|(_, bundle)| bundle)
-            .collect();
         let quarantine = std::fs::read_dir(self.layout.quarantine());
         let quarantined = quarantine.map_or(0, |entries| {
             entries.flatten().filter(|e| !has_reason(&e.path())).count()
         });
         Counts {
-            outbound_pending: (bundles.len() + orphans.len() + held) as u64,
+            outbound_pending: self.ledger.count_open(),
             sealed: read(&self.counters.sealed),
             published: read(&self.counters.published),
             receipts: read(&self.counters.receipts),

@@ -4,27 +4,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::journal::Table;
-use super::keys::Newest;
-use crate::bundle::{BundleId, DeliveryState, RelPath, SignedManifest};
+use crate::bundle::{BundleId, RelPath, SignedManifest};
 use crate::digest::Digest;
 use crate::peer::PeerId;
 pub(super) use crate::spool::content::record::Stat;
-use crate::spool::group::route::HeldRow;
 use crate::spool::inbox::taken::Which;
-use crate::spool::ledger::rank::Rank;
 
 /// Inbox path → (origin, its path): whose name it is, also while nothing is there.
 pub(super) const OWNED: Table<RelPath, (PeerId, RelPath)> = Table::new(21);
 /// The number of the tables of one row, which are told apart by their names.
 pub(super) const META: u8 = 1;
-/// Bundle id → [`BundleRow`]: bundles of ours.
-pub(super) const BUNDLES: Table<BundleId, BundleRow> = Table::new(2);
-/// Descending order → bundle id: bundles of ours, newest first.
-pub(super) const OUT_ORDER: Table<Newest, BundleId> = Table::new(3);
-/// Peer, [`Rank`] → bundle id: what we owe the peer.
-pub(super) const PENDING: Table<(PeerId, Rank), BundleId> = Table::new(4);
-/// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours.
-pub(super) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> = Table::new(5);
 /// Inbox path → [`InName`]: what each name in the inbox shows.
 pub(super) const IN_NAMES: Table<RelPath, InName> = Table::new(10);
 /// Origin, its path → inbox path: the name chosen for it, once.
@@ -33,11 +22,6 @@ pub(super) const CHOSEN: Table<(PeerId, RelPath), RelPath> = Table::new(11);
 pub(super) const VERSIONS: Table<(PeerId, RelPath), Version> = Table::new(12);
 /// Bundle id → [`Intent`]: bundles whose names are being given right now.
 pub(super) const INTENTS: Table<BundleId, Intent> = Table::new(14);
-/// Ascending order → bundle id: bundles of ours sealed when there was no other member.
-pub(super) const ORPHANS: Table<u64, BundleId> = Table::new(20);
-
-/// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
-pub(super) const HELD: Table<BundleId, HeldRow> = Table::new(35);
 
 /// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
 pub(super) const RENAMES: Table<BundleId, Renaming> = Table::new(40);
@@ -49,25 +33,6 @@ pub(super) const LEAVING: Table<RelPath, u64> = Table::new(72);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: Table<(), u64> = Table::named(META, "epoch");
-
-/// A bundle of ours.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct BundleRow {
-    pub(super) signed: SignedManifest,
-    /// Place among all bundles of ours.
-    pub(super) order: u64,
-    /// Seconds since 1970.
-    pub(super) sealed_at: u64,
-    /// The bundle with the same content before it.
-    pub(super) same_content: Option<BundleId>,
-}
-
-impl BundleRow {
-    /// Its place in the queue of each recipient.
-    pub(super) fn rank(&self) -> Rank {
-        Rank::of(self.signed.priority(), self.order)
-    }
-}
 
 /// What an inbox name shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

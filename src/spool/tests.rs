@@ -75,7 +75,7 @@ use tempfile::TempDir;
 
 use super::start::boot_id;
 use super::*;
-use crate::bundle::VerifiedManifest;
+use crate::bundle::{DeliveryState, VerifiedManifest};
 use crate::digest::{Digest, INLINE_MAX, LEAF};
 
 /// A spool in a directory of its own, which outlives it.
@@ -213,14 +213,7 @@ impl Node {
 
     /// What is sealed was sealed an hour ago.
     fn an_hour_passes(&self) {
-        let journal = &self.spool().journal;
-        let mut batch = journal::Batch::default();
-        let rows = journal.rows(tables::BUNDLES.all(), 99);
-        for (key, mut row) in rows.unwrap() {
-            row.sealed_at -= 3600;
-            batch.insert(tables::BUNDLES, &key, &row);
-        }
-        journal.submit(batch).unwrap();
+        self.spool().ledger.reclock(|sealed_at| sealed_at - 3600);
     }
 
     fn ino(&self, path: &str) -> u64 {

@@ -10,7 +10,6 @@ use crate::bundle::{BundleId, Entry, RelPath, Rest, Scope};
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::seal::Earlier;
-use crate::spool::tables::ORPHANS;
 use crate::spool::{Spool, SpoolError};
 
 /// Rows given to a new member in one batch.
@@ -76,16 +75,16 @@ impl Spool {
         }
         loop {
             let decide = self.decide();
-            let page = self.journal.rows(ORPHANS.all(), JOIN_PAGE)?;
+            let page = self.ledger.orphans(JOIN_PAGE)?;
             let mut batch = Batch::default();
             if page.is_empty() {
                 decide.group.joined(peer, &mut batch);
                 return Ok(self.journal.submit(batch)?);
             }
-            for (key, bundle) in &page {
+            for (order, bundle) in &page {
                 // To all: another first member may be joining at the same time.
                 self.owe_everybody(*bundle, &mut batch)?;
-                batch.remove(ORPHANS, key);
+                self.ledger.adopt(*order, &mut batch);
             }
             self.journal.submit(batch)?;
         }

@@ -9,7 +9,7 @@
 //! 2. A manifest names earlier bundles and paths only if all its recipients were recipients of those.
 //!
 //! # Crash behaviour
-//! The row in [`HELD`] goes in the batch of the seal, and is replaced by the rows of the final bundle in one batch. The
+//! What a bundle is held for goes in the batch of the seal, and is replaced by the rows of the final bundle in one batch. The
 //! attributes of directories are on the directories themselves; which have some is found again at each start.
 //!
 //! # Threads
@@ -31,7 +31,7 @@ use crate::peer::{PeerId, PeerName};
 use crate::similar;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::outbox::seal::Earlier;
-use crate::spool::tables::{BUNDLES, HELD, META};
+use crate::spool::tables::META;
 use crate::spool::{Event, Spool, SpoolError};
 
 /// The attribute of a directory that says whom what is below goes to.
@@ -479,7 +479,7 @@ impl Spool {
         let orphan = matches!(terms.target, Target::All) && recipients.is_empty();
         self.bundle_rows_for(manifest, &recipients, orphan, batch)?;
         if let Target::Held(row) = &terms.target {
-            batch.insert(HELD, &bundle, row);
+            self.ledger.hold(bundle, row, batch);
             tracing::warn!(bundle = %bundle.short(), why = row.why.join("; "), "held");
         }
         Ok(())
@@ -490,7 +490,7 @@ impl Spool {
         if !self.policy.scoped.load(Ordering::Relaxed) {
             return None;
         }
-        self.journal.row(HELD, &bundle).ok().flatten()
+        self.ledger.held(bundle).ok().flatten()
     }
 
     /// Seals what was held and can be resolved now.
@@ -498,7 +498,7 @@ impl Spool {
         if !self.policy.scoped.load(Ordering::Relaxed) {
             return Ok(());
         }
-        for bundle in self.journal.keys(HELD.all(), usize::MAX)? {
+        for bundle in self.ledger.all_held()? {
             self.try_release(bundle)?;
         }
         Ok(())
@@ -506,11 +506,8 @@ impl Spool {
 
     fn try_release(&self, old: BundleId) -> Result<(), SpoolError> {
         let decide = self.decide();
-        let (Some(held), Some(row), Some(manifest)) = (
-            self.journal.row(HELD, &old)?,
-            self.journal.row(BUNDLES, &old)?,
-            self.shared_manifest(old)?,
-        ) else {
+        let (Some(held), Some(manifest)) = (self.ledger.held(old)?, self.shared_manifest(old)?)
+        else {
             return Ok(());
         };
         let of = manifest.manifest();
@@ -524,7 +521,7 @@ impl Spool {
         let mut batch = Batch::default();
         if let Target::Held(now) = &terms.target {
             if *now != held {
-                batch.insert(HELD, &old, now);
+                self.ledger.hold(old, now, &mut batch);
                 self.journal.submit(batch)?;
                 self.ring(&Event::StatusChanged);
             }
@@ -547,7 +544,7 @@ impl Spool {
         self.tells_moves(&new, &mut batch);
         self.outbox.sealed_anew(old, &new, &mut batch)?;
         self.content.end_need(old, of.digests(), &mut batch);
-        self.ledger.forget(old, row.order, &mut batch)?;
+        self.ledger.forget(old, &mut batch)?;
         self.journal.submit(batch)?;
         drop(decide);
         tracing::info!(old = %old.short(), bundle = %bundle.short(), "what was held is sealed");

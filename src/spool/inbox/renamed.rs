@@ -63,9 +63,7 @@ use crate::spool::outbox::OutName;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::outbox::seal::{is_executable, mtime_of};
 use crate::spool::symlinks::set_link_mtime;
-use crate::spool::tables::{
-    BUNDLES, BundleRow, CHOSEN, IN_NAMES, InName, RENAMES, Renaming, VERSIONS, Version,
-};
+use crate::spool::tables::{CHOSEN, IN_NAMES, InName, RENAMES, Renaming, VERSIONS, Version};
 use crate::spool::{Event, InboxObserver, NewName, Spool, SpoolError};
 
 /// A mode or time set so soon after the seal belongs to the file's making: `install` and others close first.
@@ -158,9 +156,9 @@ impl Spool {
         if as_announced || asked {
             return Ok(!as_announced);
         }
-        let sealed: Option<BundleRow> = self.journal.row(BUNDLES, &row.bundle)?;
-        Ok(sealed.is_some_and(|sealed| {
-            let until = sealed.sealed_at.saturating_add(DRESSED_SECS);
+        let sealed = self.ledger.sealed_at(row.bundle)?;
+        Ok(sealed.is_some_and(|sealed_at| {
+            let until = sealed_at.saturating_add(DRESSED_SECS);
             u64::try_from(meta.ctime()).is_ok_and(|changed| changed <= until)
         }))
     }

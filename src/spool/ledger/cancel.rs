@@ -20,8 +20,9 @@ use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::journal::{Batch, JournalError};
 use crate::spool::keys::Ends;
-use crate::spool::ledger::tables::{CANCELS, CANCELS_OWED, DEADLINES, KEPT};
-use crate::spool::tables::{BUNDLES, DELIVERIES, HELD, ORPHANS, PENDING};
+use crate::spool::ledger::tables::{
+    BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, HELD, KEPT, ORPHANS,
+};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// What came of a wish to cancel.
@@ -168,11 +169,9 @@ impl Spool {
         batch.remove(ORPHANS, &row.order);
         batch.remove(HELD, &bundle);
         for (peer, known) in self.ledger.deliveries_of(bundle)? {
-            if !known.is_final() {
-                batch.remove(PENDING, &(peer, row.rank()));
-                batch.insert(DELIVERIES, &(bundle, peer), state);
-            }
-            self.progress.lock().remove(&(bundle, peer));
+            self.ledger
+                .end_delivery((bundle, peer), Some(row.rank()), &known, state, batch);
+            self.ledger.progress.lock().remove(&(bundle, peer));
         }
         self.release_rows(bundle, batch)
     }
@@ -419,10 +418,9 @@ impl Spool {
         let mut batch = Batch::default();
         for (id, state) in &again {
             if state.is_final() {
-                batch.insert(DELIVERIES, &(bundle, *id), &DeliveryState::Queued);
-                batch.insert(PENDING, &(*id, row.rank()), &bundle);
+                self.ledger.queue(bundle, *id, row.rank(), &mut batch);
             }
-            self.progress.lock().remove(&(bundle, *id));
+            self.ledger.progress.lock().remove(&(bundle, *id));
         }
         let needs = manifest.manifest().digests();
         self.content.begin_need(bundle, needs, &mut batch);

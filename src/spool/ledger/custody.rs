@@ -38,8 +38,9 @@ use crate::peer::PeerId;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::ledger::tables::{CARRIED, DEADLINES, KEPT, KeptRow, RELAYS, WATCHED};
-use crate::spool::tables::{BUNDLES, DELIVERIES, PENDING};
+use crate::spool::ledger::tables::{
+    BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
+};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// Rows looked at under one hold of the decision lock.
@@ -363,11 +364,10 @@ impl Spool {
         }
         let rank = self.kept_rank(bundle)?;
         for peer in left {
-            batch.insert(DELIVERIES, &(bundle, peer), gone);
-            if let Some(rank) = rank {
-                batch.remove(PENDING, &(peer, rank));
-            }
-            self.progress.lock().remove(&(bundle, peer));
+            let waited = &DeliveryState::Queued;
+            self.ledger
+                .end_delivery((bundle, peer), rank, waited, gone, batch);
+            self.ledger.progress.lock().remove(&(bundle, peer));
         }
         Ok(())
     }
@@ -386,9 +386,7 @@ impl Spool {
                     return Ok(());
                 };
                 for peer in peers {
-                    let queued = DeliveryState::Queued;
-                    steps.batch.insert(DELIVERIES, &(bundle, peer), &queued);
-                    steps.batch.insert(PENDING, &(peer, rank), &bundle);
+                    self.ledger.queue(bundle, peer, rank, &mut steps.batch);
                     steps.owed.insert(peer);
                 }
             }
@@ -404,7 +402,7 @@ impl Spool {
                         if let Some(rank) = rank {
                             steps.batch.remove(PENDING, &(peer, rank));
                         }
-                        self.progress.lock().remove(&(bundle, peer));
+                        self.ledger.progress.lock().remove(&(bundle, peer));
                     }
                 }
                 let freed = self
@@ -680,12 +678,10 @@ impl Spool {
         }
         let mut first = Batch::default();
         first.insert(RELAYS, &(of.origin, bundle, peer), receipt);
-        let key = (bundle, peer);
-        if self.journal.row(DELIVERIES, &key)?.is_some() {
-            first.insert(DELIVERIES, &key, &DeliveryState::Delivered);
-            if let Some(rank) = self.kept_rank(bundle)? {
-                first.remove(PENDING, &(peer, rank));
-            }
+        if let Some(state) = self.ledger.delivery(bundle, peer)? {
+            let (rank, end) = (self.kept_rank(bundle)?, &DeliveryState::Delivered);
+            self.ledger
+                .end_delivery((bundle, peer), rank, &state, end, &mut first);
         }
         self.journal.submit(first)?;
         let mut steps = Steps::default();
@@ -694,7 +690,7 @@ impl Spool {
             steps.relays.push(receipt.clone());
         }
         self.record(&mut steps)?;
-        self.progress.lock().remove(&(bundle, peer));
+        self.ledger.progress.lock().remove(&(bundle, peer));
         drop(decide);
         self.tell(steps);
         Ok(true)
@@ -723,11 +719,9 @@ impl Spool {
                     rows.insert(DELIVERIES, &key, &DeliveryState::Queued);
                 }
             }
-            let key = (bundle, *holder);
-            rows.insert(DELIVERIES, &key, &DeliveryState::Delivered);
-            if let Some(rank) = self.kept_rank(bundle)? {
-                rows.remove(PENDING, &(*holder, rank));
-            }
+            let (key, rank) = ((bundle, *holder), self.kept_rank(bundle)?);
+            let (waited, end) = (&DeliveryState::Queued, &DeliveryState::Delivered);
+            self.ledger.end_delivery(key, rank, waited, end, &mut rows);
             self.journal.submit(rows)?;
             self.step(&manifest, custody::Event::Gone(*holder), &mut steps)?;
             self.record(&mut steps)?;
@@ -749,16 +743,16 @@ impl Spool {
             return Ok(false);
         };
         let key = (bundle, peer);
-        let known: Option<DeliveryState> = self.journal.row(DELIVERIES, &key)?;
-        if known.is_none_or(|known| known.is_final()) {
+        let known = self.ledger.delivery(bundle, peer)?;
+        let Some(known) = known.filter(|known| !known.is_final()) else {
             return Ok(false);
-        }
+        };
         let mut steps = Steps::default();
-        steps.batch.insert(DELIVERIES, &key, &state);
-        steps.batch.remove(PENDING, &(peer, rank));
+        self.ledger
+            .end_delivery(key, Some(rank), &known, &state, &mut steps.batch);
         self.step_as(&manifest, custody::Event::Gone(peer), &state, &mut steps)?;
         self.record(&mut steps)?;
-        self.progress.lock().remove(&(bundle, peer));
+        self.ledger.progress.lock().remove(&(bundle, peer));
         drop(decide);
         self.tell(steps);
         Ok(true)

@@ -19,8 +19,7 @@ use crate::spool::keys::Ends;
 use crate::spool::ledger::inbound::InboundShown;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::settled::Seq;
-use crate::spool::ledger::tables::{DEADLINES, SETTLED_SEQ};
-use crate::spool::tables::{BUNDLES, DELIVERIES, PENDING};
+use crate::spool::ledger::tables::{BUNDLES, DEADLINES, PENDING, SETTLED_SEQ};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// A manifest with more entries than this is kept decoded while it is in use.
@@ -105,7 +104,7 @@ impl Spool {
         let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(false);
         };
-        if self.journal.row(DELIVERIES, &(bundle, peer))?.is_some() {
+        if self.ledger.delivery(bundle, peer)?.is_some() {
             return Ok(false);
         }
         let Some(manifest) = self.shared_manifest(bundle)? else {
@@ -116,9 +115,7 @@ impl Spool {
         {
             return Ok(false);
         }
-        batch.insert(DELIVERIES, &(bundle, peer), &DeliveryState::Queued);
-        let rank = Rank::of(manifest.manifest().priority, row.order);
-        batch.insert(PENDING, &(peer, rank), &bundle);
+        self.ledger.queue(bundle, peer, row.rank(), batch);
         self.content
             .begin_need(bundle, manifest.manifest().digests(), batch);
         self.renew_deadline(bundle, manifest.manifest().lifetime_secs, batch)?;
@@ -193,7 +190,7 @@ impl Spool {
 
     /// Whether we still owe this bundle to `peer`.
     pub(crate) fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
-        let state = self.journal.row(DELIVERIES, &(bundle, peer));
+        let state = self.ledger.delivery(bundle, peer);
         state.ok().flatten().is_some_and(|state| !state.is_final()) && !self.is_over_age(bundle)
     }
 
@@ -252,7 +249,7 @@ impl Spool {
         let mut next: Option<BundleId> = self.content.sent_as(digest).ok().flatten();
         for _ in 0..SAME_CONTENT_DEPTH {
             let Some(bundle) = next else { return false };
-            let state = self.journal.row(DELIVERIES, &(bundle, peer));
+            let state = self.ledger.delivery(bundle, peer);
             if state.ok().flatten() == Some(DeliveryState::Delivered) {
                 return true;
             }
@@ -304,7 +301,7 @@ impl Spool {
         if state.is_final() {
             return self.finish_delivery(bundle, peer, state).map(drop);
         }
-        let mut progress = self.progress.lock();
+        let mut progress = self.ledger.progress.lock();
         if state == DeliveryState::Queued {
             progress.remove(&(bundle, peer))
         } else {
@@ -313,7 +310,7 @@ impl Spool {
         drop(progress);
         // It may have come to its end meanwhile; that is recorded before the entry is taken away.
         if !self.is_pending(bundle, peer) {
-            self.progress.lock().remove(&(bundle, peer));
+            self.ledger.progress.lock().remove(&(bundle, peer));
         }
         self.ring(&Event::StatusChanged);
         Ok(())
@@ -331,7 +328,7 @@ impl Spool {
             return self.carried_ended(bundle, peer, state);
         };
         let key = (bundle, peer);
-        let known = match self.journal.row(DELIVERIES, &key)? {
+        let known = match self.ledger.delivery(bundle, peer)? {
             Some(known) => known,
             // Another holder gave it to a member that joined later.
             None if state == DeliveryState::Delivered && self.may_have(bundle, peer)? => {
@@ -340,15 +337,11 @@ impl Spool {
             None => return Ok(false),
         };
         let mut closed = false;
-        // A receipt that comes after "superseded" or "refused" still tells the truth; nothing undoes a receipt, and
-        // nothing else follows what was final.
-        if known != DeliveryState::Delivered
-            && known != state
-            && (!known.is_final() || state == DeliveryState::Delivered)
+        let mut batch = Batch::default();
+        if self
+            .ledger
+            .end_delivery(key, Some(row.rank()), &known, &state, &mut batch)
         {
-            let mut batch = Batch::default();
-            batch.remove(PENDING, &(peer, row.rank()));
-            batch.insert(DELIVERIES, &key, &state);
             let others = self.ledger.deliveries_of(bundle)?;
             let complete = others
                 .iter()
@@ -365,7 +358,7 @@ impl Spool {
                 .into_iter()
                 .try_for_each(|digest| self.content.free(digest))?;
         }
-        self.progress.lock().remove(&(bundle, peer));
+        self.ledger.progress.lock().remove(&(bundle, peer));
         drop(decide);
         self.ring(&Event::StatusChanged);
         if closed {

@@ -9,9 +9,8 @@ use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::tables::{
-    CANCELS, CANCELS_OWED, CARRIED, DEADLINES, KEPT, KeptRow, RELAYS, WATCHED,
+    CANCELS, CANCELS_OWED, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
 };
-use crate::spool::tables::{DELIVERIES, PENDING};
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {

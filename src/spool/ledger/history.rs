@@ -33,10 +33,10 @@ use crate::spool::keys::Newest;
 use crate::spool::ledger::inbound::InboundShown;
 use crate::spool::ledger::settled::{BLOCK, Block, BlockKey};
 use crate::spool::ledger::tables::{
-    IN_ORDER, IN_SHOWN, REFUSED_BITS, SCOPED, SETTLED, SETTLED_BITS, SETTLED_SEQ,
+    IN_ORDER, IN_SHOWN, ORPHANS, OUT_ORDER, REFUSED_BITS, SCOPED, SETTLED, SETTLED_BITS,
+    SETTLED_SEQ,
 };
 use crate::spool::outbox::tail::give_way;
-use crate::spool::tables::{ORPHANS, OUT_ORDER};
 use crate::spool::{Spool, SpoolError};
 
 /// Bundles of each direction that stay in status when they are over.
@@ -267,7 +267,7 @@ impl Spool {
     /// The names are looked through once for all pages: there may be many more of them than bundles to forget.
     fn sweep_sent(&self) -> Result<(), SpoolError> {
         let reached = self.history.reached.lock().sent.take();
-        let Some(from) = self.sweep_from(&self.next_out, reached) else {
+        let Some(from) = self.sweep_from(&self.ledger.next_out, reached) else {
             return Ok(());
         };
         let decide = self.decide();
@@ -315,7 +315,7 @@ impl Spool {
                 // A name that changed its place may have been missed: its bundle is looked at again another time. Asked
                 // again by the user meanwhile, it is not over.
                 if !has_moved(bundle) && self.is_over(*bundle, *key)? {
-                    self.forget_sent(*bundle, *key, &mut batch)?;
+                    self.forget_sent(*bundle, &mut batch)?;
                 }
             }
             self.journal.submit(batch)?;
@@ -337,16 +337,11 @@ impl Spool {
         Ok(states.iter().all(|(_, state)| state.is_final()))
     }
 
-    fn forget_sent(
-        &self,
-        bundle: BundleId,
-        order: Newest,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
+    fn forget_sent(&self, bundle: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
         if let Some(manifest) = self.shared_manifest(bundle)? {
             let digests = manifest.manifest().digests();
             self.content.forget_sent(bundle, digests, batch)?;
         }
-        self.ledger.forget(bundle, order.0, batch)
+        self.ledger.forget(bundle, batch)
     }
 }

@@ -1,15 +1,21 @@
 //! Tables of the ledger, for tests that count rows or put some there.
 
+use super::Ledger;
+use super::rank::Rank;
 use super::settled::{Block, BlockKey, Seq};
 use super::tables;
-use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
+use crate::bundle::{BundleId, Cancel, DeliveryState, Receipt, SignedManifest};
 use crate::delivery::custody::Stage;
-use crate::journal::Table;
+use crate::journal::{Batch, Table};
 use crate::peer::PeerId;
 use crate::spool::keys::Ends;
 
-use super::tables::KeptRow;
+use super::tables::{BundleRow, KeptRow};
 
+pub(in crate::spool) const BUNDLES: Table<BundleId, BundleRow> = tables::BUNDLES;
+pub(in crate::spool) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> =
+    tables::DELIVERIES;
+pub(in crate::spool) const PENDING: Table<(PeerId, Rank), BundleId> = tables::PENDING;
 pub(in crate::spool) const SETTLED_SEQ: Table<BundleId, Seq> = tables::SETTLED_SEQ;
 pub(in crate::spool) const SETTLED_BITS: Table<BlockKey, Block> = tables::SETTLED_BITS;
 pub(in crate::spool) const REFUSED_BITS: Table<BlockKey, Block> = tables::REFUSED_BITS;
@@ -27,4 +33,21 @@ pub(in crate::spool) const RELAYS: Table<(PeerId, BundleId, PeerId), Receipt> = 
 /// A row of [`KEPT`].
 pub(in crate::spool) fn kept_row(signed: SignedManifest, order: u64) -> KeptRow {
     KeptRow { signed, order }
+}
+
+impl Ledger {
+    /// All bundles of ours were sealed when `clock` says, which is told when they were.
+    pub(in crate::spool) fn reclock(&self, clock: impl Fn(u64) -> u64) {
+        let mut batch = Batch::default();
+        for (key, mut row) in self.journal.rows(BUNDLES.all(), usize::MAX).unwrap() {
+            row.sealed_at = clock(row.sealed_at);
+            batch.insert(BUNDLES, &key, &row);
+        }
+        self.journal.submit(batch).unwrap();
+    }
+
+    /// How many deliveries are in motion.
+    pub(in crate::spool) fn moving(&self) -> usize {
+        self.progress.lock().len()
+    }
 }

@@ -1,43 +1,242 @@
 //! Bundles of ours, from their seal until they are forgotten.
+//!
+//! # Invariants
+//! 1. A bundle of ours is owed to its recipients; or it waits for a first member, or for what it is held for to be known.
 
-use crate::bundle::{BundleId, DeliveryState};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use crate::bundle::{BundleId, DeliveryState, Scope, SignedManifest, VerifiedManifest};
 use crate::journal::Batch;
 use crate::peer::PeerId;
-use crate::spool::SpoolError;
+use crate::spool::group::route::HeldRow;
 use crate::spool::keys::{Ends, Newest};
 use crate::spool::ledger::Ledger;
-use crate::spool::ledger::tables::DEADLINES;
-use crate::spool::tables::{BUNDLES, DELIVERIES, HELD, OUT_ORDER};
+use crate::spool::ledger::custody::is_ours;
+use crate::spool::ledger::tables::{
+    BUNDLES, BundleRow, DEADLINES, DELIVERIES, HELD, ORPHANS, OUT_ORDER, PENDING,
+};
+use crate::spool::{SpoolError, now_secs};
 
-/// Most recipients of one bundle that are looked at.
-const RECIPIENTS_MAX: usize = 100_000;
+/// Rows looked at for a count; more is shown as this many.
+const COUNT_MAX: usize = 10_000;
 
-impl Ledger {
-    /// Every recipient of a bundle of ours with its state.
-    pub(in crate::spool) fn deliveries_of(
-        &self,
-        bundle: BundleId,
-    ) -> Result<Vec<(PeerId, DeliveryState)>, SpoolError> {
-        let rows = self
-            .journal
-            .rows(DELIVERIES.below(&bundle), RECIPIENTS_MAX)?;
-        let rows = rows.into_iter();
-        Ok(rows.map(|((_, peer), state)| (peer, state)).collect())
+/// A seal that the dropped log has, and the journal has not.
+pub(in crate::spool) struct LostSeal {
+    row: BundleRow,
+    /// Whom it was for, as far as is known.
+    pub(in crate::spool) to: Vec<(PeerId, DeliveryState)>,
+    /// Whom it is for was not known yet.
+    pub(in crate::spool) held: bool,
+}
+
+impl LostSeal {
+    pub(in crate::spool) fn signed(&self) -> &SignedManifest {
+        &self.row.signed
     }
 
-    /// All rows of a bundle of ours go, which has this place among them and which nobody waits for.
+    /// Nobody waits for it any more.
+    pub(in crate::spool) fn is_over(&self) -> bool {
+        !self.to.is_empty() && self.to.iter().all(|(_, state)| state.is_final())
+    }
+}
+
+impl Ledger {
+    /// The rows of a new bundle of ours: what it is, whom it is for; `orphan`: for all, and there is nobody yet.
+    /// `same_content`: the bundle before it with the content of its one file.
+    pub(in crate::spool) fn seal(
+        &self,
+        manifest: &VerifiedManifest,
+        recipients: &[PeerId],
+        orphan: bool,
+        same_content: Option<BundleId>,
+        batch: &mut Batch,
+    ) {
+        let bundle = manifest.id();
+        let row = BundleRow {
+            signed: manifest.signed(),
+            order: self.next_out.fetch_add(1, Ordering::Relaxed),
+            sealed_at: now_secs(),
+            same_content,
+        };
+        batch.insert(BUNDLES, &bundle, &row);
+        batch.insert(OUT_ORDER, &Newest(row.order), &bundle);
+        for peer in recipients {
+            self.queue(bundle, *peer, row.rank(), batch);
+        }
+        if orphan {
+            batch.insert(ORPHANS, &row.order, &bundle);
+        }
+    }
+
+    /// Seals that were lost with what was dropped of the log, the oldest first.
+    pub(in crate::spool) fn lost_seals(&self) -> Result<Vec<LostSeal>, SpoolError> {
+        let mut lost = Vec::new();
+        for (key, row) in self.journal.dropped(BUNDLES) {
+            if self.journal.row(BUNDLES, &key)?.is_none() {
+                lost.push((key, row));
+            }
+        }
+        if lost.is_empty() {
+            return Ok(Vec::new());
+        }
+        lost.sort_unstable_by_key(|(_, row)| row.order);
+        let mut recipients: HashMap<BundleId, Vec<(PeerId, DeliveryState)>> = HashMap::new();
+        for ((bundle, peer), state) in self.journal.dropped(DELIVERIES) {
+            recipients.entry(bundle).or_default().push((peer, state));
+        }
+        let held = self.journal.dropped(HELD).into_iter();
+        let held: HashSet<BundleId> = held.map(|(bundle, _)| bundle).collect();
+        let lost = lost.into_iter().map(|(bundle, row)| LostSeal {
+            row,
+            to: recipients.remove(&bundle).unwrap_or_default(),
+            held: held.contains(&bundle),
+        });
+        Ok(lost.collect())
+    }
+
+    /// The rows of a seal that was lost, as they were.
+    pub(in crate::spool) fn seal_as_before(
+        &self,
+        manifest: &VerifiedManifest,
+        lost: &LostSeal,
+        batch: &mut Batch,
+    ) {
+        let (bundle, row) = (manifest.id(), &lost.row);
+        self.next_out.fetch_max(row.order + 1, Ordering::Relaxed);
+        batch.insert(BUNDLES, &bundle, row);
+        batch.insert(OUT_ORDER, &Newest(row.order), &bundle);
+        for (peer, state) in &lost.to {
+            batch.insert(DELIVERIES, &(bundle, *peer), state);
+            if !state.is_final() {
+                batch.insert(PENDING, &(*peer, row.rank()), &bundle);
+            }
+        }
+        if lost.to.is_empty() && matches!(manifest.manifest().scope, Scope::All { .. }) {
+            batch.insert(ORPHANS, &row.order, &bundle);
+        }
+    }
+
+    /// A newer version for `scope` is sealed: who gets that needs `old` no longer, unless its transfer has begun. `false`:
+    /// somebody still waits for `old`.
+    pub(in crate::spool) fn supersede(
+        &self,
+        old: BundleId,
+        scope: &Scope,
+        batch: &mut Batch,
+    ) -> Result<bool, SpoolError> {
+        let Some(row) = self.journal.row(BUNDLES, &old)? else {
+            return Ok(false);
+        };
+        let mut complete = true;
+        // Only who gets the newer one needs the old one no longer.
+        if matches!(scope, Scope::All { .. }) {
+            batch.remove(ORPHANS, &row.order);
+        } else {
+            complete = !self.is_orphan(old)?;
+        }
+        if self.held(old)?.is_some() {
+            batch.remove(HELD, &old);
+        }
+        for (peer, state) in self.deliveries_of(old)? {
+            let begun = matches!(
+                self.progress.lock().get(&(old, peer)),
+                Some(DeliveryState::Sending(_))
+            );
+            let stays = begun || !scope.has(peer);
+            complete &= state.is_final() || !stays;
+            if !stays {
+                let end = &DeliveryState::Superseded;
+                self.end_delivery((old, peer), Some(row.rank()), &state, end, batch);
+            }
+        }
+        Ok(complete)
+    }
+
+    /// Whether it was sealed when there was no other member, and no one has joined since.
+    pub(in crate::spool) fn is_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+            return Ok(false);
+        };
+        Ok(self.journal.row(ORPHANS, &row.order)?.is_some())
+    }
+
+    /// The oldest bundles that wait for a first member, at most `limit`, each with its place.
+    pub(in crate::spool) fn orphans(
+        &self,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        Ok(self.journal.rows(ORPHANS.all(), limit)?)
+    }
+
+    /// The bundle at this place waits for a first member no longer.
+    pub(in crate::spool) fn adopt(&self, order: u64, batch: &mut Batch) {
+        batch.remove(ORPHANS, &order);
+    }
+
+    /// The bundle goes to nobody until this is resolved.
+    pub(in crate::spool) fn hold(&self, bundle: BundleId, held: &HeldRow, batch: &mut Batch) {
+        batch.insert(HELD, &bundle, held);
+    }
+
+    /// What is in the way of a bundle that goes to nobody yet.
+    pub(in crate::spool) fn held(&self, bundle: BundleId) -> Result<Option<HeldRow>, SpoolError> {
+        Ok(self.journal.row(HELD, &bundle)?)
+    }
+
+    /// All bundles that go to nobody yet.
+    pub(in crate::spool) fn all_held(&self) -> Result<Vec<BundleId>, SpoolError> {
+        Ok(self.journal.keys(HELD.all(), usize::MAX)?)
+    }
+
+    /// When a bundle of ours was sealed, in seconds since 1970.
+    pub(in crate::spool) fn sealed_at(&self, bundle: BundleId) -> Result<Option<u64>, SpoolError> {
+        let row = self.journal.row(BUNDLES, &bundle)?;
+        Ok(row.map(|row| row.sealed_at))
+    }
+
+    /// Bundles of ours, the newest first, at most `limit`, after the one at the place `before`.
+    pub(in crate::spool) fn outbound(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let after = before.map(Newest);
+        let rows = self
+            .journal
+            .rows(OUT_ORDER.all().after(after.as_ref()), limit)?;
+        Ok(rows.into_iter().map(|(_, bundle)| bundle).collect())
+    }
+
+    /// How many bundles of ours are not with everybody they are for, counted as far as [`COUNT_MAX`] of each kind.
+    pub(in crate::spool) fn count_open(&self) -> u64 {
+        let pending = self.journal.rows(PENDING.all(), COUNT_MAX);
+        let pending = pending.unwrap_or_default().into_iter();
+        let owed: BTreeSet<BundleId> = pending
+            .filter(|((_, rank), _)| is_ours(rank.0))
+            .map(|(_, bundle)| bundle)
+            .collect();
+        let orphans = self.journal.rows(ORPHANS.all(), COUNT_MAX);
+        let held = self.journal.rows(HELD.all(), COUNT_MAX);
+        let waiting = orphans.map_or(0, |rows| rows.len()) + held.map_or(0, |rows| rows.len());
+        (owed.len() + waiting) as u64
+    }
+
+    /// All rows of a bundle of ours go, which nobody waits for.
     pub(in crate::spool) fn forget(
         &self,
         bundle: BundleId,
-        order: u64,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+            return Ok(());
+        };
         for (peer, _) in self.deliveries_of(bundle)? {
             batch.remove(DELIVERIES, &(bundle, peer));
         }
         batch.remove(HELD, &bundle);
         batch.remove(BUNDLES, &bundle);
-        batch.remove(OUT_ORDER, &Newest(order));
+        batch.remove(OUT_ORDER, &Newest(row.order));
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
         Ok(())
     }

@@ -3,14 +3,28 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{BundleId, Cancel, Receipt, SignedManifest};
+use crate::bundle::{BundleId, Cancel, DeliveryState, Receipt, SignedManifest};
 use crate::delivery::custody::Stage;
 use crate::journal::Table;
 use crate::peer::PeerId;
+use crate::spool::group::route::HeldRow;
 use crate::spool::keys::{Ends, Newest};
 use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::settled::{Block, BlockKey, Seq};
 
+/// Bundle id → [`BundleRow`]: bundles of ours.
+pub(super) const BUNDLES: Table<BundleId, BundleRow> = Table::new(2);
+/// Descending order → bundle id: bundles of ours, newest first.
+pub(super) const OUT_ORDER: Table<Newest, BundleId> = Table::new(3);
+/// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours.
+pub(super) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> = Table::new(5);
+/// Peer, [`Rank`] → bundle id: what we owe the peer.
+pub(super) const PENDING: Table<(PeerId, Rank), BundleId> = Table::new(4);
+/// Ascending order → bundle id: bundles of ours sealed when there was no other member.
+pub(super) const ORPHANS: Table<u64, BundleId> = Table::new(20);
+/// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
+pub(super) const HELD: Table<BundleId, HeldRow> = Table::new(35);
 /// Bundle id → `Receipt`: bundles of others that are settled here.
 pub(super) const SETTLED: Table<BundleId, Receipt> = Table::new(13);
 /// Bundle id → `Seq`: of those in [`SETTLED`] or refused for good, what the bit is found by that stands for them later.
@@ -46,4 +60,23 @@ pub(in crate::spool) struct KeptRow {
     pub(super) signed: SignedManifest,
     /// Place in `PENDING`, after all bundles of ours.
     pub(super) order: u64,
+}
+
+/// A bundle of ours.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::spool) struct BundleRow {
+    pub(super) signed: SignedManifest,
+    /// Place among all bundles of ours.
+    pub(super) order: u64,
+    /// Seconds since 1970.
+    pub(super) sealed_at: u64,
+    /// The bundle with the same content before it.
+    pub(super) same_content: Option<BundleId>,
+}
+
+impl BundleRow {
+    /// Its place in the queue of each recipient.
+    pub(super) fn rank(&self) -> Rank {
+        Rank::of(self.signed.priority(), self.order)
+    }
 }

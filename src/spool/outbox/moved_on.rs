@@ -147,7 +147,8 @@ impl Spool {
 
     fn is_over_for_all(&self, bundle: BundleId) -> Result<bool, SpoolError> {
         let deliveries = self.ledger.deliveries_of(bundle)?;
-        Ok(deliveries.iter().all(|(_, state)| state.is_final()) && self.is_not_orphan(bundle)?)
+        Ok(deliveries.iter().all(|(_, state)| state.is_final())
+            && !self.ledger.is_orphan(bundle)?)
     }
 
     /// The newest version of a name that moved on, of those that somebody may still show. Call with the decision lock held.

@@ -11,20 +11,16 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use crate::bundle::{BundleId, DeliveryState, EntryKind, RelPath, Scope, VerifiedManifest, link};
+use crate::bundle::{EntryKind, RelPath, VerifiedManifest, link};
 use crate::digest::Digest;
-use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::journal::Batch;
-use crate::spool::keys::Newest;
+use crate::spool::ledger::sealed::LostSeal;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::outbox::tables::{LATEST, MARKS, OUT_NAMES, OutName};
 use crate::spool::start::LastRun;
-use crate::spool::tables::{
-    BUNDLES, BundleRow, DELIVERIES, HELD, ORPHANS, OUT_ORDER, PENDING, Stat,
-};
+use crate::spool::tables::Stat;
 use crate::spool::{Spool, SpoolError};
 
 /// Bytes hashed at one start, before anything is mounted. What is beyond is incomplete, as if it had not been sealed.
@@ -43,41 +39,27 @@ impl Spool {
         if last == LastRun::Whole {
             return Ok(());
         }
-        let mut lost = Vec::new();
-        for (key, row) in self.journal.dropped(BUNDLES) {
-            if self.journal.row(BUNDLES, &key)?.is_none() {
-                lost.push(row);
-            }
-        }
+        let lost = self.ledger.lost_seals()?;
         if lost.is_empty() {
             return Ok(());
         }
-        lost.sort_unstable_by_key(|row| row.order);
-        let dropped = self.journal.dropped(DELIVERIES);
-        let mut recipients: HashMap<BundleId, Vec<(PeerId, DeliveryState)>> = HashMap::new();
-        for ((bundle, peer), state) in dropped {
-            recipients.entry(bundle).or_default().push((peer, state));
-        }
         let names: HashMap<RelPath, OutName> =
             self.journal.dropped(OUT_NAMES).into_iter().collect();
-        let held = self.journal.dropped(HELD);
         let mut budget = HASHED_MAX;
-        for row in lost {
-            let Ok(manifest) = row.signed.clone().verify() else {
+        for lost in lost {
+            let Ok(manifest) = lost.signed().clone().verify() else {
                 continue;
             };
             let bundle = manifest.id();
             let total = manifest.manifest().total_size();
             let ours = manifest.manifest().origin == self.identity.id();
             // Whom it is for is not known yet: it is sealed again when it is sent.
-            let is_held = held.iter().any(|(held, _)| *held == bundle);
-            if !ours || is_held || total > budget {
+            if !ours || lost.held || total > budget {
                 continue;
             }
             budget -= total;
             if let Some(files) = self.whole_files(&manifest, last)? {
-                let to = recipients.remove(&bundle).unwrap_or_default();
-                self.seal_as_before(&manifest, &row, &files, &to, &names)?;
+                self.seal_as_before(&manifest, &lost, &files, &names)?;
                 tracing::info!(bundle = %bundle.short(), "a seal whose rows were lost is taken up again");
             }
         }
@@ -126,26 +108,14 @@ impl Spool {
     fn seal_as_before(
         &self,
         manifest: &VerifiedManifest,
-        row: &BundleRow,
+        lost: &LostSeal,
         files: &[Whole],
-        to: &[(PeerId, DeliveryState)],
         names: &HashMap<RelPath, OutName>,
     ) -> Result<(), SpoolError> {
         let (of, bundle) = (manifest.manifest(), manifest.id());
         let mut batch = Batch::default();
-        self.next_out.fetch_max(row.order + 1, Ordering::Relaxed);
-        batch.insert(BUNDLES, &bundle, row);
-        batch.insert(OUT_ORDER, &Newest(row.order), &bundle);
-        for (peer, state) in to {
-            batch.insert(DELIVERIES, &(bundle, *peer), state);
-            if !state.is_final() {
-                batch.insert(PENDING, &(*peer, row.rank()), &bundle);
-            }
-        }
-        let is_over = !to.is_empty() && to.iter().all(|(_, state)| state.is_final());
-        if to.is_empty() && matches!(of.scope, Scope::All { .. }) {
-            batch.insert(ORPHANS, &row.order, &bundle);
-        }
+        self.ledger.seal_as_before(manifest, lost, &mut batch);
+        let is_over = lost.is_over();
         if !is_over {
             self.set_deadline(bundle, of.lifetime_secs, &mut batch);
         }

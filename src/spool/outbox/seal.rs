@@ -28,21 +28,16 @@ use std::sync::atomic::Ordering;
 pub(in crate::spool) use self::commit::Gates;
 pub(in crate::spool) use self::plan::{Looked, Member, Plan, Taken, gates_of};
 use crate::bundle::{
-    BundleId, DeliveryState, Entry, EntryKind, Former, Listing, MANIFEST_VERSION, Manifest,
-    Priority, RelPath, Rest, Scope, VerifiedManifest,
+    BundleId, Entry, EntryKind, Former, Listing, MANIFEST_VERSION, Manifest, Priority, RelPath,
+    Rest, Scope, VerifiedManifest,
 };
 use crate::digest::{Digest, Hashed};
 use crate::peer::{self, PeerId};
 use crate::spool::journal::Batch;
-use crate::spool::keys::Newest;
-use crate::spool::ledger::rank::Rank;
 use crate::spool::outbox::hashing::Slice;
 use crate::spool::outbox::jobs::Step;
 use crate::spool::outbox::moved_on::MovedOn;
-use crate::spool::tables::{BUNDLES, BundleRow, DELIVERIES, HELD, ORPHANS, OUT_ORDER, PENDING};
-use crate::spool::{
-    Event, Gate, Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError, now_secs,
-};
+use crate::spool::{Event, Gate, Recheck, SealName, SealOutcome, SealRequest, Spool, SpoolError};
 
 /// What a new manifest says of bundles before it.
 #[derive(Default)]
@@ -227,28 +222,13 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         self.group.bind()?;
         let bundle = manifest.id();
-        let order = self.next_out.fetch_add(1, Ordering::Relaxed);
         let same_content = match manifest.manifest().single_digest() {
             Some(digest) => self.content.sent_as(digest)?,
             None => None,
         };
-        let row = BundleRow {
-            signed: manifest.signed(),
-            order,
-            sealed_at: now_secs(),
-            same_content,
-        };
-        batch.insert(BUNDLES, &bundle, &row);
-        batch.insert(OUT_ORDER, &Newest(order), &bundle);
-        let rank = Rank::of(manifest.manifest().priority, order);
-        for peer in recipients {
-            batch.insert(DELIVERIES, &(bundle, *peer), &DeliveryState::Queued);
-            batch.insert(PENDING, &(*peer, rank), &bundle);
-        }
+        self.ledger
+            .seal(manifest, recipients, orphan, same_content, batch);
         self.set_deadline(bundle, manifest.manifest().lifetime_secs, batch);
-        if orphan {
-            batch.insert(ORPHANS, &order, &bundle);
-        }
         let digests = || manifest.manifest().digests();
         self.content.begin_need(bundle, digests(), batch);
         self.content.note_sent(bundle, digests(), batch);
@@ -268,33 +248,7 @@ impl Spool {
         if !self.is_superseded(old, newer)? {
             return Ok(Vec::new());
         }
-        let Some(row) = self.journal.row(BUNDLES, &old)? else {
-            return Ok(Vec::new());
-        };
-        let scope = &newer.manifest().scope;
-        let mut complete = true;
-        // Only who gets the newer one needs the old one no longer.
-        if matches!(scope, Scope::All { .. }) {
-            batch.remove(ORPHANS, &row.order);
-        } else {
-            complete = self.is_not_orphan(old)?;
-        }
-        if self.held(old).is_some() {
-            batch.remove(HELD, &old);
-        }
-        for (peer, state) in self.ledger.deliveries_of(old)? {
-            let begun = matches!(
-                self.progress.lock().get(&(old, peer)),
-                Some(DeliveryState::Sending(_))
-            );
-            let stays = begun || !scope.has(peer);
-            complete &= state.is_final() || !stays;
-            if !state.is_final() && !stays {
-                batch.remove(PENDING, &(peer, row.rank()));
-                batch.insert(DELIVERIES, &(old, peer), &DeliveryState::Superseded);
-            }
-        }
-        if complete {
+        if self.ledger.supersede(old, &newer.manifest().scope, batch)? {
             self.release_rows(old, batch)
         } else {
             Ok(Vec::new())
@@ -315,7 +269,7 @@ impl Spool {
             .deliveries_of(old)?
             .iter()
             .all(|(_, s)| s.is_final())
-            && self.is_not_orphan(old)?
+            && !self.ledger.is_orphan(old)?
         {
             return Ok(false);
         }
@@ -333,14 +287,6 @@ impl Spool {
             }
         }
         Ok(true)
-    }
-
-    pub(in crate::spool) fn is_not_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
-        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
-            return Ok(true);
-        };
-        let orphan: Option<BundleId> = self.journal.row(ORPHANS, &row.order)?;
-        Ok(orphan.is_none())
     }
 
     /// Frees content that nobody needs.

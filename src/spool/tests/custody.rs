@@ -3,8 +3,7 @@
 use super::*;
 use crate::bundle::Scope;
 use crate::spool::journal::{Key, Table};
-use crate::spool::ledger::probe::{CARRIED, KEPT, RELAYS, WATCHED};
-use crate::spool::tables::{DELIVERIES, PENDING};
+use crate::spool::ledger::probe::{CARRIED, DELIVERIES, KEPT, PENDING, RELAYS, WATCHED};
 
 const NOBODY: fn(PeerId) -> bool = |_| false;
 const EVERYBODY: fn(PeerId) -> bool = |_| true;

@@ -4,8 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use super::super::durable::Sync;
 use super::super::journal::{Batch, Table};
-use super::super::tables::DELIVERIES;
 use super::*;
+use crate::spool::ledger::probe::DELIVERIES;
 
 /// A table of one row, of no use.
 const A_TEST: Table<(), u8> = Table::named(tables::META, "a test");

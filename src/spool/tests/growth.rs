@@ -6,8 +6,7 @@ use super::journal::Table;
 use super::*;
 use crate::spool::CONTRADICTS;
 use crate::spool::inbox::consumed::CONSUMED;
-use crate::spool::ledger::probe::{REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
-use crate::spool::tables::BUNDLES;
+use crate::spool::ledger::probe::{BUNDLES, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
 
 const HISTORY: usize = 8;
 

@@ -1,7 +1,6 @@
 //! States that hold what nobody would take: it goes at the next start, and nothing else.
 
 use super::journal::{Batch, Key, Table};
-use super::tables::{DELIVERIES, PENDING};
 use super::*;
 use crate::bundle::{Cancel, CancelReason, MANIFEST_MAX, SCOPE_MAX, Scope, SignedManifest};
 use crate::delivery::custody::Stage;
@@ -9,7 +8,9 @@ use crate::digest::Digest;
 use crate::peer::roll::{SignedStatement, Statement, What};
 use crate::peer::{Charter, GroupKey};
 use crate::spool::Rank;
-use crate::spool::ledger::probe::{CANCELS, CANCELS_OWED, CARRIED, KEPT, kept_row};
+use crate::spool::ledger::probe::{
+    CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, PENDING, kept_row,
+};
 use crate::spool::outbox::send::{SendRequest, Sent};
 
 /// The key is a letter, then a peer.

@@ -9,8 +9,8 @@ use crate::delivery::custody::{self, Custody};
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
-use crate::spool::ledger::tables::{CARRIED, DEADLINES, KEPT};
-use crate::spool::tables::{CHOSEN, DELIVERIES, IN_NAMES, InName};
+use crate::spool::ledger::tables::{CARRIED, DEADLINES, DELIVERIES, KEPT};
+use crate::spool::tables::{CHOSEN, IN_NAMES, InName};
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {

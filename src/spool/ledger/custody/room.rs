@@ -4,8 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::delivery::custody::{self};
 use crate::digest::Digest;
-use crate::spool::ledger::tables::{CARRIED, WATCHED};
-use crate::spool::tables::BUNDLES;
+use crate::spool::ledger::tables::{BUNDLES, CARRIED, WATCHED};
 use crate::spool::{Spool, SpoolError};
 
 /// Bundles of others looked at to make room, at once.
