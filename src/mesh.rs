@@ -78,7 +78,7 @@ use self::fetch::Fetches;
 use self::hello::usable;
 use self::hub::{Hub, RollSeen};
 pub(crate) use self::join::{Asked, knock, redeem};
-use self::member::{CloseCode, MemberError};
+use self::member::CloseCode;
 use self::net::Net;
 use self::pacer::Pacer;
 use self::rings::Rings;
@@ -324,26 +324,28 @@ impl Mesh {
         limit: Duration,
         say: impl FnOnce() -> Result<(), E>,
     ) -> Result<Farewell, E> {
-        let sessions = self.hub.roster.sessions();
+        let connected: Vec<Arc<Peer>> = {
+            let sessions = self.hub.roster.sessions().into_iter();
+            sessions.map(|(peer, _)| peer).collect()
+        };
         let mut farewell = Farewell::default();
         let away = self.peers().into_iter().filter(|peer| !peer.connected);
         farewell.untold.extend(away.map(|peer| peer.name));
         say()?;
         if let Some(runtime) = &self.runtime {
-            let closed = async {
-                for (_, session) in &sessions {
-                    session.conn.closed().await;
+            let taken = async {
+                for peer in &connected {
+                    // The sender lives as long as the peer, so there is no error.
+                    drop(peer.put_us_out.subscribe().wait_for(|out| *out).await);
                 }
             };
             // Who has not answered by then is among those that were not told.
-            drop(runtime.block_on(async { timeout(limit, closed).await }));
+            drop(runtime.block_on(async { timeout(limit, taken).await }));
         }
-        for (peer, session) in sessions {
-            let reason = session.conn.close_reason();
-            let taken = reason.and_then(|reason| member::closed_by_peer(&reason));
-            match taken {
-                Some(MemberError::Removed) => farewell.told.push(peer.label()),
-                _ => farewell.untold.push(peer.label()),
+        for peer in connected {
+            match *peer.put_us_out.borrow() {
+                true => farewell.told.push(peer.label()),
+                false => farewell.untold.push(peer.label()),
             }
         }
         Ok(farewell)

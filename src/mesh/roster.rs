@@ -43,6 +43,8 @@ pub(crate) struct Peer {
     pub id: PeerId,
     /// Whether it has a session.
     pub up: watch::Sender<bool>,
+    /// Whether it ended a session because we are no member any more.
+    pub put_us_out: watch::Sender<bool>,
     /// The bulk connection, whoever dialled it.
     pub bulk: watch::Sender<Option<Connection>>,
     /// Rung when it should be dialled now.
@@ -123,6 +125,7 @@ impl Peer {
         Arc::new(Self {
             id,
             up: watch::Sender::new(false),
+            put_us_out: watch::Sender::new(false),
             bulk: watch::Sender::new(None),
             wake: Notify::new(),
             intake: Lane::default(),

@@ -157,11 +157,7 @@ pub(crate) async fn run(
         .unwrap_or(MemberError::Lost("the stream ended".into()));
     tracing::info!("disconnected from {}: {why}", session.peer.label());
     conn.close(CloseCode::Stopping.code(), b"session ended");
-    // Whoever stops the mesh does it for all.
-    if !session.hub.is_stopping() {
-        let (hub, peer) = (session.hub.clone(), session.peer.id);
-        drop(tokio::task::spawn_blocking(move || hub.saw_last(peer)).await);
-    }
+    session.note_end(&why).await;
     why
 }
 
@@ -174,6 +170,18 @@ async fn last_word(reader: JoinHandle<Option<MemberError>>) -> Option<MemberErro
 }
 
 impl Session {
+    /// Remembers when it ended, and whether because we are no member any more.
+    async fn note_end(&self, why: &MemberError) {
+        if *why == MemberError::Removed {
+            self.peer.put_us_out.send_replace(true);
+        }
+        // Whoever stops the mesh does it for all.
+        if !self.hub.is_stopping() {
+            let (hub, peer) = (self.hub.clone(), self.peer.id);
+            drop(tokio::task::spawn_blocking(move || hub.saw_last(peer)).await);
+        }
+    }
+
     /// Takes what comes until the connection or its stream ends.
     async fn serve(&mut self, conn: &Connection, sources: &mut Sources) {
         let mut ticker = interval(TICK);
