@@ -52,6 +52,7 @@ enum Command {
     )]
     Mount(MountArgs),
     /// Unmount a mailbox and wait until its daemon has ended
+    #[command(visible_alias = "unmount")]
     Umount {
         /// Where it is mounted
         mountpoint: PathBuf,
@@ -66,6 +67,7 @@ enum Command {
         timeout: Option<Duration>,
     },
     /// Show what was sent and received, and who is there
+    #[command(visible_alias = "ls")]
     Status {
         #[command(flatten)]
         daemon: PlacedArgs,
@@ -100,7 +102,7 @@ enum Command {
     },
     /// Remove members from the group for good, and give the others a new key (admin only)
     Remove {
-        /// Names or ids, as `meshbox peers` shows them
+        /// Names or ids, as `meshbox peers` shows them; last, with a `/` in it, may stand the mountpoint
         #[arg(required = true, value_name = "NAME|ID")]
         who: Vec<String>,
         /// Keep the group key: a removed member that has it can come back under a new id
@@ -118,7 +120,7 @@ enum Command {
         #[arg(value_name = "NAME|ID")]
         who: String,
         #[command(flatten)]
-        daemon: DaemonArgs,
+        daemon: PlacedArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -155,7 +157,7 @@ enum Command {
         #[arg(value_name = "PATH|BUNDLE")]
         what: PathBuf,
         #[command(flatten)]
-        daemon: DaemonArgs,
+        daemon: PlacedArgs,
     },
     /// Ask again at once those who refused what was sent or put it off
     Retry {
@@ -166,7 +168,7 @@ enum Command {
         #[arg(long = "for", value_name = "NAME")]
         to: Option<String>,
         #[command(flatten)]
-        daemon: DaemonArgs,
+        daemon: PlacedArgs,
     },
     /// Print the settings that hold and where each comes from
     Config {
@@ -212,7 +214,8 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
     let argv: Vec<OsString> = argv.into_iter().collect();
     let names: Vec<String> = Cli::command()
         .get_subcommands()
-        .map(|sub| sub.get_name().to_owned())
+        .flat_map(|sub| [sub.get_name()].into_iter().chain(sub.get_all_aliases()))
+        .map(str::to_owned)
         .collect();
     if let Some(call) = helper_args(&argv, &|word| {
         word == "help" || names.iter().any(|name| name == word)

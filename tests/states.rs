@@ -388,6 +388,8 @@ impl Homes {
 
     fn mount(&self, path: &str, more: &[&str]) -> Ran {
         let mut command = meshbox(&["mount"]);
+        // Only the mountpoint itself is made.
+        fs::create_dir_all(self.at(path).parent().unwrap()).unwrap();
         command
             .arg(self.at(path))
             .args(["--no-mdns", "--log", "debug"])
@@ -552,10 +554,10 @@ fn a_refused_join_leaves_nothing_behind() {
     alder.run("rekey", &[]).ok();
     let cedar = Node::prepare("cedar", &[]);
     cedar.mount(&["--join", &used]).ok();
-    let top = birch.root().join("top");
+    let (top, at) = (birch.root().join("top"), birch.root().join("made"));
     let mount = |ticket: &str| {
         let mut mount = meshbox(&["mount"]);
-        mount.arg(top.join("a/mnt")).arg("--state");
+        mount.arg(&at).arg("--state");
         mount.arg(top.join("b/state")).args(["--join", ticket]);
         run(
             mount.args(["--listen", "127.0.0.1:0", "--no-mdns"]),
@@ -564,7 +566,7 @@ fn a_refused_join_leaves_nothing_behind() {
     };
     for ticket in [&void, &used] {
         mount(ticket).fails_saying(&["ask for a new one"]);
-        assert!(!top.exists());
+        assert!(!top.exists() && !at.exists());
     }
     // What was there stays as it was.
     fs::create_dir_all(top.join("b/state")).unwrap();
@@ -572,10 +574,11 @@ fn a_refused_join_leaves_nothing_behind() {
     for ticket in [&void, &used] {
         mount(ticket).fails_saying(&["ask for a new one"]);
         assert_eq!(below(&top), ["b"]);
+        assert!(!at.exists());
         assert!(below(&top.join("b/state")).is_empty());
     }
     mount(&once(&alder)).ok();
-    run(meshbox(&["umount"]).arg(top.join("a/mnt")), COMMAND).ok();
+    run(meshbox(&["umount"]).arg(&at), COMMAND).ok();
 }
 
 /// The mount serves already when the control socket cannot be made: the last step of a start.
@@ -678,4 +681,48 @@ fn a_path_to_a_file_or_a_mount_leads_where_it_leads_any_program() {
         at("status", &place).ok();
     }
     at("status", alder.root()).fails_saying(&["no mailbox of yours"]);
+    at("ls", &alder.mountpoint()).ok();
+}
+
+#[test]
+fn every_command_about_a_running_mailbox_takes_its_mountpoint() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let cedar = Node::join("cedar", &alder);
+    // Several run, so each must be told which.
+    let of = |words: &[&str], place: &Path| run(meshbox(words).arg(place), COMMAND);
+    let mountpoint = alder.mountpoint();
+    let file = alder.root().join("src/report");
+    fs::write(&file, "x").unwrap();
+    let file = file.to_str().unwrap();
+    let sent = of(&["send", "--wait", "--priority", "low", file], &mountpoint).ok();
+    let bundle = sent.stdout.trim().to_owned();
+    birch.wait_arrived("report", &sha256(b"x"));
+    of(&["wait", &bundle], &mountpoint).ok();
+    of(&["cancel", &bundle], &mountpoint).fails_saying(&["nothing left of it to cancel"]);
+    of(&["retry", &bundle], &mountpoint).fails_saying(&["nobody to ask again"]);
+    of(&["config"], &mountpoint).ok();
+    birch.stop();
+    of(&["forget", "birch"], &mountpoint).ok();
+    of(&["remove", "cedar"], &mountpoint).ok();
+    of(&["rekey"], &alder.outbox("")).ok();
+    // From within it nothing need be said.
+    let mut within = meshbox(&["id"]);
+    let said = run(within.current_dir(alder.outbox("")), COMMAND)
+        .ok()
+        .stdout;
+    assert_eq!(said.trim(), alder.status()["id"]);
+    of(&["unmount"], &cedar.mountpoint()).ok();
+}
+
+#[test]
+fn a_mistyped_mountpoint_makes_no_mailbox() {
+    needs_mounts!();
+    let node = Node::prepare("alder", &[]);
+    let typed = node.root().join("sahre/box");
+    let mut mount = meshbox(&["mount", "--no-mdns", "--state"]);
+    let refused = run(mount.arg(node.state()).arg(&typed), COMMAND);
+    let parent = format!("no directory {}", node.root().join("sahre").display());
+    refused.fails_saying(&[&parent, "mkdir -p"]);
+    assert!(!node.root().join("sahre").exists() && !node.state().exists());
 }

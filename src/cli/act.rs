@@ -1,15 +1,15 @@
 //! The commands that have something done to bundles: send, cancel, retry.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::args::{DaemonArgs, SendArgs};
+use super::args::{DaemonArgs, PlacedArgs, SendArgs};
 use super::ask;
 use super::exit::{ExitCode, Failure};
 use super::output::print;
 use super::stage::{Place, Stage};
 use super::wait::{self, Awaited};
-use super::which::below_outbox;
+use super::which::{self, below_outbox};
 use crate::bundle::{BundleId, RelPath};
 use crate::control::act::{Act, ActOutcome, Named, SendFiles};
 use crate::control::wait::WaitFor;
@@ -41,10 +41,10 @@ fn carry_out(client: &mut Client, act: Act) -> Result<Option<String>, Failure> {
 }
 
 /// The bundle that is meant, and the daemon to ask.
-fn named(what: &Path, daemon: DaemonArgs) -> Result<(Client, Named), Failure> {
+fn named(what: &Path, daemon: PlacedArgs) -> Result<(Client, Named), Failure> {
     let text = what.to_str();
     let is_id = text.is_some_and(|text| BundleId::from_hex(text).is_some());
-    let (client, mountpoint) = ask::reach(daemon, what)?;
+    let (client, mountpoint) = daemon.reach(what)?;
     let path = below_outbox(what, &mountpoint);
     let bundle = text.map(str::to_owned);
     match path {
@@ -57,25 +57,26 @@ fn named(what: &Path, daemon: DaemonArgs) -> Result<(Client, Named), Failure> {
     }
 }
 
-pub(super) fn cancel(what: &Path, daemon: DaemonArgs) -> Result<(), Failure> {
+pub(super) fn cancel(what: &Path, daemon: PlacedArgs) -> Result<(), Failure> {
     let (mut client, what) = named(what, daemon)?;
     carry_out(&mut client, Act::Cancel { what }).map(drop)
 }
 
-pub(super) fn retry(what: &Path, to: Option<String>, daemon: DaemonArgs) -> Result<(), Failure> {
+pub(super) fn retry(what: &Path, to: Option<String>, daemon: PlacedArgs) -> Result<(), Failure> {
     let (mut client, what) = named(what, daemon)?;
     carry_out(&mut client, Act::Retry { what, to }).map(drop)
 }
 
 /// `meshbox send`.
-pub(super) fn send(args: SendArgs) -> Result<(), Failure> {
-    let Some(first) = args.files.first() else {
+pub(super) fn send(mut args: SendArgs) -> Result<(), Failure> {
+    let mailbox = take_mailbox(&mut args.files)?;
+    let Some(named) = mailbox.as_ref().or(args.files.first()) else {
         return Ok(());
     };
     let daemon = DaemonArgs {
         state: args.daemon.state.clone(),
     };
-    let (mut client, mountpoint) = ask::reach(daemon, first)?;
+    let (mut client, mountpoint) = ask::reach(daemon, named)?;
     let (wait, timeout) = (args.wait, args.timeout);
     let sent = hand_over(&mut client, &mountpoint, args)?;
     if !wait {
@@ -83,6 +84,14 @@ pub(super) fn send(args: SendArgs) -> Result<(), Failure> {
     }
     let waited = wait::follow(&mut client, sent, WaitFor::All, timeout)?;
     wait::told(&waited, false).map_or(Ok(()), Err)
+}
+
+/// The mailbox to send with, if its mountpoint is named last.
+fn take_mailbox(words: &mut Vec<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    match words.last() {
+        Some(last) if words.len() > 1 && which::is_mailbox(last)? => Ok(words.pop()),
+        _ => Ok(None),
+    }
 }
 
 /// Has the files sent. Gives what they are to be waited for by.

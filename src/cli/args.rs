@@ -20,10 +20,10 @@ pub(super) struct DaemonArgs {
     pub(super) state: Option<PathBuf>,
 }
 
-/// Which daemon is meant, where nothing else is named.
+/// Which daemon is meant; after whatever else a command takes.
 #[derive(Debug, Args)]
 pub(super) struct PlacedArgs {
-    /// The mountpoint, or any path in it; needed when several run
+    /// The mountpoint, or any path in it; needed when several run and this directory is in none
     #[arg(conflicts_with = "state")]
     pub(super) mountpoint: Option<PathBuf>,
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub(super) struct WaitArgs {
 #[derive(Debug, Args)]
 pub(super) struct SendArgs {
     /// A file in outbox/ or a path below it; with one of the options below, or outside the outbox, any files and
-    /// directories
+    /// directories; last may stand the mountpoint
     #[arg(required = true, value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
     /// To whom, whatever the routes say: names, ids, @groups, or all

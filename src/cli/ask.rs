@@ -26,6 +26,14 @@ impl PlacedArgs {
     pub(super) fn find(self) -> Result<Daemon, Failure> {
         find_at(self.daemon.state, self.mountpoint.as_deref())
     }
+
+    /// A connection to the daemon that is meant, by `path` if by nothing else, and where its mount is.
+    pub(super) fn reach(self, path: &Path) -> Result<(Client, PathBuf), Failure> {
+        match self.mountpoint {
+            Some(_) => place_of(self.find()?),
+            None => reach(self.daemon, path),
+        }
+    }
 }
 
 fn status_of(client: &mut Client, limit: Option<usize>) -> Result<Box<Status>, Failure> {

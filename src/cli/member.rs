@@ -10,7 +10,7 @@ use super::args::{DaemonArgs, PlacedArgs};
 use super::ask::{json, place_of, unexpected};
 use super::exit::Failure;
 use super::output::print;
-use super::which::{Daemon, find};
+use super::which::Daemon;
 use crate::control::{Layout, Left, MembershipChange, Reply, Request, remove_state_directory};
 use crate::daemon::keys;
 use crate::peer::{Identity, PeerName};
@@ -54,11 +54,17 @@ fn write_secret(file: &Path, text: &str) -> std::io::Result<()> {
 
 pub(super) fn remove(
     daemon: DaemonArgs,
-    who: Vec<String>,
+    mut who: Vec<String>,
     keep_key: bool,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let running = find(daemon.state, None)?;
+    // Neither a name nor an id has a slash or begins with a dot.
+    let is_path = |word: &String| word.contains('/') || word.starts_with('.');
+    let mountpoint = who.pop_if(|last| is_path(last)).map(PathBuf::from);
+    if who.is_empty() {
+        return Err(Failure::usage("which member?"));
+    }
+    let running = PlacedArgs { mountpoint, daemon }.find()?;
     change(&running, &Request::Remove { who, keep_key }, as_json)
 }
 
@@ -66,11 +72,8 @@ pub(super) fn rekey(daemon: PlacedArgs, as_json: bool) -> Result<(), Failure> {
     change(&daemon.find()?, &Request::Rekey, as_json)
 }
 
-pub(super) fn forget(daemon: DaemonArgs, who: String, as_json: bool) -> Result<(), Failure> {
-    match find(daemon.state, None)?
-        .connect()?
-        .call(&Request::Forget { who })?
-    {
+pub(super) fn forget(daemon: PlacedArgs, who: String, as_json: bool) -> Result<(), Failure> {
+    match daemon.find()?.connect()?.call(&Request::Forget { who })? {
         Reply::Forgotten(forgotten) if as_json => json(&forgotten),
         Reply::Forgotten(forgotten) => print(&format!(
             "forgotten: {} ({}…), {} bundles are not kept for it any more\n",

@@ -56,7 +56,7 @@ pub(super) fn wait(args: WaitArgs) -> Result<(), Failure> {
 /// What the arguments mean. The mount itself, and its outbox, stand for all that is on its way.
 fn named(typed: &[PathBuf], mountpoint: &Path) -> Result<Awaited, Failure> {
     let outbox = mountpoint.join("outbox");
-    let mut awaited = Awaited::default();
+    let (mut awaited, mut all) = (Awaited::default(), false);
     for typed in typed {
         if let Some(id) = bundle_id(typed) {
             awaited.bundles.push(id);
@@ -65,10 +65,15 @@ fn named(typed: &[PathBuf], mountpoint: &Path) -> Result<Awaited, Failure> {
         let real = real_path(typed)?;
         let real = real.canonicalize().unwrap_or(real);
         if real == mountpoint || real == outbox {
-            return Ok(Awaited::default());
+            all = true;
+            continue;
         }
         let path = below_outbox(typed, mountpoint)?;
         awaited.paths.push(WirePath::from(&path));
+    }
+    // Beside the id of a bundle the mountpoint only says which daemon is meant.
+    if all && awaited.bundles.is_empty() {
+        return Ok(Awaited::default());
     }
     Ok(awaited)
 }

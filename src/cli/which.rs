@@ -57,7 +57,8 @@ pub(super) fn find_at(state: Option<PathBuf>, named: Option<&Path>) -> Result<Da
     })
 }
 
-/// The daemon of `state`, else the one whose mount holds `path`, else the only one of this user.
+/// The daemon of `state`, else the one whose mount holds `path`, or the working directory where there is none, else the only
+/// one of this user.
 pub(super) fn find(state: Option<PathBuf>, path: Option<&Path>) -> Result<Daemon, Failure> {
     if let Some(state) = state.or_else(|| variable("MESHBOX_STATE").map(PathBuf::from)) {
         // Links are followed, as the daemon does; a directory that is not there is named as it was typed.
@@ -69,6 +70,8 @@ pub(super) fn find(state: Option<PathBuf>, path: Option<&Path>) -> Result<Daemon
             mountpoint: None,
         });
     }
+    let here = std::env::current_dir().ok();
+    let path = path.or(here.as_deref());
     let table = MountTable::read()?;
     let uid = rustix::process::geteuid().as_raw();
     let mounts: Vec<&MountEntry> = table.meshbox().filter(|mount| is_of(mount, uid)).collect();
@@ -78,6 +81,18 @@ pub(super) fn find(state: Option<PathBuf>, path: Option<&Path>) -> Result<Daemon
         state,
         mountpoint: Some(mount.mountpoint.clone()),
     })
+}
+
+/// Whether a mailbox is mounted exactly there. Does not look into it.
+pub(super) fn is_mailbox(path: &Path) -> Result<bool, Failure> {
+    let table = MountTable::read()?;
+    let mailbox = place::mailbox_of(path, &table)?;
+    let canonical = || {
+        real_path(path)
+            .ok()
+            .and_then(|real| real.canonicalize().ok())
+    };
+    Ok(mailbox.is_some() && mailbox == canonical())
 }
 
 /// The Meshbox mount exactly at `mountpoint`.
@@ -130,7 +145,7 @@ fn choose<'a>(mounts: &[&'a MountEntry], path: Option<&Path>) -> Result<&'a Moun
                 )
             });
             Err(none(format!(
-                "several daemons run: name one with --state:{}",
+                "several daemons run: name one by its mountpoint, or with --state:{}",
                 places.collect::<String>()
             )))
         }

@@ -53,6 +53,14 @@ pub(crate) enum PrepareError {
         /// The mountpoint.
         at: PathBuf,
     },
+    /// More than the last part of its path is missing.
+    #[error("there is no directory {parent} to make a mountpoint in; if {at} is what you mean: `mkdir -p {parent}`", at = at.display(), parent = parent.display())]
+    NoParent {
+        /// The mountpoint.
+        at: PathBuf,
+        /// The directory that is missing.
+        parent: PathBuf,
+    },
     /// The directory holds something that the mount would hide.
     #[error("{at} is not empty ({example} is in it, and would be hidden); move its contents away, or choose another directory", at = at.display())]
     NotEmpty {
@@ -103,7 +111,7 @@ pub(crate) enum PrepareError {
     },
 }
 
-/// Checks and creates `mountpoint`, for a daemon whose state is in `state`.
+/// Checks and creates `mountpoint`, but not the directory it is in, for a daemon whose state is in `state`.
 pub(crate) fn prepare(mountpoint: &Path, state: &Path) -> Result<Prepared, PrepareError> {
     let (mut recovered, mut made) = (0, Vec::new());
     loop {
@@ -159,6 +167,13 @@ pub(crate) fn prepare(mountpoint: &Path, state: &Path) -> Result<Prepared, Prepa
             None => {
                 let missing = at.path.ancestors().take_while(|path| !path.exists());
                 made = missing.map(Path::to_owned).collect();
+                // A mistyped path would be a new mailbox, and its sender would never hear of it.
+                if let Some(parent) = made.get(1).cloned() {
+                    return Err(PrepareError::NoParent {
+                        at: at.path,
+                        parent,
+                    });
+                }
                 check_nesting(&at.path, &state.path)?;
                 fs::create_dir_all(&at.path).map_err(io_at(&at.path))?;
                 check_empty(&at.path)?;
@@ -253,8 +268,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_mountpoint_is_created_with_its_parents() {
+    fn of_a_missing_mountpoint_the_last_part_is_created() {
         let (_dir, top) = scratch();
+        let refused = prepare(&top.join("a/b/share"), &top.join("state")).unwrap_err();
+        assert!(refused.to_string().contains("mkdir -p"), "{refused}");
+        assert!(!top.join("a").exists());
+        fs::create_dir_all(top.join("a/b")).unwrap();
         let got = prepare(&top.join("a/b/share"), &top.join("state")).unwrap();
         assert_eq!(got.mountpoint, top.join("a/b/share"));
         assert!(got.mountpoint.is_dir());
@@ -262,8 +281,7 @@ mod tests {
             !top.join("state").exists(),
             "the state is the spool's to create"
         );
-        let made = ["a/b/share", "a/b", "a"].map(|made| top.join(made));
-        assert_eq!(got.made, made);
+        assert_eq!(got.made, [top.join("a/b/share")]);
         assert_eq!(
             prepare(&top.join("a/b/share"), &top.join("state")).unwrap(),
             Prepared {
