@@ -24,6 +24,19 @@ impl Spool {
     /// What is on its way, of all or below a directory of the outbox. Takes memory for each of them.
     pub(crate) fn underway(&self, directory: Option<&RelPath>) -> Result<Underway, SpoolError> {
         let mut found = Underway::default();
+        // Before the bundles: what is sealed meanwhile is then found there, or in both.
+        let mut after = None;
+        loop {
+            let page = self.outbox.marks(after, PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (_, mark) in page {
+                let inside = directory.is_none_or(|above| mark.path.below(above).is_some());
+                if inside && (directory.is_some() || mark.kind != MarkKind::Torn) {
+                    found.unsealed.push(mark.path);
+                }
+            }
+        }
         self.each(LATEST, directory, |_, bundle| {
             found.bundles.insert(bundle);
         })?;
@@ -32,20 +45,7 @@ impl Spool {
                 found.bundles.insert(row.bundle);
             })?;
         }
-        let mut after = None;
-        loop {
-            let page = self.outbox.marks(after, PAGE)?;
-            for (_, mark) in &page {
-                let inside = directory.is_none_or(|above| mark.path.below(above).is_some());
-                if inside && (directory.is_some() || mark.kind != MarkKind::Torn) {
-                    found.unsealed.push(mark.path.clone());
-                }
-            }
-            match page.last() {
-                Some((ino, _)) => after = Some(*ino),
-                None => return Ok(found),
-            }
-        }
+        Ok(found)
     }
 
     /// Every row of a table whose keys are paths, of all or of those below a directory.
