@@ -8,6 +8,7 @@ mod act;
 mod args;
 mod ask;
 mod bar;
+mod completions;
 #[cfg(test)]
 mod documents;
 mod exit;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::args::{DaemonArgs, MountArgs, PlacedArgs, SendArgs, WaitArgs};
+use self::completions::Shell;
 pub use self::exit::{ExitCode, Failure};
 use self::output::{complain, print};
 use self::settings::Settings;
@@ -191,6 +193,14 @@ enum Command {
         #[command(flatten)]
         daemon: PlacedArgs,
     },
+    /// Print what makes a shell complete commands and flags
+    #[command(
+        after_help = "In bash: eval \"$(meshbox completions bash)\". The Debian package installs them for all users."
+    )]
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
     /// The process that a daemon starts to enter its mount; of no use by hand
     #[command(name = SUBCOMMAND, hide = true)]
     Announce {
@@ -200,6 +210,16 @@ enum Command {
         device: (u32, u32),
         mountpoint: PathBuf,
     },
+}
+
+/// All that can be typed, for the manual pages.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// What there is to say of a setting beside the help of its flag, in sentences, for the manual page.
+pub fn more_about(setting: &str) -> &'static str {
+    config::setting(setting).map_or("", |known| known.more)
 }
 
 /// Runs the program: the whole of `main`. Must be called before there is a second thread.
@@ -297,6 +317,7 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             derive: None,
             daemon,
         } => ask::id(daemon),
+        Command::Completions { shell } => completions::completions(shell, &Cli::command()),
         Command::Announce {
             id,
             device,

@@ -9,9 +9,10 @@ use super::Cli;
 use crate::config::{Inputs, Layer, SETTINGS, Source, Surroundings, resolve, setting};
 
 /// Flags in the documents that belong to other programs.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 15] = [
     "cap-add",
     "device",
+    "example",
     "flag", // stands for any
     "locked",
     "mount",
@@ -22,6 +23,7 @@ const OTHERS: [&str; 13] = [
     "privileged",
     "release",
     "restart",
+    "user",
     "no-install-recommends",
 ];
 
@@ -38,13 +40,14 @@ struct Document {
 fn documents() -> Vec<Document> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![root.join("README.md")];
-    for dir in ["packaging", "packaging/doc", "packaging/systemd"] {
+    for dir in ["", "doc", "systemd", "systemd/user", "container"] {
+        let dir = format!("packaging/{dir}");
         let entries = std::fs::read_dir(root.join(dir)).unwrap();
         found.extend(entries.map(|entry| entry.unwrap().path()));
     }
     let mut documents: Vec<Document> = found
         .into_iter()
-        .filter(|path| path.is_file())
+        .filter(|path| path.is_file() && !path.extension().is_none_or(|end| end == "rs"))
         .filter_map(|path| {
             Some(Document {
                 name: path.strip_prefix(root).unwrap().display().to_string(),
