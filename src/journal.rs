@@ -31,6 +31,8 @@ mod reserve;
 mod shared;
 mod table;
 #[cfg(test)]
+mod tally;
+#[cfg(test)]
 mod tests;
 mod writer;
 
@@ -55,6 +57,8 @@ pub(crate) use self::read::reads_here;
 pub(crate) use self::reserve::Reserve;
 use self::shared::{BACKLOG_BYTES, Distrust, Fresh, Shared, log_directory};
 pub(crate) use self::table::Table;
+#[cfg(test)]
+pub(crate) use self::tally::Submitted;
 use self::writer::{replay_log, write_loop};
 use crate::disk::DiskError;
 use crate::disk::durable::{self, Sync};
@@ -69,6 +73,8 @@ pub(crate) struct Journal {
     dropped: Mutex<BTreeMap<FullKey, Vec<u8>>>,
     /// When all of the database was last read, in seconds since 1970.
     read: u64,
+    #[cfg(test)]
+    tally: tally::Tally,
 }
 
 fn now_secs() -> u64 {
@@ -143,6 +149,8 @@ impl Journal {
             writer: Mutex::new(Some(writer)),
             dropped: Mutex::new(dropped),
             read,
+            #[cfg(test)]
+            tally: tally::Tally::default(),
         })
     }
 
@@ -166,6 +174,8 @@ impl Journal {
             syncs,
             on_durable,
         } = batch;
+        #[cfg(test)]
+        self.tally.note(&rows);
         let record = LogRecord(&rows).to_record()?;
         let keys: Vec<FullKey> = rows.iter().map(|(key, _)| key.clone()).collect();
         let first;

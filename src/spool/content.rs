@@ -26,7 +26,9 @@ use std::sync::Weak;
 
 use bytes::Bytes;
 
+use self::record::InodeRow;
 use self::room::Room;
+use self::tables::INODES;
 use self::zeros::Zeros;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
@@ -123,7 +125,6 @@ impl Content {
                 self.room.uncount(digest, meta.len());
                 let mut batch = Batch::default();
                 self.forget_record(meta.ino(), &mut batch);
-                self.forget_uses(digest, &mut batch)?;
                 Ok(self.journal.submit(batch)?)
             }
             Ok(_) => Ok(()),
@@ -189,10 +190,12 @@ impl Content {
         if inode_at(&link) != Some(ino) || !self.is_needed(digest)? {
             return Ok(false);
         }
+        let uses = self.uses_of(digest)?;
         durable::rename(copy, &link)?;
         let meta = fs::symlink_metadata(&link).on("stat", &link)?;
         let mut batch = Batch::default();
-        self.record(digest, &Stat::of(&meta), &mut batch);
+        let stat = Stat::of(&meta);
+        batch.insert(INODES, &stat.ino, &InodeRow { digest, stat, uses });
         self.journal.submit(batch)?;
         self.room.count(digest, meta.len());
         Ok(true)

@@ -89,11 +89,11 @@ impl Spool {
             return Ok(Published { bundle, names });
         }
         let mut choosing = Choosing::of(manifest);
-        let namings = self.choose_names(manifest, &mut choosing);
+        let mut intent = Batch::default();
+        let namings = self.choose_names(manifest, &mut choosing, &mut intent);
         self.tell_cleared(&choosing);
         let namings = namings?;
 
-        let mut intent = Batch::default();
         let mut names = Vec::with_capacity(namings.len());
         for naming in &namings {
             let ino = verified.files[naming.entry].as_ref().map_or(0, |f| f.ino);
@@ -230,7 +230,6 @@ impl Spool {
         let bundle = manifest.id();
         let of = manifest.manifest();
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
-        self.ledger.settle(manifest, &receipt, batch);
         batch.remove(INTENTS, &bundle);
         let mut row = shown(manifest);
         row.state = "received".into();
@@ -241,7 +240,7 @@ impl Spool {
         } else if let Some(root) = self.shown_root(manifest, names) {
             row.path = root;
         }
-        let order = self.ledger.show_inbound(&row, batch)?;
+        let order = self.ledger.settle(manifest, &receipt, &row, batch)?;
         if names.len() == of.entries.len() {
             self.keep_for_others(manifest, order, batch)?;
         }
@@ -293,15 +292,12 @@ impl Spool {
                 self.shown_no_more(&before, batch)?;
             }
             batch.insert(IN_NAMES, name, &row);
-            self.record_shown(name, digest, *ino, batch)?;
+            self.record_shown(name, of.origin, digest, *ino, batch)?;
             batch.insert(
                 VERSIONS,
                 &(of.origin, &entry.path),
                 &Version { order: of.order() },
             );
-            if entry.digest().is_some() {
-                self.content.note_given(of.origin, digest, batch);
-            }
         }
         Ok(())
     }

@@ -219,7 +219,9 @@ impl Spool {
             .content
             .record_of(found.ino)?
             .filter(|record| record.digest == digest);
-        let vouched = record.is_some_and(|record| record.holds(&found, same_boot));
+        let vouched = record
+            .as_ref()
+            .is_some_and(|record| record.holds(&found, same_boot));
         // A copy made for who still waits was synced before it got its only name.
         if vouched || (same_boot && meta.nlink() == 1) {
             return Ok(());
@@ -232,7 +234,7 @@ impl Spool {
             let file = File::open(link).on("open", link)?;
             if hash_file(&file).on("read", link)?.digest == digest {
                 let mut batch = Batch::default();
-                self.content.record(digest, &found, &mut batch);
+                self.content.record(digest, &found, &mut batch)?;
                 batch.sync(Sync::File(Arc::new(file)));
                 return Ok(self.journal.submit(batch)?);
             }

@@ -54,6 +54,8 @@ mod renames;
 mod rooms;
 #[cfg(test)]
 mod routes;
+
+mod rows;
 #[cfg(test)]
 mod send;
 #[cfg(test)]

@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Content;
 use super::tables::INODES;
+use super::uses::Uses;
 use crate::bundle::RelPath;
 use crate::digest::Digest;
+use crate::peer::PeerId;
 use crate::spool::journal::{Batch, JournalError};
 use crate::spool::{Spool, SpoolError};
 
@@ -41,10 +43,11 @@ pub(in crate::spool) struct Stat {
 }
 
 /// An inode whose bytes had this digest when it looked like this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::spool) struct InodeRow {
     pub(in crate::spool) digest: Digest,
     pub(in crate::spool) stat: Stat,
+    pub(super) uses: Uses,
 }
 
 impl InodeRow {
@@ -134,17 +137,34 @@ impl Content {
     }
 
     /// An inode that looks like this has these bytes.
-    pub(in crate::spool) fn record(&self, digest: Digest, stat: &Stat, batch: &mut Batch) {
-        let row = InodeRow {
+    pub(in crate::spool) fn record(
+        &self,
+        digest: Digest,
+        stat: &Stat,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        batch.insert(INODES, &stat.ino, &self.as_recorded(digest, stat)?);
+        Ok(())
+    }
+
+    /// The row of an inode with these bytes, with what is known of them by the one it has.
+    pub(super) fn as_recorded(&self, digest: Digest, stat: &Stat) -> Result<InodeRow, SpoolError> {
+        let known = self.record_of(stat.ino)?.filter(|row| row.digest == digest);
+        Ok(InodeRow {
             digest,
             stat: *stat,
-        };
-        batch.insert(INODES, &stat.ino, &row);
+            uses: known.map(|row| row.uses).unwrap_or_default(),
+        })
     }
 
     /// The inode is taken for one with these bytes, until it is hashed.
-    pub(in crate::spool) fn record_doubted(&self, digest: Digest, found: &Stat, batch: &mut Batch) {
-        self.record(digest, &found.doubted(), batch);
+    pub(in crate::spool) fn record_doubted(
+        &self,
+        digest: Digest,
+        found: &Stat,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        self.record(digest, &found.doubted(), batch)
     }
 
     /// The inode is gone, or has other bytes now.
@@ -180,17 +200,19 @@ impl Spool {
             return done;
         }
         let mut batch = Batch::default();
-        self.content.record(record.digest, &after, &mut batch);
-        if let Err(error) = self.journal.submit(batch) {
+        let recorded = self.content.record(record.digest, &after, &mut batch);
+        if let Err(error) = recorded.and_then(|()| Ok(self.journal.submit(batch)?)) {
             tracing::debug!(%path, %error, "not recorded again: the next start hashes it");
         }
         done
     }
 
-    /// Records the inode that `name` of the inbox shows, if it is `ino`. Call with the decision lock held.
+    /// Records the inode that `name` of the inbox shows, if it is `ino`, with who gave its content. Call with the decision
+    /// lock held.
     pub(in crate::spool) fn record_shown(
         &self,
         name: &RelPath,
+        origin: PeerId,
         digest: Digest,
         ino: u64,
         batch: &mut Batch,
@@ -200,10 +222,10 @@ impl Spool {
             return Ok(());
         };
         let stat = Stat::of(&meta);
-        if stat.ino == ino {
-            self.content.record(digest, &stat, batch);
+        if stat.ino != ino {
+            return Ok(());
         }
-        Ok(())
+        self.content.record_given(origin, digest, &stat, batch)
     }
 }
 

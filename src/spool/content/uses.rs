@@ -3,17 +3,43 @@
 //! # Invariants
 //! 1. A bundle needs its content from its seal, or from when it is kept for others, until it is final for everybody. What
 //!    no bundle needs and no visible name shows is freed ([`Content::free`]).
-//! 2. Who gave content and as what it was sent is forgotten with it: nothing can be copied from what is gone.
+//! 2. Who gave content and as what it was sent is forgotten with it.
 
-use super::Content;
-use super::tables::{GOT_FROM, SENT_AS, USERS};
+use serde::{Deserialize, Serialize};
+
+use super::record::{InodeRow, Stat};
+use super::tables::{INODES, USERS};
+use super::{Content, inode_at};
 use crate::bundle::BundleId;
 use crate::digest::Digest;
 use crate::journal::{Batch, JournalError};
 use crate::peer::PeerId;
+use crate::spool::SpoolError;
 
-/// Origins of one content that are forgotten at once.
-const GIVERS_MAX: usize = 256;
+/// Origins of one content that are known; the last ones.
+const GIVERS_MAX: usize = 16;
+
+/// Who had to do with content. It stands in the record of the inode that `content/` shows: nothing can be copied from
+/// content that is gone, and who gave it and as what it was sent is forgotten with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::spool) struct Uses {
+    /// A bundle of ours with it.
+    sent_as: Option<BundleId>,
+    /// Origins that gave it, so that a digest alone buys nothing.
+    givers: Vec<PeerId>,
+}
+
+impl Uses {
+    /// `false`: that was known.
+    fn note_giver(&mut self, origin: PeerId) -> bool {
+        let is_new = !self.givers.contains(&origin);
+        if is_new {
+            self.givers.insert(0, origin);
+            self.givers.truncate(GIVERS_MAX);
+        }
+        is_new
+    }
+}
 
 impl Content {
     /// Whether a recipient still waits for this content.
@@ -71,64 +97,96 @@ impl Content {
         Ok(())
     }
 
-    /// The newest bundle of ours with this content.
-    pub(in crate::spool) fn sent_as(
-        &self,
-        digest: Digest,
-    ) -> Result<Option<BundleId>, JournalError> {
-        self.journal.row(SENT_AS, &digest)
+    /// The inode that `content/` shows, with its record, which knows where the content came from.
+    fn held_as(&self, digest: Digest) -> Result<Option<InodeRow>, SpoolError> {
+        let Some(ino) = inode_at(&self.layout.content(digest)) else {
+            return Ok(None);
+        };
+        let row = self.record_of(ino)?;
+        Ok(row.filter(|row| row.digest == digest))
     }
 
-    /// This is now the newest bundle of ours with this content.
-    pub(in crate::spool) fn note_sent(
-        &self,
-        bundle: BundleId,
-        digests: impl IntoIterator<Item = Digest>,
-        batch: &mut Batch,
-    ) {
-        for digest in digests {
-            batch.insert(SENT_AS, &digest, &bundle);
-        }
+    /// Who had to do with content that is here.
+    pub(super) fn uses_of(&self, digest: Digest) -> Result<Uses, SpoolError> {
+        Ok(self
+            .held_as(digest)?
+            .map(|row| row.uses)
+            .unwrap_or_default())
     }
 
-    /// Nothing is known of this bundle of ours any more.
-    pub(in crate::spool) fn forget_sent(
-        &self,
-        bundle: BundleId,
-        digests: impl IntoIterator<Item = Digest>,
-        batch: &mut Batch,
-    ) -> Result<(), JournalError> {
-        for digest in digests {
-            if self.sent_as(digest)? == Some(bundle) {
-                batch.remove(SENT_AS, &digest);
-            }
-        }
-        Ok(())
+    /// A bundle of ours with this content, as long as it is here.
+    pub(in crate::spool) fn sent_as(&self, digest: Digest) -> Result<Option<BundleId>, SpoolError> {
+        Ok(self.uses_of(digest)?.sent_as)
     }
 
-    /// Whether we got this content under a bundle of that origin.
+    /// Whether this content, which is here, came under a bundle of that origin.
     pub(in crate::spool) fn was_given_by(
         &self,
         origin: PeerId,
         digest: Digest,
-    ) -> Result<bool, JournalError> {
-        Ok(self.journal.row(GOT_FROM, &(digest, origin))?.is_some())
+    ) -> Result<bool, SpoolError> {
+        Ok(self.uses_of(digest)?.givers.contains(&origin))
     }
 
-    /// This content came under a bundle of that origin.
-    pub(in crate::spool) fn note_given(&self, origin: PeerId, digest: Digest, batch: &mut Batch) {
-        batch.insert(GOT_FROM, &(digest, origin), &());
-    }
-
-    /// The content is gone.
-    pub(super) fn forget_uses(
+    /// An inode that looks like this has content that was sealed in a bundle of ours.
+    pub(in crate::spool) fn record_sent(
         &self,
+        bundle: BundleId,
         digest: Digest,
+        stat: &Stat,
         batch: &mut Batch,
-    ) -> Result<(), JournalError> {
-        batch.remove(SENT_AS, &digest);
-        for key in self.journal.keys(GOT_FROM.below(&digest), GIVERS_MAX)? {
-            batch.remove(GOT_FROM, &key);
+    ) -> Result<(), SpoolError> {
+        if let Some(mut held) = self.held_by_other(digest, stat)?
+            && held.uses.sent_as.is_none()
+        {
+            held.uses.sent_as = Some(bundle);
+            batch.insert(INODES, &held.stat.ino, &held);
+        }
+        let mut row = self.as_recorded(digest, stat)?;
+        row.uses.sent_as = Some(bundle);
+        batch.insert(INODES, &stat.ino, &row);
+        Ok(())
+    }
+
+    /// An inode that looks like this has content that came under a bundle of that origin.
+    pub(in crate::spool) fn record_given(
+        &self,
+        origin: PeerId,
+        digest: Digest,
+        stat: &Stat,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        if let Some(mut held) = self.held_by_other(digest, stat)?
+            && held.uses.note_giver(origin)
+        {
+            batch.insert(INODES, &held.stat.ino, &held);
+        }
+        let mut row = self.as_recorded(digest, stat)?;
+        row.uses.note_giver(origin);
+        batch.insert(INODES, &stat.ino, &row);
+        Ok(())
+    }
+
+    /// The row of another inode with the same bytes, if that is the one that `content/` shows: uses are found by it.
+    fn held_by_other(&self, digest: Digest, stat: &Stat) -> Result<Option<InodeRow>, SpoolError> {
+        let held = self.held_as(digest)?;
+        Ok(held.filter(|row| row.stat.ino != stat.ino))
+    }
+
+    /// The bundle takes the place of `old`, of which nothing is known any more; or nothing does.
+    pub(in crate::spool) fn replace_sent(
+        &self,
+        old: BundleId,
+        new: Option<BundleId>,
+        digests: impl IntoIterator<Item = Digest>,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        for digest in digests {
+            let held = self.held_as(digest)?;
+            if let Some(mut row) = held.filter(|row| row.uses.sent_as == Some(old)) {
+                row.uses.sent_as = new;
+                batch.insert(INODES, &row.stat.ino, &row);
+            }
         }
         Ok(())
     }

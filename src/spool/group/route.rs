@@ -544,6 +544,9 @@ impl Spool {
         self.tells_moves(&new, &mut batch);
         self.outbox.sealed_anew(old, &new, &mut batch)?;
         self.content.end_need(old, of.digests(), &mut batch);
+        let replaced = Some(bundle);
+        self.content
+            .replace_sent(old, replaced, of.digests(), &mut batch)?;
         self.ledger.forget(old, &mut batch)?;
         self.journal.submit(batch)?;
         drop(decide);

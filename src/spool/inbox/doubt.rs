@@ -285,9 +285,9 @@ impl Spool {
             batch.sync(Sync::File(Arc::new(file)));
         }
         batch.sync(self.inbox().sync_above(&found.path));
-        let (ino, digest) = (found.stat.ino, row.digest);
+        let (ino, origin, digest) = (found.stat.ino, row.origin, row.digest);
         batch.insert(IN_NAMES, &found.path, &InName { ino, ..row });
-        self.record_shown(&found.path, digest, ino, &mut batch)?;
+        self.record_shown(&found.path, origin, digest, ino, &mut batch)?;
         Ok(self.journal.submit(batch)?)
     }
 

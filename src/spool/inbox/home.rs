@@ -115,7 +115,7 @@ impl Spool {
         batch.insert(IN_NAMES, wanted, &row);
         batch.insert(CHOSEN, &(origin, &path), wanted);
         batch.insert(OWNED, wanted, &(origin, path));
-        self.record_shown(wanted, row.digest, row.ino, &mut batch)?;
+        self.record_shown(wanted, row.origin, row.digest, row.ino, &mut batch)?;
         self.ledger
             .show_moved(row.bundle, &chosen, wanted, &mut batch)?;
         batch.sync(self.inbox().sync_above(wanted));

@@ -112,16 +112,20 @@ impl Choosing {
 }
 
 impl Spool {
-    /// Names for all entries but those of which something newer was published. Call with the decision lock held.
+    /// Names for all entries but those of which something newer was published. The rows of the last ones are in `batch`,
+    /// those of the others are submitted. Call with the decision lock held.
     pub(super) fn choose_names(
         &self,
         manifest: &VerifiedManifest,
         choosing: &mut Choosing,
+        batch: &mut Batch,
     ) -> Result<Vec<Naming>, SpoolError> {
         let entries = &manifest.manifest().entries;
         let mut namings = Vec::with_capacity(entries.len());
         for (slice, said) in entries.chunks(SLICE).enumerate() {
-            self.choose_slice(slice * SLICE, said, choosing, &mut namings)?;
+            self.journal.submit(std::mem::take(batch))?;
+            choosing.chosen.clear();
+            self.choose_slice(slice * SLICE, said, choosing, &mut namings, batch)?;
         }
         Ok(namings)
     }
@@ -133,31 +137,29 @@ impl Spool {
         said: &[Entry],
         choosing: &mut Choosing,
         namings: &mut Vec<Naming>,
+        batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         let (origin, order) = (choosing.origin, choosing.order);
-        let mut batch = Batch::default();
         for (entry, said) in said.iter().enumerate() {
             let newest = self.version(origin, &said.path)?;
             if newest.is_some_and(|newest| newest.order >= order) {
                 continue;
             }
             let name = match said.kind {
-                EntryKind::Directory => self.name_directory(&said.path, choosing, &mut batch)?,
+                EntryKind::Directory => self.name_directory(&said.path, choosing, batch)?,
                 EntryKind::File { .. } | EntryKind::Link { .. } => {
-                    self.name_file(&said.path, choosing, &mut batch)?
+                    self.name_file(&said.path, choosing, batch)?
                 }
             };
             if said.target().is_some() {
                 self.may_show(said, &name)?;
-                self.claim_top(origin, &said.path, &name, &mut batch)?;
+                self.claim_top(origin, &said.path, &name, batch)?;
             }
             namings.push(Naming {
                 entry: first + entry,
                 name,
             });
         }
-        self.journal.submit(batch)?;
-        choosing.chosen.clear();
         Ok(())
     }
 

@@ -76,6 +76,8 @@ const PREPARE_ATTEMPTS: usize = 4;
 /// The names of a bundle, and what they meet in the inbox.
 struct Plan {
     namings: Vec<Naming>,
+    /// What was chosen last; they come with the intent.
+    rows: Batch,
     /// The topmost directory that is not there yet, if all names are below it.
     fresh: Option<RelPath>,
     /// What the names show now.
@@ -136,7 +138,7 @@ impl Spool {
         let observer = self.observer.read().clone();
         let mut prepared: Option<Prepared> = None;
         let mut attempts = 0;
-        let (decide, plan) = loop {
+        let (decide, mut plan) = loop {
             let decide = self.decide();
             if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
                 return Err(SpoolError::Ended(reason));
@@ -162,7 +164,7 @@ impl Spool {
             let ino = verified.files[naming.entry].as_ref().map_or(0, |f| f.ino);
             names.push((naming.entry as u32, naming.name.clone(), ino));
         }
-        let mut intent = Batch::default();
+        let mut intent = std::mem::take(&mut plan.rows);
         intent.insert(
             INTENTS,
             &bundle,
@@ -212,7 +214,8 @@ impl Spool {
     /// Chooses the names. Call with the decision lock held.
     fn plan(&self, manifest: &VerifiedManifest) -> Result<Plan, SpoolError> {
         let mut choosing = Choosing::of(manifest);
-        let namings = self.choose_names(manifest, &mut choosing)?;
+        let mut rows = Batch::default();
+        let namings = self.choose_names(manifest, &mut choosing, &mut rows)?;
         let fresh = self.fresh_root(&namings)?;
         let mut replaced = HashMap::new();
         if fresh.is_none() {
@@ -228,6 +231,7 @@ impl Spool {
             .collect();
         Ok(Plan {
             namings,
+            rows,
             fresh,
             replaced,
             disturbed,

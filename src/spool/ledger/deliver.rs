@@ -18,8 +18,7 @@ use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::inbound::InboundShown;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::ledger::settled::Seq;
-use crate::spool::ledger::tables::{BUNDLES, DEADLINES, PENDING, SETTLED_SEQ};
+use crate::spool::ledger::tables::{BUNDLES, DEADLINES, PENDING};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// A manifest with more entries than this is kept decoded while it is in use.
@@ -425,14 +424,11 @@ impl Spool {
             return;
         }
         let mut batch = Batch::default();
-        if row.is_refused_for_good() {
-            batch.insert(SETTLED_SEQ, &bundle, &Seq::of(manifest));
-        }
-        if let Err(error) = self
-            .ledger
-            .show_inbound(&row, &mut batch)
-            .and_then(|_| Ok(self.journal.submit(batch)?))
-        {
+        let shown = match row.is_refused_for_good() {
+            true => self.ledger.end_inbound(&row, manifest, None, &mut batch),
+            false => self.ledger.show_inbound(&row, &mut batch),
+        };
+        if let Err(error) = shown.and_then(|_| Ok(self.journal.submit(batch)?)) {
             tracing::error!(%error, "cannot record the state of an offer");
         }
         if !row.is_open() {

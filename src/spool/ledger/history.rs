@@ -33,8 +33,7 @@ use crate::spool::keys::Newest;
 use crate::spool::ledger::inbound::InboundShown;
 use crate::spool::ledger::settled::{BLOCK, Block, BlockKey};
 use crate::spool::ledger::tables::{
-    IN_ORDER, IN_SHOWN, ORPHANS, OUT_ORDER, REFUSED_BITS, SCOPED, SETTLED, SETTLED_BITS,
-    SETTLED_SEQ,
+    IN_ORDER, INBOUND, ORPHANS, OUT_ORDER, REFUSED_BITS, SCOPED, SETTLED_BITS,
 };
 use crate::spool::outbox::tail::give_way;
 use crate::spool::{Spool, SpoolError};
@@ -212,7 +211,7 @@ impl Spool {
         for (key, row) in &page {
             if self.forget_received(row, &mut batch, &mut blocks)? {
                 batch.remove(IN_ORDER, key);
-                batch.remove(IN_SHOWN, &row.bundle);
+                batch.remove(INBOUND, &row.bundle);
             }
         }
         for ((_, key), (table, block)) in &blocks {
@@ -236,17 +235,17 @@ impl Spool {
         if self.volatile.lock().contains(&bundle) || self.arriving.lock().contains_key(&bundle) {
             return Ok(false);
         }
-        let table = if self.ledger.settled(bundle)?.is_some() {
+        let Some(known) = self.ledger.inbound_row(bundle)? else {
+            return Ok(!row.is_open());
+        };
+        let table = if known.receipt.is_some() {
             SETTLED_BITS
         } else if row.is_refused_for_good() {
             REFUSED_BITS
         } else {
-            if !row.is_open() {
-                batch.remove(SETTLED_SEQ, &bundle);
-            }
             return Ok(!row.is_open());
         };
-        let Some(seq) = self.journal.row(SETTLED_SEQ, &bundle)? else {
+        let Some(seq) = known.seq else {
             return Ok(false);
         };
         let (key, at) = seq.block(row.origin, BLOCK);
@@ -258,8 +257,6 @@ impl Spool {
             }
         };
         block.set(at);
-        batch.remove(SETTLED, &bundle);
-        batch.remove(SETTLED_SEQ, &bundle);
         batch.remove(SCOPED, &bundle);
         Ok(true)
     }
@@ -340,7 +337,7 @@ impl Spool {
     fn forget_sent(&self, bundle: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
         if let Some(manifest) = self.shared_manifest(bundle)? {
             let digests = manifest.manifest().digests();
-            self.content.forget_sent(bundle, digests, batch)?;
+            self.content.replace_sent(bundle, None, digests, batch)?;
         }
         self.ledger.forget(bundle, batch)
     }

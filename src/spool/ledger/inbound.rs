@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{BundleId, RelPath};
+use crate::bundle::{BundleId, Manifest, Receipt, RelPath};
 use crate::digest::Digest;
 use crate::journal::Batch;
 use crate::peer::PeerId;
@@ -15,7 +15,8 @@ use crate::spool::SpoolError;
 use crate::spool::inbox::intake::CONTRADICTS;
 use crate::spool::keys::Newest;
 use crate::spool::ledger::Ledger;
-use crate::spool::ledger::tables::{IN_ORDER, IN_SHOWN};
+use crate::spool::ledger::settled::Seq;
+use crate::spool::ledger::tables::{IN_ORDER, INBOUND};
 
 /// A bundle of another as status shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +28,17 @@ pub(in crate::spool) struct InboundShown {
     pub(in crate::spool) size: u64,
     pub(in crate::spool) state: String,
     pub(in crate::spool) error: Option<String>,
+}
+
+/// What is known of a bundle of another besides what status shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::spool) struct Inbound {
+    /// Its place in [`IN_ORDER`].
+    pub(super) order: u64,
+    /// What it is found by when this row is gone, if it was settled or refused for good.
+    pub(super) seq: Option<Seq>,
+    /// Ours, if it is settled here.
+    pub(super) receipt: Option<Receipt>,
 }
 
 impl InboundShown {
@@ -48,16 +60,45 @@ impl Ledger {
         row: &InboundShown,
         batch: &mut Batch,
     ) -> Result<u64, SpoolError> {
-        let order = match self.journal.row(IN_SHOWN, &row.bundle)? {
-            Some(order) => order,
-            None => {
-                let order = self.next_in.fetch_add(1, Ordering::Relaxed);
-                batch.insert(IN_SHOWN, &row.bundle, &order);
-                order
-            }
-        };
+        let known = self.inbound_row(row.bundle)?;
+        let order = known.as_ref().map(|known| known.order);
+        let order = order.unwrap_or_else(|| self.next_in.fetch_add(1, Ordering::Relaxed));
+        if known.is_none() {
+            let known = Inbound {
+                order,
+                seq: None,
+                receipt: None,
+            };
+            batch.insert(INBOUND, &row.bundle, &known);
+        }
         batch.insert(IN_ORDER, &Newest(order), row);
         Ok(order)
+    }
+
+    /// The same of one that is over, with our receipt if it was settled. Nothing of it is looked at again, and a bit
+    /// stands for it when its rows are gone.
+    pub(in crate::spool) fn end_inbound(
+        &self,
+        row: &InboundShown,
+        of: &Manifest,
+        receipt: Option<&Receipt>,
+        batch: &mut Batch,
+    ) -> Result<u64, SpoolError> {
+        let order = self.inbound_row(row.bundle)?.map(|known| known.order);
+        let order = order.unwrap_or_else(|| self.next_in.fetch_add(1, Ordering::Relaxed));
+        let known = Inbound {
+            order,
+            seq: Some(Seq::of(of)),
+            receipt: receipt.cloned(),
+        };
+        batch.insert(INBOUND, &row.bundle, &known);
+        batch.insert(IN_ORDER, &Newest(order), row);
+        Ok(order)
+    }
+
+    /// What is known of a bundle of another.
+    pub(super) fn inbound_row(&self, bundle: BundleId) -> Result<Option<Inbound>, SpoolError> {
+        Ok(self.journal.row(INBOUND, &bundle)?)
     }
 
     /// The row that status shows of a bundle of another.
@@ -65,8 +106,8 @@ impl Ledger {
         &self,
         bundle: BundleId,
     ) -> Result<Option<InboundShown>, SpoolError> {
-        match self.journal.row(IN_SHOWN, &bundle)? {
-            Some(order) => Ok(self.journal.row(IN_ORDER, &Newest(order))?),
+        match self.inbound_row(bundle)? {
+            Some(known) => Ok(self.journal.row(IN_ORDER, &Newest(known.order))?),
             None => Ok(None),
         }
     }
@@ -117,13 +158,14 @@ impl Ledger {
         batch: &mut Batch,
         change: impl FnOnce(&mut InboundShown) -> bool,
     ) -> Result<(), SpoolError> {
-        let Some(order) = self.journal.row(IN_SHOWN, &bundle)? else {
+        let Some(known) = self.inbound_row(bundle)? else {
             return Ok(());
         };
-        if let Some(mut row) = self.journal.row(IN_ORDER, &Newest(order))?
+        let place = Newest(known.order);
+        if let Some(mut row) = self.journal.row(IN_ORDER, &place)?
             && change(&mut row)
         {
-            batch.insert(IN_ORDER, &Newest(order), &row);
+            batch.insert(IN_ORDER, &place, &row);
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Tables of the ledger, for tests that count rows or put some there.
 
 use super::Ledger;
+use super::inbound::Inbound;
 use super::rank::Rank;
-use super::settled::{Block, BlockKey, Seq};
+use super::settled::{Block, BlockKey};
 use super::tables;
 use crate::bundle::{BundleId, Cancel, DeliveryState, Receipt, SignedManifest};
 use crate::delivery::custody::Stage;
@@ -16,11 +17,10 @@ pub(in crate::spool) const BUNDLES: Table<BundleId, BundleRow> = tables::BUNDLES
 pub(in crate::spool) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> =
     tables::DELIVERIES;
 pub(in crate::spool) const PENDING: Table<(PeerId, Rank), BundleId> = tables::PENDING;
-pub(in crate::spool) const SETTLED_SEQ: Table<BundleId, Seq> = tables::SETTLED_SEQ;
 pub(in crate::spool) const SETTLED_BITS: Table<BlockKey, Block> = tables::SETTLED_BITS;
 pub(in crate::spool) const REFUSED_BITS: Table<BlockKey, Block> = tables::REFUSED_BITS;
 pub(in crate::spool) const SCOPED: Table<BundleId, Vec<PeerId>> = tables::SCOPED;
-pub(in crate::spool) const IN_SHOWN: Table<BundleId, u64> = tables::IN_SHOWN;
+pub(in crate::spool) const INBOUND: Table<BundleId, Inbound> = tables::INBOUND;
 pub(in crate::spool) const CANCELS: Table<(BundleId, PeerId), Cancel> = tables::CANCELS;
 pub(in crate::spool) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> =
     tables::CANCELS_OWED;

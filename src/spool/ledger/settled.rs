@@ -14,7 +14,8 @@ use crate::journal::{Batch, Table};
 use crate::peer::PeerId;
 use crate::spool::SpoolError;
 use crate::spool::ledger::Ledger;
-use crate::spool::ledger::tables::{REFUSED_BITS, SCOPED, SETTLED, SETTLED_BITS, SETTLED_SEQ};
+use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::tables::{REFUSED_BITS, SCOPED, SETTLED_BITS};
 
 /// Bundles of one block of bits.
 pub(super) const BLOCK: u64 = 4096;
@@ -123,22 +124,22 @@ impl Ledger {
         &self,
         bundle: BundleId,
     ) -> Result<Option<Receipt>, SpoolError> {
-        Ok(self.journal.row(SETTLED, &bundle)?)
+        Ok(self.inbound_row(bundle)?.and_then(|known| known.receipt))
     }
 
-    /// The bundle is settled with `batch`.
+    /// The bundle is settled with `batch`, and shown like this. Gives its place among all that status shows.
     pub(in crate::spool) fn settle(
         &self,
         manifest: &VerifiedManifest,
         receipt: &Receipt,
+        shown: &InboundShown,
         batch: &mut Batch,
-    ) {
-        let (of, bundle) = (manifest.manifest(), manifest.id());
-        batch.insert(SETTLED, &bundle, receipt);
-        batch.insert(SETTLED_SEQ, &bundle, &Seq::of(of));
+    ) -> Result<u64, SpoolError> {
+        let of = manifest.manifest();
         if let Scope::Ids(ids) = &of.scope {
-            batch.insert(SCOPED, &bundle, ids);
+            batch.insert(SCOPED, &manifest.id(), ids);
         }
+        self.end_inbound(shown, of, Some(receipt), batch)
     }
 
     /// Whether `peer` may know that a bundle is settled here.

@@ -9,9 +9,9 @@ use crate::journal::Table;
 use crate::peer::PeerId;
 use crate::spool::group::route::HeldRow;
 use crate::spool::keys::{Ends, Newest};
-use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::inbound::{Inbound, InboundShown};
 use crate::spool::ledger::rank::Rank;
-use crate::spool::ledger::settled::{Block, BlockKey, Seq};
+use crate::spool::ledger::settled::{Block, BlockKey};
 
 /// Bundle id → [`BundleRow`]: bundles of ours.
 pub(super) const BUNDLES: Table<BundleId, BundleRow> = Table::new(2);
@@ -25,11 +25,9 @@ pub(super) const PENDING: Table<(PeerId, Rank), BundleId> = Table::new(4);
 pub(super) const ORPHANS: Table<u64, BundleId> = Table::new(20);
 /// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
 pub(super) const HELD: Table<BundleId, HeldRow> = Table::new(35);
-/// Bundle id → `Receipt`: bundles of others that are settled here.
-pub(super) const SETTLED: Table<BundleId, Receipt> = Table::new(13);
-/// Bundle id → `Seq`: of those in [`SETTLED`] or refused for good, what the bit is found by that stands for them later.
-pub(super) const SETTLED_SEQ: Table<BundleId, Seq> = Table::new(60);
-/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`SETTLED`].
+/// Bundle id → [`Inbound`]: bundles of others, as long as status shows them.
+pub(super) const INBOUND: Table<BundleId, Inbound> = Table::new(16);
+/// Origin, epoch, incarnation, number of a block → `Block`: bundles that were settled, and are no longer in [`INBOUND`].
 pub(super) const SETTLED_BITS: Table<BlockKey, Block> = Table::new(61);
 /// Origin, epoch, incarnation, number of a block → `Block`: bundles that were refused for good, and are no longer shown.
 pub(super) const REFUSED_BITS: Table<BlockKey, Block> = Table::new(38);
@@ -37,8 +35,6 @@ pub(super) const REFUSED_BITS: Table<BlockKey, Block> = Table::new(38);
 pub(super) const SCOPED: Table<BundleId, Vec<PeerId>> = Table::new(46);
 /// Descending order → [`InboundShown`]: bundles of others as status shows them, newest first.
 pub(super) const IN_ORDER: Table<Newest, InboundShown> = Table::new(15);
-/// Bundle id → descending order in [`IN_ORDER`].
-pub(super) const IN_SHOWN: Table<BundleId, u64> = Table::new(16);
 /// Bundle id, origin → `Cancel`: bundles that their origin has ended, ours and those of others that are for us.
 pub(super) const CANCELS: Table<(BundleId, PeerId), Cancel> = Table::new(32);
 /// Peer, bundle id, origin → (): whom we have not told of a cancel yet, as far as we know.

@@ -148,7 +148,9 @@ impl Spool {
         if let Some(row) = row.as_ref().filter(may_be_it) {
             let record = self.content.record_of(ino)?;
             let is_it = row.stat.is(&found.stat)
-                || record.is_some_and(|record| record.vouches(row.digest, &found.stat));
+                || record
+                    .as_ref()
+                    .is_some_and(|record| record.vouches(row.digest, &found.stat));
             if is_it && row.formerly.is_none() && !self.is_to_be_dressed(row, &found)? {
                 return Ok(None);
             }
@@ -156,7 +158,7 @@ impl Spool {
                 // Until then a change of the file is to leave the content as it is.
                 let mut batch = Batch::default();
                 self.content
-                    .record_doubted(row.digest, &found.stat, &mut batch);
+                    .record_doubted(row.digest, &found.stat, &mut batch)?;
                 self.journal.submit(batch)?;
             }
             let recheck = if same_boot || unchanged {

@@ -130,12 +130,12 @@ impl Spool {
                 self.content.begin_need(bundle, [digest], &mut batch);
                 batch.insert(LATEST, path, &bundle);
             }
-            self.content.note_sent(bundle, [digest], &mut batch);
             let at = self.outbox().shown(path);
             self.content.hold(file, digest, &mut batch)?;
             // After the link, which changes the change time.
             let stat = Stat::of(&file.metadata().on("stat", &at)?);
-            self.content.record(digest, &stat, &mut batch);
+            self.content
+                .record_sent(bundle, digest, &stat, &mut batch)?;
             let name = names.get(path);
             if let Some(name) = name.filter(|name| name.bundle == bundle)
                 && self.outbox().inode(path)? == Some(stat.ino)
@@ -185,7 +185,7 @@ impl Spool {
                     ..name.clone()
                 };
                 batch.insert(OUT_NAMES, path, &name);
-                self.content.record(digest, &stat, batch);
+                self.content.record(digest, &stat, batch)?;
                 batch.remove(MARKS, &stat.ino);
                 batch.sync(self.outbox().sync_above(path));
             }

@@ -229,9 +229,8 @@ impl Spool {
         self.ledger
             .seal(manifest, recipients, orphan, same_content, batch);
         self.set_deadline(bundle, manifest.manifest().lifetime_secs, batch);
-        let digests = || manifest.manifest().digests();
-        self.content.begin_need(bundle, digests(), batch);
-        self.content.note_sent(bundle, digests(), batch);
+        let digests = manifest.manifest().digests();
+        self.content.begin_need(bundle, digests, batch);
         Ok(())
     }
 

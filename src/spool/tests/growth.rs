@@ -6,7 +6,7 @@ use super::journal::Table;
 use super::*;
 use crate::spool::CONTRADICTS;
 use crate::spool::inbox::consumed::CONSUMED;
-use crate::spool::ledger::probe::{BUNDLES, REFUSED_BITS, SETTLED_BITS, SETTLED_SEQ};
+use crate::spool::ledger::probe::{BUNDLES, INBOUND, REFUSED_BITS, SETTLED_BITS};
 
 const HISTORY: usize = 8;
 
@@ -209,7 +209,7 @@ fn what_was_refused_for_good_stays_refused_when_nobody_remembers_its_row() {
         1,
         "one block for both"
     );
-    assert_eq!(birch.rows().get(&SETTLED_SEQ.number()), Some(&HISTORY));
+    assert_eq!(birch.rows().get(&INBOUND.number()), Some(&HISTORY));
     for _ in 0..2 {
         for manifest in [&lie, &other] {
             let offered = birch.spool().offered(manifest.clone(), alder.id());

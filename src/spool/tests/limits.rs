@@ -316,7 +316,7 @@ fn a_publish_that_fails_after_the_rename_takes_the_name_back() {
     let verified = verified(&birch, &alder, bundle);
     // A row that cannot be read stands for a database that cannot be read at the moment.
     let mut batch = Batch::default();
-    let unreadable: Table<BundleId, ()> = Table::new(ledger::probe::IN_SHOWN.number());
+    let unreadable: Table<BundleId, ()> = Table::new(ledger::probe::INBOUND.number());
     batch.insert(unreadable, &bundle, &());
     birch.spool().journal.submit(batch).unwrap();
     verified.publish().unwrap_err();
@@ -326,7 +326,7 @@ fn a_publish_that_fails_after_the_rename_takes_the_name_back() {
         birch.spool().journal.row(tables::INTENTS, &bundle).unwrap();
     assert!(intent.is_none());
     let mut batch = Batch::default();
-    batch.remove(ledger::probe::IN_SHOWN, &bundle);
+    batch.remove(ledger::probe::INBOUND, &bundle);
     birch.spool().journal.submit(batch).unwrap();
     assert_eq!(birch.fetch(&alder, bundle), 0, "the bytes were kept");
     birch.receipt();

@@ -29,7 +29,7 @@ fn reuse_number(node: &Node, name: &str, ino: u64) {
         let stat = Stat { ino, ..record.stat };
         let content = &node.spool().content;
         content.forget_record(before.ino, batch);
-        content.record(record.digest, &stat, batch);
+        content.record(record.digest, &stat, batch).unwrap();
         batch.insert(IN_NAMES, &rel(name), &InName { ino, ..before });
     });
 }

@@ -15,7 +15,7 @@
 //! # Crash behaviour
 //! Killed before the batch: links without rows, which the next start looks at. After it: the bundles are there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -143,8 +143,17 @@ impl Plan<'_> {
     pub(in crate::spool) fn commit(mut self, marked: bool) -> Result<(), SpoolError> {
         let spool = self.spool;
         let mut batch = std::mem::take(&mut self.batch);
+        let mut sent: HashMap<Digest, BundleId> = HashMap::new();
+        for manifest in &self.announced {
+            let digests = manifest.manifest().digests();
+            sent.extend(digests.map(|digest| (digest, manifest.id())));
+        }
         for (ino, (digest, stat)) in &self.records {
-            spool.content.record(*digest, stat, &mut batch);
+            let content = &spool.content;
+            match sent.get(digest) {
+                Some(bundle) => content.record_sent(*bundle, *digest, stat, &mut batch)?,
+                None => content.record(*digest, stat, &mut batch)?,
+            }
             if !marked {
                 batch.remove(MARKS, ino);
             }
