@@ -36,10 +36,9 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use self::content::Content;
-pub(crate) use self::content::ContentReader;
 use self::content::room::Room;
 pub(crate) use self::content::room::{Limits, PartRoom};
+pub(crate) use self::content::{Content, ContentReader};
 pub(crate) use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
@@ -662,7 +661,7 @@ impl Spool {
 
     /// Finishes small seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub(crate) fn close(&self) {
-        self.watch_disk();
+        self.content.watch_disk();
         self.tails.stop();
         self.doubts.stop();
         self.history.stop();
@@ -682,6 +681,11 @@ impl Spool {
     /// Where things are.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// What is kept by digest, and the room for it.
+    pub(crate) fn content(&self) -> &Content {
+        &self.content
     }
 
     /// The group that this node is in.
@@ -733,9 +737,12 @@ impl Spool {
     /// journal was missing.
     pub(crate) fn trouble(&self) -> Option<String> {
         // The kind of disk first: it is why the journal fails.
-        let trouble = self.unwritable_trouble().or_else(|| self.journal.trouble());
-        let trouble = trouble.or_else(|| self.space_trouble());
-        let trouble = trouble.or_else(|| self.failing_trouble());
+        let trouble = self
+            .content
+            .unwritable_trouble()
+            .or_else(|| self.journal.trouble());
+        let trouble = trouble.or_else(|| self.content.space_trouble());
+        let trouble = trouble.or_else(|| self.content.failing_trouble());
         let trouble = trouble.or_else(|| self.seal_trouble());
         let trouble = trouble.or_else(|| self.damage_trouble());
         trouble.or_else(|| self.rebuilt.then(|| REBUILT.to_owned()))

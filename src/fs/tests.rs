@@ -606,7 +606,7 @@ fn sealed_bytes_are_copied_out_before_they_change_and_others_do_not_wait() {
     let (here, copying) = channel();
     let (release, hold) = channel::<()>();
     let (here, hold) = (Mutex::new(here), Mutex::new(hold));
-    t.spool.pretend_free(move || {
+    t.spool.content().pretend_free(move || {
         let name = thread::current().name().unwrap_or_default().to_owned();
         if name.starts_with("fs-blocking") {
             here.lock().send(()).ok();

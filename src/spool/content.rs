@@ -45,7 +45,7 @@ pub(super) fn inode_at(path: &Path) -> Option<u64> {
 }
 
 /// What is kept by digest: hard links, who needs them, and the room for them.
-pub(in crate::spool) struct Content {
+pub(crate) struct Content {
     journal: Arc<Journal>,
     layout: Layout,
     pub(in crate::spool) room: Room,

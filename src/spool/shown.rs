@@ -348,7 +348,7 @@ impl Spool {
             removed: read(&self.counters.removed),
             quarantined: quarantined as u64,
             refused: read(&self.counters.refused),
-            held_bytes: self.held_bytes(),
+            held_bytes: self.content.held_bytes(),
             unverified: self.doubts.left(),
         }
     }

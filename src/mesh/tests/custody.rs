@@ -360,7 +360,7 @@ fn s03_what_was_sealed_while_alone_and_removed_reaches_the_first_member() {
     let content = pattern(2 << 20);
     let bundle = alder.put("f", &content);
     alder.remove("f");
-    assert!(alder.spool().held_bytes() > 0);
+    assert!(alder.spool().content().held_bytes() > 0);
     let birch = Real::new();
     let invited = MeshConfig {
         peers: vec![(alder.id(), a.listen_addrs()[0])],
@@ -373,7 +373,7 @@ fn s03_what_was_sealed_while_alone_and_removed_reaches_the_first_member() {
     eventually("delivered", || {
         !alder.spool().is_pending(bundle, birch.id())
     });
-    eventually("freed", || alder.spool().held_bytes() == 0);
+    eventually("freed", || alder.spool().content().held_bytes() == 0);
 }
 
 #[test]

@@ -31,6 +31,7 @@ use parking_lot::{Mutex, RwLock};
 use self::failing::Unsealed;
 pub(crate) use self::parts::PartRoom;
 use crate::digest::Digest;
+use crate::spool::content::Content;
 use crate::spool::content::ration::Rations;
 use crate::spool::durable::OnPath;
 use crate::spool::inbox::allowance::Allowance;
@@ -192,35 +193,20 @@ impl Room {
 }
 
 /// Space.
-impl Spool {
-    /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
-    pub(crate) fn room_for(&self, len: u64) -> Result<(), SpoolError> {
-        match self.content.room.take(len) {
-            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.content.room.take(len),
-            // What is kept for others goes first.
-            Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => {
-                self.content.room.take(len)
-            }
-            taken => taken,
-        }
-    }
-
+impl Content {
     /// Bytes that are left free, whoever writes.
     pub(crate) fn min_free(&self) -> u64 {
-        self.content
-            .room
-            .measure()
-            .map_or(0, |(_, min_free)| min_free)
+        self.room.measure().map_or(0, |(_, min_free)| min_free)
     }
 
     /// Bytes of content that no name shows any more and somebody still waits for.
     pub(crate) fn held_bytes(&self) -> u64 {
-        self.content.room.held.lock().bytes
+        self.room.held.lock().bytes
     }
 
     /// What is wrong with the space, if programs and peers already feel it.
     pub(in crate::spool) fn space_trouble(&self) -> Option<String> {
-        match self.content.room.measure() {
+        match self.room.measure() {
             Ok((0, min_free)) => Some(format!(
                 "less than min_free ({min_free} bytes) is left on the disk: writes fail with ENOSPC, nothing is received"
             )),
@@ -234,13 +220,27 @@ impl Spool {
         self.held_bytes()
             + bytes_in(&self.layout.partial(), |_| true)
             + bytes_in(&self.layout.quarantine(), |_| true)
-            + self.content.room.rations.lock().given()
+            + self.room.rations.lock().given()
     }
 
     /// Takes over other limits. What is there already stays, whatever they are; `history` holds from the next start.
     pub(crate) fn set_limits(&self, limits: Limits) {
-        *self.content.room.limits.write() = limits;
-        self.content.room.budget.store(0, Ordering::Relaxed);
+        *self.room.limits.write() = limits;
+        self.room.budget.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Spool {
+    /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
+    pub(crate) fn room_for(&self, len: u64) -> Result<(), SpoolError> {
+        match self.content.room.take(len) {
+            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.content.room.take(len),
+            // What is kept for others goes first.
+            Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => {
+                self.content.room.take(len)
+            }
+            taken => taken,
+        }
     }
 
     /// Whether one more file of `len` bytes may be kept without a name; EDQUOT if not.
@@ -248,7 +248,7 @@ impl Spool {
         let Some(max) = self.content.room.limits().max_bytes else {
             return Ok(());
         };
-        let used = self.used_for_others();
+        let used = self.content.used_for_others();
         if used.saturating_add(len) <= max {
             return Ok(());
         }

@@ -68,7 +68,7 @@ impl Drop for Arrival {
     fn drop(&mut self) {
         let mut arriving = self.spool.arriving.lock();
         let row = arriving.remove(&self.bundle);
-        let removed = self.spool.arrival_ended(self.bundle);
+        let removed = self.spool.content.arrival_ended(self.bundle);
         let ended = |row: InboundShown| self.spool.ended(self.bundle, row.origin).is_some();
         // Under the lock: a fetch that begins anew must not lose what it writes.
         if (removed || self.useless || row.is_some_and(ended))
@@ -244,6 +244,7 @@ impl Incoming {
         put.on("write", &part.at)?;
         self.arrival
             .spool
+            .content
             .arrival_wrote(self.arrival.bundle, bytes.len() as u64);
         self.followed(entry)
     }
@@ -280,7 +281,10 @@ impl Incoming {
             Leaf::Whole => {}
         }
         let len = piece.range.end - piece.range.start;
-        self.arrival.spool.arrival_wrote(self.arrival.bundle, len);
+        self.arrival
+            .spool
+            .content
+            .arrival_wrote(self.arrival.bundle, len);
         self.followed(entry)?;
         Ok(true)
     }
@@ -445,7 +449,7 @@ impl Spool {
             return Ok(Offered::Refused(why));
         }
         if self.journal.still_keeps().is_err() {
-            return Ok(Offered::Deferred(self.sync_refusal()));
+            return Ok(Offered::Deferred(self.content.sync_refusal()));
         }
         if self.renames_doubted(manifest.manifest())? {
             return Ok(Offered::Deferred(
@@ -506,7 +510,7 @@ impl Spool {
         let ranges = (0..incoming.parts.len()).flat_map(|entry| incoming.missing(entry));
         let left: u64 = ranges.map(|range| range.end - range.start).sum();
         let here = incoming.manifest.manifest().total_size() - left;
-        self.arrival_begins(bundle, origin, (here, left));
+        self.content.arrival_begins(bundle, origin, (here, left));
         Ok(Offered::Wanted(Box::new(incoming)))
     }
 

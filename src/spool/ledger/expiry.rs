@@ -235,7 +235,7 @@ impl Spool {
         let handle = thread.spawn(move || {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 let Some(spool) = spool.upgrade() else { return };
-                spool.watch_disk();
+                spool.content.watch_disk();
                 let aged = spool
                     .reading()
                     .and_then(|now| spool.advance_age(now, false));

@@ -278,10 +278,10 @@ fn a_bundle_sealed_while_alone_can_be_cancelled_and_frees_its_content() {
     let ino = alder.ino("f");
     fs::remove_file(alder.outbox("f")).unwrap();
     alder.spool().outbox_removed(&rel("f"), ino, 0);
-    assert!(alder.spool().held_bytes() > 0);
+    assert!(alder.spool().content().held_bytes() > 0);
     assert_eq!(cancel(&alder, bundle), Cancelled::Ended(0));
     assert_eq!(outbound(&alder, bundle).state, "cancelled");
-    assert_eq!(alder.spool().held_bytes(), 0);
+    assert_eq!(alder.spool().content().held_bytes(), 0);
     let birch = Node::new();
     alder.knows(&birch, "birch");
     assert!(!alder.spool().is_pending(bundle, birch.id()));

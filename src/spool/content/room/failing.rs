@@ -12,6 +12,7 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, StatVfs, StatVfsMountFlags,
 use rustix::io::Errno;
 
 use crate::bundle::RelPath;
+use crate::spool::content::Content;
 use crate::spool::{Spool, SpoolError, start};
 
 /// A file or directory of the outbox that could not be sealed.
@@ -61,11 +62,11 @@ fn is_read_only(stat: &StatVfs, lock: rustix::io::Result<()>) -> bool {
     stat.f_flag.contains(StatVfsMountFlags::RDONLY) || lock == Err(Errno::ROFS)
 }
 
-impl Spool {
+impl Content {
     /// What the disk says of itself, and whether the lock, which is there as long as the daemon runs, can be opened for
     /// writing: some kernels tell only so that a file system turned read-only.
     fn probe(&self) -> Option<(StatVfs, rustix::io::Result<()>)> {
-        let stat = rustix::fs::fstatvfs(&self.content.room.disk).ok()?;
+        let stat = rustix::fs::fstatvfs(&self.room.disk).ok()?;
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let lock = rustix::fs::open(self.layout.lock(), flags, Mode::empty());
         Some((stat, lock.map(drop)))
@@ -102,13 +103,7 @@ impl Spool {
         let is_read_only = self
             .probe()
             .is_some_and(|(stat, lock)| is_read_only(&stat, lock));
-        if self
-            .content
-            .room
-            .read_only
-            .swap(is_read_only, Ordering::AcqRel)
-            == is_read_only
-        {
+        if self.room.read_only.swap(is_read_only, Ordering::AcqRel) == is_read_only {
             return;
         }
         let state = self.layout.state();
@@ -128,7 +123,7 @@ impl Spool {
 
     /// What the last thing to be received failed with.
     pub(in crate::spool) fn failing_trouble(&self) -> Option<String> {
-        self.content.room.failing.lock().clone()
+        self.room.failing.lock().clone()
     }
 
     /// Nothing is taken since a sync failed: what to tell whoever sent something.
@@ -138,6 +133,44 @@ impl Spool {
         format!("{why}: it takes nothing until it is started again")
     }
 
+    /// Something could not be received: what to tell whoever sent it. Status says the same, until something is received.
+    pub(crate) fn disk_failed(&self, error: &SpoolError) -> String {
+        let source = match error {
+            SpoolError::Io { source, .. } => Some(source),
+            _ => None,
+        };
+        let code = source.and_then(io::Error::raw_os_error);
+        let unwritable = self.unwritable();
+        let what = match (code, &unwritable) {
+            (Some(libc::ENOSPC) | None, Some(why)) => why.refusal().to_owned(),
+            (Some(libc::ENOSPC), None) => "no room here: the receiver's disk is full".to_owned(),
+            (Some(libc::EDQUOT), _) => {
+                "no room here: the receiver's disk quota is used up".to_owned()
+            }
+            (Some(libc::EROFS), _) => Unwritable::ReadOnly.refusal().to_owned(),
+            (Some(libc::EACCES | libc::EPERM), _) => {
+                Unwritable::Denied(PathBuf::new()).refusal().to_owned()
+            }
+            (Some(code), _) => {
+                let text = io::Error::from_raw_os_error(code);
+                format!("the receiver's disk failed: {text}")
+            }
+            (None, None) => "the receiver's disk failed".to_owned(),
+        };
+        *self.room.failing.lock() = Some(format!("what arrives cannot be stored: {error}"));
+        what
+    }
+
+    /// Something was received.
+    pub(crate) fn disk_works(&self) {
+        let mut failing = self.room.failing.lock();
+        if failing.is_some() {
+            *failing = None;
+        }
+    }
+}
+
+impl Spool {
     /// What the outbox shows at `path` could not be sealed, and is tried again: status says why.
     pub(in crate::spool) fn seal_failed(&self, path: &RelPath, error: &SpoolError) {
         let mut unsealed = self.content.room.unsealed.lock();
@@ -175,41 +208,5 @@ impl Spool {
             "outbox/{} cannot be sent yet, it is tried again: {}",
             known.path, known.why
         ))
-    }
-
-    /// Something could not be received: what to tell whoever sent it. Status says the same, until something is received.
-    pub(crate) fn disk_failed(&self, error: &SpoolError) -> String {
-        let source = match error {
-            SpoolError::Io { source, .. } => Some(source),
-            _ => None,
-        };
-        let code = source.and_then(io::Error::raw_os_error);
-        let unwritable = self.unwritable();
-        let what = match (code, &unwritable) {
-            (Some(libc::ENOSPC) | None, Some(why)) => why.refusal().to_owned(),
-            (Some(libc::ENOSPC), None) => "no room here: the receiver's disk is full".to_owned(),
-            (Some(libc::EDQUOT), _) => {
-                "no room here: the receiver's disk quota is used up".to_owned()
-            }
-            (Some(libc::EROFS), _) => Unwritable::ReadOnly.refusal().to_owned(),
-            (Some(libc::EACCES | libc::EPERM), _) => {
-                Unwritable::Denied(PathBuf::new()).refusal().to_owned()
-            }
-            (Some(code), _) => {
-                let text = io::Error::from_raw_os_error(code);
-                format!("the receiver's disk failed: {text}")
-            }
-            (None, None) => "the receiver's disk failed".to_owned(),
-        };
-        *self.content.room.failing.lock() = Some(format!("what arrives cannot be stored: {error}"));
-        what
-    }
-
-    /// Something was received.
-    pub(crate) fn disk_works(&self) {
-        let mut failing = self.content.room.failing.lock();
-        if failing.is_some() {
-            *failing = None;
-        }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::bytes_in;
 use crate::bundle::{BundleId, EntryKind, VerifiedManifest};
 use crate::peer::PeerId;
+use crate::spool::content::Content;
 use crate::spool::content::ration::{self, Parked, Ration};
 use crate::spool::{Offered, Spool, SpoolError};
 
@@ -34,22 +35,22 @@ struct Free {
     of: String,
 }
 
-impl Spool {
+impl Content {
     fn room_clock(&self) -> Duration {
-        self.content.room.begun.elapsed()
+        self.room.begun.elapsed()
     }
 
     /// What arrivals may write, with what is given to them already.
     fn free_for_arrivals(&self) -> Result<Free, SpoolError> {
-        let (free, min_free) = self.content.room.measure()?;
+        let (free, min_free) = self.room.measure()?;
         let disk = Free {
             bytes: free,
             of: format!("{free} are free above min_free ({min_free})"),
         };
-        let Some(max) = self.content.room.limits().max_bytes else {
+        let Some(max) = self.room.limits().max_bytes else {
             return Ok(disk);
         };
-        let given = self.content.room.rations.lock().given();
+        let given = self.room.rations.lock().given();
         let used = self.used_for_others().saturating_sub(given);
         let left = max.saturating_sub(used);
         if left >= free {
@@ -61,20 +62,50 @@ impl Spool {
         })
     }
 
+    /// A part is written, or does not come.
+    pub(crate) fn part_over(&self, bundle: BundleId, bytes: u64) {
+        self.room.rations.lock().over(bundle, bytes);
+    }
+
+    /// A bundle begins to arrive: bytes that are here of it, and those that are missing.
+    pub(in crate::spool) fn arrival_begins(
+        &self,
+        bundle: BundleId,
+        origin: PeerId,
+        (here, left): (u64, u64),
+    ) {
+        let now = self.room_clock();
+        let mut rations = self.room.rations.lock();
+        rations.begin(bundle, origin, (here, left), now);
+    }
+
+    /// Bytes of it are on the disk.
+    pub(in crate::spool) fn arrival_wrote(&self, bundle: BundleId, bytes: u64) {
+        let now = self.room_clock();
+        self.room.rations.lock().wrote(bundle, bytes, now);
+    }
+
+    /// It does not arrive any more. Says whether what is here of it is to be removed.
+    pub(in crate::spool) fn arrival_ended(&self, bundle: BundleId) -> bool {
+        self.room.rations.lock().end(bundle)
+    }
+}
+
+impl Spool {
     /// The same, after `wanted` bytes more than are free were looked for in what may be given up.
     fn freed_for_arrivals(&self, wanted: u64) -> Result<Free, SpoolError> {
-        let free = self.free_for_arrivals()?;
+        let free = self.content.free_for_arrivals()?;
         let given = self.content.room.rations.lock().given();
         let short = wanted.saturating_sub(free.bytes.saturating_sub(given));
         // What is kept for others goes first.
         if short > 0 && (self.tails.let_go() || self.shed_custody(short)? > 0) {
-            return self.free_for_arrivals();
+            return self.content.free_for_arrivals();
         }
         Ok(free)
     }
 
     /// Room for a part of a bundle that arrives, at least `least` bytes, at most `most`. Whoever is given some says
-    /// [`Self::part_over`] of each part; the rest is free again when the bundle does not arrive any more. Blocks on disk.
+    /// [`Content::part_over`] of each part; the rest is free again when the bundle does not arrive any more. Blocks on disk.
     pub(crate) fn part_room(&self, bundle: BundleId, least: u64, most: u64) -> PartRoom {
         match self.ask_room(bundle, least, most) {
             Ok(room) => room,
@@ -87,7 +118,7 @@ impl Spool {
         let none = || format!("no room here: {least} bytes are needed, {}", free.of);
         let ration = {
             let mut rations = self.content.room.rations.lock();
-            rations.ask(bundle, (least, most), free.bytes, self.room_clock())
+            rations.ask(bundle, (least, most), free.bytes, self.content.room_clock())
         };
         Ok(match ration {
             Ration::Given(bytes) => PartRoom::Given(bytes),
@@ -105,34 +136,6 @@ impl Spool {
                 PartRoom::Later(none())
             }
         })
-    }
-
-    /// A part is written, or does not come.
-    pub(crate) fn part_over(&self, bundle: BundleId, bytes: u64) {
-        self.content.room.rations.lock().over(bundle, bytes);
-    }
-
-    /// A bundle begins to arrive: bytes that are here of it, and those that are missing.
-    pub(in crate::spool) fn arrival_begins(
-        &self,
-        bundle: BundleId,
-        origin: PeerId,
-        (here, left): (u64, u64),
-    ) {
-        let now = self.room_clock();
-        let mut rations = self.content.room.rations.lock();
-        rations.begin(bundle, origin, (here, left), now);
-    }
-
-    /// Bytes of it are on the disk.
-    pub(in crate::spool) fn arrival_wrote(&self, bundle: BundleId, bytes: u64) {
-        let now = self.room_clock();
-        self.content.room.rations.lock().wrote(bundle, bytes, now);
-    }
-
-    /// It does not arrive any more. Says whether what is here of it is to be removed.
-    pub(in crate::spool) fn arrival_ended(&self, bundle: BundleId) -> bool {
-        self.content.room.rations.lock().end(bundle)
     }
 
     /// Bundles of which a part is here and that do not arrive now.
@@ -227,7 +230,7 @@ impl Spool {
             let free = self.freed_for_arrivals(left)?;
             let (given, moves) = {
                 let rations = self.content.room.rations.lock();
-                (rations.given(), rations.moves(self.room_clock()))
+                (rations.given(), rations.moves(self.content.room_clock()))
             };
             let room = free.bytes.saturating_sub(given);
             if room > 0 && left <= room {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::spool::{Spool, SpoolError};
+use crate::spool::SpoolError;
+use crate::spool::content::Content;
 
 /// Bytes that are free; asked whenever room is needed, on the thread that needs it.
 type Free = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -29,14 +30,14 @@ impl Pretended {
     }
 }
 
-impl Spool {
+impl Content {
     /// From now on room is taken from what `free` says; `free` may wait or panic.
     pub(crate) fn pretend_free(&self, free: impl Fn() -> u64 + Send + Sync + 'static) {
-        *self.content.room.pretended.0.lock() = Some(Arc::new(free));
+        *self.room.pretended.0.lock() = Some(Arc::new(free));
     }
 
     /// Room is taken from the disk again.
     pub(crate) fn pretend_no_more(&self) {
-        *self.content.room.pretended.0.lock() = None;
+        *self.room.pretended.0.lock() = None;
     }
 }

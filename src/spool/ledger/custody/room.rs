@@ -41,7 +41,7 @@ impl Spool {
     /// without the decision lock.
     pub(in crate::spool) fn shed_custody(&self, wanted: u64) -> Result<u64, SpoolError> {
         let mut freed = 0;
-        if self.held_bytes() == 0 {
+        if self.content.held_bytes() == 0 {
             return Ok(0);
         }
         let watched = self.journal.keys(WATCHED.all(), SHED_MAX)?;
@@ -51,7 +51,7 @@ impl Spool {
             let Some(manifest) = self.kept(bundle)? else {
                 continue;
             };
-            let before = self.held_bytes();
+            let before = self.content.held_bytes();
             let mut alone = false;
             for digest in manifest.manifest().digests() {
                 let meta = std::fs::symlink_metadata(self.layout.content(digest));
@@ -60,7 +60,7 @@ impl Spool {
             }
             if alone {
                 self.custody_events(None, &[bundle], custody::Event::QuotaFull)?;
-                freed += before.saturating_sub(self.held_bytes());
+                freed += before.saturating_sub(self.content.held_bytes());
             }
             if freed >= wanted {
                 break;
