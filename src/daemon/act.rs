@@ -54,7 +54,7 @@ fn send(spool: &Spool, files: SendFiles) -> Acted {
         priority,
         id,
     };
-    if let Err(error) = spool.check_targets(&request.to) {
+    if let Err(error) = spool.group().check_targets(&request.to) {
         return Acted::failed(error.to_string());
     }
     let with = |acted: Acted, bundle: BundleId| Acted {
@@ -103,7 +103,7 @@ fn retry(spool: &Spool, what: &Named, to: Option<&str>) -> Acted {
         Ok(bundle) => bundle,
         Err(failed) => return failed,
     };
-    let peer: Option<PeerId> = match to.map(|name| (name, spool.member_named(name))) {
+    let peer: Option<PeerId> = match to.map(|name| (name, spool.group().member_named(name))) {
         None => None,
         Some((_, Ok(peer))) => Some(peer),
         Some((_, Err(why))) => return Acted::failed(why.to_string()),

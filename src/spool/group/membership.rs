@@ -23,6 +23,7 @@ use thiserror::Error;
 
 pub(crate) use self::bound::is_alone;
 use super::members::Known;
+use super::route::Routes;
 use super::tables::MEMBERS;
 pub(crate) use crate::peer::invitation::{Denied, Welcome};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
@@ -47,6 +48,7 @@ pub(crate) struct Group {
     pub(super) layout: Layout,
     pub(super) identity: Identity,
     pub(super) known: Known,
+    pub(super) routes: Routes,
     state: RwLock<State>,
     /// Held over a change, disk included. Lock order: this, `decide`, `state`.
     pub(in crate::spool) change: Mutex<()>,
@@ -192,6 +194,7 @@ impl Group {
             layout: layout.clone(),
             identity: identity.clone(),
             known: Known::load(journal)?,
+            routes: Routes::default(),
             state: RwLock::new(state),
             change: Mutex::default(),
             bound: AtomicBool::new(false),

@@ -19,11 +19,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
+use super::Group;
 use crate::bundle::{
     BundleId, Entry, Listing, MAX_ENTRIES, Priority, RelPath, SCOPE_MAX, Scope, VerifiedManifest,
 };
@@ -168,40 +170,52 @@ impl Routing {
     }
 }
 
-impl Spool {
-    /// Bundles live for so long from now on, where no route says otherwise.
-    pub(crate) fn set_lifetime(&self, lifetime: Duration) {
-        *self.lifetime.write() = lifetime;
-    }
+/// What the configuration and the directories of the outbox say of bundles. The flags spare those who use none of it a
+/// look into the journal.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    /// Whether there is a route in the configuration.
+    any_route: AtomicBool,
+    /// Whether a directory may have an attribute that routes.
+    any_routed: AtomicBool,
+    /// Whether a bundle for some only was ever sealed.
+    scoped: AtomicBool,
+    /// Whether bundles have limits.
+    limited: AtomicBool,
+    routing: RwLock<Arc<Routing>>,
+    /// Inodes of directories that may have such an attribute; the directory itself has the last word.
+    routed: RwLock<BTreeSet<u64>>,
+}
 
-    /// Takes the configuration over; bundles that were held are looked at again.
-    pub(crate) fn set_routing(&self, routing: Routing) -> Result<(), SpoolError> {
-        self.policy
+impl Group {
+    /// From now on this is the configuration.
+    fn route_by(&self, routing: Routing) {
+        let routes = &self.routes;
+        routes
             .any_route
             .store(!routing.routes.is_empty(), Ordering::Release);
         let limited = routing.max_bundle_files.is_some() || routing.max_bundle_bytes.is_some();
-        self.policy.limited.store(limited, Ordering::Release);
-        *self.policy.routing.write() = Arc::new(routing);
-        self.release_held()
+        routes.limited.store(limited, Ordering::Release);
+        *routes.routing.write() = Arc::new(routing);
     }
 
     /// Whether all these words can be meant at all; whether anybody is known by them is another question.
     pub(crate) fn check_targets(&self, to: &[String]) -> Result<(), TargetError> {
-        let routing = self.policy.routing.read().clone();
+        let routing = self.routes.routing.read().clone();
         to.iter().try_for_each(|word| routing.check(word))
     }
 
     /// The member of this name or id.
     pub(crate) fn member_named(&self, word: &str) -> Result<PeerId, TargetError> {
         if let Some(id) = PeerId::from_hex(word) {
-            return if self.group.is_forgotten(id).unwrap_or(false) {
+            return if self.is_forgotten(id).unwrap_or(false) {
                 Err(TargetError::Nobody(word.to_owned(), String::new()))
             } else {
                 Ok(id)
             };
         }
-        self.group.named(word).ok_or_else(|| {
-            let members = self.group.members();
+        self.named(word).ok_or_else(|| {
+            let members = self.members();
             let hint = similar::hint(word, members.iter().map(|member| member.name.as_str()));
             TargetError::Nobody(word.to_owned(), hint)
         })
@@ -211,7 +225,7 @@ impl Spool {
     pub(crate) fn check_route_xattr(&self, name: &[u8], value: &[u8]) -> Option<bool> {
         let text = std::str::from_utf8(value).ok();
         if name == XATTR_TO.as_bytes() {
-            let routing = self.policy.routing.read().clone();
+            let routing = self.routes.routing.read().clone();
             let words = text.map(split_targets).unwrap_or_default();
             Some(!words.is_empty() && words.iter().all(|word| routing.check(word).is_ok()))
         } else if name == XATTR_PRIORITY.as_bytes() {
@@ -223,120 +237,8 @@ impl Spool {
 
     /// A directory of the outbox has such an attribute now.
     pub(crate) fn note_routed(&self, ino: u64) {
-        self.policy.routed.write().insert(ino);
-        self.policy.any_routed.store(true, Ordering::Release);
-    }
-
-    /// Finds the directories with such attributes.
-    pub(in crate::spool) fn begin_routes(&self) -> Result<(), SpoolError> {
-        let scoped = self.journal.row(META_SCOPED, &())?.is_some();
-        self.policy.scoped.store(scoped, Ordering::Release);
-        let mut found = BTreeSet::new();
-        if let Some(root) = self.open_routed(None)
-            && has_route(&root)
-        {
-            found.extend(rustix::fs::fstat(&root).map(|stat| stat.st_ino));
-        }
-        let mut open: Vec<Option<RelPath>> = vec![None];
-        while let Some(directory) = open.pop() {
-            let Ok(entries) = self.outbox().list(directory.as_ref()) else {
-                continue;
-            };
-            for (path, meta) in entries.flatten() {
-                if !meta.is_dir() {
-                    continue;
-                }
-                if self
-                    .open_routed(Some(&path))
-                    .is_some_and(|fd| has_route(&fd))
-                {
-                    found.insert(meta.ino());
-                }
-                open.push(Some(path));
-            }
-        }
-        self.policy
-            .any_routed
-            .store(!found.is_empty(), Ordering::Release);
-        *self.policy.routed.write() = found;
-        Ok(())
-    }
-
-    /// A directory of the outbox; `None`: the outbox itself.
-    fn open_routed(&self, path: Option<&RelPath>) -> Option<OwnedFd> {
-        self.outbox().open_directory(path).ok().map(OwnedFd::from)
-    }
-
-    /// What the nearest directories above `path` say: whom to, how urgently.
-    fn attributes_above(&self, path: &RelPath) -> (Option<String>, Option<Priority>) {
-        let (mut to, mut priority) = (None, None);
-        let mut above = path.parent();
-        loop {
-            if !self.policy.routed.read().is_empty()
-                && let Some(fd) = self.open_routed(above.as_ref())
-                && rustix::fs::fstat(&fd)
-                    .is_ok_and(|stat| self.policy.routed.read().contains(&stat.st_ino))
-            {
-                to = to.or_else(|| read_xattr(&fd, XATTR_TO));
-                priority = priority
-                    .or_else(|| read_xattr(&fd, XATTR_PRIORITY).and_then(|p| parse_priority(&p)));
-            }
-            match above {
-                Some(directory) => above = directory.parent(),
-                None => break,
-            }
-        }
-        (to, priority)
-    }
-
-    /// Whom the file at `path` goes to, and how. `asked` is what whoever asks for the seal wants.
-    pub(in crate::spool) fn terms_of(&self, path: &RelPath, asked: Priority) -> Terms {
-        let (any_route, any_routed) = (
-            self.policy.any_route.load(Ordering::Relaxed),
-            self.policy.any_routed.load(Ordering::Relaxed),
-        );
-        let mut terms = Terms {
-            target: Target::All,
-            priority: asked,
-            lifetime: *self.lifetime.read(),
-        };
-        if !any_route && !any_routed {
-            return terms;
-        }
-        let routing = self.policy.routing.read().clone();
-        let mut to: Vec<String> = Vec::new();
-        if let Some(route) = routing.route_of(path) {
-            to.clone_from(&route.to);
-            terms.priority = route.priority.unwrap_or(terms.priority);
-            terms.lifetime = route.lifetime.unwrap_or(terms.lifetime);
-        }
-        if any_routed {
-            let (said, priority) = self.attributes_above(path);
-            if let Some(said) = said {
-                to = split_targets(&said);
-            }
-            terms.priority = priority.unwrap_or(terms.priority);
-        }
-        if !to.is_empty() {
-            terms.target = self.resolve(&to, &routing);
-        }
-        terms
-    }
-
-    /// What `meshbox send` asked for, where it said something, over the routes.
-    pub(in crate::spool) fn terms_asked(
-        &self,
-        path: &RelPath,
-        to: &[String],
-        priority: Option<Priority>,
-    ) -> Terms {
-        let mut terms = self.terms_of(path, Priority::default());
-        if !to.is_empty() {
-            let routing = self.policy.routing.read().clone();
-            terms.target = self.resolve(to, &routing);
-        }
-        terms.priority = priority.unwrap_or(terms.priority);
-        terms
+        self.routes.routed.write().insert(ino);
+        self.routes.any_routed.store(true, Ordering::Release);
     }
 
     /// The ids that `to` means.
@@ -386,7 +288,7 @@ impl Spool {
     /// bundle may be is held.
     pub(in crate::spool) fn last_word(&self, entries: &[Entry], terms: &mut Terms) {
         if let Target::Held(row) = &terms.target {
-            let routing = self.policy.routing.read().clone();
+            let routing = self.routes.routing.read().clone();
             terms.target = self.resolve(&row.to, &routing);
         }
         if let Some(why) = self.over_limits(entries) {
@@ -401,24 +303,24 @@ impl Spool {
 
     /// Why that is more than a bundle may be.
     pub(in crate::spool) fn over_limits(&self, entries: &[Entry]) -> Option<String> {
-        if !self.policy.limited.load(Ordering::Relaxed) {
+        if !self.routes.limited.load(Ordering::Relaxed) {
             return None;
         }
-        over_limit(&self.policy.routing.read(), entries)
+        over_limit(&self.routes.routing.read(), entries)
     }
 
     /// Why a bundle of another is larger than we take.
     pub(in crate::spool) fn over_our_limits(&self, manifest: &VerifiedManifest) -> Option<String> {
         let of = manifest.manifest();
         self.too_many_recipients(&of.scope).or_else(|| {
-            let why = over_limit(&self.policy.routing.read(), &of.entries);
+            let why = over_limit(&self.routes.routing.read(), &of.entries);
             why.map(|why| why.replace(" is ", " here is "))
         })
     }
 
     /// Why a bundle or cancel of another is for more than we take.
     pub(in crate::spool) fn too_many_recipients(&self, scope: &Scope) -> Option<String> {
-        let max = most_recipients(&self.policy.routing.read());
+        let max = most_recipients(&self.routes.routing.read());
         match scope {
             Scope::Ids(ids) if ids.len() > max => Some(format!(
                 "{} recipients, max_recipients here is {max}",
@@ -426,6 +328,132 @@ impl Spool {
             )),
             Scope::Ids(_) | Scope::All { .. } => None,
         }
+    }
+}
+
+impl Spool {
+    /// Takes the configuration over; bundles that were held are looked at again.
+    pub(crate) fn set_routing(&self, routing: Routing) -> Result<(), SpoolError> {
+        self.group.route_by(routing);
+        self.release_held()
+    }
+
+    /// Bundles live for so long from now on, where no route says otherwise.
+    pub(crate) fn set_lifetime(&self, lifetime: Duration) {
+        *self.lifetime.write() = lifetime;
+    }
+
+    /// Finds the directories with such attributes.
+    pub(in crate::spool) fn begin_routes(&self) -> Result<(), SpoolError> {
+        let scoped = self.journal.row(META_SCOPED, &())?.is_some();
+        self.group.routes.scoped.store(scoped, Ordering::Release);
+        let mut found = BTreeSet::new();
+        if let Some(root) = self.open_routed(None)
+            && has_route(&root)
+        {
+            found.extend(rustix::fs::fstat(&root).map(|stat| stat.st_ino));
+        }
+        let mut open: Vec<Option<RelPath>> = vec![None];
+        while let Some(directory) = open.pop() {
+            let Ok(entries) = self.outbox().list(directory.as_ref()) else {
+                continue;
+            };
+            for (path, meta) in entries.flatten() {
+                if !meta.is_dir() {
+                    continue;
+                }
+                if self
+                    .open_routed(Some(&path))
+                    .is_some_and(|fd| has_route(&fd))
+                {
+                    found.insert(meta.ino());
+                }
+                open.push(Some(path));
+            }
+        }
+        self.group
+            .routes
+            .any_routed
+            .store(!found.is_empty(), Ordering::Release);
+        *self.group.routes.routed.write() = found;
+        Ok(())
+    }
+
+    /// A directory of the outbox; `None`: the outbox itself.
+    fn open_routed(&self, path: Option<&RelPath>) -> Option<OwnedFd> {
+        self.outbox().open_directory(path).ok().map(OwnedFd::from)
+    }
+
+    /// What the nearest directories above `path` say: whom to, how urgently.
+    fn attributes_above(&self, path: &RelPath) -> (Option<String>, Option<Priority>) {
+        let (mut to, mut priority) = (None, None);
+        let mut above = path.parent();
+        loop {
+            if !self.group.routes.routed.read().is_empty()
+                && let Some(fd) = self.open_routed(above.as_ref())
+                && rustix::fs::fstat(&fd)
+                    .is_ok_and(|stat| self.group.routes.routed.read().contains(&stat.st_ino))
+            {
+                to = to.or_else(|| read_xattr(&fd, XATTR_TO));
+                priority = priority
+                    .or_else(|| read_xattr(&fd, XATTR_PRIORITY).and_then(|p| parse_priority(&p)));
+            }
+            match above {
+                Some(directory) => above = directory.parent(),
+                None => break,
+            }
+        }
+        (to, priority)
+    }
+
+    /// Whom the file at `path` goes to, and how. `asked` is what whoever asks for the seal wants.
+    pub(in crate::spool) fn terms_of(&self, path: &RelPath, asked: Priority) -> Terms {
+        let (any_route, any_routed) = (
+            self.group.routes.any_route.load(Ordering::Relaxed),
+            self.group.routes.any_routed.load(Ordering::Relaxed),
+        );
+        let mut terms = Terms {
+            target: Target::All,
+            priority: asked,
+            lifetime: *self.lifetime.read(),
+        };
+        if !any_route && !any_routed {
+            return terms;
+        }
+        let routing = self.group.routes.routing.read().clone();
+        let mut to: Vec<String> = Vec::new();
+        if let Some(route) = routing.route_of(path) {
+            to.clone_from(&route.to);
+            terms.priority = route.priority.unwrap_or(terms.priority);
+            terms.lifetime = route.lifetime.unwrap_or(terms.lifetime);
+        }
+        if any_routed {
+            let (said, priority) = self.attributes_above(path);
+            if let Some(said) = said {
+                to = split_targets(&said);
+            }
+            terms.priority = priority.unwrap_or(terms.priority);
+        }
+        if !to.is_empty() {
+            terms.target = self.group.resolve(&to, &routing);
+        }
+        terms
+    }
+
+    /// What `meshbox send` asked for, where it said something, over the routes.
+    pub(in crate::spool) fn terms_asked(
+        &self,
+        path: &RelPath,
+        to: &[String],
+        priority: Option<Priority>,
+    ) -> Terms {
+        let mut terms = self.terms_of(path, Priority::default());
+        if !to.is_empty() {
+            let routing = self.group.routes.routing.read().clone();
+            terms.target = self.group.resolve(to, &routing);
+        }
+        terms.priority = priority.unwrap_or(terms.priority);
+        terms
     }
 
     /// The manifest under these terms.
@@ -442,7 +470,7 @@ impl Spool {
             Target::Ids(ids) => Scope::Ids(ids.clone()),
             Target::Held(_) => Scope::Ids(Vec::new()),
         };
-        if self.policy.scoped.load(Ordering::Relaxed) {
+        if self.group.routes.scoped.load(Ordering::Relaxed) {
             let shown = |bundle: BundleId| {
                 let before = self.shared_manifest(bundle).ok().flatten();
                 before.is_some_and(|before| before.manifest().scope.covers(&scope))
@@ -472,7 +500,8 @@ impl Spool {
             Target::Ids(ids) => ids.clone(),
             Target::Held(_) => Vec::new(),
         };
-        if !matches!(terms.target, Target::All) && !self.policy.scoped.swap(true, Ordering::AcqRel)
+        if !matches!(terms.target, Target::All)
+            && !self.group.routes.scoped.swap(true, Ordering::AcqRel)
         {
             batch.insert(META_SCOPED, &(), &1u64);
         }
@@ -487,7 +516,7 @@ impl Spool {
 
     /// What is in the way of a bundle that is held.
     pub(in crate::spool) fn held(&self, bundle: BundleId) -> Option<HeldRow> {
-        if !self.policy.scoped.load(Ordering::Relaxed) {
+        if !self.group.routes.scoped.load(Ordering::Relaxed) {
             return None;
         }
         self.ledger.held(bundle).ok().flatten()
@@ -495,7 +524,7 @@ impl Spool {
 
     /// Seals what was held and can be resolved now.
     pub(in crate::spool) fn release_held(&self) -> Result<(), SpoolError> {
-        if !self.policy.scoped.load(Ordering::Relaxed) {
+        if !self.group.routes.scoped.load(Ordering::Relaxed) {
             return Ok(());
         }
         for bundle in self.ledger.all_held()? {
@@ -511,13 +540,13 @@ impl Spool {
             return Ok(());
         };
         let of = manifest.manifest();
-        let routing = self.policy.routing.read().clone();
+        let routing = self.group.routes.routing.read().clone();
         let mut terms = Terms {
-            target: self.resolve(&held.to, &routing),
+            target: self.group.resolve(&held.to, &routing),
             priority: of.priority,
             lifetime: Duration::from_secs(of.lifetime_secs),
         };
-        self.last_word(&of.entries, &mut terms);
+        self.group.last_word(&of.entries, &mut terms);
         let mut batch = Batch::default();
         if let Target::Held(now) = &terms.target {
             if *now != held {

@@ -221,7 +221,7 @@ impl Spool {
             return Ok(false);
         }
         // No bundle for so many was taken here, so none has to be ended.
-        if self.too_many_recipients(&cancel.scope).is_some() {
+        if self.group.too_many_recipients(&cancel.scope).is_some() {
             return Ok(false);
         }
         let bundle = cancel.bundle;

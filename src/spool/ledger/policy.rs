@@ -1,13 +1,9 @@
-//! What the user decides about bundles (who gets them, how urgently, for how long, and when not any more), as far as it
-//! is kept in memory. The work is in `route`, `expiry` and `cancel`.
+//! What is kept in memory of how long bundles live and which were cancelled. The work is in `expiry` and `cancel`.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
-use crate::spool::group::route::Routing;
 use crate::spool::ledger::expiry::Ageing;
 use crate::spool::ledger::tables::CANCELS;
 use crate::spool::{Spool, SpoolError};
@@ -19,17 +15,6 @@ pub(in crate::spool) struct Policy {
     pub(in crate::spool) any_cancel: AtomicBool,
     /// Cancels recorded since start: who is in the middle of a bundle looks again when it changed.
     pub(in crate::spool) cancels: AtomicU64,
-    /// Whether there is a route in the configuration.
-    pub(in crate::spool) any_route: AtomicBool,
-    /// Whether a directory may have an attribute that routes.
-    pub(in crate::spool) any_routed: AtomicBool,
-    /// Whether a bundle for some only was ever sealed.
-    pub(in crate::spool) scoped: AtomicBool,
-    /// Whether bundles have limits.
-    pub(in crate::spool) limited: AtomicBool,
-    pub(in crate::spool) routing: RwLock<Arc<Routing>>,
-    /// Inodes of directories that may have such an attribute; the directory itself has the last word.
-    pub(in crate::spool) routed: RwLock<BTreeSet<u64>>,
     /// Seconds of age, as last looked at.
     pub(in crate::spool) age: AtomicU64,
     /// The first deadline, or one before it.

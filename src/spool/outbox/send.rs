@@ -124,7 +124,7 @@ impl Spool {
                 Sent::Conflict(row.bundle)
             });
         }
-        if let Some(why) = self.over_limits(&entries) {
+        if let Some(why) = self.group.over_limits(&entries) {
             return Ok(Sent::Refused(why));
         }
         for member in members {
@@ -134,7 +134,7 @@ impl Spool {
                 Taken::Changed => return Ok(Sent::Refused(WRITTEN.into())),
             }
         }
-        self.last_word(&entries, &mut terms);
+        self.group.last_word(&entries, &mut terms);
         let replaces = plan.replaced_by(&entries, false)?;
         let bundle = plan
             .announce(&terms, entries, Earlier::default(), replaces)?

@@ -330,7 +330,7 @@ impl Spool {
         }
         let mut listings = Vec::new();
         for (mut terms, entries) in parts {
-            self.last_word(&entries, &mut terms);
+            self.group.last_word(&entries, &mut terms);
             let fitting = split(entries, times).into_iter();
             listings.extend(fitting.map(|listing| (terms.clone(), listing)));
         }

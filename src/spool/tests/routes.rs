@@ -33,10 +33,13 @@ fn set(node: &Node, directory: &str, name: &str, value: &str) {
     let name = format!("user.meshbox.{name}");
     assert_eq!(
         node.spool()
+            .group()
             .check_route_xattr(name.as_bytes(), value.as_bytes()),
         Some(true)
     );
-    node.spool().note_routed(at.metadata().unwrap().ino());
+    node.spool()
+        .group()
+        .note_routed(at.metadata().unwrap().ino());
     rustix::fs::fsetxattr(&at, name, value.as_bytes(), rustix::fs::XattrFlags::empty()).unwrap();
 }
 
@@ -146,6 +149,7 @@ fn an_attribute_that_means_nothing_is_refused() {
         let name = format!("user.meshbox.{name}");
         alder
             .spool()
+            .group()
             .check_route_xattr(name.as_bytes(), value.as_bytes())
     };
     for bad in ["", " , ", "@nowhere", "a b!", "\u{7f}"] {

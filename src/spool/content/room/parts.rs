@@ -201,7 +201,7 @@ impl Spool {
             self.note_inbound(of, manifest.id(), "refused", Some(why.clone()));
             return Ok(Some(Offered::Refused(why)));
         }
-        if let Some(why) = self.over_our_limits(manifest) {
+        if let Some(why) = self.group.over_our_limits(manifest) {
             self.note_inbound(of, manifest.id(), "refused", Some(why.clone()));
             return Ok(Some(Offered::Refused(why)));
         }

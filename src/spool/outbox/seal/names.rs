@@ -160,7 +160,9 @@ impl Plan<'_> {
             names: before.into_iter().collect(),
         };
         let entry = member.entry(path, &member.meta);
-        spool.last_word(std::slice::from_ref(&entry), &mut terms);
+        spool
+            .group
+            .last_word(std::slice::from_ref(&entry), &mut terms);
         let of = Announced::from(self.announce(&terms, vec![entry], earlier, replaces)?);
         self.show(path, member, of);
         tracing::debug!(%path, bundle = %of.bundle.short(), "sealed");
