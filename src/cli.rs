@@ -18,6 +18,7 @@ mod output;
 mod settings;
 mod show;
 mod stage;
+mod status;
 mod wait;
 mod which;
 
@@ -68,7 +69,7 @@ enum Command {
         #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "wait")]
         timeout: Option<Duration>,
     },
-    /// Show what was sent and received, and who is there
+    /// Show what was sent and received, and who is there; of a file in the mount, who has it
     #[command(visible_alias = "ls")]
     Status {
         #[command(flatten)]
@@ -79,6 +80,9 @@ enum Command {
         /// Show at most so many bundles in each direction
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+        /// Go on showing what changes; with --json a line each time
+        #[arg(long)]
+        watch: bool,
     },
     /// Show the members of the group
     Peers {
@@ -276,7 +280,8 @@ fn dispatch(command: Command, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
             daemon,
             json,
             limit,
-        } => ask::status(daemon, json, limit),
+            watch,
+        } => status::status(daemon, json, limit, watch),
         Command::Peers { daemon, json } => ask::peers(daemon, json),
         Command::Ticket {
             expires,

@@ -19,6 +19,7 @@
 
 pub(crate) mod act;
 mod client;
+pub(crate) mod follow;
 mod path;
 mod server;
 pub(crate) mod wait;
@@ -38,7 +39,9 @@ pub(crate) use self::client::Client;
 pub(crate) use self::path::WirePath;
 pub(crate) use self::server::Server;
 use crate::bundle::RelPath;
-pub(crate) use crate::spool::{Counts, InboundRow, Layout, OutboundRow, remove_state_directory};
+pub(crate) use crate::spool::{
+    Counts, InboundRow, Layout, OutboundRow, RecipientRow, remove_state_directory,
+};
 use wait::{Delivery, Target, WaitFor};
 
 /// Longest request line. A `wait` for some thousand paths fits; a client that sends more is cut off.
@@ -63,6 +66,21 @@ pub(crate) enum Request {
         before: Option<u64>,
         /// Rows of each list.
         limit: Option<usize>,
+        /// Bundles of ours that somebody still waits for come before the others.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unfinished_first: bool,
+    },
+    /// The same, and from then on what changes, until the client hangs up.
+    Watch {
+        /// Rows of each list.
+        limit: Option<usize>,
+    },
+    /// What became of the file at a path, or of those below a directory.
+    Of {
+        /// Below `outbox/`, or below `inbox/`.
+        path: WirePath,
+        /// Which of them.
+        inbox: bool,
     },
     /// Where the mount is.
     Place,
@@ -133,6 +151,10 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// After the first answer to [`Request::Watch`], each time something has changed.
+    News(Box<News>),
+    /// To [`Request::Of`].
+    Of(Of),
     /// To [`Request::Place`].
     Place {
         /// Where it was mounted; lossy text.
@@ -170,6 +192,34 @@ pub(crate) enum Reply {
         /// Why.
         message: String,
     },
+}
+
+/// What changed since the last answer to [`Request::Watch`].
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct News {
+    /// Bundles of ours that are new, or stand otherwise than before.
+    pub outbound: Vec<OutboundRow>,
+    /// Bundles of others, the same.
+    pub inbound: Vec<InboundRow>,
+    /// Peers, the same.
+    pub peers: Vec<PeerRow>,
+    /// Counters.
+    pub counts: Counts,
+    /// As in [`Status`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+/// What became of a file, or of those below a directory.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Of {
+    /// Why there is no bundle, or what is to be said besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Bundles of ours, newest first.
+    pub outbound: Vec<OutboundRow>,
+    /// Bundles of others, newest first.
+    pub inbound: Vec<InboundRow>,
 }
 
 /// How the membership changed. Members are pairs of id and name.
@@ -242,6 +292,12 @@ pub(crate) struct Status {
     pub outbound: Vec<OutboundRow>,
     /// Bundles of others, newest first.
     pub inbound: Vec<InboundRow>,
+    /// Bundles of ours that are not on this page; counted up to 10,000.
+    #[serde(default)]
+    pub outbound_more: u64,
+    /// Bundles of others, the same.
+    #[serde(default)]
+    pub inbound_more: u64,
     /// Files held back because their writer was killed; at most a page of them.
     pub incomplete: Vec<WirePath>,
     /// Files that are not sent because of their names, by pattern, most first.
@@ -307,6 +363,14 @@ fn is_zero(number: &u64) -> bool {
 pub(crate) trait ControlBackend: Send + Sync + 'static {
     /// A page of status.
     fn status(&self, before: Option<u64>, limit: usize) -> Status;
+    /// The first page, with bundles of ours that somebody still waits for before the others.
+    fn unfinished(&self, limit: usize) -> Status {
+        self.status(None, limit)
+    }
+    /// The answer to [`Request::Of`].
+    fn of(&self, _path: &RelPath, _inbox: bool) -> Of {
+        Of::default()
+    }
     /// The answer to [`Request::Place`].
     fn place(&self) -> Reply {
         Reply::Error {
@@ -452,6 +516,7 @@ mod tests {
                 bundle: "cc".into(),
                 sha256: "dd".into(),
                 size: 4096,
+                sealed_at: 0,
                 state: "sending".into(),
                 recipients: vec![crate::spool::RecipientRow {
                     id: "bb".into(),
@@ -463,6 +528,8 @@ mod tests {
                 }],
             }],
             inbound: vec![],
+            outbound_more: 0,
+            inbound_more: 0,
             incomplete: vec![WirePath::Text("a/torn".into())],
             ignored: vec![IgnoredRow {
                 pattern: ".*".into(),
@@ -483,9 +550,10 @@ mod tests {
             "listen": ["127.0.0.1:4000"],
             "peers": [{"id": "bb", "name": "birch", "connected": true, "pending": 1, "last_seen": 1_800_000_000u64,
                 "addrs": []}],
-            "outbound": [{"path": "a/b.pdf", "bundle": "cc", "sha256": "dd", "size": 4096, "state": "sending",
+            "outbound": [{"path": "a/b.pdf", "bundle": "cc", "sha256": "dd", "size": 4096, "sealed_at": 0, "state": "sending",
                 "recipients": [{"id": "bb", "name": "birch", "state": "sending", "bytes": 1024, "error": null}]}],
             "inbound": [],
+            "outbound_more": 0, "inbound_more": 0,
             "incomplete": ["a/torn"],
             "ignored": [{"pattern": ".*", "what": "dotfiles", "count": 1633, "examples": ["a/.gitignore"]}],
             "counts": {"outbound_pending": 0, "sealed": 1, "published": 0, "receipts": 0, "bytes_sent": 0,

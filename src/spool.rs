@@ -430,7 +430,7 @@ pub(crate) struct Member {
 }
 
 /// Counters since the daemon started, and sizes now. Bytes are bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     /// Bundles of ours some recipient still waits for.
     pub outbound_pending: u64,

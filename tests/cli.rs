@@ -730,6 +730,65 @@ fn in_foreground_it_stays_and_ends_with_zero_at_ctrl_c() {
     nothing_left(&node);
 }
 
+#[test]
+fn status_shows_one_file_and_follows_what_changes() {
+    needs_mounts!();
+    let (alder, birch) = Node::pair();
+    let sha = alder.put("a/b", b"hello");
+    birch.wait_arrived("a/b", &sha);
+    alder.wait_delivered("a/b");
+    // The unfinished first, whatever is newer.
+    let of = |node: &Node, place: &Path| {
+        let ran = run(&mut meshbox(&["status", text(place)]), COMMAND).ok();
+        assert!(ran.stdout.contains(&sha), "{}: {ran:?}", node.name());
+        ran.stdout
+    };
+    let shown = of(&alder, &alder.outbox("a/b"));
+    assert!(
+        shown.contains("a/b: delivered, 5 B, sealed") && shown.contains("birch"),
+        "{shown}"
+    );
+    assert!(of(&alder, &alder.outbox("a")).contains("a/b: delivered"));
+    assert!(of(&birch, &birch.inbox("a/b")).contains("from alder"));
+
+    let mut watching = meshbox(&[
+        "status",
+        "--watch",
+        "--json",
+        "--state",
+        text(&alder.state()),
+    ])
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(watching.stdout.take().unwrap()));
+    let mut values = lines
+        .map_while(Result::ok)
+        .map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap());
+    assert_eq!(values.next().unwrap()["snapshot"]["name"], "alder");
+    alder.put("c", b"news");
+    let told = values.find(|value| {
+        let rows = value["changes"]["outbound"].as_array();
+        rows.is_some_and(|rows| {
+            rows.iter()
+                .any(|row| row["path"] == "c" && row["state"] == "delivered")
+        })
+    });
+    assert!(told.is_some());
+    signal(watching.id() as i32, Signal::TERM);
+    watching.wait().unwrap();
+
+    birch.stop();
+    alder.put("late", b"x");
+    alder.wait_sealed();
+    let ran = alder.run("status", &["--limit", "1"]).ok();
+    assert!(
+        ran.stdout.contains("0/1") && ran.stdout.contains("late"),
+        "{ran:?}"
+    );
+    assert!(ran.stdout.contains("… 2 more"), "{ran:?}");
+}
+
 /// A hang-up ended the daemon, and every change of a setting needed a restart.
 #[test]
 fn sighup_takes_over_what_can_change_and_says_what_cannot() {

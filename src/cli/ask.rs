@@ -36,26 +36,22 @@ impl PlacedArgs {
     }
 }
 
-fn status_of(client: &mut Client, limit: Option<usize>) -> Result<Box<Status>, Failure> {
+pub(super) fn status_of(client: &mut Client, limit: Option<usize>) -> Result<Box<Status>, Failure> {
+    ask_status(client, limit, false)
+}
+
+pub(super) fn ask_status(
+    client: &mut Client,
+    limit: Option<usize>,
+    unfinished_first: bool,
+) -> Result<Box<Status>, Failure> {
     match client.call(&Request::Status {
         before: None,
         limit,
+        unfinished_first,
     })? {
         Reply::Status(status) => Ok(status),
         _ => Err(unexpected()),
-    }
-}
-
-pub(super) fn status(
-    daemon: PlacedArgs,
-    as_json: bool,
-    limit: Option<usize>,
-) -> Result<(), Failure> {
-    let status = status_of(&mut daemon.find()?.connect()?, limit)?;
-    if as_json {
-        json(&status)
-    } else {
-        print(&show::status(&status, show::now()))
     }
 }
 

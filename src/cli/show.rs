@@ -1,10 +1,10 @@
 //! Facts as text for people. Pure: from values to strings.
 
+use std::collections::HashMap;
 use std::fmt::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::control::{InboundRow, OutboundRow};
-use crate::control::{PeerRow, Status, WirePath};
+use crate::control::{InboundRow, News, Of, OutboundRow, PeerRow, RecipientRow, Status, WirePath};
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
@@ -93,19 +93,98 @@ pub(super) fn peers(peers: &[PeerRow], now: u64) -> String {
     out
 }
 
-fn outbound(row: &OutboundRow) -> String {
+/// How fast deliveries of ours go, in bytes a second, by bundle and recipient.
+#[derive(Debug, Default)]
+pub(super) struct Rates(HashMap<(String, String), Pace>);
+
+/// What a delivery had at some time, and how fast it went before.
+#[derive(Debug)]
+struct Pace {
+    at: Instant,
+    bytes: u64,
+    rate: f64,
+}
+
+impl Rates {
+    /// Looks at deliveries anew.
+    pub(super) fn look(&mut self, rows: &[OutboundRow], now: Instant) {
+        let mut seen = HashMap::new();
+        for row in rows {
+            for to in row.recipients.iter().filter(|to| to.state == "sending") {
+                let key = (row.bundle.clone(), to.id.clone());
+                let mut pace = self.0.remove(&key).unwrap_or(Pace {
+                    at: now,
+                    bytes: to.bytes,
+                    rate: 0.0,
+                });
+                let passed = now.saturating_duration_since(pace.at).as_secs_f64();
+                if to.bytes > pace.bytes && passed > 0.0 {
+                    pace.rate = (to.bytes - pace.bytes) as f64 / passed;
+                    (pace.at, pace.bytes) = (now, to.bytes);
+                }
+                seen.insert(key, pace);
+            }
+        }
+        self.0 = seen;
+    }
+
+    fn of(&self, row: &OutboundRow, to: &RecipientRow) -> u64 {
+        let key = (row.bundle.clone(), to.id.clone());
+        self.0.get(&key).map_or(0, |pace| pace.rate as u64)
+    }
+}
+
+/// "45%, 12.3 MiB/s, 20s left" of what has `bytes` of `all`.
+fn progress(bytes: u64, all: u64, rate: u64) -> String {
+    let percent = u128::from(bytes) * 100 / u128::from(all.max(1));
+    let mut text = format!("{percent}%");
+    if let Some(left) = all.saturating_sub(bytes).checked_div(rate) {
+        let left = coarse(Duration::from_secs(left));
+        let _fits = write!(text, ", {}/s, {left} left", size(rate));
+    }
+    text
+}
+
+/// A time span to its greatest unit: "3h".
+fn coarse(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+fn ago(at: u64, now: u64) -> String {
+    match at {
+        0 => String::new(),
+        at => format!(
+            "{} ago",
+            coarse(Duration::from_secs(now.saturating_sub(at)))
+        ),
+    }
+}
+
+fn outbound(row: &OutboundRow, now: u64, rates: &Rates) -> String {
     let done = row
         .recipients
         .iter()
         .filter(|recipient| recipient.state == "delivered")
         .count();
     let mut line = format!(
-        "  {:<12} {done}/{}  {:>10}  {}",
+        "  {:<12} {done}/{}  {:>10}  {:>8}  {}",
         row.state,
         row.living().count(),
         size(row.size),
+        ago(row.sealed_at, now),
         plain(&row.path)
     );
+    let sending = row.living().filter(|to| to.state == "sending");
+    if let Some(slowest) = sending.min_by_key(|to| to.bytes) {
+        let shown = progress(slowest.bytes, row.size, rates.of(row, slowest));
+        let _fits = write!(line, " ({shown})");
+    }
     for recipient in row
         .recipients
         .iter()
@@ -122,18 +201,86 @@ fn outbound(row: &OutboundRow) -> String {
     line
 }
 
-fn inbound(row: &InboundRow) -> String {
-    let error = row
-        .error
-        .as_ref()
-        .map_or_else(String::new, |why| format!(" ({})", plain(why)));
+fn inbound(row: &InboundRow, now: u64) -> String {
+    let mut more = String::new();
+    if row.state == "incoming" {
+        more = format!(" ({})", progress(row.bytes, row.size, row.rate));
+    }
+    if let Some(why) = &row.error {
+        let _fits = write!(more, " ({})", plain(why));
+    }
     format!(
-        "  {:<12} {:>14}  {}  from {}{error}",
+        "  {:<12} {:>14}  {:>8}  {}  from {}{more}",
         row.state,
         size(row.size),
+        ago(row.at, now),
         plain(&row.path),
         plain(&row.from)
     )
+}
+
+/// The rows of `status --watch` where no terminal shows them: those that changed.
+pub(super) fn news(news: &News, now: u64, rates: &Rates) -> String {
+    let out = news.outbound.iter();
+    let out = out.map(|row| format!("out {}\n", outbound(row, now, rates).trim_start()));
+    let inbound = news.inbound.iter();
+    let inbound = inbound.map(|row| format!("in  {}\n", self::inbound(row, now).trim_start()));
+    let peers = news.peers.iter();
+    let peers = peers.map(|row| {
+        format!(
+            "peer {}\n",
+            self::peers(std::slice::from_ref(row), now).trim()
+        )
+    });
+    out.chain(inbound).chain(peers).collect()
+}
+
+/// What became of the file at one path, with each recipient.
+pub(super) fn of(of: &Of, now: u64) -> String {
+    let mut out = String::new();
+    if let Some(note) = &of.note {
+        let _fits = writeln!(out, "{}", plain(note));
+    }
+    for row in &of.outbound {
+        let path = plain(&row.path);
+        let sealed = ago(row.sealed_at, now);
+        let _fits = writeln!(
+            out,
+            "{path}: {}, {}, sealed {sealed}",
+            row.state,
+            size(row.size)
+        );
+        let _fits = writeln!(out, "  bundle {}", row.bundle);
+        if !row.sha256.is_empty() {
+            let _fits = writeln!(out, "  sha256 {}", row.sha256);
+        }
+        for to in &row.recipients {
+            let mut line = format!("  {:<16} {}", plain(&to.name), to.state);
+            if to.state == "sending" {
+                let _fits = write!(line, " {}", progress(to.bytes, row.size, 0));
+            }
+            if let Some(why) = &to.error {
+                let _fits = write!(line, " ({})", plain(why));
+            }
+            let _fits = writeln!(out, "{line}");
+        }
+    }
+    for row in &of.inbound {
+        let _fits = writeln!(out, "{}", inbound(row, now).trim_start());
+        let _fits = writeln!(out, "  bundle {}", row.bundle);
+        if !row.sha256.is_empty() {
+            let _fits = writeln!(out, "  sha256 {}", row.sha256);
+        }
+    }
+    out
+}
+
+/// "… 200 more".
+fn more(rows: u64) -> String {
+    match rows {
+        0 => String::new(),
+        rows => format!("\n  … {} more; --limit shows them", grouped(rows)),
+    }
 }
 
 /// What is not sent because of its name, and how to send it; empty if there is nothing.
@@ -179,7 +326,7 @@ fn grouped(number: u64) -> String {
     out
 }
 
-pub(super) fn status(status: &Status, now: u64) -> String {
+pub(super) fn status(status: &Status, now: u64, rates: &Rates) -> String {
     let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let mut out = format!(
         "{} ({})   group {}   mounted at {}\nlistening on {}\n\nPeers\n{}",
@@ -199,8 +346,13 @@ pub(super) fn status(status: &Status, now: u64) -> String {
     }
     let lists = [
         (
-            "Outbox, newest first",
-            status.outbound.iter().map(outbound).collect::<Vec<_>>(),
+            "Outbox, unfinished first",
+            status
+                .outbound
+                .iter()
+                .map(|row| outbound(row, now, rates))
+                .collect::<Vec<_>>(),
+            status.outbound_more,
         ),
         (
             "Incomplete: their writer was killed, or a write failed, or the daemon ended before it heard of their close; \
@@ -210,15 +362,17 @@ pub(super) fn status(status: &Status, now: u64) -> String {
                 .iter()
                 .map(|path| format!("  {}", wire_path(path)))
                 .collect(),
+            0,
         ),
         (
             "Inbox, newest first",
-            status.inbound.iter().map(inbound).collect(),
+            status.inbound.iter().map(|row| inbound(row, now)).collect(),
+            status.inbound_more,
         ),
     ];
     let ignored = ignored(status);
-    for (title, rows) in lists.iter().filter(|(_, rows)| !rows.is_empty()) {
-        let _fits = write!(out, "\n{title}\n{}\n", rows.join("\n"));
+    for (title, rows, left) in lists.iter().filter(|(_, rows, _)| !rows.is_empty()) {
+        let _fits = write!(out, "\n{title}\n{}{}\n", rows.join("\n"), more(*left));
     }
     out.push_str(&ignored);
     let counts = &status.counts;
@@ -254,7 +408,6 @@ pub(super) fn status(status: &Status, now: u64) -> String {
 mod tests {
     use super::*;
     use crate::control::Counts;
-    use crate::spool::RecipientRow;
 
     fn example() -> Status {
         Status {
@@ -284,6 +437,7 @@ mod tests {
                 bundle: String::new(),
                 sha256: String::new(),
                 size: 1536,
+                sealed_at: 0,
                 state: "deferred".into(),
                 recipients: vec![RecipientRow {
                     id: "bb".into(),
@@ -295,6 +449,8 @@ mod tests {
                 }],
             }],
             inbound: vec![],
+            outbound_more: 0,
+            inbound_more: 0,
             incomplete: vec![WirePath::Text("torn.bin".into())],
             ignored: vec![crate::control::IgnoredRow {
                 pattern: ".*".into(),
@@ -313,7 +469,7 @@ mod tests {
 
     #[test]
     fn status_says_who_where_and_what_is_wrong() {
-        let text = status(&example(), 1000);
+        let text = status(&example(), 1000, &Rates::default());
         for part in [
             "alder (0123456789)",
             "/srv/share",
@@ -342,8 +498,45 @@ mod tests {
 
     #[test]
     fn names_cannot_steer_the_terminal() {
-        assert!(!status(&example(), 1000).contains('\x1b'));
+        assert!(!status(&example(), 1000, &Rates::default()).contains('\x1b'));
         assert!(!wire_path(&WirePath::Text("a\nb".into())).contains('\n'));
+    }
+
+    #[test]
+    fn what_is_on_its_way_says_how_far_and_how_fast() {
+        let mut page = example();
+        page.outbound_more = 1200;
+        let row = &mut page.outbound[0];
+        (row.state, row.size, row.sealed_at) = ("sending".into(), 1000 << 20, 400);
+        let to = &mut row.recipients[0];
+        (to.state, to.bytes, to.error) = ("sending".into(), 100 << 20, None);
+        let (mut rates, begun) = (Rates::default(), Instant::now());
+        rates.look(&page.outbound, begun);
+        page.outbound[0].recipients[0].bytes = 200 << 20;
+        rates.look(&page.outbound, begun + Duration::from_secs(10));
+        page.inbound.push(InboundRow {
+            path: "b".into(),
+            path_b64: None,
+            bundle: String::new(),
+            sha256: String::new(),
+            size: 10 << 20,
+            bytes: 5 << 20,
+            rate: 1 << 20,
+            at: 0,
+            from: "birch".into(),
+            state: "incoming".into(),
+            error: None,
+        });
+        let text = status(&page, 1000, &rates);
+        for part in [
+            "10m ago  evil",
+            "(20%, 10.0 MiB/s, 80s left)",
+            "\n  … 1,200 more; --limit",
+            "b  from birch (50%, 1.0 MiB/s, 5s left)",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(coarse(Duration::from_secs(3 * 86400)), "3d");
     }
 
     #[test]

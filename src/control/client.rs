@@ -81,6 +81,19 @@ impl Client {
         }
     }
 
+    /// The next answer to [`Request::Watch`], whenever that comes.
+    pub(crate) fn next(&mut self) -> Result<Reply, ControlError> {
+        if let Err(source) = self.stream.get_ref().set_read_timeout(None) {
+            let path = self.state.clone();
+            return Err(ControlError::Io {
+                action: "ask",
+                path,
+                source,
+            });
+        }
+        self.answer()
+    }
+
     fn ask(&mut self, request: &Request, limit: Duration) -> Result<(), ControlError> {
         let failed = |source| ControlError::Io {
             action: "ask",

@@ -29,6 +29,9 @@ const STALL: Duration = Duration::from_secs(5);
 /// A look at what is waited for that takes less than a quarter of this is taken again at every change.
 const QUICK: Duration = Duration::from_millis(20);
 
+/// Time between two looks of `status --watch`, however much changes.
+const WATCH_PACE: Duration = Duration::from_millis(200);
+
 /// A connection thread decodes one request and encodes one reply on the heap; its stack stays shallow.
 const STACK: usize = 512 * 1024;
 
@@ -232,9 +235,27 @@ fn answer(
     stopping: &AtomicBool,
 ) -> Option<Reply> {
     Some(match request {
-        Request::Status { before, limit } => Reply::Status(Box::new(
-            backend.status(before, limit.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS)),
-        )),
+        Request::Status {
+            before,
+            limit,
+            unfinished_first,
+        } => {
+            let limit = limit.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS);
+            Reply::Status(Box::new(match (unfinished_first, before) {
+                (true, None) => backend.unfinished(limit),
+                (true, Some(_)) | (false, _) => backend.status(before, limit),
+            }))
+        }
+        Request::Watch { limit } => {
+            let limit = limit.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS);
+            watch(limit, stream, backend, stopping);
+            return None;
+        }
+        Request::Of { path, inbox } => or_error(
+            RelPath::try_from(&path)
+                .map(|path| Reply::Of(backend.of(&path, inbox)))
+                .map_err(|err| err.to_string()),
+        ),
         Request::Place => backend.place(),
         Request::Peers => Reply::Peers {
             peers: backend.peers(),
@@ -335,6 +356,26 @@ fn takes_more(stream: &UnixStream) -> bool {
     matches!(poll(&mut looked, Some(&Timespec::default())), Ok(1..))
 }
 
+/// Sends a page of status, then what changes in it, until the client hangs up or the daemon ends.
+fn watch(limit: usize, stream: &UnixStream, backend: &dyn ControlBackend, stopping: &AtomicBool) {
+    let mut seen = backend.wait_change(0, Duration::ZERO);
+    let mut page = backend.unfinished(limit);
+    if send(stream, &Reply::Status(Box::new(page.clone()))).is_err() {
+        return;
+    }
+    while !stopping.load(Ordering::Acquire) && !has_hung_up(stream) {
+        std::thread::sleep(WATCH_PACE);
+        seen = backend.wait_change(seen, wait::LOOK_AGAIN);
+        let new = backend.unfinished(limit);
+        if let Some(news) = super::follow::news(&page, &new)
+            && send(stream, &Reply::News(Box::new(news))).is_err()
+        {
+            return;
+        }
+        page = new;
+    }
+}
+
 fn has_hung_up(stream: &UnixStream) -> bool {
     let mut byte = [0u8; 1];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -385,12 +426,15 @@ mod tests {
                 peers: vec![],
                 outbound: vec![],
                 inbound: vec![],
+                outbound_more: 0,
+                inbound_more: 0,
                 incomplete: vec![],
                 ignored: vec![],
                 ignored_more: false,
                 trouble: None,
                 counts: Counts {
                     sealed: limit as u64,
+                    receipts: u64::from(self.state.lock().1),
                     ..Counts::default()
                 },
             }
@@ -417,6 +461,7 @@ mod tests {
                 bundle: String::new(),
                 sha256: String::new(),
                 size: 0,
+                sealed_at: 0,
                 state: state.into(),
                 recipients: vec![RecipientRow {
                     id: "bb".into(),
@@ -499,6 +544,7 @@ mod tests {
         let status = Request::Status {
             before: None,
             limit: Some(usize::MAX),
+            unfinished_first: false,
         };
         assert!(
             matches!(client.call(&status).unwrap(), Reply::Status(s) if s.counts.sealed == MAX_ROWS as u64)
@@ -511,6 +557,23 @@ mod tests {
         );
         assert!(matches!(client.call(&Request::Stop).unwrap(), Reply::Done));
         assert!(room.fake.stopped.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_watch_shows_a_page_and_then_what_changes() {
+        let room = Room::new();
+        let mut client = room.client();
+        let limit = Some(7);
+        assert!(matches!(
+            client.call(&Request::Watch { limit }).unwrap(),
+            Reply::Status(page) if page.counts.sealed == 7
+        ));
+        room.fake.deliver();
+        let Reply::News(news) = client.next().unwrap() else {
+            panic!("no news")
+        };
+        assert_eq!(news.counts.receipts, 1);
+        drop(client);
     }
 
     #[test]

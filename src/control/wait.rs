@@ -313,6 +313,7 @@ mod tests {
             bundle: String::new(),
             sha256: String::new(),
             size: 0,
+            sealed_at: 0,
             state: String::new(),
             recipients: states.iter().map(recipient).collect(),
         }

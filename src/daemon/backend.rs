@@ -18,8 +18,8 @@ use crate::bundle::{BundleId, RelPath};
 use crate::control::act::{Act, Acted};
 use crate::control::wait::{Delivery, IGNORED, Target};
 use crate::control::{
-    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, Left, MembershipChange, PeerRow,
-    Reply, Status, WirePath,
+    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, Left, MAX_ROWS, MembershipChange,
+    Of, OutboundRow, PeerRow, Reply, Status, WirePath,
 };
 use crate::fs::{Fs, Ignored, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
@@ -205,7 +205,19 @@ impl ControlBackend for Backend {
             None => Overview::default(),
         };
         let ignored = fs.map(|fs| fs.ignored_names()).unwrap_or_default();
+        let (outbound, inbound) = (
+            facts.spool.outbound(before, limit),
+            facts.spool.inbound(before, limit),
+        );
+        // Only a first page with rows says how many more there are.
+        let (sent, came) = match (before, limit) {
+            (None, 1..) => facts.spool.shown_rows(),
+            (None, 0) | (Some(_), _) => (0, 0),
+        };
+        let more = |all: u64, here: usize| all.saturating_sub(here as u64);
         Status {
+            outbound_more: more(sent, outbound.len()),
+            inbound_more: more(came, inbound.len()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: facts.id.to_string(),
             name: facts.name.as_str().to_owned(),
@@ -219,8 +231,8 @@ impl ControlBackend for Backend {
                 .as_ref()
                 .map_or_else(Vec::new, Mesh::listen_addrs),
             peers: ControlBackend::peers(self),
-            outbound: facts.spool.outbound(before, limit),
-            inbound: facts.spool.inbound(before, limit),
+            outbound,
+            inbound,
             incomplete: waiting.incomplete.iter().map(WirePath::from).collect(),
             ignored: ignored.by_pattern.iter().map(ignored_row).collect(),
             ignored_more: ignored.more,
@@ -229,6 +241,54 @@ impl ControlBackend for Backend {
                 ..facts.spool.counts()
             },
             trouble: self.trouble(),
+        }
+    }
+
+    fn unfinished(&self, limit: usize) -> Status {
+        let mut status = ControlBackend::status(self, None, limit);
+        let (mut first, more) = self.facts.spool.outbound_unfinished(limit);
+        let is_new = |row: &OutboundRow| !first.iter().any(|other| other.bundle == row.bundle);
+        let rest: Vec<OutboundRow> = status
+            .outbound
+            .iter()
+            .filter(|row| is_new(row))
+            .cloned()
+            .collect();
+        first.extend(rest);
+        first.truncate(limit);
+        status.outbound = first;
+        status.outbound_more = status.outbound_more.max(more);
+        status
+    }
+
+    fn of(&self, path: &RelPath, inbox: bool) -> Of {
+        let spool = &self.facts.spool;
+        if inbox {
+            let inbound = spool.inbound_below(path, MAX_ROWS);
+            let nothing = "nothing came under this name of late".to_owned();
+            return Of {
+                note: inbound.is_empty().then_some(nothing),
+                inbound,
+                ..Of::default()
+            };
+        }
+        let (note, outbound) = match self.delivery(path) {
+            Delivery::Sealed(row) => (None, vec![row]),
+            Delivery::Unknown => {
+                let note = "no such file in the outbox, and nothing was sent from there".to_owned();
+                (Some(note), Vec::new())
+            }
+            Delivery::Unsealed(note) | Delivery::Held(note) => (Some(note), Vec::new()),
+            Delivery::Directory => {
+                let rows = spool.outbound_below(path, MAX_ROWS);
+                let nothing = "nothing was sent from it of late".to_owned();
+                (rows.is_empty().then_some(nothing), rows)
+            }
+        };
+        Of {
+            note,
+            outbound,
+            ..Of::default()
         }
     }
 

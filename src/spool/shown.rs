@@ -35,7 +35,7 @@ pub(super) struct Counters {
 }
 
 /// One row of `outbound` in status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OutboundRow {
     /// Path below `outbox/`, lossy text.
     pub path: String,
@@ -48,6 +48,9 @@ pub(crate) struct OutboundRow {
     pub sha256: String,
     /// Length in bytes.
     pub size: u64,
+    /// When it was sealed, in seconds since 1970.
+    #[serde(default)]
+    pub sealed_at: u64,
     /// `sealed` (not durable yet), `queued`, `delivered`, …: the least of all recipients.
     pub state: String,
     /// Each recipient.
@@ -55,7 +58,7 @@ pub(crate) struct OutboundRow {
 }
 
 /// One recipient of an [`OutboundRow`].
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RecipientRow {
     /// Its id as hex.
     pub id: String,
@@ -86,7 +89,7 @@ fn is_false(flag: &bool) -> bool {
 }
 
 /// One row of `inbound` in status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InboundRow {
     /// Path below `inbox/` (or as the origin calls it, while it arrives), lossy text.
     pub path: String,
@@ -99,6 +102,15 @@ pub(crate) struct InboundRow {
     pub sha256: String,
     /// Length in bytes.
     pub size: u64,
+    /// Bytes of it that are here.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Bytes in a second, while it arrives.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rate: u64,
+    /// When its state changed last, in seconds since 1970; 0 while it arrives.
+    #[serde(default)]
+    pub at: u64,
     /// Name of the origin.
     pub from: String,
     /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`, `withdrawn`,
@@ -106,6 +118,12 @@ pub(crate) struct InboundRow {
     pub state: String,
     /// Why it does not go on.
     pub error: Option<String>,
+}
+
+// As above.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Spool {
@@ -137,6 +155,52 @@ impl Spool {
             .into_iter()
             .filter_map(|bundle| self.outbound_row(bundle, None))
             .collect()
+    }
+
+    /// Bundles of ours that somebody still waits for, newest first, and how many further ones there are.
+    pub(crate) fn outbound_unfinished(&self, limit: usize) -> (Vec<OutboundRow>, u64) {
+        let bundles = self.underway(None).unwrap_or_default().bundles.into_iter();
+        let place = |bundle| self.ledger.place(bundle).ok().flatten();
+        let placed = bundles.map(|bundle| (place(bundle).unwrap_or(0), bundle));
+        let mut all: Vec<(u64, BundleId)> = placed.collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        let more = all.len().saturating_sub(limit) as u64;
+        let rows = all.iter().take(limit);
+        let rows = rows.filter_map(|(_, bundle)| self.outbound_row(*bundle, None));
+        (rows.collect(), more)
+    }
+
+    /// Rows of each direction that are in status, counted up to [`COUNT_MAX`].
+    pub(crate) fn shown_rows(&self) -> (u64, u64) {
+        let inbound = self.ledger.inbound_rows(COUNT_MAX) as u64;
+        (self.ledger.count_outbound(), inbound)
+    }
+
+    /// Bundles of ours from `path` and below, newest first, of the newest [`LAST_LOOK`].
+    pub(crate) fn outbound_below(&self, path: &RelPath, limit: usize) -> Vec<OutboundRow> {
+        let newest = self.ledger.outbound(None, LAST_LOOK).unwrap_or_default();
+        let below = |bundle: &BundleId| {
+            let manifest = self.shared_manifest(*bundle).ok().flatten();
+            let title = manifest.and_then(|manifest| manifest.manifest().title());
+            title.is_some_and(|title| title.starts_with(path))
+        };
+        let found = newest.into_iter().filter(below).take(limit);
+        found
+            .filter_map(|bundle| self.outbound_row(bundle, None))
+            .collect()
+    }
+
+    /// Bundles of others that came as `path` or below it, newest first, of the newest [`LAST_LOOK`] and those arriving.
+    pub(crate) fn inbound_below(&self, path: &RelPath, limit: usize) -> Vec<InboundRow> {
+        let arriving: Vec<InboundShown> = self.arriving.lock().values().cloned().collect();
+        let rows = self.ledger.inbound(None, LAST_LOOK);
+        let rows = rows.unwrap_or_default().into_iter();
+        let settled: Vec<InboundShown> = rows
+            .filter(|row| !arriving.iter().any(|other| other.bundle == row.bundle))
+            .collect();
+        let below = arriving.iter().chain(&settled);
+        let below = below.filter(|row| row.path.starts_with(path)).take(limit);
+        below.map(|row| self.inbound_row(row)).collect()
     }
 
     /// The deliveries of the newest bundle that was sealed from `path`; `None` if there is none, or the file was
@@ -205,6 +269,7 @@ impl Spool {
             bundle: bundle.to_string(),
             sha256: says.single_digest().map(Digest::to_hex).unwrap_or_default(),
             size: says.total_size(),
+            sealed_at: self.ledger.sealed_at(bundle).ok().flatten().unwrap_or(0),
             state: state.to_owned(),
             recipients,
         })
@@ -265,6 +330,16 @@ impl Spool {
     }
 
     fn inbound_row(&self, row: &InboundShown) -> InboundRow {
+        let arrives = row.state == "incoming";
+        let (bytes, rate) = match self
+            .content
+            .arrival_progress(row.bundle)
+            .filter(|_| arrives)
+        {
+            Some(progress) => progress,
+            None if row.is_here() => (row.size, 0),
+            None => (0, 0),
+        };
         let published = row.state == "received" && self.volatile.lock().contains(&row.bundle);
         InboundRow {
             path: row.path.to_string(),
@@ -272,6 +347,9 @@ impl Spool {
             bundle: row.bundle.to_string(),
             sha256: row.digest.map(Digest::to_hex).unwrap_or_default(),
             size: row.size,
+            bytes,
+            rate,
+            at: row.at,
             from: self.group.name_of(row.origin),
             state: if published {
                 "published".to_owned()

@@ -120,6 +120,8 @@ mod tests {
             peers: vec![],
             outbound: vec![],
             inbound: vec![],
+            outbound_more: 0,
+            inbound_more: 0,
             incomplete: vec![],
             ignored: vec![],
             ignored_more: false,

@@ -94,6 +94,14 @@ impl Rations {
         self.rows.insert(bundle, row);
     }
 
+    /// Bytes of it that are here, and those that come in a second.
+    pub(in crate::spool) fn progress(&self, bundle: BundleId, now: Duration) -> Option<(u64, u64)> {
+        let row = self.rows.get(&bundle)?;
+        let idle = now.saturating_sub(row.moved).as_secs_f64();
+        let speed = row.speed * (-idle / SPEED_OVER).exp();
+        Some((row.here, speed as u64))
+    }
+
     /// It does not arrive any more. Says whether it made room for another one.
     pub(in crate::spool) fn end(&mut self, bundle: BundleId) -> bool {
         self.rows.remove(&bundle).is_some_and(|row| row.removed)

@@ -659,5 +659,6 @@ pub(in crate::spool) fn shown(manifest: &VerifiedManifest) -> InboundShown {
         size: of.total_size(),
         state: "incoming".into(),
         error: None,
+        at: 0,
     }
 }

@@ -415,6 +415,7 @@ impl Spool {
             size: manifest.total_size(),
             state: state.to_owned(),
             error,
+            at: 0,
         };
         if self
             .ledger

@@ -11,12 +11,12 @@ use crate::bundle::{BundleId, Manifest, Receipt, RelPath};
 use crate::digest::Digest;
 use crate::journal::Batch;
 use crate::peer::PeerId;
-use crate::spool::SpoolError;
 use crate::spool::inbox::intake::CONTRADICTS;
 use crate::spool::keys::Newest;
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::settled::Seq;
 use crate::spool::ledger::tables::{IN_ORDER, INBOUND};
+use crate::spool::{SpoolError, now_secs};
 
 /// A bundle of another as status shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub(in crate::spool) struct InboundShown {
     pub(in crate::spool) size: u64,
     pub(in crate::spool) state: String,
     pub(in crate::spool) error: Option<String>,
+    /// When it was recorded, in seconds since 1970.
+    pub(in crate::spool) at: u64,
 }
 
 /// What is known of a bundle of another besides what status shows.
@@ -42,6 +44,11 @@ pub(in crate::spool) struct Inbound {
 }
 
 impl InboundShown {
+    /// All its bytes came.
+    pub(in crate::spool) fn is_here(&self) -> bool {
+        matches!(self.state.as_str(), "published" | "received" | "consumed")
+    }
+
     /// It may be asked for again without being offered anew.
     pub(in crate::spool) fn is_open(&self) -> bool {
         matches!(self.state.as_str(), "incoming" | "deferred" | "quarantined")
@@ -51,6 +58,15 @@ impl InboundShown {
     pub(in crate::spool) fn is_refused_for_good(&self) -> bool {
         self.state == "refused" && self.error.as_deref() == Some(CONTRADICTS)
     }
+}
+
+/// Puts the row at its place, with the present time.
+fn show(order: u64, row: &InboundShown, batch: &mut Batch) {
+    let row = InboundShown {
+        at: now_secs(),
+        ..row.clone()
+    };
+    batch.insert(IN_ORDER, &Newest(order), &row);
 }
 
 impl Ledger {
@@ -71,7 +87,7 @@ impl Ledger {
             };
             batch.insert(INBOUND, &row.bundle, &known);
         }
-        batch.insert(IN_ORDER, &Newest(order), row);
+        show(order, row, batch);
         Ok(order)
     }
 
@@ -92,7 +108,7 @@ impl Ledger {
             receipt: receipt.cloned(),
         };
         batch.insert(INBOUND, &row.bundle, &known);
-        batch.insert(IN_ORDER, &Newest(order), row);
+        show(order, row, batch);
         Ok(order)
     }
 
@@ -130,6 +146,7 @@ impl Ledger {
     ) -> Result<(), SpoolError> {
         self.reshow(bundle, batch, |row| {
             row.state = state.into();
+            row.at = now_secs();
             true
         })
     }
@@ -168,6 +185,12 @@ impl Ledger {
             batch.insert(IN_ORDER, &place, &row);
         }
         Ok(())
+    }
+
+    /// How many rows there are, counted up to `most`.
+    pub(in crate::spool) fn inbound_rows(&self, most: usize) -> usize {
+        let keys = self.journal.keys(IN_ORDER.all(), most);
+        keys.map_or(0, |keys| keys.len())
     }
 
     /// The newest rows first, at most `limit`, after the one at the place `before`.

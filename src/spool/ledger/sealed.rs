@@ -195,6 +195,18 @@ impl Ledger {
         Ok(row.map(|row| row.sealed_at))
     }
 
+    /// Its place among all bundles of ours: the greater, the newer.
+    pub(in crate::spool) fn place(&self, bundle: BundleId) -> Result<Option<u64>, SpoolError> {
+        let row = self.journal.row(BUNDLES, &bundle)?;
+        Ok(row.map(|row| row.order))
+    }
+
+    /// How many bundles of ours there are, counted as far as [`COUNT_MAX`].
+    pub(in crate::spool) fn count_outbound(&self) -> u64 {
+        let keys = self.journal.keys(OUT_ORDER.all(), COUNT_MAX);
+        keys.map_or(0, |keys| keys.len() as u64)
+    }
+
     /// Bundles of ours, the newest first, at most `limit`, after the one at the place `before`.
     pub(in crate::spool) fn outbound(
         &self,

@@ -79,6 +79,12 @@ impl Content {
         rations.begin(bundle, origin, (here, left), now);
     }
 
+    /// Bytes of a bundle that arrives which are here, and how many come in a second.
+    pub(in crate::spool) fn arrival_progress(&self, bundle: BundleId) -> Option<(u64, u64)> {
+        let now = self.room_clock();
+        self.room.rations.lock().progress(bundle, now)
+    }
+
     /// Bytes of it are on the disk.
     pub(in crate::spool) fn arrival_wrote(&self, bundle: BundleId, bytes: u64) {
         let now = self.room_clock();
