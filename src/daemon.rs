@@ -458,7 +458,7 @@ impl Drop for House {
     fn drop(&mut self) {
         // First, since a command may wait for it.
         if let Some(spool) = &self.spool {
-            spool.end_large_hashing();
+            spool.outbox.end_large_hashing();
         }
         drop(self.control.take());
         self.stop_announcing();

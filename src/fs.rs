@@ -170,7 +170,9 @@ impl Fs {
             .map_err(|bad| std::io::Error::new(std::io::ErrorKind::InvalidInput, bad))?;
         let settings = Settings::new(config.settle, ignore.clone());
         let unsent = ignore.clone();
-        spool.set_unsent(move |path| unsent.matches(path).is_some());
+        spool
+            .outbox
+            .set_unsent(move |path| unsent.matches(path).is_some());
         let readiness = Arc::new(Readiness::new(settings, spool.clone()));
         let outbox = open_root(&spool.layout().outbox())?;
         let inbox = open_root(&spool.layout().inbox())?;
@@ -207,14 +209,14 @@ impl Fs {
             },
             spool,
         });
-        for file in fs.spool.recovered() {
+        for file in fs.spool.outbox.recovered() {
             readiness.feed_found(Event::Recovered {
                 ino: file.ino,
                 path: file.path,
                 incomplete: file.incomplete,
             });
         }
-        for tree in fs.spool.recovered_trees() {
+        for tree in fs.spool.outbox.recovered_trees() {
             let file = |file: RecoveredFile| (file.ino, file.path, file.incomplete);
             readiness.feed_found(Event::TreeRecovered {
                 tree: tree.tree,
@@ -334,7 +336,7 @@ impl Fs {
     fn attr(&self, id: NodeId, stat: &Stat) -> Attr {
         let nlink = links(stat);
         let visible = match kind_of(stat) {
-            Some(Kind::File) if nlink > 1 => self.spool.visible_links(stat.st_ino, nlink),
+            Some(Kind::File) if nlink > 1 => self.spool.outbox.visible_links(stat.st_ino, nlink),
             Some(
                 Kind::File
                 | Kind::Directory

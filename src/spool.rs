@@ -62,9 +62,7 @@ pub(crate) use self::outbox::MarkKind;
 use self::outbox::Outbox;
 pub(crate) use self::outbox::Underway;
 pub(crate) use self::outbox::gate::{Gate, GateGuard};
-use self::outbox::jobs::Jobs;
 pub(crate) use self::outbox::send::{SendRequest, Sent};
-use self::outbox::tail::TailHasher;
 pub(crate) use self::outbox::tree::{RecoveredTree, TreeRequest};
 pub(crate) use self::private::{make_state_directory, remove_state_directory};
 use self::shown::Counters;
@@ -499,8 +497,9 @@ pub(crate) struct Spool {
     journal: Arc<Journal>,
     /// See [`decision`].
     deciding: Mutex<()>,
-    content: Content,
-    outbox: Outbox,
+    content: Arc<Content>,
+    /// What is in the outbox.
+    pub(crate) outbox: Outbox,
     inbox: Inbox,
     ledger: Ledger,
     /// Whether there may be rows of names that wait: see `home`.
@@ -508,24 +507,14 @@ pub(crate) struct Spool {
     epoch: AtomicU64,
     incarnation: [u8; 16],
     next_seq: AtomicU64,
-    gates: Mutex<HashMap<u64, Weak<Gate>>>,
     group: Group,
     /// Sealed or published, and not durable yet.
     volatile: Mutex<HashSet<BundleId>>,
     arriving: Mutex<HashMap<BundleId, InboundShown>>,
-    /// Inodes whose digest is to be compared with the recorded one.
-    recheck: Mutex<HashMap<u64, Recheck>>,
-    recovered: Mutex<Vec<RecoveredFile>>,
-    recovered_trees: Mutex<Vec<RecoveredTree>>,
-    next_tree: AtomicU64,
-    /// Whether any inode of the outbox has, or had since the start, more than one name.
-    any_links: AtomicBool,
     /// The bundles of many files that were used last; a few, so that it is bounded.
     large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
     bells: RwLock<Vec<Bell>>,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
-    /// See [`Self::set_unsent`].
-    unsent: RwLock<Option<outbox::moved_on::IsUnsent>>,
     changes: Mutex<u64>,
     changed: Condvar,
     counters: Counters,
@@ -536,8 +525,6 @@ pub(crate) struct Spool {
     proofs: inbox::proofs::Proofs,
     /// The journal was missing at start.
     rebuilt: bool,
-    jobs: Arc<Jobs>,
-    tails: TailHasher,
     /// Closing it releases the lock on the state directory.
     lock: Mutex<Option<StateLock>>,
 }
@@ -600,17 +587,19 @@ impl Spool {
         let group = Group::load(&journal, &layout, &config.identity)?;
         let ledger = Ledger::load(&journal)?;
         let sealers = config.sealers.max(1);
-        let tails = TailHasher::start().on("start a thread for", &state)?;
+        let content = Arc::new(Content::new(&journal, &layout, room));
+        let outbox = Outbox::new(&journal, &content, &roots.outbox);
+        let outbox = outbox.on("start a thread for", &state)?;
         let spool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            content: Content::new(&journal, &layout, room),
+            content,
             layout,
             roots,
             dress: config.dress,
             identity: config.identity,
             lifetime: RwLock::new(config.lifetime),
             deciding: Mutex::new(()),
-            outbox: Outbox::new(&journal),
+            outbox,
             inbox: Inbox::new(&journal),
             ledger,
             journal,
@@ -618,19 +607,12 @@ impl Spool {
             epoch: AtomicU64::new(epoch),
             incarnation: peer::random(),
             next_seq: AtomicU64::new(1),
-            gates: Mutex::default(),
             group,
             volatile: Mutex::default(),
             arriving: Mutex::default(),
-            recheck: Mutex::default(),
-            recovered: Mutex::default(),
-            recovered_trees: Mutex::default(),
-            next_tree: AtomicU64::new(1),
-            any_links: AtomicBool::new(false),
             large_manifests: Mutex::default(),
             bells: RwLock::default(),
             observer: RwLock::default(),
-            unsent: RwLock::default(),
             changes: Mutex::new(1),
             changed: Condvar::new(),
             counters: Counters::default(),
@@ -640,8 +622,6 @@ impl Spool {
             doubts: inbox::doubt::Doubts::default(),
             proofs,
             rebuilt,
-            jobs: Arc::new(Jobs::new()),
-            tails,
             lock: Mutex::new(Some(lock)),
         });
         spool.begin_policy()?;
@@ -653,7 +633,7 @@ impl Spool {
         save_boot(&state)?;
         spool.history.start(&spool)?;
         spool.start_checking(last)?;
-        let sealing = spool.jobs.start(&spool, sealers);
+        let sealing = spool.outbox.start_sealing(&spool, sealers);
         sealing.on("start a thread for", &state)?;
         spool.start_ager().on("start a thread for", &state)?;
         Ok(spool)
@@ -662,11 +642,11 @@ impl Spool {
     /// Finishes small seals that are queued, makes everything durable, ends the threads, and gives the lock up.
     pub(crate) fn close(&self) {
         self.content.watch_disk();
-        self.tails.stop();
+        self.outbox.stop_hashing();
         self.doubts.stop();
         self.history.stop();
         self.stop_ager();
-        self.jobs.stop();
+        self.outbox.stop_sealing();
         self.journal.close();
         if let Some(lock) = self.lock.lock().take() {
             if self.journal.trouble().is_none()

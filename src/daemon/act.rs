@@ -24,7 +24,7 @@ fn bundle_of(spool: &Spool, what: &Named) -> Result<BundleId, Acted> {
     let named = what.bundle.as_deref();
     let found = spool
         .find_outbound(path.as_ref(), named.and_then(BundleId::from_hex))
-        .or_else(|| spool.sent_as(named?));
+        .or_else(|| spool.outbox.sent_as(named?));
     found.ok_or_else(|| {
         let called = path.map_or_else(
             || what.bundle.clone().unwrap_or_default(),

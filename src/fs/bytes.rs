@@ -142,7 +142,7 @@ impl Fs {
         }
         let gate = (backing.area == Area::Outbox && (access.writes || access.truncates))
             // The spool no longer knows the gate of a file without names; all its writers share the one there is.
-            .then(|| shared.unwrap_or_else(|| self.spool.gate(backing.ino)));
+            .then(|| shared.unwrap_or_else(|| self.spool.outbox.gate(backing.ino)));
         let fh = self.handles.number();
         Ok(Some(Arc::new(OpenFile::new(
             fh,
@@ -200,7 +200,7 @@ impl Fs {
             if let Some(mut event) = event {
                 if let Event::Opened { names, .. } = &mut event {
                     // With the gate locked: what is linked meanwhile is not sealed before the machine hears of this.
-                    *names = fs.spool.names_of(file.ino);
+                    *names = fs.spool.outbox.names_of(file.ino);
                 }
                 fs.readiness.feed_held(event);
             }
@@ -335,7 +335,7 @@ impl Fs {
             Ok(Some(mut guard)) => {
                 let result = op(self, &modify, &mut guard);
                 if result.is_err() {
-                    self.spool.not_modified(&mut guard);
+                    self.spool.outbox.not_modified(&mut guard);
                 }
                 drop(guard);
                 done(result);
@@ -346,7 +346,7 @@ impl Fs {
                     let result = fs.enter_blocking(&gate, &modify).and_then(|mut guard| {
                         let result = op(&fs, &modify, &mut guard);
                         if result.is_err() {
-                            fs.spool.not_modified(&mut guard);
+                            fs.spool.outbox.not_modified(&mut guard);
                         }
                         result
                     });
@@ -447,7 +447,7 @@ impl Fs {
         let admitted = match self.admit_write(offset, data.len()) {
             Ok(admitted) => admitted,
             Err(error) => {
-                self.spool.not_modified(guard);
+                self.spool.outbox.not_modified(guard);
                 return Err(error);
             }
         };
@@ -490,7 +490,7 @@ impl Fs {
         }
         match failed {
             Some(error) if written == 0 => {
-                self.spool.not_modified(guard);
+                self.spool.outbox.not_modified(guard);
                 Err(error)
             }
             failed => {
@@ -513,7 +513,7 @@ impl Fs {
         let written = written?;
         if written.tail {
             match modify.file.file.try_clone() {
-                Ok(file) => self.spool.tail(gate, file),
+                Ok(file) => self.spool.outbox.tail(gate, file),
                 Err(error) => tracing::debug!(%error, "no descriptor for the tail hasher"),
             }
         }
@@ -650,7 +650,7 @@ impl Fs {
             path: modify.path.clone(),
             names: match fh {
                 Some(_) => Vec::new(),
-                None => self.spool.names_of(file.ino),
+                None => self.spool.outbox.names_of(file.ino),
             },
             fh,
             size,

@@ -82,7 +82,7 @@ impl Fs {
         let place = self.outbox_place(at.parent, at.name)?;
         let (file, stat) = self.make_file(at.parent, &place, mode, caller)?;
         let entry = self.entry(at.parent, at.name, Area::Outbox, &stat)?;
-        let gate = self.spool.gate(stat.st_ino);
+        let gate = self.spool.outbox.gate(stat.st_ino);
         let path = place.rel()?;
         let fh = self.handles.number();
         let open = OpenFile::new(
@@ -192,7 +192,7 @@ impl Fs {
             mode: mode & 0o7777,
         };
         // Nobody knows of it before the answer.
-        let gate = self.spool.gate(ino);
+        let gate = self.spool.outbox.gate(ino);
         let _held = gate.try_lock();
         self.readiness.feed_held(created);
         self.readiness.feed_held(Event::Released { ino, fh });
@@ -296,7 +296,7 @@ impl Fs {
         if left == 0 {
             0
         } else {
-            self.spool.visible_links(stat.st_ino, left)
+            self.spool.outbox.visible_links(stat.st_ino, left)
         }
     }
 
@@ -430,7 +430,7 @@ impl Fs {
             && matches!(backing.kind, Kind::File | Kind::Symlink)
         {
             let ino = backing.ino;
-            let mut names = self.spool.names_of(ino);
+            let mut names = self.spool.outbox.names_of(ino);
             if names.is_empty() {
                 names.push(place.rel()?);
             }

@@ -62,8 +62,8 @@ impl Readiness {
     pub(crate) fn feed(&self, event: Event) {
         for action in self.decide(event) {
             match action {
-                Action::MarkClosed { ino, .. } => self.spool.mend_mark(ino),
-                Action::Unmark { ino } => self.spool.unmark_closed(ino),
+                Action::MarkClosed { ino, .. } => self.spool.outbox.mend_mark(ino),
+                Action::Unmark { ino } => self.spool.outbox.unmark_closed(ino),
                 Action::MarkTorn { .. }
                 | Action::Seal { .. }
                 | Action::SealTree { .. }
@@ -78,12 +78,12 @@ impl Readiness {
     pub(crate) fn feed_held(&self, event: Event) {
         for action in self.decide(event) {
             match action {
-                Action::MarkClosed { ino, path } => self.spool.mark_closed(ino, &path),
+                Action::MarkClosed { ino, path } => self.spool.outbox.mark_closed(ino, &path),
                 Action::MarkTorn { ino, path } => {
                     tracing::info!(%path, "its writer was killed, or a write failed: held back as incomplete");
-                    self.spool.mark_torn(ino, &path);
+                    self.spool.outbox.mark_torn(ino, &path);
                 }
-                Action::Unmark { ino } => self.spool.unmark(ino),
+                Action::Unmark { ino } => self.spool.outbox.unmark(ino),
                 Action::Seal { .. }
                 | Action::SealTree { .. }
                 | Action::DropTree { .. }
@@ -97,8 +97,8 @@ impl Readiness {
     pub(crate) fn feed_found(&self, event: Event) {
         for action in self.decide(event) {
             match action {
-                Action::MarkTorn { ino, path } => self.spool.mark_torn(ino, &path),
-                Action::Unmark { ino } => self.spool.unmark(ino),
+                Action::MarkTorn { ino, path } => self.spool.outbox.mark_torn(ino, &path),
+                Action::Unmark { ino } => self.spool.outbox.unmark(ino),
                 Action::MarkClosed { .. }
                 | Action::Seal { .. }
                 | Action::SealTree { .. }

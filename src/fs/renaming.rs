@@ -39,7 +39,7 @@ impl Moving {
             return Ok(());
         }
         for (tree, old, new) in fs.readiness.trees_below(from, to) {
-            fs.spool.tree_moving(tree, &old, &new)?;
+            fs.spool.outbox.tree_moving(tree, &old, &new)?;
             self.moved.push((tree, old, new));
         }
         if !fs.readiness.is_commit(from, to) {
@@ -51,6 +51,7 @@ impl Moving {
         let below = directories.iter().filter_map(relative).collect();
         let tree = fs
             .spool
+            .outbox
             .tree_renaming(from, to, stat.st_ino, &files, below)?;
         let moved = |path: RelPath| path.rebase(from, to);
         let file = |(ino, path): (u64, RelPath)| Some((ino, path.rebase(from, to)?));
@@ -74,10 +75,10 @@ impl Moving {
     /// The rename did not happen.
     fn undo(&mut self, fs: &Fs) {
         for begun in self.begun.drain(..) {
-            fs.spool.tree_dropped(begun.tree);
+            fs.spool.outbox.tree_dropped(begun.tree);
         }
         for (tree, old, new) in self.moved.drain(..) {
-            if let Err(error) = fs.spool.tree_moving(tree, &new, &old) {
+            if let Err(error) = fs.spool.outbox.tree_moving(tree, &new, &old) {
                 tracing::warn!(%error, path = %old, "cannot record where a directory is");
             }
         }

@@ -71,7 +71,7 @@ impl Fs {
                 files,
                 directories,
             } => self.seal_tree(tree, root, files, directories),
-            Action::DropTree { tree } => self.spool.tree_dropped(tree),
+            Action::DropTree { tree } => self.spool.outbox.tree_dropped(tree),
             // Made by whoever fed the machine.
             Action::MarkClosed { .. } | Action::MarkTorn { .. } | Action::Unmark { .. } => {}
             Action::CountRemoved { path } => {
@@ -103,8 +103,8 @@ impl Fs {
                 results: results.collect(),
             });
         });
-        let gate = self.spool.gate(ino);
-        self.spool.seal(SealRequest {
+        let gate = self.spool.outbox.gate(ino);
+        self.spool.outbox.seal(SealRequest {
             gate,
             names,
             more,
@@ -138,7 +138,7 @@ impl Fs {
             let result = result_of(&outcome);
             readiness.feed(Event::TreeDone { tree, result });
         });
-        self.spool.seal_tree(TreeRequest {
+        self.spool.outbox.seal_tree(TreeRequest {
             tree,
             root,
             files,

@@ -57,7 +57,7 @@ impl Fs {
         if place.area == Area::Inbox {
             return Ok(self.spool.inbox_state(&path, backing.ino));
         }
-        let names = self.spool.names_of(backing.ino);
+        let names = self.spool.outbox.names_of(backing.ino);
         let sent = names
             .iter()
             .take(NAMES_MAX)

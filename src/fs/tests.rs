@@ -378,11 +378,11 @@ impl TestFs {
     /// The gate of a file of the outbox. While it is held, the spool forgets it only when it hears that the inode has no
     /// name any more.
     fn gate(&self, name: &str) -> Arc<Gate> {
-        self.spool.gate(self.ino(name))
+        self.spool.outbox.gate(self.ino(name))
     }
     /// Whether the spool heard that the inode of `gate` has no name any more.
     fn is_removed(&self, gate: &Arc<Gate>) -> bool {
-        !Arc::ptr_eq(gate, &self.spool.gate(gate.ino()))
+        !Arc::ptr_eq(gate, &self.spool.outbox.gate(gate.ino()))
     }
     /// The marks of the outbox.
     fn marks(&self) -> Vec<(MarkKind, String)> {

@@ -95,7 +95,7 @@ impl Dress {
 /// The roots of the trees.
 #[derive(Debug)]
 pub(super) struct Roots {
-    outbox: Arc<Root>,
+    pub(super) outbox: Arc<Root>,
     inbox: Arc<Root>,
     unverified: Arc<Root>,
 }

@@ -21,24 +21,31 @@ pub(in crate::spool) mod tail;
 pub(in crate::spool) mod tree;
 mod underway;
 
+use self::jobs::Jobs;
+use self::moved_on::IsUnsent;
 pub(crate) use self::tables::MarkKind;
 pub(in crate::spool) use self::tables::OutName;
 use self::tables::{MARKS, OUT_NAMES};
+use self::tail::TailHasher;
 pub(crate) use self::underway::Underway;
 use crate::journal::Journal;
-use std::collections::BTreeSet;
 use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::beneath::Root;
+use super::content::Content;
 use super::durable::OnPath;
 use super::journal::Batch;
 use super::keys::{At, Beneath};
-use super::{FileState, Gate, GateGuard, RecoveredFile, RecoveredTree, Spool, SpoolError};
+use super::{FileState, Gate, GateGuard, Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError};
 use crate::bundle::{RelPath, Stage};
 
 /// Gates are looked through for dead ones each time their number has doubled past this.
@@ -48,19 +55,81 @@ const GATES_SWEEP: usize = 4096;
 const RENAME_PAGE: usize = 1000;
 
 /// What is in the outbox and what was sent of it.
-pub(in crate::spool) struct Outbox {
+pub(crate) struct Outbox {
     journal: Arc<Journal>,
+    content: Arc<Content>,
+    /// The tree that the mount shows.
+    root: Arc<Root>,
+    gates: Mutex<HashMap<u64, Weak<Gate>>>,
+    /// Inodes whose digest is to be compared with the recorded one.
+    recheck: Mutex<HashMap<u64, Recheck>>,
+    recovered: Mutex<Vec<RecoveredFile>>,
+    recovered_trees: Mutex<Vec<RecoveredTree>>,
+    next_tree: AtomicU64,
+    /// Whether any inode of the outbox has, or had since the start, more than one name.
+    any_links: AtomicBool,
+    /// See [`Self::set_unsent`].
+    unsent: RwLock<Option<IsUnsent>>,
+    jobs: Arc<Jobs>,
+    tails: TailHasher,
 }
 
 impl Outbox {
-    pub(in crate::spool) fn new(journal: &Arc<Journal>) -> Self {
-        Self {
+    /// Starts the tail hasher; the sealers wait for [`Self::start_sealing`].
+    pub(in crate::spool) fn new(
+        journal: &Arc<Journal>,
+        content: &Arc<Content>,
+        root: &Arc<Root>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
             journal: Arc::clone(journal),
-        }
+            content: Arc::clone(content),
+            root: Arc::clone(root),
+            gates: Mutex::default(),
+            recheck: Mutex::default(),
+            recovered: Mutex::default(),
+            recovered_trees: Mutex::default(),
+            next_tree: AtomicU64::new(1),
+            any_links: AtomicBool::new(false),
+            unsent: RwLock::default(),
+            jobs: Arc::new(Jobs::new()),
+            tails: TailHasher::start()?,
+        })
     }
-}
 
-impl Spool {
+    /// Starts the sealers.
+    pub(in crate::spool) fn start_sealing(
+        &self,
+        spool: &Arc<Spool>,
+        sealers: usize,
+    ) -> std::io::Result<()> {
+        self.jobs.start(spool, sealers)
+    }
+
+    /// Ends the tail hasher. What it did not get to is hashed at the close, or at the next start.
+    pub(in crate::spool) fn stop_hashing(&self) {
+        self.tails.stop();
+    }
+
+    /// Finishes small seals, drops the others, and ends the sealers.
+    pub(in crate::spool) fn stop_sealing(&self) {
+        self.jobs.stop();
+    }
+
+    /// Waits until no descriptor of a removed file is held here; not for long. Says whether one was.
+    pub(in crate::spool) fn let_go(&self) -> bool {
+        self.tails.let_go()
+    }
+
+    /// Whether the inode is to be compared with what is recorded of it.
+    pub(in crate::spool) fn is_to_be_compared(&self, ino: u64) -> bool {
+        self.recheck.lock().contains_key(&ino)
+    }
+
+    fn live_gate(&self, ino: u64) -> Option<Arc<Gate>> {
+        self.gates.lock().get(&ino).and_then(Weak::upgrade)
+    }
+
     /// The write gate of a backing inode; the same one for everybody while anybody holds it.
     pub(crate) fn gate(&self, ino: u64) -> Arc<Gate> {
         let mut gates = self.gates.lock();
@@ -85,9 +154,13 @@ impl Spool {
     }
 
     /// Opens a file of the outbox to hash it; `None` when the name shows another inode by now, or nothing.
-    pub(super) fn open_member(&self, path: &RelPath, ino: u64) -> Result<Option<File>, SpoolError> {
-        let at = self.outbox().shown(path);
-        let file = match self.outbox().open(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+    pub(in crate::spool) fn open_member(
+        &self,
+        path: &RelPath,
+        ino: u64,
+    ) -> Result<Option<File>, SpoolError> {
+        let at = self.root.shown(path);
+        let file = match self.root.open(path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(file) => File::from(file),
             // The last two: it was moved during the walk.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::AGAIN) => {
@@ -99,10 +172,37 @@ impl Spool {
         Ok((meta.ino() == ino && meta.is_file()).then_some(file))
     }
 
-    pub(super) fn live_gate(&self, ino: u64) -> Option<Arc<Gate>> {
-        self.gates.lock().get(&ino).and_then(Weak::upgrade)
+    /// `st_nlink` as the user should see it: without the link in `content/`, which may be the last one left.
+    pub(crate) fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
+        if st_nlink > 0 && self.content.linked(ino).is_some() {
+            st_nlink - 1
+        } else {
+            st_nlink
+        }
     }
 
+    /// To be called with the gate locked when the operation that [`Spool::before_modify`] admitted failed without changing
+    /// anything: a file of which nothing else was changed since is as it was before, and is not to be taken for one whose
+    /// writer was killed.
+    pub(crate) fn not_modified(&self, gate: &mut GateGuard<'_>) {
+        if !std::mem::take(&mut gate.state().untouched) {
+            return;
+        }
+        self.unmark(gate.gate().ino());
+    }
+
+    /// Files that recovery found closed but not sealed, and incomplete ones: to be fed to `ready` at start. Once.
+    pub(crate) fn recovered(&self) -> Vec<RecoveredFile> {
+        std::mem::take(&mut *self.recovered.lock())
+    }
+
+    /// Directories that recovery found committed as one bundle and not sealed. Once.
+    pub(crate) fn recovered_trees(&self) -> Vec<RecoveredTree> {
+        std::mem::take(&mut *self.recovered_trees.lock())
+    }
+}
+
+impl Spool {
     /// To be called with the gate locked, before any modifying operation on the inode (WRITE, size change, FALLOCATE,
     /// O_TRUNC). Cheap: two flag tests, after the first call since the last seal. Marks the inode `open`. `false`: the
     /// old bytes are still needed, call [`Self::copy_out`] first, on a thread that may block.
@@ -122,19 +222,9 @@ impl Spool {
             }
             gate.state().sealed = None;
         }
-        self.mark_open(gate, path, batch)?;
+        self.outbox.mark_open(gate, path, batch)?;
         drop(decide);
         Ok(true)
-    }
-
-    /// To be called with the gate locked when the operation that [`Self::before_modify`] admitted failed without changing
-    /// anything: a file of which nothing else was changed since is as it was before, and is not to be taken for one whose
-    /// writer was killed.
-    pub(crate) fn not_modified(&self, gate: &mut GateGuard<'_>) {
-        if !std::mem::take(&mut gate.state().untouched) {
-            return;
-        }
-        self.unmark(gate.gate().ino());
     }
 
     /// A name in the outbox moved; `directory` says that everything below moved with it.
@@ -149,14 +239,8 @@ impl Spool {
         }
     }
 
-    /// The row of a file that has the name `to` now.
-    pub(super) fn put_moved(&self, row: OutName, to: &RelPath, batch: &mut Batch) {
-        self.file_moved(&row, to, batch);
-        batch.insert(OUT_NAMES, to, &row);
-    }
-
     fn move_name(&self, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
-        let _decide = self.decide();
+        let decide = self.decide();
         let mut batch = Batch::default();
         if let Some(before) = self.outbox.name(to)? {
             self.file_gone(&before)?;
@@ -165,19 +249,19 @@ impl Spool {
             Some(row) => {
                 batch.remove(OUT_NAMES, from);
                 self.history.name_moved(row.bundle);
-                self.put_moved(row.moved(from), to, &mut batch);
+                self.outbox.put_moved(row.moved(from), to, &mut batch);
             }
             None => batch.remove(OUT_NAMES, to),
         }
-        self.move_link(from, to, &mut batch)?;
+        decide.outbox.move_link(from, to, &mut batch)?;
         self.journal.submit(batch)?;
-        self.move_mark(from, to)
+        self.outbox.move_mark(from, to)
     }
 
     fn move_names_below(&self, from: &RelPath, to: &RelPath) -> Result<(), SpoolError> {
-        let _decide = self.decide();
-        self.move_links_below(from, to)?;
-        self.move_marks(|path| path.rebase(from, to))?;
+        let decide = self.decide();
+        decide.outbox.move_links_below(from, to)?;
+        self.outbox.move_marks(|path| path.rebase(from, to))?;
         let mut after: Option<RelPath> = None;
         loop {
             let below = OUT_NAMES.below(&Beneath(from)).after(after.as_ref());
@@ -187,7 +271,8 @@ impl Spool {
                 batch.remove(OUT_NAMES, old);
                 if let Some(new) = old.rebase(from, to) {
                     self.history.name_moved(row.bundle);
-                    self.put_moved(row.clone().moved(old), &new, &mut batch);
+                    self.outbox
+                        .put_moved(row.clone().moved(old), &new, &mut batch);
                 }
             }
             self.journal.submit(batch)?;
@@ -208,9 +293,10 @@ impl Spool {
     /// Row by row in the order of what follows the two names, so that what was exchanged is not met again: memory does not
     /// grow with the size of the directories.
     fn exchange_names(&self, a: &RelPath, b: &RelPath) -> Result<(), SpoolError> {
-        let _decide = self.decide();
-        self.exchange_links(a, b)?;
-        self.move_marks(|path| path.rebase(a, b).or_else(|| path.rebase(b, a)))?;
+        let decide = self.decide();
+        decide.outbox.exchange_links(a, b)?;
+        self.outbox
+            .move_marks(|path| path.rebase(a, b).or_else(|| path.rebase(b, a)))?;
         let mut batch = Batch::default();
         self.exchange_rows(a, b, &mut batch)?;
         self.journal.submit(batch)?;
@@ -270,7 +356,7 @@ impl Spool {
             match row {
                 Some(row) => {
                     self.history.name_moved(row.bundle);
-                    self.put_moved(row.moved(from), to, batch);
+                    self.outbox.put_moved(row.moved(from), to, batch);
                 }
                 None => batch.remove(OUT_NAMES, to),
             }
@@ -292,42 +378,25 @@ impl Spool {
         ino: u64,
         visible_links: u64,
     ) -> Result<(), SpoolError> {
-        let _decide = self.decide();
+        let decide = self.decide();
         let mut batch = Batch::default();
         let row = self.outbox.name(path)?;
         if let Some(row) = row.filter(|row| row.stat.ino == ino) {
             batch.remove(OUT_NAMES, path);
             self.file_gone(&row)?;
         }
-        self.unlink_row(ino, path, visible_links, &mut batch);
+        decide
+            .outbox
+            .unlink_row(ino, path, visible_links, &mut batch);
         if visible_links == 0 {
             batch.remove(MARKS, &ino);
-            let gate = self.gates.lock().remove(&ino);
+            let gate = self.outbox.gates.lock().remove(&ino);
             if let Some(gate) = gate.and_then(|gate| gate.upgrade()) {
                 gate.retire();
             }
             return self.content.last_name_gone(ino, batch);
         }
         Ok(self.journal.submit(batch)?)
-    }
-
-    /// `st_nlink` as the user should see it: without the link in `content/`, which may be the last one left.
-    pub(crate) fn visible_links(&self, ino: u64, st_nlink: u64) -> u64 {
-        if st_nlink > 0 && self.content.linked(ino).is_some() {
-            st_nlink - 1
-        } else {
-            st_nlink
-        }
-    }
-
-    /// Files that recovery found closed but not sealed, and incomplete ones: to be fed to `ready` at start. Once.
-    pub(crate) fn recovered(&self) -> Vec<RecoveredFile> {
-        std::mem::take(&mut *self.recovered.lock())
-    }
-
-    /// Directories that recovery found committed as one bundle and not sealed. Once.
-    pub(crate) fn recovered_trees(&self) -> Vec<RecoveredTree> {
-        std::mem::take(&mut *self.recovered_trees.lock())
     }
 
     /// What is known of the file shown at `path` in the outbox.

@@ -59,15 +59,7 @@ impl Spool {
         self.recover_renames(same_boot)?;
         self.recover_leaving()?;
         self.recover_inbox()?;
-        let mut recovered = self.recover_outbox(same_boot && !rebuilds)?;
-        self.recover_trees(&mut recovered)?;
-        if !recovered.is_empty() {
-            tracing::info!(
-                files = recovered.len(),
-                "found files in the outbox that were not sealed"
-            );
-        }
-        *self.recovered.lock() = recovered;
+        self.recover_outbox(same_boot && !rebuilds)?;
         self.drop_bad_cancels()?;
         self.look_home(false)?;
         self.sweep_kept()?;
@@ -227,7 +219,7 @@ impl Spool {
             return Ok(());
         }
         // Its name in the outbox is hashed anyway.
-        if record.is_some() && self.recheck.lock().contains_key(&found.ino) {
+        if record.is_some() && self.outbox.is_to_be_compared(found.ino) {
             return Ok(());
         }
         if self.content.is_needed(digest)? {

@@ -167,7 +167,7 @@ impl Node {
             .write(true)
             .open(self.outbox(path))
             .unwrap();
-        let gate = self.spool().gate(self.ino(path));
+        let gate = self.spool().outbox.gate(self.ino(path));
         let mut guard = gate.lock();
         if !self.spool().before_modify(&mut guard, &rel(path)).unwrap() {
             self.spool()
@@ -180,9 +180,9 @@ impl Node {
     }
 
     fn close(&self, path: &str) {
-        let gate = self.spool().gate(self.ino(path));
+        let gate = self.spool().outbox.gate(self.ino(path));
         let _held = gate.lock();
-        self.spool().mark_closed(gate.ino(), &rel(path));
+        self.spool().outbox.mark_closed(gate.ino(), &rel(path));
     }
 
     /// Writes as a program would through the mount, and seals.
@@ -202,6 +202,7 @@ impl Node {
     fn ask_seal(&self, path: &str) -> crossbeam_channel::Receiver<SealOutcome> {
         let gate = self
             .spool()
+            .outbox
             .gate(fs::metadata(self.outbox(path)).unwrap().ino());
         let (done, outcome) = crossbeam_channel::bounded(1);
         let name = SealName {
@@ -209,7 +210,9 @@ impl Node {
             renamed_from: None,
         };
         let done = move |outcome| done.send(outcome).unwrap();
-        self.spool().seal(SealRequest::alone(gate, name, done));
+        self.spool()
+            .outbox
+            .seal(SealRequest::alone(gate, name, done));
         outcome
     }
 
@@ -411,12 +414,15 @@ fn content_is_a_link_and_goes_when_everybody_has_it_and_no_name_shows_it() {
     let meta = fs::metadata(alder.outbox("a")).unwrap();
     assert_eq!(meta.nlink(), 2);
     assert_eq!(
-        alder.spool().visible_links(meta.ino(), 2),
+        alder.spool().outbox.visible_links(meta.ino(), 2),
         1,
         "the content link is not shown"
     );
     fs::remove_file(alder.outbox("a")).unwrap();
-    let left = alder.spool().visible_links(meta.ino(), meta.nlink() - 1);
+    let left = alder
+        .spool()
+        .outbox
+        .visible_links(meta.ino(), meta.nlink() - 1);
     assert_eq!(left, 0, "the content link is no name");
     alder.spool().outbox_removed(&rel("a"), meta.ino(), left);
     assert!(content.exists(), "birch still waits");
@@ -435,7 +441,7 @@ fn sealed_bytes_reach_the_receiver_although_the_file_was_modified_since() {
     let at = alder.outbox("a");
     let file = File::options().read(true).write(true).open(&at).unwrap();
     let rel = RelPath::parse("a").unwrap();
-    let gate = alder.spool().gate(file.metadata().unwrap().ino());
+    let gate = alder.spool().outbox.gate(file.metadata().unwrap().ino());
     {
         let mut guard = gate.lock();
         assert!(
@@ -462,7 +468,7 @@ fn a_modification_costs_no_copy_when_nobody_waits() {
     birch.fetch(&alder, bundle);
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     let ino = fs::metadata(alder.outbox("a")).unwrap().ino();
-    let gate = alder.spool().gate(ino);
+    let gate = alder.spool().outbox.gate(ino);
     assert!(
         alder
             .spool()
@@ -482,6 +488,7 @@ fn a_writer_that_comes_back_while_hashing_spoils_the_seal() {
     fs::write(alder.outbox("a"), b"x").unwrap();
     let gate = alder
         .spool()
+        .outbox
         .gate(fs::metadata(alder.outbox("a")).unwrap().ino());
     gate.lock().add_writer();
     assert!(matches!(alder.seal("a"), SealOutcome::Changed));
@@ -659,7 +666,7 @@ fn after_a_restart_unchanged_files_are_not_sent_again_also_after_chmod_and_link(
     fs::set_permissions(alder.outbox("chmodded"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::hard_link(alder.outbox("linked"), alder.state().join("elsewhere")).unwrap();
     alder.start();
-    for file in alder.spool().recovered() {
+    for file in alder.spool().outbox.recovered() {
         assert!(!file.incomplete, "{file:?}");
         assert!(matches!(
             alder.seal(&file.path.to_string()),
@@ -681,15 +688,15 @@ fn after_a_restart_a_closed_file_is_sealed_and_an_open_one_is_incomplete() {
         fs::write(alder.outbox(name), name).unwrap();
         let ino = fs::metadata(alder.outbox(name)).unwrap().ino();
         let rel = RelPath::parse(name).unwrap();
-        let gate = alder.spool().gate(ino);
+        let gate = alder.spool().outbox.gate(ino);
         assert!(alder.spool().before_modify(&mut gate.lock(), &rel).unwrap());
         if closed {
-            alder.spool().mark_closed(ino, &rel);
+            alder.spool().outbox.mark_closed(ino, &rel);
         }
     }
     alder.stop();
     alder.start();
-    let mut recovered = alder.spool().recovered();
+    let mut recovered = alder.spool().outbox.recovered();
     recovered.sort_by(|a, b| a.path.cmp(&b.path));
     let seen: Vec<_> = recovered
         .iter()
@@ -709,6 +716,7 @@ fn s13_after_a_power_loss_what_was_not_sealed_is_incomplete_and_unrecorded_names
     let ino = fs::metadata(alder.outbox("closed")).unwrap().ino();
     alder
         .spool()
+        .outbox
         .mark_closed(ino, &RelPath::parse("closed").unwrap());
     let bundle = birch.drop_file("from-birch", b"x");
     alder.fetch(&birch, bundle);
@@ -717,7 +725,7 @@ fn s13_after_a_power_loss_what_was_not_sealed_is_incomplete_and_unrecorded_names
     fs::write(alder.inbox("unrecorded"), b"torn").unwrap();
     fs::write(alder.state().join("boot"), "another boot").unwrap();
     alder.start();
-    let recovered = alder.spool().recovered();
+    let recovered = alder.spool().outbox.recovered();
     assert!(
         recovered.len() == 1 && recovered[0].incomplete,
         "{recovered:?}"

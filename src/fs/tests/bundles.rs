@@ -40,7 +40,7 @@ fn a_rename_that_fails_leaves_no_tree() {
     t.put(full.attr.node, "f", b"x");
     assert_eq!(errno(mv(&t, ".d", "d")), libc::ENOTEMPTY);
     t.reopen();
-    assert_eq!(t.spool.recovered_trees(), []);
+    assert_eq!(t.spool.outbox.recovered_trees(), []);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_committed_directory_that_moves_again_is_told_each_time() {
             mv(&t, pair[0], pair[1]).unwrap();
         }
         t.reopen();
-        let trees = t.spool.recovered_trees().into_iter();
+        let trees = t.spool.outbox.recovered_trees().into_iter();
         let roots: Vec<String> = trees.map(|tree| tree.root.to_string()).collect();
         assert_eq!(roots, found, "after {renames}");
     }

@@ -119,16 +119,18 @@ impl Real {
         let at = self.state().join("outbox").join(path);
         fs::rename(&temp, &at).unwrap();
         let rel = RelPath::parse(path).unwrap();
-        let gate = self.spool().gate(fs::metadata(&at).unwrap().ino());
+        let gate = self.spool().outbox.gate(fs::metadata(&at).unwrap().ino());
         self.spool().before_modify(&mut gate.lock(), &rel).unwrap();
-        self.spool().mark_closed(gate.ino(), &rel);
+        self.spool().outbox.mark_closed(gate.ino(), &rel);
         let (done, outcome) = crossbeam_channel::bounded(1);
         let name = SealName {
             path: rel,
             renamed_from: None,
         };
         let done = move |outcome| done.send(outcome).unwrap();
-        self.spool().seal(SealRequest::alone(gate, name, done));
+        self.spool()
+            .outbox
+            .seal(SealRequest::alone(gate, name, done));
         match outcome.recv_timeout(PATIENCE).unwrap() {
             SealOutcome::Sealed(bundle) => bundle,
             other => panic!("{other:?}"),

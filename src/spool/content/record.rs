@@ -185,7 +185,7 @@ impl Spool {
         let Ok(Some(record)) = self.content.record_of(ino) else {
             return act();
         };
-        let gate = self.gate(ino);
+        let gate = self.outbox.gate(ino);
         // Whoever holds it changes the file.
         let guard = gate.try_lock().filter(|guard| guard.writers() == 0);
         let file = self.outbox().open(path, OFlags::PATH).map(File::from);

@@ -234,7 +234,7 @@ impl Spool {
     /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
     pub(crate) fn room_for(&self, len: u64) -> Result<(), SpoolError> {
         match self.content.room.take(len) {
-            Err(SpoolError::NoRoom { .. }) if self.tails.let_go() => self.content.room.take(len),
+            Err(SpoolError::NoRoom { .. }) if self.outbox.let_go() => self.content.room.take(len),
             // What is kept for others goes first.
             Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => {
                 self.content.room.take(len)

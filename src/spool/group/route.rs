@@ -563,14 +563,14 @@ impl Spool {
         // Who consumed a file is not to see it again because its new name was held.
         let earlier = Earlier {
             renamed_from: of.renamed_from.clone(),
-            moved_on: self.moved_on(&of.entries[0].path)?,
+            moved_on: self.outbox.moved_on(&of.entries[0].path)?,
             ..Earlier::default()
         };
         let new = self.manifest_under(&terms, listing, earlier);
         let bundle = new.id();
         self.rows_under(&terms, &new, &mut batch)?;
-        self.tells_no_more(old, of, &mut batch)?;
-        self.tells_moves(&new, &mut batch);
+        self.outbox.tells_no_more(old, of, &mut batch)?;
+        self.outbox.tells_moves(&new, &mut batch);
         self.outbox.sealed_anew(old, &new, &mut batch)?;
         self.content.end_need(old, of.digests(), &mut batch);
         let replaced = Some(bundle);

@@ -385,7 +385,8 @@ impl Spool {
         };
         self.ends_with(batch);
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
-        self.tells_no_more(bundle, manifest.manifest(), batch)?;
+        self.outbox
+            .tells_no_more(bundle, manifest.manifest(), batch)?;
         self.outbox.completed(bundle, manifest.manifest(), batch)?;
         Ok(self
             .content

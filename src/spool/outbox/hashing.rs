@@ -123,7 +123,7 @@ impl Spool {
     ) -> Result<Look, SpoolError> {
         let at = self.outbox().shown(path);
         let len = file.metadata().on("stat", &at)?.len();
-        let doubted = self.recheck.lock().contains_key(&gate.ino());
+        let doubted = self.outbox.recheck.lock().contains_key(&gate.ino());
         let (generation, mut hasher) = {
             let mut guard = gate.lock();
             if guard.writers() > 0 {

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::Outbox;
 use crate::bundle::RelPath;
 use crate::digest::Digest;
 use crate::spool::outbox::hashing::{READ_BYTES, SMALL, Slice};
@@ -327,7 +328,7 @@ impl Drop for Renaming<'_> {
 fn work_loop(spool: &Weak<Spool>, lane: Lane) {
     let mut buffer = vec![0; READ_BYTES];
     // The queue outlives the spool only as long as this.
-    let Some(jobs) = spool.upgrade().map(|spool| Arc::clone(&spool.jobs)) else {
+    let Some(jobs) = spool.upgrade().map(|spool| Arc::clone(&spool.outbox.jobs)) else {
         return;
     };
     while let Some(waiting) = jobs.pop(lane) {
@@ -398,9 +399,9 @@ impl Step {
     }
 }
 
-impl Spool {
+impl Outbox {
     /// The daemon is about to end: whoever hashes something large stops, so that nobody waits for him. What is small is
-    /// sealed until [`Self::close`].
+    /// sealed until [`Spool::close`].
     pub(crate) fn end_large_hashing(&self) {
         self.jobs.end_large();
     }
@@ -418,7 +419,7 @@ impl Spool {
 
     /// Whether what has this name was announced under another.
     fn was_renamed(&self, path: &RelPath) -> bool {
-        let row = self.outbox.name(path);
+        let row = self.name(path);
         row.is_ok_and(|row| row.is_some_and(|row| row.formerly.is_some()))
     }
 

@@ -14,7 +14,9 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Outbox;
 use crate::bundle::RelPath;
+use crate::spool::decision::Guard;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Beneath;
 use crate::spool::outbox::tables::{LINKS, NAMES_OF};
@@ -33,20 +35,7 @@ fn take(ino: u64, path: &RelPath, batch: &mut Batch) {
     batch.remove(NAMES_OF, &(ino, path));
 }
 
-impl Spool {
-    /// The inode at `from` has the name `to` too.
-    pub(crate) fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
-        // First: who looks for names from here on looks.
-        self.any_links.store(true, Ordering::Release);
-        let _decide = self.decide();
-        let mut batch = Batch::default();
-        add(ino, from, &mut batch);
-        add(ino, to, &mut batch);
-        if let Err(error) = self.journal.submit(batch) {
-            tracing::error!(%error, %from, %to, "cannot record a hard link; the next start finds it");
-        }
-    }
-
+impl Outbox {
     /// The names of an inode of the outbox, if it has more than one, in their order.
     pub(crate) fn names_of(&self, ino: u64) -> Vec<RelPath> {
         if !self.any_links.load(Ordering::Acquire) {
@@ -59,8 +48,10 @@ impl Spool {
         });
         names.into_iter().map(|(_, path)| path).collect()
     }
+}
 
-    /// A name is gone; `left` are. Call with the decision lock held.
+impl Guard<'_, Outbox> {
+    /// A name is gone; `left` are.
     pub(in crate::spool) fn unlink_row(
         &self,
         ino: u64,
@@ -79,7 +70,7 @@ impl Spool {
         }
     }
 
-    /// A name moved. Call with the decision lock held.
+    /// A name moved.
     pub(in crate::spool) fn move_link(
         &self,
         from: &RelPath,
@@ -95,7 +86,7 @@ impl Spool {
         Ok(())
     }
 
-    /// A directory moved. Call with the decision lock held.
+    /// A directory moved.
     pub(in crate::spool) fn move_links_below(
         &self,
         from: &RelPath,
@@ -122,7 +113,7 @@ impl Spool {
         }
     }
 
-    /// Two names changed places, with everything below them. Call with the decision lock held.
+    /// Two names changed places, with everything below them.
     pub(in crate::spool) fn exchange_links(
         &self,
         a: &RelPath,
@@ -150,12 +141,27 @@ impl Spool {
         }
         Ok(self.journal.submit(batch)?)
     }
+}
+
+impl Spool {
+    /// The inode at `from` has the name `to` too.
+    pub(crate) fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
+        // First: who looks for names from here on looks.
+        self.outbox.any_links.store(true, Ordering::Release);
+        let _decide = self.decide();
+        let mut batch = Batch::default();
+        add(ino, from, &mut batch);
+        add(ino, to, &mut batch);
+        if let Err(error) = self.journal.submit(batch) {
+            tracing::error!(%error, %from, %to, "cannot record a hard link; the next start finds it");
+        }
+    }
 
     /// At start: drops rows of names that show another inode by now.
     pub(in crate::spool) fn recover_links(&self) -> Result<(), SpoolError> {
         self.each_row(LINKS, |spool, path, ino| {
             if spool.outbox().inode(path)? == Some(*ino) {
-                spool.any_links.store(true, Ordering::Release);
+                spool.outbox.any_links.store(true, Ordering::Release);
                 return Ok(());
             }
             let mut batch = Batch::default();
@@ -171,15 +177,15 @@ impl Spool {
         path: &RelPath,
         nlink: u64,
     ) -> Result<(), SpoolError> {
-        let several = nlink > 2 || (nlink == 2 && self.visible_links(ino, nlink) == 2);
+        let several = nlink > 2 || (nlink == 2 && self.outbox.visible_links(ino, nlink) == 2);
         let known = || self.journal.row(LINKS, path);
         let mut batch = Batch::default();
         if several {
-            self.any_links.store(true, Ordering::Release);
+            self.outbox.any_links.store(true, Ordering::Release);
             if known()? != Some(ino) {
                 add(ino, path, &mut batch);
             }
-        } else if self.any_links.load(Ordering::Acquire) && known()?.is_some() {
+        } else if self.outbox.any_links.load(Ordering::Acquire) && known()?.is_some() {
             take(ino, path, &mut batch);
         }
         Ok(self.journal.submit(batch)?)

@@ -17,10 +17,10 @@
 use super::Outbox;
 use crate::bundle::RelPath;
 use crate::journal::JournalError;
+use crate::spool::SpoolError;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::gate::GateGuard;
 use crate::spool::outbox::tables::{MARKS, Mark, MarkKind};
-use crate::spool::{Spool, SpoolError};
 
 /// Marks looked at at once when a directory moves.
 const MARKS_PAGE: usize = 1000;
@@ -57,9 +57,7 @@ impl Outbox {
         batch.remove(MARKS, &ino);
         self.journal.submit(batch)
     }
-}
 
-impl Spool {
     /// The row of an `open` mark, unless the journal has it. Call with the gate locked, and `batch` submitted at once.
     pub(in crate::spool) fn mark_open(
         &self,
@@ -175,7 +173,7 @@ impl Spool {
         from: &RelPath,
         to: &RelPath,
     ) -> Result<(), SpoolError> {
-        let Some(ino) = self.outbox().inode(to)? else {
+        let Some(ino) = self.root.inode(to)? else {
             return Ok(());
         };
         self.remark(ino, |mark| {

@@ -19,10 +19,11 @@
 //! found after a crash fits. Whatever is in doubt counts as moved on: then a consumed file stays consumed, and an older file
 //! may stay where it is.
 
+use super::Outbox;
 use crate::bundle::{BundleId, Manifest, RelPath, VerifiedManifest};
 use crate::spool::journal::{Batch, Below, Key};
 use crate::spool::keys::Newest;
-use crate::spool::outbox::tables::{LEFT, OutName};
+use crate::spool::outbox::tables::{LEFT, OUT_NAMES, OutName};
 use crate::spool::{Spool, SpoolError};
 
 /// A version of a name. Those of one name sort the newest first.
@@ -101,7 +102,13 @@ pub(in crate::spool) struct Left {
     told_by: Option<BundleId>,
 }
 
-impl Spool {
+impl Outbox {
+    /// The row of a file that has the name `to` now.
+    pub(in crate::spool) fn put_moved(&self, row: OutName, to: &RelPath, batch: &mut Batch) {
+        self.file_moved(&row, to, batch);
+        batch.insert(OUT_NAMES, to, &row);
+    }
+
     /// Which names of the outbox are not sent: what is moved there is told to nobody. None are, until this is called.
     pub(crate) fn set_unsent(&self, is_unsent: impl Fn(&RelPath) -> bool + Send + Sync + 'static) {
         *self.unsent.write() = Some(Box::new(is_unsent));
@@ -125,30 +132,6 @@ impl Spool {
             told_by: None,
         };
         batch.insert(LEFT, &key, &left);
-    }
-
-    /// The file of a row that goes will not be announced by what the row says. At once: the bundle of the row may come to
-    /// its end in the batch that takes the row away. Call with the decision lock held.
-    pub(in crate::spool) fn file_gone(&self, row: &OutName) -> Result<(), SpoolError> {
-        let Some(from) = &row.formerly else {
-            return Ok(());
-        };
-        let mut batch = Batch::default();
-        batch.remove(LEFT, &LeftKey::of(from, row.order));
-        // Who never heard of the name before this one would have heard of it, too.
-        if let Some(manifest) = self.shared_manifest(row.bundle)? {
-            let of = manifest.manifest();
-            if !of.renamed_from.is_empty() && self.is_over_for_all(row.bundle)? {
-                self.forget_told(row.bundle, of, &mut batch)?;
-            }
-        }
-        Ok(self.journal.submit(batch)?)
-    }
-
-    fn is_over_for_all(&self, bundle: BundleId) -> Result<bool, SpoolError> {
-        let deliveries = self.ledger.deliveries_of(bundle)?;
-        Ok(deliveries.iter().all(|(_, state)| state.is_final())
-            && !self.ledger.is_orphan(bundle)?)
     }
 
     /// The newest version of a name that moved on, of those that somebody may still show. Call with the decision lock held.
@@ -213,6 +196,32 @@ impl Spool {
             }
         }
         Ok(())
+    }
+}
+
+impl Spool {
+    /// The file of a row that goes will not be announced by what the row says. At once: the bundle of the row may come to
+    /// its end in the batch that takes the row away. Call with the decision lock held.
+    pub(in crate::spool) fn file_gone(&self, row: &OutName) -> Result<(), SpoolError> {
+        let Some(from) = &row.formerly else {
+            return Ok(());
+        };
+        let mut batch = Batch::default();
+        batch.remove(LEFT, &LeftKey::of(from, row.order));
+        // Who never heard of the name before this one would have heard of it, too.
+        if let Some(manifest) = self.shared_manifest(row.bundle)? {
+            let of = manifest.manifest();
+            if !of.renamed_from.is_empty() && self.is_over_for_all(row.bundle)? {
+                self.outbox.forget_told(row.bundle, of, &mut batch)?;
+            }
+        }
+        Ok(self.journal.submit(batch)?)
+    }
+
+    fn is_over_for_all(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let deliveries = self.ledger.deliveries_of(bundle)?;
+        Ok(deliveries.iter().all(|(_, state)| state.is_final())
+            && !self.ledger.is_orphan(bundle)?)
     }
 }
 

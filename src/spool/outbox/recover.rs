@@ -48,10 +48,8 @@ struct Astray {
 }
 
 impl Spool {
-    pub(in crate::spool) fn recover_outbox(
-        &self,
-        same_boot: bool,
-    ) -> Result<Vec<RecoveredFile>, SpoolError> {
+    /// Runs all of it; what is found is for [`super::Outbox::recovered`].
+    pub(in crate::spool) fn recover_outbox(&self, same_boot: bool) -> Result<(), SpoolError> {
         self.note_displaced()?;
         self.recover_links()?;
         let astray = self.marks_astray()?;
@@ -82,7 +80,15 @@ impl Spool {
             batch.remove(MARKS, ino);
             Ok(spool.journal.submit(batch)?)
         })?;
-        Ok(recovered)
+        self.recover_trees(&mut recovered)?;
+        if !recovered.is_empty() {
+            tracing::info!(
+                files = recovered.len(),
+                "found files in the outbox that were not sealed"
+            );
+        }
+        *self.outbox.recovered.lock() = recovered;
+        Ok(())
     }
 
     fn marks_astray(&self) -> Result<Astray, SpoolError> {
@@ -226,7 +232,7 @@ impl Spool {
     /// The file is to be compared with what is recorded; a mark says so until that is done.
     fn compare(&self, found: &Found, recheck: Recheck) -> Result<(), SpoolError> {
         let ino = found.stat.ino;
-        self.recheck.lock().insert(ino, recheck);
+        self.outbox.recheck.lock().insert(ino, recheck);
         let mark = Mark {
             kind: match recheck {
                 Recheck::SendIfChanged => MarkKind::Closed,

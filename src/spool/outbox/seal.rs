@@ -151,7 +151,7 @@ impl Spool {
                 for bundle in &bundles {
                     spool.volatile.lock().remove(bundle);
                 }
-                spool.free_later(freed);
+                spool.outbox.free_later(freed);
                 spool.ring(&Event::StatusChanged);
             }
         });
@@ -301,13 +301,17 @@ impl Spool {
     /// Queues a look at a file that was sealed before: its content link is made again, and who has not been promised its
     /// bundle yet is.
     pub(in crate::spool) fn look_again(&self, path: RelPath, ino: u64) {
-        self.recheck.lock().insert(ino, Recheck::SendIfChanged);
+        self.outbox
+            .recheck
+            .lock()
+            .insert(ino, Recheck::SendIfChanged);
         let name = SealName {
             path,
             renamed_from: None,
         };
-        self.seal(SealRequest::alone(self.gate(ino), name, |outcome| {
-            tracing::debug!(?outcome, "looked again");
-        }));
+        self.outbox
+            .seal(SealRequest::alone(self.outbox.gate(ino), name, |outcome| {
+                tracing::debug!(?outcome, "looked again");
+            }));
     }
 }

@@ -27,6 +27,7 @@ use crate::bundle::{
 use crate::digest::Digest;
 use crate::encoding;
 use crate::spool::group::route::{Target, Terms};
+use crate::spool::outbox::Outbox;
 use crate::spool::outbox::hashing::{READ_BYTES, Slice};
 use crate::spool::outbox::seal::{Earlier, Gates, Looked, Member, Plan, Taken, gates_of};
 use crate::spool::outbox::tables::SENT_IDS;
@@ -165,7 +166,7 @@ impl Spool {
                     file: None,
                     ..member
                 }),
-                None if self.jobs.are_ending() => {
+                None if self.outbox.jobs.are_ending() => {
                     let why = "the daemon is ending; send it again when it runs";
                     return Ok(Err(why.into()));
                 }
@@ -189,7 +190,7 @@ impl Spool {
             return Ok(None);
         };
         // What a slice hashed stands there, for the next one.
-        let gate = self.gate(ino);
+        let gate = self.outbox.gate(ino);
         loop {
             slice.again();
             match self.look_at_member(&gate, path, slice)? {
@@ -197,7 +198,7 @@ impl Spool {
                 Looked::Member(member) if member.target.is_some() => return Ok(None),
                 Looked::Member(member) => return Ok(Some(*member)),
                 // Who asked is told that the daemon has gone; nothing was sent.
-                Looked::Later(_) if self.jobs.are_ending() => return Ok(None),
+                Looked::Later(_) if self.outbox.jobs.are_ending() => return Ok(None),
                 Looked::Later(_) => {}
                 Looked::Gone => return Ok(None),
                 Looked::Open if Instant::now() >= deadline => return Ok(None),
@@ -221,7 +222,9 @@ impl Spool {
         }
         Ok(first)
     }
+}
 
+impl Outbox {
     /// The bundle that was sent under an id of the user's.
     pub(crate) fn sent_as(&self, id: &str) -> Option<BundleId> {
         let row: Option<SentRow> = self.journal.row(SENT_IDS, &id).ok()?;

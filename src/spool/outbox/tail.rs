@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::{Condvar, Mutex};
 
+use crate::spool::Gate;
+use crate::spool::outbox::Outbox;
 use crate::spool::outbox::hashing::READ_BYTES;
-use crate::spool::{Gate, Spool};
 
 /// Files whose writers are ahead of the hasher. Each holds a descriptor; those beyond it are hashed at their close.
 const QUEUE_CAP: usize = 64;
@@ -155,7 +156,7 @@ fn follow(gate: &Gate, file: &File, buffer: &mut [u8], ending: &AtomicBool) {
     }
 }
 
-impl Spool {
+impl Outbox {
     /// Lets the tail hasher follow a writer; see [`crate::spool::GateGuard::wrote`]. `file` must be open for reading too.
     /// Never blocks.
     pub(crate) fn tail(&self, gate: &Arc<Gate>, file: File) {

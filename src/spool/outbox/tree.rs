@@ -36,6 +36,7 @@ use crate::spool::directories::split;
 use crate::spool::durable::SYNC_EACH_MAX;
 use crate::spool::group::route::Terms;
 use crate::spool::journal::Batch;
+use crate::spool::outbox::Outbox;
 use crate::spool::outbox::gate::Gate;
 use crate::spool::outbox::hashing::Slice;
 use crate::spool::outbox::jobs::Step;
@@ -45,7 +46,7 @@ use crate::spool::{RecoveredFile, SealOutcome, Spool, SpoolError};
 
 /// A directory to be sealed as one bundle: what `ready` found complete.
 pub(crate) struct TreeRequest {
-    /// The number from [`Spool::tree_renaming`].
+    /// The number from [`Outbox::tree_renaming`].
     pub tree: u64,
     /// The directory.
     pub root: RelPath,
@@ -125,7 +126,7 @@ impl TreeWork {
     }
 }
 
-impl Spool {
+impl Outbox {
     /// A directory is about to be renamed from an ignored name to an ordinary one. To be called before the rename; gives
     /// the number of the tree. `files` are its members, under the names they have before; `directories` those below it,
     /// relative to it.
@@ -180,7 +181,9 @@ impl Spool {
             tracing::error!(%error, tree, "cannot forget a directory");
         }
     }
+}
 
+impl Spool {
     /// Hashes a slice of the tree, and seals it when that was the last.
     pub(in crate::spool) fn seal_tree_step(
         &self,
@@ -242,7 +245,7 @@ impl Spool {
         slice: &mut Slice<'_>,
     ) -> Result<Option<Step>, SpoolError> {
         while let Some((ino, path)) = work.todo.last() {
-            let gate = self.gate(*ino);
+            let gate = self.outbox.gate(*ino);
             match self.look_at_member(&gate, path, slice)? {
                 Looked::Member(member) => work.members.push(Member {
                     file: None,

@@ -8,7 +8,7 @@ use super::*;
 
 /// Feeds what recovery found to the sealer, as `ready` does.
 fn seal_recovered(node: &Node) -> Vec<SealOutcome> {
-    let found = node.spool().recovered();
+    let found = node.spool().outbox.recovered();
     found
         .iter()
         .filter(|file| !file.incomplete)
@@ -54,13 +54,13 @@ fn a_file_that_nobody_touched_is_not_hashed_again_at_the_next_start() {
     for _ in 0..2 {
         alder.stop();
         alder.start();
-        assert!(alder.spool().recovered().is_empty());
+        assert!(alder.spool().outbox.recovered().is_empty());
     }
     birch.fetch(&alder, bundle);
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     alder.stop();
     alder.start();
-    assert!(alder.spool().recovered().is_empty());
+    assert!(alder.spool().outbox.recovered().is_empty());
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_content_link_without_its_rows_never_stands_for_later_bytes() {
     let (mut alder, birch) = pair();
     let bytes = pattern(100_000);
     fs::write(alder.outbox("a"), &bytes).unwrap();
-    alder.spool().mark_closed(alder.ino("a"), &rel("a"));
+    alder.spool().outbox.mark_closed(alder.ino("a"), &rel("a"));
     // Killed between the link and the rows of the seal.
     let content = alder.spool().layout().content(Digest::of(&bytes));
     fs::hard_link(alder.outbox("a"), &content).unwrap();
@@ -211,14 +211,14 @@ fn a_path_that_only_relative_calls_reach_does_not_keep_the_daemon_from_starting(
     }
     alder.stop();
     alder.start();
-    assert!(alder.spool().recovered().is_empty());
+    assert!(alder.spool().outbox.recovered().is_empty());
 }
 
 #[test]
 fn after_a_clean_stop_and_a_reboot_a_closed_file_is_sealed() {
     let mut alder = Node::new();
     fs::write(alder.outbox("a"), b"x").unwrap();
-    alder.spool().mark_closed(alder.ino("a"), &rel("a"));
+    alder.spool().outbox.mark_closed(alder.ino("a"), &rel("a"));
     alder.stop();
     assert!(
         last_run(&alder.state()).unwrap() == LastRun::Whole
@@ -253,7 +253,10 @@ fn a_directory_renamed_right_before_a_kill_is_sent_under_its_new_name() {
     assert_eq!(fs::read(birch.inbox("e/f")).unwrap(), b"x");
     alder.stop();
     alder.start();
-    assert!(alder.spool().recovered().is_empty(), "once is enough");
+    assert!(
+        alder.spool().outbox.recovered().is_empty(),
+        "once is enough"
+    );
 }
 
 #[test]

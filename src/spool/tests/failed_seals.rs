@@ -80,7 +80,7 @@ fn files_that_cannot_be_sent_leave_no_links_and_no_id() {
     };
     alder.spool().send_files(&request).unwrap_err();
     assert_eq!(contents(&alder), [""; 0]);
-    assert_eq!(alder.spool().sent_as("mine"), None);
+    assert_eq!(alder.spool().outbox.sent_as("mine"), None);
     drop(blocked);
     let sent = alder.spool().send_files(&request).unwrap();
     assert!(matches!(sent, Sent::Sealed(_)), "{sent:?}");

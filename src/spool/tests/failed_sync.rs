@@ -83,7 +83,10 @@ fn what_is_closed_after_a_failed_sync_is_sent_once_and_only_after_the_restart() 
     for name in ["a", "d/b"] {
         fs::create_dir_all(alder.outbox(name).parent().unwrap()).unwrap();
         fs::write(alder.outbox(name), name).unwrap();
-        alder.spool().mark_closed(alder.ino(name), &rel(name));
+        alder
+            .spool()
+            .outbox
+            .mark_closed(alder.ino(name), &rel(name));
         let outcome = alder.seal(name);
         assert!(matches!(outcome, SealOutcome::Failed(_)), "{outcome:?}");
     }
@@ -96,7 +99,7 @@ fn what_is_closed_after_a_failed_sync_is_sent_once_and_only_after_the_restart() 
     );
     alder.stop();
     alder.start();
-    let recovered = alder.spool().recovered();
+    let recovered = alder.spool().outbox.recovered();
     assert!(recovered.len() == 2 && recovered.iter().all(|file| file.incomplete));
     birch.fetch(&alder, alder.drop_file("a", b"a"));
     assert_eq!(birch.spool().counts().published, 1);
@@ -141,7 +144,7 @@ fn what_was_offered_before_a_failed_sync_lost_its_rows_is_not_sent_a_second_time
     alder.stop();
     fs::write(alder.outbox("torn"), b"these bytes").unwrap();
     alder.start();
-    let recovered = alder.spool().recovered();
+    let recovered = alder.spool().outbox.recovered();
     assert!(
         recovered.len() == 1 && recovered[0].path == rel("torn") && recovered[0].incomplete,
         "{recovered:?}"

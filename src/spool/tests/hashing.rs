@@ -8,7 +8,7 @@ const LARGE: u64 = 4 << 40;
 fn sparse(node: &Node, path: &str) {
     let file = fs::File::create(node.outbox(path)).unwrap();
     file.set_len(LARGE).unwrap();
-    node.spool().mark_closed(node.ino(path), &rel(path));
+    node.spool().outbox.mark_closed(node.ino(path), &rel(path));
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
@@ -29,7 +29,7 @@ fn a_small_file_does_not_wait_for_large_ones_that_are_being_hashed() {
     let names = ["w", "x", "y", "z"];
     let large = names.map(|name| {
         sparse(&alder, name);
-        let gate = alder.spool().gate(alder.ino(name));
+        let gate = alder.spool().outbox.gate(alder.ino(name));
         (gate, alder.ask_seal(name))
     });
     // All get on, and none is done.
@@ -63,18 +63,18 @@ fn a_file_that_is_renamed_while_it_is_hashed_is_not_hashed_again_from_its_start(
     let ino = alder.ino("a");
     let outcome = alder.ask_seal("a");
     wait_until("it is being hashed", || {
-        alder.spool().gate(ino).lock().tail_len() > 0
+        alder.spool().outbox.gate(ino).lock().tail_len() > 0
     });
     fs::rename(alder.outbox("a"), alder.outbox("b")).unwrap();
     assert!(matches!(soon(&outcome), SealOutcome::Gone));
-    assert!(alder.spool().gate(ino).lock().tail_len() > 0);
+    assert!(alder.spool().outbox.gate(ino).lock().tail_len() > 0);
 }
 
 #[test]
 fn a_file_that_is_written_while_it_is_hashed_is_sealed_when_it_is_closed() {
     let alder = Node::new();
     sparse(&alder, "a");
-    let gate = alder.spool().gate(alder.ino("a"));
+    let gate = alder.spool().outbox.gate(alder.ino("a"));
     let outcome = alder.ask_seal("a");
     wait_until("it is being hashed", || gate.lock().tail_len() > 0);
     gate.lock().add_writer();
@@ -100,12 +100,12 @@ fn a_stop_does_not_wait_for_large_files_and_the_next_start_hashes_them() {
         sparse(&alder, name);
         alder.ask_seal(name);
     }
-    let gate = alder.spool().gate(alder.ino("w"));
+    let gate = alder.spool().outbox.gate(alder.ino("w"));
     wait_until("it is being hashed", || gate.lock().tail_len() > 0);
     alder.stop();
     drop(gate);
     alder.start();
-    let recovered = alder.spool().recovered();
+    let recovered = alder.spool().outbox.recovered();
     assert_eq!(recovered.len(), 4);
     assert!(recovered.iter().all(|file| !file.incomplete));
 }
@@ -121,10 +121,11 @@ fn a_directory_with_a_large_file_holds_up_nobody_and_ends_with_its_member() {
     let ino = alder.ino(".d");
     let moved = alder
         .spool()
+        .outbox
         .tree_renaming(&rel(".d"), &rel("d"), ino, &files, Vec::new());
     fs::rename(alder.outbox(".d"), alder.outbox("d")).unwrap();
     let (done, outcome) = crossbeam_channel::bounded(1);
-    alder.spool().seal_tree(TreeRequest {
+    alder.spool().outbox.seal_tree(TreeRequest {
         tree: moved.unwrap(),
         root: rel("d"),
         files: vec![(files[0].0, rel("d/a")), (files[1].0, rel("d/large"))],
@@ -132,7 +133,7 @@ fn a_directory_with_a_large_file_holds_up_nobody_and_ends_with_its_member() {
         priority: Priority::Routine,
         done: Box::new(move |outcome| drop(done.send(outcome))),
     });
-    let gate = alder.spool().gate(files[1].0);
+    let gate = alder.spool().outbox.gate(files[1].0);
     wait_until("it is being hashed", || gate.lock().tail_len() > 0);
     alder.drop_file("small", b"x");
     assert!(outcome.is_empty());
@@ -156,10 +157,10 @@ fn a_large_file_that_is_being_sent_by_hand_does_not_hold_up_the_end() {
         },
     );
     let sending = std::thread::spawn(move || spool.send_files(&request).unwrap());
-    let gate = alder.spool().gate(alder.ino(".large"));
+    let gate = alder.spool().outbox.gate(alder.ino(".large"));
     wait_until("it is being hashed", || gate.lock().tail_len() > 0);
     assert!(!sending.is_finished());
-    alder.spool().end_large_hashing();
+    alder.spool().outbox.end_large_hashing();
     let sent = sending.join().unwrap();
     assert!(
         matches!(&sent, Sent::Refused(why) if why.contains("ending")),
@@ -184,10 +185,12 @@ fn a_file_that_nobody_has_open_is_hashed_to_its_end_over_many_slices() {
     let (ino, member) = (alder.ino(".d"), alder.ino(".d/a"));
     let spool = Arc::clone(alder.spool());
     let files = [(member, rel(".d/a"))];
-    let tree = spool.tree_renaming(&rel(".d"), &rel("d"), ino, &files, Vec::new());
+    let tree = spool
+        .outbox
+        .tree_renaming(&rel(".d"), &rel("d"), ino, &files, Vec::new());
     fs::rename(alder.outbox(".d"), alder.outbox("d")).unwrap();
     let (done, outcome) = crossbeam_channel::bounded(1);
-    spool.seal_tree(TreeRequest {
+    spool.outbox.seal_tree(TreeRequest {
         tree: tree.unwrap(),
         root: rel("d"),
         files: vec![(member, rel("d/a"))],

@@ -148,7 +148,7 @@ fn a_new_version_costs_what_is_neither_zeros_nor_there_already() {
     assert_eq!(birch.fetch(&alder, sealed(&alder, "a")), 3 * MIB);
     // Zeros where there was something, something where there were zeros.
     let file = File::options().write(true).open(alder.outbox("a")).unwrap();
-    let gate = alder.spool().gate(alder.ino("a"));
+    let gate = alder.spool().outbox.gate(alder.ino("a"));
     {
         let mut gate = gate.lock();
         if !alder.spool().before_modify(&mut gate, &rel("a")).unwrap() {
@@ -308,7 +308,7 @@ fn a_copy_for_who_waits_has_the_holes_of_the_file() {
     let bytes = sparse(&alder, "a", 30 * MIB, &[7 * MIB]);
     let bundle = sealed(&alder, "a");
     let file = File::options().write(true).open(alder.outbox("a")).unwrap();
-    let gate = alder.spool().gate(alder.ino("a"));
+    let gate = alder.spool().outbox.gate(alder.ino("a"));
     alder
         .spool()
         .copy_out(&mut gate.lock(), &file, &rel("a"))

@@ -32,7 +32,7 @@ fn what_is_removed_and_still_waited_for_has_a_quota() {
         .write(true)
         .open(alder.outbox("b"))
         .unwrap();
-    let gate = alder.spool().gate(b);
+    let gate = alder.spool().outbox.gate(b);
     let changed = alder.spool().copy_out(&mut gate.lock(), &file, &rel("b"));
     assert_eq!(changed.unwrap_err().errno(), libc::EDQUOT);
     drop(gate);
@@ -201,8 +201,11 @@ fn a_path_as_long_as_paths_go_travels_and_is_found_again_at_start() {
         renamed_from: None,
     };
     let done = move |outcome| done.send(outcome).unwrap();
-    let gate = alder.spool().gate(ino);
-    alder.spool().seal(SealRequest::alone(gate, name, done));
+    let gate = alder.spool().outbox.gate(ino);
+    alder
+        .spool()
+        .outbox
+        .seal(SealRequest::alone(gate, name, done));
     let SealOutcome::Sealed(bundle) = outcome.recv().unwrap() else {
         panic!("not sealed")
     };
@@ -212,7 +215,10 @@ fn a_path_as_long_as_paths_go_travels_and_is_found_again_at_start() {
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     alder.stop();
     alder.start();
-    assert!(alder.spool().recovered().is_empty(), "known as it was");
+    assert!(
+        alder.spool().outbox.recovered().is_empty(),
+        "known as it was"
+    );
     assert_eq!(alder.spool().outbound_of(&path).unwrap().state, "delivered");
     birch.spool().inbox_unlink(&path).unwrap();
 }

@@ -17,8 +17,10 @@ impl Node {
             renamed_from: renamed_from.map(rel),
         };
         let done = move |outcome| done.send(outcome).unwrap();
-        let gate = self.spool().gate(ino);
-        self.spool().seal(SealRequest::alone(gate, name, done));
+        let gate = self.spool().outbox.gate(ino);
+        self.spool()
+            .outbox
+            .seal(SealRequest::alone(gate, name, done));
         outcome.recv().unwrap()
     }
 
@@ -56,7 +58,7 @@ impl Node {
             }
         }
         let (done, outcome) = crossbeam_channel::bounded(1);
-        self.spool().seal_tree(TreeRequest {
+        self.spool().outbox.seal_tree(TreeRequest {
             tree: 1,
             root: rel(root),
             files,

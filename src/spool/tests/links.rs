@@ -73,6 +73,7 @@ fn a_start_passes_over_what_is_no_file_and_follows_no_link() {
     alder.start();
     let found: Vec<String> = alder
         .spool()
+        .outbox
         .recovered()
         .iter()
         .map(|file| file.path.to_string())

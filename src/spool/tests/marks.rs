@@ -21,7 +21,7 @@ impl Node {
             self.stop();
             self.start();
         }
-        let found = self.spool().recovered().into_iter();
+        let found = self.spool().outbox.recovered().into_iter();
         let mut found: Vec<_> = found
             .map(|file| (file.path.to_string(), file.incomplete))
             .collect();
@@ -45,7 +45,10 @@ fn what_was_open_is_incomplete_and_what_was_closed_is_sealed() {
         alder.open("closed", b"whole");
         alder.close("closed");
         alder.open("torn", b"half");
-        alder.spool().mark_torn(alder.ino("torn"), &rel("torn"));
+        alder
+            .spool()
+            .outbox
+            .mark_torn(alder.ino("torn"), &rel("torn"));
         fs::write(alder.outbox("renamed into place"), b"whole").unwrap();
         alder.open("touched", b"");
         alder.close("touched");
@@ -72,7 +75,7 @@ fn what_was_open_is_incomplete_and_what_was_closed_is_sealed() {
 fn an_old_version_is_not_superseded_by_what_was_truncated_and_not_written() {
     let (mut alder, _birch) = pair();
     let bundle = alder.drop_file("f", b"the old version");
-    let gate = alder.spool().gate(alder.ino("f"));
+    let gate = alder.spool().outbox.gate(alder.ino("f"));
     {
         let file = File::options().write(true).open(alder.outbox("f")).unwrap();
         let mut guard = gate.lock();
@@ -188,7 +191,10 @@ fn a_mark_counts_for_the_file_at_its_path_in_a_state_that_was_copied() {
     alder.open("closed", b"whole, but who knows");
     alder.close("closed");
     // Sealed, and its mark came back from a backup of the journal.
-    alder.spool().mark_closed(alder.ino("done"), &rel("done"));
+    alder
+        .spool()
+        .outbox
+        .mark_closed(alder.ino("done"), &rel("done"));
     alder.stop();
     for name in ["done", "closed"] {
         let copy = alder.outbox("copy");
@@ -198,7 +204,7 @@ fn a_mark_counts_for_the_file_at_its_path_in_a_state_that_was_copied() {
         fs::rename(&copy, alder.outbox(name)).unwrap();
     }
     alder.start();
-    let after = alder.spool().recovered();
+    let after = alder.spool().outbox.recovered();
     let incomplete = |path: &str| after.iter().find(|file| file.path == rel(path)).unwrap();
     assert!(incomplete("closed").incomplete);
     assert!(!incomplete("done").incomplete);
@@ -211,15 +217,15 @@ fn who_does_not_hold_the_gate_changes_no_open_mark() {
     let alder = Node::new();
     alder.open("f", b"half");
     let ino = alder.ino("f");
-    alder.spool().mend_mark(ino);
-    alder.spool().unmark_closed(ino);
+    alder.spool().outbox.mend_mark(ino);
+    alder.spool().outbox.unmark_closed(ino);
     assert_eq!(alder.mark_of("f"), Some((MarkKind::Open, "f".into())));
-    alder.spool().mark_torn(ino, &rel("f"));
-    alder.spool().mend_mark(ino);
+    alder.spool().outbox.mark_torn(ino, &rel("f"));
+    alder.spool().outbox.mend_mark(ino);
     assert_eq!(alder.mark_of("f"), Some((MarkKind::Closed, "f".into())));
-    alder.spool().unmark_closed(ino);
+    alder.spool().outbox.unmark_closed(ino);
     assert_eq!(alder.mark_of("f"), None);
-    alder.spool().mend_mark(ino);
+    alder.spool().outbox.mend_mark(ino);
     assert_eq!(alder.mark_of("f"), None, "nothing is marked anew");
 }
 
@@ -227,7 +233,7 @@ fn who_does_not_hold_the_gate_changes_no_open_mark() {
 fn nothing_is_marked_once_the_last_name_is_gone() {
     let alder = Node::new();
     alder.open("f", b"half");
-    let gate = alder.spool().gate(alder.ino("f"));
+    let gate = alder.spool().outbox.gate(alder.ino("f"));
     let ino = gate.ino();
     fs::remove_file(alder.outbox("f")).unwrap();
     alder.spool().outbox_removed(&rel("f"), ino, 0);

@@ -10,7 +10,7 @@ impl Node {
     }
 
     fn all_names(&self, path: &str) -> Vec<String> {
-        let names = self.spool().names_of(self.ino(path));
+        let names = self.spool().outbox.names_of(self.ino(path));
         names.iter().map(RelPath::to_string).collect()
     }
 
@@ -26,8 +26,8 @@ impl Node {
             path: rel(path),
             renamed_from: None,
         };
-        self.spool().seal(SealRequest {
-            gate: self.spool().gate(self.ino(paths[0])),
+        self.spool().outbox.seal(SealRequest {
+            gate: self.spool().outbox.gate(self.ino(paths[0])),
             names: paths.iter().map(name).collect(),
             more,
             priority: Priority::Routine,
@@ -179,7 +179,7 @@ fn a_file_changed_through_one_name_and_killed_is_found_under_all() {
     alder.write("g", b"two");
     alder.stop();
     alder.start();
-    let mut found = alder.spool().recovered();
+    let mut found = alder.spool().outbox.recovered();
     found.sort_by(|a, b| a.path.cmp(&b.path));
     let paths: Vec<String> = found.iter().map(|file| file.path.to_string()).collect();
     assert_eq!(paths, ["f", "g"]);

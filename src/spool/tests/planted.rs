@@ -118,7 +118,7 @@ fn no_link_in_any_component_of_the_outbox_is_resolved() {
         let sent = alder.spool().send_files(&request);
         assert!(matches!(sent, Ok(Sent::Refused(_)) | Err(_)), "{sent:?}");
         let (done, outcome) = crossbeam_channel::bounded(1);
-        alder.spool().seal_tree(TreeRequest {
+        alder.spool().outbox.seal_tree(TreeRequest {
             tree: 1,
             root: rel("a"),
             files: vec![
@@ -140,7 +140,7 @@ fn no_link_in_any_component_of_the_outbox_is_resolved() {
 
         alder.stop();
         alder.start();
-        let found = alder.spool().recovered();
+        let found = alder.spool().outbox.recovered();
         let inode = outside.at.join(PATH).metadata().unwrap().ino();
         assert!(found.iter().all(|file| file.ino != inode), "{component}");
         outside.assert_untouched(&alder, component);

@@ -23,7 +23,7 @@ fn a_seal_that_waited_does_not_touch_the_file_that_got_its_inode_number() {
     let alder = Node::new();
     fs::write(alder.outbox("a"), b"first").unwrap();
     let ino = alder.ino("a");
-    let old = alder.spool().gate(ino);
+    let old = alder.spool().outbox.gate(ino);
     let held = old.lock();
     let outcome = alder.ask_seal("a");
     wait_until("the sealer opens the file", || is_open(&alder.outbox("a")));
@@ -32,7 +32,7 @@ fn a_seal_that_waited_does_not_touch_the_file_that_got_its_inode_number() {
     fs::rename(alder.outbox("a"), &aside).unwrap();
     alder.spool().outbox_removed(&rel("a"), ino, 0);
     fs::rename(&aside, alder.outbox("a")).unwrap();
-    let new = alder.spool().gate(ino);
+    let new = alder.spool().outbox.gate(ino);
     new.lock().add_writer();
     drop(held);
     let outcome = outcome.recv().unwrap();
@@ -46,7 +46,7 @@ fn a_seal_that_waited_does_not_touch_the_file_that_got_its_inode_number() {
 fn a_file_renamed_while_it_is_hashed_is_not_recorded_under_its_old_name() {
     let alder = Node::new();
     fs::write(alder.outbox("a"), b"x").unwrap();
-    let gate = alder.spool().gate(alder.ino("a"));
+    let gate = alder.spool().outbox.gate(alder.ino("a"));
     let held = gate.lock();
     let outcome = alder.ask_seal("a");
     wait_until("the sealer opens the file", || is_open(&alder.outbox("a")));
@@ -156,7 +156,7 @@ fn renames_are_sealed_in_the_order_in_which_they_happened_and_hold_up_nothing_el
     }
     alder.move_file("t", "t2");
     alder.move_file("c", "t");
-    let gate = alder.spool().gate(alder.ino("t2"));
+    let gate = alder.spool().outbox.gate(alder.ino("t2"));
     let held = gate.lock();
     let first = alder.ask_seal("t2");
     wait_until("a sealer opens the file", || is_open(&alder.outbox("t2")));

@@ -138,7 +138,7 @@ fn an_outbox_whose_journal_is_missing_is_kept_back_and_not_sent_again() {
     fs::remove_file(journal_of(&alder)).unwrap();
     alder.start();
     alder.knows(&birch, "birch");
-    let recovered = alder.spool().recovered();
+    let recovered = alder.spool().outbox.recovered();
     assert!(
         recovered.len() == 1 && recovered[0].incomplete,
         "{recovered:?}"

@@ -284,7 +284,7 @@ fn a_moved_state_sends_nothing_twice_and_loses_nothing_queued() {
         fs::remove_file(alder.outbox("removed")).unwrap();
         alder.spool().outbox_removed(&rel("removed"), ino, 0);
         moves(&mut alder, way);
-        for file in alder.spool().recovered() {
+        for file in alder.spool().outbox.recovered() {
             assert!(!file.incomplete, "{way}: {file:?}");
             let outcome = alder.seal(&file.path.to_string());
             let same = if file.path == rel("given") {
@@ -304,7 +304,7 @@ fn a_moved_state_sends_nothing_twice_and_loses_nothing_queued() {
         alder.stop();
         alder.start();
         assert!(
-            alder.spool().recovered().is_empty(),
+            alder.spool().outbox.recovered().is_empty(),
             "{way}: once is enough"
         );
     }
@@ -321,7 +321,10 @@ fn a_moved_state_sends_a_waiting_directory_as_one() {
             let tree = alder.announce_tree(".d", "d");
             if moving {
                 let spool = alder.spool();
-                spool.tree_moving(tree, &rel("d"), &rel("e")).unwrap();
+                spool
+                    .outbox
+                    .tree_moving(tree, &rel("d"), &rel("e"))
+                    .unwrap();
             }
             if at != ".d" {
                 fs::rename(alder.outbox(".d"), alder.outbox(at)).unwrap();
@@ -337,7 +340,7 @@ fn a_moved_state_sends_a_waiting_directory_as_one() {
                 panic!("{way}: {sealed:?}")
             };
             assert_eq!(root, at, "{way}");
-            let alone = alder.spool().recovered();
+            let alone = alder.spool().outbox.recovered();
             let [later] = &alone[..] else {
                 panic!("{way}: {alone:?}")
             };
@@ -351,7 +354,7 @@ fn a_moved_state_sends_a_waiting_directory_as_one() {
             // It is sealed for good.
             alder.stop();
             alder.start();
-            assert!(alder.spool().recovered_trees().is_empty(), "{way}");
+            assert!(alder.spool().outbox.recovered_trees().is_empty(), "{way}");
         }
     }
 }
@@ -495,7 +498,7 @@ fn do_recorded(node: &Node, path: &str, act: fn(&Path)) {
 
 /// Files of the outbox that the start found not as they were recorded.
 fn found_at_start(node: &Node) -> Vec<String> {
-    let found = node.spool().recovered();
+    let found = node.spool().outbox.recovered();
     let names = found.iter().map(|file| file.path.to_string());
     names.filter(|name| name != ".other").collect()
 }
@@ -534,7 +537,7 @@ fn nothing_that_a_user_does_has_other_bytes_taken_for_the_recorded_ones() {
             birch.take_all(&alder);
             let at = alder.outbox("a");
             let ino = alder.ino("a");
-            let gate = alder.spool().gate(ino);
+            let gate = alder.spool().outbox.gate(ino);
             if open {
                 gate.lock().add_writer();
             } else {

@@ -762,7 +762,7 @@ fn a_modification_that_failed_leaves_a_file_that_is_not_incomplete() {
         let (mut alder, birch) = pair();
         let bundle = alder.drop_file("a", b"old");
         birch.take(&alder, bundle);
-        let gate = alder.spool().gate(alder.ino("a"));
+        let gate = alder.spool().outbox.gate(alder.ino("a"));
         {
             let mut guard = gate.lock();
             let spool = alder.spool();
@@ -771,13 +771,13 @@ fn a_modification_that_failed_leaves_a_file_that_is_not_incomplete() {
                 guard.reshaped();
                 assert!(spool.before_modify(&mut guard, &rel("a")).unwrap());
             }
-            spool.not_modified(&mut guard);
+            spool.outbox.not_modified(&mut guard);
         }
         alder.stop();
         alder.start();
         assert_eq!(alder.spool().counts().incomplete, u64::from(written));
         // Its content link is gone, so it is hashed once more; nothing is sent of it.
-        let found = alder.spool().recovered();
+        let found = alder.spool().outbox.recovered();
         assert_eq!(found.iter().any(|file| file.incomplete), written);
         if !written {
             assert_eq!(alder.sealed("a"), bundle);

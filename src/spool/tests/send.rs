@@ -86,7 +86,7 @@ fn the_same_id_with_the_same_content_sends_nothing_and_with_other_content_is_an_
     };
     assert_eq!(send(&alder, &to_one), Sent::Conflict(bundle));
     assert_eq!(alder.spool().outbound(None, 9).len(), 1);
-    assert_eq!(alder.spool().sent_as("report-7"), Some(bundle));
+    assert_eq!(alder.spool().outbox.sent_as("report-7"), Some(bundle));
     assert_eq!(alder.spool().content().held_bytes(), 0);
 }
 
@@ -139,7 +139,7 @@ fn what_send_says_beats_the_routes_and_routes_must_agree() {
     assert!(why.contains("dogwood"));
     let dogwood = Node::new();
     alder.knows(&dogwood, "dogwood");
-    let bundle = alder.spool().sent_as("x").unwrap();
+    let bundle = alder.spool().outbox.sent_as("x").unwrap();
     assert!(bundle != held && alder.spool().is_pending(bundle, dogwood.id()));
 }
 

@@ -44,6 +44,7 @@ impl Node {
         let files: Vec<(u64, RelPath)> = files.into_iter().map(file).collect();
         let spool = self.spool();
         spool
+            .outbox
             .tree_renaming(&rel(from), &rel(to), ino, &files, directories)
             .unwrap()
     }
@@ -70,7 +71,7 @@ impl Node {
         directories: Vec<RelPath>,
     ) -> SealOutcome {
         let (done, outcome) = crossbeam_channel::bounded(1);
-        self.spool().seal_tree(TreeRequest {
+        self.spool().outbox.seal_tree(TreeRequest {
             tree,
             root: rel(root),
             files,
@@ -113,7 +114,7 @@ impl Node {
 
 /// Seals what recovery found of trees, as `ready` would.
 pub(super) fn seal_recovered_trees(node: &Node) -> Vec<(String, usize, SealOutcome)> {
-    let found = node.spool().recovered_trees();
+    let found = node.spool().outbox.recovered_trees();
     let seal = |tree: RecoveredTree| {
         assert!(tree.files.iter().all(|file| !file.incomplete));
         let files: Vec<_> = tree.files.into_iter().map(|f| (f.ino, f.path)).collect();
@@ -386,7 +387,7 @@ fn a_member_that_is_open_makes_the_seal_wait_and_one_that_is_gone_is_left_out() 
     alder.fill(".d", &[("a", b"a"), ("b", b"b")]);
     let tree = alder.announce_tree(".d", "d");
     alder.rename_directory(".d", "d");
-    let gate = alder.spool().gate(alder.ino("d/a"));
+    let gate = alder.spool().outbox.gate(alder.ino("d/a"));
     gate.lock().add_writer();
     assert!(matches!(alder.seal_tree(tree, "d"), SealOutcome::Changed));
     assert_eq!(alder.trees(), 1);
@@ -436,6 +437,7 @@ fn killed_before_the_rename_nothing_is_sent_and_killed_after_it_all_is() {
         );
         let alone: Vec<String> = alder
             .spool()
+            .outbox
             .recovered()
             .iter()
             .map(|file| file.path.to_string())
@@ -455,6 +457,7 @@ fn killed_at_a_later_rename_the_tree_is_found_on_either_side_of_it() {
         alder.rename_directory(".d", "d");
         alder
             .spool()
+            .outbox
             .tree_moving(tree, &rel("d"), &rel("e"))
             .unwrap();
         if renamed {
@@ -478,9 +481,9 @@ fn after_a_power_loss_a_tree_that_was_not_sealed_is_incomplete() {
     alder.announce_tree(".d", "d");
     alder.rename_directory(".d", "d");
     alder.power_loss();
-    let trees = alder.spool().recovered_trees();
+    let trees = alder.spool().outbox.recovered_trees();
     let files = trees.iter().flat_map(|tree| tree.files.clone());
-    let found: Vec<RecoveredFile> = files.chain(alder.spool().recovered()).collect();
+    let found: Vec<RecoveredFile> = files.chain(alder.spool().outbox.recovered()).collect();
     assert_eq!(found.len(), 2);
     assert!(found.iter().all(|file| file.incomplete), "{found:?}");
 }
@@ -492,7 +495,10 @@ fn a_sealed_tree_is_not_sealed_again() {
     let bundle = alder.commit(".d", "d");
     alder.stop();
     alder.start();
-    assert!(alder.spool().recovered_trees().is_empty() && alder.spool().recovered().is_empty());
+    assert!(
+        alder.spool().outbox.recovered_trees().is_empty()
+            && alder.spool().outbox.recovered().is_empty()
+    );
     birch.fetch(&alder, bundle);
     assert_eq!(birch.read("d/.b"), "b");
 }
@@ -684,7 +690,10 @@ fn marks_of_members_go_with_the_seal() {
     alder.fill(".d", &[("a", b"a"), ("b", b"b")]);
     let tree = alder.announce_tree(".d", "d");
     alder.rename_directory(".d", "d");
-    alder.spool().mark_torn(alder.ino("d/a"), &rel("d/a"));
+    alder
+        .spool()
+        .outbox
+        .mark_torn(alder.ino("d/a"), &rel("d/a"));
     assert_eq!(alder.spool().counts().incomplete, 1);
     assert!(matches!(alder.seal_tree(tree, "d"), SealOutcome::Sealed(_)));
     let marks = alder.spool().outbox.all_marks();

@@ -32,9 +32,9 @@ fn every_operation(alder: &Node) {
     spool.outbox_renamed(&path, &rel("moved"), false);
     fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
     spool.outbox_renamed(&rel("d"), &rel("e"), true);
-    spool.mark_torn(ino, &rel("moved"));
-    spool.unmark(ino);
-    assert_eq!(spool.visible_links(ino, 2), 1);
+    spool.outbox.mark_torn(ino, &rel("moved"));
+    spool.outbox.unmark(ino);
+    assert_eq!(spool.outbox.visible_links(ino, 2), 1);
     spool.outbox_state(&rel("moved"), ino);
     fs::remove_file(alder.outbox("moved")).unwrap();
     spool.outbox_removed(&rel("moved"), ino, 0);

@@ -52,7 +52,7 @@ impl Spool {
         }
         let row = row.moved(&from);
         tracing::info!(%from, to = %found.path, "a rename that was cut off is taken up again");
-        self.put_moved(row.clone(), &found.path, &mut batch);
+        self.outbox.put_moved(row.clone(), &found.path, &mut batch);
         self.journal.submit(batch)?;
         Ok(Some(row))
     }

@@ -12,14 +12,12 @@ use crate::spool::{RecoveredFile, RecoveredTree, Spool, SpoolError};
 
 impl Spool {
     /// Trees that were not sealed: what was in them and is below them now is taken out of the files that were found.
-    pub(in crate::spool) fn recover_trees(
-        &self,
-        found: &mut Vec<RecoveredFile>,
-    ) -> Result<(), SpoolError> {
+    pub(super) fn recover_trees(&self, found: &mut Vec<RecoveredFile>) -> Result<(), SpoolError> {
         let rows = self.journal.rows(TREES.all(), usize::MAX)?;
         let mut trees = Vec::new();
         for (tree, row) in rows {
-            self.next_tree
+            self.outbox
+                .next_tree
                 .fetch_max(tree.saturating_add(1), Ordering::Relaxed);
             let Some((root, files)) = self.tree_found(tree, &row, found)? else {
                 // Renamed back or removed; or the rename that would have made it a tree was never done.
@@ -39,7 +37,7 @@ impl Spool {
                 directories,
             });
         }
-        *self.recovered_trees.lock() = trees;
+        *self.outbox.recovered_trees.lock() = trees;
         Ok(())
     }
 

@@ -99,7 +99,7 @@ impl Linked<'_> {
         let (spool, ino, digest) = (self.spool, member.gate.ino(), member.digest());
         let opened = match &member.file {
             Some(file) => Some(Arc::clone(file)),
-            None => spool.open_member(&member.path, ino)?.map(Arc::new),
+            None => spool.outbox.open_member(&member.path, ino)?.map(Arc::new),
         };
         let Some(file) = opened else { return Ok(false) };
         let is_new = !spool.content.has(digest);
@@ -193,7 +193,7 @@ impl Plan<'_> {
         for (ino, (digest, _)) in &self.records {
             self.linked.gates.seal(*ino, *digest);
             if !marked {
-                spool.recheck.lock().remove(ino);
+                spool.outbox.recheck.lock().remove(ino);
             }
         }
         drop(self.decision);

@@ -49,7 +49,7 @@ impl Spool {
             return all(SealOutcome::Gone);
         }
         let here = || names.iter().zip(&shown).filter(|(_, shows)| **shows);
-        let recheck = self.recheck.lock().get(&gate.ino()).copied();
+        let recheck = self.outbox.recheck.lock().get(&gate.ino()).copied();
         if let Some(recheck) = recheck
             && !self.is_not_torn(&member, recheck, here().map(|(name, _)| name))?
         {
@@ -100,7 +100,7 @@ impl Spool {
                 let mut batch = Batch::default();
                 batch.insert(MARKS, &ino, &mark);
                 self.journal.submit(batch)?;
-                self.recheck.lock().remove(&ino);
+                self.outbox.recheck.lock().remove(&ino);
                 tracing::warn!(%path, "its bytes are not those that were sealed: held back as incomplete");
                 return Ok(false);
             }
@@ -146,7 +146,7 @@ impl Plan<'_> {
             supersedes: latest,
             moved_on: match formers.is_empty() {
                 true => None,
-                false => spool.moved_on(path)?,
+                false => spool.outbox.moved_on(path)?,
             },
             renamed_from: formers,
             ..Earlier::default()

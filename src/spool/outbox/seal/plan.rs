@@ -195,7 +195,7 @@ impl Plan<'_> {
                 self.freed.extend(freed);
             }
         }
-        spool.tells_moves(&manifest, &mut self.batch);
+        spool.outbox.tells_moves(&manifest, &mut self.batch);
         self.announced.push(manifest);
         Ok(&self.announced[self.announced.len() - 1])
     }
@@ -271,7 +271,7 @@ impl Spool {
                 file: Some(Arc::new(file)),
             })))
         };
-        let Some(file) = self.open_member(path, gate.ino())? else {
+        let Some(file) = self.outbox.open_member(path, gate.ino())? else {
             let Some((link, target)) = self.open_link(path, gate.ino())? else {
                 return Ok(Looked::Gone);
             };

@@ -99,6 +99,7 @@ fn what_was_removed_or_got_an_ignored_name_is_replaced_also_by_a_consumed_file()
         let (alder, birch) = pair();
         alder
             .spool()
+            .outbox
             .set_unsent(|path| path.as_bytes().ends_with(b"~"));
         alder.drop_file("t", b"old");
         alder.drop_file("c", b"job");
@@ -203,7 +204,7 @@ fn a_rename_whose_rows_were_cut_off_by_a_kill_is_still_one() {
         fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
         alder.stop();
         alder.start();
-        for file in alder.spool().recovered() {
+        for file in alder.spool().outbox.recovered() {
             assert!(!file.incomplete, "{}", file.path);
             alder.sealed(&file.path.to_string());
         }
@@ -230,7 +231,7 @@ fn each_name_of_a_file_follows_a_rename_whose_rows_were_cut_off_by_a_kill() {
         fs::rename(alder.outbox("d"), alder.outbox("e")).unwrap();
         alder.stop();
         alder.start();
-        for file in alder.spool().recovered() {
+        for file in alder.spool().outbox.recovered() {
             assert!(!file.incomplete, "{}", file.path);
             alder.sealed(&file.path.to_string());
         }
@@ -265,7 +266,7 @@ fn a_file_that_took_the_inode_number_of_a_removed_one_is_a_new_file() {
     fs::write(alder.outbox("b"), b"two").unwrap();
     alder.stop();
     alder.start();
-    for file in alder.spool().recovered() {
+    for file in alder.spool().outbox.recovered() {
         alder.sealed(&file.path.to_string());
     }
     birch.take_all(&alder);

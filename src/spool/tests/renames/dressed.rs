@@ -24,8 +24,8 @@ impl Node {
             renamed_from: Some(rel(path)),
         };
         let done = move |outcome| done.send(outcome).unwrap();
-        self.spool().seal(SealRequest::alone(
-            self.spool().gate(self.ino(path)),
+        self.spool().outbox.seal(SealRequest::alone(
+            self.spool().outbox.gate(self.ino(path)),
             name,
             done,
         ));
@@ -168,7 +168,7 @@ fn a_daemon_that_ended_before_the_announcement_makes_it_at_its_start() {
             alder.stop();
             alder.start();
         }
-        let found = alder.spool().recovered();
+        let found = alder.spool().outbox.recovered();
         assert_eq!(found.len(), 1);
         assert!(!found[0].incomplete);
         alder.sealed("a");
@@ -186,7 +186,7 @@ fn what_was_set_long_after_the_seal_is_not_sent_at_a_start_either() {
     alder.dress("a", 0o755, OLD);
     alder.stop();
     alder.start();
-    assert_eq!(alder.spool().recovered().len(), 1);
+    assert_eq!(alder.spool().outbox.recovered().len(), 1);
     assert_eq!(alder.sealed("a"), bundle);
     assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
     // Set through the mount it is recorded, and not even looked at.
@@ -196,7 +196,7 @@ fn what_was_set_long_after_the_seal_is_not_sent_at_a_start_either() {
     spool.keep_record(alder.ino("a"), &rel("a"), dress);
     alder.stop();
     alder.start();
-    assert_eq!(alder.spool().recovered().len(), 0);
+    assert_eq!(alder.spool().outbox.recovered().len(), 0);
 }
 
 #[test]
@@ -321,7 +321,7 @@ mod links {
                 alder.stop();
                 alder.start();
             }
-            let found = alder.spool().recovered();
+            let found = alder.spool().outbox.recovered();
             assert_eq!(found.len(), 1);
             assert!(!found[0].incomplete);
             let bundle = alder.sealed_link("t/l", None);
