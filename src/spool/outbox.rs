@@ -1,7 +1,17 @@
-//! The outbox as the spool sees it: what is being written, and the names under which things were sealed.
+//! The outbox: what is being written, what waits for its seal, and the names under which things were sealed.
 //!
-//! `fs` makes the user's system calls on the outbox tree and tells the spool around them. Marks, which outlive a crash, are
-//! in [`crate::spool::outbox::marks`]; the names of files that have several are in [`crate::spool::outbox::links`].
+//! [`Outbox`] owns the rows in [`tables`], the write gates, the queue of the sealers and the tail hasher. `fs` makes the
+//! user's system calls on the outbox tree and tells it around them. Marks, which outlive a crash, are in [`marks`]; the
+//! names of files that have several are in [`links`]; every seal goes the way in [`seal`].
+//!
+//! # Invariants
+//! 1. What is sealed was closed, and is whole and unchanged; nothing is sent twice.
+//!
+//! # Crash behaviour
+//! What the next start makes of the rows, and of files without any, is in [`recover`].
+//!
+//! # Threads
+//! Any, FUSE loops among them; none waits here for the hasher or a commit. `sealer-N` and `tail-hasher` are its own.
 
 pub(in crate::spool) mod gate;
 pub(in crate::spool) mod hashing;
