@@ -1,6 +1,7 @@
 //! The daemon's socket for the command line: what is asked and what is answered.
 //!
-//! The protocol is one line of JSON each way: a [`Request`], then a [`Reply`]; a connection may ask again. The server
+//! The protocol is one line of JSON each way: a [`Request`], then a [`Reply`]; a connection may ask again. Only a wait may
+//! have more than one answer: how far it is, as often as it asked for, before what it came to. The server
 //! ([`Server`]) knows the daemon only as a [`ControlBackend`]; the client side is [`Client`]. `.meshbox/status.json`
 //! and `status --json` are the same [`Status`].
 //!

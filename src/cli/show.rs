@@ -59,7 +59,7 @@ pub(super) fn offline(at: u64, now: u64) -> String {
     format!("offline since {since}, {ago} ago")
 }
 
-fn short(id: &str) -> &str {
+pub(super) fn short(id: &str) -> &str {
     id.get(..10).unwrap_or(id)
 }
 

@@ -123,7 +123,7 @@ pub(super) fn told(waited: &Waited, quiet: bool) -> Option<Failure> {
             None => open.detail.clone(),
         })
         .collect();
-    lines.extend(waited.missing.iter().map(|one| missing(one, show::now())));
+    lines.extend(missing_lines(&waited.missing, show::now()));
     let message = match quiet {
         true => String::new(),
         false => format!("{prefix}{}", lines.join("\n")),
@@ -131,17 +131,26 @@ pub(super) fn told(waited: &Waited, quiet: bool) -> Option<Failure> {
     Some(Failure { code, message })
 }
 
+/// A line for each; of several of one name also the beginning of the id.
+fn missing_lines(all: &[Missing], now: u64) -> Vec<String> {
+    let line = |one: &Missing| {
+        let same = all.iter().filter(|other| other.name == one.name).count();
+        let name = show::plain(&one.name);
+        match same {
+            1 => missing(one, &name, now),
+            _ => missing(one, &format!("{name} ({})", show::short(&one.id)), now),
+        }
+    };
+    all.iter().map(line).collect()
+}
+
 /// "  missing: birch: 3 files, 1.2 GiB; offline since …, 2h ago".
-fn missing(missing: &Missing, now: u64) -> String {
+fn missing(missing: &Missing, name: &str, now: u64) -> String {
     let files = match missing.files {
         1 => "1 file".to_owned(),
         files => format!("{files} files"),
     };
-    let mut line = format!(
-        "  missing: {}: {files}, {}",
-        show::plain(&missing.name),
-        show::size(missing.bytes)
-    );
+    let mut line = format!("  missing: {name}: {files}, {}", show::size(missing.bytes));
     match missing.offline_since {
         Some(at) => line.push_str(&format!("; {}", show::offline(at, now))),
         None => {
@@ -178,16 +187,34 @@ mod tests {
             offline_since: Some(940),
             ..Missing::default()
         };
+        let missing = |one: &Missing| missing_lines(std::slice::from_ref(one), 1000).concat();
         assert_eq!(
-            missing(&one, 1000),
+            missing(&one),
             "  missing: birch: 3 files, 1.0 GiB; offline since 1970-01-01T00:15:40Z, 1m ago"
         );
         one.offline_since = None;
         one.files = 1;
         one.error = Some("disk full".into());
         assert_eq!(
-            missing(&one, 1000),
+            missing(&one),
             "  missing: birch: 1 file, 1.0 GiB; deferred, queued (disk full)"
+        );
+        one.id = "0123456789abcdef".into();
+        let two = [
+            one.clone(),
+            Missing {
+                id: "fedcba98765".into(),
+                ..one
+            },
+        ];
+        let lines = missing_lines(&two, 1000);
+        assert!(
+            lines[0].starts_with("  missing: birch (0123456789): 1 file"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[1].starts_with("  missing: birch (fedcba9876): 1 file"),
+            "{lines:?}"
         );
     }
 
