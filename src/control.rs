@@ -111,7 +111,7 @@ pub(crate) enum Request {
         #[serde(default)]
         paths: Vec<WirePath>,
         /// Ids of bundles as hex.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         bundles: Vec<String>,
         /// To whom.
         #[serde(rename = "for")]
@@ -119,7 +119,7 @@ pub(crate) enum Request {
         /// For how long at most.
         timeout_ms: Option<u64>,
         /// Answer [`Reply::Progress`] in between, at most once in this time.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         progress_ms: Option<u64>,
     },
     /// Send a file now, whatever its state.
