@@ -30,6 +30,7 @@ use self::record::InodeRow;
 use self::room::Room;
 use self::tables::INODES;
 use self::zeros::Zeros;
+use super::decision::Guard;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
 use super::tables::Stat;
@@ -101,16 +102,6 @@ impl Content {
         Ok(true)
     }
 
-    /// Undoes [`Self::hold`] for this inode, which is not recorded; not if others count on the link by now. Call with the
-    /// decision lock held.
-    pub(in crate::spool) fn unhold(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
-        let link = self.layout.content(digest);
-        if inode_at(&link) == Some(ino) && !self.is_needed(digest)? {
-            durable::remove(&link)?;
-        }
-        Ok(())
-    }
-
     /// Removes the link when no bundle needs it and no visible name shows its inode; counts it as kept for others when
     /// one does. Call with the decision lock held.
     pub(in crate::spool) fn free(&self, digest: Digest) -> Result<(), SpoolError> {
@@ -147,9 +138,21 @@ impl Content {
         self.journal.submit(batch)?;
         linked.map_or(Ok(()), |digest| self.free(digest))
     }
+}
+
+/// What only one at a time may decide.
+impl Guard<'_, Content> {
+    /// Undoes [`Content::hold`] for this inode, which is not recorded; not if others count on the link by now.
+    pub(in crate::spool) fn unhold(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
+        let link = self.layout.content(digest);
+        if inode_at(&link) == Some(ino) && !self.is_needed(digest)? {
+            durable::remove(&link)?;
+        }
+        Ok(())
+    }
 
     /// The inode is about to lose these bytes: it does not stand for them any more. `false`: somebody needs them, and
-    /// [`Spool::copy_out`] comes first. Call with the decision lock held until the batch is submitted.
+    /// [`Spool::copy_out`] comes first. The lock is kept until the batch is submitted.
     pub(in crate::spool) fn before_change(
         &self,
         digest: Digest,
@@ -164,7 +167,7 @@ impl Content {
         Ok(true)
     }
 
-    /// The inode turned out not to have these bytes: it does not stand for them. Call with the decision lock held.
+    /// The inode turned out not to have these bytes: it does not stand for them.
     pub(in crate::spool) fn disown(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
         self.unlink(digest, ino, &mut batch)?;
@@ -183,8 +186,8 @@ impl Content {
         Ok(())
     }
 
-    /// Puts a copy of the inode's bytes in its place, if they are still needed. `false`: they are not. Call with the
-    /// decision lock held, and sync the directory of the link afterwards.
+    /// Puts a copy of the inode's bytes in its place, if they are still needed. `false`: they are not. The
+    /// directory of the link is to be synced afterwards.
     fn put_copy(&self, copy: &Path, digest: Digest, ino: u64) -> Result<bool, SpoolError> {
         let link = self.layout.content(digest);
         if inode_at(&link) != Some(ino) || !self.is_needed(digest)? {
@@ -286,7 +289,7 @@ impl Spool {
             return Err(error.into());
         }
         let decide = self.decide();
-        if self.content.put_copy(&temp, digest, gate.gate().ino())? {
+        if decide.content.put_copy(&temp, digest, gate.gate().ino())? {
             drop(decide);
             if let Some(directory) = link.parent() {
                 durable::sync_directory(directory)?;

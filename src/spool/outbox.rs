@@ -226,8 +226,8 @@ impl Spool {
         // Held until the rows are in: whoever decides sees an inode either sealed, or without a digest.
         let mut decide = None;
         if let Some(digest) = gate.state().sealed {
-            decide = Some(self.decide());
-            if !self.content.before_change(digest, ino, &mut batch)? {
+            let content = &decide.insert(self.decide()).content;
+            if !content.before_change(digest, ino, &mut batch)? {
                 return Ok(false);
             }
             gate.state().sealed = None;

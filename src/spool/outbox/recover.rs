@@ -180,7 +180,7 @@ impl Spool {
             && let Some(row) = &row
         {
             // Changed behind our back: the link no longer shows what its name says.
-            self.content.disown(row.digest, ino)?;
+            self.decide().content.disown(row.digest, ino)?;
         }
         let (incomplete, recheck) = match says {
             Says::Unfinished => (true, None),

@@ -120,9 +120,9 @@ impl Linked<'_> {
 impl Drop for Linked<'_> {
     fn drop(&mut self) {
         for page in self.made.chunks(LINK_PAGE) {
-            let _decide = self.spool.decide();
+            let decide = self.spool.decide();
             for (digest, ino) in page {
-                if let Err(error) = self.spool.content.unhold(*digest, *ino) {
+                if let Err(error) = decide.content.unhold(*digest, *ino) {
                     tracing::warn!(%error, "content that nobody needs stays until the next start");
                 }
             }

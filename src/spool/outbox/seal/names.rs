@@ -11,6 +11,7 @@ use super::Earlier;
 use super::commit::Gates;
 use super::plan::{Announced, Member, Plan, Replaces, Taken, gates_of};
 use crate::bundle::{BundleId, link};
+use crate::spool::decision::Decision;
 use crate::spool::durable::OnPath;
 use crate::spool::group::route::Terms;
 use crate::spool::journal::Batch;
@@ -51,7 +52,12 @@ impl Spool {
         let here = || names.iter().zip(&shown).filter(|(_, shows)| **shows);
         let recheck = self.outbox.recheck.lock().get(&gate.ino()).copied();
         if let Some(recheck) = recheck
-            && !self.is_not_torn(&member, recheck, here().map(|(name, _)| name))?
+            && !self.is_not_torn(
+                &plan.decision,
+                &member,
+                recheck,
+                here().map(|(name, _)| name),
+            )?
         {
             return all(SealOutcome::Incomplete);
         }
@@ -81,6 +87,7 @@ impl Spool {
     /// dropped; where a power loss may have torn those, it is held back.
     fn is_not_torn<'a>(
         &self,
+        decide: &Decision<'_>,
         member: &Member,
         recheck: Recheck,
         names: impl Iterator<Item = &'a SealName>,
@@ -91,7 +98,7 @@ impl Spool {
             let Some(before) = before.filter(|before| before.digest != member.digest()) else {
                 continue;
             };
-            self.content.disown(before.digest, ino)?;
+            decide.content.disown(before.digest, ino)?;
             if recheck == Recheck::KeepIfChanged {
                 let mark = Mark {
                     kind: MarkKind::Torn,
