@@ -40,7 +40,39 @@ pub(super) struct Decision<'a> {
     pub(super) inbox: Guard<'a, Inbox>,
     pub(super) ledger: Guard<'a, Ledger>,
     pub(super) group: Guard<'a, Group>,
-    _held: MutexGuard<'a, ()>,
+    _held: Held<'a>,
+}
+
+/// The lock.
+struct Held<'a> {
+    _lock: MutexGuard<'a, ()>,
+}
+
+#[cfg(test)]
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        NAMES.set((None, NAMES.get().1));
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many names this thread has handled since it got the lock, if it has it, and the most so far.
+    static NAMES: std::cell::Cell<(Option<usize>, usize)> = const { std::cell::Cell::new((None, 0)) };
+}
+
+/// Another name of a bundle is handled.
+pub(super) fn handles_name() {
+    #[cfg(test)]
+    if let (Some(names), most) = NAMES.get() {
+        NAMES.set((Some(names + 1), most.max(names + 1)));
+    }
+}
+
+/// The most names that this thread has handled under one hold of the lock.
+#[cfg(test)]
+pub(super) fn most_names() -> usize {
+    NAMES.get().1
 }
 
 impl Spool {
@@ -51,7 +83,11 @@ impl Spool {
 
     /// Waits until nobody else decides.
     pub(super) fn decide(&self) -> Decision<'_> {
-        let held = self.deciding.lock();
+        let held = Held {
+            _lock: self.deciding.lock(),
+        };
+        #[cfg(test)]
+        NAMES.set((Some(0), NAMES.get().1));
         Decision {
             content: Guard {
                 owner: &self.content,

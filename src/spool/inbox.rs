@@ -24,6 +24,7 @@ pub(in crate::spool) mod proofs;
 pub(in crate::spool) mod publish;
 pub(in crate::spool) mod renamed;
 pub(in crate::spool) mod taken;
+pub(in crate::spool) mod under_way;
 pub(in crate::spool) mod withdrawn;
 
 use crate::journal::Journal;
@@ -31,9 +32,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::decision::handles_name;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{IN_NAMES, INTENTS, InName, Intent, LEAVING, VERSIONS, Version};
+use super::tables::{IN_NAMES, INTENTS, InName, Intent, LEAVING, Version};
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{Receipt, RelPath, VerifiedManifest};
 use crate::spool::inbox::intake::{Verified, shown};
@@ -61,12 +63,14 @@ impl Verified {
 pub(in crate::spool) struct Inbox {
     #[allow(dead_code, reason = "the tables move to their owners one by one")]
     journal: Arc<Journal>,
+    pub(in crate::spool) publishing: under_way::Publishing,
 }
 
 impl Inbox {
     pub(in crate::spool) fn new(journal: &Arc<Journal>) -> Self {
         Self {
             journal: Arc::clone(journal),
+            publishing: under_way::Publishing::default(),
         }
     }
 }
@@ -226,7 +230,18 @@ impl Spool {
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         self.keep_proof(manifest, names);
+        self.former_rows(manifest.id(), manifest.manifest(), !names.is_empty(), batch)?;
         self.name_rows(manifest, names, batch)?;
+        self.settle_rows(manifest, names, batch)
+    }
+
+    /// [`Self::settle`] of a bundle whose names have their rows.
+    pub(super) fn settle_rows(
+        &self,
+        manifest: &VerifiedManifest,
+        names: &[(u32, RelPath, u64)],
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let of = manifest.manifest();
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
@@ -265,9 +280,8 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let bundle = manifest.id();
         let of = manifest.manifest();
-        self.outdate_formers(of, batch)?;
-        self.leave_formers(of, !names.is_empty(), batch)?;
         for (index, name, ino) in names {
+            handles_name();
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
             };
@@ -293,17 +307,15 @@ impl Spool {
             }
             batch.insert(IN_NAMES, name, &row);
             self.record_shown(name, of.origin, digest, *ino, batch)?;
-            batch.insert(
-                VERSIONS,
-                &(of.origin, &entry.path),
-                &Version { order: of.order() },
-            );
+            let version = Version { order: of.order() };
+            self.is_version(bundle, of.origin, &entry.path, version, batch);
         }
         Ok(())
     }
 
     /// Takes a file's name out of the inbox. Call with the decision lock held.
     pub(super) fn remove_name(&self, path: &RelPath, left: Left) -> Result<(), SpoolError> {
+        self.record_pending(path)?;
         if !durable::remove(&self.inbox().at(path)?)? {
             let gone = io::Error::from_raw_os_error(libc::ENOENT);
             return Err(gone).on("remove", &self.inbox().shown(path));
@@ -342,6 +354,7 @@ impl Spool {
     /// means that it is still there.
     pub(crate) fn inbox_unlink(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide();
+        self.record_pending(path)?;
         let row: Option<InName> = self.journal.row(IN_NAMES, path)?;
         let forget = |batch: &mut Batch| batch.remove(LEAVING, path);
         if let Some(row) = &row {
@@ -405,6 +418,7 @@ impl Spool {
         no_replace: bool,
     ) -> Result<(), SpoolError> {
         let _decide = self.decide();
+        self.record_pending(from)?;
         let (old, new) = (self.inbox().at(from)?, self.outbox().at(to)?);
         let row: Option<InName> = self.journal.row(IN_NAMES, from)?;
         if let Some(row) = &row {

@@ -155,26 +155,27 @@ impl Spool {
         Ok(link::stays(to, &target))
     }
 
-    /// Whose a top directory of the inbox is, because it has links of theirs in it.
-    fn top_owner(&self, top: &RelPath) -> Result<Option<PeerId>, SpoolError> {
-        let owner: Option<PeerId> = self.journal.row(TOPS, top)?;
-        // Else it was consumed, with all that was in it.
-        let is_there = owner.is_some() && self.inbox().look(top)?.is_some();
-        Ok(owner.filter(|_| is_there))
-    }
-
-    /// Whether `origin` may give names in the top directory `top`; `links`: links too.
+    /// Whether `origin` may give names in the top directory `top`; `links`: links too. Call with the decision lock held.
     pub(super) fn may_use_top(
         &self,
         origin: PeerId,
         top: &RelPath,
         links: bool,
     ) -> Result<bool, SpoolError> {
-        if let Some(owner) = self.top_owner(top)? {
-            return Ok(owner == origin);
+        if let Some(owner) = self.journal.row(TOPS, top)? {
+            if self.inbox().look(top)?.is_some() || owner == origin {
+                return Ok(owner == origin);
+            }
+            // It was consumed, with all that was in it: from now on it is of whoever comes first.
+            let mut batch = Batch::default();
+            batch.remove(TOPS, top);
+            self.journal.submit(batch)?;
         }
         if !links {
             return Ok(true);
+        }
+        if self.inbox.publishing.others_show_below(origin, top) {
+            return Ok(false);
         }
         let mut after: Option<RelPath> = None;
         loop {

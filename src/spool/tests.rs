@@ -43,6 +43,8 @@ mod names;
 #[cfg(test)]
 mod planted;
 #[cfg(test)]
+mod publishing;
+#[cfg(test)]
 mod races;
 #[cfg(test)]
 mod rebuilt;

@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::RelPath;
+use crate::bundle::{BundleId, RelPath};
 use crate::peer::PeerId;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::tables::{CHOSEN, InName, OWNED, VERSIONS, Version};
@@ -78,6 +78,9 @@ impl Spool {
         origin: PeerId,
         path: &RelPath,
     ) -> Result<Option<Version>, SpoolError> {
+        if let Some(order) = self.inbox.publishing.pending_order(origin, path) {
+            return Ok(Some(Version { order }));
+        }
         if let Some(version) = self.journal.row(VERSIONS, &(origin, path))? {
             return Ok(Some(version));
         }
@@ -85,6 +88,20 @@ impl Spool {
         Ok(consumed
             .filter(|row| row.origin == head_of(origin.as_bytes()))
             .map(|row| Version { order: row.order }))
+    }
+
+    /// `bundle` has the newest version of a path. Call with the decision lock held.
+    pub(in crate::spool) fn is_version(
+        &self,
+        bundle: BundleId,
+        origin: PeerId,
+        path: &RelPath,
+        version: Version,
+        batch: &mut Batch,
+    ) {
+        let publishing = &self.inbox.publishing;
+        publishing.outdate(bundle, origin, path, version.order);
+        batch.insert(VERSIONS, &(origin, path), &version);
     }
 
     /// Whose name this is, also while nothing is shown there.

@@ -9,7 +9,7 @@
 //! A number of an inode is believed on the same boot only; in a state that was copied every file has another, and is found
 //! by its bytes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest, link};
 use crate::digest::Digest;
 use crate::spool::durable::{self, OnPath, Sync};
+use crate::spool::inbox::publish::{Given, INTENT_NAMES};
 use crate::spool::inbox::taken::Which;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::hashing::hash_file;
@@ -43,11 +44,18 @@ enum Where {
     Aside(PathBuf),
     /// Under its name in the inbox.
     Shown,
+    /// It had its name, and has its rows.
+    Recorded,
 }
 
 impl Spool {
     pub(in crate::spool) fn recover_intents(&self, last: LastRun) -> Result<(), SpoolError> {
         let mut intents = self.journal.rows(INTENTS.all(), usize::MAX)?;
+        let mut slices: BTreeMap<(BundleId, u64), Vec<Given>> = BTreeMap::new();
+        if last == LastRun::PowerLost {
+            slices.extend(self.journal.dropped(INTENT_NAMES));
+        }
+        slices.extend(self.journal.rows(INTENT_NAMES.all(), usize::MAX)?);
         if last == LastRun::PowerLost {
             let known: HashSet<BundleId> = intents.iter().map(|(bundle, _)| *bundle).collect();
             let dropped = self.journal.dropped(INTENTS);
@@ -57,7 +65,9 @@ impl Spool {
                     .filter(|(bundle, _)| !known.contains(bundle)),
             );
         }
-        for (bundle, intent) in intents {
+        for (bundle, mut intent) in intents {
+            let of_bundle = slices.extract_if((bundle, 0)..=(bundle, u64::MAX), |_, _| true);
+            intent.names.extend(of_bundle.flat_map(|(_, names)| names));
             let mut batch = Batch::default();
             batch.remove(INTENTS, &bundle);
             match intent.signed.clone().verify_own() {
@@ -82,8 +92,24 @@ impl Spool {
                 }
             }
             self.journal.submit(batch)?;
+            self.forget_intent(bundle)?;
+        }
+        for ((bundle, _), names) in slices {
+            self.take_apart_again(bundle, names)?;
         }
         Ok(())
+    }
+
+    /// A tree that was being built goes back to where the next attempt looks for it.
+    fn take_apart_again(&self, bundle: BundleId, names: Vec<Given>) -> Result<(), SpoolError> {
+        for (index, name, _) in names {
+            let at = self.staging_tree(bundle).join(name.as_path());
+            let is_there = fs::symlink_metadata(&at).is_ok_and(|meta| !meta.is_dir());
+            if is_there {
+                durable::rename(&at, &self.staged_alone(bundle, index))?;
+            }
+        }
+        self.forget_intent(bundle)
     }
 
     /// The rows of the publish, if it is to be completed.
@@ -121,8 +147,17 @@ impl Spool {
             let Some(entry) = of.entries.get(*index as usize) else {
                 continue;
             };
-            let newest = self.version(of.origin, &entry.path)?;
-            if newest.is_some_and(|newest| newest.order >= of.order()) {
+            if let Some(newest) = self.version(of.origin, &entry.path)?
+                && newest.order >= of.order()
+            {
+                if newest.order == of.order() {
+                    members.push(Member {
+                        index: *index,
+                        name: name.clone(),
+                        ino: Some(*ino),
+                        at: Where::Recorded,
+                    });
+                }
                 continue;
             }
             let Some(digest) = entry.mark() else {
@@ -172,14 +207,14 @@ impl Spool {
     fn look_at(&self, at: &Where, name: &RelPath) -> Result<Option<fs::Metadata>, SpoolError> {
         match at {
             Where::Aside(at) => Ok(fs::symlink_metadata(at).ok()),
-            Where::Shown => Ok(self.inbox().look(name)?),
+            Where::Shown | Where::Recorded => Ok(self.inbox().look(name)?),
         }
     }
 
     fn open_at(&self, at: &Where, name: &RelPath) -> Result<File, SpoolError> {
         match at {
             Where::Aside(at) => File::open(at).on("open", at),
-            Where::Shown => {
+            Where::Shown | Where::Recorded => {
                 let opened = self.inbox().read(name);
                 opened.on("open", &self.inbox().shown(name))
             }
@@ -200,7 +235,7 @@ impl Spool {
         if meta.is_symlink() {
             let target = match at {
                 Where::Aside(at) => fs::read_link(at).map(|to| to.into_os_string().into_vec()),
-                Where::Shown => self.inbox().read_link(name),
+                Where::Shown | Where::Recorded => self.inbox().read_link(name),
             };
             let target = target.on("read", &self.inbox().shown(name))?;
             return Ok(link::digest(&target) == digest);
@@ -221,6 +256,7 @@ impl Spool {
                 continue;
             }
             match &member.at {
+                Where::Recorded => {}
                 Where::Aside(at) if *at == to => {}
                 Where::Aside(at) => durable::rename(at, &to)?,
                 Where::Shown => durable::rename(&self.inbox().at(&member.name)?, &to)?,
@@ -249,7 +285,16 @@ impl Spool {
         if !few {
             batch.sync(Sync::Everything);
         }
+        let mut settled = Vec::with_capacity(members.len());
         for member in members {
+            if member.at == Where::Recorded {
+                settled.extend(
+                    member
+                        .ino
+                        .map(|ino| (member.index, member.name.clone(), ino)),
+                );
+                continue;
+            }
             let entry = &of.entries[member.index as usize];
             if entry.kind == EntryKind::Directory {
                 self.make_inbox_directories(&member.name)?;
@@ -270,7 +315,11 @@ impl Spool {
         let names = names.map(|member| (member.index as usize, &member.name));
         self.set_inbox_times(manifest, names, &mut batch);
         self.note_taken(of.origin, taken, &mut batch)?;
-        self.settle(manifest, &shown, &mut batch)?;
+        self.keep_proof(manifest, &shown);
+        self.former_rows(manifest.id(), of, !shown.is_empty(), &mut batch)?;
+        self.name_rows(manifest, &shown, &mut batch)?;
+        settled.extend(shown);
+        self.settle_rows(manifest, &settled, &mut batch)?;
         tracing::info!(bundle = %manifest.id().short(), "a publish that had begun is complete");
         Ok(batch)
     }

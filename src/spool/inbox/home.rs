@@ -88,6 +88,7 @@ impl Spool {
             self.journal.submit(batch)?;
             return Ok(false);
         };
+        self.record_pending(&chosen)?;
         let row: Option<InName> = self.journal.row(IN_NAMES, &chosen)?;
         let row = row.filter(|row| row.origin == origin && row.path == path);
         if let Some(row) = &row

@@ -15,6 +15,7 @@ use std::io;
 
 use crate::bundle::{Entry, EntryKind, NAME_MAX, RelPath, VerifiedManifest};
 use crate::peer::{self, PeerId};
+use crate::spool::decision::handles_name;
 use crate::spool::durable;
 use crate::spool::inbox::Left;
 use crate::spool::inbox::consumed::Owner;
@@ -36,7 +37,7 @@ const FIRST_RANGE: u32 = 16;
 const DRAWS: u32 = 24;
 
 /// Entries whose names are chosen, and recorded, at once.
-const SLICE: usize = 256;
+pub(super) const SLICE: usize = 256;
 
 /// Bytes of directories remembered while names are chosen. What is forgotten is looked for again.
 const KNOWN_MAX: usize = 4 << 20;
@@ -130,6 +131,27 @@ impl Spool {
         Ok(namings)
     }
 
+    /// [`Self::choose_names`], all rows submitted; the decision lock is held for one slice at a time.
+    pub(super) fn choose_in_slices(
+        &self,
+        manifest: &VerifiedManifest,
+        choosing: &mut Choosing,
+    ) -> Result<Vec<Naming>, SpoolError> {
+        let entries = &manifest.manifest().entries;
+        let mut namings = Vec::with_capacity(entries.len());
+        for (slice, said) in entries.chunks(SLICE).enumerate() {
+            let _decide = self.decide();
+            if let Some(reason) = self.ended(manifest.id(), choosing.origin) {
+                return Err(SpoolError::Ended(reason));
+            }
+            let mut batch = Batch::default();
+            self.choose_slice(slice * SLICE, said, choosing, &mut namings, &mut batch)?;
+            self.journal.submit(batch)?;
+            choosing.chosen.clear();
+        }
+        Ok(namings)
+    }
+
     /// The names of the entries `said`, which are those from number `first` on.
     fn choose_slice(
         &self,
@@ -141,6 +163,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let (origin, order) = (choosing.origin, choosing.order);
         for (entry, said) in said.iter().enumerate() {
+            handles_name();
             let newest = self.version(origin, &said.path)?;
             if newest.is_some_and(|newest| newest.order >= order) {
                 continue;
@@ -382,6 +405,7 @@ impl Spool {
             Some(meta) if meta.is_dir() => Ok(true),
             Some(_) => match owner {
                 Some(Owner::Known(owner, its_path)) if owner == origin => {
+                    self.record_pending(candidate)?;
                     let newest = self.version(origin, &its_path)?;
                     let older = newest.is_none_or(|newest| newest.order < choosing.order);
                     if older {
@@ -420,6 +444,7 @@ impl Spool {
                 Ok(gone)
             }
             Some(_) => {
+                self.record_pending(candidate)?;
                 let row: Option<InName> = self.journal.row(IN_NAMES, candidate)?;
                 Ok(row.is_some_and(|row| row.origin == origin && row.path == *path))
             }

@@ -1,17 +1,19 @@
 //! Publishing a bundle of many files: all names at one instant.
 //!
-//! Where no directory on the way to the names is shared with what is in the inbox, the tree is built in `partial/` and
-//! appears by one rename. Else the names are given one by one, and nobody who looks through the mount sees it half done:
-//! see [`crate::spool::InboxObserver`]. The times of directories are set before that instant where it is a rename, else with the
-//! names.
+//! Where the topmost name is free, the tree is built in `partial/` and appears by one rename ([`tree`]). Else the names are
+//! given one by one, and nobody who looks through the mount sees it half done: see [`crate::spool::InboxObserver`]. The
+//! times of directories are set before that instant where it is a rename, else with the names.
+//!
+//! A merge still holds the decision lock from its first name to its last.
 //!
 //! # Crash behaviour
+//!
+//! Of a merge:
 //!
 //! | killed | then |
 //! |---|---|
 //! | before the intent | nothing is visible; the bundle is offered again, its bytes are in `partial/` |
 //! | after the intent, before a rename | recovery gives all names, before anything is mounted |
-//! | while the tree is built | the same: each file is in `partial/`, alone or in the tree |
 //! | in the middle of the renames of a merge | the same; names that are gone again were removed by the user |
 //! | after the renames, before the rows | recovery writes the rows |
 //!
@@ -22,18 +24,21 @@
 //! Called by whoever finished the bundle. The decision lock is not held while the kernel is asked to forget names: it may
 //! be waiting for a file operation that waits for the lock.
 
+mod tree;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::bundle::{BundleId, DirectoryTime, EntryKind, RelPath, VerifiedManifest};
-use crate::spool::beneath::Root;
+use crate::spool::decision::handles_name;
 use crate::spool::directories::{set_times, times_in_inbox};
 use crate::spool::durable::{self, SYNC_EACH_MAX, Sync};
 use crate::spool::inbox::intake::Verified;
 use crate::spool::inbox::naming::{Choosing, Naming};
-use crate::spool::journal::Batch;
+use crate::spool::inbox::publish::tree::Attempt;
+use crate::spool::journal::{Batch, Table};
 use crate::spool::tables::{IN_NAMES, INTENTS, InName, Intent};
 use crate::spool::{Published, Spool, SpoolError};
 
@@ -70,6 +75,16 @@ pub(crate) trait InboxObserver: Send + std::marker::Sync {
     fn removed(&self, path: &RelPath);
 }
 
+/// A name that an entry gets: the number of the entry, the name, and the inode (0 for a directory).
+pub(in crate::spool) type Given = (u32, RelPath, u64);
+
+/// Bundle, number of a slice → the names of a publish that has begun, where there are many. They count if the bundle has a
+/// row in [`INTENTS`].
+pub(in crate::spool) const INTENT_NAMES: Table<(BundleId, u64), Vec<Given>> = Table::new(93);
+
+/// How often a tree is built anew because something else took its topmost name meanwhile.
+const TREE_ATTEMPTS: usize = 4;
+
 /// How often names are chosen anew because others came in between while the kernel was asked to forget some.
 const PREPARE_ATTEMPTS: usize = 4;
 
@@ -78,8 +93,6 @@ struct Plan {
     namings: Vec<Naming>,
     /// What was chosen last; they come with the intent.
     rows: Batch,
-    /// The topmost directory that is not there yet, if all names are below it.
-    fresh: Option<RelPath>,
     /// What the names show now.
     replaced: HashMap<RelPath, u64>,
     /// Names that the kernel may remember wrongly: those replaced and those that were in the way.
@@ -133,6 +146,31 @@ impl Spool {
         &self,
         verified: &Verified,
     ) -> Result<Published, SpoolError> {
+        let mut begun = self.inbox.publishing.begin(&verified.manifest);
+        if begun.way.shown().is_some() {
+            // An attempt before this one could not write all rows.
+            for staged in verified.files.iter().flatten() {
+                durable::remove(&staged.at)?;
+            }
+            return self.finish_tree(&mut begun);
+        }
+        let mut cleared = HashSet::new();
+        for _ in 0..TREE_ATTEMPTS {
+            match self.publish_tree(verified, &mut begun, &mut cleared)? {
+                Attempt::Published(published) => return Ok(published),
+                Attempt::Taken => {}
+                Attempt::NotFree => break,
+            }
+        }
+        self.merge(verified, cleared)
+    }
+
+    /// Gives the names among others that are there. `cleared` were in the way.
+    fn merge(
+        &self,
+        verified: &Verified,
+        cleared: HashSet<RelPath>,
+    ) -> Result<Published, SpoolError> {
         let manifest = &verified.manifest;
         let bundle = manifest.id();
         let observer = self.observer.read().clone();
@@ -144,6 +182,7 @@ impl Spool {
                 return Err(SpoolError::Ended(reason));
             }
             let mut plan = self.plan(manifest)?;
+            plan.disturbed.extend(cleared.iter().cloned());
             attempts += 1;
             let Some(observer) = &observer else {
                 break (decide, plan);
@@ -159,11 +198,8 @@ impl Spool {
             drop(before);
         };
 
-        let mut names = Vec::with_capacity(plan.namings.len());
-        for naming in &plan.namings {
-            let ino = verified.files[naming.entry].as_ref().map_or(0, |f| f.ino);
-            names.push((naming.entry as u32, naming.name.clone(), ino));
-        }
+        let names = plan.namings.iter().map(|naming| given(verified, naming));
+        let mut names: Vec<Given> = names.collect();
         let mut intent = std::mem::take(&mut plan.rows);
         intent.insert(
             INTENTS,
@@ -176,10 +212,9 @@ impl Spool {
         self.journal.submit(intent)?;
 
         let mut given = Vec::with_capacity(names.len());
-        let outcome = match (&plan.fresh, &observer) {
-            (Some(fresh), _) => self.give_tree(verified, &plan, fresh, &mut given),
-            (None, None) => self.give_each(verified, &plan, &mut given),
-            (None, Some(observer)) => {
+        let outcome = match &observer {
+            None => self.give_each(verified, &plan, &mut given),
+            Some(observer) => {
                 let mut outcome = Ok(0);
                 observer.switch(&mut || {
                     outcome = self.give_each(verified, &plan, &mut given);
@@ -216,13 +251,10 @@ impl Spool {
         let mut choosing = Choosing::of(manifest);
         let mut rows = Batch::default();
         let namings = self.choose_names(manifest, &mut choosing, &mut rows)?;
-        let fresh = self.fresh_root(&namings)?;
         let mut replaced = HashMap::new();
-        if fresh.is_none() {
-            for naming in &namings {
-                let row: Option<InName> = self.journal.row(IN_NAMES, &naming.name)?;
-                replaced.extend(row.map(|row| (naming.name.clone(), row.ino)));
-            }
+        for naming in &namings {
+            let row: Option<InName> = self.journal.row(IN_NAMES, &naming.name)?;
+            replaced.extend(row.map(|row| (naming.name.clone(), row.ino)));
         }
         let disturbed = choosing
             .cleared
@@ -232,12 +264,12 @@ impl Spool {
         Ok(Plan {
             namings,
             rows,
-            fresh,
             replaced,
             disturbed,
         })
     }
 
+    /// The topmost name that is not there yet, if all others are below it.
     fn fresh_root(&self, namings: &[Naming]) -> Result<Option<RelPath>, SpoolError> {
         let Some(first) = namings.first() else {
             return Ok(None);
@@ -256,85 +288,6 @@ impl Spool {
         Ok(None)
     }
 
-    /// Builds the tree beside the inbox and renames it. Gives how many names are given.
-    fn give_tree(
-        &self,
-        verified: &Verified,
-        plan: &Plan,
-        fresh: &RelPath,
-        given: &mut Vec<NewName>,
-    ) -> Result<usize, (usize, SpoolError)> {
-        let staging = self.staging_tree(verified.manifest.id());
-        let times = plan.times(&verified.manifest, plan.namings.len());
-        // Above the tree are directories that the inbox has already.
-        let (inside, above): (Vec<_>, Vec<_>) = times
-            .into_iter()
-            .partition(|(path, _)| path.starts_with(fresh));
-        let build = || {
-            durable::remove_all(&staging)?;
-            let mut made = HashSet::new();
-            let mut new = Vec::with_capacity(plan.namings.len());
-            let root = staging.join(fresh.as_path());
-            self.make_staged_directory(&root)?;
-            for naming in &plan.namings {
-                let to = staging.join(naming.name.as_path());
-                let file = &verified.files[naming.entry];
-                let directory = match file {
-                    Some(_) => naming.name.parent(),
-                    None => Some(naming.name.clone()),
-                };
-                let above = std::iter::successors(directory, RelPath::parent);
-                let mut missing: Vec<RelPath> = above
-                    .take_while(|path| path.starts_with(fresh) && !made.contains(path))
-                    .collect();
-                while let Some(directory) = missing.pop() {
-                    if directory != *fresh {
-                        let at = staging.join(directory.as_path());
-                        self.make_staged_directory(&at)?;
-                    }
-                    new.push(directory_made(&directory));
-                    made.insert(directory);
-                }
-                if let Some(staged) = file {
-                    durable::rename(&staged.at, &to)?;
-                    new.push(NewName {
-                        path: naming.name.clone(),
-                        directory: false,
-                        replaced: None,
-                    });
-                }
-            }
-            if let Ok(staged) = Root::open_at(staging.clone()) {
-                set_times(&staged, &inside);
-            }
-            durable::rename_no_replace(&root, &self.inbox().at(fresh)?)?;
-            set_times(self.inbox(), &above);
-            Ok(new)
-        };
-        match build() {
-            Ok(new) => {
-                *given = new;
-                if let Err(error) = durable::remove_all(&staging) {
-                    tracing::debug!(%error, "an empty directory stays until the next start");
-                }
-                Ok(plan.namings.len())
-            }
-            Err(error) => {
-                // Nothing is visible. What was moved goes back to where the next attempt looks for it.
-                for naming in &plan.namings {
-                    if let Some(staged) = &verified.files[naming.entry]
-                        && !staged.at.exists()
-                        && let Err(error) =
-                            durable::rename(&staging.join(naming.name.as_path()), &staged.at)
-                    {
-                        tracing::debug!(%error, "it will be fetched again");
-                    }
-                }
-                Err((0, error))
-            }
-        }
-    }
-
     /// Gives names one by one, in order. Gives how many names are given.
     fn give_each(
         &self,
@@ -344,6 +297,7 @@ impl Spool {
     ) -> Result<usize, (usize, SpoolError)> {
         let times = |done| set_times(self.inbox(), &plan.times(&verified.manifest, done));
         for (done, naming) in plan.namings.iter().enumerate() {
+            handles_name();
             let mut give = || {
                 let Some(staged) = &verified.files[naming.entry] else {
                     return self.make_directories(&naming.name, given);
@@ -431,6 +385,8 @@ impl Spool {
             batch.sync(Sync::Everything);
         }
         if !all {
+            let (bundle, of) = (manifest.id(), manifest.manifest());
+            self.former_rows(bundle, of, !names.is_empty(), &mut batch)?;
             self.name_rows(manifest, names, &mut batch)?;
             batch.remove(INTENTS, &manifest.id());
             return Ok(batch);
@@ -459,6 +415,12 @@ impl Spool {
             said.components().count() - title.components().count().min(said.components().count());
         std::iter::successors(Some(name.clone()), RelPath::parent).nth(deeper)
     }
+}
+
+fn given(verified: &Verified, naming: &Naming) -> Given {
+    let file = verified.files[naming.entry].as_ref();
+    let ino = file.map_or(0, |file| file.ino);
+    (naming.entry as u32, naming.name.clone(), ino)
 }
 
 fn directory_made(path: &RelPath) -> NewName {

@@ -48,7 +48,8 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use crate::bundle::{
-    DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath, VerifiedManifest, link,
+    BundleId, DeliveryState, Entry, EntryKind, FORMERS_MAX, Former, Manifest, RelPath,
+    VerifiedManifest, link,
 };
 use crate::digest::Digest;
 use crate::peer::PeerId;
@@ -63,7 +64,7 @@ use crate::spool::outbox::OutName;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::outbox::seal::{is_executable, mtime_of};
 use crate::spool::symlinks::set_link_mtime;
-use crate::spool::tables::{CHOSEN, IN_NAMES, InName, RENAMES, Renaming, VERSIONS, Version};
+use crate::spool::tables::{CHOSEN, IN_NAMES, InName, RENAMES, Renaming, Version};
 use crate::spool::{Event, InboxObserver, NewName, Spool, SpoolError};
 
 /// A mode or time set so soon after the seal belongs to the file's making: `install` and others close first.
@@ -321,6 +322,7 @@ impl Spool {
         let Some(name) = self.journal.row(CHOSEN, &(origin, path))? else {
             return Ok(None);
         };
+        self.record_pending(&name)?;
         let row: Option<InName> = self.journal.row(IN_NAMES, &name)?;
         Ok(row
             .filter(|row| row.origin == origin && row.path == *path)
@@ -405,8 +407,13 @@ impl Spool {
         self.note_taken(of.origin, [Which::of(of, 0)], &mut batch)?;
         if !outdated {
             let version = Version { order: of.order() };
-            let key = (of.origin, &announced.entry.path);
-            batch.insert(VERSIONS, &key, &version);
+            self.is_version(
+                bundle,
+                of.origin,
+                &announced.entry.path,
+                version,
+                &mut batch,
+            );
         }
         self.journal.submit(batch)?;
         let mut batch = Batch::default();
@@ -582,10 +589,23 @@ impl Spool {
             .try_for_each(|directory| self.go_home(directory).map(drop))
     }
 
+    /// What a bundle that is published, or only settled, does to the names its file had before. To be put before the
+    /// bundle's own versions.
+    pub(in crate::spool) fn former_rows(
+        &self,
+        bundle: BundleId,
+        of: &Manifest,
+        published: bool,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        self.outdate_formers(bundle, of, batch)?;
+        self.leave_formers(of, published, batch)
+    }
+
     /// Former names that still show this file wait for the other one that the origin has there by now; those that show an
     /// older version of it, which was never replaced here, for whatever comes there. So does a name that shows the file when
     /// it is not `published` under its new one, since something newer has that.
-    pub(in crate::spool) fn leave_formers(
+    fn leave_formers(
         &self,
         of: &Manifest,
         published: bool,
@@ -624,10 +644,10 @@ impl Spool {
         Ok(())
     }
 
-    /// The versions that `manifest` carries on under another name are past: one that comes late is not shown. To be put
-    /// before the bundle's own versions.
-    pub(in crate::spool) fn outdate_formers(
+    /// The versions that `manifest` carries on under another name are past: one that comes late is not shown.
+    fn outdate_formers(
         &self,
+        bundle: BundleId,
         of: &Manifest,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
@@ -635,8 +655,7 @@ impl Spool {
             let version = self.version(of.origin, &former.path)?;
             if version.is_none_or(|version| version.order <= former.order()) {
                 let order = former.order();
-                let key = (of.origin, &former.path);
-                batch.insert(VERSIONS, &key, &Version { order });
+                self.is_version(bundle, of.origin, &former.path, Version { order }, batch);
             }
         }
         Ok(())

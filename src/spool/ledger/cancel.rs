@@ -232,7 +232,8 @@ impl Spool {
             .ledger
             .inbound_shown(bundle)?
             .or_else(|| self.coming(bundle));
-        let shown = shown.filter(|row| row.origin == cancel.origin && settled.is_none());
+        let too_late = settled.is_some() || self.inbox.publishing.is_shown(bundle);
+        let shown = shown.filter(|row| row.origin == cancel.origin && !too_late);
         let mut told = BTreeSet::new();
         if !known {
             let mut batch = Batch::default();
@@ -255,7 +256,8 @@ impl Spool {
             self.note_cancel();
             self.free_ended(freed)?;
         }
-        if shown.is_some() {
+        // Whoever publishes it finds that it has ended, and removes what arrived.
+        if shown.is_some() && !self.inbox.publishing.has(bundle) {
             self.discard_partial(bundle)?;
         }
         let volatile = self.volatile.lock().contains(&bundle);

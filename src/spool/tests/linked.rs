@@ -24,7 +24,7 @@ impl Node {
         outcome.recv().unwrap()
     }
 
-    fn drop_link(&self, path: &str, target: &str) -> BundleId {
+    pub(super) fn drop_link(&self, path: &str, target: &str) -> BundleId {
         let at = self.outbox(path);
         fs::create_dir_all(at.parent().unwrap()).unwrap();
         symlink(target, at).unwrap();

@@ -1,0 +1,377 @@
+//! What comes in between the steps of publishing a bundle of many.
+
+use std::thread;
+
+use super::super::decision::most_names;
+use super::super::inbox::intake::Verified;
+use super::super::inbox::publish::INTENT_NAMES;
+use super::super::inbox::under_way::Step;
+use super::*;
+use crate::bundle::{Cancel, CancelReason};
+
+/// How a publish goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Go {
+    On,
+    /// The daemon was killed there.
+    Killed,
+}
+
+impl Node {
+    fn drop_many(&self, directory: &str, files: usize) -> BundleId {
+        let names: Vec<String> = (0..files).map(|n| format!("{}/f{n}", n % 10)).collect();
+        let files: Vec<(&str, &[u8])> = names.iter().map(|n| (n.as_str(), n.as_bytes())).collect();
+        self.fill(".many", &files);
+        self.commit(".many", directory)
+    }
+
+    /// All bytes of a bundle of small files; how many were asked for.
+    fn whole(&self, origin: &Self, bundle: BundleId) -> (Verified, u64) {
+        let manifest = origin.manifest(bundle);
+        let offered = self.spool().offered(manifest, origin.id());
+        let Offered::Wanted(mut incoming) = offered.unwrap() else {
+            panic!("not wanted")
+        };
+        let mut asked = 0;
+        for entry in 0..incoming.manifest().manifest().entries.len() {
+            if incoming.missing(entry).is_empty() {
+                continue;
+            }
+            let reader = origin.spool().open_content(bundle, entry, self.id());
+            let mut reader = reader.unwrap();
+            let len = reader.len() as usize;
+            let bytes = reader.read(0, len).unwrap();
+            incoming.accept_chunk(entry, 0, &bytes).unwrap();
+            asked += len as u64;
+        }
+        (incoming.finish().unwrap(), asked)
+    }
+
+    /// Publishes a bundle; `act` comes in between, when it first is at `step`.
+    fn publish_at(
+        &self,
+        origin: &Self,
+        bundle: BundleId,
+        step: Step,
+        act: impl FnOnce() -> Go,
+    ) -> thread::Result<Result<Published, SpoolError>> {
+        let (reached, at) = crossbeam_channel::bounded(0);
+        let (tell, go) = crossbeam_channel::bounded(0);
+        let mut waits = true;
+        self.spool().inbox.publishing.pause(move |now| {
+            if now == step && std::mem::take(&mut waits) {
+                reached.send(()).unwrap();
+                assert!(go.recv().unwrap() == Go::On, "killed, as the test wants it");
+            }
+        });
+        let (verified, _) = self.whole(origin, bundle);
+        thread::scope(|scope| {
+            let publish = scope.spawn(|| verified.publish());
+            at.recv_timeout(Duration::from_secs(60)).unwrap();
+            tell.send(act()).unwrap();
+            publish.join()
+        })
+    }
+
+    fn files_below(&self, directory: &str) -> usize {
+        let mut open = vec![self.inbox(directory)];
+        let mut files = 0;
+        while let Some(directory) = open.pop() {
+            let Ok(entries) = fs::read_dir(&directory) else {
+                continue;
+            };
+            for entry in entries {
+                let at = entry.unwrap().path();
+                if at.is_dir() {
+                    open.push(at);
+                } else {
+                    files += 1;
+                }
+            }
+        }
+        files
+    }
+
+    fn read_shown(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.inbox(path)).ok()
+    }
+
+    fn nothing_left_over(&self) {
+        let partial: Vec<_> = fs::read_dir(self.state().join("partial"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert!(partial.is_empty(), "{partial:?}");
+        let rows = self.spool().journal.rows(INTENT_NAMES.all(), 9).unwrap();
+        assert!(rows.is_empty(), "{rows:?}");
+    }
+}
+
+const MANY: usize = 600;
+
+const STEPS: [Step; 4] = [Step::Chosen, Step::Built, Step::Shown, Step::Recorded];
+
+#[test]
+fn no_hold_of_the_decision_lock_handles_more_names_than_a_slice() {
+    let (alder, birch) = pair();
+    let bundle = alder.drop_many("d", 1000);
+    let (verified, _) = birch.whole(&alder, bundle);
+    thread::spawn(move || {
+        verified.publish().unwrap();
+        assert!((1..=256).contains(&most_names()), "{}", most_names());
+    })
+    .join()
+    .unwrap();
+    assert_eq!(birch.files_below("d"), 1000);
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    birch.nothing_left_over();
+}
+
+fn cut_off(step: Step, power_lost: bool) {
+    let (alder, mut birch) = pair();
+    let bundle = alder.drop_many("d", MANY);
+    let killed = birch.publish_at(&alder, bundle, step, || {
+        if power_lost {
+            birch.spool().journal.flush().unwrap();
+        }
+        Go::Killed
+    });
+    assert!(killed.is_err());
+    birch.stop();
+    if power_lost {
+        birch.lost_power();
+    }
+    birch.start();
+    birch.checked();
+    let shown = matches!(step, Step::Shown | Step::Recorded);
+    let case = format!("{step:?}, power lost: {power_lost}");
+    assert_eq!(
+        birch.files_below("d"),
+        if shown { MANY } else { 0 },
+        "{case}"
+    );
+    if !shown {
+        let (verified, asked) = birch.whole(&alder, bundle);
+        assert_eq!(asked, 0, "{case}: what was whole is not fetched again");
+        verified.publish().unwrap();
+    }
+    assert_eq!(birch.files_below("d"), MANY, "{case}");
+    birch.spool().journal.flush().unwrap();
+    assert!(birch.spool().receipt(bundle).is_some(), "{case}");
+    for name in ["d/0/f0", "d/9/f599"] {
+        let state = birch.spool().inbox_state(&rel(name), birch.inbox_ino(name));
+        assert_eq!(state.from.as_deref(), Some("alder"), "{case}");
+    }
+    birch.nothing_left_over();
+}
+
+#[test]
+fn killed_at_any_step_a_bundle_is_shown_whole_or_not_at_all() {
+    for step in STEPS {
+        cut_off(step, false);
+    }
+}
+
+#[test]
+fn after_a_power_loss_at_any_step_a_bundle_is_shown_whole_or_not_at_all() {
+    for step in STEPS {
+        cut_off(step, true);
+    }
+}
+
+#[test]
+fn what_the_user_takes_before_it_has_its_rows_stays_away() {
+    for step in [Step::Shown, Step::Recorded] {
+        let (alder, mut birch) = pair();
+        let bundle = alder.drop_many("d", MANY);
+        let published = birch.publish_at(&alder, bundle, step, || {
+            birch.spool().inbox_unlink(&rel("d/0/f0")).unwrap();
+            birch.spool().inbox_unlink(&rel("d/9/f599")).unwrap();
+            let (from, to) = (rel("d/1/f1"), rel("mine"));
+            birch.spool().inbox_to_outbox(&from, &to, false).unwrap();
+            Go::On
+        });
+        published.unwrap().unwrap();
+        let there = |birch: &Node| {
+            let gone = ["d/0/f0", "d/9/f599", "d/1/f1"];
+            assert!(gone.iter().all(|name| !birch.inbox(name).exists()));
+            assert_eq!(birch.files_below("d"), MANY - 3);
+        };
+        there(&birch);
+        birch.stop();
+        birch.start();
+        there(&birch);
+        // A version that comes late does not bring it back, and a newer one does.
+        assert!(birch.spool().receipt(bundle).is_some());
+        alder.drop_file("d/0/f0", b"newer");
+        birch.fetch(&alder, alder.drop_file("d/0/f0", b"newest"));
+        assert_eq!(birch.read_shown("d/0/f0").as_deref(), Some("newest"));
+    }
+}
+
+#[test]
+fn a_directory_removed_before_it_has_its_rows_stays_away() {
+    let (alder, mut birch) = pair();
+    let bundle = alder.drop_many("d", MANY);
+    let published = birch.publish_at(&alder, bundle, Step::Shown, || {
+        for n in 0..MANY {
+            let path = rel(&format!("d/{}/f{n}", n % 10));
+            birch.spool().inbox_unlink(&path).unwrap();
+        }
+        for n in 0..10 {
+            birch.spool().inbox_rmdir(&rel(&format!("d/{n}"))).unwrap();
+        }
+        birch.spool().inbox_rmdir(&rel("d")).unwrap();
+        Go::On
+    });
+    published.unwrap().unwrap();
+    birch.stop();
+    birch.start();
+    assert!(!birch.inbox("d").exists());
+    assert!(birch.spool().receipt(bundle).is_some());
+}
+
+#[test]
+fn something_newer_that_comes_in_between_is_what_is_shown() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        let bundle = alder.drop_many("d", MANY);
+        let newer = alder.drop_file("d/0/f0", b"newer");
+        let published = birch.publish_at(&alder, bundle, step, || {
+            birch.fetch(&alder, newer);
+            Go::On
+        });
+        published.unwrap().unwrap();
+        assert_eq!(
+            birch.read_shown("d/0/f0").as_deref(),
+            Some("newer"),
+            "{step:?}"
+        );
+        assert_eq!(birch.files_below("d"), MANY, "{step:?}");
+        let state = birch.spool();
+        let state = state.inbox_state(&rel("d/0/f0"), birch.inbox_ino("d/0/f0"));
+        assert_eq!(state.bundle, Some(newer.to_string()), "{step:?}");
+        birch.nothing_left_over();
+    }
+}
+
+#[test]
+fn what_was_consumed_in_between_in_a_newer_version_does_not_come_back() {
+    for step in [Step::Chosen, Step::Built] {
+        let (alder, birch) = pair();
+        let bundle = alder.drop_many("d", MANY);
+        let newer = alder.drop_file("d/0/f0", b"newer");
+        let published = birch.publish_at(&alder, bundle, step, || {
+            birch.fetch(&alder, newer);
+            birch.spool().inbox_unlink(&rel("d/0/f0")).unwrap();
+            birch.spool().inbox_rmdir(&rel("d/0")).unwrap();
+            birch.spool().inbox_rmdir(&rel("d")).unwrap();
+            Go::On
+        });
+        published.unwrap().unwrap();
+        assert!(!birch.inbox("d/0/f0").exists(), "{step:?}");
+        assert_eq!(birch.files_below("d"), MANY - 1, "{step:?}");
+    }
+}
+
+#[test]
+fn a_file_renamed_by_its_origin_before_it_has_its_rows_is_renamed_here() {
+    for step in [Step::Shown, Step::Recorded] {
+        let (alder, birch) = pair();
+        let bundle = alder.drop_many("d", MANY);
+        fs::rename(alder.outbox("d/9/f599"), alder.outbox("e")).unwrap();
+        alder
+            .spool()
+            .outbox_renamed(&rel("d/9/f599"), &rel("e"), false);
+        let SealOutcome::Sealed(renamed) = alder.ask("e", Some("d/9/f599")) else {
+            panic!("not sealed")
+        };
+        let published = birch.publish_at(&alder, bundle, step, || {
+            assert_eq!(birch.fetch(&alder, renamed), 0, "{step:?}");
+            Go::On
+        });
+        published.unwrap().unwrap();
+        assert_eq!(birch.read_shown("e").as_deref(), Some("9/f599"), "{step:?}");
+        assert!(!birch.inbox("d/9/f599").exists(), "{step:?}");
+        assert_eq!(birch.files_below("d"), MANY - 1, "{step:?}");
+    }
+}
+
+#[test]
+fn a_cancel_in_between_ends_it_before_the_switch_and_comes_too_late_after_it() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        let bundle = alder.drop_many("d", MANY);
+        let scope = alder.manifest(bundle).manifest().scope.clone();
+        let cancel = Cancel::sign(&alder.identity, bundle, CancelReason::Cancelled, scope, 60);
+        let published = birch.publish_at(&alder, bundle, step, || {
+            assert!(birch.spool().take_cancel(&cancel, alder.id()).unwrap());
+            Go::On
+        });
+        let shown = matches!(step, Step::Shown | Step::Recorded);
+        assert_eq!(published.unwrap().is_ok(), shown, "{step:?}");
+        assert_eq!(
+            birch.files_below("d"),
+            if shown { MANY } else { 0 },
+            "{step:?}"
+        );
+        assert_eq!(birch.inbox("d").exists(), shown);
+        birch.spool().journal.flush().unwrap();
+        assert_eq!(birch.spool().receipt(bundle).is_some(), shown, "{step:?}");
+        birch.nothing_left_over();
+    }
+}
+
+#[test]
+fn what_another_puts_into_the_directory_in_between_is_beside_it() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        let cedar = Node::new();
+        cedar.knows(&birch, "birch");
+        birch.knows(&cedar, "cedar");
+        let bundle = alder.drop_many("d", MANY);
+        let tree = cedar.drop_many("d", 20);
+        let published = birch.publish_at(&alder, bundle, step, || {
+            birch.fetch(&cedar, tree);
+            birch.fetch(&cedar, cedar.drop_file("d/of cedar", b"x"));
+            Go::On
+        });
+        published.unwrap().unwrap();
+        assert_eq!(birch.files_below("d"), MANY + 21, "{step:?}");
+        assert!(birch.inbox("d/of cedar").exists(), "{step:?}");
+        birch.nothing_left_over();
+    }
+}
+
+#[test]
+fn a_link_of_another_does_not_come_to_lie_in_a_tree_that_has_no_rows_yet() {
+    let (alder, birch) = pair();
+    let cedar = Node::new();
+    cedar.knows(&birch, "birch");
+    birch.knows(&cedar, "cedar");
+    let bundle = alder.drop_many("d", MANY);
+    let published = birch.publish_at(&alder, bundle, Step::Shown, || {
+        birch.fetch(&cedar, cedar.drop_link("d/9/l", "f599"));
+        Go::On
+    });
+    published.unwrap().unwrap();
+    assert!(birch.inbox("d/9/l").symlink_metadata().is_err());
+    assert!(birch.inbox("d~cedar/9/l").symlink_metadata().is_ok());
+}
+
+/// A directory that was consumed belongs to whoever sends something there first, not to whose links were in it before.
+#[test]
+fn a_top_directory_that_was_consumed_is_of_who_comes_first() {
+    let (alder, birch) = pair();
+    let cedar = Node::new();
+    cedar.knows(&birch, "birch");
+    birch.knows(&cedar, "cedar");
+    birch.fetch(&alder, alder.drop_link("d/l", "secret"));
+    birch.spool().inbox_unlink(&rel("d/l")).unwrap();
+    birch.spool().inbox_rmdir(&rel("d")).unwrap();
+    birch.fetch(&cedar, cedar.drop_file("d/secret", b"of cedar"));
+    birch.fetch(&alder, alder.drop_link("d/m", "secret"));
+    assert!(birch.inbox("d/secret").exists());
+    assert!(birch.inbox("d/m").symlink_metadata().is_err());
+    assert!(birch.inbox("d~alder/m").symlink_metadata().is_ok());
+}
