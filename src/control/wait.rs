@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::path::WirePath;
 use crate::bundle::RelPath;
+use crate::similar;
 use crate::spool::{OutboundRow, RecipientRow};
 
 /// How long a wait sleeps when it is not told of any change. Bounds a missed bell and the end of the daemon.
@@ -231,9 +232,11 @@ fn judge_row(row: &OutboundRow, to: &WaitFor, alone: bool) -> (Option<Outcome>, 
                 .iter()
                 .find(|recipient| is_called(recipient, who))
             else {
+                let names = row.recipients.iter().map(|to| to.name.as_str());
+                let hint = similar::hint(who, names);
                 return (
                     Some(Outcome::Failed),
-                    format!("{who} is no recipient of it"),
+                    format!("{who} is no recipient of it{hint}"),
                 );
             };
             let outcome = match (is_delivered(peer), is_lost(peer)) {
@@ -321,6 +324,15 @@ mod tests {
 
     fn outcome(states: &[(&str, &str)], to: &str) -> Option<Outcome> {
         judge(&Delivery::Sealed(row(states)), &to.parse().unwrap(), false).outcome
+    }
+
+    #[test]
+    fn a_slip_in_the_name_of_a_recipient_gets_a_suggestion() {
+        let row = Delivery::Sealed(row(&[("birch", "queued")]));
+        let judged = judge(&row, &"brich".parse().unwrap(), false);
+        assert_eq!(judged.outcome, Some(Outcome::Failed));
+        let words = judged.words;
+        assert!(words.ends_with("did you mean `birch`?"), "{words}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::tables::MEMBERS;
 pub(crate) use crate::peer::invitation::{Denied, Welcome};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
 use crate::peer::{self, Charter, GroupKey, Identity, PeerId};
+use crate::similar;
 use crate::spool::journal::{Batch, Journal, Key, Table};
 use crate::spool::tables::META;
 use crate::spool::{Event, Layout, Member, Spool, SpoolError};
@@ -124,9 +125,9 @@ pub(crate) enum GroupError {
         "it is not known any more who is the admin of this group; start once with --join and a ticket of another member"
     )]
     NoAdmin,
-    /// Nobody of that name or id.
-    #[error("no member is called {0:?}; `meshbox peers` shows names, and with --json whole ids")]
-    Unknown(String),
+    /// Nobody of that name or id; and who may be meant, as the end of a sentence.
+    #[error("no member is called {0:?}; `meshbox peers` shows names, and with --json whole ids{1}")]
+    Unknown(String, String),
     /// Several of them.
     #[error("{0:?} is the name of several members; give the id: {1}")]
     Ambiguous(String, String),
@@ -544,7 +545,11 @@ impl Group {
         let members = self.members();
         let found: Vec<&Member> = members.iter().filter(|m| m.name.as_str() == who).collect();
         match found[..] {
-            [] => Err(GroupError::Unknown(who.to_owned())),
+            [] => {
+                let names = members.iter().map(|member| member.name.as_str());
+                let hint = similar::hint(who, names);
+                Err(GroupError::Unknown(who.to_owned(), hint))
+            }
             [one] => Ok(one.id),
             _ => {
                 let ids: Vec<String> = found.iter().map(|m| m.id.to_string()).collect();

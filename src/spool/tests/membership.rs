@@ -213,8 +213,11 @@ fn s19_ids_count_whole() {
     for part in [8, 10, 63] {
         let who = [twin.to_string()[..part].to_owned()];
         let error = spool.remove_members(&who, true).unwrap_err();
-        assert!(matches!(error, GroupError::Unknown(_)), "{error}");
+        assert!(matches!(error, GroupError::Unknown(..)), "{error}");
     }
+    let slip = spool.remove_members(&["twim".to_owned()], true);
+    let said = slip.unwrap_err().to_string();
+    assert!(said.ends_with("did you mean `twin`?"), "{said}");
     spool.remove_members(&[twin.to_string()], true).unwrap();
     let left: Vec<PeerId> = spool.group().members().iter().map(|m| m.id).collect();
     assert_eq!(left, [group.birch.id()]);
