@@ -47,7 +47,7 @@ fn documents() -> Vec<Document> {
     }
     let mut documents: Vec<Document> = found
         .into_iter()
-        .filter(|path| path.is_file() && !path.extension().is_none_or(|end| end == "rs"))
+        .filter(|path| path.is_file() && path.extension().is_some_and(|end| end != "rs"))
         .filter_map(|path| {
             Some(Document {
                 name: path.strip_prefix(root).unwrap().display().to_string(),
