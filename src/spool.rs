@@ -56,6 +56,7 @@ pub(crate) use self::ledger::cancel::{Cancelled, Retried};
 pub(crate) use self::ledger::custody::OriginSays;
 use self::ledger::history::History;
 use self::ledger::inbound::InboundShown;
+pub(crate) use self::ledger::inbound::InboundState;
 pub(crate) use self::ledger::rank::Rank;
 #[cfg(test)]
 pub(crate) use self::outbox::MarkKind;

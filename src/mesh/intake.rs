@@ -8,7 +8,7 @@ use crate::bundle::{Manifest, VerifiedManifest};
 use crate::delivery::Verdict;
 use crate::mesh::hub::Hub;
 use crate::mesh::roster::Peer;
-use crate::spool::{CONTRADICTS, FinishError, Incoming, IntakeError, Offered};
+use crate::spool::{CONTRADICTS, FinishError, InboundState, Incoming, IntakeError, Offered};
 /// The memory that an offer takes.
 pub(crate) fn weight(manifest: &VerifiedManifest, inline: &[Option<Bytes>]) -> usize {
     manifest.memory() + of_inline(inline)
@@ -53,7 +53,7 @@ pub(crate) fn open(
             let says = manifest.manifest();
             let shown = Some(error.to_string());
             hub.store
-                .note_inbound(says, manifest.id(), "deferred", shown);
+                .note_inbound(says, manifest.id(), InboundState::Deferred, shown);
             Err(Verdict::Deferred(why))
         }
     }
@@ -121,7 +121,7 @@ pub(crate) fn wrong_or_disk(
             hub.store.note_inbound(
                 manifest.manifest(),
                 manifest.id(),
-                "deferred",
+                InboundState::Deferred,
                 Some(error.to_string()),
             );
             Verdict::Deferred(hub.store.content().disk_failed(error))
@@ -140,7 +140,7 @@ pub(crate) fn defer(
     hub.store.note_inbound(
         manifest.manifest(),
         manifest.id(),
-        "deferred",
+        InboundState::Deferred,
         Some(why.clone()),
     );
     Verdict::Deferred(why)
@@ -178,7 +178,7 @@ pub(crate) fn publish(
                 hub.label_of(says.origin)
             );
             hub.store
-                .note_inbound(says, bundle, "refused", Some(why.clone()));
+                .note_inbound(says, bundle, InboundState::Contradicts, Some(why.clone()));
             Verdict::Refused(why)
         }
         Err(FinishError::Quarantined(bad)) => {
@@ -186,7 +186,7 @@ pub(crate) fn publish(
             tracing::warn!("{why}");
             hub.blames.add(bundle, peer.id, &why);
             hub.store
-                .note_inbound(says, bundle, "quarantined", Some(why.clone()));
+                .note_inbound(says, bundle, InboundState::Quarantined, Some(why.clone()));
             Verdict::Deferred(why)
         }
         Err(FinishError::Ended(reason)) => {
@@ -195,8 +195,12 @@ pub(crate) fn publish(
         }
         Err(error @ (FinishError::Incomplete(_) | FinishError::Disk(_))) => {
             tracing::error!("{} cannot be published: {error}", describe(says));
-            hub.store
-                .note_inbound(says, bundle, "deferred", Some(error.to_string()));
+            hub.store.note_inbound(
+                says,
+                bundle,
+                InboundState::Deferred,
+                Some(error.to_string()),
+            );
             Verdict::Deferred(match &error {
                 FinishError::Disk(error) => hub.store.content().disk_failed(error),
                 _ => "the receiver's disk failed".into(),

@@ -41,6 +41,7 @@ use crate::bundle::{Receipt, RelPath, VerifiedManifest};
 use crate::spool::inbox::intake::{Verified, shown};
 use crate::spool::inbox::naming::{Choosing, Naming};
 use crate::spool::inbox::taken::Which;
+use crate::spool::ledger::inbound::InboundState;
 
 /// Why a file leaves the inbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -247,7 +248,7 @@ impl Spool {
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
         batch.remove(INTENTS, &bundle);
         let mut row = shown(manifest);
-        row.state = "received".into();
+        row.state = InboundState::Received;
         if let [(_, name, _)] = names
             && of.entries.len() == 1
         {

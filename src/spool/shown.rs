@@ -11,7 +11,7 @@ use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
 use crate::digest::Digest;
 use crate::peer::PeerId;
 use crate::spool::group::route::HeldRow;
-use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::inbound::{InboundShown, InboundState};
 
 /// Rows looked at for a count; more is shown as this many.
 const COUNT_MAX: usize = 10_000;
@@ -330,7 +330,7 @@ impl Spool {
     }
 
     fn inbound_row(&self, row: &InboundShown) -> InboundRow {
-        let arrives = row.state == "incoming";
+        let arrives = row.state == InboundState::Incoming;
         let (bytes, rate) = match self
             .content
             .arrival_progress(row.bundle)
@@ -340,7 +340,8 @@ impl Spool {
             None if row.is_here() => (row.size, 0),
             None => (0, 0),
         };
-        let published = row.state == "received" && self.volatile.lock().contains(&row.bundle);
+        let published =
+            row.state == InboundState::Received && self.volatile.lock().contains(&row.bundle);
         InboundRow {
             path: row.path.to_string(),
             path_b64: base64_of(&row.path),
@@ -351,11 +352,7 @@ impl Spool {
             rate,
             at: row.at,
             from: self.group.name_of(row.origin),
-            state: if published {
-                "published".to_owned()
-            } else {
-                row.state.clone()
-            },
+            state: inbound_word(row.state, published).to_owned(),
             error: row.error.clone(),
         }
     }
@@ -435,6 +432,22 @@ impl Spool {
 fn has_reason(path: &std::path::Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "why" || extension == "new")
+}
+
+/// What users read of a bundle of another; `published`: what was received is not durable yet.
+fn inbound_word(state: InboundState, published: bool) -> &'static str {
+    match state {
+        InboundState::Incoming => "incoming",
+        InboundState::Deferred => "deferred",
+        InboundState::Quarantined => "quarantined",
+        InboundState::Refused | InboundState::Contradicts => "refused",
+        InboundState::Withdrawn => "withdrawn",
+        InboundState::Ended(reason) => reason.word(),
+        InboundState::Received if published => "published",
+        InboundState::Received => "received",
+        InboundState::Consumed => "consumed",
+        InboundState::Damaged => "damaged",
+    }
 }
 
 /// A bundle that is held back waits for each of the words that name nobody.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{BundleId, RelPath};
 use crate::peer::PeerId;
 use crate::spool::journal::{Batch, Table};
+use crate::spool::ledger::inbound::InboundState;
 use crate::spool::tables::{CHOSEN, InName, OWNED, VERSIONS, Version};
 use crate::spool::{Spool, SpoolError};
 
@@ -122,7 +123,8 @@ impl Spool {
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         self.note_taken(row.origin, [row.which], batch)?;
-        self.ledger.show_consumed(row.bundle, batch)?;
+        self.ledger
+            .show_as(row.bundle, InboundState::Consumed, batch)?;
         self.name_consumed(row.origin, &row.path, name, None, batch)?;
         self.shown_no_more(row, batch)
     }

@@ -31,6 +31,7 @@ use crate::bundle::{Manifest, RelPath, link};
 use crate::digest::{Digest, Hasher};
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::journal::{Batch, Table};
+use crate::spool::ledger::inbound::InboundState;
 use crate::spool::outbox::hashing::READ_BYTES;
 use crate::spool::outbox::tail::give_way;
 use crate::spool::recover::{Found, walk};
@@ -300,7 +301,8 @@ impl Spool {
         let at = self.quarantine_file(&self.unverified().at(&found.path)?, &why)?;
         let mut batch = Batch::default();
         batch.remove(IN_NAMES, &found.path);
-        self.ledger.show_as(row.bundle, "damaged", &mut batch)?;
+        self.ledger
+            .show_as(row.bundle, InboundState::Damaged, &mut batch)?;
         self.name_consumed(row.origin, &row.path, &found.path, None, &mut batch)?;
         self.shown_no_more(row, &mut batch)?;
         let name = at.file_name().unwrap_or_default();

@@ -31,7 +31,7 @@ use crate::spool::beneath::Spot;
 use crate::spool::content::zeros;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::inbox::part::{Followed, Leaf, PartFile, joined};
-use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::inbound::{InboundShown, InboundState};
 use crate::spool::{Event, FinishError, IntakeError, Offered, Quarantined, Spool, SpoolError};
 
 /// The files of a bundle of more entries than this are not all kept open while it arrives.
@@ -392,7 +392,12 @@ impl Incoming {
         let manifest = self.manifest.clone();
         let spool = Arc::clone(&self.arrival.spool);
         drop(self);
-        spool.note_inbound(manifest.manifest(), manifest.id(), "deferred", Some(why));
+        spool.note_inbound(
+            manifest.manifest(),
+            manifest.id(),
+            InboundState::Deferred,
+            Some(why),
+        );
     }
 }
 
@@ -464,12 +469,22 @@ impl Spool {
         }
         let cancels = self.policy.cancels.load(Ordering::Acquire);
         if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
-            self.note_inbound(manifest.manifest(), bundle, reason.word(), None);
+            self.note_inbound(
+                manifest.manifest(),
+                bundle,
+                InboundState::Ended(reason),
+                None,
+            );
             return Ok(Offered::Refused(reason.refusal().into()));
         }
         if let Some(why) = self.longer_than_disk(&manifest)? {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            self.note_inbound(manifest.manifest(), bundle, "refused", Some(why.clone()));
+            self.note_inbound(
+                manifest.manifest(),
+                bundle,
+                InboundState::Refused,
+                Some(why.clone()),
+            );
             return Ok(Offered::Refused(why));
         }
         if let Some(answer) = self.no_room_for(&manifest)? {
@@ -657,7 +672,7 @@ pub(in crate::spool) fn shown(manifest: &VerifiedManifest) -> InboundShown {
         path,
         digest: of.single_digest(),
         size: of.total_size(),
-        state: "incoming".into(),
+        state: InboundState::Incoming,
         error: None,
         at: 0,
     }

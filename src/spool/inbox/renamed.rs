@@ -60,6 +60,7 @@ use crate::spool::inbox::intake::set_mtime;
 use crate::spool::inbox::naming::Choosing;
 use crate::spool::inbox::taken::Which;
 use crate::spool::journal::Batch;
+use crate::spool::ledger::inbound::InboundState;
 use crate::spool::outbox::OutName;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::outbox::seal::{is_executable, mtime_of};
@@ -417,7 +418,8 @@ impl Spool {
         }
         self.journal.submit(batch)?;
         let mut batch = Batch::default();
-        self.ledger.show_consumed(bundle, &mut batch)?;
+        self.ledger
+            .show_as(bundle, InboundState::Consumed, &mut batch)?;
         self.journal.submit(batch)?;
         for former in &of.renamed_from {
             let chosen = self.journal.row(CHOSEN, &(of.origin, &former.path))?;

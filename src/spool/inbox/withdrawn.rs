@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use crate::bundle::BundleId;
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
+use crate::spool::ledger::inbound::InboundState;
 use crate::spool::{Event, Spool, SpoolError};
 
 /// Most unfinished bundles of one origin that it is asked about at once; the others are asked about next time.
@@ -50,7 +51,10 @@ impl Spool {
         let Some(mut row) = self.ledger.inbound_shown(bundle)? else {
             return Ok(false);
         };
-        let ends = matches!(row.state.as_str(), "deferred" | "quarantined");
+        let ends = matches!(
+            row.state,
+            InboundState::Deferred | InboundState::Quarantined
+        );
         if row.origin != origin
             || !ends
             || arriving.contains_key(&bundle)
@@ -58,7 +62,7 @@ impl Spool {
         {
             return Ok(false);
         }
-        row.state = "withdrawn".into();
+        row.state = InboundState::Withdrawn;
         row.error = None;
         let mut batch = Batch::default();
         self.ledger.show_inbound(&row, &mut batch)?;

@@ -20,6 +20,7 @@ use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::journal::{Batch, JournalError};
 use crate::spool::keys::Ends;
+use crate::spool::ledger::inbound::InboundState;
 use crate::spool::ledger::tables::{
     BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, HELD, KEPT, ORPHANS,
 };
@@ -248,7 +249,7 @@ impl Spool {
             }
             told = self.owe_cancel(cancel, Some(from), &deliveries, &mut batch);
             if let Some(mut row) = shown.clone() {
-                row.state = cancel.reason.word().into();
+                row.state = InboundState::Ended(cancel.reason);
                 row.error = None;
                 self.ledger.show_inbound(&row, &mut batch)?;
             }

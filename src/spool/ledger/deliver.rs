@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
-use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::inbound::{InboundShown, InboundState};
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::tables::{BUNDLES, DEADLINES, PENDING};
 use crate::spool::{Event, Spool, SpoolError};
@@ -398,7 +398,7 @@ impl Spool {
         &self,
         manifest: &Manifest,
         bundle: BundleId,
-        state: &str,
+        state: InboundState,
         error: Option<String>,
     ) {
         let Some(path) = manifest.title() else {
@@ -406,7 +406,7 @@ impl Spool {
         };
         let ended = self
             .ended(bundle, manifest.origin)
-            .map(|reason| (reason.word(), None));
+            .map(|reason| (InboundState::Ended(reason), None));
         let (state, error) = ended.unwrap_or((state, error));
         let row = InboundShown {
             bundle,
@@ -414,7 +414,7 @@ impl Spool {
             path,
             digest: manifest.single_digest(),
             size: manifest.total_size(),
-            state: state.to_owned(),
+            state,
             error,
             at: 0,
         };
@@ -426,7 +426,7 @@ impl Spool {
             return;
         }
         let mut batch = Batch::default();
-        let shown = match row.is_refused_for_good() {
+        let shown = match row.state == InboundState::Contradicts {
             true => self.ledger.end_inbound(&row, manifest, None, &mut batch),
             false => self.ledger.show_inbound(&row, &mut batch),
         };

@@ -30,7 +30,7 @@ use crate::bundle::{BundleId, Receipt, VerifiedManifest};
 use crate::spool::durable::OnPath;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::Newest;
-use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::inbound::{InboundShown, InboundState};
 use crate::spool::ledger::settled::{BLOCK, Block, BlockKey};
 use crate::spool::ledger::tables::{
     IN_ORDER, INBOUND, ORPHANS, OUT_ORDER, REFUSED_BITS, SCOPED, SETTLED_BITS,
@@ -240,7 +240,7 @@ impl Spool {
         };
         let table = if known.receipt.is_some() {
             SETTLED_BITS
-        } else if row.is_refused_for_good() {
+        } else if row.state == InboundState::Contradicts {
             REFUSED_BITS
         } else {
             return Ok(!row.is_open());

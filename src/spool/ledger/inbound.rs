@@ -7,16 +7,36 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{BundleId, Manifest, Receipt, RelPath};
+use crate::bundle::{BundleId, CancelReason, Manifest, Receipt, RelPath};
 use crate::digest::Digest;
 use crate::journal::Batch;
 use crate::peer::PeerId;
-use crate::spool::inbox::intake::CONTRADICTS;
 use crate::spool::keys::Newest;
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::settled::Seq;
 use crate::spool::ledger::tables::{IN_ORDER, INBOUND};
 use crate::spool::{SpoolError, now_secs};
+
+/// How far a bundle of another is here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum InboundState {
+    Incoming,
+    Deferred,
+    /// What came does not hash to what its manifest says.
+    Quarantined,
+    Refused,
+    /// Refused, and never to be looked at again: its origin contradicts itself in it.
+    Contradicts,
+    /// Its origin does not owe it to us any more.
+    Withdrawn,
+    /// Its origin ended it.
+    Ended(CancelReason),
+    Received,
+    /// The user removed what it showed.
+    Consumed,
+    /// Its file has other bytes than were received.
+    Damaged,
+}
 
 /// A bundle of another as status shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,7 +46,7 @@ pub(in crate::spool) struct InboundShown {
     pub(in crate::spool) path: RelPath,
     pub(in crate::spool) digest: Option<Digest>,
     pub(in crate::spool) size: u64,
-    pub(in crate::spool) state: String,
+    pub(in crate::spool) state: InboundState,
     pub(in crate::spool) error: Option<String>,
     /// When it was recorded, in seconds since 1970.
     pub(in crate::spool) at: u64,
@@ -46,17 +66,21 @@ pub(in crate::spool) struct Inbound {
 impl InboundShown {
     /// All its bytes came.
     pub(in crate::spool) fn is_here(&self) -> bool {
-        matches!(self.state.as_str(), "published" | "received" | "consumed")
+        matches!(self.state, InboundState::Received | InboundState::Consumed)
     }
 
     /// It may be asked for again without being offered anew.
     pub(in crate::spool) fn is_open(&self) -> bool {
-        matches!(self.state.as_str(), "incoming" | "deferred" | "quarantined")
-    }
-
-    /// Refused, and never to be looked at again: its origin contradicts itself in it.
-    pub(in crate::spool) fn is_refused_for_good(&self) -> bool {
-        self.state == "refused" && self.error.as_deref() == Some(CONTRADICTS)
+        match self.state {
+            InboundState::Incoming | InboundState::Deferred | InboundState::Quarantined => true,
+            InboundState::Refused
+            | InboundState::Contradicts
+            | InboundState::Withdrawn
+            | InboundState::Ended(_)
+            | InboundState::Received
+            | InboundState::Consumed
+            | InboundState::Damaged => false,
+        }
     }
 }
 
@@ -128,24 +152,15 @@ impl Ledger {
         }
     }
 
-    /// The user removed what this bundle showed.
-    pub(in crate::spool) fn show_consumed(
-        &self,
-        bundle: BundleId,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
-        self.show_as(bundle, "consumed", batch)
-    }
-
     /// What status says of a bundle of another that was received.
     pub(in crate::spool) fn show_as(
         &self,
         bundle: BundleId,
-        state: &str,
+        state: InboundState,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         self.reshow(bundle, batch, |row| {
-            row.state = state.into();
+            row.state = state;
             row.at = now_secs();
             true
         })

@@ -14,7 +14,7 @@ use crate::journal::{Batch, Table};
 use crate::peer::PeerId;
 use crate::spool::SpoolError;
 use crate::spool::ledger::Ledger;
-use crate::spool::ledger::inbound::InboundShown;
+use crate::spool::ledger::inbound::{InboundShown, InboundState};
 use crate::spool::ledger::tables::{REFUSED_BITS, SCOPED, SETTLED_BITS};
 
 /// Bundles of one block of bits.
@@ -181,12 +181,14 @@ impl Ledger {
         manifest: &VerifiedManifest,
     ) -> Result<bool, SpoolError> {
         let row = self.inbound_shown(manifest.id())?;
-        Ok(row.is_some_and(|row| row.is_refused_for_good())
-            || self.has_bit(
-                REFUSED_BITS,
-                manifest.manifest().origin,
-                Seq::of(manifest.manifest()),
-            )?)
+        Ok(
+            row.is_some_and(|row| row.state == InboundState::Contradicts)
+                || self.has_bit(
+                    REFUSED_BITS,
+                    manifest.manifest().origin,
+                    Seq::of(manifest.manifest()),
+                )?,
+        )
     }
 }
 

@@ -187,7 +187,7 @@ fn what_was_refused_for_good_stays_refused_when_nobody_remembers_its_row() {
         let why = Some(CONTRADICTS.to_owned());
         let says = manifest.manifest();
         let spool = birch.spool();
-        spool.note_inbound(says, manifest.id(), "refused", why);
+        spool.note_inbound(says, manifest.id(), InboundState::Contradicts, why);
         manifest
     };
     let (lie, other) = (refuse("lie"), refuse("other"));

@@ -15,6 +15,7 @@ use crate::bundle::{BundleId, EntryKind, VerifiedManifest};
 use crate::peer::PeerId;
 use crate::spool::content::Content;
 use crate::spool::content::ration::{self, Parked, Ration};
+use crate::spool::ledger::inbound::InboundState;
 use crate::spool::{Offered, Spool, SpoolError};
 
 /// What is said to a fetch that asks for room.
@@ -204,11 +205,11 @@ impl Spool {
                 entry.path,
                 entry.size()
             );
-            self.note_inbound(of, manifest.id(), "refused", Some(why.clone()));
+            self.note_inbound(of, manifest.id(), InboundState::Refused, Some(why.clone()));
             return Ok(Some(Offered::Refused(why)));
         }
         if let Some(why) = self.group.over_our_limits(manifest) {
-            self.note_inbound(of, manifest.id(), "refused", Some(why.clone()));
+            self.note_inbound(of, manifest.id(), InboundState::Refused, Some(why.clone()));
             return Ok(Some(Offered::Refused(why)));
         }
         let need: u64 = of
@@ -222,7 +223,7 @@ impl Spool {
             over => over,
         };
         let Some(why) = why else { return Ok(None) };
-        self.note_inbound(of, manifest.id(), "deferred", Some(why.clone()));
+        self.note_inbound(of, manifest.id(), InboundState::Deferred, Some(why.clone()));
         Ok(Some(Offered::Deferred(why)))
     }
 
