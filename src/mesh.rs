@@ -283,7 +283,7 @@ impl Mesh {
                 id: peer.id.to_string(),
                 name: name.map(String::from).unwrap_or_default(),
                 connected,
-                pending: self.hub.store.pending_count(peer.id),
+                pending: self.hub.store.ledger().pending_count(peer.id),
                 last_seen: if connected {
                     roster::now()
                 } else {

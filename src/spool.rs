@@ -25,7 +25,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -509,8 +509,6 @@ pub(crate) struct Spool {
     incarnation: [u8; 16],
     next_seq: AtomicU64,
     group: Group,
-    /// Sealed or published, and not durable yet.
-    volatile: Mutex<HashSet<BundleId>>,
     arriving: Mutex<HashMap<BundleId, InboundShown>>,
     /// The bundles of many files that were used last; a few, so that it is bounded.
     large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
@@ -520,7 +518,6 @@ pub(crate) struct Spool {
     changed: Condvar,
     counters: Counters,
     history: History,
-    policy: ledger::policy::Policy,
     custodian: ledger::custody::Custodian,
     doubts: inbox::doubt::Doubts,
     proofs: inbox::proofs::Proofs,
@@ -609,7 +606,6 @@ impl Spool {
             incarnation: peer::random(),
             next_seq: AtomicU64::new(1),
             group,
-            volatile: Mutex::default(),
             arriving: Mutex::default(),
             large_manifests: Mutex::default(),
             bells: RwLock::default(),
@@ -618,14 +614,14 @@ impl Spool {
             changed: Condvar::new(),
             counters: Counters::default(),
             history: History::new(config.limits.history),
-            policy: ledger::policy::Policy::default(),
             custodian: ledger::custody::Custodian::default(),
             doubts: inbox::doubt::Doubts::default(),
             proofs,
             rebuilt,
             lock: Mutex::new(Some(lock)),
         });
-        spool.begin_policy()?;
+        spool.begin_routes()?;
+        spool.begin_age()?;
         spool.recover(last)?;
         spool.count_allowance()?;
         spool.resume_forgetting()?;
@@ -672,6 +668,11 @@ impl Spool {
     /// The group that this node is in.
     pub(crate) fn group(&self) -> &Group {
         &self.group
+    }
+
+    /// Bundles and deliveries.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Our own key pair.

@@ -89,7 +89,12 @@ fn cancel(spool: &Spool, what: &Named) -> Acted {
         Ok(Cancelled::Ended(0)) => Acted::done("cancelled; nobody had been promised it"),
         Ok(Cancelled::Ended(1)) => Acted::done("cancelled for 1 recipient"),
         Ok(Cancelled::Ended(many)) => Acted::done(format!("cancelled for {many} recipients")),
-        Ok(Cancelled::Over) if spool.ended(bundle, spool.identity().id()).is_some() => {
+        Ok(Cancelled::Over)
+            if spool
+                .ledger()
+                .ended(bundle, spool.identity().id())
+                .is_some() =>
+        {
             Acted::done("it was cancelled before")
         }
         Ok(Cancelled::Over) => Acted::failed("there is nothing left of it to cancel"),

@@ -720,7 +720,7 @@ fn forged_manifests_and_receipts_change_nothing() {
     // An answer after it shows that it was looked at.
     let id = BundleId([5; 32]);
     forger.ask(&mut channel, &Frame::Pending(vec![id]));
-    assert!(alder.spool().is_pending(bundle, absent));
+    assert!(alder.spool().ledger().is_pending(bundle, absent));
 }
 
 #[test]

@@ -220,7 +220,7 @@ impl Spool {
         if state.is_none_or(over) {
             return Err(ServeError::NotHeld);
         }
-        let end = self.deadline_of(bundle)?;
+        let end = self.ledger.deadline_of(bundle)?;
         let manifest = self.shared_manifest(bundle)?.ok_or(ServeError::NotHeld)?;
         match manifest
             .manifest()
@@ -319,7 +319,7 @@ impl Until {
     /// Whether that time is over.
     fn is_over(&self) -> bool {
         let spool = self.spool.upgrade();
-        spool.is_none_or(|spool| self.end.is_some_and(|end| spool.is_past(end)))
+        spool.is_none_or(|spool| self.end.is_some_and(|end| spool.ledger.is_past(end)))
     }
 }
 

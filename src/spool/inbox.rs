@@ -84,7 +84,7 @@ impl Spool {
         }
         let bundle = manifest.id();
         let decide = self.decide();
-        if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
+        if let Some(reason) = self.ledger.ended(bundle, manifest.manifest().origin) {
             return Err(SpoolError::Ended(reason));
         }
         if let Some(names) = self.follow_rename(manifest)? {
@@ -196,7 +196,7 @@ impl Spool {
     /// one's row, and stays, with the intent by which the next start completes it. `given` keeps what is visible.
     fn unpublish(&self, verified: &Verified, namings: &[Naming], given: &mut Vec<NewName>) {
         let bundle = verified.manifest.id();
-        self.volatile.lock().remove(&bundle);
+        self.ledger.volatile.lock().remove(&bundle);
         for naming in namings {
             let Some(staged) = &verified.files[naming.entry] else {
                 continue;
@@ -260,11 +260,11 @@ impl Spool {
         if names.len() == of.entries.len() {
             self.keep_for_others(manifest, order, batch)?;
         }
-        self.volatile.lock().insert(bundle);
+        self.ledger.volatile.lock().insert(bundle);
         let me = self.me.clone();
         batch.on_durable(move || {
             if let Some(spool) = me.upgrade() {
-                spool.volatile.lock().remove(&bundle);
+                spool.ledger.volatile.lock().remove(&bundle);
                 spool.history.ended();
                 spool.ring(&Event::ReceiptReady(receipt));
             }
@@ -461,7 +461,7 @@ impl Spool {
                 ..FileState::default()
             };
         };
-        let durable = !self.volatile.lock().contains(&row.bundle);
+        let durable = !self.ledger.volatile.lock().contains(&row.bundle);
         FileState {
             state: if durable { "received" } else { "published" }.to_owned(),
             sha256: Some(row.digest.to_hex()),

@@ -8,7 +8,6 @@ pub(in crate::spool) mod expiry;
 pub(in crate::spool) mod heal;
 pub(in crate::spool) mod history;
 pub(in crate::spool) mod inbound;
-pub(in crate::spool) mod policy;
 #[cfg(test)]
 pub(in crate::spool) mod probe;
 pub(in crate::spool) mod rank;
@@ -16,9 +15,9 @@ pub(in crate::spool) mod sealed;
 pub(in crate::spool) mod settled;
 mod tables;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 
@@ -28,10 +27,11 @@ use crate::peer::PeerId;
 use crate::spool::SpoolError;
 use crate::spool::keys::Newest;
 
-use self::tables::{IN_ORDER, OUT_ORDER};
+use self::expiry::Ageing;
+use self::tables::{CANCELS, IN_ORDER, OUT_ORDER};
 
 /// Bundles, their recipients and what became of each delivery.
-pub(in crate::spool) struct Ledger {
+pub(crate) struct Ledger {
     journal: Arc<Journal>,
     /// The place of the next bundle of ours.
     next_out: AtomicU64,
@@ -39,6 +39,19 @@ pub(in crate::spool) struct Ledger {
     next_in: AtomicU64,
     /// Deliveries in motion. Bounded by the windows of the sessions that report them.
     progress: Mutex<HashMap<(BundleId, PeerId), DeliveryState>>,
+    /// Sealed or published, and not durable yet.
+    pub(in crate::spool) volatile: Mutex<HashSet<BundleId>>,
+    /// Whether any cancel is recorded.
+    any_cancel: AtomicBool,
+    /// Cancels recorded since start: who is in the middle of a bundle looks again when it changed.
+    pub(in crate::spool) cancels: AtomicU64,
+    /// Milliseconds of age, as last looked at.
+    age: AtomicU64,
+    /// The first deadline, or one before it.
+    next_deadline: AtomicU64,
+    pub(in crate::spool) ageing: Mutex<Ageing>,
+    /// Held by who ends what is due.
+    expiring: Mutex<()>,
 }
 
 impl Ledger {
@@ -50,6 +63,13 @@ impl Ledger {
             next_out: AtomicU64::new(Newest::next(outbound.first())),
             next_in: AtomicU64::new(Newest::next(inbound.first())),
             progress: Mutex::default(),
+            volatile: Mutex::default(),
+            any_cancel: AtomicBool::new(!journal.keys(CANCELS.all(), 1)?.is_empty()),
+            cancels: AtomicU64::new(0),
+            age: AtomicU64::new(0),
+            next_deadline: AtomicU64::new(0),
+            ageing: Mutex::default(),
+            expiring: Mutex::default(),
         })
     }
 }

@@ -243,12 +243,12 @@ impl Spool {
         let says = manifest.manifest();
         let title = says.title()?;
         let path = path.unwrap_or(&title);
-        let sealed_only = self.volatile.lock().contains(&bundle);
+        let sealed_only = self.ledger.volatile.lock().contains(&bundle);
         let (mut recipients, states) = self.recipients_of(bundle, says.total_size());
         let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
         let held = self.held(bundle).filter(|_| states.is_empty());
         let held = held.map(|row| held_rows(&row));
-        let ended = || self.ended(bundle, says.origin);
+        let ended = || self.ledger.ended(bundle, says.origin);
         let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
             reason.word()
         } else if held.is_some() {
@@ -340,8 +340,8 @@ impl Spool {
             None if row.is_here() => (row.size, 0),
             None => (0, 0),
         };
-        let published =
-            row.state == InboundState::Received && self.volatile.lock().contains(&row.bundle);
+        let published = row.state == InboundState::Received
+            && self.ledger.volatile.lock().contains(&row.bundle);
         InboundRow {
             path: row.path.to_string(),
             path_b64: base64_of(&row.path),

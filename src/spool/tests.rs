@@ -332,7 +332,7 @@ fn a_file_goes_from_outbox_to_inbox_and_comes_back_as_a_receipt() {
         let (alder, birch) = pair();
         let bytes = pattern(size);
         let bundle = alder.drop_file("a/b.bin", &bytes);
-        assert!(alder.spool().is_pending(bundle, birch.id()));
+        assert!(alder.spool().ledger.is_pending(bundle, birch.id()));
         assert_eq!(birch.fetch(&alder, bundle), size as u64);
         assert_eq!(
             fs::read(birch.inbox("a/b.bin")).unwrap(),
@@ -341,7 +341,7 @@ fn a_file_goes_from_outbox_to_inbox_and_comes_back_as_a_receipt() {
         );
         let receipt = birch.receipt();
         assert!(alder.spool().take_receipt(&receipt).unwrap());
-        assert!(!alder.spool().is_pending(bundle, birch.id()));
+        assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));
         assert_eq!(alder.spool().outbound(None, 9)[0].state, "delivered");
     }
 }
@@ -354,7 +354,7 @@ fn a_forged_receipt_changes_nothing() {
     let mut receipt = Receipt::sign(&stranger, bundle, alder.id());
     receipt.recipient = birch.id();
     assert!(!alder.spool().take_receipt(&receipt).unwrap());
-    assert!(alder.spool().is_pending(bundle, birch.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, birch.id()));
 }
 
 #[test]
@@ -544,9 +544,14 @@ fn a_version_that_was_renamed_over_or_removed_is_superseded_by_the_next_of_its_p
     alder.spool().outbox_removed(&rel("a"), ino, 0);
     alder.spool().outbox_renamed(&rel("temp"), &rel("a"), false);
     assert!(matches!(alder.seal("a"), SealOutcome::Sealed(_)));
-    assert!(!alder.spool().is_pending(first, birch.id()));
+    assert!(!alder.spool().ledger.is_pending(first, birch.id()));
     assert_eq!(
-        alder.spool().pending(birch.id(), None, 9).unwrap().len(),
+        alder
+            .spool()
+            .ledger
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .len(),
         1,
         "only the newest waits"
     );
@@ -619,7 +624,15 @@ fn a_bundle_sealed_alone_reaches_the_first_member_although_its_name_is_gone() {
     assert_eq!(alder.spool().counts().outbound_pending, 1);
     birch.knows(&alder, "alder");
     alder.knows(&birch, "birch");
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap().len(), 1);
+    assert_eq!(
+        alder
+            .spool()
+            .ledger
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .len(),
+        1
+    );
     birch.fetch(&alder, bundle);
     assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"alone");
 }
@@ -633,7 +646,15 @@ fn who_joins_later_gets_what_the_outbox_still_shows() {
     let cedar = Node::new();
     cedar.knows(&alder, "alder");
     alder.knows(&cedar, "cedar");
-    assert_eq!(alder.spool().pending(cedar.id(), None, 9).unwrap().len(), 1);
+    assert_eq!(
+        alder
+            .spool()
+            .ledger
+            .pending(cedar.id(), None, 9)
+            .unwrap()
+            .len(),
+        1
+    );
     cedar.fetch(&alder, bundle);
     assert_eq!(
         alder.spool().outbound(None, 1)[0].state,
@@ -677,7 +698,12 @@ fn after_a_restart_unchanged_files_are_not_sent_again_also_after_chmod_and_link(
     }
     assert_eq!(alder.spool().outbound(None, 99).len(), sealed);
     assert_eq!(
-        alder.spool().pending(birch.id(), None, 9).unwrap().len(),
+        alder
+            .spool()
+            .ledger
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .len(),
         3,
         "and what was queued is still queued"
     );
@@ -766,7 +792,7 @@ fn a_publish_cut_off_after_its_intent_is_rolled_forward_and_a_removed_name_count
         birch.start();
         assert_eq!(birch.inbox("a").exists(), !removed);
         birch.spool().journal.flush().unwrap();
-        assert!(birch.spool().receipt(bundle).is_some());
+        assert!(birch.spool().ledger.receipt(bundle).is_some());
     }
 }
 

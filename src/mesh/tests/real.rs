@@ -126,7 +126,9 @@ impl Real {
 
     /// Waits until nothing is owed to `peer`.
     pub(super) fn wait_delivered(&self, peer: PeerId) {
-        eventually("receipts", || self.spool().pending_count(peer) == 0);
+        eventually("receipts", || {
+            self.spool().ledger().pending_count(peer) == 0
+        });
     }
 
     /// Waits until status says `state` of a delivery; gives the reason that it shows.

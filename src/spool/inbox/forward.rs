@@ -123,7 +123,7 @@ impl Spool {
         let lost = last != LastRun::Whole;
         if lost
             && (self.receipt_again(manifest)?.is_some()
-                || self.ended(manifest.id(), origin).is_some())
+                || self.ledger.ended(manifest.id(), origin).is_some())
         {
             return Ok(None);
         }

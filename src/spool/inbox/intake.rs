@@ -69,7 +69,7 @@ impl Drop for Arrival {
         let mut arriving = self.spool.arriving.lock();
         let row = arriving.remove(&self.bundle);
         let removed = self.spool.content.arrival_ended(self.bundle);
-        let ended = |row: InboundShown| self.spool.ended(self.bundle, row.origin).is_some();
+        let ended = |row: InboundShown| self.spool.ledger.ended(self.bundle, row.origin).is_some();
         // Under the lock: a fetch that begins anew must not lose what it writes.
         if (removed || self.useless || row.is_some_and(ended))
             && let Err(error) = self.spool.discard_partial(self.bundle)
@@ -193,11 +193,14 @@ impl Incoming {
 
     fn check_ended(&mut self) -> Result<(), IntakeError> {
         let spool = &self.arrival.spool;
-        let cancels = spool.policy.cancels.load(Ordering::Acquire);
+        let cancels = spool.ledger.cancels.load(Ordering::Acquire);
         if std::mem::replace(&mut self.cancels, cancels) == cancels {
             return Ok(());
         }
-        match spool.ended(self.arrival.bundle, self.manifest.manifest().origin) {
+        match spool
+            .ledger
+            .ended(self.arrival.bundle, self.manifest.manifest().origin)
+        {
             Some(reason) => Err(IntakeError::Ended(reason)),
             None => Ok(()),
         }
@@ -467,24 +470,15 @@ impl Spool {
         if let Some(known) = self.known_offer(&manifest)? {
             return Ok(known);
         }
-        let cancels = self.policy.cancels.load(Ordering::Acquire);
-        if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
-            self.note_inbound(
-                manifest.manifest(),
-                bundle,
-                InboundState::Ended(reason),
-                None,
-            );
+        let note = |state, why| self.note_inbound(manifest.manifest(), bundle, state, why);
+        let cancels = self.ledger.cancels.load(Ordering::Acquire);
+        if let Some(reason) = self.ledger.ended(bundle, manifest.manifest().origin) {
+            note(InboundState::Ended(reason), None);
             return Ok(Offered::Refused(reason.refusal().into()));
         }
         if let Some(why) = self.longer_than_disk(&manifest)? {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            self.note_inbound(
-                manifest.manifest(),
-                bundle,
-                InboundState::Refused,
-                Some(why.clone()),
-            );
+            note(InboundState::Refused, Some(why.clone()));
             return Ok(Offered::Refused(why));
         }
         if let Some(answer) = self.no_room_for(&manifest)? {
@@ -562,7 +556,7 @@ impl Spool {
     }
 
     fn settled_answer(&self, bundle: BundleId, receipt: Receipt) -> Offered {
-        if self.volatile.lock().contains(&bundle) {
+        if self.ledger.volatile.lock().contains(&bundle) {
             Offered::AwaitingDurable
         } else {
             Offered::Settled(receipt)

@@ -141,7 +141,7 @@ impl Spool {
         let mut namings = Vec::with_capacity(entries.len());
         for (slice, said) in entries.chunks(SLICE).enumerate() {
             let _decide = self.decide();
-            if let Some(reason) = self.ended(manifest.id(), choosing.origin) {
+            if let Some(reason) = self.ledger.ended(manifest.id(), choosing.origin) {
                 return Err(SpoolError::Ended(reason));
             }
             let mut batch = Batch::default();

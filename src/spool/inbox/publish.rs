@@ -178,7 +178,7 @@ impl Spool {
         let mut attempts = 0;
         let (decide, mut plan) = loop {
             let decide = self.decide();
-            if let Some(reason) = self.ended(bundle, manifest.manifest().origin) {
+            if let Some(reason) = self.ledger.ended(bundle, manifest.manifest().origin) {
                 return Err(SpoolError::Ended(reason));
             }
             let mut plan = self.plan(manifest)?;

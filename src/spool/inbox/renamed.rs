@@ -267,7 +267,10 @@ impl Spool {
         let _decide = self.decide();
         if self.receipt_again(manifest)?.is_some()
             || self.arriving.lock().contains_key(&bundle)
-            || self.ended(bundle, manifest.manifest().origin).is_some()
+            || self
+                .ledger
+                .ended(bundle, manifest.manifest().origin)
+                .is_some()
         {
             return Ok(false);
         }

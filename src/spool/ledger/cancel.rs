@@ -20,6 +20,7 @@ use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::journal::{Batch, JournalError};
 use crate::spool::keys::Ends;
+use crate::spool::ledger::Ledger;
 use crate::spool::ledger::inbound::InboundState;
 use crate::spool::ledger::tables::{
     BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, HELD, KEPT, ORPHANS,
@@ -50,10 +51,10 @@ pub(crate) enum Retried {
     Unknown,
 }
 
-impl Spool {
+impl Ledger {
     /// Why the bundle of `origin` goes no further, if that said so.
     pub(crate) fn ended(&self, bundle: BundleId, origin: PeerId) -> Option<CancelReason> {
-        if !self.policy.any_cancel.load(Ordering::Acquire) {
+        if !self.any_cancel.load(Ordering::Acquire) {
             return None;
         }
         self.cancel_of(bundle, origin)
@@ -64,10 +65,10 @@ impl Spool {
 
     /// The same of a bundle that `peer` only names: its own, or one whose origin is known here.
     pub(crate) fn ended_as_named(&self, bundle: BundleId, peer: PeerId) -> Option<CancelReason> {
-        if !self.policy.any_cancel.load(Ordering::Acquire) {
+        if !self.any_cancel.load(Ordering::Acquire) {
             return None;
         }
-        let origin = || Some(self.ledger.inbound_shown(bundle).ok().flatten()?.origin);
+        let origin = || Some(self.inbound_shown(bundle).ok().flatten()?.origin);
         self.ended(bundle, peer)
             .or_else(|| self.ended(bundle, origin()?))
     }
@@ -77,6 +78,59 @@ impl Spool {
         Ok(self.journal.row(CANCELS, &(bundle, origin))?)
     }
 
+    fn note_cancel(&self) {
+        self.any_cancel.store(true, Ordering::Release);
+        self.cancels.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Cancels that `peer` may not know yet, after this one, at most `limit`.
+    pub(crate) fn cancels_owed(
+        &self,
+        peer: PeerId,
+        after: Option<&Cancel>,
+        limit: usize,
+    ) -> Result<Vec<Cancel>, SpoolError> {
+        if !self.any_cancel.load(Ordering::Acquire) {
+            return Ok(Vec::new());
+        }
+        let after = after.map(|cancel| (peer, cancel.bundle, cancel.origin));
+        let rows = self
+            .journal
+            .rows(CANCELS_OWED.below(&peer).after(after.as_ref()), limit)?;
+        let mut owed = Vec::with_capacity(rows.len());
+        for ((_, bundle, origin), ()) in rows {
+            match self.journal.row(CANCELS, &(bundle, origin)) {
+                Ok(found) => owed.extend(found),
+                // The next start drops it.
+                Err(error @ JournalError::Row { .. }) => {
+                    tracing::error!("a cancel is passed over: {error}");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(owed)
+    }
+
+    /// `peer` has these cancels.
+    pub(crate) fn cancels_seen(
+        &self,
+        peer: PeerId,
+        bundles: &[BundleId],
+    ) -> Result<(), SpoolError> {
+        let mut batch = Batch::default();
+        for bundle in bundles {
+            let rows = self
+                .journal
+                .rows(CANCELS_OWED.below(&(peer, *bundle)), usize::MAX)?;
+            for (key, ()) in rows {
+                batch.remove(CANCELS_OWED, &key);
+            }
+        }
+        Ok(self.journal.submit(batch)?)
+    }
+}
+
+impl Spool {
     /// The newest bundle of ours that was sealed from `path`, or the one with this id in hex.
     pub(crate) fn find_outbound(
         &self,
@@ -135,7 +189,7 @@ impl Spool {
         let cancel = Cancel::sign(&self.identity, bundle, reason, scope, lifetime);
         let mut batch = Batch::default();
         batch.insert(CANCELS, &(cancel.bundle, cancel.origin), &cancel);
-        self.keep_cancel(&cancel, &mut batch);
+        self.ledger.keep_cancel(&cancel, &mut batch);
         let told = self.owe_cancel(&cancel, None, &deliveries, &mut batch);
         let freed = self.end_deliveries(bundle, &reason.state(), &mut batch)?;
         // Not before: a word that a power loss took back here would still hold there.
@@ -148,7 +202,7 @@ impl Spool {
             }
         });
         self.journal.submit(batch)?;
-        self.note_cancel();
+        self.ledger.note_cancel();
         self.free_ended(freed)?;
         drop(decide);
         tracing::info!(bundle = %bundle.short(), open, "{}", reason.word());
@@ -210,11 +264,6 @@ impl Spool {
         told
     }
 
-    fn note_cancel(&self) {
-        self.policy.any_cancel.store(true, Ordering::Release);
-        self.policy.cancels.fetch_add(1, Ordering::AcqRel);
-    }
-
     /// `from` shows us a cancel. `false`: it is forged, or none of our business.
     pub(crate) fn take_cancel(&self, cancel: &Cancel, from: PeerId) -> Result<bool, SpoolError> {
         let me = self.identity.id();
@@ -228,7 +277,7 @@ impl Spool {
         let bundle = cancel.bundle;
         let decide = self.decide();
         let settled = self.ledger.settled(bundle)?;
-        let known = self.cancel_of(bundle, cancel.origin)?.is_some();
+        let known = self.ledger.cancel_of(bundle, cancel.origin)?.is_some();
         let shown = self
             .ledger
             .inbound_shown(bundle)?
@@ -239,7 +288,7 @@ impl Spool {
         if !known {
             let mut batch = Batch::default();
             batch.insert(CANCELS, &(cancel.bundle, cancel.origin), cancel);
-            self.keep_cancel(cancel, &mut batch);
+            self.ledger.keep_cancel(cancel, &mut batch);
             let held = self.shared_manifest(bundle)?;
             let held = held.is_some_and(|held| held.manifest().origin == cancel.origin);
             let (mut deliveries, mut freed) = (Vec::new(), Vec::new());
@@ -254,14 +303,14 @@ impl Spool {
                 self.ledger.show_inbound(&row, &mut batch)?;
             }
             self.journal.submit(batch)?;
-            self.note_cancel();
+            self.ledger.note_cancel();
             self.free_ended(freed)?;
         }
         // Whoever publishes it finds that it has ended, and removes what arrived.
         if shown.is_some() && !self.inbox.publishing.has(bundle) {
             self.discard_partial(bundle)?;
         }
-        let volatile = self.volatile.lock().contains(&bundle);
+        let volatile = self.ledger.volatile.lock().contains(&bundle);
         drop(decide);
         self.give_to_nobody(cancel)?;
         for peer in told {
@@ -278,7 +327,7 @@ impl Spool {
     /// What we keep of it for others is given to none of them, nor to who joins later.
     fn give_to_nobody(&self, cancel: &Cancel) -> Result<(), SpoolError> {
         let bundle = cancel.bundle;
-        let kept = self.kept(bundle)?;
+        let kept = self.ledger.kept(bundle)?;
         if kept.is_none_or(|kept| kept.manifest().origin != cancel.origin) {
             return Ok(());
         }
@@ -317,52 +366,6 @@ impl Spool {
         Ok(())
     }
 
-    /// Cancels that `peer` may not know yet, after this one, at most `limit`.
-    pub(crate) fn cancels_owed(
-        &self,
-        peer: PeerId,
-        after: Option<&Cancel>,
-        limit: usize,
-    ) -> Result<Vec<Cancel>, SpoolError> {
-        if !self.policy.any_cancel.load(Ordering::Acquire) {
-            return Ok(Vec::new());
-        }
-        let after = after.map(|cancel| (peer, cancel.bundle, cancel.origin));
-        let rows = self
-            .journal
-            .rows(CANCELS_OWED.below(&peer).after(after.as_ref()), limit)?;
-        let mut owed = Vec::with_capacity(rows.len());
-        for ((_, bundle, origin), ()) in rows {
-            match self.journal.row(CANCELS, &(bundle, origin)) {
-                Ok(found) => owed.extend(found),
-                // The next start drops it.
-                Err(error @ JournalError::Row { .. }) => {
-                    tracing::error!("a cancel is passed over: {error}");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(owed)
-    }
-
-    /// `peer` has these cancels.
-    pub(crate) fn cancels_seen(
-        &self,
-        peer: PeerId,
-        bundles: &[BundleId],
-    ) -> Result<(), SpoolError> {
-        let mut batch = Batch::default();
-        for bundle in bundles {
-            let rows = self
-                .journal
-                .rows(CANCELS_OWED.below(&(peer, *bundle)), usize::MAX)?;
-            for (key, ()) in rows {
-                batch.remove(CANCELS_OWED, &key);
-            }
-        }
-        Ok(self.journal.submit(batch)?)
-    }
-
     /// Nobody is told of these cancels any more; given by their keys.
     pub(in crate::spool) fn forget_owed(
         &self,
@@ -389,7 +392,7 @@ impl Spool {
         let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(Retried::Unknown);
         };
-        if self.cancel_of(bundle, self.identity.id())?.is_some() {
+        if self.ledger.cancel_of(bundle, self.identity.id())?.is_some() {
             return Ok(Retried::Nothing);
         }
         let Some(manifest) = self.shared_manifest(bundle)? else {
@@ -427,7 +430,8 @@ impl Spool {
         }
         let needs = manifest.manifest().digests();
         self.content.begin_need(bundle, needs, &mut batch);
-        self.renew_deadline(bundle, manifest.manifest().lifetime_secs, &mut batch)?;
+        self.ledger
+            .renew_deadline(bundle, manifest.manifest().lifetime_secs, &mut batch)?;
         self.journal.submit(batch)?;
         drop(decide);
         for (id, _) in &again {

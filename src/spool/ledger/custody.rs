@@ -23,7 +23,6 @@
 mod forget;
 mod joins;
 mod room;
-mod scoped;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,6 +36,7 @@ use crate::digest::Digest;
 use crate::peer::PeerId;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
+use crate::spool::ledger::Ledger;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::tables::{
     BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
@@ -108,6 +108,68 @@ struct Steps {
     freed: Vec<Digest>,
 }
 
+impl Ledger {
+    /// The manifest of a bundle of another that is kept.
+    pub(in crate::spool) fn kept(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let row = self.journal.row(KEPT, &bundle)?;
+        row.map(|row| row.signed.verify_own())
+            .transpose()
+            .map_err(|e| SpoolError::Corrupted(e.to_string()))
+    }
+
+    fn relays_below(&self, carried: &(PeerId, BundleId)) -> Result<Vec<Receipt>, SpoolError> {
+        let rows = self.journal.rows(RELAYS.below(carried), usize::MAX)?;
+        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
+    }
+
+    fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
+        let row = self.journal.row(KEPT, &bundle)?;
+        Ok(row.map(|row| Rank::of(row.signed.priority(), row.order)))
+    }
+
+    fn is_watched(&self, bundle: &BundleId) -> Result<bool, SpoolError> {
+        let row: Option<(PeerId, Stage)> = self.journal.row(WATCHED, bundle)?;
+        Ok(row.is_some())
+    }
+
+    /// Bundles of `origin` that we carry, for it to say which are closed; in order, after that one.
+    pub(crate) fn carried(
+        &self,
+        origin: PeerId,
+        after: Option<BundleId>,
+        limit: usize,
+    ) -> Result<Vec<BundleId>, SpoolError> {
+        let after = after.map(|bundle| (origin, bundle));
+        let rows = self
+            .journal
+            .keys(CARRIED.below(&origin).after(after.as_ref()), limit)?;
+        Ok(rows.into_iter().map(|(_, bundle)| bundle).collect())
+    }
+
+    /// Receipts to be handed to `origin`; in order, after that one.
+    pub(crate) fn relays(
+        &self,
+        origin: PeerId,
+        after: Option<&Receipt>,
+        limit: usize,
+    ) -> Result<Vec<Receipt>, SpoolError> {
+        let after = after.map(|last| (origin, last.bundle, last.recipient));
+        let rows = self
+            .journal
+            .rows(RELAYS.below(&origin).after(after.as_ref()), limit)?;
+        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
+    }
+
+    /// Whom a bundle of ours is for.
+    pub(crate) fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
+        let deliveries = self.deliveries_of(bundle).unwrap_or_default();
+        deliveries.into_iter().map(|(peer, _)| peer).collect()
+    }
+}
+
 impl Spool {
     /// Whether members that join later get what the outbox and the inbox still show.
     pub(crate) fn set_late_joiners(&self, current: bool) {
@@ -155,7 +217,7 @@ impl Spool {
         let signed = manifest.signed();
         let order = OF_OTHERS | order;
         batch.insert(KEPT, &bundle, &KeptRow { signed, order });
-        self.age_kept(manifest, batch);
+        self.ledger.age_kept(manifest, batch);
         if !others.is_empty() {
             self.watch(manifest, batch);
         }
@@ -208,7 +270,7 @@ impl Spool {
         newer: &Manifest,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let Some(manifest) = self.kept(old)? else {
+        let Some(manifest) = self.ledger.kept(old)? else {
             return Ok(());
         };
         let of = manifest.manifest();
@@ -238,17 +300,6 @@ impl Spool {
         Ok(())
     }
 
-    /// The manifest of a bundle of another that is kept.
-    pub(in crate::spool) fn kept(
-        &self,
-        bundle: BundleId,
-    ) -> Result<Option<VerifiedManifest>, SpoolError> {
-        let row = self.journal.row(KEPT, &bundle)?;
-        row.map(|row| row.signed.verify_own())
-            .transpose()
-            .map_err(|e| SpoolError::Corrupted(e.to_string()))
-    }
-
     fn custody_of(&self, manifest: &VerifiedManifest) -> Result<Option<Custody>, SpoolError> {
         let (of, bundle) = (manifest.manifest(), manifest.id());
         let watched: Option<(PeerId, Stage)> = self.journal.row(WATCHED, &bundle)?;
@@ -258,7 +309,7 @@ impl Spool {
             None => self.journal.row(CARRIED, &key)?,
         };
         let Some(stage) = stage else { return Ok(None) };
-        let receipts = self.relays_below(&key)?;
+        let receipts = self.ledger.relays_below(&key)?;
         let deliveries = self.ledger.deliveries_of(bundle)?;
         let mut waiting: BTreeSet<PeerId> = if deliveries.is_empty() && watched.is_some() {
             self.others(of)?
@@ -271,11 +322,6 @@ impl Spool {
         }
         let given = receipts.iter().map(|receipt| receipt.recipient);
         Ok(Some(Custody::recorded(stage, waiting, given)))
-    }
-
-    fn relays_below(&self, carried: &(PeerId, BundleId)) -> Result<Vec<Receipt>, SpoolError> {
-        let rows = self.journal.rows(RELAYS.below(carried), usize::MAX)?;
-        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
     }
 
     /// One event of one bundle. `false`: it is not in custody here. Call with the decision lock held, and no second
@@ -362,7 +408,7 @@ impl Spool {
             let key = (bundle, peer);
             batch.insert(DELIVERIES, &key, &DeliveryState::Queued);
         }
-        let rank = self.kept_rank(bundle)?;
+        let rank = self.ledger.kept_rank(bundle)?;
         for peer in left {
             let waited = &DeliveryState::Queued;
             self.ledger
@@ -382,7 +428,7 @@ impl Spool {
         match action {
             Action::Ask => steps.asks.entry(of.origin).or_default().push(bundle),
             Action::Owe(peers) => {
-                let Some(rank) = self.kept_rank(bundle)? else {
+                let Some(rank) = self.ledger.kept_rank(bundle)? else {
                     return Ok(());
                 };
                 for peer in peers {
@@ -395,7 +441,7 @@ impl Spool {
                 steps.relays.extend(self.journal.row(RELAYS, &key)?);
             }
             Action::Release(why) => {
-                let rank = self.kept_rank(bundle)?;
+                let rank = self.ledger.kept_rank(bundle)?;
                 for (peer, state) in self.ledger.deliveries_of(bundle)? {
                     if !state.is_final() {
                         steps.batch.remove(DELIVERIES, &(bundle, peer));
@@ -418,7 +464,7 @@ impl Spool {
                     steps.batch.remove(DELIVERIES, &(bundle, peer));
                 }
                 let key = (of.origin, bundle);
-                for receipt in self.relays_below(&key)? {
+                for receipt in self.ledger.relays_below(&key)? {
                     let key = (of.origin, bundle, receipt.recipient);
                     steps.batch.remove(RELAYS, &key);
                 }
@@ -445,11 +491,6 @@ impl Spool {
             self.ledger.show_inbound(&row, batch)?;
         }
         Ok(())
-    }
-
-    fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
-        let row = self.journal.row(KEPT, &bundle)?;
-        Ok(row.map(|row| Rank::of(row.signed.priority(), row.order)))
     }
 
     /// Submits what was decided, and frees content. Call with the decision lock held.
@@ -515,13 +556,13 @@ impl Spool {
                     let due = (*until).min(latest);
                     self.custodian.due.fetch_min(millis(due), Ordering::Relaxed);
                     // One from before this start may name any time.
-                    if due < *until && self.is_watched(bundle)? {
+                    if due < *until && self.ledger.is_watched(bundle)? {
                         let row = (*origin, Stage::Watching(due));
                         steps.batch.insert(WATCHED, bundle, &row);
                     }
                     continue;
                 }
-                let Some(manifest) = self.kept(*bundle)? else {
+                let Some(manifest) = self.ledger.kept(*bundle)? else {
                     steps.batch.remove(WATCHED, bundle);
                     continue;
                 };
@@ -543,39 +584,6 @@ impl Spool {
         }
         let asks = std::mem::take(&mut *self.custodian.asks.lock());
         Ok(asks.into_iter().collect())
-    }
-
-    fn is_watched(&self, bundle: &BundleId) -> Result<bool, SpoolError> {
-        let row: Option<(PeerId, Stage)> = self.journal.row(WATCHED, bundle)?;
-        Ok(row.is_some())
-    }
-
-    /// Bundles of `origin` that we carry, for it to say which are closed; in order, after that one.
-    pub(crate) fn carried(
-        &self,
-        origin: PeerId,
-        after: Option<BundleId>,
-        limit: usize,
-    ) -> Result<Vec<BundleId>, SpoolError> {
-        let after = after.map(|bundle| (origin, bundle));
-        let rows = self
-            .journal
-            .keys(CARRIED.below(&origin).after(after.as_ref()), limit)?;
-        Ok(rows.into_iter().map(|(_, bundle)| bundle).collect())
-    }
-
-    /// Receipts to be handed to `origin`; in order, after that one.
-    pub(crate) fn relays(
-        &self,
-        origin: PeerId,
-        after: Option<&Receipt>,
-        limit: usize,
-    ) -> Result<Vec<Receipt>, SpoolError> {
-        let after = after.map(|last| (origin, last.bundle, last.recipient));
-        let rows = self
-            .journal
-            .rows(RELAYS.below(&origin).after(after.as_ref()), limit)?;
-        Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
     }
 
     /// What `origin` says of these bundles. Gives those that are not its own, or not kept.
@@ -612,7 +620,7 @@ impl Spool {
         let (mut steps, mut others) = (Steps::default(), Vec::new());
         let decide = self.decide();
         for bundle in bundles.iter().copied().collect::<BTreeSet<_>>() {
-            match self.kept(bundle)? {
+            match self.ledger.kept(bundle)? {
                 Some(manifest)
                     if origin.is_none_or(|origin| origin == manifest.manifest().origin) =>
                 {
@@ -652,12 +660,6 @@ impl Spool {
         Ok((closed, open))
     }
 
-    /// Whom a bundle of ours is for.
-    pub(crate) fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
-        let deliveries = self.ledger.deliveries_of(bundle).unwrap_or_default();
-        deliveries.into_iter().map(|(peer, _)| peer).collect()
-    }
-
     /// A receipt of another recipient of a bundle of another. `false`: it is forged.
     pub(in crate::spool) fn take_others_receipt(
         &self,
@@ -668,7 +670,7 @@ impl Spool {
         }
         let (bundle, peer) = (receipt.bundle, receipt.recipient);
         let decide = self.decide();
-        let Some(manifest) = self.kept(bundle)? else {
+        let Some(manifest) = self.ledger.kept(bundle)? else {
             return Ok(true);
         };
         let of = manifest.manifest();
@@ -679,7 +681,7 @@ impl Spool {
         let mut first = Batch::default();
         first.insert(RELAYS, &(of.origin, bundle, peer), receipt);
         if let Some(state) = self.ledger.delivery(bundle, peer)? {
-            let (rank, end) = (self.kept_rank(bundle)?, &DeliveryState::Delivered);
+            let (rank, end) = (self.ledger.kept_rank(bundle)?, &DeliveryState::Delivered);
             self.ledger
                 .end_delivery((bundle, peer), rank, &state, end, &mut first);
         }
@@ -699,7 +701,7 @@ impl Spool {
     /// These recipients gave us the bundle: nobody need give it to them, nor tell its origin that they have it.
     pub(crate) fn given_by(&self, bundle: BundleId, holders: &[PeerId]) -> Result<(), SpoolError> {
         let decide = self.decide();
-        let Some(manifest) = self.kept(bundle)? else {
+        let Some(manifest) = self.ledger.kept(bundle)? else {
             return Ok(());
         };
         let mut steps = Steps::default();
@@ -719,7 +721,7 @@ impl Spool {
                     rows.insert(DELIVERIES, &key, &DeliveryState::Queued);
                 }
             }
-            let (key, rank) = ((bundle, *holder), self.kept_rank(bundle)?);
+            let (key, rank) = ((bundle, *holder), self.ledger.kept_rank(bundle)?);
             let (waited, end) = (&DeliveryState::Queued, &DeliveryState::Delivered);
             self.ledger.end_delivery(key, rank, waited, end, &mut rows);
             self.journal.submit(rows)?;
@@ -739,7 +741,9 @@ impl Spool {
         state: DeliveryState,
     ) -> Result<bool, SpoolError> {
         let decide = self.decide();
-        let (Some(manifest), Some(rank)) = (self.kept(bundle)?, self.kept_rank(bundle)?) else {
+        let (Some(manifest), Some(rank)) =
+            (self.ledger.kept(bundle)?, self.ledger.kept_rank(bundle)?)
+        else {
             return Ok(false);
         };
         let key = (bundle, peer);

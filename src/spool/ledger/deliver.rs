@@ -16,6 +16,7 @@ use crate::digest::Digest;
 use crate::peer::{PeerId, PeerName};
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
+use crate::spool::ledger::Ledger;
 use crate::spool::ledger::inbound::{InboundShown, InboundState};
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::tables::{BUNDLES, DEADLINES, PENDING};
@@ -36,6 +37,70 @@ const LARGE_KEPT: usize = 4;
 
 /// How many earlier bundles with the same content are asked whether a peer has them.
 const SAME_CONTENT_DEPTH: usize = 8;
+
+impl Ledger {
+    /// What is owed again after it was final for everybody has its whole lifetime from now on: its deadline went then.
+    pub(in crate::spool) fn renew_deadline(
+        &self,
+        bundle: BundleId,
+        lifetime: u64,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        if self.deadline_of(bundle)?.is_none() {
+            self.set_deadline(bundle, lifetime, batch);
+        }
+        Ok(())
+    }
+
+    /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
+    pub(crate) fn pending(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let mut rows = Vec::new();
+        let after = after.unwrap_or(Rank::FIRST - 1);
+        let begun = after >= Rank::FIRST - 1;
+        if begun {
+            rows = self.pending_rows(peer, Some(after), limit)?;
+        }
+        if rows.len() < limit {
+            let after = (!begun).then_some(after);
+            let mut rest = self.pending_rows(peer, after, limit - rows.len())?;
+            rest.retain(|(rank, _)| !Rank(*rank).is_urgent());
+            rows.append(&mut rest);
+        }
+        Ok(rows)
+    }
+
+    /// What is owed in the order of the keys.
+    fn pending_rows(
+        &self,
+        peer: PeerId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
+        let after = after.map(|rank| (peer, Rank(rank)));
+        let rows = self
+            .journal
+            .rows(PENDING.below(&peer).after(after.as_ref()), limit)?;
+        let rank = |((_, rank), bundle): ((PeerId, Rank), BundleId)| (rank.0, bundle);
+        Ok(rows.into_iter().map(rank).collect())
+    }
+
+    /// How many bundles we owe `peer`, counted up to 10,000.
+    pub(crate) fn pending_count(&self, peer: PeerId) -> u64 {
+        self.pending(peer, None, 10_000)
+            .map_or(0, |rows| rows.len() as u64)
+    }
+
+    /// Whether we still owe this bundle to `peer`.
+    pub(crate) fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
+        let state = self.delivery(bundle, peer);
+        state.ok().flatten().is_some_and(|state| !state.is_final()) && !self.is_over_age(bundle)
+    }
+}
 
 impl Spool {
     /// A peer proved membership (`contact`), or a member told us of one. A new member gets what is current pending.
@@ -110,28 +175,16 @@ impl Spool {
             return Ok(false);
         };
         if !matches!(manifest.manifest().scope, Scope::All { .. })
-            || self.ended(bundle, self.identity.id()).is_some()
+            || self.ledger.ended(bundle, self.identity.id()).is_some()
         {
             return Ok(false);
         }
         self.ledger.queue(bundle, peer, row.rank(), batch);
         self.content
             .begin_need(bundle, manifest.manifest().digests(), batch);
-        self.renew_deadline(bundle, manifest.manifest().lifetime_secs, batch)?;
+        self.ledger
+            .renew_deadline(bundle, manifest.manifest().lifetime_secs, batch)?;
         Ok(true)
-    }
-
-    /// What is owed again after it was final for everybody has its whole lifetime from now on: its deadline went then.
-    pub(in crate::spool) fn renew_deadline(
-        &self,
-        bundle: BundleId,
-        lifetime: u64,
-        batch: &mut Batch,
-    ) -> Result<(), SpoolError> {
-        if self.deadline_of(bundle)?.is_none() {
-            self.set_deadline(bundle, lifetime, batch);
-        }
-        Ok(())
     }
 
     /// A peer said its epoch.
@@ -142,55 +195,6 @@ impl Spool {
     /// The last connection with `peer` has just ended.
     pub(crate) fn note_gone(&self, peer: PeerId) -> Result<(), SpoolError> {
         self.decide().group.note_gone(peer)
-    }
-
-    /// Bundles we owe `peer`, oldest first, with a cursor: pass the last one's to go on. At most `limit`.
-    pub(crate) fn pending(
-        &self,
-        peer: PeerId,
-        after: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
-        let mut rows = Vec::new();
-        let after = after.unwrap_or(Rank::FIRST - 1);
-        let begun = after >= Rank::FIRST - 1;
-        if begun {
-            rows = self.pending_rows(peer, Some(after), limit)?;
-        }
-        if rows.len() < limit {
-            let after = (!begun).then_some(after);
-            let mut rest = self.pending_rows(peer, after, limit - rows.len())?;
-            rest.retain(|(rank, _)| !Rank(*rank).is_urgent());
-            rows.append(&mut rest);
-        }
-        Ok(rows)
-    }
-
-    /// What is owed in the order of the keys.
-    fn pending_rows(
-        &self,
-        peer: PeerId,
-        after: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<(u64, BundleId)>, SpoolError> {
-        let after = after.map(|rank| (peer, Rank(rank)));
-        let rows = self
-            .journal
-            .rows(PENDING.below(&peer).after(after.as_ref()), limit)?;
-        let rank = |((_, rank), bundle): ((PeerId, Rank), BundleId)| (rank.0, bundle);
-        Ok(rows.into_iter().map(rank).collect())
-    }
-
-    /// How many bundles we owe `peer`, counted up to 10,000.
-    pub(crate) fn pending_count(&self, peer: PeerId) -> u64 {
-        self.pending(peer, None, 10_000)
-            .map_or(0, |rows| rows.len() as u64)
-    }
-
-    /// Whether we still owe this bundle to `peer`.
-    pub(crate) fn is_pending(&self, bundle: BundleId, peer: PeerId) -> bool {
-        let state = self.ledger.delivery(bundle, peer);
-        state.ok().flatten().is_some_and(|state| !state.is_final()) && !self.is_over_age(bundle)
     }
 
     /// The manifest of a bundle of ours, or of one of another that is kept.
@@ -235,7 +239,7 @@ impl Spool {
 
     fn read_manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
         let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
-            return self.kept(bundle);
+            return self.ledger.kept(bundle);
         };
         row.signed
             .verify_own()
@@ -264,12 +268,6 @@ impl Spool {
                 .and_then(|row| row.same_content);
         }
         false
-    }
-
-    /// Our receipt for `bundle`, if it is settled and durable here.
-    pub(crate) fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
-        let receipt = self.ledger.settled(bundle).ok().flatten()?;
-        (!self.volatile.lock().contains(&bundle)).then_some(receipt)
     }
 
     /// A recipient's receipt arrived, from whoever had it. `false`: it is forged, or nobody waits for it. After a failed
@@ -308,7 +306,7 @@ impl Spool {
         };
         drop(progress);
         // It may have come to its end meanwhile; that is recorded before the entry is taken away.
-        if !self.is_pending(bundle, peer) {
+        if !self.ledger.is_pending(bundle, peer) {
             self.ledger.progress.lock().remove(&(bundle, peer));
         }
         self.ring(&Event::StatusChanged);
@@ -405,6 +403,7 @@ impl Spool {
             return;
         };
         let ended = self
+            .ledger
             .ended(bundle, manifest.origin)
             .map(|reason| (InboundState::Ended(reason), None));
         let (state, error) = ended.unwrap_or((state, error));

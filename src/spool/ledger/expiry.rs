@@ -33,6 +33,7 @@ use crate::bundle::{BundleId, Cancel, CancelReason, VerifiedManifest};
 use crate::peer::PeerId;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::Ends;
+use crate::spool::ledger::Ledger;
 use crate::spool::ledger::tables::{CANCELS, DEADLINES};
 use crate::spool::start::boot_id;
 use crate::spool::tables::META;
@@ -160,7 +161,7 @@ impl Near {
     }
 }
 
-impl Spool {
+impl Ledger {
     /// When a bundle ends, in our age, if its end is still to come here.
     pub(in crate::spool) fn deadline_of(
         &self,
@@ -171,7 +172,7 @@ impl Spool {
 
     /// When a bundle of another ends, in our age, by what was said of it when it was offered.
     pub(crate) fn end_of(&self, manifest: &VerifiedManifest) -> u64 {
-        let heard = self.policy.ageing.lock().heard.get(&manifest.id()).copied();
+        let heard = self.ageing.lock().heard.get(&manifest.id()).copied();
         let known = heard.or_else(|| self.deadline_of(manifest.id()).ok().flatten());
         known.unwrap_or_else(|| {
             let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
@@ -184,19 +185,10 @@ impl Spool {
         self.age_now() >= end
     }
 
-    /// Takes up the age, and ends what came due while nothing ran.
-    pub(in crate::spool) fn begin_age(&self) -> Result<(), SpoolError> {
-        let known = self.journal.row(META_AGE, &())?;
-        self.policy.ageing.lock().age = known.unwrap_or_default();
-        self.advance_age(Reading::take()?, true)?;
-        self.policy.next_deadline.store(0, Ordering::Release);
-        self.expire_due()
-    }
-
     /// What the machine says now.
     fn reading(&self) -> Result<Reading, SpoolError> {
         #[cfg(test)]
-        if let Some(fixed) = self.policy.ageing.lock().fixed.clone() {
+        if let Some(fixed) = self.ageing.lock().fixed.clone() {
             return Ok(fixed);
         }
         Reading::take()
@@ -205,7 +197,7 @@ impl Spool {
     /// The age now, in milliseconds.
     fn age_now(&self) -> u64 {
         let now = self.reading();
-        let mut ageing = self.policy.ageing.lock();
+        let mut ageing = self.ageing.lock();
         let age = match now {
             Ok(now) => ageing.age.advance(now),
             Err(error) => {
@@ -213,65 +205,25 @@ impl Spool {
                 ageing.age.age
             }
         };
-        self.policy.age.store(age, Ordering::Release);
+        self.age.store(age, Ordering::Release);
         age
     }
 
     /// Whether the lifetime of a bundle is over, also in the moment before that is recorded.
     pub(in crate::spool) fn is_over_age(&self, bundle: BundleId) -> bool {
         let age = self.age_now();
-        if age < self.policy.next_deadline.load(Ordering::Acquire) {
+        if age < self.next_deadline.load(Ordering::Acquire) {
             return false;
         }
         let at = self.deadline_of(bundle).ok().flatten();
         at.is_some_and(|at| at <= age)
     }
 
-    /// Starts the thread that looks at the age.
-    pub(in crate::spool) fn start_ager(self: &Arc<Self>) -> std::io::Result<()> {
-        let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
-        let spool = Arc::downgrade(self);
-        let thread = std::thread::Builder::new().name("ager".to_owned());
-        let handle = thread.spawn(move || {
-            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                let Some(spool) = spool.upgrade() else { return };
-                spool.content.watch_disk();
-                let aged = spool
-                    .reading()
-                    .and_then(|now| spool.advance_age(now, false));
-                if let Err(error) = spool.look_home(true) {
-                    tracing::warn!(%error, "names that wait are looked at again later");
-                }
-                if let Err(error) = aged.and_then(|()| spool.expire_due()) {
-                    tracing::error!(%error, "bundles whose lifetime is over stay for now");
-                }
-            }
-        })?;
-        self.policy.ageing.lock().ager = Some((stop, handle));
-        Ok(())
-    }
-
-    /// Ends the thread, and writes the age down.
-    pub(in crate::spool) fn stop_ager(&self) {
-        let ager = self.policy.ageing.lock().ager.take();
-        if let Some((stop, handle)) = ager {
-            drop(stop);
-            // The last owner of the spool may be that thread itself.
-            if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {
-                tracing::error!("the thread that looks at the age had panicked");
-            }
-        }
-        let aged = Reading::take().and_then(|now| self.advance_age(now, true));
-        if let Err(error) = aged {
-            tracing::warn!(%error, "the age is not written down");
-        }
-    }
-
     /// The age is what it is at `now`.
     pub(in crate::spool) fn advance_age(&self, now: Reading, save: bool) -> Result<(), SpoolError> {
-        let mut ageing = self.policy.ageing.lock();
+        let mut ageing = self.ageing.lock();
         let age = ageing.age.advance(now);
-        self.policy.age.store(age, Ordering::Release);
+        self.age.store(age, Ordering::Release);
         if save || age >= ageing.saved.saturating_add(SAVE_EVERY) {
             let mut batch = Batch::default();
             batch.insert(META_AGE, &(), &ageing.age);
@@ -306,14 +258,14 @@ impl Spool {
     fn deadline_in(&self, ends: Ends, millis: u64, batch: &mut Batch) {
         let at = self.age_now().saturating_add(millis);
         batch.insert(DEADLINES, &ends, &at);
-        let mut ageing = self.policy.ageing.lock();
+        let mut ageing = self.ageing.lock();
         ageing.near.add(at, ends);
-        self.policy.next_deadline.fetch_min(at, Ordering::AcqRel);
+        self.next_deadline.fetch_min(at, Ordering::AcqRel);
     }
 
     /// A bundle of another is kept for as long as its lifetime says.
     pub(in crate::spool) fn age_kept(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
-        let heard = self.policy.ageing.lock().heard.remove(&manifest.id());
+        let heard = self.ageing.lock().heard.remove(&manifest.id());
         let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
         let left = heard.map_or(whole, |at| at.saturating_sub(self.age_now()));
         self.deadline_in(Ends::Bundle(manifest.id()), left, batch);
@@ -332,7 +284,7 @@ impl Spool {
     pub(crate) fn hear_age(&self, manifest: &VerifiedManifest, from: PeerId, age: u64) {
         let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
         let at = self.age_now().saturating_add(whole.saturating_sub(age));
-        let mut ageing = self.policy.ageing.lock();
+        let mut ageing = self.ageing.lock();
         if ageing.heard.len() >= HEARD_MAX {
             ageing.heard.clear();
         }
@@ -341,16 +293,68 @@ impl Spool {
             *known = at;
         }
     }
+}
+
+impl Spool {
+    /// Takes up the age, and ends what came due while nothing ran.
+    pub(in crate::spool) fn begin_age(&self) -> Result<(), SpoolError> {
+        let known = self.journal.row(META_AGE, &())?;
+        self.ledger.ageing.lock().age = known.unwrap_or_default();
+        self.ledger.advance_age(Reading::take()?, true)?;
+        self.ledger.next_deadline.store(0, Ordering::Release);
+        self.expire_due()
+    }
+
+    /// Starts the thread that looks at the age.
+    pub(in crate::spool) fn start_ager(self: &Arc<Self>) -> std::io::Result<()> {
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
+        let spool = Arc::downgrade(self);
+        let thread = std::thread::Builder::new().name("ager".to_owned());
+        let handle = thread.spawn(move || {
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                let Some(spool) = spool.upgrade() else { return };
+                spool.content.watch_disk();
+                let aged = spool
+                    .ledger
+                    .reading()
+                    .and_then(|now| spool.ledger.advance_age(now, false));
+                if let Err(error) = spool.look_home(true) {
+                    tracing::warn!(%error, "names that wait are looked at again later");
+                }
+                if let Err(error) = aged.and_then(|()| spool.expire_due()) {
+                    tracing::error!(%error, "bundles whose lifetime is over stay for now");
+                }
+            }
+        })?;
+        self.ledger.ageing.lock().ager = Some((stop, handle));
+        Ok(())
+    }
+
+    /// Ends the thread, and writes the age down.
+    pub(in crate::spool) fn stop_ager(&self) {
+        let ager = self.ledger.ageing.lock().ager.take();
+        if let Some((stop, handle)) = ager {
+            drop(stop);
+            // The last owner of the spool may be that thread itself.
+            if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {
+                tracing::error!("the thread that looks at the age had panicked");
+            }
+        }
+        let aged = Reading::take().and_then(|now| self.ledger.advance_age(now, true));
+        if let Err(error) = aged {
+            tracing::warn!(%error, "the age is not written down");
+        }
+    }
 
     /// What is due, and no longer among the next deadlines.
     fn take_due(&self, age: u64) -> Result<Vec<Ends>, SpoolError> {
         let mut due = self.take_near(age);
-        let read_to = self.policy.ageing.lock().near.to;
+        let read_to = self.ledger.ageing.lock().near.to;
         if age > read_to {
             // What gets a deadline from here on is added by itself.
-            self.policy.ageing.lock().near.to = u64::MAX;
+            self.ledger.ageing.lock().near.to = u64::MAX;
             self.each_row(DEADLINES, |spool, ends, at| {
-                spool.policy.ageing.lock().near.add(*at, *ends);
+                spool.ledger.ageing.lock().near.add(*at, *ends);
                 Ok(())
             })?;
             due.extend(self.take_near(age));
@@ -369,14 +373,14 @@ impl Spool {
     /// What is due of the next deadlines. What has no row after this has ended or was put off.
     fn take_near(&self, age: u64) -> Vec<(u64, Ends)> {
         let _decide = self.decide();
-        self.policy.ageing.lock().near.take_due(age)
+        self.ledger.ageing.lock().near.take_due(age)
     }
 
     /// Ends what is too old.
     pub(in crate::spool) fn expire_due(&self) -> Result<(), SpoolError> {
-        let _one = self.policy.expiring.lock();
-        let age = self.policy.age.load(Ordering::Acquire);
-        if age < self.policy.next_deadline.load(Ordering::Acquire) {
+        let _one = self.ledger.expiring.lock();
+        let age = self.ledger.age.load(Ordering::Acquire);
+        if age < self.ledger.next_deadline.load(Ordering::Acquire) {
             return Ok(());
         }
         let due = self.take_due(age)?;
@@ -393,7 +397,7 @@ impl Spool {
                 Ends::Bundle(bundle) => {
                     self.end_bundle(bundle, CancelReason::Expired)?;
                     // Of another: nobody is told, that is its origin's to do.
-                    if let Some(kept) = self.kept(bundle)? {
+                    if let Some(kept) = self.ledger.kept(bundle)? {
                         self.give_no_more(bundle, kept.manifest().origin)?;
                     }
                     let mut batch = Batch::default();
@@ -410,9 +414,9 @@ impl Spool {
             }
         }
         // Not before: until then what is due is not offered by its row.
-        let ageing = self.policy.ageing.lock();
+        let ageing = self.ledger.ageing.lock();
         let next = ageing.near.next();
-        self.policy.next_deadline.store(next, Ordering::Release);
+        self.ledger.next_deadline.store(next, Ordering::Release);
         drop(ageing);
         Ok(self.journal.flush()?)
     }

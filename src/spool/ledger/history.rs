@@ -232,7 +232,9 @@ impl Spool {
         blocks: &mut Blocks,
     ) -> Result<bool, SpoolError> {
         let bundle = row.bundle;
-        if self.volatile.lock().contains(&bundle) || self.arriving.lock().contains_key(&bundle) {
+        if self.ledger.volatile.lock().contains(&bundle)
+            || self.arriving.lock().contains_key(&bundle)
+        {
             return Ok(false);
         }
         let Some(known) = self.ledger.inbound_row(bundle)? else {
@@ -322,7 +324,7 @@ impl Spool {
 
     /// Whether nobody waits for a bundle of ours any more. Only the user makes it wait again.
     fn is_over(&self, bundle: BundleId, order: Newest) -> Result<bool, SpoolError> {
-        if self.volatile.lock().contains(&bundle) {
+        if self.ledger.volatile.lock().contains(&bundle) {
             return Ok(false);
         }
         let states = self.ledger.deliveries_of(bundle)?;

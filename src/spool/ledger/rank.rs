@@ -129,7 +129,7 @@ mod tests {
         for page in [1, 2, 4, 7, 100] {
             let (mut found, mut after) = (Vec::new(), None);
             loop {
-                let rows = spool.pending(peer, after, page).unwrap();
+                let rows = spool.ledger.pending(peer, after, page).unwrap();
                 assert!(rows.len() <= page);
                 found.extend(rows.iter().map(|row| row.1));
                 let last = rows.len() < page;
@@ -140,12 +140,12 @@ mod tests {
             }
             assert_eq!(found, expected, "pages of {page}");
         }
-        assert_eq!(spool.pending_count(peer), 16);
+        assert_eq!(spool.ledger.pending_count(peer), 16);
         for bundle in expected {
             let refused = DeliveryState::Refused("no".into());
             spool.set_delivery(bundle, peer, refused).unwrap();
         }
-        assert_eq!(spool.pending(peer, None, 100).unwrap(), []);
+        assert_eq!(spool.ledger.pending(peer, None, 100).unwrap(), []);
         spool.close();
     }
 }

@@ -142,8 +142,26 @@ impl Ledger {
         self.end_inbound(shown, of, Some(receipt), batch)
     }
 
+    /// Our receipt for `bundle`, if it is settled and durable here.
+    pub(crate) fn receipt(&self, bundle: BundleId) -> Option<Receipt> {
+        let receipt = self.settled(bundle).ok().flatten()?;
+        (!self.volatile.lock().contains(&bundle)).then_some(receipt)
+    }
+
+    /// Our receipt for `bundle`, if it is durable and `peer` may know of the bundle.
+    pub(crate) fn receipt_for(&self, bundle: BundleId, peer: PeerId) -> Option<Receipt> {
+        let receipt = self.receipt(bundle)?;
+        self.may_know(&receipt, peer).then_some(receipt)
+    }
+
+    /// Whether `bundle` is published here, durable or not, and `peer` may know of it.
+    pub(crate) fn is_published_for(&self, bundle: BundleId, peer: PeerId) -> bool {
+        let receipt = self.settled(bundle).ok().flatten();
+        receipt.is_some_and(|receipt| self.may_know(&receipt, peer))
+    }
+
     /// Whether `peer` may know that a bundle is settled here.
-    pub(in crate::spool) fn may_know(&self, receipt: &Receipt, peer: PeerId) -> bool {
+    fn may_know(&self, receipt: &Receipt, peer: PeerId) -> bool {
         let scope = self.journal.row(SCOPED, &receipt.bundle);
         let scoped = |ids: Option<Vec<PeerId>>| ids.is_none_or(|ids| ids.contains(&peer));
         receipt.origin == peer || scope.is_ok_and(scoped)

@@ -117,7 +117,8 @@ impl Spool {
         self.ledger.seal_as_before(manifest, lost, &mut batch);
         let is_over = lost.is_over();
         if !is_over {
-            self.set_deadline(bundle, of.lifetime_secs, &mut batch);
+            self.ledger
+                .set_deadline(bundle, of.lifetime_secs, &mut batch);
         }
         for Whole {
             entry,

@@ -144,12 +144,12 @@ impl Spool {
     /// New bundles count as queued when `batch` is durable; what they replaced is needed until then, since a power loss
     /// would undo the new versions.
     fn sealed_when_durable(&self, bundles: Vec<BundleId>, freed: Vec<Digest>, batch: &mut Batch) {
-        self.volatile.lock().extend(bundles.iter().copied());
+        self.ledger.volatile.lock().extend(bundles.iter().copied());
         let me = self.me.clone();
         batch.on_durable(move || {
             if let Some(spool) = me.upgrade() {
                 for bundle in &bundles {
-                    spool.volatile.lock().remove(bundle);
+                    spool.ledger.volatile.lock().remove(bundle);
                 }
                 spool.outbox.free_later(freed);
                 spool.ring(&Event::StatusChanged);
@@ -228,7 +228,8 @@ impl Spool {
         };
         self.ledger
             .seal(manifest, recipients, orphan, same_content, batch);
-        self.set_deadline(bundle, manifest.manifest().lifetime_secs, batch);
+        self.ledger
+            .set_deadline(bundle, manifest.manifest().lifetime_secs, batch);
         let digests = manifest.manifest().digests();
         self.content.begin_need(bundle, digests, batch);
         Ok(())

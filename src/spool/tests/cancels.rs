@@ -6,10 +6,10 @@ use crate::spool::ledger::probe::{CANCELS, CANCELS_OWED, DEADLINES};
 
 /// Tells `to` every cancel that `from` owes it, as a connection would; gives how many were taken.
 fn tell(from: &Node, to: &Node) -> usize {
-    let owed = from.spool().cancels_owed(to.id(), None, 99).unwrap();
+    let owed = from.spool().ledger.cancels_owed(to.id(), None, 99).unwrap();
     let taken = |cancel: &&Cancel| to.spool().take_cancel(cancel, from.id()).unwrap();
     let seen: Vec<BundleId> = owed.iter().filter(taken).map(|c| c.bundle).collect();
-    from.spool().cancels_seen(to.id(), &seen).unwrap();
+    from.spool().ledger.cancels_seen(to.id(), &seen).unwrap();
     seen.len()
 }
 
@@ -60,7 +60,7 @@ fn s12_a_cancel_ends_it_for_all_but_those_who_have_it() {
     );
     let shown = alder.spool().outbox_state(&rel("f"), alder.ino("f"));
     assert_eq!(shown.state, "cancelled");
-    assert!(!alder.spool().is_pending(bundle, cedar.id()));
+    assert!(!alder.spool().ledger.is_pending(bundle, cedar.id()));
     assert!(matches!(
         alder.spool().open_content(bundle, 0, cedar.id()),
         Err(ServeError::NotHeld)
@@ -159,9 +159,19 @@ fn a_cancel_passes_from_recipient_to_recipient_and_reaches_nobody_else() {
         60,
     );
     assert!(birch.spool().take_cancel(&secret, alder.id()).unwrap());
-    assert_eq!(birch.spool().cancels_owed(cedar.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        birch
+            .spool()
+            .ledger
+            .cancels_owed(cedar.id(), None, 9)
+            .unwrap(),
+        []
+    );
     assert!(!cedar.spool().take_cancel(&secret, birch.id()).unwrap());
-    assert_eq!(cedar.spool().ended(BundleId([7; 32]), alder.id()), None);
+    assert_eq!(
+        cedar.spool().ledger.ended(BundleId([7; 32]), alder.id()),
+        None
+    );
 }
 
 #[test]
@@ -174,7 +184,7 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_once_it_is_cancelled() {
         birch.spool().set_custody_delay(Duration::ZERO);
         if promoted {
             birch.spool().custody_pass(&|_| false).unwrap();
-            assert!(birch.spool().is_pending(bundle, cedar.id()));
+            assert!(birch.spool().ledger.is_pending(bundle, cedar.id()));
         }
         // A lie ends nothing.
         let lie = Cancel::sign(
@@ -185,11 +195,14 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_once_it_is_cancelled() {
             60,
         );
         birch.spool().take_cancel(&lie, cedar.id()).unwrap();
-        assert_eq!(birch.spool().is_pending(bundle, cedar.id()), promoted);
+        assert_eq!(
+            birch.spool().ledger.is_pending(bundle, cedar.id()),
+            promoted
+        );
         cancel(&alder, bundle);
         assert_eq!(tell(&alder, &birch), 1);
         birch.spool().custody_pass(&|_| false).unwrap();
-        assert!(!birch.spool().is_pending(bundle, cedar.id()));
+        assert!(!birch.spool().ledger.is_pending(bundle, cedar.id()));
         assert!(matches!(
             birch.spool().open_content(bundle, 0, cedar.id()),
             Err(ServeError::NotHeld)
@@ -197,7 +210,10 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_once_it_is_cancelled() {
         let late = Node::new();
         birch.knows(&late, "late");
         birch.spool().custody_pass(&|_| false).unwrap();
-        assert_eq!(birch.spool().pending(late.id(), None, 9).unwrap(), []);
+        assert_eq!(
+            birch.spool().ledger.pending(late.id(), None, 9).unwrap(),
+            []
+        );
         assert!(birch.inbox("f").exists());
         assert_eq!(tell(&birch, &cedar), 1, "the lie came from cedar itself");
     }
@@ -247,7 +263,7 @@ fn a_forged_cancel_changes_nothing() {
     for node in [&alder, &birch] {
         node.spool().take_cancel(&own, cedar.id()).unwrap();
     }
-    assert!(alder.spool().is_pending(bundle, birch.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, birch.id()));
     assert_eq!(birch.fetch(&alder, bundle), 1);
     assert_eq!(birch.spool().cancel(bundle).unwrap(), Cancelled::Unknown);
 }
@@ -263,12 +279,12 @@ fn a_cancel_survives_a_crash_on_both_sides_and_goes_to_no_one_who_joins_later() 
     birch.stop();
     birch.start();
     assert_eq!(
-        birch.spool().ended(bundle, alder.id()),
+        birch.spool().ledger.ended(bundle, alder.id()),
         Some(CancelReason::Cancelled)
     );
     let cedar = Node::new();
     alder.knows(&cedar, "cedar");
-    assert!(!alder.spool().is_pending(bundle, cedar.id()));
+    assert!(!alder.spool().ledger.is_pending(bundle, cedar.id()));
 }
 
 #[test]
@@ -284,7 +300,7 @@ fn a_bundle_sealed_while_alone_can_be_cancelled_and_frees_its_content() {
     assert_eq!(alder.spool().content().held_bytes(), 0);
     let birch = Node::new();
     alder.knows(&birch, "birch");
-    assert!(!alder.spool().is_pending(bundle, birch.id()));
+    assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));
 }
 
 #[test]
@@ -312,7 +328,7 @@ fn s14_what_was_refused_is_shown_and_asked_again_only_when_somebody_says_so() {
         ("refused", Some(&why))
     );
     assert!(
-        !alder.spool().is_pending(bundle, birch.id()),
+        !alder.spool().ledger.is_pending(bundle, birch.id()),
         "not for ever"
     );
     birch.limits.max_file_bytes = None;
@@ -330,7 +346,7 @@ fn s14_what_was_refused_is_shown_and_asked_again_only_when_somebody_says_so() {
         rung.try_iter()
             .any(|event| event == Event::Retry(bundle, birch.id()))
     );
-    assert!(alder.spool().is_pending(bundle, birch.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, birch.id()));
     birch.fetch(&alder, bundle);
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     assert_eq!(outbound(&alder, bundle).state, "delivered");
@@ -352,7 +368,7 @@ fn s16_one_recipient_that_refuses_ends_nothing_for_the_others() {
         "queued",
         "cedar still gets it"
     );
-    assert!(alder.spool().is_pending(bundle, cedar.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, cedar.id()));
     assert_eq!(cedar.fetch(&alder, bundle), 8);
     alder.spool().take_receipt(&cedar.receipt()).unwrap();
     let row = outbound(&alder, bundle);

@@ -194,7 +194,15 @@ fn a_join_cut_off_by_a_kill_is_completed_at_the_next_start() {
     assert!(seen.unwrap().is_some());
     alder.stop();
     alder.start();
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap().len(), 1);
+    assert_eq!(
+        alder
+            .spool()
+            .ledger
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .len(),
+        1
+    );
 }
 
 #[test]

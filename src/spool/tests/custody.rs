@@ -49,7 +49,7 @@ impl Node {
     }
 
     fn owes(&self, peer: &Self) -> Vec<BundleId> {
-        let rows = self.spool().pending(peer.id(), None, 99).unwrap();
+        let rows = self.spool().ledger.pending(peer.id(), None, 99).unwrap();
         rows.into_iter().map(|(_, bundle)| bundle).collect()
     }
 
@@ -111,11 +111,11 @@ fn s11_another_holder_gives_it_and_the_receipt_finds_its_way_back() {
         "nobody needs the content any more"
     );
     assert_eq!(
-        birch.spool().carried(alder.id(), None, 9).unwrap(),
+        birch.spool().ledger.carried(alder.id(), None, 9).unwrap(),
         [bundle]
     );
 
-    let relays = birch.spool().relays(alder.id(), None, 9).unwrap();
+    let relays = birch.spool().ledger.relays(alder.id(), None, 9).unwrap();
     assert_eq!(relays, [receipt]);
     assert_eq!(alder.state_of(bundle, &cedar), "queued");
     assert!(alder.spool().take_receipt(&relays[0]).unwrap());
@@ -264,7 +264,7 @@ fn without_room_custody_ends_visibly_and_the_user_gets_no_error() {
     );
     assert_eq!(row(one).unwrap().error, None);
     assert!(
-        alder.spool().is_pending(two, cedar.id()),
+        alder.spool().ledger.is_pending(two, cedar.id()),
         "its origin still owes it"
     );
 }
@@ -341,7 +341,7 @@ fn a_newer_version_ends_custody_of_the_older_for_all_who_wait_for_it() {
         birch.fetch(&alder, new);
         for other in [&cedar, &dogwood] {
             assert_eq!(birch.owes(other), []);
-            assert!(!birch.spool().is_pending(old, other.id()));
+            assert!(!birch.spool().ledger.is_pending(old, other.id()));
         }
         assert_eq!(birch.left(), [1, 0, 0, 0, 0, 1], "the new one is watched");
         assert_eq!(birch.keys(KEPT), 1);
@@ -385,7 +385,15 @@ fn custody_survives_restarts_at_every_stage() {
     cedar.gives_receipt_to(&birch);
     birch.stop();
     birch.start();
-    assert_eq!(birch.spool().relays(alder.id(), None, 9).unwrap().len(), 1);
+    assert_eq!(
+        birch
+            .spool()
+            .ledger
+            .relays(alder.id(), None, 9)
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(birch.spool().content().held_bytes(), 0);
 }
 
@@ -418,11 +426,11 @@ fn nobody_outside_the_scope_learns_anything_of_a_bundle_that_is_carried() {
     assert!(matches!(refused, Err(ServeError::NotHeld)), "{refused:?}");
     for knows in [alder.id(), cedar.id()] {
         assert_eq!(
-            birch.spool().receipt_for(bundle, knows),
+            birch.spool().ledger.receipt_for(bundle, knows),
             Some(receipt.clone())
         );
     }
-    assert_eq!(birch.spool().receipt_for(bundle, dogwood.id()), None);
+    assert_eq!(birch.spool().ledger.receipt_for(bundle, dogwood.id()), None);
     // Nor may it say that it has it, and so end what others are owed.
     let forged = Receipt::sign(&dogwood.identity, bundle, alder.id());
     birch.spool().take_receipt(&forged).unwrap();
@@ -438,11 +446,17 @@ fn nobody_outside_the_scope_learns_anything_of_a_bundle_that_is_carried() {
 fn what_is_published_and_not_durable_is_known_to_those_who_may_know_of_it() {
     let (alder, birch, cedar) = three();
     let bundle = alder.drop_file("f", b"hello");
-    let published = |to: PeerId| birch.spool().is_published_for(bundle, to);
+    let published = |to: PeerId| birch.spool().ledger.is_published_for(bundle, to);
     assert!(!published(alder.id()));
     birch.fetch(&alder, bundle);
-    birch.spool().volatile.lock().insert(bundle);
-    assert!(birch.spool().receipt_for(bundle, alder.id()).is_none());
+    birch.spool().ledger.volatile.lock().insert(bundle);
+    assert!(
+        birch
+            .spool()
+            .ledger
+            .receipt_for(bundle, alder.id())
+            .is_none()
+    );
     assert!(published(alder.id()) && published(cedar.id()));
     let mut scoped = journal::Batch::default();
     scoped.insert(ledger::probe::SCOPED, &bundle, &vec![birch.id()]);
@@ -484,7 +498,7 @@ fn who_joins_later_gets_what_a_holder_still_shows_and_nothing_that_was_consumed(
     cedar.fetch(&birch, shown);
     cedar.gives_receipt_to(&birch);
     alder.knows(&cedar, "cedar");
-    let relays = birch.spool().relays(alder.id(), None, 9).unwrap();
+    let relays = birch.spool().ledger.relays(alder.id(), None, 9).unwrap();
     assert!(alder.spool().take_receipt(&relays[0]).unwrap());
     assert_eq!(alder.state_of(shown, &cedar), "delivered");
     birch
@@ -590,7 +604,7 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
         "hearsay does not bring it back"
     );
     let later = alder.drop_file("g", b"x");
-    assert_eq!(alder.spool().recipients(later), [birch.id()]);
+    assert_eq!(alder.spool().ledger.recipients(later), [birch.id()]);
     told(true).unwrap();
     assert_eq!(alder.spool().group().members().len(), 2);
     assert_eq!(
@@ -618,7 +632,10 @@ fn receipts_for_a_forgotten_origin_are_dropped() {
     dogwood.fetch(&birch, one);
     dogwood.gives_receipt_to(&birch);
     birch.spool().forget(alder.id()).unwrap();
-    assert_eq!(birch.spool().carried(alder.id(), None, 9).unwrap(), [two]);
+    assert_eq!(
+        birch.spool().ledger.carried(alder.id(), None, 9).unwrap(),
+        [two]
+    );
     dogwood.fetch(&birch, two);
     dogwood.gives_receipt_to(&birch);
     assert_eq!(birch.left(), [0; 6]);
@@ -638,7 +655,7 @@ fn who_refuses_a_bundle_of_another_is_not_offered_it_again() {
     assert_eq!(birch.owes(&cedar), []);
     assert_eq!(birch.left(), [0; 6]);
     assert!(
-        alder.spool().is_pending(bundle, cedar.id()),
+        alder.spool().ledger.is_pending(bundle, cedar.id()),
         "that is its origin's to know"
     );
 }
@@ -761,6 +778,7 @@ fn a_cancel_by_the_origin_ends_custody_whoever_tells_of_it() {
     alder.spool().cancel(bundle).unwrap();
     let cancel = alder
         .spool()
+        .ledger
         .cancels_owed(cedar.id(), None, 9)
         .unwrap()
         .remove(0);

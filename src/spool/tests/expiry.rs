@@ -11,14 +11,14 @@ impl Node {
             boot: boot.to_owned(),
             uptime,
         };
-        self.spool().policy.ageing.lock().fixed = Some(reading.clone());
+        self.spool().ledger.ageing.lock().fixed = Some(reading.clone());
         reading
     }
 
     /// The machine has been up for so long, in this boot.
     fn up(&self, boot: &str, uptime: u64) {
         let reading = self.reads(boot, uptime * 1000);
-        self.spool().advance_age(reading, false).unwrap();
+        self.spool().ledger.advance_age(reading, false).unwrap();
         self.spool().expire_due().unwrap();
     }
 
@@ -47,10 +47,10 @@ fn nothing_is_offered_or_served_from_the_end_on_also_before_somebody_looked() {
     alder.up("x", 0);
     let bundle = alder.drop_file("f", &pattern(1000));
     alder.reads("x", LIFE * 1000 - 1);
-    assert!(alder.spool().is_pending(bundle, birch.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, birch.id()));
     assert!(alder.spool().open_content(bundle, 0, birch.id()).is_ok());
     alder.reads("x", LIFE * 1000);
-    assert!(!alder.spool().is_pending(bundle, birch.id()));
+    assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));
     assert!(alder.spool().open_content(bundle, 0, birch.id()).is_err());
     alder.up("x", LIFE);
     assert_eq!(alder.shown_state(bundle), "expired");
@@ -64,7 +64,7 @@ fn each_of_many_bundles_ends_at_its_time() {
         alder.reads("x", n * 1000);
         let id = BundleId(Digest::of(&n.to_be_bytes()).0);
         let mut batch = journal::Batch::default();
-        alder.spool().set_deadline(id, LIFE, &mut batch);
+        alder.spool().ledger.set_deadline(id, LIFE, &mut batch);
         alder.spool().journal.submit(batch).unwrap();
         bundles.push(id);
     }
@@ -90,7 +90,7 @@ fn a_bundle_expires_by_age_and_its_recipients_are_told() {
     let bundle = alder.drop_file("f", &pattern(1000));
     alder.up("x", LIFE - 1);
     assert!(
-        alder.spool().is_pending(bundle, birch.id()),
+        alder.spool().ledger.is_pending(bundle, birch.id()),
         "not a second early"
     );
     alder.up("x", LIFE + SLACK);
@@ -99,8 +99,12 @@ fn a_bundle_expires_by_age_and_its_recipients_are_told() {
         alder.spool().outbox_state(&rel("f"), alder.ino("f")).state,
         "expired"
     );
-    assert!(!alder.spool().is_pending(bundle, birch.id()));
-    let told = alder.spool().cancels_owed(birch.id(), None, 9).unwrap();
+    assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));
+    let told = alder
+        .spool()
+        .ledger
+        .cancels_owed(birch.id(), None, 9)
+        .unwrap();
     assert!(birch.spool().take_cancel(&told[0], alder.id()).unwrap());
     let offered = birch
         .spool()
@@ -123,7 +127,14 @@ fn what_was_delivered_or_has_expired_is_not_ended_again() {
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     alder.up("x", LIFE + SLACK);
     assert_eq!(alder.shown_state(bundle), "delivered");
-    assert_eq!(alder.spool().cancels_owed(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder
+            .spool()
+            .ledger
+            .cancels_owed(birch.id(), None, 9)
+            .unwrap(),
+        []
+    );
 }
 
 /// The deadline goes when all is final: a bundle that was owed again lived for ever.
@@ -140,13 +151,16 @@ fn what_a_late_joiner_is_owed_expires() {
     alder.knows(&cedar, "cedar");
     alder.up("x", joined + LIFE - 1);
     assert!(
-        alder.spool().is_pending(bundle, cedar.id()),
+        alder.spool().ledger.is_pending(bundle, cedar.id()),
         "it has its whole lifetime from then on"
     );
     alder.up("x", joined + LIFE + SLACK);
     assert_eq!(alder.recipient_state(bundle, &cedar), "expired");
     assert_eq!(alder.recipient_state(bundle, &birch), "delivered");
-    assert_eq!(alder.spool().pending(cedar.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(cedar.id(), None, 9).unwrap(),
+        []
+    );
 }
 
 #[test]
@@ -165,10 +179,13 @@ fn what_is_tried_again_after_its_end_expires() {
     let again = alder.spool().retry(bundle, None).unwrap();
     assert_eq!(again, crate::spool::ledger::cancel::Retried::Asked(1));
     alder.up("x", tried + LIFE - 1);
-    assert!(alder.spool().is_pending(bundle, birch.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, birch.id()));
     alder.up("x", tried + LIFE + SLACK);
     assert_eq!(alder.recipient_state(bundle, &birch), "expired");
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(birch.id(), None, 9).unwrap(),
+        []
+    );
 }
 
 #[test]
@@ -180,11 +197,11 @@ fn another_boot_and_a_wrong_clock_make_no_bundle_older() {
     for clock in [0, now_secs() + 31 * 24 * 3600] {
         alder.spool().ledger.reclock(|_| clock);
         alder.up("x", 1000 + LIFE - 1);
-        assert!(alder.spool().is_pending(bundle, birch.id()));
+        assert!(alder.spool().ledger.is_pending(bundle, birch.id()));
     }
     // An uptime of years in another boot says nothing of the time between.
     alder.up("y", 1_000_000_000);
-    assert!(alder.spool().is_pending(bundle, birch.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, birch.id()));
     alder.up("y", 1_000_000_000 + SLACK);
     assert_eq!(alder.shown_state(bundle), "expired");
 }
@@ -204,7 +221,7 @@ fn the_age_goes_on_after_a_restart_and_an_orphan_expires_too() {
     assert_eq!(alder.shown_state(bundle), "expired");
     let birch = Node::new();
     alder.knows(&birch, "birch");
-    assert!(!alder.spool().is_pending(bundle, birch.id()));
+    assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));
 }
 
 #[test]
@@ -213,13 +230,17 @@ fn a_cancel_is_remembered_for_longer_than_its_bundle_could_live() {
     birch.up("x", 0);
     let bundle = alder.drop_file("f", b"x");
     alder.spool().cancel(bundle).unwrap();
-    let told = alder.spool().cancels_owed(birch.id(), None, 9).unwrap();
+    let told = alder
+        .spool()
+        .ledger
+        .cancels_owed(birch.id(), None, 9)
+        .unwrap();
     birch.spool().take_cancel(&told[0], alder.id()).unwrap();
     birch.up("x", 59 * 24 * 3600);
-    assert!(birch.spool().ended(bundle, alder.id()).is_some());
+    assert!(birch.spool().ledger.ended(bundle, alder.id()).is_some());
     birch.up("x", 60 * 24 * 3600 + SLACK);
     assert!(
-        birch.spool().ended(bundle, alder.id()).is_none(),
+        birch.spool().ledger.ended(bundle, alder.id()).is_none(),
         "no growth"
     );
 }
@@ -235,17 +256,17 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_after_its_end() {
     let bundle = alder.drop_file("f", b"x");
     let manifest = alder.manifest(bundle);
     alder.reads("x", 3_000_000);
-    assert_eq!(alder.spool().age_of(&manifest), 3_000_000);
+    assert_eq!(alder.spool().ledger.age_of(&manifest), 3_000_000);
     // A third says what it likes; the origin's word counts.
     for (from, age) in [(cedar.id(), 0), (alder.id(), 3_000_000), (cedar.id(), 1)] {
-        birch.spool().hear_age(&manifest, from, age);
+        birch.spool().ledger.hear_age(&manifest, from, age);
     }
     birch.fetch(&alder, bundle);
     birch.up("y", 50 + 599);
-    assert!(birch.spool().kept(bundle).unwrap().is_some());
-    assert_eq!(birch.spool().age_of(&manifest), 3_599_000);
+    assert!(birch.spool().ledger.kept(bundle).unwrap().is_some());
+    assert_eq!(birch.spool().ledger.age_of(&manifest), 3_599_000);
     birch.up("y", 50 + 600);
-    assert!(birch.spool().kept(bundle).unwrap().is_none());
+    assert!(birch.spool().ledger.kept(bundle).unwrap().is_none());
     assert_eq!(fs::read(birch.inbox("f")).unwrap(), b"x", "it is shown on");
     let rows = birch
         .spool()
@@ -283,14 +304,17 @@ fn offered_late() -> (Node, Node, Node, VerifiedManifest, Vec<u8>) {
     birch.up("y", 50);
     let bytes = pattern(3 * 1024 * 1024);
     let manifest = alder.manifest(alder.drop_file("f", &bytes));
-    birch.spool().hear_age(&manifest, alder.id(), 3_000_000);
+    birch
+        .spool()
+        .ledger
+        .hear_age(&manifest, alder.id(), 3_000_000);
     (alder, birch, cedar, manifest, bytes)
 }
 
 #[test]
 fn what_arrives_is_passed_on_to_nobody_from_the_end_on() {
     let (alder, birch, cedar, manifest, bytes) = offered_late();
-    let end = birch.spool().end_of(&manifest);
+    let end = birch.spool().ledger.end_of(&manifest);
     let offered = birch.spool().offered(manifest.clone(), alder.id());
     let Offered::Wanted(mut incoming) = offered.unwrap() else {
         panic!("not wanted")
@@ -313,9 +337,13 @@ fn what_arrives_is_passed_on_to_nobody_from_the_end_on() {
 #[test]
 fn what_has_arrived_is_passed_on_to_nobody_from_the_end_on_though_no_deadline_is_left() {
     let (alder, birch, cedar, manifest, bytes) = offered_late();
-    let end = birch.spool().end_of(&manifest);
+    let end = birch.spool().ledger.end_of(&manifest);
     birch.fetch(&alder, manifest.id());
-    assert_eq!(birch.spool().end_of(&manifest), end, "as old as before");
+    assert_eq!(
+        birch.spool().ledger.end_of(&manifest),
+        end,
+        "as old as before"
+    );
     let open = || birch.spool().open_arrived(&manifest, 0, cedar.id(), end);
     birch.reads("y", 650_000 - 1);
     let says = crate::spool::OriginSays::Closed;
@@ -355,7 +383,7 @@ fn a_deadline_that_is_due_before_its_row_is_there_is_not_lost() {
     let id = BundleId([7; 32]);
     let mut batch = journal::Batch::default();
     let decide = node.spool().decide();
-    node.spool().set_deadline(id, 0, &mut batch);
+    node.spool().ledger.set_deadline(id, 0, &mut batch);
     std::thread::scope(|scope| {
         let ends = scope.spawn(|| node.spool().expire_due().unwrap());
         // It waits for the lock; one that does not would be through by now.
@@ -366,10 +394,10 @@ fn a_deadline_that_is_due_before_its_row_is_there_is_not_lost() {
             std::thread::yield_now();
         }
         node.spool().journal.submit(batch).unwrap();
-        assert!(node.spool().is_over_age(id), "at once");
+        assert!(node.spool().ledger.is_over_age(id), "at once");
         drop(decide);
         ends.join().unwrap();
     });
     node.spool().expire_due().unwrap();
-    assert_eq!(node.spool().deadline_of(id).unwrap(), None);
+    assert_eq!(node.spool().ledger.deadline_of(id).unwrap(), None);
 }

@@ -93,6 +93,7 @@ fn what_is_closed_after_a_failed_sync_is_sent_once_and_only_after_the_restart() 
     assert!(
         alder
             .spool()
+            .ledger
             .pending(birch.id(), None, 9)
             .unwrap()
             .is_empty()
@@ -153,7 +154,12 @@ fn what_was_offered_before_a_failed_sync_lost_its_rows_is_not_sent_a_second_time
     assert_eq!(state_of(&alder, "a"), "delivered");
     assert_eq!(state_of(&alder, "d/b"), "queued");
     assert_eq!(
-        alder.spool().pending(birch.id(), None, 9).unwrap().len(),
+        alder
+            .spool()
+            .ledger
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .len(),
         1,
         "the same bundle"
     );

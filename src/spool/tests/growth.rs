@@ -294,7 +294,7 @@ fn what_is_not_over_is_kept_however_old() {
         .outbox_renamed(&rel("before"), &rel("after"), false);
     alder.swept();
     birch.swept();
-    assert!(alder.spool().is_pending(waits, birch.id()));
+    assert!(alder.spool().ledger.is_pending(waits, birch.id()));
     let state = alder
         .spool()
         .outbox_state(&rel("shown"), alder.ino("shown"));

@@ -87,12 +87,16 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
     assert_eq!(rows(&alder, CARRIED), 0);
     assert_eq!(rows(&alder, CANCELS), 0);
     assert_eq!(rows(&alder, CANCELS_OWED), 0);
-    let pending = alder.spool().pending(birch.id(), None, 99).unwrap();
+    let pending = alder.spool().ledger.pending(birch.id(), None, 99).unwrap();
     let owed: Vec<BundleId> = pending.into_iter().map(|(_, bundle)| bundle).collect();
     assert_eq!(owed, [sent]);
     assert_eq!(alder.spool().content.needs(), 1);
     assert_eq!(rows(&alder, DELIVERIES), 1);
-    alder.spool().cancels_owed(birch.id(), None, 9).unwrap();
+    alder
+        .spool()
+        .ledger
+        .cancels_owed(birch.id(), None, 9)
+        .unwrap();
 }
 
 #[test]

@@ -327,7 +327,7 @@ fn a_publish_that_fails_after_the_rename_takes_the_name_back() {
     birch.spool().journal.submit(batch).unwrap();
     verified.publish().unwrap_err();
     assert!(names_in_inbox(&birch).is_empty());
-    assert_eq!(birch.spool().receipt(bundle), None);
+    assert_eq!(birch.spool().ledger.receipt(bundle), None);
     let intent: Option<tables::Intent> =
         birch.spool().journal.row(tables::INTENTS, &bundle).unwrap();
     assert!(intent.is_none());

@@ -226,7 +226,7 @@ fn a_link_of_which_a_publish_had_begun_is_there_after_a_crash() {
     birch.stop();
     birch.start();
     assert_eq!(birch.link_at("t/l").as_deref(), Some("x"));
-    assert!(birch.spool().receipt(bundle).is_some());
+    assert!(birch.spool().ledger.receipt(bundle).is_some());
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn an_old_version_is_not_superseded_by_what_was_truncated_and_not_written() {
     }
     drop(gate);
     assert_eq!(alder.found_after(false), found(&[("f", true)]));
-    assert!(alder.spool().is_pending(bundle, _birch.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, _birch.id()));
     _birch.fetch(&alder, bundle);
     assert_eq!(fs::read(_birch.inbox("f")).unwrap(), b"the old version");
 }

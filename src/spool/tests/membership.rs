@@ -136,7 +136,13 @@ fn a_kill_in_the_middle_of_a_new_key_loses_nobody() {
 fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
     let mut group = group();
     let bundle = group.alder.drop_file("f", b"x");
-    assert!(group.alder.spool().is_pending(bundle, group.birch.id()));
+    assert!(
+        group
+            .alder
+            .spool()
+            .ledger
+            .is_pending(bundle, group.birch.id())
+    );
     let changed = group
         .alder
         .spool()
@@ -144,7 +150,13 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
         .unwrap();
     assert_eq!(changed.removed, [(group.birch.id(), "birch".to_owned())]);
     assert_eq!(changed.keyed, Some(vec![]));
-    assert!(!group.alder.spool().is_pending(bundle, group.birch.id()));
+    assert!(
+        !group
+            .alder
+            .spool()
+            .ledger
+            .is_pending(bundle, group.birch.id())
+    );
     let birch = group.birch.id();
     group.alder.knows(&group.birch, "birch");
     assert!(
@@ -153,10 +165,10 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
     );
     group.alder.drop_file("g", b"y");
     reenter(&mut group.alder);
-    assert_eq!(group.alder.spool().pending_count(birch), 0);
+    assert_eq!(group.alder.spool().ledger.pending_count(birch), 0);
     // Owed by a daemon that was killed before it had ended all.
     let late = group.alder.drop_file("h", b"z");
-    assert!(!group.alder.spool().is_pending(late, birch));
+    assert!(!group.alder.spool().ledger.is_pending(late, birch));
     // birch hears that it is out, and keeps the key it has: the new one is not for it.
     group.spread();
     assert_eq!(group.birch.spool().group().keys(), [group.key]);

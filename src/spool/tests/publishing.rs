@@ -157,7 +157,7 @@ fn cut_off(step: Step, power_lost: bool) {
     }
     assert_eq!(birch.files_below("d"), MANY, "{case}");
     birch.spool().journal.flush().unwrap();
-    assert!(birch.spool().receipt(bundle).is_some(), "{case}");
+    assert!(birch.spool().ledger.receipt(bundle).is_some(), "{case}");
     for name in ["d/0/f0", "d/9/f599"] {
         let state = birch.spool().inbox_state(&rel(name), birch.inbox_ino(name));
         assert_eq!(state.from.as_deref(), Some("alder"), "{case}");
@@ -202,7 +202,7 @@ fn what_the_user_takes_before_it_has_its_rows_stays_away() {
         birch.start();
         there(&birch);
         // A version that comes late does not bring it back, and a newer one does.
-        assert!(birch.spool().receipt(bundle).is_some());
+        assert!(birch.spool().ledger.receipt(bundle).is_some());
         alder.drop_file("d/0/f0", b"newer");
         birch.fetch(&alder, alder.drop_file("d/0/f0", b"newest"));
         assert_eq!(birch.read_shown("d/0/f0").as_deref(), Some("newest"));
@@ -228,7 +228,7 @@ fn a_directory_removed_before_it_has_its_rows_stays_away() {
     birch.stop();
     birch.start();
     assert!(!birch.inbox("d").exists());
-    assert!(birch.spool().receipt(bundle).is_some());
+    assert!(birch.spool().ledger.receipt(bundle).is_some());
 }
 
 #[test]
@@ -317,7 +317,11 @@ fn a_cancel_in_between_ends_it_before_the_switch_and_comes_too_late_after_it() {
         );
         assert_eq!(birch.inbox("d").exists(), shown);
         birch.spool().journal.flush().unwrap();
-        assert_eq!(birch.spool().receipt(bundle).is_some(), shown, "{step:?}");
+        assert_eq!(
+            birch.spool().ledger.receipt(bundle).is_some(),
+            shown,
+            "{step:?}"
+        );
         birch.nothing_left_over();
     }
 }

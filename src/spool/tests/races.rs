@@ -74,11 +74,11 @@ fn of_two_files_with_equal_bytes_the_one_that_is_left_goes_to_who_joins_later() 
     let cedar = Node::new();
     cedar.knows(&alder, "alder");
     alder.knows(&cedar, "cedar");
-    let pending = || alder.spool().pending(cedar.id(), None, 9).unwrap();
+    let pending = || alder.spool().ledger.pending(cedar.id(), None, 9).unwrap();
     wait_until("b is owed to cedar", || pending().len() == 1);
     cedar.fetch(&alder, pending()[0].1);
     assert_eq!(fs::read(cedar.inbox("b")).unwrap(), bytes);
-    assert!(!alder.spool().is_pending(pending()[0].1, birch.id()));
+    assert!(!alder.spool().ledger.is_pending(pending()[0].1, birch.id()));
 }
 
 #[test]

@@ -146,6 +146,7 @@ fn an_outbox_whose_journal_is_missing_is_kept_back_and_not_sent_again() {
     assert!(
         alder
             .spool()
+            .ledger
             .pending(birch.id(), None, 9)
             .unwrap()
             .is_empty()

@@ -148,7 +148,7 @@ fn a_whole_file_whose_intent_reached_the_disk_is_published_after_a_power_loss() 
     birch.lost_power();
     birch.start();
     assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"two, which is longer");
-    assert!(birch.spool().receipt(second).is_some());
+    assert!(birch.spool().ledger.receipt(second).is_some());
     assert!(quarantined(&birch).is_empty());
     assert_eq!(birch.spool().trouble(), None);
     assert_eq!(row(&birch, "a").bundle, second);

@@ -69,7 +69,7 @@ impl Node {
     /// Takes all that `origin` owes this node, oldest first; gives the bytes asked for.
     pub(super) fn take_all(&self, origin: &Self) -> u64 {
         let mut asked = 0;
-        for (_, bundle) in origin.spool().pending(self.id(), None, 99).unwrap() {
+        for (_, bundle) in origin.spool().ledger.pending(self.id(), None, 99).unwrap() {
             asked += self.take(origin, bundle);
         }
         asked
@@ -79,7 +79,7 @@ impl Node {
     pub(super) fn take(&self, origin: &Self, bundle: BundleId) -> u64 {
         let asked = self.fetch(origin, bundle);
         self.spool().journal.flush().unwrap();
-        let receipt = self.spool().receipt(bundle).unwrap();
+        let receipt = self.spool().ledger.receipt(bundle).unwrap();
         assert!(origin.spool().take_receipt(&receipt).unwrap());
         asked
     }
@@ -395,7 +395,7 @@ fn a_former_version_that_comes_late_is_not_shown() {
     late.finish().unwrap().publish().unwrap();
     assert_eq!(birch.shows(), ["b"]);
     birch.spool().journal.flush().unwrap();
-    assert!(birch.spool().receipt(first).is_some());
+    assert!(birch.spool().ledger.receipt(first).is_some());
 }
 
 #[test]
@@ -630,7 +630,7 @@ fn a_rename_cut_off_by_a_kill_is_completed_whatever_was_done() {
             assert_eq!(birch.inbox_ino("b"), ino);
         }
         birch.spool().journal.flush().unwrap();
-        assert!(birch.spool().receipt(bundle).is_some());
+        assert!(birch.spool().ledger.receipt(bundle).is_some());
         assert_eq!(
             birch
                 .spool()

@@ -171,7 +171,10 @@ fn a_name_nobody_has_holds_the_bundle_visibly_until_somebody_has_it() {
     assert!(shown.error.unwrap().contains("nobody known as dogwood"));
     assert_eq!(alder.spool().counts().outbound_pending, 1);
     for node in [&birch, &cedar] {
-        assert_eq!(alder.spool().pending(node.id(), None, 9).unwrap(), []);
+        assert_eq!(
+            alder.spool().ledger.pending(node.id(), None, 9).unwrap(),
+            []
+        );
         assert!(matches!(
             alder.spool().open_content(held, 0, node.id()),
             Err(ServeError::NotHeld)
@@ -186,7 +189,7 @@ fn a_name_nobody_has_holds_the_bundle_visibly_until_somebody_has_it() {
     routes(&alder, vec![]);
     let elm = Node::new();
     alder.knows(&elm, "elm");
-    assert_eq!(alder.spool().pending(elm.id(), None, 9).unwrap(), []);
+    assert_eq!(alder.spool().ledger.pending(elm.id(), None, 9).unwrap(), []);
     let dogwood = Node::new();
     let named = PeerName::parse("dogwood").unwrap();
     // What another says of it is not enough.
@@ -194,7 +197,10 @@ fn a_name_nobody_has_holds_the_bundle_visibly_until_somebody_has_it() {
         .spool()
         .member_seen(dogwood.id(), &named, &[], false)
         .unwrap();
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(birch.id(), None, 9).unwrap(),
+        []
+    );
     alder.knows(&dogwood, "dogwood");
     let row = &alder.spool().outbound(None, 9)[0];
     assert_eq!(
@@ -205,7 +211,10 @@ fn a_name_nobody_has_holds_the_bundle_visibly_until_somebody_has_it() {
     assert_eq!(to(&alder, bundle), ["birch", "dogwood"]);
     dogwood.knows(&alder, "alder");
     assert_eq!(dogwood.fetch(&alder, bundle), 1000);
-    assert_eq!(alder.spool().pending(cedar.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(cedar.id(), None, 9).unwrap(),
+        []
+    );
 }
 
 #[test]
@@ -225,7 +234,10 @@ fn a_file_consumed_before_its_new_name_was_held_stays_consumed() {
     dogwood.take_all(&alder);
     assert_eq!(birch.shows(), [""; 0]);
     assert_eq!(dogwood.shows(), ["d/f"]);
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(birch.id(), None, 9).unwrap(),
+        []
+    );
     drop(cedar);
 }
 
@@ -304,7 +316,10 @@ fn a_second_claimant_of_a_name_gets_nothing_by_it() {
         Scope::Ids(vec![birch.id()])
     );
     for node in [&liar, &cedar] {
-        assert_eq!(alder.spool().pending(node.id(), None, 9).unwrap(), []);
+        assert_eq!(
+            alder.spool().ledger.pending(node.id(), None, 9).unwrap(),
+            []
+        );
     }
 }
 
@@ -318,7 +333,14 @@ fn the_name_of_a_member_that_was_forgotten_is_free() {
     assert_eq!(shown.state, "waiting");
     let successor = Node::new();
     alder.knows(&successor, "birch");
-    let pending = |node: &Node| alder.spool().pending(node.id(), None, 9).unwrap().len();
+    let pending = |node: &Node| {
+        alder
+            .spool()
+            .ledger
+            .pending(node.id(), None, 9)
+            .unwrap()
+            .len()
+    };
     assert_eq!((pending(&birch), pending(&successor)), (0, 1));
 }
 
@@ -331,7 +353,7 @@ fn an_id_that_is_no_member_yet_waits_for_it_and_a_newcomer_gets_nothing_of_other
     let bundle = alder.drop_file("d/f", b"x");
     alder.drop_file("e/f", b"y");
     alder.knows(&late, "late");
-    let pending = alder.spool().pending(late.id(), None, 9).unwrap();
+    let pending = alder.spool().ledger.pending(late.id(), None, 9).unwrap();
     let bundles: Vec<BundleId> = pending.into_iter().map(|(_, bundle)| bundle).collect();
     assert_eq!(bundles, [bundle]);
 }
@@ -343,7 +365,7 @@ fn a_newer_version_for_some_leaves_the_older_to_the_others() {
     routes(&alder, vec![route("d", &["birch"])]);
     let new = alder.drop_file("d/f", b"for birch");
     let pending = |node: &Node| {
-        let rows = alder.spool().pending(node.id(), None, 9).unwrap();
+        let rows = alder.spool().ledger.pending(node.id(), None, 9).unwrap();
         rows.into_iter()
             .map(|(_, bundle)| bundle)
             .collect::<Vec<_>>()
@@ -429,7 +451,7 @@ fn s22_limits_of_bundles_hold_at_the_sender_and_refuse_at_the_receiver() {
             .unwrap()
             .contains("101 bytes, max_bundle_bytes is 100")
     );
-    assert!(!alder.spool().is_pending(held, birch.id()));
+    assert!(!alder.spool().ledger.is_pending(held, birch.id()));
     alder.knows(&Node::new(), "cedar");
     alder.drop_file("d/f", b"two recipients");
     let shown = alder.spool().outbox_state(&rel("d/f"), alder.ino("d/f"));
@@ -444,7 +466,15 @@ fn s22_limits_of_bundles_hold_at_the_sender_and_refuse_at_the_receiver() {
         alder.spool().outbox_state(&rel("g"), alder.ino("g")).state,
         "queued"
     );
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap().len(), 3);
+    assert_eq!(
+        alder
+            .spool()
+            .ledger
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .len(),
+        3
+    );
 }
 
 #[test]
@@ -465,8 +495,11 @@ fn a_held_bundle_can_be_cancelled_and_replaced() {
     let newer = alder.drop_file("d/g", b"3");
     let dogwood = Node::new();
     alder.knows(&dogwood, "dogwood");
-    assert_eq!(alder.spool().pending(dogwood.id(), None, 9).unwrap(), []);
-    let rows = alder.spool().pending(birch.id(), None, 9).unwrap();
+    assert_eq!(
+        alder.spool().ledger.pending(dogwood.id(), None, 9).unwrap(),
+        []
+    );
+    let rows = alder.spool().ledger.pending(birch.id(), None, 9).unwrap();
     assert_eq!(rows.iter().map(|(_, b)| *b).collect::<Vec<_>>(), [newer]);
     assert_eq!(alder.spool().counts().outbound_pending, 1);
 }

@@ -118,14 +118,14 @@ fn what_send_says_beats_the_routes_and_routes_must_agree() {
         ..request(&alder, both)
     };
     let bundle = sealed(send(&alder, &asked));
-    assert!(!alder.spool().is_pending(bundle, birch.id()));
-    assert!(alder.spool().is_pending(bundle, cedar.id()));
+    assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));
+    assert!(alder.spool().ledger.is_pending(bundle, cedar.id()));
     assert_eq!(
         alder.manifest(bundle).manifest().priority,
         Priority::Critical
     );
     let routed = sealed(send(&alder, &request(&alder, &[("a/f", b"3")])));
-    assert!(alder.spool().is_pending(routed, birch.id()));
+    assert!(alder.spool().ledger.is_pending(routed, birch.id()));
     assert_eq!(alder.manifest(routed).manifest().priority, Priority::Low);
     // To nobody known: held, and found by its own id when it is sealed anew.
     let asked = SendRequest {
@@ -140,7 +140,7 @@ fn what_send_says_beats_the_routes_and_routes_must_agree() {
     let dogwood = Node::new();
     alder.knows(&dogwood, "dogwood");
     let bundle = alder.spool().outbox.sent_as("x").unwrap();
-    assert!(bundle != held && alder.spool().is_pending(bundle, dogwood.id()));
+    assert!(bundle != held && alder.spool().ledger.is_pending(bundle, dogwood.id()));
 }
 
 #[test]

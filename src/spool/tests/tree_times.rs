@@ -97,7 +97,7 @@ fn who_joins_later_gets_the_times_of_what_is_left() {
     let cedar = Node::new();
     cedar.knows(&alder, "alder");
     alder.knows(&cedar, "cedar");
-    for (_, bundle) in alder.spool().pending(cedar.id(), None, 9).unwrap() {
+    for (_, bundle) in alder.spool().ledger.pending(cedar.id(), None, 9).unwrap() {
         cedar.fetch(&alder, bundle);
         alder.spool().take_receipt(&cedar.receipt()).unwrap();
     }

@@ -320,7 +320,7 @@ fn of_a_hundred_files_of_which_one_changed_the_others_are_still_delivered() {
     let bundle = alder.commit(".d", "d");
     let newer = alder.drop_file("d/f7", b"two");
     assert!(
-        alder.spool().is_pending(bundle, birch.id()),
+        alder.spool().ledger.is_pending(bundle, birch.id()),
         "99 are still wanted"
     );
     for bundle in [bundle, newer] {
@@ -331,7 +331,10 @@ fn of_a_hundred_files_of_which_one_changed_the_others_are_still_delivered() {
         let want = if name == "f7" { "two" } else { "one" };
         assert_eq!(birch.read(&format!("d/{name}")), want);
     }
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(birch.id(), None, 9).unwrap(),
+        []
+    );
 }
 
 #[test]
@@ -341,20 +344,28 @@ fn a_bundle_of_many_is_superseded_when_all_of_its_files_are() {
     let bundle = alder.commit(".d", "d");
     for (at, path) in ["d/a", "d/c", "d/b"].iter().enumerate() {
         assert!(
-            alder.spool().is_pending(bundle, birch.id()),
+            alder.spool().ledger.is_pending(bundle, birch.id()),
             "after {at} changes"
         );
         alder.drop_file(path, b"changed");
     }
-    assert!(!alder.spool().is_pending(bundle, birch.id()));
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap().len(), 3);
+    assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));
+    assert_eq!(
+        alder
+            .spool()
+            .ledger
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .len(),
+        3
+    );
     // By another tree at once, too.
     alder.fill(".e", &[("a", b"a1"), ("b", b"b1")]);
     let first = alder.commit(".e", "e");
     fs::rename(alder.outbox("e"), alder.outbox("aside")).unwrap();
     alder.fill(".e", &[("a", b"a2"), ("b", b"b2")]);
     alder.commit(".e", "e");
-    assert!(!alder.spool().is_pending(first, birch.id()));
+    assert!(!alder.spool().ledger.is_pending(first, birch.id()));
 }
 
 #[test]
@@ -370,7 +381,7 @@ fn who_joins_later_gets_what_is_left_of_a_bundle_whose_other_files_were_replaced
     let cedar = Node::new();
     cedar.knows(&alder, "alder");
     alder.knows(&cedar, "cedar");
-    let pending = alder.spool().pending(cedar.id(), None, 9).unwrap();
+    let pending = alder.spool().ledger.pending(cedar.id(), None, 9).unwrap();
     assert_eq!(pending.len(), 2, "{pending:?}");
     for (_, bundle) in pending {
         cedar.fetch(&alder, bundle);
@@ -378,7 +389,10 @@ fn who_joins_later_gets_what_is_left_of_a_bundle_whose_other_files_were_replaced
     }
     let read = ["d/a", "d/b", "d/c"].map(|path| cedar.read(path));
     assert_eq!(read, ["a2", "b1", "c1"]);
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(birch.id(), None, 9).unwrap(),
+        []
+    );
 }
 
 #[test]
@@ -560,7 +574,7 @@ fn crash_in_publish(over_existing: bool, given: usize, in_tree: usize) {
     );
     assert_ages(&birch.inbox("d"), &times);
     birch.spool().journal.flush().unwrap();
-    assert!(birch.spool().receipt(bundle).is_some());
+    assert!(birch.spool().ledger.receipt(bundle).is_some());
     let left: Vec<_> = fs::read_dir(&partial).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -608,7 +622,7 @@ fn names_given_before_our_disk_failed_keep_their_rows_and_the_others_come_later(
         Some("alder")
     );
     assert!(!birch.inbox("d/b").exists());
-    assert!(birch.spool().receipt(bundle).is_none());
+    assert!(birch.spool().ledger.receipt(bundle).is_none());
     // What was shown already may be consumed before the rest comes: then it stays away.
     birch.spool().inbox_unlink(&rel("d/a")).unwrap();
     birch.fetch(&alder, bundle);

@@ -213,7 +213,7 @@ impl Spool {
             let names = Arc::new(staged.given());
             self.keep_proof(manifest, &names);
             let decide = self.decide();
-            if let Some(reason) = self.ended(bundle, of.origin) {
+            if let Some(reason) = self.ledger.ended(bundle, of.origin) {
                 return Err(SpoolError::Ended(reason));
             }
             let outdated = way.take_outdated();

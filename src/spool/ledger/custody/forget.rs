@@ -40,7 +40,7 @@ impl Spool {
         let mut ended = 0;
         let mut after = None;
         loop {
-            let page = self.pending(peer, after, PAGE)?;
+            let page = self.ledger.pending(peer, after, PAGE)?;
             for (_, bundle) in &page {
                 self.set_delivery(*bundle, peer, DeliveryState::Cancelled)?;
                 ended += 1;
@@ -53,7 +53,7 @@ impl Spool {
         // Receipts that wait for it as the origin wait for nobody.
         let mut after: Option<BundleId> = None;
         loop {
-            let page = self.carried(peer, after, PAGE)?;
+            let page = self.ledger.carried(peer, after, PAGE)?;
             for bundle in &page {
                 let complete = self.recipients_open(*bundle)?.is_empty();
                 if complete {

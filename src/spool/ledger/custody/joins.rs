@@ -41,9 +41,9 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         self.content.room.allowance().less(row.origin, row.size);
         let key = (row.origin, row.bundle);
-        if !self.is_watched(&row.bundle)?
+        if !self.ledger.is_watched(&row.bundle)?
             && self.journal.row(CARRIED, &key)?.is_none()
-            && let Some(kept) = self.kept(row.bundle)?
+            && let Some(kept) = self.ledger.kept(row.bundle)?
             // Of a bundle of many another name may show something; the next start looks.
             && kept.manifest().entries.len() == 1
         {
@@ -106,7 +106,7 @@ impl Spool {
         if !matches!(of.scope, Scope::All { .. }) || !of.is_for(peer) {
             return Ok(());
         }
-        if self.ended(manifest.id(), of.origin).is_some() {
+        if self.ledger.ended(manifest.id(), of.origin).is_some() {
             return Ok(());
         }
         let known = self.custody_of(manifest)?;

@@ -48,7 +48,7 @@ impl Spool {
         let carried = self.journal.keys(CARRIED.all(), SHED_MAX)?;
         let carried = carried.into_iter().map(|(_, bundle)| bundle);
         for bundle in carried.chain(watched) {
-            let Some(manifest) = self.kept(bundle)? else {
+            let Some(manifest) = self.ledger.kept(bundle)? else {
                 continue;
             };
             let before = self.content.held_bytes();

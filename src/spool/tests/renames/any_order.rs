@@ -162,7 +162,7 @@ fn a_rename_that_is_outdated_when_it_comes_still_says_that_its_file_was_consumed
     // By another holder, after it was superseded.
     birch.feed(&first, &[b"job"]);
     birch.spool().journal.flush().unwrap();
-    let receipt = birch.spool().receipt(first.id()).unwrap();
+    let receipt = birch.spool().ledger.receipt(first.id()).unwrap();
     alder.spool().take_receipt(&receipt).unwrap();
     alder.sealed("z");
     birch.take_all(&alder);

@@ -88,7 +88,10 @@ fn what_is_as_it_was_announced_is_not_sent() {
     let (secs, nanos) = mtime_of(&meta);
     alder.dress("a", 0o600, Duration::new(secs as u64, nanos));
     assert_eq!(alder.announce_dress("a"), bundle);
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(birch.id(), None, 9).unwrap(),
+        []
+    );
     assert_eq!(alder.spool().outbound(None, 9).len(), 1);
 }
 
@@ -103,7 +106,7 @@ fn what_was_consumed_is_settled_and_not_shown_again() {
         let bundle = alder.announce_dress("a");
         assert_eq!(birch.take_all(&alder), 0);
         assert_eq!(birch.shows(), [""; 0]);
-        assert_eq!(birch.spool().receipt(bundle).unwrap().bundle, bundle);
+        assert_eq!(birch.spool().ledger.receipt(bundle).unwrap().bundle, bundle);
     }
     // The same bytes sent once more are shown.
     alder.drop_file("a", b"one");
@@ -124,7 +127,15 @@ fn who_was_away_gets_the_newest_only_and_who_missed_some_is_dressed_at_once() {
             alder.announce_dress(path);
         }
     }
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap().len(), 2);
+    assert_eq!(
+        alder
+            .spool()
+            .ledger
+            .pending(birch.id(), None, 9)
+            .unwrap()
+            .len(),
+        2
+    );
     assert_eq!(birch.take_all(&alder), BIG as u64 + 1);
     assert_eq!(birch.shows_dress("had"), (0o755, OLD));
     assert_eq!(birch.shows_dress("new"), (0o755, OLD));
@@ -188,7 +199,10 @@ fn what_was_set_long_after_the_seal_is_not_sent_at_a_start_either() {
     alder.start();
     assert_eq!(alder.spool().outbox.recovered().len(), 1);
     assert_eq!(alder.sealed("a"), bundle);
-    assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+    assert_eq!(
+        alder.spool().ledger.pending(birch.id(), None, 9).unwrap(),
+        []
+    );
     // Set through the mount it is recorded, and not even looked at.
     alder.an_hour_passes();
     let dress = || alder.dress("a", 0o600, OLD + Duration::from_secs(1));
@@ -211,7 +225,7 @@ fn one_cut_off_at_the_receiver_is_completed() {
     birch.stop();
     birch.start();
     birch.spool().journal.flush().unwrap();
-    assert!(birch.spool().receipt(bundle).is_some());
+    assert!(birch.spool().ledger.receipt(bundle).is_some());
     assert_eq!(birch.shows_dress("a"), (0o755, OLD));
     assert_eq!(birch.inbox_ino("a"), ino);
 }
@@ -284,7 +298,10 @@ mod links {
         assert_eq!(birch.shows(), ["t/l"]);
         assert_eq!(birch.spool().counts().unverified, 0);
         // As it was announced: nothing to send.
-        assert_eq!(alder.spool().pending(birch.id(), None, 9).unwrap(), []);
+        assert_eq!(
+            alder.spool().ledger.pending(birch.id(), None, 9).unwrap(),
+            []
+        );
         let last = alder.sealed_link("t/l", Some("t/l"));
         assert_eq!(alder.spool().outbound(None, 9)[0].bundle, last.to_string());
         assert_eq!(alder.spool().outbound(None, 9).len(), 3);
@@ -300,7 +317,7 @@ mod links {
         let bundle = alder.sealed_link("t/l", Some("t/l"));
         birch.take_all(&alder);
         assert_eq!(birch.shows(), [""; 0]);
-        assert_eq!(birch.spool().receipt(bundle).unwrap().bundle, bundle);
+        assert_eq!(birch.spool().ledger.receipt(bundle).unwrap().bundle, bundle);
     }
 
     #[test]

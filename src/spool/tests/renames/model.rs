@@ -310,7 +310,7 @@ impl Run {
         let bytes = &self.texts[&of.single_digest().unwrap()];
         self.birch.feed(&manifest, &[bytes]);
         self.birch.spool().journal.flush().unwrap();
-        let receipt = self.birch.spool().receipt(bundle).unwrap();
+        let receipt = self.birch.spool().ledger.receipt(bundle).unwrap();
         self.alder.spool().take_receipt(&receipt).unwrap();
         self.model.process(bundle, of, &alive);
     }
@@ -326,7 +326,11 @@ impl Run {
                 false => self.random.below(self.unheard.len()),
             };
             let bundle = self.unheard[at].manifest.id();
-            let owed = self.alder.spool().is_pending(bundle, self.birch.id());
+            let owed = self
+                .alder
+                .spool()
+                .ledger
+                .is_pending(bundle, self.birch.id());
             if owed && (all || self.random.chance(80)) || self.random.chance(10) {
                 self.take(at);
                 self.check();
@@ -335,7 +339,7 @@ impl Run {
         if all {
             let id = self.birch.id();
             let alder = Arc::clone(self.alder.spool());
-            let owed = |row: &Unheard| alder.is_pending(row.manifest.id(), id);
+            let owed = |row: &Unheard| alder.ledger.is_pending(row.manifest.id(), id);
             while let Some(at) = self.unheard.iter().position(owed) {
                 self.take(at);
             }
@@ -368,7 +372,11 @@ impl Run {
         let at = self.random.below(self.unheard.len());
         let Unheard { manifest, alive } = &self.unheard[at];
         let (bundle, of) = (manifest.id(), manifest.manifest());
-        let owed = self.alder.spool().is_pending(bundle, self.birch.id());
+        let owed = self
+            .alder
+            .spool()
+            .ledger
+            .is_pending(bundle, self.birch.id());
         let (path, mut after) = (of.entries[0].path.to_string(), self.model.clone());
         after.process(bundle, of, alive);
         let digest = of.single_digest().unwrap();
@@ -389,7 +397,7 @@ impl Run {
         self.birch.stop();
         self.birch.start();
         self.birch.spool().journal.flush().unwrap();
-        let receipt = self.birch.spool().receipt(bundle).unwrap();
+        let receipt = self.birch.spool().ledger.receipt(bundle).unwrap();
         self.alder.spool().take_receipt(&receipt).unwrap();
         self.model = after;
         self.unheard.remove(at);
@@ -623,7 +631,12 @@ fn a_cancelled_rename_is_not_followed() {
     let bundle = alder.rename("a", "b");
     let manifest = alder.manifest(bundle);
     alder.spool().cancel(bundle).unwrap();
-    for cancel in alder.spool().cancels_owed(birch.id(), None, 9).unwrap() {
+    for cancel in alder
+        .spool()
+        .ledger
+        .cancels_owed(birch.id(), None, 9)
+        .unwrap()
+    {
         assert!(birch.spool().take_cancel(&cancel, alder.id()).unwrap());
     }
     assert!(!birch.spool().renamed_only(&manifest).unwrap());

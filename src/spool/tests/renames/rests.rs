@@ -14,7 +14,7 @@ fn joined_late() -> (Node, Node, Node, BundleId, Vec<BundleId>) {
     let cedar = Node::new();
     cedar.knows(&alder, "alder");
     alder.knows(&cedar, "cedar");
-    let owed = alder.spool().pending(cedar.id(), None, 9).unwrap();
+    let owed = alder.spool().ledger.pending(cedar.id(), None, 9).unwrap();
     let owed = owed.into_iter().map(|(_, bundle)| bundle).collect();
     (alder, birch, cedar, whole, owed)
 }
@@ -113,8 +113,8 @@ fn a_file_that_comes_with_the_whole_and_with_its_rest_is_shown_once() {
         assert_eq!(cedar.shows(), ["d/a", "d/c"], "whole first {whole_first}");
         assert_eq!(cedar.inbox_ino("d/c"), ino);
         cedar.spool().journal.flush().unwrap();
-        assert!(cedar.spool().receipt(whole.id()).is_some());
-        let receipt = cedar.spool().receipt(rest.id()).unwrap();
+        assert!(cedar.spool().ledger.receipt(whole.id()).is_some());
+        let receipt = cedar.spool().ledger.receipt(rest.id()).unwrap();
         assert!(alder.spool().take_receipt(&receipt).unwrap());
         alder.rename("d/b", "b");
         alder.rename("d/c", "c");
