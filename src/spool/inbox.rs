@@ -20,22 +20,28 @@ pub(in crate::spool) mod home;
 pub(in crate::spool) mod intake;
 pub(in crate::spool) mod naming;
 pub(in crate::spool) mod part;
+#[cfg(test)]
+pub(in crate::spool) mod probe;
 pub(in crate::spool) mod proofs;
 pub(in crate::spool) mod publish;
+mod recover;
 pub(in crate::spool) mod renamed;
+mod tables;
 pub(in crate::spool) mod taken;
+mod tops;
 pub(in crate::spool) mod under_way;
 pub(in crate::spool) mod withdrawn;
 
+pub(in crate::spool) use self::tables::InName;
 use crate::journal::Journal;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use self::tables::{CHOSEN, IN_NAMES, INTENTS, Intent, LEAVING, Version};
 use super::decision::handles_name;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::tables::{IN_NAMES, INTENTS, InName, Intent, LEAVING, Version};
 use super::{Event, FileState, NewName, Published, Spool, SpoolError};
 use crate::bundle::{Receipt, RelPath, VerifiedManifest};
 use crate::spool::inbox::intake::{Verified, shown};
@@ -62,7 +68,6 @@ impl Verified {
 
 /// What the inbox shows, of whom, and what its user took away.
 pub(in crate::spool) struct Inbox {
-    #[allow(dead_code, reason = "the tables move to their owners one by one")]
     journal: Arc<Journal>,
     pub(in crate::spool) publishing: under_way::Publishing,
 }
@@ -73,6 +78,30 @@ impl Inbox {
             journal: Arc::clone(journal),
             publishing: under_way::Publishing::default(),
         }
+    }
+
+    /// What `name` shows, as far as rows say.
+    pub(in crate::spool) fn row_of(&self, name: &RelPath) -> Result<Option<InName>, SpoolError> {
+        Ok(self.journal.row(IN_NAMES, name)?)
+    }
+
+    /// Whether a name still shows something of the bundle.
+    pub(in crate::spool) fn still_shows(
+        &self,
+        manifest: &VerifiedManifest,
+    ) -> Result<bool, SpoolError> {
+        let of = manifest.manifest();
+        for entry in &of.entries {
+            let key = (of.origin, &entry.path);
+            let Some(name) = self.journal.row(CHOSEN, &key)? else {
+                continue;
+            };
+            let row = self.row_of(&name)?;
+            if row.is_some_and(|row| row.bundle == manifest.id()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -1,81 +1,11 @@
-//! The rows of the journal that several files share: tables, keys and values. A table that one file owns stands there, and
-//! its number is taken all the same (search for `Table::new(`). A change here is a change of the state's format.
-
-use serde::{Deserialize, Serialize};
+//! What is left of rows that belong to no owner: the epoch of a start, and the number under which tables of one row stand.
+//! A change here is a change of the state's format.
 
 use super::journal::Table;
-use crate::bundle::{BundleId, RelPath, SignedManifest};
-use crate::digest::Digest;
-use crate::peer::PeerId;
 pub(super) use crate::spool::content::record::Stat;
-use crate::spool::inbox::taken::Which;
 
-/// Inbox path → (origin, its path): whose name it is, also while nothing is there.
-pub(super) const OWNED: Table<RelPath, (PeerId, RelPath)> = Table::new(21);
 /// The number of the tables of one row, which are told apart by their names.
 pub(super) const META: u8 = 1;
-/// Inbox path → [`InName`]: what each name in the inbox shows.
-pub(super) const IN_NAMES: Table<RelPath, InName> = Table::new(10);
-/// Origin, its path → inbox path: the name chosen for it, once.
-pub(super) const CHOSEN: Table<(PeerId, RelPath), RelPath> = Table::new(11);
-/// Origin, its path → [`Version`]: the newest version published here.
-pub(super) const VERSIONS: Table<(PeerId, RelPath), Version> = Table::new(12);
-/// Bundle id → [`Intent`]: bundles whose names are being given right now.
-pub(super) const INTENTS: Table<BundleId, Intent> = Table::new(14);
-
-/// Bundle id → [`Renaming`]: names of the inbox that are being changed right now, as their origin changed them.
-pub(super) const RENAMES: Table<BundleId, Renaming> = Table::new(40);
-
-/// Inbox path → (origin, its path): a name that a file is to get when what stands in its way is gone.
-pub(super) const PROVISIONAL: Table<RelPath, (PeerId, RelPath)> = Table::new(65);
-/// Name in the inbox → inode of a file that is being removed.
-pub(super) const LEAVING: Table<RelPath, u64> = Table::new(72);
 
 /// Epoch of the last start: u64.
 pub(super) const META_EPOCH: Table<(), u64> = Table::named(META, "epoch");
-
-/// What an inbox name shows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct InName {
-    pub(super) origin: PeerId,
-    /// Its path at the origin.
-    pub(super) path: RelPath,
-    pub(super) bundle: BundleId,
-    /// Which file of it.
-    pub(super) which: Which,
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) ino: u64,
-    /// Its origin has moved the file, which has its new name here too, or a newer version of it; this one waits for what its
-    /// origin has there now.
-    pub(super) left: bool,
-}
-
-/// The newest version of a path of an origin that was published here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Version {
-    pub(super) order: (u64, u64),
-}
-
-/// A publish that has begun.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Intent {
-    pub(super) signed: SignedManifest,
-    /// For each entry that gets a name: its index, the name, and the inode that gets it (0 for a directory).
-    pub(super) names: Vec<(u32, RelPath, u64)>,
-}
-
-/// A file of the inbox is getting another name, because its origin renamed it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Renaming {
-    /// What announces the new name.
-    pub(super) signed: SignedManifest,
-    /// The old name in the inbox.
-    pub(super) from: RelPath,
-    /// The new one.
-    pub(super) to: RelPath,
-    /// The inode.
-    pub(super) ino: u64,
-    /// How many directories above the old name go too, if they are empty.
-    pub(super) emptied: u16,
-}

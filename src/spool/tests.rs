@@ -779,11 +779,11 @@ fn a_publish_cut_off_after_its_intent_is_rolled_forward_and_a_removed_name_count
         let ino = fs::metadata(&staged).unwrap().ino();
         let names = vec![(0, RelPath::parse("a").unwrap(), ino)];
         let mut batch = Batch::default();
-        let intent = tables::Intent {
+        let intent = crate::spool::inbox::probe::Intent {
             signed: manifest.signed().clone(),
             names,
         };
-        batch.insert(tables::INTENTS, &bundle, &intent);
+        batch.insert(crate::spool::inbox::probe::INTENTS, &bundle, &intent);
         birch.spool().journal.submit(batch).unwrap();
         birch.stop();
         if removed {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::bundle::Manifest;
 use crate::peer::PeerId;
-use crate::spool::tables::IN_NAMES;
+use crate::spool::inbox::tables::IN_NAMES;
 use crate::spool::{Spool, SpoolError};
 
 /// Bytes in the inbox by origin; `None` where there is no limit, or before they are counted.

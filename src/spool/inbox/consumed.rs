@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::{BundleId, RelPath};
 use crate::peer::PeerId;
+use crate::spool::inbox::tables::{CHOSEN, InName, OWNED, VERSIONS, Version};
 use crate::spool::journal::{Batch, Table};
 use crate::spool::ledger::inbound::InboundState;
-use crate::spool::tables::{CHOSEN, InName, OWNED, VERSIONS, Version};
 use crate::spool::{Spool, SpoolError};
 
 /// By the hash of a name of the inbox: its file was consumed.

@@ -13,7 +13,7 @@ use crate::bundle::RelPath;
 use crate::peer::PeerId;
 use crate::spool::durable::OnPath;
 use crate::spool::inbox::part::PartFile;
-use crate::spool::tables::{CHOSEN, IN_NAMES, InName};
+use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName};
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {

@@ -30,13 +30,13 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Manifest, RelPath, link};
 use crate::digest::{Digest, Hasher};
 use crate::spool::durable::{self, OnPath, Sync};
+use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName};
 use crate::spool::journal::{Batch, Table};
 use crate::spool::ledger::inbound::InboundState;
 use crate::spool::outbox::hashing::READ_BYTES;
 use crate::spool::outbox::tail::give_way;
 use crate::spool::recover::{Found, walk};
 use crate::spool::start::LastRun;
-use crate::spool::tables::{CHOSEN, IN_NAMES, InName};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// Files up to these sizes are hashed one step after the other.

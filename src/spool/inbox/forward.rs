@@ -21,11 +21,11 @@ use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest, link}
 use crate::digest::Digest;
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::publish::{Given, INTENT_NAMES};
+use crate::spool::inbox::tables::{INTENTS, Intent, VERSIONS, Version};
 use crate::spool::inbox::taken::Which;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::start::LastRun;
-use crate::spool::tables::{INTENTS, Intent, VERSIONS, Version};
 use crate::spool::{Spool, SpoolError};
 
 /// A file of an intent, found.
@@ -267,9 +267,9 @@ impl Spool {
 
     /// Whether the member is shown as an older version with the same bytes.
     fn is_recorded(&self, member: &Member) -> Result<bool, SpoolError> {
-        let row: Option<crate::spool::tables::InName> = self
+        let row: Option<crate::spool::inbox::tables::InName> = self
             .journal
-            .row(crate::spool::tables::IN_NAMES, &member.name)?;
+            .row(crate::spool::inbox::tables::IN_NAMES, &member.name)?;
         Ok(row.is_some_and(|row| Some(row.ino) == member.ino) && member.at == Where::Shown)
     }
 

@@ -20,9 +20,9 @@ use std::time::Duration;
 use crate::bundle::RelPath;
 use crate::peer::PeerId;
 use crate::spool::inbox::naming::Choosing;
+use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName, OWNED, PROVISIONAL};
 use crate::spool::journal::Batch;
 use crate::spool::keys::Beneath;
-use crate::spool::tables::{CHOSEN, IN_NAMES, InName, OWNED, PROVISIONAL};
 use crate::spool::{Spool, SpoolError, durable};
 
 /// Names looked at, and directories removed, at once.

@@ -19,8 +19,8 @@ use crate::spool::decision::handles_name;
 use crate::spool::durable;
 use crate::spool::inbox::Left;
 use crate::spool::inbox::consumed::Owner;
+use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName, OWNED};
 use crate::spool::journal::{Batch, Table};
-use crate::spool::tables::{CHOSEN, IN_NAMES, InName, OWNED};
 use crate::spool::{Spool, SpoolError};
 
 /// Origin, and a name in the inbox that a directory of it would have → the number it has instead. Only for numbers that

@@ -26,8 +26,8 @@ use crate::bundle::{RelPath, SignedManifest, VerifiedManifest};
 use crate::journal::JournalError;
 use crate::journal::log::{self, Log, Record, Segment};
 use crate::spool::durable::{self, OnPath};
+use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName, OWNED};
 use crate::spool::journal::Batch;
-use crate::spool::tables::{CHOSEN, IN_NAMES, InName, OWNED};
 use crate::spool::{Layout, Spool, SpoolError};
 
 /// Proofs of fewer bytes than these are not looked through.

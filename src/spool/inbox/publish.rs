@@ -38,8 +38,8 @@ use crate::spool::durable::{self, SYNC_EACH_MAX, Sync};
 use crate::spool::inbox::intake::Verified;
 use crate::spool::inbox::naming::{Choosing, Naming};
 use crate::spool::inbox::publish::tree::Attempt;
+use crate::spool::inbox::tables::{IN_NAMES, INTENTS, InName, Intent};
 use crate::spool::journal::{Batch, Table};
-use crate::spool::tables::{IN_NAMES, INTENTS, InName, Intent};
 use crate::spool::{Published, Spool, SpoolError};
 
 /// A name that a publish gave.

@@ -58,6 +58,7 @@ use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::Left;
 use crate::spool::inbox::intake::set_mtime;
 use crate::spool::inbox::naming::Choosing;
+use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName, RENAMES, Renaming, Version};
 use crate::spool::inbox::taken::Which;
 use crate::spool::journal::Batch;
 use crate::spool::ledger::inbound::InboundState;
@@ -65,7 +66,6 @@ use crate::spool::outbox::OutName;
 use crate::spool::outbox::hashing::hash_file;
 use crate::spool::outbox::seal::{is_executable, mtime_of};
 use crate::spool::symlinks::set_link_mtime;
-use crate::spool::tables::{CHOSEN, IN_NAMES, InName, RENAMES, Renaming, Version};
 use crate::spool::{Event, InboxObserver, NewName, Spool, SpoolError};
 
 /// A mode or time set so soon after the seal belongs to the file's making: `install` and others close first.

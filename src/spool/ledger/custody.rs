@@ -468,7 +468,7 @@ impl Spool {
                     let key = (of.origin, bundle, receipt.recipient);
                     steps.batch.remove(RELAYS, &key);
                 }
-                if !self.may_be_wanted_later(of) || !self.is_shown(manifest)? {
+                if !self.may_be_wanted_later(of) || !self.inbox.still_shows(manifest)? {
                     steps.batch.remove(KEPT, &bundle);
                     steps.batch.remove(DEADLINES, &Ends::Bundle(bundle));
                 }

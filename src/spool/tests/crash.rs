@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use super::super::journal::Batch;
-use super::super::tables::{INTENTS, Intent};
 use super::*;
+use crate::spool::inbox::probe::{INTENTS, Intent};
 
 /// Feeds what recovery found to the sealer, as `ready` does.
 fn seal_recovered(node: &Node) -> Vec<SealOutcome> {

@@ -2,8 +2,8 @@
 //! what is said when the disk takes nothing.
 
 use super::super::journal::Batch;
-use super::super::tables::LEAVING;
 use super::*;
+use crate::spool::inbox::probe::LEAVING;
 
 /// As a kill between the note and the removal leaves it.
 fn note_leaving(node: &Node, path: &str, ino: u64) {

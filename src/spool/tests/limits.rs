@@ -328,8 +328,11 @@ fn a_publish_that_fails_after_the_rename_takes_the_name_back() {
     verified.publish().unwrap_err();
     assert!(names_in_inbox(&birch).is_empty());
     assert_eq!(birch.spool().ledger.receipt(bundle), None);
-    let intent: Option<tables::Intent> =
-        birch.spool().journal.row(tables::INTENTS, &bundle).unwrap();
+    let intent: Option<crate::spool::inbox::probe::Intent> = birch
+        .spool()
+        .journal
+        .row(crate::spool::inbox::probe::INTENTS, &bundle)
+        .unwrap();
     assert!(intent.is_none());
     let mut batch = Batch::default();
     batch.remove(ledger::probe::INBOUND, &bundle);

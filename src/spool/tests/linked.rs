@@ -215,9 +215,9 @@ fn a_link_of_which_a_publish_had_begun_is_there_after_a_crash() {
     let ino = fs::symlink_metadata(&staged).unwrap().ino();
     let mut batch = journal::Batch::default();
     batch.insert(
-        tables::INTENTS,
+        crate::spool::inbox::probe::INTENTS,
         &bundle,
-        &tables::Intent {
+        &crate::spool::inbox::probe::Intent {
             signed: manifest.signed().clone(),
             names: vec![(0, rel("t/l"), ino)],
         },

@@ -5,9 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use super::super::journal::Batch;
-use super::super::tables::{IN_NAMES, INTENTS, InName, Intent, Stat};
+use super::super::tables::Stat;
 use super::trees::seal_recovered_trees;
 use super::*;
+use crate::spool::inbox::InName;
+use crate::spool::inbox::probe::{IN_NAMES, INTENTS, Intent};
 
 fn row(node: &Node, name: &str) -> InName {
     let row = node.spool().journal.row(IN_NAMES, &rel(name));

@@ -13,8 +13,9 @@ use std::io::Read;
 
 use super::super::inbox::naming::Choosing;
 use super::super::journal::Batch;
-use super::super::tables::{IN_NAMES, InName, RENAMES, Renaming};
 use super::*;
+use crate::spool::inbox::InName;
+use crate::spool::inbox::probe::{IN_NAMES, RENAMES, Renaming};
 use crate::spool::outbox::OutName;
 
 const BIG: usize = 3 * LEAF as usize;

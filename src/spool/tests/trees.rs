@@ -1,10 +1,10 @@
 //! Directories that are one bundle: sealed as one, published as one, and what a crash leaves of either.
 
 use super::super::journal::Batch;
-use super::super::tables::{INTENTS, Intent};
 use super::tree_times::{age, assert_ages};
 use super::*;
 use crate::bundle::EntryKind;
+use crate::spool::inbox::probe::{INTENTS, Intent};
 
 /// What is in a directory of the outbox: inodes with paths, and directories, relative to it.
 fn contents(root: &Path) -> (Vec<(u64, RelPath)>, Vec<RelPath>) {

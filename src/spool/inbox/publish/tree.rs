@@ -34,11 +34,11 @@ use crate::spool::inbox::forward::is_in_the_way;
 use crate::spool::inbox::intake::Verified;
 use crate::spool::inbox::naming::{Choosing, Naming, SLICE};
 use crate::spool::inbox::publish::{Given, INTENT_NAMES, NewName, Prepared, directory_made, given};
+use crate::spool::inbox::tables::{INTENTS, Intent};
 #[cfg(test)]
 use crate::spool::inbox::under_way::Step;
 use crate::spool::inbox::under_way::{Begun, Shown, UnderWay};
 use crate::spool::journal::Batch;
-use crate::spool::tables::{INTENTS, Intent};
 use crate::spool::{Published, Spool, SpoolError};
 
 /// A tree that is built.

@@ -7,32 +7,13 @@ use super::{PAGE, Steps};
 use crate::bundle::{BundleId, DeliveryState, Scope, VerifiedManifest};
 use crate::delivery::custody::{self, Custody};
 use crate::peer::PeerId;
+use crate::spool::inbox::InName;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::tables::{CARRIED, DEADLINES, DELIVERIES, KEPT};
-use crate::spool::tables::{CHOSEN, IN_NAMES, InName};
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {
-    /// Whether a name in the inbox still shows something of the bundle.
-    pub(in crate::spool) fn is_shown(
-        &self,
-        manifest: &VerifiedManifest,
-    ) -> Result<bool, SpoolError> {
-        let of = manifest.manifest();
-        for entry in &of.entries {
-            let key = (of.origin, &entry.path);
-            let Some(name) = self.journal.row(CHOSEN, &key)? else {
-                continue;
-            };
-            let row: Option<InName> = self.journal.row(IN_NAMES, &name)?;
-            if row.is_some_and(|row| row.bundle == manifest.id()) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// A name in the inbox no longer shows `row`. Call with the decision lock held.
     pub(in crate::spool) fn shown_no_more(
         &self,
@@ -63,7 +44,7 @@ impl Spool {
                     return spool.drop_kept(*bundle, row);
                 }
             };
-            if spool.custody_of(&manifest)?.is_none() && !spool.is_shown(&manifest)? {
+            if spool.custody_of(&manifest)?.is_none() && !spool.inbox.still_shows(&manifest)? {
                 let mut batch = Batch::default();
                 batch.remove(KEPT, bundle);
                 batch.remove(DEADLINES, &Ends::Bundle(*bundle));
@@ -114,7 +95,7 @@ impl Spool {
             self.step(manifest, custody::Event::Joined(peer), steps)?;
             return Ok(());
         }
-        if !self.is_shown(manifest)? || !self.content.has_all(of) {
+        if !self.inbox.still_shows(manifest)? || !self.content.has_all(of) {
             return Ok(());
         }
         match known {
