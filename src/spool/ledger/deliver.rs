@@ -391,7 +391,7 @@ impl Spool {
             .end_need(bundle, manifest.manifest().digests(), batch))
     }
 
-    /// Shows in status that an offer was refused, deferred or quarantined.
+    /// Shows in status that an offer was refused, deferred or quarantined. Waits for who decides.
     pub(crate) fn note_inbound(
         &self,
         manifest: &Manifest,
@@ -417,6 +417,8 @@ impl Spool {
             error,
             at: 0,
         };
+        // Another session may settle it at this moment, and that it is settled stands in the same row.
+        let decide = self.decide();
         if self
             .ledger
             .settled(bundle)
@@ -432,6 +434,7 @@ impl Spool {
         if let Err(error) = shown.and_then(|_| Ok(self.journal.submit(batch)?)) {
             tracing::error!(%error, "cannot record the state of an offer");
         }
+        drop(decide);
         if !row.is_open() {
             self.history.ended();
         }

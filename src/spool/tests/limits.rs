@@ -272,7 +272,11 @@ fn a_member_that_fills_the_inbox_is_deferred_and_shown_and_others_are_not() {
 }
 
 /// What `node` fetched of a bundle of one small file, not yet published.
-fn verified(node: &Node, origin: &Node, bundle: BundleId) -> crate::spool::inbox::intake::Verified {
+pub(super) fn verified(
+    node: &Node,
+    origin: &Node,
+    bundle: BundleId,
+) -> crate::spool::inbox::intake::Verified {
     let manifest = origin.manifest(bundle).signed().clone().verify().unwrap();
     let offered = node.spool().offered(manifest, origin.id()).unwrap();
     let Offered::Wanted(mut incoming) = offered else {

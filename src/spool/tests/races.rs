@@ -1,6 +1,7 @@
 //! Two threads, or two files, at one inode, one name or one content.
 
 use super::*;
+use crate::spool::ledger::inbound::InboundState;
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
@@ -57,6 +58,33 @@ fn a_file_renamed_while_it_is_hashed_is_not_recorded_under_its_old_name() {
     assert!(matches!(outcome, SealOutcome::Gone), "{outcome:?}");
     assert_eq!(alder.spool().outbox.name(&rel("a")).unwrap(), None);
     assert!(matches!(alder.seal("b"), SealOutcome::Sealed(_)));
+}
+
+#[test]
+fn what_a_session_notes_of_a_bundle_does_not_undo_that_another_settled_it() {
+    let (alder, birch) = pair();
+    for round in 0..200 {
+        let bundle = alder.drop_file(&format!("{round}"), b"some bytes");
+        let manifest = alder.manifest(bundle);
+        let verified = super::limits::verified(&birch, &alder, bundle);
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                let why = Some("no room".to_owned());
+                let says = manifest.manifest();
+                birch
+                    .spool()
+                    .note_inbound(says, bundle, InboundState::Deferred, why);
+            });
+            start.wait();
+            verified.publish().unwrap();
+        });
+        let ledger = birch.spool().ledger();
+        assert!(ledger.settled(bundle).unwrap().is_some(), "round {round}");
+        let shown = ledger.inbound_shown(bundle).unwrap().unwrap();
+        assert_eq!(shown.state, InboundState::Received, "round {round}");
+    }
 }
 
 #[test]
