@@ -191,7 +191,7 @@ fn a_name_that_is_being_looked_at_all_the_time_is_announced_once_and_never_vanis
                 let stage = inbox.join("../.meshbox/.arrivals");
                 let hidden = fs::symlink_metadata(&stage).unwrap_err();
                 assert_eq!(hidden.raw_os_error(), Some(libc::ENOENT));
-                assert_eq!(fs::read_dir(inbox.join("../.meshbox")).unwrap().count(), 3);
+                assert_eq!(fs::read_dir(inbox.join("../.meshbox")).unwrap().count(), 4);
             }
             seen.len()
         }

@@ -149,16 +149,27 @@ pub(crate) async fn run(
         conn.close(CloseCode::Protocol.code(), why.as_bytes());
     }
     session.end(&conn);
-    let told = conn
-        .close_reason()
-        .map(|r| why_closed(&r).unwrap_or(MemberError::Lost(r.to_string())));
-    let why = broken
-        .or(told)
-        .unwrap_or(MemberError::Lost("the stream ended".into()));
+    let why = why_over(&conn, broken).await;
     tracing::info!("disconnected from {}: {why}", session.peer.label());
+    if why == MemberError::Offline && session.peer.session().is_none() {
+        session.peer.failed(&why, None);
+    }
     conn.close(CloseCode::Stopping.code(), b"session ended");
     session.note_end(&why).await;
     why
+}
+
+/// Why the session is over: what the peer broke, or else what the end of the connection says.
+async fn why_over(conn: &Connection, broken: Option<MemberError>) -> MemberError {
+    let told = match conn.close_reason() {
+        // The end of the stream may be here before the word that says why.
+        None if broken.is_none() => timeout(READER_ENDS, conn.closed()).await.ok(),
+        known => known,
+    };
+    let told = told.map(|r| why_closed(&r).unwrap_or(MemberError::Lost(r.to_string())));
+    broken
+        .or(told)
+        .unwrap_or(MemberError::Lost("the stream ended".into()))
 }
 
 /// What the reader ended of, if the peer broke a rule.
