@@ -139,6 +139,7 @@ impl Spool {
             &Intent {
                 signed: manifest.signed(),
                 names: names.clone(),
+                slices: 0,
             },
         );
         self.journal.submit(intent)?;
@@ -286,7 +287,11 @@ impl Spool {
             row.path = root;
         }
         let order = self.ledger.settle(manifest, &receipt, &row, batch)?;
-        if names.len() == of.entries.len() {
+        // A name that was shown before its rows may have been consumed since, and its origin may have ended the bundle.
+        if names.len() == of.entries.len()
+            && self.content.has_all(of)
+            && self.ledger.ended(bundle, of.origin).is_none()
+        {
             self.keep_for_others(manifest, order, batch)?;
         }
         self.ledger.volatile.lock().insert(bundle);

@@ -781,6 +781,7 @@ fn a_publish_cut_off_after_its_intent_is_rolled_forward_and_a_removed_name_count
         let mut batch = Batch::default();
         let intent = crate::spool::inbox::probe::Intent {
             signed: manifest.signed().clone(),
+            slices: 0,
             names,
         };
         batch.insert(crate::spool::inbox::probe::INTENTS, &bundle, &intent);

@@ -3,7 +3,7 @@
 //! | the last run ended by | then |
 //! |---|---|
 //! | a kill | every intent is in the journal: what has no name yet gets it; a name that is gone was consumed |
-//! | a power loss | intents that reached the disk count, also those of the log that is dropped: their manifest is signed, so bytes that hash to what it says need no other proof. A bundle that is whole is published; what is there of another goes back to `partial/`, where the next attempt looks for it |
+//! | a power loss | intents that reached the disk count, also those of the log that is dropped: their manifest is signed, so bytes that hash to what it says need no other proof. A bundle that is whole, and all of whose names reached the disk, is published; what is there of another goes back to `partial/`, where the next attempt looks for it |
 //! | a failed sync | no intent counts: what can be read may be in memory only |
 //!
 //! A number of an inode is believed on the same boot only; in a state that was copied every file has another, and is found
@@ -67,12 +67,16 @@ impl Spool {
         }
         for (bundle, mut intent) in intents {
             let of_bundle = slices.extract_if((bundle, 0)..=(bundle, u64::MAX), |_, _| true);
-            intent.names.extend(of_bundle.flat_map(|(_, names)| names));
+            // Of an attempt before it there may be more.
+            let of_intent = of_bundle.filter(|((_, number), _)| *number < intent.slices);
+            let of_intent: Vec<_> = of_intent.map(|(_, names)| names).collect();
+            let all = of_intent.len() as u64 == intent.slices;
+            intent.names.extend(of_intent.into_iter().flatten());
             let mut batch = Batch::default();
             batch.remove(INTENTS, &bundle);
             match intent.signed.clone().verify_own() {
                 Ok(manifest) if last != LastRun::SyncFailed => {
-                    match self.forward(&manifest, &intent, last) {
+                    match self.forward(&manifest, &intent, all, last) {
                         Ok(Some(rows)) => batch = rows,
                         Ok(None) => {}
                         // Something else took the place meanwhile: the bundle is not settled, and will be offered again.
@@ -112,15 +116,16 @@ impl Spool {
         self.forget_intent(bundle)
     }
 
-    /// The rows of the publish, if it is to be completed.
+    /// The rows of the publish, if it is to be completed. `all`: the intent has all its names.
     fn forward(
         &self,
         manifest: &VerifiedManifest,
         intent: &Intent,
+        all: bool,
         last: LastRun,
     ) -> Result<Option<Batch>, SpoolError> {
         let origin = manifest.manifest().origin;
-        let lost = last != LastRun::Whole;
+        let lost = !all || last != LastRun::Whole;
         if lost
             && (self.receipt_again(manifest)?.is_some()
                 || self.ledger.ended(manifest.id(), origin).is_some())
@@ -128,7 +133,7 @@ impl Spool {
             return Ok(None);
         }
         let members = self.members_of(manifest, intent, last)?;
-        if lost && members.iter().any(|member| member.ino.is_none()) {
+        if !all || lost && members.iter().any(|member| member.ino.is_none()) {
             self.give_back(manifest.id(), &members)?;
             return Ok(None);
         }

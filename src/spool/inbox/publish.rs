@@ -79,7 +79,7 @@ pub(crate) trait InboxObserver: Send + std::marker::Sync {
 pub(in crate::spool) type Given = (u32, RelPath, u64);
 
 /// Bundle, number of a slice → the names of a publish that has begun, where there are many. They count if the bundle has a
-/// row in [`INTENTS`].
+/// row in [`INTENTS`], and as many as that says.
 pub(in crate::spool) const INTENT_NAMES: Table<(BundleId, u64), Vec<Given>> = Table::new(93);
 
 /// How often a tree is built anew because something else took its topmost name meanwhile.
@@ -207,6 +207,7 @@ impl Spool {
             &Intent {
                 signed: manifest.signed(),
                 names: names.clone(),
+                slices: 0,
             },
         );
         self.journal.submit(intent)?;
@@ -352,7 +353,7 @@ impl Spool {
     ) -> Result<Batch, SpoolError> {
         let manifest = &verified.manifest;
         let mut batch = Batch::default();
-        let few = names.len() <= SYNC_EACH_MAX;
+        let few = are_synced_singly(verified, names.iter().map(|(index, ..)| *index as usize));
         for (index, name, _) in names {
             let index = *index as usize;
             if few {
@@ -415,6 +416,20 @@ impl Spool {
             said.components().count() - title.components().count().min(said.components().count());
         std::iter::successors(Some(name.clone()), RelPath::parent).nth(deeper)
     }
+}
+
+/// Whether the files of these entries are synced one by one: they are few, and all of them are open. None is in a bundle
+/// of many entries, however few of these get a name.
+fn are_synced_singly(
+    verified: &Verified,
+    mut entries: impl ExactSizeIterator<Item = usize>,
+) -> bool {
+    let of = verified.manifest.manifest();
+    entries.len() <= SYNC_EACH_MAX
+        && entries.all(|entry| {
+            let file = verified.files[entry].as_ref();
+            of.entries[entry].digest().is_none() || file.is_none_or(|file| file.kept.is_some())
+        })
 }
 
 fn given(verified: &Verified, naming: &Naming) -> Given {

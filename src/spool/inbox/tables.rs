@@ -55,6 +55,8 @@ pub(in crate::spool) struct Intent {
     pub(in crate::spool) signed: SignedManifest,
     /// For each entry that gets a name: its index, the name, and the inode that gets it (0 for a directory).
     pub(in crate::spool) names: Vec<(u32, RelPath, u64)>,
+    /// In how many rows beside this one the names are instead, where there are many.
+    pub(in crate::spool) slices: u64,
 }
 
 /// A file of the inbox is getting another name, because its origin renamed it.

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::bundle::{BundleId, Manifest, RelPath, VerifiedManifest};
 use crate::peer::PeerId;
-use crate::spool::durable::SYNC_EACH_MAX;
+use crate::spool::durable::{OnPath, SYNC_EACH_MAX};
 use crate::spool::inbox::publish::Given;
 use crate::spool::journal::Batch;
 use crate::spool::{Spool, SpoolError};
@@ -276,7 +276,7 @@ impl Spool {
         }
     }
 
-    /// The rows of names that are shown. Call with the decision lock held.
+    /// The rows of names that are shown, and the links to their content. Call with the decision lock held.
     pub(super) fn record_given(&self, way: &UnderWay, names: &[Given]) -> Result<(), SpoolError> {
         let Some(shown) = way.shown() else {
             return Ok(());
@@ -293,9 +293,30 @@ impl Spool {
         }
         let above = above.into_iter().map(Some).chain([None]);
         above.for_each(|directory| batch.sync(self.inbox().sync(directory)));
+        for given in names {
+            self.hold_given(way, given, &mut batch)?;
+        }
         self.name_rows(&way.manifest, names, &mut batch)?;
         self.journal.submit(batch)?;
         way.recorded(names);
         Ok(())
+    }
+
+    /// The link to the content of a name that is shown, unless the name is gone.
+    fn hold_given(
+        &self,
+        way: &UnderWay,
+        (entry, name, ino): &Given,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        let Some(digest) = way.of().entries[*entry as usize].digest() else {
+            return Ok(());
+        };
+        if self.content.has(digest) || self.inbox().inode(name)? != Some(*ino) {
+            return Ok(());
+        }
+        let shown = self.inbox().shown(name);
+        let file = self.inbox().read(name).on("open", &shown)?;
+        self.content.hold(&file, digest, batch).map(drop)
     }
 }

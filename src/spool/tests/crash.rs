@@ -145,6 +145,7 @@ fn a_publish_that_had_failed_is_not_rolled_forward_over_a_newer_version() {
     submit(&birch, |batch| {
         let intent = Intent {
             signed: old.signed().clone(),
+            slices: 0,
             names: vec![(0, rel("a"), ino)],
         };
         batch.insert(INTENTS, &first, &intent);
@@ -170,6 +171,7 @@ fn a_publish_that_cannot_be_rolled_forward_does_not_keep_the_daemon_from_startin
     submit(&birch, |batch| {
         let intent = Intent {
             signed: alder.manifest(bundle).signed().clone(),
+            slices: 0,
             names: vec![(0, rel("d/x"), ino)],
         };
         batch.insert(INTENTS, &bundle, &intent);

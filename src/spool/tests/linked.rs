@@ -219,6 +219,7 @@ fn a_link_of_which_a_publish_had_begun_is_there_after_a_crash() {
         &bundle,
         &crate::spool::inbox::probe::Intent {
             signed: manifest.signed().clone(),
+            slices: 0,
             names: vec![(0, rel("t/l"), ino)],
         },
     );

@@ -316,6 +316,10 @@ fn a_cancel_in_between_ends_it_before_the_switch_and_comes_too_late_after_it() {
             "{step:?}"
         );
         assert_eq!(birch.inbox("d").exists(), shown);
+        let link = birch.spool().layout().content(Digest::of(b"9/f599"));
+        assert_eq!(link.exists(), shown, "{step:?}");
+        let kept = birch.spool().ledger.kept(bundle).unwrap();
+        assert!(kept.is_none(), "{step:?}");
         birch.spool().journal.flush().unwrap();
         assert_eq!(
             birch.spool().ledger.receipt(bundle).is_some(),
@@ -378,4 +382,102 @@ fn a_top_directory_that_was_consumed_is_of_who_comes_first() {
     assert!(birch.inbox("d/secret").exists());
     assert!(birch.inbox("d/m").symlink_metadata().is_err());
     assert!(birch.inbox("d~alder/m").symlink_metadata().is_ok());
+}
+
+#[test]
+fn a_bundle_of_which_the_user_took_a_file_before_it_was_settled_is_not_promised_to_others() {
+    for taken in [false, true] {
+        let (alder, birch) = pair();
+        let cedar = Node::new();
+        birch.knows(&cedar, "cedar");
+        let bundle = alder.drop_many("d", MANY);
+        let published = birch.publish_at(&alder, bundle, Step::Shown, || {
+            if taken {
+                birch.spool().inbox_unlink(&rel("d/9/f599")).unwrap();
+            }
+            Go::On
+        });
+        published.unwrap().unwrap();
+        let kept = birch.spool().ledger.kept(bundle).unwrap();
+        assert_eq!(kept.is_some(), !taken);
+        let link = birch.spool().layout().content(Digest::of(b"9/f599"));
+        assert_eq!(link.exists(), !taken);
+    }
+}
+
+#[test]
+fn two_trees_with_the_same_content_are_published_at_once() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        let (bundle, other) = (alder.drop_many("d", MANY), alder.drop_many("e", MANY));
+        let published = birch.publish_at(&alder, bundle, step, || {
+            birch.fetch(&alder, other);
+            Go::On
+        });
+        published.unwrap().unwrap();
+        let files = (birch.files_below("d"), birch.files_below("e"));
+        assert_eq!(files, (MANY, MANY), "{step:?}");
+        birch.nothing_left_over();
+    }
+}
+
+#[test]
+fn a_bundle_that_lost_names_with_the_power_is_not_settled_and_comes_again() {
+    for slice in [0, 1, 2] {
+        let (alder, mut birch) = pair();
+        let bundle = alder.drop_many("d", MANY);
+        let killed = birch.publish_at(&alder, bundle, Step::Shown, || Go::Killed);
+        assert!(killed.is_err());
+        let mut batch = journal::Batch::default();
+        batch.remove(INTENT_NAMES, &(bundle, slice));
+        birch.spool().journal.submit(batch).unwrap();
+        birch.spool().journal.flush().unwrap();
+        birch.stop();
+        birch.lost_power();
+        birch.start();
+        birch.checked();
+        assert!(birch.spool().ledger.receipt(bundle).is_none());
+        assert_eq!(birch.files_below("d"), 0, "slice {slice}");
+        let (verified, asked) = birch.whole(&alder, bundle);
+        assert!(asked > 0, "slice {slice}");
+        verified.publish().unwrap();
+        assert_eq!(birch.files_below("d"), MANY, "slice {slice}");
+        birch.spool().journal.flush().unwrap();
+        assert!(birch.spool().ledger.receipt(bundle).is_some());
+        birch.nothing_left_over();
+    }
+}
+
+#[test]
+fn a_file_does_not_give_way_long_before_the_tree_is_there() {
+    let (alder, birch) = pair();
+    birch.fetch(&alder, alder.drop_file("d", b"a file"));
+    fs::remove_file(alder.outbox("d")).unwrap();
+    let bundle = alder.drop_many("d", MANY);
+    let publishing = &birch.spool().inbox.publishing;
+    publishing.pause(|step| panic!("at {step:?} the file is gone, and nothing is there"));
+    let (verified, _) = birch.whole(&alder, bundle);
+    verified.publish().unwrap();
+    assert_eq!(birch.files_below("d"), MANY);
+    birch.nothing_left_over();
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_a_directory_above_the_tree_in_between_stays() {
+    let (alder, birch) = pair();
+    let cedar = Node::new();
+    cedar.knows(&birch, "birch");
+    birch.knows(&cedar, "cedar");
+    birch.fetch(&alder, alder.drop_file("p/x", b"x"));
+    let bundle = alder.drop_many("p/d", MANY);
+    let published = birch.publish_at(&alder, bundle, Step::Built, || {
+        birch.spool().inbox_unlink(&rel("p/x")).unwrap();
+        birch.spool().inbox_rmdir(&rel("p")).unwrap();
+        birch.fetch(&cedar, cedar.drop_file("p", b"of cedar"));
+        Go::On
+    });
+    published.unwrap().unwrap();
+    assert_eq!(birch.read_shown("p").as_deref(), Some("of cedar"));
+    assert_eq!(birch.files_below("p~alder/d"), MANY);
+    birch.nothing_left_over();
 }

@@ -142,6 +142,7 @@ fn a_whole_file_whose_intent_reached_the_disk_is_published_after_a_power_loss() 
     fs::rename(birch.state().join("new"), birch.inbox("a")).unwrap();
     let intent = Intent {
         signed: manifest.signed().clone(),
+        slices: 0,
         names: vec![(0, rel("a"), birch.inbox_ino("a"))],
     };
     let mut batch = Batch::default();
@@ -183,6 +184,7 @@ fn of_a_bundle_that_a_power_loss_tore_only_what_is_lost_is_fetched_again() {
     let names = [(0, "d/lost"), (1, "d/whole")];
     let intent = Intent {
         signed: manifest.signed().clone(),
+        slices: 0,
         names: names
             .map(|(index, name)| (index, rel(name), birch.inbox_ino(name)))
             .to_vec(),
@@ -225,6 +227,7 @@ fn after_a_failed_sync_an_intent_is_not_believed() {
     fs::write(birch.inbox("a"), b"one").unwrap();
     let intent = Intent {
         signed: manifest.signed().clone(),
+        slices: 0,
         names: vec![(0, rel("a"), birch.inbox_ino("a"))],
     };
     let mut batch = Batch::default();

@@ -560,6 +560,7 @@ fn crash_in_publish(over_existing: bool, given: usize, in_tree: usize) {
     let mut batch = Batch::default();
     let intent = Intent {
         signed: manifest.signed().clone(),
+        slices: 0,
         names,
     };
     batch.insert(INTENTS, &bundle, &intent);

@@ -5,9 +5,9 @@
 //! |---|---|---|
 //! | 1. names are chosen | for each slice | chosen names, as for any bundle that comes later |
 //! | 2. rows of the intent say which file gets which name | no | those rows: the next start removes them |
-//! | 3. the tree is built, with links to its content | no | the same, and files that go back to where they arrived |
+//! | 3. the tree is built | no | the same, and files that go back to where they arrived |
 //! | 4. the switch: the row that says so, and the rename | once | after the row there is only forward |
-//! | 5. the rows of the names | for each slice | the bundle half recorded: the next attempt, or start, goes on |
+//! | 5. the rows of the names, and the links to their content | for each slice | the bundle half recorded: the next attempt, or start, goes on |
 //! | 6. the row that settles it | once | a settled bundle |
 //!
 //! # What comes in between
@@ -16,6 +16,8 @@
 //! - The user, or its origin, removes, moves or renames a name between 4 and 6: the same.
 //! - Another bundle takes the topmost name before 4: the rename fails, and the names are chosen anew; what is in the way
 //!   then makes it a merge.
+//! - A file of the same origin in the way of the tree: it gives way as the names are chosen, so the names are merged at once
+//!   instead.
 //! - A cancel, or the end of its lifetime, before 4: nothing is shown. After it: too late.
 //! - Links of others that could lead into the tree: its top directory is claimed with the switch.
 
@@ -26,14 +28,15 @@ use std::sync::atomic::Ordering;
 
 use crate::bundle::{BundleId, DirectoryTime, RelPath};
 use crate::spool::beneath::Root;
-use crate::spool::content::inode_at;
 use crate::spool::decision::handles_name;
 use crate::spool::directories::{set_times, times_in_inbox};
-use crate::spool::durable::{self, SYNC_EACH_MAX, Sync};
+use crate::spool::durable::{self, Sync};
 use crate::spool::inbox::forward::is_in_the_way;
 use crate::spool::inbox::intake::Verified;
 use crate::spool::inbox::naming::{Choosing, Naming, SLICE};
-use crate::spool::inbox::publish::{Given, INTENT_NAMES, NewName, Prepared, directory_made, given};
+use crate::spool::inbox::publish::{
+    Given, INTENT_NAMES, NewName, are_synced_singly, directory_made, given,
+};
 use crate::spool::inbox::tables::{INTENTS, Intent};
 #[cfg(test)]
 use crate::spool::inbox::under_way::Step;
@@ -47,6 +50,8 @@ struct Staged<'a> {
     namings: Vec<Naming>,
     /// The topmost name, which is free.
     fresh: RelPath,
+    /// In how many rows its names are.
+    slices: u64,
     /// Times of directories above it.
     above: Vec<DirectoryTime>,
     /// What it is to be announced with.
@@ -74,8 +79,17 @@ pub(super) enum Attempt {
     Taken,
 }
 
+/// What an error says of the topmost name: `false`, something else took it, or one above it, meanwhile.
+fn taken_or(error: SpoolError) -> Result<bool, SpoolError> {
+    match error {
+        SpoolError::Io { source, .. } if is_in_the_way(&source) => Ok(false),
+        error => Err(error),
+    }
+}
+
 impl Spool {
-    /// Publishes the bundle if the topmost of its names is free. Names that were in the way are added to `cleared`.
+    /// Publishes the bundle if the topmost of its names is free. Files that were in the way are gone, and added to
+    /// `cleared`; nothing else is done then.
     pub(super) fn publish_tree(
         &self,
         verified: &Verified,
@@ -86,23 +100,24 @@ impl Spool {
         let mut choosing = Choosing::of(manifest);
         let namings = self.choose_in_slices(manifest, &mut choosing)?;
         cleared.extend(choosing.cleared);
+        if !cleared.is_empty() {
+            return Ok(Attempt::NotFree);
+        }
         let Some(fresh) = self.fresh_root(&namings)? else {
             return Ok(Attempt::NotFree);
         };
-        let observer = self.observer.read().clone();
-        let prepared = observer.as_ref().filter(|_| !cleared.is_empty());
-        let prepared = prepared.map(|observer| Prepared::new(observer, cleared.clone()));
         #[cfg(test)]
         self.inbox.publishing.reached(Step::Chosen);
         let mut staged = Staged {
             verified,
             namings,
             fresh,
+            slices: 0,
             above: Vec::new(),
             new: Vec::new(),
         };
         let shown = self
-            .note_intent(&staged)
+            .note_intent(&mut staged)
             .and_then(|()| self.build(&mut staged))
             .and_then(|()| self.show_tree(&mut staged, &begun.way));
         match shown {
@@ -116,17 +131,16 @@ impl Spool {
                 return Err(error);
             }
         }
-        if let Some(observer) = &observer {
+        if let Some(observer) = self.observer.read().clone() {
             observer.published(&staged.new);
         }
-        drop(prepared);
         #[cfg(test)]
         self.inbox.publishing.reached(Step::Shown);
         self.finish_tree(begun).map(Attempt::Published)
     }
 
     /// The rows by which the next start finds the files in the tree.
-    fn note_intent(&self, staged: &Staged<'_>) -> Result<(), SpoolError> {
+    fn note_intent(&self, staged: &mut Staged<'_>) -> Result<(), SpoolError> {
         let bundle = staged.verified.manifest.id();
         for (number, slice) in staged.namings.chunks(SLICE).enumerate() {
             let names: Vec<Given> = slice
@@ -136,6 +150,7 @@ impl Spool {
             let mut batch = Batch::default();
             batch.insert(INTENT_NAMES, &(bundle, number as u64), &names);
             self.journal.submit(batch)?;
+            staged.slices = number as u64 + 1;
         }
         Ok(())
     }
@@ -173,12 +188,6 @@ impl Spool {
             };
             let to = at.join(naming.name.as_path());
             durable::rename(&file.at, &to)?;
-            if let Some(digest) = manifest.manifest().entries[naming.entry].digest() {
-                let link = self.layout.content(digest);
-                if inode_at(&link).is_none() {
-                    durable::link(&to, &link)?;
-                }
-            }
             staged.new.push(NewName {
                 path: naming.name.clone(),
                 directory: false,
@@ -208,7 +217,7 @@ impl Spool {
         let manifest = &staged.verified.manifest;
         let (bundle, of) = (manifest.id(), manifest.manifest());
         let at = self.staging_tree(bundle);
-        let syncs = self.syncs_of(staged);
+        let syncs = Self::syncs_of(staged);
         let decide = loop {
             let names = Arc::new(staged.given());
             self.keep_proof(manifest, &names);
@@ -263,8 +272,10 @@ impl Spool {
             return Ok(false);
         }
         let mut made = Vec::new();
-        if let Some(above) = staged.fresh.parent() {
-            self.make_directories(&above, &mut made)?;
+        if let Some(above) = staged.fresh.parent()
+            && let Err(error) = self.make_directories(&above, &mut made)
+        {
+            return taken_or(error);
         }
         let mut batch = Batch::default();
         batch.insert(
@@ -273,6 +284,7 @@ impl Spool {
             &Intent {
                 signed: manifest.signed(),
                 names: Vec::new(),
+                slices: staged.slices,
             },
         );
         for sync in syncs {
@@ -297,29 +309,19 @@ impl Spool {
         let mut batch = Batch::default();
         batch.remove(INTENTS, &bundle);
         self.journal.submit(batch)?;
-        match taken {
-            SpoolError::Io { source, .. } if is_in_the_way(&source) => Ok(false),
-            error => Err(error),
-        }
+        taken_or(taken)
     }
 
     /// What is to be on the disk before the names are.
-    fn syncs_of(&self, staged: &Staged<'_>) -> Vec<Sync> {
-        if staged.namings.len() > SYNC_EACH_MAX {
+    fn syncs_of(staged: &Staged<'_>) -> Vec<Sync> {
+        let entries = staged.namings.iter().map(|naming| naming.entry);
+        if !are_synced_singly(staged.verified, entries) {
             return vec![Sync::Everything];
         }
-        let mut syncs = Vec::new();
-        for naming in &staged.namings {
-            let Some(file) = &staged.verified.files[naming.entry] else {
-                continue;
-            };
-            syncs.extend(file.kept.iter().map(|kept| Sync::File(Arc::clone(kept))));
-            let digest = staged.verified.manifest.manifest().entries[naming.entry].digest();
-            let link = digest.map(|digest| self.layout.content(digest));
-            let directory = link.as_deref().and_then(Path::parent);
-            syncs.extend(directory.map(|directory| Sync::Directory(directory.to_path_buf())));
-        }
-        syncs
+        let files = staged.namings.iter();
+        let files = files.filter_map(|naming| staged.verified.files[naming.entry].as_ref());
+        let kept = files.filter_map(|file| file.kept.as_ref());
+        kept.map(|kept| Sync::File(Arc::clone(kept))).collect()
     }
 
     /// Nothing is visible. What was moved goes back to where the next attempt looks for it.
