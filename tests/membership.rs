@@ -232,6 +232,19 @@ fn who_leaves_while_nobody_is_there_must_insist_and_may_remove_its_state() {
 }
 
 #[test]
+fn who_leaves_is_told_of_files_that_are_closed_and_not_sealed() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let birch = Node::prepare("birch", &["--settle", "1h"]);
+    birch.mount(&["--join", &alder.ticket()]).ok();
+    birch.wait_connected(&alder);
+    std::fs::write(birch.outbox("f"), b"closed").unwrap();
+    let left = birch.run("leave", &[]);
+    left.fails_saying(&["1 of what was sent", "not sealed", "--force"]);
+    birch.run("leave", &["--force"]).ok();
+}
+
+#[test]
 fn what_was_delivered_stays_so_when_a_member_is_forgotten() {
     needs_mounts!();
     let [alder, birch, cedar] = three();

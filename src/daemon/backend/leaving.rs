@@ -7,6 +7,8 @@
 use std::time::Duration;
 
 use super::Backend;
+use crate::bundle::RelPath;
+use crate::control::wait::{Delivery, IGNORED};
 use crate::control::{ControlBackend, Left};
 use crate::spool::GroupError;
 
@@ -48,12 +50,19 @@ impl Backend {
         if peers.is_empty() {
             return None;
         }
-        let counts = spool.counts();
-        let open = counts.outbound_pending;
+        // What is closed and not sealed yet is lost as well, but not what was never to be sent.
+        let ignored = |path: &RelPath| matches!(self.delivery(path), Delivery::Held(why) if why.starts_with(IGNORED));
+        let open = match spool.underway(None) {
+            Ok(found) => {
+                let unsealed = found.unsealed.iter().filter(|path| !ignored(path));
+                found.bundles.len() + unsealed.count()
+            }
+            Err(error) => return Some(format!("what is on its way cannot be read: {error}")),
+        };
         if open > 0 {
             return Some(format!(
-                "{open} of what was sent is still on its way, and nobody gets it any more when this node has left: `meshbox wait` \
-                 waits for it, --force gives it up"
+                "{open} of what was sent is still on its way or not sealed yet, and nobody gets it any more when this node has \
+                 left: `meshbox wait` waits for it, --force gives it up"
             ));
         }
         if peers.iter().all(|peer| !peer.connected) {

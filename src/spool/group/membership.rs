@@ -134,6 +134,11 @@ pub(crate) enum GroupError {
     /// Ourselves.
     #[error("the admin cannot remove itself")]
     Myself,
+    /// So many have left already that no more statements are kept.
+    #[error(
+        "this node is still a member: the group keeps no more statements of members that leave; the admin can remove it"
+    )]
+    NotRecorded,
     /// A full mesh is not made for that many.
     #[error("a new key reaches {MEMBERS_MAX} members, and there are more")]
     TooMany,
@@ -639,7 +644,13 @@ impl Spool {
                 generation: self.group.generation(),
             },
         };
-        Ok(self.apply(vec![statement.sign(&self.identity)])?)
+        self.apply(vec![statement.sign(&self.identity)])?;
+        match self.group.admission(self.identity.id()) {
+            Admission::Left | Admission::Removed => Ok(()),
+            Admission::Welcome | Admission::Unlisted | Admission::LeftOut => {
+                Err(GroupError::NotRecorded)
+            }
+        }
     }
 
     /// Gives all members a new key.
