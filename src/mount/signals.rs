@@ -27,7 +27,7 @@ pub(crate) enum Order {
     Terminate,
     /// SIGINT, from Ctrl-C: the same.
     Interrupt,
-    /// SIGHUP, and the terminal that we were started at is gone: the same.
+    /// SIGHUP, and the terminal that we are in the foreground of is gone: the same.
     HangUp,
     /// SIGHUP otherwise: read the configuration again.
     Reload,
@@ -93,7 +93,8 @@ pub(crate) struct Watch {
 
 impl Blocked {
     /// Calls `on_signal` in a thread of its own at every signal. With `impatient`, for a daemon in the foreground, a
-    /// second SIGINT ends the process at once, and leaves the mount to the recovery of the next start.
+    /// second SIGINT ends the process at once, and leaves the mount to the recovery of the next start; and a SIGHUP of the
+    /// terminal that it was started at is an end.
     pub(crate) fn watch(
         &self,
         impatient: bool,
@@ -113,7 +114,8 @@ impl Blocked {
         // SAFETY: the descriptor is new and nobody else's.
         let signals = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         let (quit_read, quit) = io::pipe()?;
-        let at_terminal = io::stderr().is_terminal();
+        // One in the background gives its terminal up later, and outlives it.
+        let at_terminal = impatient && io::stderr().is_terminal();
         let thread = thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
