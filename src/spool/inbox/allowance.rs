@@ -4,7 +4,7 @@
 //! deferred and says so on both sides; it is taken when the user has consumed enough.
 //!
 //! # Crash behaviour
-//! Nothing is stored; where there is a limit, the rows of the inbox are counted at each start.
+//! Nothing is stored; the rows of the inbox are counted at each start.
 //!
 //! [`Limits::max_peer_bytes`]: crate::spool::Limits::max_peer_bytes
 
@@ -17,7 +17,7 @@ use crate::peer::PeerId;
 use crate::spool::inbox::tables::IN_NAMES;
 use crate::spool::{Spool, SpoolError};
 
-/// Bytes in the inbox by origin; `None` where there is no limit, or before they are counted.
+/// Bytes in the inbox by origin; `None` before they are counted.
 #[derive(Debug, Default)]
 pub(in crate::spool) struct Allowance(Mutex<Option<HashMap<PeerId, u64>>>);
 
@@ -40,11 +40,8 @@ impl Allowance {
 }
 
 impl Spool {
-    /// Counts what the inbox shows, if there is a limit. Once, after recovery.
+    /// Counts what the inbox shows, also where there is no limit: a reload may set one. Once, after recovery.
     pub(in crate::spool) fn count_allowance(&self) -> Result<(), SpoolError> {
-        if self.content.room.limits().max_peer_bytes.is_none() {
-            return Ok(());
-        }
         let mut shown: HashMap<PeerId, u64> = HashMap::new();
         self.each_row(IN_NAMES, |_, _, row| {
             *shown.entry(row.origin).or_default() += row.size;

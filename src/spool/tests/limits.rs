@@ -271,6 +271,23 @@ fn a_member_that_fills_the_inbox_is_deferred_and_shown_and_others_are_not() {
     birch.fetch(&alder, third);
 }
 
+#[test]
+fn a_limit_for_a_member_that_is_set_later_counts_what_was_there_before() {
+    let (alder, birch) = pair();
+    let first = alder.drop_file("a", &pattern(100_000));
+    birch.fetch(&alder, first);
+    let mut limits = birch.limits;
+    limits.max_peer_bytes = Some(150_000);
+    birch.spool().content().set_limits(limits);
+    let second = alder.drop_file("b", &pattern(60_000));
+    let offered = birch.spool().offered(alder.manifest(second), alder.id());
+    let offered = offered.unwrap();
+    assert!(
+        matches!(&offered, Offered::Deferred(why) if why.contains("max_peer_bytes")),
+        "{offered:?}"
+    );
+}
+
 /// What `node` fetched of a bundle of one small file, not yet published.
 pub(super) fn verified(
     node: &Node,
