@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! 1. What is waited for is fixed when the wait begins: a directory, or all that is on its way, stands for what is in it then.
-//! 2. What was delivered once is not looked at again, so that a wait costs what is still open, not what there was.
+//! 2. A bundle that was sealed anew under another id is followed by its path.
+//! 3. What was delivered once is not looked at again, so that a wait costs what is still open, not what there was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,7 @@ struct Group {
     asked: Option<WirePath>,
     /// It stands for many: what is ignored in it, or replaced meanwhile, is passed over.
     wide: bool,
-    open: Vec<Target>,
+    open: Vec<Open>,
     files: u64,
     done: u64,
     /// Bytes of what is done.
@@ -34,6 +35,43 @@ struct Group {
     failed: Option<String>,
     /// What is said of the one file that it stands for, or of the first that is open.
     detail: String,
+}
+
+/// What is open of an argument.
+#[derive(Debug)]
+struct Open {
+    target: Target,
+    /// Of a bundle: the path in its last row.
+    path: Option<RelPath>,
+}
+
+impl Open {
+    fn new(target: Target) -> Self {
+        Self { target, path: None }
+    }
+
+    /// How it stands now.
+    fn look(&mut self, backend: &dyn ControlBackend) -> Delivery {
+        let id = match &self.target {
+            Target::Path(path) => return backend.delivery(path),
+            Target::Bundle(id) => id,
+        };
+        let mut delivery = backend.delivery_of(id);
+        if let (Delivery::Unknown, Some(path)) = (&delivery, &self.path) {
+            // One that was held for a name that nobody had is sealed anew when somebody has it.
+            match backend.delivery(path) {
+                Delivery::Sealed(row) if row.bundle != *id => {
+                    self.target = Target::Bundle(row.bundle.clone());
+                    delivery = Delivery::Sealed(row);
+                }
+                _ => {}
+            }
+        }
+        if let Delivery::Sealed(row) = &delivery {
+            self.path = RelPath::try_from(&path_of(row)).ok();
+        }
+        delivery
+    }
 }
 
 /// A wait under way.
@@ -116,7 +154,7 @@ impl Group {
             asked,
             wide,
             files: open.len() as u64,
-            open,
+            open: open.into_iter().map(Open::new).collect(),
             done: 0,
             bytes: 0,
             unsealed: 0,
@@ -149,11 +187,8 @@ impl Group {
     fn look(&mut self, to: &WaitFor, alone: bool, backend: &dyn ControlBackend, seen: &mut Seen) {
         let mut open = std::mem::take(&mut self.open);
         self.unsealed = 0;
-        open.retain(|target| {
-            let delivery = match target {
-                Target::Path(path) => backend.delivery(path),
-                Target::Bundle(id) => backend.delivery_of(id),
-            };
+        open.retain_mut(|one| {
+            let delivery = one.look(backend);
             let Judged { outcome, words } = match self.wide {
                 true => judge_wide(&delivery, to, alone),
                 false => judge(&delivery, to, alone),
@@ -167,7 +202,7 @@ impl Group {
                 }
                 Some(Outcome::Failed | Outcome::Timeout) => {
                     self.failed.get_or_insert_with(|| match self.wide {
-                        true => format!("{}: {words}", called(target, &delivery)),
+                        true => format!("{}: {words}", called(&one.target, &delivery)),
                         false => words.clone(),
                     });
                 }
@@ -204,6 +239,15 @@ impl Group {
             outcome,
             detail,
         }
+    }
+}
+
+fn path_of(row: &OutboundRow) -> WirePath {
+    match &row.path_b64 {
+        Some(path_b64) => WirePath::Bytes {
+            path_b64: path_b64.clone(),
+        },
+        None => WirePath::Text(row.path.clone()),
     }
 }
 
@@ -279,5 +323,89 @@ impl Seen {
             });
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::control::act::{Act, Acted};
+    use crate::control::{PeerRow, Status};
+    use crate::spool::RecipientRow;
+
+    /// A daemon with the file `x`, which was sealed as this bundle and is in this state.
+    struct Fake(Mutex<(&'static str, &'static str)>);
+
+    impl Fake {
+        fn row(&self) -> OutboundRow {
+            let (bundle, state) = *self.0.lock();
+            OutboundRow {
+                path: "x".into(),
+                path_b64: None,
+                bundle: bundle.into(),
+                sha256: String::new(),
+                size: 0,
+                sealed_at: 0,
+                state: state.into(),
+                recipients: vec![RecipientRow {
+                    id: "bb".into(),
+                    name: "birch".into(),
+                    state: state.into(),
+                    bytes: 0,
+                    error: None,
+                    gone: false,
+                }],
+            }
+        }
+    }
+
+    impl ControlBackend for Fake {
+        fn status(&self, _before: Option<u64>, _limit: usize) -> Status {
+            unreachable!()
+        }
+        fn peers(&self) -> Vec<PeerRow> {
+            Vec::new()
+        }
+        fn ticket(&self) -> String {
+            String::new()
+        }
+        fn delivery(&self, path: &RelPath) -> Delivery {
+            assert_eq!(path.as_bytes(), b"x");
+            Delivery::Sealed(self.row())
+        }
+        fn delivery_of(&self, bundle: &str) -> Delivery {
+            let row = Some(self.row()).filter(|row| row.bundle == bundle);
+            row.map_or(Delivery::Unknown, Delivery::Sealed)
+        }
+        fn underway(&self, _directory: Option<&RelPath>) -> Vec<Target> {
+            vec![Target::Bundle(self.row().bundle)]
+        }
+        fn wait_change(&self, seen: u64, _at_most: Duration) -> u64 {
+            seen
+        }
+        fn send(&self, _path: &RelPath) -> Result<(), String> {
+            unreachable!()
+        }
+        fn act(&self, _act: Act) -> Acted {
+            unreachable!()
+        }
+        fn stop(&self) {}
+    }
+
+    #[test]
+    fn a_bundle_that_is_sealed_anew_is_waited_for_under_its_new_id() {
+        let fake = Fake(Mutex::new(("held", "queued")));
+        let mut watch = Watch::new(&[], &[], WaitFor::All, &fake);
+        assert_eq!(watch.look(&fake), None);
+        for bundle in ["first", "second"] {
+            *fake.0.lock() = (bundle, "queued");
+            assert_eq!(watch.look(&fake), None, "{bundle}");
+        }
+        *fake.0.lock() = ("second", "delivered");
+        assert_eq!(watch.look(&fake), Some(Outcome::Delivered));
+        assert_eq!(watch.progress().files_done, 1);
     }
 }
