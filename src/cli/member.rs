@@ -93,6 +93,8 @@ pub(super) fn leave(
     as_json: bool,
 ) -> Result<(), Failure> {
     let daemon = daemon.find()?;
+    // Not what the daemon names: it may be in another mount namespace, where the path is another directory.
+    let state = daemon.state.clone();
     let (mut client, mountpoint) = place_of(daemon)?;
     let mount = super::which::at(&mountpoint);
     let pid = client.daemon_pid();
@@ -102,19 +104,17 @@ pub(super) fn leave(
     if as_json {
         json(&left)?;
     } else {
-        print(&told_of_leaving(&left, delete_state))?;
+        print(&told_of_leaving(&left, delete_state.then_some(&*state)))?;
     }
-    if let Some(mount) = mount {
-        super::mount::wait_for_end(&mount, pid)?;
-    }
+    super::mount::wait_for_end(mount.as_ref(), pid)?;
     if delete_state {
-        let state = Layout::new(PathBuf::from(&left.state));
-        remove_state_directory(&state).map_err(Failure::failed)?;
+        remove_state_directory(&Layout::new(state)).map_err(Failure::failed)?;
     }
     Ok(())
 }
 
-fn told_of_leaving(left: &Left, delete_state: bool) -> String {
+/// `removed`: the state directory, if it goes too.
+fn told_of_leaving(left: &Left, removed: Option<&Path>) -> String {
     let mut text = format!("left group {}", left.group);
     if !left.told.is_empty() {
         text += &format!("; told: {}", left.told.join(", "));
@@ -126,9 +126,9 @@ fn told_of_leaving(left: &Left, delete_state: bool) -> String {
         };
         text += &format!("; not told: {} ({from})", left.untold.join(", "));
     }
-    match delete_state {
-        true => text += &format!("\nremoving {}\n", left.state),
-        false => {
+    match removed {
+        Some(state) => text += &format!("\nremoving {}\n", state.display()),
+        None => {
             text += &format!(
                 "\nwhat was received stays in {0}/inbox; remove {0} when you need it no more\n",
                 left.state

@@ -297,24 +297,25 @@ pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
         std::thread::sleep(END_INTERVAL);
     }
     match mount.filter(|_| !lazy) {
-        Some(mount) => wait_for_end(&mount, daemon),
+        Some(mount) => wait_for_end(Some(&mount), daemon),
         None => Ok(()),
     }
 }
 
-/// Waits until the daemon of a mount that goes away has ended, so that its state is free.
-pub(super) fn wait_for_end(mount: &MountEntry, daemon: Option<u32>) -> Result<(), Failure> {
+/// Waits until the daemon of a mount that goes away has ended, so that its state is free. `mount` is `None` where it is not
+/// seen from here.
+pub(super) fn wait_for_end(mount: Option<&MountEntry>, daemon: Option<u32>) -> Result<(), Failure> {
     let pid = daemon.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
     let begun = Instant::now();
     let mut look = begun + ELSEWHERE_AFTER;
     while pid.is_some_and(runs) {
         if Instant::now() > look {
-            still_held(mount, pid)?;
+            mount.map_or(Ok(()), |mount| still_held(mount, pid))?;
             look = Instant::now() + ELSEWHERE_AFTER;
         }
         if begun.elapsed() > END_LIMIT {
             let pid = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
-            let unseen = holders::explain_unseen(&mount.mountpoint);
+            let unseen = mount.and_then(|mount| holders::explain_unseen(&mount.mountpoint));
             let unseen = unseen.map_or_else(String::new, |words| format!("; {words}"));
             return Err(Failure::failed(format!(
                 "unmounted, but the daemon (process {pid}) has not ended yet; `kill {pid}` ends it{unseen}"
@@ -322,10 +323,10 @@ pub(super) fn wait_for_end(mount: &MountEntry, daemon: Option<u32>) -> Result<()
         }
         std::thread::sleep(END_INTERVAL);
     }
-    if pid.is_none() {
-        still_held(mount, None)?;
+    match mount {
+        Some(mount) if pid.is_none() => still_held(mount, None),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Fails if the mount is elsewhere too, here or in another mount namespace: its daemon goes on for that, and the state

@@ -16,7 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::durable::{self, OnPath};
-use super::{Layout, SpoolError};
+use super::{Layout, SpoolError, StateLock};
 
 /// The bits of a mode that let others in.
 const OTHERS: u32 = 0o077;
@@ -30,8 +30,9 @@ const BEFOREHAND: [&str; 5] = [
     "old-keys",
 ];
 
-/// Removes a state directory that no daemon uses, with all that was received in it.
+/// Removes a state directory with all that was received in it. Gives an error if a daemon uses it.
 pub(crate) fn remove_state_directory(layout: &Layout) -> Result<(), SpoolError> {
+    let _unused = StateLock::take(layout)?;
     Ok(durable::remove_all(layout.state())?)
 }
 
