@@ -29,7 +29,7 @@ const STALL: Duration = Duration::from_secs(5);
 /// A look at what is waited for that takes less than a quarter of this is taken again at every change.
 const QUICK: Duration = Duration::from_millis(20);
 
-/// Time between two looks of `status --watch`, however much changes.
+/// Time between two looks of `status --watch`, however much changes; longer after a look that took long.
 const WATCH_PACE: Duration = Duration::from_millis(200);
 
 /// A connection thread decodes one request and encodes one reply on the heap; its stack stays shallow.
@@ -337,6 +337,7 @@ fn wait_for(
             }
             left = left.min(if due.is_zero() { every } else { due });
         }
+        rest(cost, deadline, (stream, stopping));
         if stopping.load(Ordering::Acquire) {
             return Some(Reply::Error {
                 message: "the daemon is stopping".to_owned(),
@@ -345,8 +346,23 @@ fn wait_for(
         if has_hung_up(stream) {
             return None;
         }
-        std::thread::sleep((cost * 4).saturating_sub(QUICK).min(left));
+        if let Some(deadline) = deadline {
+            left = left.min(deadline.saturating_duration_since(Instant::now()));
+        }
         seen = backend.wait_change(seen, left.min(wait::LOOK_AGAIN));
+    }
+}
+
+/// Rests after a look four times as long as it took, at most until the deadline, the hang-up or the end of the daemon.
+fn rest(cost: Duration, deadline: Option<Instant>, (stream, stopping): (&UnixStream, &AtomicBool)) {
+    let mut left = cost.saturating_mul(4).saturating_sub(QUICK);
+    if let Some(deadline) = deadline {
+        left = left.min(deadline.saturating_duration_since(Instant::now()));
+    }
+    while !left.is_zero() && !stopping.load(Ordering::Acquire) && !has_hung_up(stream) {
+        let slice = left.min(wait::LOOK_AGAIN);
+        std::thread::sleep(slice);
+        left -= slice;
     }
 }
 
@@ -359,14 +375,23 @@ fn takes_more(stream: &UnixStream) -> bool {
 /// Sends a page of status, then what changes in it, until the client hangs up or the daemon ends.
 fn watch(limit: usize, stream: &UnixStream, backend: &dyn ControlBackend, stopping: &AtomicBool) {
     let mut seen = backend.wait_change(0, Duration::ZERO);
+    let begun = Instant::now();
     let mut page = backend.unfinished(limit);
+    let mut cost = begun.elapsed();
     if send(stream, &Reply::Status(Box::new(page.clone()))).is_err() {
         return;
     }
     while !stopping.load(Ordering::Acquire) && !has_hung_up(stream) {
         std::thread::sleep(WATCH_PACE);
+        rest(
+            cost.saturating_sub(WATCH_PACE / 4),
+            None,
+            (stream, stopping),
+        );
         seen = backend.wait_change(seen, wait::LOOK_AGAIN);
+        let begun = Instant::now();
         let new = backend.unfinished(limit);
+        cost = begun.elapsed();
         if let Some(news) = super::follow::news(&page, &new)
             && send(stream, &Reply::News(Box::new(news))).is_err()
         {
@@ -675,6 +700,18 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert!(text.contains("stopping"), "{text}");
+    }
+
+    /// An hour's look: the test would not end if the rest did not.
+    #[test]
+    fn a_rest_ends_with_the_deadline_the_hang_up_and_the_daemon() {
+        let cost = Duration::from_secs(3600);
+        let (here, there) = UnixStream::pair().unwrap();
+        let (goes_on, stops) = (AtomicBool::new(false), AtomicBool::new(true));
+        rest(cost, Some(Instant::now()), (&here, &goes_on));
+        rest(cost, None, (&here, &stops));
+        drop(there);
+        rest(cost, None, (&here, &goes_on));
     }
 
     #[test]
