@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use crate::bundle::{BundleId, DeliveryState, Scope, SignedManifest, VerifiedManifest};
-use crate::journal::Batch;
+use crate::journal::{Batch, JournalError};
 use crate::peer::PeerId;
 use crate::spool::group::route::HeldRow;
 use crate::spool::keys::{Ends, Newest};
@@ -222,16 +222,34 @@ impl Ledger {
 
     /// How many bundles of ours are not with everybody they are for, counted as far as [`COUNT_MAX`] of each kind.
     pub(in crate::spool) fn count_open(&self) -> u64 {
-        let pending = self.journal.rows(PENDING.all(), COUNT_MAX);
-        let pending = pending.unwrap_or_default().into_iter();
-        let owed: BTreeSet<BundleId> = pending
-            .filter(|((_, rank), _)| is_ours(rank.0))
-            .map(|(_, bundle)| bundle)
-            .collect();
+        let owed: BTreeSet<BundleId> = self.owed().flatten().take(COUNT_MAX).collect();
         let orphans = self.journal.rows(ORPHANS.all(), COUNT_MAX);
         let held = self.journal.rows(HELD.all(), COUNT_MAX);
         let waiting = orphans.map_or(0, |rows| rows.len()) + held.map_or(0, |rows| rows.len());
         (owed.len() + waiting) as u64
+    }
+
+    /// Every bundle of ours that is not with everybody it is for; one that is for several may come several times.
+    pub(in crate::spool) fn each_open(
+        &self,
+        mut look: impl FnMut(BundleId),
+    ) -> Result<(), SpoolError> {
+        // In the order in which a bundle goes from one table to the next.
+        self.all_held()?.into_iter().for_each(&mut look);
+        for row in self.journal.each(ORPHANS) {
+            look(row?.1);
+        }
+        for bundle in self.owed() {
+            look(bundle?);
+        }
+        Ok(())
+    }
+
+    /// Bundles of ours, once for each recipient that is owed them.
+    fn owed(&self) -> impl Iterator<Item = Result<BundleId, JournalError>> {
+        let rows = self.journal.each(PENDING);
+        let ours = rows.filter(|row| !matches!(row, Ok(((_, rank), _)) if !is_ours(rank.0)));
+        ours.map(|row| row.map(|(_, bundle)| bundle))
     }
 
     /// All rows of a bundle of ours go, which nobody waits for.

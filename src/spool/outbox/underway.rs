@@ -40,7 +40,12 @@ impl Spool {
         self.each(LATEST, directory, |_, bundle| {
             found.bundles.insert(bundle);
         })?;
-        if directory.is_some() {
+        if directory.is_none() {
+            // What a newer bundle for fewer recipients took the place of is the latest of nothing.
+            self.ledger.each_open(|bundle| {
+                found.bundles.insert(bundle);
+            })?;
+        } else {
             self.each(OUT_NAMES, directory, |_, row| {
                 found.bundles.insert(row.bundle);
             })?;

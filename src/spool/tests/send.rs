@@ -144,6 +144,25 @@ fn what_send_says_beats_the_routes_and_routes_must_agree() {
 }
 
 #[test]
+fn what_a_newer_bundle_for_fewer_does_not_replace_is_still_on_its_way() {
+    let (alder, birch) = pair();
+    let cedar = Node::new();
+    alder.knows(&cedar, "cedar");
+    let first = alder.drop_file("f", b"for both");
+    let asked = SendRequest {
+        to: vec![cedar.id().to_string()],
+        ..request(&alder, &[("f", b"for cedar")])
+    };
+    let second = sealed(send(&alder, &asked));
+    let bundles = || alder.spool().underway(None).unwrap().bundles;
+    assert!(bundles().contains(&first) && bundles().contains(&second));
+    assert_eq!(alder.spool().counts().outbound_pending, 2);
+    birch.fetch(&alder, first);
+    alder.spool().take_receipt(&birch.receipt()).unwrap();
+    assert_eq!(bundles().into_iter().collect::<Vec<_>>(), [second]);
+}
+
+#[test]
 fn s22_a_bundle_over_a_limit_is_an_error_and_nothing_of_it_is_sent() {
     let limited = |files, bytes| Routing {
         max_bundle_files: files,
