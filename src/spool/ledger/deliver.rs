@@ -402,6 +402,8 @@ impl Spool {
         let Some(path) = manifest.title() else {
             return;
         };
+        // Another session may settle or end it at this moment, and that stands in the same row.
+        let decide = self.decide();
         let ended = self
             .ledger
             .ended(bundle, manifest.origin)
@@ -417,8 +419,6 @@ impl Spool {
             error,
             at: 0,
         };
-        // Another session may settle it at this moment, and that it is settled stands in the same row.
-        let decide = self.decide();
         if self
             .ledger
             .settled(bundle)

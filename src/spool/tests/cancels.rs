@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bundle::{Cancel, CancelReason, Scope};
+use crate::spool::ledger::inbound::InboundState;
 use crate::spool::ledger::probe::{CANCELS, CANCELS_OWED, DEADLINES};
 
 /// Tells `to` every cancel that `from` owes it, as a connection would; gives how many were taken.
@@ -42,6 +43,38 @@ fn three() -> (Node, Node, Node) {
         one.knows(other, name);
     }
     (alder, birch, cedar)
+}
+
+#[test]
+fn what_a_session_notes_of_a_bundle_does_not_undo_its_cancel() {
+    let (alder, birch) = pair();
+    let state = |state| (state, Some("no room".to_owned()));
+    for round in 0..200 {
+        let bundle = alder.drop_file(&format!("{round}"), b"some bytes");
+        let manifest = alder.manifest(bundle);
+        let note = || {
+            let (state, why) = state(InboundState::Deferred);
+            let says = manifest.manifest();
+            birch.spool().note_inbound(says, bundle, state, why);
+        };
+        note();
+        cancel(&alder, bundle);
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                note();
+            });
+            start.wait();
+            assert_eq!(tell(&alder, &birch), 1);
+        });
+        let shown = birch.spool().ledger().inbound_shown(bundle);
+        let shown = shown.unwrap().unwrap().state;
+        assert!(
+            matches!(shown, InboundState::Ended(_)),
+            "round {round}: {shown:?}"
+        );
+    }
 }
 
 #[test]
