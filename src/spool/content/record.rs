@@ -199,6 +199,12 @@ impl Spool {
         if !held || record.stat == after || record.stat.size != after.size {
             return done;
         }
+        let _decide = self.decide();
+        // It may have been forgotten meanwhile.
+        let known = self.content.record_of(ino).ok().flatten();
+        if known.is_none_or(|known| known.digest != record.digest) {
+            return done;
+        }
         let mut batch = Batch::default();
         let recorded = self.content.record(record.digest, &after, &mut batch);
         if let Err(error) = recorded.and_then(|()| Ok(self.journal.submit(batch)?)) {

@@ -579,3 +579,16 @@ fn another_file_under_that_name_is_not_recorded_for_it() {
     assert_eq!(spool.content.record_of(ino).unwrap(), before);
     assert_eq!(spool.content.record_of(alder.ino("b")).unwrap(), None);
 }
+
+#[test]
+fn a_record_that_went_meanwhile_is_not_written_again() {
+    let alder = Node::new();
+    alder.drop_file("a", b"one");
+    let (ino, at) = (alder.ino("a"), alder.outbox("a"));
+    let spool = alder.spool();
+    spool.keep_record(ino, &rel("a"), || {
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o600)).unwrap();
+        submit(&alder, |batch| spool.content.forget_record(ino, batch));
+    });
+    assert_eq!(spool.content.record_of(ino).unwrap(), None);
+}
