@@ -247,11 +247,17 @@ impl Fs {
         if kind_of(&stat) == Some(Kind::Directory) {
             return Err(FsError::IsDirectory);
         }
+        // A link that a seal has just made is not a name, and it is its record that says so.
+        let counted = self.spool.while_nobody_decides(|| {
+            let stat = self.stat_at(&place)?;
+            let names_left = self.names_left(&stat);
+            Ok::<_, FsError>((stat, names_left))
+        });
+        let (stat, names_left) = counted?;
         self.may_lose_name(&stat)?;
         self.keep_remains(at.parent, at.name, &place, &stat);
         let spot = self.at(&place)?;
         let path = place.rel()?;
-        let names_left = self.names_left(&stat);
         let unlink = || Ok(unlinkat(&spot, spot.name(), AtFlags::empty())?);
         self.recorded_after(&stat, names_left, &path, unlink)?;
         self.nodes.lock().unname(at.parent, at.name);

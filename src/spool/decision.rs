@@ -81,6 +81,12 @@ impl Spool {
         drop(self.decide());
     }
 
+    /// What `look` finds while nobody decides: no link of a single file without the record that tells of it.
+    pub(crate) fn while_nobody_decides<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _decide = self.decide();
+        look()
+    }
+
     /// Waits until nobody else decides.
     pub(super) fn decide(&self) -> Decision<'_> {
         let held = Held {

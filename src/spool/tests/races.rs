@@ -88,6 +88,26 @@ fn what_a_session_notes_of_a_bundle_does_not_undo_that_another_settled_it() {
 }
 
 #[test]
+fn a_file_that_is_being_sealed_never_has_a_name_too_many() {
+    let alder = Node::new();
+    for round in 0..200 {
+        let name = format!("{round}");
+        alder.open(&name, name.as_bytes());
+        alder.close(&name);
+        let outcome = alder.ask_seal(&name);
+        while outcome.is_empty() {
+            let spool = alder.spool();
+            let names = spool.while_nobody_decides(|| {
+                let meta = fs::metadata(alder.outbox(&name)).unwrap();
+                spool.outbox.visible_links(meta.ino(), meta.nlink())
+            });
+            assert_eq!(names, 1, "round {round}");
+        }
+        assert!(matches!(outcome.recv().unwrap(), SealOutcome::Sealed(_)));
+    }
+}
+
+#[test]
 fn of_two_files_with_equal_bytes_the_one_that_is_left_goes_to_who_joins_later() {
     let (alder, birch) = pair();
     let bytes = pattern(100_000);

@@ -3,8 +3,9 @@
 //! | step | held from then on | what an error leaves |
 //! |---|---|---|
 //! | [`Gates::lock`] | the gates of all members: nobody changes their bytes | nothing |
-//! | [`Gates::link`] | their content links | nothing: the links go again |
+//! | [`Gates::link`] | the content links of many | nothing: the links go again |
 //! | [`Linked::plan`] | the decision lock | the same |
+//! | [`Plan::take_in`] | the content link of a single file | the same |
 //! | [`Plan::commit`] | | before its batch is in the journal the same; after it there are no errors |
 //!
 //! # Invariants

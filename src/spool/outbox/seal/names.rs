@@ -38,8 +38,8 @@ impl Spool {
             let at = self.outbox().shown(&member.path);
             member.meta = file.metadata().on("stat", &at)?;
         }
-        let linked = gates.link(self, std::slice::from_ref(&member))?;
-        let mut plan = linked.plan(self);
+        // Its link is made when it is taken in: who counts its names meanwhile finds it with the record, or not at all.
+        let mut plan = gates.link(self, &[])?.plan(self);
         // A name may have gone or moved while the bytes were hashed, and the inode's number to another file with it.
         let mut shown = Vec::with_capacity(names.len());
         for name in names {

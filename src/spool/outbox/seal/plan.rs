@@ -141,8 +141,9 @@ impl Plan<'_> {
         if meta.len() != member.hashed.len {
             return Ok(Taken::Changed);
         }
-        // The link may have been another file's that is gone since.
-        if member.target.is_none() && !spool.content.has(member.digest()) {
+        // That of a single file is made here. Of many it may have been another file's that is gone since.
+        let is_single = member.file.is_some();
+        if member.target.is_none() && (is_single || !spool.content.has(member.digest())) {
             if !self.linked.hold(member, &mut self.batch)? {
                 return Ok(Taken::Gone);
             }
