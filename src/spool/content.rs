@@ -142,13 +142,23 @@ impl Content {
 
 /// What only one at a time may decide.
 impl Guard<'_, Content> {
-    /// Undoes [`Content::hold`] for this inode, which is not recorded; not if others count on the link by now.
+    /// Undoes [`Content::hold`] for this inode, which is not recorded. If others count on the link by now it is recorded
+    /// instead, so that nobody writes through it; only until the next start, since what failed may not be durable.
     pub(in crate::spool) fn unhold(&self, digest: Digest, ino: u64) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
-        if inode_at(&link) == Some(ino) && !self.is_needed(digest)? {
-            durable::remove(&link)?;
+        let Ok(meta) = fs::symlink_metadata(&link) else {
+            return Ok(());
+        };
+        if meta.ino() != ino {
+            return Ok(());
         }
-        Ok(())
+        if !self.is_needed(digest)? {
+            durable::remove(&link)?;
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        self.record_doubted(digest, &Stat::of(&meta), &mut batch)?;
+        Ok(self.journal.submit(batch)?)
     }
 
     /// The inode is about to lose these bytes: it does not stand for them any more. `false`: somebody needs them, and

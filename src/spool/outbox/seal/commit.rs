@@ -190,7 +190,11 @@ impl Plan<'_> {
             }
             spool.journal.submit(batch)?;
         }
-        self.linked.made.clear();
+        // A member that was not taken in has no record: its link goes.
+        let records = &self.records;
+        self.linked
+            .made
+            .retain(|(_, ino)| !records.contains_key(ino));
         for (ino, (digest, _)) in &self.records {
             self.linked.gates.seal(*ino, *digest);
             if !marked {
