@@ -15,7 +15,7 @@ use crate::spool::{ServeError, Spool};
 
 impl Spool {
     /// Opens what is here of an entry of a bundle that this node is receiving, or has received, for `peer`. `end` is
-    /// what [`Self::end_of`] said when it began to arrive: of what has ended no row may be left.
+    /// what [`Ledger::end_of`](crate::spool::ledger::Ledger::end_of) said when it began to arrive: of what has ended no row may be left.
     pub(crate) fn open_arrived(
         &self,
         manifest: &VerifiedManifest,

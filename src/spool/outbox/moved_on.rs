@@ -15,7 +15,7 @@
 //! 2. So there are at most as many rows as files that wait for their seal, and former names in bundles that are not over.
 //!
 //! # Crash behaviour
-//! The rows go in one batch with those of the names ([`OUT_NAMES`](super::tables::OUT_NAMES)) and of the bundles, so what is
+//! The rows go in one batch with those of the names ([`OUT_NAMES`]) and of the bundles, so what is
 //! found after a crash fits. Whatever is in doubt counts as moved on: then a consumed file stays consumed, and an older file
 //! may stay where it is.
 

@@ -44,7 +44,7 @@ use crate::spool::{Event, Gate, Recheck, SealName, SealOutcome, SealRequest, Spo
 pub(in crate::spool) struct Earlier {
     pub(in crate::spool) supersedes: Option<BundleId>,
     pub(in crate::spool) renamed_from: Vec<Former>,
-    /// See [`Spool::moved_on`].
+    /// See [`Outbox::moved_on`](crate::spool::outbox::Outbox::moved_on).
     pub(in crate::spool) moved_on: Option<MovedOn>,
     pub(in crate::spool) rest_of: Option<Rest>,
 }
