@@ -128,11 +128,10 @@ impl Spool {
         self.tell_cleared(&choosing);
         let namings = namings?;
 
-        let mut names = Vec::with_capacity(namings.len());
-        for naming in &namings {
-            let ino = verified.files[naming.entry].as_ref().map_or(0, |f| f.ino);
-            names.push((naming.entry as u32, naming.name.clone(), ino));
-        }
+        let names = namings
+            .iter()
+            .map(|naming| publish::given(verified, naming));
+        let names: Vec<_> = names.collect();
         intent.insert(
             INTENTS,
             &bundle,

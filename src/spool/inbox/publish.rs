@@ -432,7 +432,7 @@ fn are_synced_singly(
         })
 }
 
-fn given(verified: &Verified, naming: &Naming) -> Given {
+pub(super) fn given(verified: &Verified, naming: &Naming) -> Given {
     let file = verified.files[naming.entry].as_ref();
     let ino = file.map_or(0, |file| file.ino);
     (naming.entry as u32, naming.name.clone(), ino)
