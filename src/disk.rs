@@ -13,9 +13,11 @@ pub(crate) mod beneath;
 pub(crate) mod durable;
 pub(crate) mod extents;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 /// A system call failed on a path of ours.
@@ -62,6 +64,21 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
+/// What is read through `file` from now on leaves its access time alone: the daemon hashes, copies and serves files of
+/// users, who may have set that time, or want to know when a program last read them. Best effort: the kernel lets only the
+/// owner of a file ask for it, and root.
+pub(crate) fn keep_access_time(file: &File) {
+    let asked = rustix::fs::fcntl_getfl(file).and_then(|flags| {
+        if flags.contains(OFlags::NOATIME) {
+            return Ok(());
+        }
+        rustix::fs::fcntl_setfl(file, flags | OFlags::NOATIME)
+    });
+    if let Err(error) = asked {
+        tracing::debug!(%error, "reading a file changes its access time");
+    }
+}
+
 /// Adds the path to an I/O error.
 pub(crate) trait OnPath<T> {
     /// `action` is a verb: "open", "rename".
@@ -95,5 +112,34 @@ impl<T> OnPath<T> for rustix::io::Result<T> {
 
     fn on_sync(self, path: &Path) -> Result<T, DiskError> {
         self.map_err(io::Error::from).on_sync(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::FileTimes;
+    use std::io::Read as _;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    /// A read sets the access time of a file whose access time is older than its modification time, on nearly every mount.
+    #[test]
+    fn a_file_that_is_read_for_ourselves_keeps_its_access_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("f");
+        std::fs::write(&at, "bytes").unwrap();
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        File::options()
+            .write(true)
+            .open(&at)
+            .unwrap()
+            .set_times(FileTimes::new().set_accessed(old))
+            .unwrap();
+        let mut file = File::open(&at).unwrap();
+        keep_access_time(&file);
+        keep_access_time(&file);
+        assert_eq!(file.read_to_end(&mut Vec::new()).unwrap(), 5);
+        assert_eq!(std::fs::metadata(&at).unwrap().accessed().unwrap(), old);
     }
 }

@@ -62,7 +62,16 @@ pub(crate) struct Serving {
 impl Serving {
     /// Blocks until the mount is gone (unmounted from outside, or by us) and every loop has ended.
     pub(crate) fn join(self) -> io::Result<()> {
-        self.session.join()
+        ended(self.session.join())
+    }
+}
+
+/// The end of a mount while a loop takes a request out of the queue (the last user of a mount that was detached closes a
+/// file) is an aborted read, and no fault.
+fn ended(session: io::Result<()>) -> io::Result<()> {
+    match session {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        session => session,
     }
 }
 

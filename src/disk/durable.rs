@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, RenameFlags};
 
 use super::beneath::{Root, Spot, is_nothing};
 use super::extents::Extents;
-use super::{DiskError, OnPath};
+use super::{DiskError, OnPath, keep_access_time};
 use crate::bundle::RelPath;
 
 /// Something that must be on the disk before what speaks of it may be.
@@ -258,6 +258,7 @@ pub(crate) fn copy(from: &File, to: &Path) -> Result<File, DiskError> {
         .mode(0o644)
         .open(to)
         .on("create", to)?;
+    keep_access_time(from);
     if rustix::fs::ioctl_ficlone(&new, from).is_ok() {
         return Ok(new);
     }

@@ -314,3 +314,11 @@ fn a_panic_is_logged_with_the_operation() {
         assert!(text.contains(word), "{text}");
     }
 }
+
+#[test]
+fn a_read_that_was_aborted_by_the_end_of_the_mount_is_no_fault() {
+    let of = |errno: i32| ended(Err(io::Error::from_raw_os_error(errno)));
+    of(libc::ECONNABORTED).unwrap();
+    ended(Ok(())).unwrap();
+    assert_eq!(of(libc::EIO).unwrap_err().raw_os_error(), Some(libc::EIO));
+}

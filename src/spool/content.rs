@@ -37,6 +37,7 @@ use super::tables::Stat;
 use super::{GateGuard, Layout, ServeError, Spool, SpoolError};
 use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, RelPath};
 use crate::digest::Digest;
+use crate::disk::keep_access_time;
 use crate::journal::Journal;
 use crate::peer::PeerId;
 
@@ -383,6 +384,7 @@ impl ContentReader {
                         }
                         opened => opened.on("open", &self.path)?,
                     };
+                    keep_access_time(&file);
                     let ino = file.metadata().on("stat", &self.path)?.ino();
                     (file, ino)
                 }

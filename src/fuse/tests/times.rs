@@ -104,6 +104,17 @@ fn times_before_1970_pass_through_the_mount() {
     }
 }
 
+/// The sealer reads every file, and `cp -p` sets the access time just before the last close.
+#[test]
+fn sealing_leaves_the_access_time() {
+    let Some(m) = Mounted::new() else { return };
+    m.sh("exec 3>f; echo x >&3; touch -a -d @1000 f; exec 3>&-");
+    m.t.wait_sealed(|sealed| *sealed == Sealed::One("f".to_owned(), None));
+    for path in [m.outbox().join("f"), m.t.outbox("f")] {
+        assert_eq!(fs::metadata(&path).unwrap().atime(), 1000, "{path:?}");
+    }
+}
+
 #[test]
 fn a_time_set_while_mapped_pages_are_dirty_stays() {
     let Some(m) = Mounted::new() else { return };

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::bundle::RelPath;
 use crate::digest::{Hashed, Hasher};
+use crate::disk::keep_access_time;
 use crate::spool::durable::OnPath;
 use crate::spool::extents::Extents;
 use crate::spool::{Gate, Spool, SpoolError};
@@ -79,6 +80,7 @@ pub(in crate::spool) fn hash_on(
     buffer: &mut [u8],
     mut over: impl FnMut(u64) -> bool,
 ) -> io::Result<bool> {
+    keep_access_time(file);
     let mut extents = Extents::of(file);
     loop {
         let at = hasher.len();

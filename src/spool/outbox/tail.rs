@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::{Condvar, Mutex};
 
+use crate::disk::keep_access_time;
 use crate::spool::Gate;
 use crate::spool::outbox::Outbox;
 use crate::spool::outbox::hashing::READ_BYTES;
@@ -136,6 +137,7 @@ fn work_loop(queue: &Receiver<Work>, current: &Current) {
 
 /// Hashes what was written since the last time.
 fn follow(gate: &Gate, file: &File, buffer: &mut [u8], ending: &AtomicBool) {
+    keep_access_time(file);
     let given_up = || gate.is_retired() || ending.load(Ordering::Acquire);
     loop {
         let Some(mut work) = gate.lock().begin_tail() else {
