@@ -208,9 +208,9 @@ impl House {
             .build(&config, keys, lock, &request, end)
             .and_then(|built| self.serve(&request, end).map(|()| built))
             .and_then(|built| {
-                built.spool.group().keep(&config.keep)?;
+                built.spool.group.keep(&config.keep)?;
                 if proved {
-                    built.spool.group().bind()?;
+                    built.spool.group.bind()?;
                 }
                 Ok(built)
             })

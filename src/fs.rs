@@ -424,11 +424,7 @@ impl Fs {
     pub(crate) fn statfs(&self) -> Result<Space, FsError> {
         let stat = rustix::fs::fstatvfs(&self.outbox)?;
         let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let kept = self
-            .spool
-            .content()
-            .min_free()
-            .div_ceil(stat.f_frsize.max(1));
+        let kept = self.spool.content.min_free().div_ceil(stat.f_frsize.max(1));
         Ok(Space {
             blocks: stat.f_blocks,
             free: stat.f_bfree,

@@ -176,7 +176,7 @@ impl Mesh {
     /// Binds the endpoint. Nobody is dialled or let in before [`Self::open`]: a start that fails in between was nobody's
     /// member. `store` has entered its group.
     pub(crate) fn bind(store: Arc<Spool>, config: MeshConfig) -> Result<Self, MeshError> {
-        if store.group().keys().is_empty() {
+        if store.group.keys().is_empty() {
             return Err(MeshError::NoGroup);
         }
         let runtime = Builder::new_multi_thread()
@@ -187,13 +187,13 @@ impl Mesh {
             .build()
             .map_err(MeshError::Runtime)?;
         let relays = endpoint::parse_relays(&config.relays)?;
-        let remembered = store.group().remembered_listen();
+        let remembered = store.group.remembered_listen();
         let (identity, listen) = (store.identity(), &config.listen);
         let may_wait = config.wait_for_addresses;
         let bound = net::bind_first(identity, listen, &remembered, &relays, may_wait);
         let bound = runtime.block_on(bound)?;
         if let Some(sockets) = bound.whole()
-            && let Err(error) = store.group().remember_listen(&sockets)
+            && let Err(error) = store.group.remember_listen(&sockets)
         {
             tracing::warn!("the ports cannot be remembered: {error}");
         }
@@ -270,7 +270,7 @@ impl Mesh {
         let members: HashMap<PeerId, Member> = self
             .hub
             .store
-            .group()
+            .group
             .members()
             .into_iter()
             .map(|m| (m.id, m))
@@ -283,7 +283,7 @@ impl Mesh {
                 id: peer.id.to_string(),
                 name: name.map(String::from).unwrap_or_default(),
                 connected,
-                pending: self.hub.store.ledger().pending_count(peer.id),
+                pending: self.hub.store.ledger.pending_count(peer.id),
                 last_seen: if connected {
                     roster::now()
                 } else {

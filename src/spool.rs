@@ -1,11 +1,12 @@
 //! The spool: all durable state, and every fsync and rename of it.
 //!
-//! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Spool::subscribe`] is only a doorbell.
+//! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Doorbell`] only says that it is worth a look.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
 mod content;
 mod decision;
 mod directories;
+mod doorbell;
 mod dress;
 mod durable;
 mod group;
@@ -32,13 +33,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::content::room::Room;
 pub(crate) use self::content::room::{Limits, PartRoom};
 pub(crate) use self::content::{Content, ContentReader};
+use self::doorbell::Doorbell;
+pub(crate) use self::doorbell::Event;
 pub(crate) use self::dress::Dress;
 use self::dress::Roots;
 use self::durable::OnPath;
@@ -232,25 +235,6 @@ impl SpoolError {
             _ => libc::EIO,
         }
     }
-}
-
-/// Something changed that a listener may want to look at. Losing one costs a rescan interval, never a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A bundle of ours was sealed; its recipients have it pending.
-    Sealed(BundleId, Priority),
-    /// A receipt is ready to go to the bundle's origin: ours, or one of another recipient that we keep the bundle for.
-    ReceiptReady(Receipt),
-    /// A bundle of ours is final for every recipient.
-    Closed(BundleId),
-    /// Something new is pending for this peer beyond a single seal (it joined, a deferral ended): rescan.
-    PendingChanged(PeerId),
-    /// The set of members or their addresses changed.
-    MembersChanged,
-    /// Ask this peer about this bundle again at once, whatever it said before.
-    Retry(BundleId, PeerId),
-    /// Something `status` shows changed.
-    StatusChanged,
 }
 
 /// A file to be sealed: what `ready` found complete.
@@ -484,9 +468,6 @@ enum Recheck {
     KeepIfChanged,
 }
 
-/// Bell for every event.
-pub(crate) type Bell = Box<dyn Fn(&Event) + Send + Sync>;
-
 /// The spool. One per state directory and process; shared as `Arc`.
 pub(crate) struct Spool {
     me: Weak<Spool>,
@@ -496,27 +477,27 @@ pub(crate) struct Spool {
     identity: Identity,
     lifetime: RwLock<Duration>,
     journal: Arc<Journal>,
-    /// See [`decision`].
-    deciding: Mutex<()>,
-    content: Arc<Content>,
+    /// Rings at every change.
+    pub(crate) doorbell: Arc<Doorbell>,
     /// What is in the outbox.
     pub(crate) outbox: Outbox,
     inbox: Inbox,
-    ledger: Ledger,
+    /// What is kept by digest, and the room for it.
+    pub(crate) content: Arc<Content>,
+    /// Bundles and deliveries.
+    pub(crate) ledger: Arc<Ledger>,
+    /// The group that this node is in.
+    pub(crate) group: Arc<Group>,
     /// Whether there may be rows of names that wait: see `home`.
     provisional: AtomicBool,
     epoch: AtomicU64,
     incarnation: [u8; 16],
     next_seq: AtomicU64,
-    group: Group,
     arriving: Mutex<HashMap<BundleId, InboundShown>>,
     /// The bundles of many files that were used last; a few, so that it is bounded.
     large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
-    bells: RwLock<Vec<Bell>>,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
-    changes: Mutex<u64>,
-    changed: Condvar,
-    counters: Counters,
+    counters: Arc<Counters>,
     history: History,
     custodian: ledger::custody::Custodian,
     doubts: inbox::doubt::Doubts,
@@ -582,12 +563,13 @@ impl Spool {
         let rebuilt = last_epoch.is_none() && is_in_use(&layout)?;
         let unknown = if rebuilt { now_secs() } else { 0 };
         let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
-        let group = Group::load(&journal, &layout, &config.identity)?;
-        let ledger = Ledger::load(&journal)?;
+        let group = Arc::new(Group::load(&journal, &layout, &config.identity)?);
+        let ledger = Arc::new(Ledger::load(&journal, &group)?);
         let sealers = config.sealers.max(1);
-        let content = Arc::new(Content::new(&journal, &layout, room));
+        let content = Arc::new(Content::new(&journal, &layout, &ledger, room));
         let outbox = Outbox::new(&journal, &content, &roots.outbox);
         let outbox = outbox.on("start a thread for", &state)?;
+        let inbox = Inbox::new(&journal, &content);
         let spool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             content,
@@ -596,9 +578,9 @@ impl Spool {
             dress: config.dress,
             identity: config.identity,
             lifetime: RwLock::new(config.lifetime),
-            deciding: Mutex::new(()),
+            doorbell: Arc::default(),
             outbox,
-            inbox: Inbox::new(&journal),
+            inbox,
             ledger,
             journal,
             provisional: AtomicBool::new(true),
@@ -608,11 +590,8 @@ impl Spool {
             group,
             arriving: Mutex::default(),
             large_manifests: Mutex::default(),
-            bells: RwLock::default(),
             observer: RwLock::default(),
-            changes: Mutex::new(1),
-            changed: Condvar::new(),
-            counters: Counters::default(),
+            counters: Arc::default(),
             history: History::new(config.limits.history),
             custodian: ledger::custody::Custodian::default(),
             doubts: inbox::doubt::Doubts::default(),
@@ -658,21 +637,6 @@ impl Spool {
     /// Where things are.
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// What is kept by digest, and the room for it.
-    pub(crate) fn content(&self) -> &Content {
-        &self.content
-    }
-
-    /// The group that this node is in.
-    pub(crate) fn group(&self) -> &Group {
-        &self.group
-    }
-
-    /// Bundles and deliveries.
-    pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
     }
 
     /// Our own key pair.
@@ -733,11 +697,6 @@ impl Spool {
     /// Whether the journal was missing at start, though the state had been used.
     fn is_rebuilt(&self) -> bool {
         self.rebuilt
-    }
-
-    /// Calls `bell` at every event, from whatever thread. It must not block and not call back.
-    pub(crate) fn subscribe(&self, bell: impl Fn(&Event) + Send + Sync + 'static) {
-        self.bells.write().push(Box::new(bell));
     }
 
     /// Sets who is told of new inbox names.

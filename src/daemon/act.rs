@@ -54,7 +54,7 @@ fn send(spool: &Spool, files: SendFiles) -> Acted {
         priority,
         id,
     };
-    if let Err(error) = spool.group().check_targets(&request.to) {
+    if let Err(error) = spool.group.check_targets(&request.to) {
         return Acted::failed(error.to_string());
     }
     let with = |acted: Acted, bundle: BundleId| Acted {
@@ -89,12 +89,7 @@ fn cancel(spool: &Spool, what: &Named) -> Acted {
         Ok(Cancelled::Ended(0)) => Acted::done("cancelled; nobody had been promised it"),
         Ok(Cancelled::Ended(1)) => Acted::done("cancelled for 1 recipient"),
         Ok(Cancelled::Ended(many)) => Acted::done(format!("cancelled for {many} recipients")),
-        Ok(Cancelled::Over)
-            if spool
-                .ledger()
-                .ended(bundle, spool.identity().id())
-                .is_some() =>
-        {
+        Ok(Cancelled::Over) if spool.ledger.ended(bundle, spool.identity().id()).is_some() => {
             Acted::done("it was cancelled before")
         }
         Ok(Cancelled::Over) => Acted::failed("there is nothing left of it to cancel"),
@@ -108,7 +103,7 @@ fn retry(spool: &Spool, what: &Named, to: Option<&str>) -> Acted {
         Ok(bundle) => bundle,
         Err(failed) => return failed,
     };
-    let peer: Option<PeerId> = match to.map(|name| (name, spool.group().member_named(name))) {
+    let peer: Option<PeerId> = match to.map(|name| (name, spool.group.member_named(name))) {
         None => None,
         Some((_, Ok(peer))) => Some(peer),
         Some((_, Err(why))) => return Acted::failed(why.to_string()),

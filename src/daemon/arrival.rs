@@ -47,7 +47,7 @@ pub(super) fn ready(
             warnings.push(not_connected(ticket, asked, facts));
         }
     }
-    if facts.spool.group().admission(facts.id) == Admission::Removed {
+    if facts.spool.group.admission(facts.id) == Admission::Removed {
         warnings.push(format!(
             "this node ({}…) was removed from the group by its admin: nothing is sent or received any more. To join again, \
              mount with a new ticket and another --state",

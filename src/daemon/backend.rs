@@ -107,7 +107,7 @@ impl Backend {
     /// Shows that a peer goes by a name which another had first: nothing is routed to it by that name.
     fn with_claim(&self, row: PeerRow) -> PeerRow {
         let owner = PeerId::from_hex(&row.id)
-            .and_then(|id| self.facts.spool.group().false_claim(id, &row.name));
+            .and_then(|id| self.facts.spool.group.false_claim(id, &row.name));
         let Some(owner) = owner else { return row };
         let claims = format!(
             "{} is the name of {}: nothing is sent to this one by it",
@@ -221,7 +221,7 @@ impl ControlBackend for Backend {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             id: facts.id.to_string(),
             name: facts.name.as_str().to_owned(),
-            group: facts.spool.group().name(),
+            group: facts.spool.group.name(),
             mountpoint: facts.mountpoint.to_string_lossy().into_owned(),
             state: facts.spool.layout().state().to_string_lossy().into_owned(),
             pid: std::process::id(),
@@ -364,7 +364,7 @@ impl ControlBackend for Backend {
     }
 
     fn is_alone(&self) -> bool {
-        self.facts.spool.group().members().is_empty()
+        self.facts.spool.group.members().is_empty()
     }
 
     fn links(&self) -> HashMap<String, Option<u64>> {
@@ -377,7 +377,7 @@ impl ControlBackend for Backend {
     }
 
     fn wait_change(&self, seen: u64, at_most: Duration) -> u64 {
-        self.facts.spool.wait_change(seen, at_most)
+        self.facts.spool.doorbell.wait_change(seen, at_most)
     }
 
     fn send(&self, path: &RelPath) -> Result<(), String> {
@@ -403,7 +403,7 @@ impl ControlBackend for Backend {
 
     fn forget(&self, who: &str) -> Result<Forgotten, String> {
         let peers = ControlBackend::peers(self);
-        let member = find_member(&self.facts.spool.group().members(), who)?;
+        let member = find_member(&self.facts.spool.group.members(), who)?;
         let id = member.id.to_string();
         if peers.iter().any(|peer| peer.id == id && peer.connected) {
             return Err(format!(

@@ -130,7 +130,7 @@ pub(super) fn give_up(layout: &Layout, spool: Option<&Spool>, made: Made) {
         return;
     }
     let removed = keys::remove(layout, made.identity);
-    let forgotten = spool.map_or(Ok(()), |spool| spool.group().leave());
+    let forgotten = spool.map_or(Ok(()), |spool| spool.group.leave());
     if let Err(error) = removed.and(forgotten) {
         tracing::warn!("the group of this start is not given up: {error}");
     }
@@ -144,19 +144,19 @@ pub(super) fn enter(
     config: &Config,
 ) -> anyhow::Result<Option<Asked>> {
     let layout = spool.layout();
-    let left_over = spool.group().charter().is_some() || !spool.group().members().is_empty();
+    let left_over = spool.group.charter().is_some() || !spool.group.members().is_empty();
     if made.group && left_over && is_alone(layout) {
-        spool.group().leave()?;
+        spool.group.leave()?;
     }
     let ticket = config.ticket.as_ref().filter(|ticket| ticket.group == key);
     let by_ticket = ticket.and_then(|ticket| ticket.charter);
     let founded = keys::is_founding(layout).then(|| Charter::of(&key, spool.identity().id()));
-    let first_time = spool.group().charter().is_none();
+    let first_time = spool.group.charter().is_none();
     if let Some(ticket) = ticket.filter(|ticket| first_time && ticket.generation > 1) {
-        spool.group().note_generation(ticket.generation)?;
+        spool.group.note_generation(ticket.generation)?;
     }
     spool.enter_group(key, by_ticket.or(founded))?;
-    if spool.group().admission(spool.identity().id()) == Admission::Left {
+    if spool.group.admission(spool.identity().id()) == Admission::Left {
         let state = layout.state().to_owned();
         return Err(KeyError::Left { state }.into());
     }
@@ -167,7 +167,7 @@ pub(super) fn enter(
         let identity = spool.identity();
         asked = Some(mesh::knock(identity, &config.listen, ticket)?);
         if spool
-            .group()
+            .group
             .adopt_key(ticket.group.clone(), ticket.generation)?
         {
             tracing::info!("took the newer group key of the ticket");
@@ -176,7 +176,7 @@ pub(super) fn enter(
     let listed = config.listed.then(|| config.member.iter().copied());
     let peers = config.peers.iter().map(|(id, _)| *id);
     spool
-        .group()
+        .group
         .set_listed(listed.map(|ids| ids.chain(peers).collect()));
     Ok(asked)
 }
@@ -184,13 +184,13 @@ pub(super) fn enter(
 /// Whether a ticket of our group has a key that is newer than all we know.
 fn brings_key(spool: &Spool, ticket: &Ticket) -> bool {
     is_ours(spool, ticket)
-        && ticket.generation > spool.group().generation()
-        && !spool.group().keys().contains(&ticket.group)
+        && ticket.generation > spool.group.generation()
+        && !spool.group.keys().contains(&ticket.group)
 }
 
 fn is_ours(spool: &Spool, ticket: &Ticket) -> bool {
-    let root = spool.group().root();
-    spool.group().keys().contains(&ticket.group)
+    let root = spool.group.root();
+    spool.group.keys().contains(&ticket.group)
         || ticket
             .charter
             .is_some_and(|charter| Some(charter.root) == root)
@@ -210,12 +210,12 @@ fn same_group(spool: &Spool, config: &Config) -> Result<(), KeyError> {
         .invitation
         .as_ref()
         .map(|invitation| invitation.group);
-    let invited = invited.filter(|root| spool.group().root() != Some(*root));
+    let invited = invited.filter(|root| spool.group.root() != Some(*root));
     match theirs.or(invited) {
         None => Ok(()),
         Some(theirs) => Err(KeyError::OtherGroup {
             state: spool.layout().state().to_owned(),
-            ours: spool.group().name(),
+            ours: spool.group.name(),
             theirs: group_id(&theirs),
         }),
     }
@@ -289,7 +289,7 @@ mod tests {
             let spool = Spool::open(config.spool(keys.identity))?;
             match enter(&spool, keys.group, keys.made, &config) {
                 Ok(_) => {
-                    let group = spool.group().keys().swap_remove(0);
+                    let group = spool.group.keys().swap_remove(0);
                     Ok((spool, group, keys.made))
                 }
                 Err(error) => {
@@ -320,16 +320,16 @@ mod tests {
         }
         assert_eq!(node.started(&[]), (second.group.clone(), id));
         let (spool, ..) = node.start(&[]).unwrap();
-        assert_eq!(spool.group().charter(), second.charter, "and no other's");
+        assert_eq!(spool.group.charter(), second.charter, "and no other's");
         spool.close();
     }
 
     #[test]
     fn who_is_bound_to_a_group_stays_in_it() {
         let binds: [fn(&Spool); 3] = [
-            |spool| spool.group().bind().unwrap(),
+            |spool| spool.group.bind().unwrap(),
             |spool| {
-                spool.group().invite(None, false).unwrap();
+                spool.group.invite(None, false).unwrap();
             },
             |spool| {
                 let (id, name) = (Identity::generate().id(), PeerName::parse("cedar").unwrap());
@@ -364,7 +364,7 @@ mod tests {
             let (spool, ..) = node.start(&[]).unwrap();
             std::thread::scope(|scope| {
                 for _ in 0..4 {
-                    scope.spawn(|| spool.group().bind().unwrap());
+                    scope.spawn(|| spool.group.bind().unwrap());
                 }
             });
             assert!(!is_alone(&node.layout));
@@ -397,8 +397,8 @@ mod tests {
         node.started(&[join(&ticket())]);
         keys::remove(&node.layout, false).unwrap();
         let (spool, ..) = node.start(&[join(&other)]).unwrap();
-        assert_eq!(spool.group().charter(), other.charter);
-        assert!(spool.group().members().is_empty());
+        assert_eq!(spool.group.charter(), other.charter);
+        assert!(spool.group.members().is_empty());
         spool.close();
     }
 

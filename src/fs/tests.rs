@@ -172,7 +172,7 @@ fn test_fs_of(setup: Setup) -> TestFs {
     };
     let spool = Spool::open(spool_config.clone()).unwrap();
     let (sender, sealed) = channel();
-    spool.subscribe(move |event| {
+    spool.doorbell.subscribe(move |event| {
         if let crate::spool::Event::Sealed(bundle, _) = event {
             sender.send(*bundle).ok();
         }
@@ -606,7 +606,7 @@ fn sealed_bytes_are_copied_out_before_they_change_and_others_do_not_wait() {
     let (here, copying) = channel();
     let (release, hold) = channel::<()>();
     let (here, hold) = (Mutex::new(here), Mutex::new(hold));
-    t.spool.content().pretend_free(move || {
+    t.spool.content.pretend_free(move || {
         let name = thread::current().name().unwrap_or_default().to_owned();
         if name.starts_with("fs-blocking") {
             here.lock().send(()).ok();

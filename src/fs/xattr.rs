@@ -47,8 +47,7 @@ impl Fs {
     /// The directory of the outbox that an attribute would route what is below of; `None`: it is not such an attribute,
     /// or no such directory.
     fn routing_directory(&self, id: NodeId, name: &[u8]) -> Result<Option<OwnedFd>, FsError> {
-        if self.spool.group().check_route_xattr(name, b"").is_none() || generated::is_generated(id)
-        {
+        if self.spool.group.check_route_xattr(name, b"").is_none() || generated::is_generated(id) {
             return Ok(None);
         }
         let backing = self.nodes.lock().backing(id)?;
@@ -101,12 +100,12 @@ impl Fs {
         flags: i32,
     ) -> Result<(), FsError> {
         if let Some(directory) = self.routing_directory(id, name)? {
-            if self.spool.group().check_route_xattr(name, value) != Some(true) {
+            if self.spool.group.check_route_xattr(name, value) != Some(true) {
                 return Err(FsError::Invalid);
             }
             // First: what is sealed from here on looks.
             self.spool
-                .group()
+                .group
                 .note_routed(rustix::fs::fstat(&directory)?.st_ino);
             let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
             return Ok(fsetxattr(&directory, name, value, flags)?);

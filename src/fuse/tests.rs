@@ -267,7 +267,7 @@ fn a_panic_ends_one_operation_with_an_error_and_not_the_mount() {
         m.t.wait_sealed(|sealed| *sealed == Sealed::One(format!("f{n}"), None));
         let opened = fs::File::options().write(true).open(&file).unwrap();
         let on = panicked.clone();
-        m.t.spool.content().pretend_free(move || {
+        m.t.spool.content.pretend_free(move || {
             let thread = std::thread::current();
             on.lock().unwrap().push(thread.name().unwrap().to_owned());
             panic!("injected")
@@ -277,7 +277,7 @@ fn a_panic_ends_one_operation_with_an_error_and_not_the_mount() {
         // Room for a copy of the sealed bytes is asked for in the pool.
         let cut = opened.set_len(1).unwrap_err();
         assert_eq!(cut.raw_os_error(), Some(libc::EIO), "in the pool");
-        m.t.spool.content().pretend_no_more();
+        m.t.spool.content.pretend_no_more();
         m.sh(&format!("echo {n} > after; test \"$(cat after)\" = {n}"));
         opened.set_len(1).unwrap();
     }

@@ -20,7 +20,7 @@ pub(crate) fn tell(hub: &Hub, peer: &Peer, out: &Out) {
         out.wait_room();
         let owed = match hub
             .store
-            .ledger()
+            .ledger
             .cancels_owed(peer.id, after.as_ref(), BATCH)
         {
             Ok(owed) => owed,
@@ -58,7 +58,7 @@ pub(crate) fn take(hub: &Hub, peer: &Peer, cancels: Vec<Cancel>) -> Vec<BundleId
 
 /// The peer has seen these.
 pub(crate) fn seen(hub: &Hub, peer: &Peer, bundles: &[BundleId]) {
-    if let Err(error) = hub.store.ledger().cancels_seen(peer.id, bundles) {
+    if let Err(error) = hub.store.ledger.cancels_seen(peer.id, bundles) {
         tracing::error!(
             "it is not recorded which cancels {} has: {error}",
             peer.label()

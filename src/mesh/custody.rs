@@ -69,7 +69,7 @@ pub(crate) async fn settled(hub: &Arc<Hub>, receipt: &Receipt) {
 fn tell_closed(hub: &Hub, closing: &[BundleId]) {
     let mut told: BTreeMap<PeerId, Vec<BundleId>> = BTreeMap::new();
     for bundle in closing {
-        let recipients = hub.store.ledger().recipients(*bundle);
+        let recipients = hub.store.ledger.recipients(*bundle);
         let asker = recipients.first().copied().unwrap_or(hub.me);
         match hub.store.closed_of(asker, &[*bundle]) {
             Ok((closed, _)) if !closed.is_empty() => {
@@ -125,7 +125,7 @@ pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
     let mut last: Option<Receipt> = None;
     while let Some(page) = hub
         .store
-        .ledger()
+        .ledger
         .relays(peer.id, last.as_ref(), LIST_MAX)
         .map_err(failed)
         .ok()
@@ -138,7 +138,7 @@ pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
     let mut last: Option<BundleId> = None;
     while let Some(page) = hub
         .store
-        .ledger()
+        .ledger
         .carried(peer.id, last, LIST_MAX)
         .map_err(failed)
         .ok()

@@ -263,12 +263,12 @@ impl Finder {
             return;
         };
         // A member that was away announces itself under an older key.
-        let keys = self.hub.store.group().keys();
+        let keys = self.hub.store.group.keys();
         let opened = |(n, key)| Some((n, open(key, &label, &sealed)?));
         let Some((which, said)) = keys.iter().enumerate().find_map(opened) else {
             return;
         };
-        let entitled = which == 0 || !self.hub.store.group().older_keys_for(said.id).is_empty();
+        let entitled = which == 0 || !self.hub.store.group.older_keys_for(said.id).is_empty();
         if !entitled || said.id == self.hub.me || !self.is_welcome(said.id) {
             return;
         }

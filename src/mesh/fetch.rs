@@ -61,7 +61,7 @@ pub(crate) fn start(
     let first = if full {
         None
     } else {
-        let end = hub.store.ledger().end_of(&manifest);
+        let end = hub.store.ledger.end_of(&manifest);
         hub.fetches.begin(&manifest, peer.id, end)
     };
     if first.is_some() {

@@ -24,7 +24,7 @@ impl Hub {
             name: self.name.clone(),
             epoch,
             incarnation,
-            seen: self.store.group().epoch_seen_of(to),
+            seen: self.store.group.epoch_seen_of(to),
             addrs: first(self.net.listen_addrs()),
             members: self.members_to_tell(),
         }
@@ -38,7 +38,7 @@ impl Hub {
             addrs: first(m.addrs),
         };
         self.store
-            .group()
+            .group
             .members()
             .into_iter()
             .take(MEMBERS_MAX)
@@ -104,7 +104,7 @@ impl Hub {
     /// Takes the word of `from` on who is a member and where. New members are recorded; where a known one is by
     /// another's word is not, since it says so itself when it is reached. Blocks on disk.
     pub(crate) fn told(self: &Arc<Self>, told: &[Told], from: PeerId) {
-        let known: HashSet<PeerId> = self.store.group().members().iter().map(|m| m.id).collect();
+        let known: HashSet<PeerId> = self.store.group.members().iter().map(|m| m.id).collect();
         let mut changed = false;
         for member in told {
             if member.id == self.me || member.id == from || self.is_out(member.id) {
@@ -140,7 +140,7 @@ impl Hub {
 
     /// Takes over what the journal knows of the members, and dials new ones.
     pub(super) fn refresh(self: &Arc<Self>) {
-        for member in self.store.group().members() {
+        for member in self.store.group.members() {
             if member.id != self.me {
                 self.known(member.id)
                     .learn(&member.name, &member.addrs, member.last_seen);
@@ -155,7 +155,7 @@ impl Hub {
 
     /// Whether the user gave up a peer that is not there.
     pub(super) fn is_given_up(&self, peer: &Peer) -> bool {
-        peer.session().is_none() && self.store.group().is_forgotten(peer.id).unwrap_or(false)
+        peer.session().is_none() && self.store.group.is_forgotten(peer.id).unwrap_or(false)
     }
 }
 

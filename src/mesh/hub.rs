@@ -82,7 +82,7 @@ impl Hub {
 
     /// Whether `id` is never to be talked to.
     pub(super) fn is_out(&self, id: PeerId) -> bool {
-        refusal(self.store.group().admission(id)).is_some()
+        refusal(self.store.group.admission(id)).is_some()
     }
 
     /// What to call a peer in logs.

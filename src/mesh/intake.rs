@@ -49,7 +49,7 @@ pub(crate) fn open(
                 describe(manifest.manifest()),
                 peer.label()
             );
-            let why = hub.store.content().disk_failed(&error);
+            let why = hub.store.content.disk_failed(&error);
             let says = manifest.manifest();
             let shown = Some(error.to_string());
             hub.store
@@ -124,7 +124,7 @@ pub(crate) fn wrong_or_disk(
                 InboundState::Deferred,
                 Some(error.to_string()),
             );
-            Verdict::Deferred(hub.store.content().disk_failed(error))
+            Verdict::Deferred(hub.store.content.disk_failed(error))
         }
     }
 }
@@ -159,7 +159,7 @@ pub(crate) fn publish(
         .and_then(|verified| Ok(verified.publish()?));
     match published {
         Ok(_) => {
-            hub.store.content().disk_works();
+            hub.store.content.disk_works();
             if let Some(origin) = hub.roster.get(says.origin) {
                 hub.saw_epoch(&origin, says.epoch);
             }
@@ -202,7 +202,7 @@ pub(crate) fn publish(
                 Some(error.to_string()),
             );
             Verdict::Deferred(match &error {
-                FinishError::Disk(error) => hub.store.content().disk_failed(error),
+                FinishError::Disk(error) => hub.store.content.disk_failed(error),
                 _ => "the receiver's disk failed".into(),
             })
         }

@@ -143,7 +143,7 @@ async fn redeemed(
     };
     let joiner = remote(conn);
     let lookup = hub.clone();
-    let key = tokio::task::spawn_blocking(move || lookup.store.group().invitation_key(name)).await;
+    let key = tokio::task::spawn_blocking(move || lookup.store.group.invitation_key(name)).await;
     let known = key.unwrap_or(None);
     let ends = ends(conn, Role::Acceptor, hub.me, &exporter);
     let said = match known {

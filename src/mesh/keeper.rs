@@ -47,7 +47,7 @@ pub(super) async fn keep(hub: Arc<Hub>) {
         if hub.is_stopping() {
             return;
         }
-        let remembered = hub.store.group().remembered_listen();
+        let remembered = hub.store.group.remembered_listen();
         if hub.net.bind_again(hub.store.identity(), &remembered).await {
             let peers = hub.roster.all();
             peers.iter().for_each(|peer| peer.wake.notify_one());

@@ -30,7 +30,7 @@ impl Hub {
     /// The group's key at present.
     pub(super) fn group(&self) -> GroupKey {
         // There is one from [`Mesh::bind`](crate::mesh::Mesh::bind) on.
-        self.store.group().keys().swap_remove(0)
+        self.store.group.keys().swap_remove(0)
     }
 
     /// Proves membership on `conn`, in both directions, and says whether the peer may go on.
@@ -41,12 +41,12 @@ impl Hub {
     ) -> Result<Channel, MemberError> {
         let id = remote(conn);
         let mut keys = vec![self.group()];
-        let refuse = refusal(self.store.group().admission(id));
+        let refuse = refusal(self.store.group.admission(id));
         if role == Role::Acceptor && refuse.is_some() {
             // Whoever proves that it was a member once is told that it is none any more.
-            keys = self.store.group().keys();
+            keys = self.store.group.keys();
         } else if role == Role::Acceptor && conn.alpn() == CTL_ALPN {
-            keys.extend(self.store.group().older_keys_for(id));
+            keys.extend(self.store.group.older_keys_for(id));
         }
         let proving = Proving {
             keys: &keys,
@@ -59,7 +59,7 @@ impl Hub {
             return Err(MemberError::OlderKey);
         }
         let (hub, key) = (self.clone(), keys.swap_remove(0));
-        let proved = tokio::task::spawn_blocking(move || hub.store.group().proved(id, &key)).await;
+        let proved = tokio::task::spawn_blocking(move || hub.store.group.proved(id, &key)).await;
         match proved {
             Ok(Ok(true)) => Ok(channel),
             Ok(Ok(false)) => {
@@ -73,7 +73,7 @@ impl Hub {
 
     /// Gives a member that proved an older key the statement with the new one, and waits until it has it.
     async fn hand_over(&self, conn: &Connection, mut channel: Channel) {
-        let Some(statement) = self.store.group().rekey_statement() else {
+        let Some(statement) = self.store.group.rekey_statement() else {
             return;
         };
         let frame = Frame::Member(MemberFrame::Statements(vec![statement]));
@@ -87,7 +87,7 @@ impl Hub {
     /// `peer` refused our key. If the admin meant the new one for it, it may not have heard: proves older ones to it, and
     /// hands the statement over.
     pub(super) async fn bring_along(self: &Arc<Self>, peer: &Peer) {
-        for key in self.store.group().older_keys_for(peer.id) {
+        for key in self.store.group.older_keys_for(peer.id) {
             let addrs = peer.addrs();
             let Some(endpoint) = self.net.endpoint() else {
                 return;
@@ -119,7 +119,7 @@ impl Hub {
 
     /// Ends the connections of those who are no members any more; wakes all diallers, since a new key opens other doors.
     pub(super) fn keep_out(&self) {
-        let digest = self.store.group().roll_digest();
+        let digest = self.store.group.roll_digest();
         if std::mem::replace(&mut *self.roll.digest.lock(), digest) == digest {
             return;
         }
@@ -132,7 +132,7 @@ impl Hub {
 
     /// Ends the connections of `peer` if it is no member any more.
     pub(super) fn check(&self, peer: &Peer) {
-        let admission = self.store.group().admission(peer.id);
+        let admission = self.store.group.admission(peer.id);
         let why: &[u8] = match admission {
             Admission::Welcome => return,
             Admission::Removed => b"removed from the group",

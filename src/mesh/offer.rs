@@ -25,7 +25,7 @@ use crate::protocol::session::Input;
 /// Builds the offer of `bundle` and hands it to the writer; `false` when it is not owed or not held any more. Blocks on
 /// disk, and for a long manifest until there is memory for it.
 pub(crate) fn send(hub: &Hub, peer: &Peer, bundle: BundleId, out: &Out, urgent: bool) -> bool {
-    if !hub.store.ledger().is_pending(bundle, peer.id) {
+    if !hub.store.ledger.is_pending(bundle, peer.id) {
         return false;
     }
     let manifest = match hub.store.manifest(bundle) {
@@ -54,7 +54,7 @@ pub(crate) fn send(hub: &Hub, peer: &Peer, bundle: BundleId, out: &Out, urgent: 
 /// The offer of `bundle` for `peer`; `None` when it is not owed any more. Blocks on disk.
 fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId) -> Option<Frame> {
     // It may have ended while there was no room.
-    if !hub.store.ledger().is_pending(bundle, peer) {
+    if !hub.store.ledger.is_pending(bundle, peer) {
         return None;
     }
     let (mut inline, mut total) = (Vec::new(), 0);
@@ -84,7 +84,7 @@ fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId)
     }
     hub.store.count_bytes(total as u64, 0);
     Some(Frame::Offer(Box::new(Offer {
-        age: hub.store.ledger().age_of(manifest),
+        age: hub.store.ledger.age_of(manifest),
         signed: manifest.signed(),
         inline,
     })))
@@ -94,15 +94,15 @@ fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId)
 pub(crate) fn standing(hub: &Hub, bundle: BundleId, peer: PeerId) -> Standing {
     #[cfg(test)]
     drop(hub.care.stuck.lock());
-    if let Some(receipt) = hub.store.ledger().receipt_for(bundle, peer) {
+    if let Some(receipt) = hub.store.ledger.receipt_for(bundle, peer) {
         Standing::Settled(receipt)
-    } else if let Some(reason) = hub.store.ledger().ended_as_named(bundle, peer) {
+    } else if let Some(reason) = hub.store.ledger.ended_as_named(bundle, peer) {
         Standing::Ended(reason.refusal().into())
     } else if hub.fetches.is_running(bundle) {
         Standing::Fetching
     } else if hub.care.is_taken(bundle) {
         Standing::Taking
-    } else if hub.store.ledger().is_published_for(bundle, peer) {
+    } else if hub.store.ledger.is_published_for(bundle, peer) {
         Standing::Published
     } else {
         Standing::Unknown

@@ -34,7 +34,7 @@ impl Rings {
         let (ring, events) = mpsc::channel(RINGS);
         let lost = Arc::new(AtomicBool::new(false));
         let flag = lost.clone();
-        store.subscribe(move |event| {
+        store.doorbell.subscribe(move |event| {
             if *event != Event::StatusChanged && ring.try_send(event.clone()).is_err() {
                 flag.store(true, Ordering::Relaxed);
             }

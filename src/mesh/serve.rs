@@ -203,7 +203,7 @@ async fn open(
     let (hub, peer) = (hub.clone(), peer.id);
     let opened = tokio::task::spawn_blocking(move || {
         // A peer may have other bulk connections than the one we know.
-        if hub.store.group().admission(peer) != Admission::Welcome {
+        if hub.store.group.admission(peer) != Admission::Welcome {
             return Err(ServeError::NotHeld);
         }
         let own = hub

@@ -242,10 +242,7 @@ impl Session {
         let said = match heard {
             Heard::Frame(frame) => Said::Frame(frame),
             Heard::Offer(manifest, inline, age) => {
-                self.hub
-                    .store
-                    .ledger()
-                    .hear_age(&manifest, self.peer.id, age);
+                self.hub.store.ledger.hear_age(&manifest, self.peer.id, age);
                 let offered = offer::describe_offer(&manifest, &inline);
                 brought.offer = Some((manifest, inline));
                 Said::Offer(offered)

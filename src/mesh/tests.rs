@@ -233,7 +233,7 @@ fn what_was_sent_while_the_peer_was_away_arrives_when_it_starts() {
 #[test]
 fn a_lost_ring_costs_a_rescan_and_no_bundle() {
     let (_, (alder, _a), (birch, _b)) = pair();
-    alder.spool().ring_nobody();
+    alder.spool().doorbell.ring_nobody();
     alder.send("quiet", b"x", &[birch.id()]);
     birch.wait_inbox("quiet");
 }
@@ -720,7 +720,7 @@ fn forged_manifests_and_receipts_change_nothing() {
     // An answer after it shows that it was looked at.
     let id = BundleId([5; 32]);
     forger.ask(&mut channel, &Frame::Pending(vec![id]));
-    assert!(alder.spool().ledger().is_pending(bundle, absent));
+    assert!(alder.spool().ledger.is_pending(bundle, absent));
 }
 
 #[test]

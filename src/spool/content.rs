@@ -33,6 +33,7 @@ use self::zeros::Zeros;
 use super::decision::Guard;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
+use super::ledger::Ledger;
 use super::tables::Stat;
 use super::{GateGuard, Layout, ServeError, Spool, SpoolError};
 use crate::bundle::{BundleId, DeliveryState, EntryKind, Manifest, RelPath};
@@ -49,15 +50,22 @@ pub(super) fn inode_at(path: &Path) -> Option<u64> {
 /// What is kept by digest: hard links, who needs them, and the room for them.
 pub(crate) struct Content {
     journal: Arc<Journal>,
+    pub(in crate::spool) ledger: Arc<Ledger>,
     layout: Layout,
     pub(in crate::spool) room: Room,
     pub(in crate::spool) zeros: Zeros,
 }
 
 impl Content {
-    pub(in crate::spool) fn new(journal: &Arc<Journal>, layout: &Layout, room: Room) -> Self {
+    pub(in crate::spool) fn new(
+        journal: &Arc<Journal>,
+        layout: &Layout,
+        ledger: &Arc<Ledger>,
+        room: Room,
+    ) -> Self {
         Self {
             journal: Arc::clone(journal),
+            ledger: Arc::clone(ledger),
             layout: layout.clone(),
             room,
             zeros: Zeros::default(),

@@ -1,16 +1,22 @@
 //! The lock under which the spool decides, and the proof that it is held.
 //!
-//! Each owner (content, outbox, inbox, ledger, group) has tables of its own, and what changes several rows of it at once is
-//! a method of its [`Guard`]. Whoever has a guard holds the lock, so nothing needs to be promised in a comment. The
-//! guards come together, as a [`Decision`], for as long as the owners share one lock.
+//! Each owner (outbox, inbox, content, ledger, group) has tables of its own, and what changes several rows of it at once, or
+//! must see several of them unchanged, is a method of its [`Guard`]. Whoever has a guard holds the lock, so nothing needs to
+//! be promised in a comment. A guard leads to those of the owners further right in the order outbox → inbox → content →
+//! ledger → group, never to the left. What spans outbox and inbox takes a [`Decision`].
+//!
+//! It is one lock for all: whoever changes a row of the inbox nearly always reads or changes rows of all owners to the right.
 //!
 //! # Threads
 //! Any. Held briefly, over local disk only: file operations wait for it. Lock order: gate of an inode, this, mark of an
-//! inode, journal.
+//! inode, journal. It does not nest: who has a guard calls nothing that decides.
+
+#![allow(dead_code, reason = "what decides moves to its owner step by step")]
 
 use std::ops::Deref;
+use std::rc::Rc;
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Spool;
 use super::content::Content;
@@ -19,9 +25,11 @@ use super::inbox::Inbox;
 use super::ledger::Ledger;
 use super::outbox::Outbox;
 
-/// Proof that nobody else decides on what `T` owns. Its methods are those that need that.
+/// Proof that nobody else decides on what `T` owns, nor on what the owners to its right do. Its methods are those that
+/// need that.
 pub(super) struct Guard<'a, T> {
     owner: &'a T,
+    held: Rc<Held<'a>>,
 }
 
 impl<T> Deref for Guard<'_, T> {
@@ -33,17 +41,30 @@ impl<T> Deref for Guard<'_, T> {
 }
 
 /// All owners, none of whose rows another thread changes while this lives.
-#[allow(dead_code, reason = "the tables move to their owners one by one")]
 pub(super) struct Decision<'a> {
-    pub(super) content: Guard<'a, Content>,
     pub(super) outbox: Guard<'a, Outbox>,
     pub(super) inbox: Guard<'a, Inbox>,
+    pub(super) content: Guard<'a, Content>,
     pub(super) ledger: Guard<'a, Ledger>,
     pub(super) group: Guard<'a, Group>,
-    _held: Held<'a>,
 }
 
-/// The lock.
+/// The lock of all owners. The rightmost one has it.
+#[derive(Debug, Default)]
+pub(super) struct Deciding(Mutex<()>);
+
+impl Deciding {
+    fn lock(&self) -> Rc<Held<'_>> {
+        let held = Held {
+            _lock: self.0.lock(),
+        };
+        #[cfg(test)]
+        NAMES.set((Some(0), NAMES.get().1));
+        Rc::new(held)
+    }
+}
+
+/// Held until the last guard of one decision is gone.
 struct Held<'a> {
     _lock: MutexGuard<'a, ()>,
 }
@@ -75,6 +96,92 @@ pub(super) fn most_names() -> usize {
     NAMES.get().1
 }
 
+impl Group {
+    /// Waits until nobody else decides.
+    pub(super) fn decide(&self) -> Guard<'_, Self> {
+        Guard {
+            owner: self,
+            held: self.deciding.lock(),
+        }
+    }
+}
+
+impl Ledger {
+    /// Waits until nobody else decides.
+    pub(super) fn decide(&self) -> Guard<'_, Self> {
+        Guard {
+            owner: self,
+            held: self.group.deciding.lock(),
+        }
+    }
+}
+
+impl<'a> Guard<'a, Ledger> {
+    pub(super) fn group(&self) -> Guard<'a, Group> {
+        Guard {
+            owner: &self.owner.group,
+            held: Rc::clone(&self.held),
+        }
+    }
+}
+
+impl Content {
+    /// Waits until nobody else decides.
+    pub(super) fn decide(&self) -> Guard<'_, Self> {
+        Guard {
+            owner: self,
+            held: self.ledger.group.deciding.lock(),
+        }
+    }
+}
+
+impl<'a> Guard<'a, Content> {
+    pub(super) fn ledger(&self) -> Guard<'a, Ledger> {
+        Guard {
+            owner: &self.owner.ledger,
+            held: Rc::clone(&self.held),
+        }
+    }
+}
+
+impl Inbox {
+    /// Waits until nobody else decides.
+    pub(super) fn decide(&self) -> Guard<'_, Self> {
+        Guard {
+            owner: self,
+            held: self.content.ledger.group.deciding.lock(),
+        }
+    }
+}
+
+impl<'a> Guard<'a, Inbox> {
+    pub(super) fn content(&self) -> Guard<'a, Content> {
+        Guard {
+            owner: &self.owner.content,
+            held: Rc::clone(&self.held),
+        }
+    }
+}
+
+impl Outbox {
+    /// Waits until nobody else decides.
+    pub(super) fn decide(&self) -> Guard<'_, Self> {
+        Guard {
+            owner: self,
+            held: self.content.ledger.group.deciding.lock(),
+        }
+    }
+}
+
+impl<'a> Guard<'a, Outbox> {
+    pub(super) fn content(&self) -> Guard<'a, Content> {
+        Guard {
+            owner: &self.owner.content,
+            held: Rc::clone(&self.held),
+        }
+    }
+}
+
 impl Spool {
     /// Returns when nobody decides for a moment.
     pub(crate) fn pass_through(&self) {
@@ -89,24 +196,19 @@ impl Spool {
 
     /// Waits until nobody else decides.
     pub(super) fn decide(&self) -> Decision<'_> {
-        let held = Held {
-            _lock: self.deciding.lock(),
+        let outbox = self.outbox.decide();
+        let inbox = Guard {
+            owner: &self.inbox,
+            held: Rc::clone(&outbox.held),
         };
-        #[cfg(test)]
-        NAMES.set((Some(0), NAMES.get().1));
+        let content = outbox.content();
+        let ledger = content.ledger();
         Decision {
-            content: Guard {
-                owner: &self.content,
-            },
-            outbox: Guard {
-                owner: &self.outbox,
-            },
-            inbox: Guard { owner: &self.inbox },
-            ledger: Guard {
-                owner: &self.ledger,
-            },
-            group: Guard { owner: &self.group },
-            _held: held,
+            outbox,
+            inbox,
+            group: ledger.group(),
+            content,
+            ledger,
         }
     }
 }

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use self::tables::{CHOSEN, IN_NAMES, INTENTS, Intent, LEAVING, Version};
+use super::content::Content;
 use super::decision::handles_name;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
@@ -69,13 +70,16 @@ impl Verified {
 /// What the inbox shows, of whom, and what its user took away.
 pub(in crate::spool) struct Inbox {
     journal: Arc<Journal>,
+    #[allow(dead_code, reason = "what decides moves to its owner step by step")]
+    pub(in crate::spool) content: Arc<Content>,
     pub(in crate::spool) publishing: under_way::Publishing,
 }
 
 impl Inbox {
-    pub(in crate::spool) fn new(journal: &Arc<Journal>) -> Self {
+    pub(in crate::spool) fn new(journal: &Arc<Journal>, content: &Arc<Content>) -> Self {
         Self {
             journal: Arc::clone(journal),
+            content: Arc::clone(content),
             publishing: under_way::Publishing::default(),
         }
     }
@@ -299,7 +303,7 @@ impl Spool {
             if let Some(spool) = me.upgrade() {
                 spool.ledger.volatile.lock().remove(&bundle);
                 spool.history.ended();
-                spool.ring(&Event::ReceiptReady(receipt));
+                spool.doorbell.ring(&Event::ReceiptReady(receipt));
             }
         });
         Ok(())
@@ -411,7 +415,7 @@ impl Spool {
             // It is gone, and what it says of itself was written before. The next start does the rest.
             tracing::error!(%path, %error, "removed from the inbox, but not from the journal");
         }
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(())
     }
 
@@ -480,7 +484,7 @@ impl Spool {
             // It is moved, and its mark was written before. The next start does the rest.
             tracing::error!(path = %from, %error, "moved out of the inbox, but not in the journal");
         }
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(())
     }
 

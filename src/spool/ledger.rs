@@ -25,6 +25,7 @@ use crate::bundle::{BundleId, DeliveryState};
 use crate::journal::Journal;
 use crate::peer::PeerId;
 use crate::spool::SpoolError;
+use crate::spool::group::Group;
 use crate::spool::keys::Newest;
 
 use self::expiry::Ageing;
@@ -33,6 +34,7 @@ use self::tables::{CANCELS, IN_ORDER, OUT_ORDER};
 /// Bundles, their recipients and what became of each delivery.
 pub(crate) struct Ledger {
     journal: Arc<Journal>,
+    pub(in crate::spool) group: Arc<Group>,
     /// The place of the next bundle of ours.
     next_out: AtomicU64,
     /// The place of the next bundle of another that status shows.
@@ -55,11 +57,15 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(in crate::spool) fn load(journal: &Arc<Journal>) -> Result<Self, SpoolError> {
+    pub(in crate::spool) fn load(
+        journal: &Arc<Journal>,
+        group: &Arc<Group>,
+    ) -> Result<Self, SpoolError> {
         let outbound = journal.keys(OUT_ORDER.all(), 1)?;
         let inbound = journal.keys(IN_ORDER.all(), 1)?;
         Ok(Self {
             journal: Arc::clone(journal),
+            group: Arc::clone(group),
             next_out: AtomicU64::new(Newest::next(outbound.first())),
             next_in: AtomicU64::new(Newest::next(inbound.first())),
             progress: Mutex::default(),

@@ -67,7 +67,7 @@ const RENAME_PAGE: usize = 1000;
 /// What is in the outbox and what was sent of it.
 pub(crate) struct Outbox {
     journal: Arc<Journal>,
-    content: Arc<Content>,
+    pub(in crate::spool) content: Arc<Content>,
     /// The tree that the mount shows.
     root: Arc<Root>,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::outbox::MarkKind;
 use super::tables::Stat;
-use super::{Bell, Layout, Spool, SpoolConfig, SpoolError, StateLock, durable};
+use super::{Layout, Spool, SpoolConfig, SpoolError, StateLock, durable};
 use crate::bundle::RelPath;
 
 impl Spool {
@@ -27,15 +27,5 @@ impl Spool {
         let stat = Stat::of(&self.outbox().metadata(path).unwrap());
         let record = self.content.record_of(stat.ino).unwrap();
         record.is_some_and(|record| record.stat.is(&stat))
-    }
-
-    /// From now on nobody hears of events.
-    pub(crate) fn ring_nobody(&self) -> Vec<Bell> {
-        std::mem::take(&mut self.bells.write())
-    }
-
-    /// Undoes [`Self::ring_nobody`].
-    pub(crate) fn ring_again(&self, bells: Vec<Bell>) {
-        self.bells.write().extend(bells);
     }
 }

@@ -1,12 +1,11 @@
-//! What status shows: rows of bundles, counters, and the bell for who waits for a change.
+//! What status shows: rows of bundles, and counters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::outbox::MarkKind;
-use super::{Counts, Event, FileState, Spool};
+use super::{Counts, FileState, Spool};
 use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
 use crate::digest::Digest;
 use crate::peer::PeerId;
@@ -127,27 +126,6 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Spool {
-    /// Tells every listener.
-    pub(super) fn ring(&self, event: &Event) {
-        for bell in self.bells.read().iter() {
-            bell(event);
-        }
-        *self.changes.lock() += 1;
-        self.changed.notify_all();
-    }
-
-    /// Blocks until something that status shows has changed since `seen`, or the time is over; gives the new mark.
-    pub(crate) fn wait_change(&self, seen: u64, at_most: Duration) -> u64 {
-        let deadline = Instant::now() + at_most;
-        let mut changes = self.changes.lock();
-        while *changes == seen {
-            if self.changed.wait_until(&mut changes, deadline).timed_out() {
-                break;
-            }
-        }
-        *changes
-    }
-
     /// Newest bundles of ours first; `before` is a cursor: the order of the last row of the page before.
     pub(crate) fn outbound(&self, before: Option<u64>, limit: usize) -> Vec<OutboundRow> {
         let bundles = self.ledger.outbound(before, limit).unwrap_or_default();

@@ -118,7 +118,7 @@ impl Node {
         };
         let spool = Spool::open(config).unwrap();
         let (send, receipts) = crossbeam_channel::unbounded();
-        spool.subscribe(move |event| {
+        spool.doorbell.subscribe(move |event| {
             if let Event::ReceiptReady(receipt) = event {
                 send.send(receipt.clone()).unwrap();
             }

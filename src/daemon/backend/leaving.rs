@@ -23,7 +23,7 @@ impl Backend {
         if !force {
             self.objection().map_or(Ok(()), Err)?;
         }
-        let group = spool.group().name();
+        let group = spool.group.name();
         let say = || match spool.leave_group() {
             // Nobody would take it: without a charter no statement counts.
             Err(GroupError::NoAdmin) if force => Ok(()),
@@ -72,7 +72,7 @@ impl Backend {
                     .to_owned(),
             );
         }
-        let admin = spool.group().charter().map(|charter| charter.admin);
+        let admin = spool.group.charter().map(|charter| charter.admin);
         (admin == Some(facts.id)).then(|| {
             "this node is the admin of the group: when it has left nobody can remove members or change the key; --force leaves all \
              the same"

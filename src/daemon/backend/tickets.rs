@@ -16,10 +16,10 @@ impl Backend {
     /// With the group key; empty before the group was entered, which is before anybody can ask.
     pub(super) fn plain_ticket(&self) -> String {
         let spool = &self.facts.spool;
-        let Some(group) = spool.group().keys().into_iter().next() else {
+        let Some(group) = spool.group.keys().into_iter().next() else {
             return String::new();
         };
-        if let Err(error) = spool.group().bind() {
+        if let Err(error) = spool.group.bind() {
             tracing::error!("it cannot be noted that a ticket was made: {error}");
         }
         let ticket = Ticket {
@@ -27,8 +27,8 @@ impl Backend {
             inviter: self.facts.id,
             name: self.facts.name.clone(),
             addrs: self.listen_addrs(),
-            charter: spool.group().charter(),
-            generation: spool.group().generation(),
+            charter: spool.group.charter(),
+            generation: spool.group.generation(),
         };
         ticket.to_string()
     }
@@ -41,10 +41,10 @@ impl Backend {
     ) -> Result<String, String> {
         let spool = &self.facts.spool;
         let secret = spool
-            .group()
+            .group
             .invite(lasts, once)
             .map_err(|err| err.to_string())?;
-        let group = spool.group().root().ok_or("the daemon is starting")?;
+        let group = spool.group.root().ok_or("the daemon is starting")?;
         let invitation = Invitation {
             secret,
             group,

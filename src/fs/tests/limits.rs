@@ -77,7 +77,7 @@ fn a_full_disk_fails_writes_and_names_and_the_short_file_is_not_sent() {
     let (entry, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
     let id = entry.attr.node;
     t.write(opened.fh, 0, b"first").unwrap();
-    t.spool.content().pretend_free(|| 10);
+    t.spool.content.pretend_free(|| 10);
     assert_eq!(errno(t.write(opened.fh, 5, &[0; 100])), libc::ENOSPC);
     assert_eq!(errno(t.create(NodeId::OUTBOX, "g")), libc::ENOSPC);
     let made = t.fs.mkdir(at(NodeId::OUTBOX, "d"), 0o755, ME);
@@ -89,7 +89,7 @@ fn a_full_disk_fails_writes_and_names_and_the_short_file_is_not_sent() {
     assert_eq!(state_shown(&t, id), b"incomplete");
     assert!(error_shown(&t, id).contains("No space left"));
 
-    t.spool.content().pretend_no_more();
+    t.spool.content.pretend_no_more();
     let again = t.open(id, libc::O_WRONLY | libc::O_TRUNC).unwrap();
     t.write(again.fh, 0, b"whole").unwrap();
     t.fs.release(again.fh);
@@ -105,9 +105,9 @@ fn a_program_that_starts_over_after_a_full_disk_is_believed() {
     let t = test_fs();
     let (entry, opened) = t.create(NodeId::OUTBOX, "f").unwrap();
     t.write(opened.fh, 0, b"first").unwrap();
-    t.spool.content().pretend_free(|| 0);
+    t.spool.content.pretend_free(|| 0);
     assert_eq!(errno(t.write(opened.fh, 5, b"x")), libc::ENOSPC);
-    t.spool.content().pretend_no_more();
+    t.spool.content.pretend_no_more();
     let empty = SetAttr {
         size: Some(0),
         fh: Some(opened.fh),

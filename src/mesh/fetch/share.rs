@@ -103,7 +103,7 @@ impl Share {
 
     /// Whether its lifetime is over.
     pub(super) fn is_over(&self, store: &Spool) -> bool {
-        store.ledger().is_past(self.end.load(Ordering::Relaxed))
+        store.ledger.is_past(self.end.load(Ordering::Relaxed))
     }
 
     /// Takes stock of what is here already.

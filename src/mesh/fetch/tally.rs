@@ -55,7 +55,7 @@ impl Drop for Tally {
         if bytes > 0 && !self.kept {
             self.hub.store.count_twice(bytes);
         }
-        self.hub.store.content().part_over(self.bundle, self.len);
+        self.hub.store.content.part_over(self.bundle, self.len);
         let fetches = &self.hub.fetches;
         fetches.landed(self.bundle, self.peer, self.held);
     }

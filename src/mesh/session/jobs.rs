@@ -36,15 +36,15 @@ impl Jobs {
             Job::Group => {
                 return Some(Done::Group(
                     hub.members_to_tell(),
-                    hub.store.group().roll_digest(),
+                    hub.store.group.roll_digest(),
                 ));
             }
             Job::Roll(theirs) => {
-                let ours = hub.store.group().roll_digest();
+                let ours = hub.store.group.roll_digest();
                 return Some(Done::Roll { ours, theirs });
             }
             Job::Statements => {
-                for page in pages(hub.store.group().statements()) {
+                for page in pages(hub.store.group.statements()) {
                     out.push(&Frame::Member(MemberFrame::Statements(page)));
                 }
             }
@@ -58,7 +58,7 @@ impl Jobs {
             Job::Answer(ids) => return Some(Done::Standing(self.standing(ids))),
             Job::Receipts(receipts) => return Some(Done::Receipts(self.take_receipts(receipts))),
             Job::Owed(mut ids) => {
-                ids.retain(|bundle| !hub.store.ledger().is_pending(*bundle, peer.id));
+                ids.retain(|bundle| !hub.store.ledger.is_pending(*bundle, peer.id));
                 return Some(Done::NotOwed(ids));
             }
             Job::Withdrawn(ids) => self.withdrawn(ids),
@@ -85,7 +85,7 @@ impl Jobs {
     }
 
     fn page(&self, after: Option<u64>) -> Done {
-        let rows = self.hub.store.ledger().pending(self.peer.id, after, PAGE);
+        let rows = self.hub.store.ledger.pending(self.peer.id, after, PAGE);
         let rows = rows.unwrap_or_else(|error| {
             tracing::error!("the journal cannot be read: {error}");
             Vec::new()
@@ -131,7 +131,7 @@ impl Jobs {
         let mut taken = Vec::with_capacity(receipts.len());
         for receipt in receipts {
             let bundle = receipt.bundle;
-            let owed = hub.store.ledger().is_pending(bundle, receipt.recipient);
+            let owed = hub.store.ledger.is_pending(bundle, receipt.recipient);
             let what = if owed {
                 offer::describe_held(hub, bundle)
             } else {

@@ -191,20 +191,20 @@ fn a_cancel_between_two_nodes_stops_what_waits_and_a_retry_asks_at_once() {
     birch.wait_row(mark, "received");
     assert!(birch.row(kept).is_none() && birch.row(gone).is_none());
     assert_eq!(
-        birch.spool().ledger().ended(gone, alder.id()),
+        birch.spool().ledger.ended(gone, alder.id()),
         Some(CancelReason::Cancelled)
     );
     eventually("seen", || {
         alder
             .spool()
-            .ledger()
+            .ledger
             .cancels_owed(birch.id(), None, 9)
             .unwrap()
             .is_empty()
     });
     alder.spool().retry(kept, None).unwrap();
     eventually("delivered", || {
-        !alder.spool().ledger().is_pending(kept, birch.id())
+        !alder.spool().ledger.is_pending(kept, birch.id())
     });
     assert_eq!(fs::read(birch.inbox("kept")).unwrap(), b"kept");
     assert!(!birch.inbox("gone").exists());

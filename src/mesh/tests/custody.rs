@@ -45,7 +45,7 @@ impl Three {
         }
         for n in [ALDER, BIRCH, CEDAR] {
             eventually("all are known to all", || {
-                three.reals[n].spool().group().members().len() == 2
+                three.reals[n].spool().group.members().len() == 2
             });
         }
         three
@@ -124,10 +124,7 @@ impl Three {
 
     fn wait_not_pending(&self, n: usize, bundle: BundleId, to: usize) {
         eventually("settled", || {
-            !self.reals[n]
-                .spool()
-                .ledger()
-                .is_pending(bundle, self.id(to))
+            !self.reals[n].spool().ledger.is_pending(bundle, self.id(to))
         });
     }
 
@@ -183,7 +180,7 @@ fn a_member_that_joins_while_the_origin_is_away_gets_what_a_holder_shows() {
     let arrived = |real: &Real| fs::read(real.inbox("f")).is_ok_and(|found| found == b"hello");
     eventually("birch has it", || arrived(&birch));
     eventually("alder knows", || {
-        !alder.spool().ledger().is_pending(bundle, birch.id())
+        !alder.spool().ledger.is_pending(bundle, birch.id())
     });
     a.stop();
     eventually("noticed", || !connected(&b, alder.id()));
@@ -258,7 +255,7 @@ fn with_two_holders_the_bytes_go_over_the_wire_once() {
         eventually("birch carries it", || {
             three.reals[BIRCH]
                 .spool()
-                .ledger()
+                .ledger
                 .is_pending(*bundle, three.id(CEDAR))
         });
     }
@@ -320,7 +317,7 @@ fn s05_who_has_it_already_says_so_to_every_holder() {
     eventually("birch owes it no more", || {
         !three.reals[BIRCH]
             .spool()
-            .ledger()
+            .ledger
             .is_pending(bundle, three.id(CEDAR))
     });
     three.start(ALDER);
@@ -365,7 +362,7 @@ fn s03_what_was_sealed_while_alone_and_removed_reaches_the_first_member() {
     let content = pattern(2 << 20);
     let bundle = alder.put("f", &content);
     alder.remove("f");
-    assert!(alder.spool().content().held_bytes() > 0);
+    assert!(alder.spool().content.held_bytes() > 0);
     let birch = Real::new();
     let invited = MeshConfig {
         peers: vec![(alder.id(), a.listen_addrs()[0])],
@@ -376,9 +373,9 @@ fn s03_what_was_sealed_while_alone_and_removed_reaches_the_first_member() {
         fs::read(birch.inbox("f")).is_ok_and(|found| found == content)
     });
     eventually("delivered", || {
-        !alder.spool().ledger().is_pending(bundle, birch.id())
+        !alder.spool().ledger.is_pending(bundle, birch.id())
     });
-    eventually("freed", || alder.spool().content().held_bytes() == 0);
+    eventually("freed", || alder.spool().content.held_bytes() == 0);
 }
 
 #[test]
@@ -474,7 +471,7 @@ fn who_is_no_recipient_gets_nothing_of_a_bundle_that_is_carried() {
     eventually("settled", || {
         birch
             .spool()
-            .ledger()
+            .ledger
             .receipt_for(manifest.id(), origin.id())
             .is_some()
     });
@@ -484,7 +481,7 @@ fn who_is_no_recipient_gets_nothing_of_a_bundle_that_is_carried() {
     let (_conn, mut others) = dogwood.join(&b, &group);
     let (_conn2, mut theirs) = cedar.join(&b, &group);
     eventually("carried", || {
-        birch.spool().ledger().is_pending(manifest.id(), cedar.id())
+        birch.spool().ledger.is_pending(manifest.id(), cedar.id())
     });
     // To a recipient it is announced …
     cedar.hear_pending(&mut theirs, manifest.id());
@@ -507,7 +504,7 @@ fn who_is_no_recipient_gets_nothing_of_a_bundle_that_is_carried() {
         "as for any id: neither offers, nor questions, nor receipts"
     );
     assert!(
-        birch.spool().ledger().is_pending(manifest.id(), cedar.id()),
+        birch.spool().ledger.is_pending(manifest.id(), cedar.id()),
         "only its origin may close it"
     );
 }

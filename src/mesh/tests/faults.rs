@@ -44,7 +44,7 @@ impl Real {
         })
         .unwrap();
         // A scripted peer does not wait for what a first contact does once in a node's life.
-        spool.group().bind().unwrap();
+        spool.group.bind().unwrap();
         spool
     }
 
@@ -81,7 +81,7 @@ impl Real {
 
     /// A mesh that is not open yet.
     pub(super) fn bind(&self, config: MeshConfig) -> Result<Mesh, MeshError> {
-        if self.spool().group().keys().is_empty() {
+        if self.spool().group.keys().is_empty() {
             self.spool()
                 .enter_group(config.group.clone(), None)
                 .unwrap();

@@ -165,7 +165,7 @@ fn a_member_that_breaks_the_rules_cuts_off_nobody_but_itself() {
     let said = vec![statement(1), statement(500_000), statement(0)];
     mallory.say(&mut channel, &Frame::Member(MemberFrame::Statements(said)));
     mallory.settle(&mut channel);
-    let kept = |spool: &crate::spool::Spool| spool.group().statements();
+    let kept = |spool: &crate::spool::Spool| spool.group.statements();
     eventually("the good one is passed on, and no other", || {
         kept(birch.spool()) == [statement(0)] && kept(club.alder.spool()) == [statement(0)]
     });

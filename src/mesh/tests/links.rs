@@ -353,7 +353,7 @@ fn a_member_that_floods_is_slowed_and_shown_and_others_do_not_notice() {
 #[test]
 fn s25_a_session_that_hears_nothing_of_a_seal_looks_by_itself() {
     let (_, (alder, a), (birch, _b)) = pair();
-    let bells = alder.spool().ring_nobody();
+    let bells = alder.spool().doorbell.ring_nobody();
     alder.send_as("quiet", b"x", Priority::Bulk, &[birch.id()]);
     // More rings at once than fit: the rest is found by looking.
     let session = a.hub.roster.get(birch.id()).unwrap().session().unwrap();
@@ -363,7 +363,7 @@ fn s25_a_session_that_hears_nothing_of_a_seal_looks_by_itself() {
         session.ring(Input::Sealed(BundleId(bytes), Priority::Routine));
     }
     birch.wait_inbox("quiet");
-    alder.spool().ring_again(bells);
+    alder.spool().doorbell.ring_again(bells);
     alder.send("heard", b"x", &[birch.id()]);
     birch.wait_inbox("heard");
 }

@@ -61,7 +61,7 @@ impl Club {
     }
 
     fn newest(&self) -> GroupKey {
-        self.alder.spool().group().keys().swap_remove(0)
+        self.alder.spool().group.keys().swap_remove(0)
     }
 
     pub(super) fn say(&self, by: &Identity, what: What) -> SignedStatement {
@@ -151,7 +151,7 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
     eventually("known", || {
         let known = |real: &Real| {
             real.spool()
-                .group()
+                .group
                 .members()
                 .iter()
                 .any(|m| m.id == mallory.id())
@@ -181,7 +181,7 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
         assert!(
             !real
                 .spool()
-                .group()
+                .group
                 .members()
                 .iter()
                 .any(|m| m.id == mallory.id())
@@ -211,7 +211,7 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
     assert_eq!(again.tries(&club.a, &club.key, CTL_ALPN), Ok(()));
     club.alder.spool().rekey_group().unwrap();
     eventually("birch has the new key", || {
-        birch.spool().group().keys()[0] == club.newest()
+        birch.spool().group.keys()[0] == club.newest()
     });
     let fresh = Scripted::new();
     for mesh in [&club.a, &b] {
@@ -323,7 +323,7 @@ fn forged_removals_and_keys_change_nothing() {
     let frame = Frame::Member(MemberFrame::Statements(vec![usurped, forged]));
     mallory.runtime.block_on(channel.send(&frame)).unwrap();
     mallory.ask(&mut channel, &Frame::Pending(vec![BundleId([5; 32])]));
-    assert!(club.alder.spool().group().statements().is_empty());
+    assert!(club.alder.spool().group.statements().is_empty());
     assert!(connected(&club.a, birch.id()) && connected(&b, club.alder.id()));
 }
 
@@ -350,10 +350,7 @@ fn an_older_key_gets_the_statement_with_the_new_one_and_nothing_else() {
     let Frame::Member(MemberFrame::Statements(told)) = frame else {
         panic!("{frame:?}");
     };
-    assert_eq!(
-        told,
-        [club.alder.spool().group().rekey_statement().unwrap()]
-    );
+    assert_eq!(told, [club.alder.spool().group.rekey_statement().unwrap()]);
     assert_eq!(
         away.tries(&club.a, &club.key, BULK_ALPN),
         Err(MemberError::RefusedUs)
@@ -370,8 +367,8 @@ fn a_member_that_was_away_follows_the_new_key_when_it_dials() {
     club.alder.spool().rekey_group().unwrap();
     club.alder.spool().rekey_group().unwrap();
     let _b = club.start("birch", &birch);
-    assert_eq!(birch.spool().group().keys()[0], club.newest());
-    assert_eq!(birch.spool().group().generation(), 3);
+    assert_eq!(birch.spool().group.keys()[0], club.newest());
+    assert_eq!(birch.spool().group.generation(), 3);
     club.alder.put("f", b"under the new key");
     eventually("arrived", || std::fs::read(birch.inbox("f")).is_ok());
 }
@@ -400,7 +397,7 @@ fn a_member_that_was_away_is_given_the_new_key_when_it_is_dialled() {
         }
     });
     let frame = told.recv_timeout(PATIENCE).unwrap().unwrap();
-    let statement = club.alder.spool().group().rekey_statement().unwrap();
+    let statement = club.alder.spool().group.rekey_statement().unwrap();
     assert_eq!(
         frame,
         Frame::Member(MemberFrame::Statements(vec![statement]))
@@ -418,30 +415,30 @@ fn whom_the_new_key_leaves_out_must_prove_it() {
     eventually("known", || {
         birch
             .spool()
-            .group()
+            .group
             .members()
             .iter()
             .any(|m| m.id == dora.id())
     });
     club.alder.spool().rekey_group().unwrap();
-    let told = club.alder.spool().group().statements();
+    let told = club.alder.spool().group.statements();
     birch.spool().take_statements(told).unwrap();
     dora.closed(&conn);
     assert!(
         !birch
             .spool()
-            .group()
+            .group
             .members()
             .iter()
             .any(|m| m.id == dora.id())
     );
     dora.is_refused(&b, &club.key, &MemberError::RefusedUs);
-    let newest = club.alder.spool().group().keys().swap_remove(0);
+    let newest = club.alder.spool().group.keys().swap_remove(0);
     let (_conn, _channel) = dora.join(&b, &newest);
     eventually("back", || {
         birch
             .spool()
-            .group()
+            .group
             .members()
             .iter()
             .any(|m| m.id == dora.id())
@@ -454,7 +451,7 @@ fn in_listed_mode_the_key_alone_is_not_enough() {
     let (birch, _b) = club.join("birch");
     let listed = Scripted::new();
     let ids = [birch.id(), listed.id()].into();
-    club.alder.spool().group().set_listed(Some(ids));
+    club.alder.spool().group.set_listed(Some(ids));
     let mallory = Scripted::new();
     mallory.is_refused(&club.a, &club.key, &MemberError::Unlisted);
     for alpn in [CTL_ALPN, BULK_ALPN] {
@@ -478,7 +475,7 @@ fn in_listed_mode_the_key_alone_is_not_enough() {
         !club
             .alder
             .spool()
-            .group()
+            .group
             .members()
             .iter()
             .any(|m| m.id == mallory.id())
@@ -520,7 +517,7 @@ impl Club {
 #[test]
 fn a_ticket_for_one_admits_one() {
     let club = found();
-    let once = club.alder.spool().group().invite(None, true).unwrap();
+    let once = club.alder.spool().group.invite(None, true).unwrap();
     let once = club.invitation(once);
     let (first, second) = (Scripted::new(), Scripted::new());
     assert_eq!(club.ask(&first, &once), Ok(club.key.clone()));
@@ -530,10 +527,10 @@ fn a_ticket_for_one_admits_one() {
         "it may not have heard"
     );
     assert_eq!(club.ask(&second, &once), Err(Some(Denied::Used)));
-    let admitted = club.alder.spool().group().statements();
+    let admitted = club.alder.spool().group.statements();
     assert_eq!(admitted.len(), 1, "and that is on record");
     // Two at the same time: one of them.
-    let contested = club.alder.spool().group().invite(None, true).unwrap();
+    let contested = club.alder.spool().group.invite(None, true).unwrap();
     let contested = club.invitation(contested);
     let got = std::thread::scope(|scope| {
         let (club, contested) = (&club, &contested);
@@ -543,7 +540,7 @@ fn a_ticket_for_one_admits_one() {
     });
     assert_eq!(got.iter().filter(|one| one.is_ok()).count(), 1, "{got:?}");
     // Removed, she gets nothing for a ticket that would still be good.
-    let many = club.alder.spool().group().invite(None, false).unwrap();
+    let many = club.alder.spool().group.invite(None, false).unwrap();
     let many = club.invitation(many);
     assert!(club.ask(&first, &many).is_ok() && club.ask(&second, &many).is_ok());
     let who = [first.id().to_string()];
@@ -559,7 +556,7 @@ fn a_ticket_for_one_admits_one() {
 #[test]
 fn without_the_secret_a_ticket_buys_nothing() {
     let club = found();
-    let secret = club.alder.spool().group().invite(None, false).unwrap();
+    let secret = club.alder.spool().group.invite(None, false).unwrap();
     let stranger = Scripted::new();
     let made_up = club.invitation(JoinSecret::generate());
     assert_eq!(club.ask(&stranger, &made_up), Err(Some(Denied::Unknown)));
@@ -580,7 +577,7 @@ fn without_the_secret_a_ticket_buys_nothing() {
 #[test]
 fn redeeming_says_clearly_why_it_did_not_work() {
     let club = found();
-    let secret = club.alder.spool().group().invite(None, true).unwrap();
+    let secret = club.alder.spool().group.invite(None, true).unwrap();
     let invitation = club.invitation(secret);
     let listen = ["127.0.0.1:0".parse().unwrap()];
     let redeem = |id: &Identity| join::redeem(id, &listen, &invitation);

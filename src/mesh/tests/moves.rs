@@ -4,7 +4,7 @@ use super::*;
 
 /// Forgets at which port `member` listened, so that the next start takes another.
 fn forget_port(member: &Real) {
-    member.spool().group().remember_listen(&[]).unwrap();
+    member.spool().group.remember_listen(&[]).unwrap();
 }
 
 fn addrs_of(mesh: &Mesh, peer: PeerId) -> Vec<std::net::SocketAddr> {

@@ -63,7 +63,7 @@ impl Real {
         to: &[PeerId],
     ) -> BundleId {
         for id in to {
-            let met = self.spool().group().members().iter().any(|m| m.id == *id);
+            let met = self.spool().group.members().iter().any(|m| m.id == *id);
             if !met {
                 let called = name(&format!("m{}", &id.to_string()[..8]));
                 self.spool().member_seen(*id, &called, &[], false).unwrap();
@@ -126,9 +126,7 @@ impl Real {
 
     /// Waits until nothing is owed to `peer`.
     pub(super) fn wait_delivered(&self, peer: PeerId) {
-        eventually("receipts", || {
-            self.spool().ledger().pending_count(peer) == 0
-        });
+        eventually("receipts", || self.spool().ledger.pending_count(peer) == 0);
     }
 
     /// Waits until status says `state` of a delivery; gives the reason that it shows.

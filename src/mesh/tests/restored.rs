@@ -66,7 +66,7 @@ fn what_an_older_copy_does_not_know_of_reaches_the_others_all_the_same() {
     let a = alder.start(to_birch("alder"));
     let c = cedar.start(to_birch("cedar"));
     eventually("all are known", || {
-        alder.spool().group().members().len() == 2 && birch.spool().group().members().len() == 2
+        alder.spool().group.members().len() == 2 && birch.spool().group.members().len() == 2
     });
     c.stop();
     a.stop();
@@ -122,7 +122,7 @@ fn what_is_sealed_after_a_restored_backup_wins_at_the_receiver() {
     let (lost, _) = alder.spool().epoch();
     alder.put("f", b"second");
     arrives(b"second");
-    assert_eq!(birch.spool().group().epoch_seen_of(alder.id()), lost);
+    assert_eq!(birch.spool().group.epoch_seen_of(alder.id()), lost);
     a.stop();
 
     alder.reopen(|state| {
@@ -142,7 +142,7 @@ fn what_is_sealed_after_a_restored_backup_wins_at_the_receiver() {
     alder.put("f", b"third");
     arrives(b"third");
     eventually("seen", || {
-        birch.spool().group().epoch_seen_of(alder.id()) == epoch
+        birch.spool().group.epoch_seen_of(alder.id()) == epoch
     });
 }
 

@@ -118,7 +118,7 @@ fn a_member_outside_the_scope_learns_neither_name_nor_bytes_nor_existence() {
     let cancel = Cancel::sign(&mallet.identity, secret, CancelReason::Cancelled, all, 60);
     mallet.say(&mut again, &Frame::Cancels(vec![cancel]));
     mallet.settle(&mut again);
-    assert!(alder.spool().ledger().is_pending(secret, birch.id()));
+    assert!(alder.spool().ledger.is_pending(secret, birch.id()));
     let row = &alder.spool().outbound(None, 9);
     let row = row
         .iter()

@@ -29,6 +29,7 @@ pub(crate) use crate::peer::invitation::{Denied, Welcome};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
 use crate::peer::{self, Charter, GroupKey, Identity, PeerId};
 use crate::similar;
+use crate::spool::decision::Deciding;
 use crate::spool::journal::{Batch, Journal, Key, Table};
 use crate::spool::tables::META;
 use crate::spool::{Event, Layout, Member, Spool, SpoolError};
@@ -53,6 +54,7 @@ pub(crate) struct Group {
     state: RwLock<State>,
     /// Held over a change, disk included. Lock order: this, `decide`, `state`.
     pub(in crate::spool) change: Mutex<()>,
+    pub(in crate::spool) deciding: Deciding,
     /// The file `bound` is known to be there.
     bound: AtomicBool,
     /// One at a time writes it; a leaf, taken last.
@@ -203,6 +205,7 @@ impl Group {
             routes: Routes::default(),
             state: RwLock::new(state),
             change: Mutex::default(),
+            deciding: Deciding::default(),
             bound: AtomicBool::new(false),
             binding: Mutex::default(),
         })
@@ -597,7 +600,7 @@ impl Spool {
             return Ok(());
         };
         out.into_iter().try_for_each(|id| self.expel(id))?;
-        self.ring(&Event::MembersChanged);
+        self.doorbell.ring(&Event::MembersChanged);
         Ok(())
     }
 

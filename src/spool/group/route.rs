@@ -552,7 +552,7 @@ impl Spool {
             if *now != held {
                 self.ledger.hold(old, now, &mut batch);
                 self.journal.submit(batch)?;
-                self.ring(&Event::StatusChanged);
+                self.doorbell.ring(&Event::StatusChanged);
             }
             return Ok(());
         }
@@ -580,8 +580,8 @@ impl Spool {
         self.journal.submit(batch)?;
         drop(decide);
         tracing::info!(old = %old.short(), bundle = %bundle.short(), "what was held is sealed");
-        self.ring(&Event::Sealed(bundle, terms.priority));
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::Sealed(bundle, terms.priority));
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(())
     }
 }

@@ -199,7 +199,7 @@ impl Spool {
             match self.check(&found, &mut buffer) {
                 Ok(true) => {
                     self.doubts.left.fetch_sub(1, Ordering::AcqRel);
-                    self.ring(&Event::StatusChanged);
+                    self.doorbell.ring(&Event::StatusChanged);
                     Ok(())
                 }
                 Ok(false) => Ok(()),

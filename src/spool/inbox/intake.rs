@@ -77,7 +77,7 @@ impl Drop for Arrival {
             tracing::warn!(%error, "bytes of a bundle that is given up stay until the next start");
         }
         drop(arriving);
-        self.spool.ring(&Event::StatusChanged);
+        self.spool.doorbell.ring(&Event::StatusChanged);
     }
 }
 

@@ -430,7 +430,7 @@ impl Spool {
             self.remove_emptied(&name, former.gone.saturating_sub(1))?;
         }
         tracing::info!(path = %announced.entry.path, bundle = %bundle.short(), "renamed by its origin after it was consumed here: not shown again");
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(())
     }
 

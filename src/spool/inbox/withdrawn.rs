@@ -69,7 +69,7 @@ impl Spool {
         self.journal.submit(batch)?;
         self.discard_partial(bundle)?;
         drop((arriving, decide));
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(true)
     }
 }

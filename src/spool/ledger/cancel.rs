@@ -197,7 +197,7 @@ impl Spool {
         batch.on_durable(move || {
             if let Some(spool) = me.upgrade() {
                 for peer in told {
-                    spool.ring(&Event::PendingChanged(peer));
+                    spool.doorbell.ring(&Event::PendingChanged(peer));
                 }
             }
         });
@@ -206,7 +206,7 @@ impl Spool {
         self.free_ended(freed)?;
         drop(decide);
         tracing::info!(bundle = %bundle.short(), open, "{}", reason.word());
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(Cancelled::Ended(open))
     }
 
@@ -314,13 +314,13 @@ impl Spool {
         drop(decide);
         self.give_to_nobody(cancel)?;
         for peer in told {
-            self.ring(&Event::PendingChanged(peer));
+            self.doorbell.ring(&Event::PendingChanged(peer));
         }
         // Too late: the origin is to hear of the receipt, whatever it has heard before.
         if let Some(receipt) = settled.filter(|r| !volatile && r.origin == from) {
-            self.ring(&Event::ReceiptReady(receipt));
+            self.doorbell.ring(&Event::ReceiptReady(receipt));
         }
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(true)
     }
 
@@ -435,9 +435,9 @@ impl Spool {
         self.journal.submit(batch)?;
         drop(decide);
         for (id, _) in &again {
-            self.ring(&Event::Retry(bundle, *id));
+            self.doorbell.ring(&Event::Retry(bundle, *id));
         }
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(Retried::Asked(again.len()))
     }
 }

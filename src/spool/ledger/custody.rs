@@ -504,10 +504,10 @@ impl Spool {
     /// Tells who has to know; call without the decision lock.
     fn tell(&self, steps: Steps) {
         for peer in steps.owed {
-            self.ring(&Event::PendingChanged(peer));
+            self.doorbell.ring(&Event::PendingChanged(peer));
         }
         for receipt in steps.relays {
-            self.ring(&Event::ReceiptReady(receipt));
+            self.doorbell.ring(&Event::ReceiptReady(receipt));
         }
         if !steps.asks.is_empty() {
             let mut asks = self.custodian.asks.lock();
@@ -516,7 +516,7 @@ impl Spool {
             }
             self.custodian.due.store(0, Ordering::Relaxed);
         }
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
     }
 
     /// Whether [`Self::custody_pass`] has something to do.

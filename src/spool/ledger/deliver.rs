@@ -130,11 +130,11 @@ impl Spool {
             self.give_current(id)?;
         }
         if seen.told {
-            self.ring(&Event::MembersChanged);
+            self.doorbell.ring(&Event::MembersChanged);
         }
         if seen.new {
             tracing::info!(peer = %name, id = %id.short(), "new member");
-            self.ring(&Event::PendingChanged(id));
+            self.doorbell.ring(&Event::PendingChanged(id));
         }
         Ok(())
     }
@@ -309,7 +309,7 @@ impl Spool {
         if !self.ledger.is_pending(bundle, peer) {
             self.ledger.progress.lock().remove(&(bundle, peer));
         }
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         Ok(())
     }
 
@@ -357,9 +357,9 @@ impl Spool {
         }
         self.ledger.progress.lock().remove(&(bundle, peer));
         drop(decide);
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
         if closed {
-            self.ring(&Event::Closed(bundle));
+            self.doorbell.ring(&Event::Closed(bundle));
         }
         Ok(true)
     }
@@ -438,7 +438,7 @@ impl Spool {
         if !row.is_open() {
             self.history.ended();
         }
-        self.ring(&Event::StatusChanged);
+        self.doorbell.ring(&Event::StatusChanged);
     }
 
     /// Adds to the byte counters.

@@ -152,7 +152,7 @@ impl Spool {
                     spool.ledger.volatile.lock().remove(bundle);
                 }
                 spool.outbox.free_later(freed);
-                spool.ring(&Event::StatusChanged);
+                spool.doorbell.ring(&Event::StatusChanged);
             }
         });
     }

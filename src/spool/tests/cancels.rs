@@ -68,7 +68,7 @@ fn what_a_session_notes_of_a_bundle_does_not_undo_its_cancel() {
             start.wait();
             assert_eq!(tell(&alder, &birch), 1);
         });
-        let shown = birch.spool().ledger().inbound_shown(bundle);
+        let shown = birch.spool().ledger.inbound_shown(bundle);
         let shown = shown.unwrap().unwrap().state;
         assert!(
             matches!(shown, InboundState::Ended(_)),
@@ -327,10 +327,10 @@ fn a_bundle_sealed_while_alone_can_be_cancelled_and_frees_its_content() {
     let ino = alder.ino("f");
     fs::remove_file(alder.outbox("f")).unwrap();
     alder.spool().outbox_removed(&rel("f"), ino, 0);
-    assert!(alder.spool().content().held_bytes() > 0);
+    assert!(alder.spool().content.held_bytes() > 0);
     assert_eq!(cancel(&alder, bundle), Cancelled::Ended(0));
     assert_eq!(outbound(&alder, bundle).state, "cancelled");
-    assert_eq!(alder.spool().content().held_bytes(), 0);
+    assert_eq!(alder.spool().content.held_bytes(), 0);
     let birch = Node::new();
     alder.knows(&birch, "birch");
     assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));
@@ -370,6 +370,7 @@ fn s14_what_was_refused_is_shown_and_asked_again_only_when_somebody_says_so() {
     let (send, rung) = crossbeam_channel::unbounded();
     alder
         .spool()
+        .doorbell
         .subscribe(move |event| send.send(event.clone()).unwrap());
     assert_eq!(
         alder.spool().retry(bundle, None).unwrap(),

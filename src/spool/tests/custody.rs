@@ -221,10 +221,10 @@ fn what_the_user_removes_is_still_kept_for_the_others() {
         if !early {
             birch.removes("f");
         }
-        assert_eq!(birch.spool().content().held_bytes(), 100_000);
+        assert_eq!(birch.spool().content.held_bytes(), 100_000);
         assert_eq!(cedar.fetch(&birch, bundle), 100_000);
         cedar.gives_receipt_to(&birch);
-        assert_eq!(birch.spool().content().held_bytes(), 0);
+        assert_eq!(birch.spool().content.held_bytes(), 0);
         birch
             .spool()
             .origin_says(alder.id(), &[bundle], OriginSays::Closed)
@@ -248,7 +248,7 @@ fn without_room_custody_ends_visibly_and_the_user_gets_no_error() {
     birch.pass(NOBODY);
     assert_eq!(birch.owes(&cedar), [one, two]);
     birch.removes("one");
-    assert_eq!(birch.spool().content().held_bytes(), 100_000);
+    assert_eq!(birch.spool().content.held_bytes(), 100_000);
     birch.removes("two");
     assert_eq!(birch.owes(&cedar), [one]);
     let rows = birch.spool().inbound(None, 9);
@@ -279,15 +279,12 @@ fn what_is_kept_for_others_makes_room_for_what_arrives_and_for_our_own() {
     birch.fetch(&alder, one);
     birch.pass(NOBODY);
     birch.removes("one");
-    assert_eq!(birch.spool().content().held_bytes(), 100_000);
+    assert_eq!(birch.spool().content.held_bytes(), 100_000);
     birch.drop_file("own", &pattern(120_000));
     let ino = birch.ino("own");
     birch.spool().may_remove(ino, 120_000).unwrap();
     assert_eq!(
-        (
-            birch.spool().content().held_bytes(),
-            birch.owes(&cedar).len()
-        ),
+        (birch.spool().content.held_bytes(), birch.owes(&cedar).len()),
         (0, 1)
     );
 
@@ -295,11 +292,11 @@ fn what_is_kept_for_others_makes_room_for_what_arrives_and_for_our_own() {
     birch.fetch(&alder, two);
     birch.pass(NOBODY);
     birch.removes("two");
-    assert_eq!(birch.spool().content().held_bytes(), 100_002);
+    assert_eq!(birch.spool().content.held_bytes(), 100_002);
     let three = alder.drop_file("three", &pattern(110_000));
     birch.fetch(&alder, three);
     assert!(birch.inbox("three").exists());
-    assert_eq!(birch.spool().content().held_bytes(), 0);
+    assert_eq!(birch.spool().content.held_bytes(), 0);
 }
 
 #[test]
@@ -394,7 +391,7 @@ fn custody_survives_restarts_at_every_stage() {
             .len(),
         1
     );
-    assert_eq!(birch.spool().content().held_bytes(), 0);
+    assert_eq!(birch.spool().content.held_bytes(), 0);
 }
 
 #[test]
@@ -586,8 +583,8 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
             alder.spool().closed_of(birch.id(), &[bundle]).unwrap().0,
             [bundle]
         );
-        assert_eq!(alder.spool().content().held_bytes(), 0);
-        assert_eq!(alder.spool().group().members().len(), 1);
+        assert_eq!(alder.spool().content.held_bytes(), 0);
+        assert_eq!(alder.spool().group.members().len(), 1);
         alder.stop();
         alder.start();
     }
@@ -599,14 +596,14 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
     };
     told(false).unwrap();
     assert_eq!(
-        alder.spool().group().members().len(),
+        alder.spool().group.members().len(),
         1,
         "hearsay does not bring it back"
     );
     let later = alder.drop_file("g", b"x");
     assert_eq!(alder.spool().ledger.recipients(later), [birch.id()]);
     told(true).unwrap();
-    assert_eq!(alder.spool().group().members().len(), 2);
+    assert_eq!(alder.spool().group.members().len(), 2);
     assert_eq!(
         alder.owes(&cedar),
         [later],
@@ -784,7 +781,7 @@ fn a_cancel_by_the_origin_ends_custody_whoever_tells_of_it() {
         .remove(0);
     birch.spool().take_cancel(&cancel, cedar.id()).unwrap();
     assert_eq!((birch.owes(&cedar), birch.left()), (vec![], [0; 6]));
-    assert_eq!(birch.spool().content().held_bytes(), 0);
+    assert_eq!(birch.spool().content.held_bytes(), 0);
 }
 
 /// It said when it is due before it had a row: a pass in between found nothing, and put the next one off for ever.

@@ -80,7 +80,7 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
     let sent = alder.drop_file("f", b"x");
     alder.stop();
     alder.start();
-    assert_eq!(alder.spool().group().statements(), [good]);
+    assert_eq!(alder.spool().group.statements(), [good]);
     let statements = alder.spool().journal.keys(STATEMENTS.all(), 9);
     assert_eq!(statements.unwrap(), [admitted(1)]);
     assert_eq!(rows(&alder, KEPT), 0);

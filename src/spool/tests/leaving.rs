@@ -74,11 +74,11 @@ fn each_kind_of_failure_is_called_by_its_name_on_both_sides_until_something_is_r
             path: PathBuf::from("/secret/place"),
             source: std::io::Error::from_raw_os_error(code),
         };
-        let said = node.spool().content().disk_failed(&error);
+        let said = node.spool().content.disk_failed(&error);
         assert!(said.contains(word) && !said.contains("secret"), "{said}");
         let trouble = node.spool().trouble().unwrap();
         assert!(trouble.contains("/secret/place"), "{trouble}");
-        node.spool().content().disk_works();
+        node.spool().content.disk_works();
         assert_eq!(node.spool().trouble(), None);
     }
 }

@@ -20,7 +20,7 @@ fn what_is_removed_and_still_waited_for_has_a_quota() {
     let (a, b) = (alder.ino("a"), alder.ino("b"));
     alder.spool().may_remove(a, 100_000).unwrap();
     removed(&alder, "a");
-    assert_eq!(alder.spool().content().held_bytes(), 100_000);
+    assert_eq!(alder.spool().content.held_bytes(), 100_000);
 
     let error = alder.spool().may_remove(b, 100_001).unwrap_err();
     assert_eq!(error.errno(), libc::EDQUOT);
@@ -40,13 +40,13 @@ fn what_is_removed_and_still_waited_for_has_a_quota() {
     alder.stop();
     alder.start();
     assert_eq!(
-        alder.spool().content().held_bytes(),
+        alder.spool().content.held_bytes(),
         100_000,
         "counted again at start"
     );
     birch.fetch(&alder, first);
     alder.spool().take_receipt(&birch.receipt()).unwrap();
-    assert_eq!(alder.spool().content().held_bytes(), 0);
+    assert_eq!(alder.spool().content.held_bytes(), 0);
     alder.spool().may_remove(b, 100_001).unwrap();
     assert_eq!(alder.spool().outbox_state(&rel("b"), b).error, None);
 }
@@ -57,7 +57,7 @@ fn a_copy_made_for_who_waits_is_counted_until_it_is_freed() {
     let bundle = alder.drop_file("a", &pattern(100_000));
     alder.drop_file("a", b"new");
     // The old version is superseded, unless its transfer has begun.
-    assert!(alder.spool().content().held_bytes() <= 100_000);
+    assert!(alder.spool().content.held_bytes() <= 100_000);
     let _superseded = alder.spool().open_content(bundle, 0, birch.id());
     let newer = alder.drop_file("a", b"newer");
     birch.fetch(&alder, newer);
@@ -69,7 +69,7 @@ impl Node {
     fn stop_and_start_counts_nothing(mut self) {
         self.stop();
         self.start();
-        assert_eq!(self.spool().content().held_bytes(), 0);
+        assert_eq!(self.spool().content.held_bytes(), 0);
     }
 }
 
@@ -278,7 +278,7 @@ fn a_limit_for_a_member_that_is_set_later_counts_what_was_there_before() {
     birch.fetch(&alder, first);
     let mut limits = birch.limits;
     limits.max_peer_bytes = Some(150_000);
-    birch.spool().content().set_limits(limits);
+    birch.spool().content.set_limits(limits);
     let second = alder.drop_file("b", &pattern(60_000));
     let offered = birch.spool().offered(alder.manifest(second), alder.id());
     let offered = offered.unwrap();

@@ -47,7 +47,7 @@ fn group() -> Group {
 
 impl Group {
     fn spread(&self) {
-        let told = self.alder.spool().group().statements();
+        let told = self.alder.spool().group.statements();
         self.birch.spool().take_statements(told).unwrap();
     }
 }
@@ -61,7 +61,7 @@ fn reenter(node: &mut Node) -> GroupKey {
 /// Enters the group of the key file; gives the key that holds.
 fn enter(node: &Node) -> GroupKey {
     node.spool().enter_group(key_file(node), None).unwrap();
-    node.spool().group().keys().swap_remove(0)
+    node.spool().group.keys().swap_remove(0)
 }
 
 #[test]
@@ -74,17 +74,17 @@ fn a_new_key_is_in_the_key_file_and_the_old_one_is_kept() {
         Some(vec![(group.birch.id(), "birch".to_owned())])
     );
     group.spread();
-    let keys = group.alder.spool().group().keys();
+    let keys = group.alder.spool().group.keys();
     assert_eq!(keys.len(), 2);
     assert_eq!(keys[1], group.key);
-    assert_eq!(group.birch.spool().group().keys(), keys);
+    assert_eq!(group.birch.spool().group.keys(), keys);
     for node in [&mut group.alder, &mut group.birch] {
         assert_eq!(key_file(node), keys[0]);
         assert_eq!(reenter(node), keys[0]);
-        assert_eq!(node.spool().group().keys(), keys);
-        assert_eq!(node.spool().group().generation(), 2);
+        assert_eq!(node.spool().group.keys(), keys);
+        assert_eq!(node.spool().group.generation(), 2);
         assert_eq!(
-            node.spool().group().name(),
+            node.spool().group.name(),
             group.key.group_id(),
             "the name stays"
         );
@@ -110,7 +110,7 @@ fn a_kill_in_the_middle_of_a_new_key_loses_nobody() {
     let mut group = group();
     group.alder.spool().rekey_group().unwrap();
     group.spread();
-    let new = group.alder.spool().group().keys().swap_remove(0);
+    let new = group.alder.spool().group.keys().swap_remove(0);
     for node in [&mut group.alder, &mut group.birch] {
         node.stop();
         write_key_file(node, &group.key);
@@ -118,16 +118,13 @@ fn a_kill_in_the_middle_of_a_new_key_loses_nobody() {
         node.start();
         assert_eq!(enter(node), new);
         assert_eq!(key_file(node), new);
-        assert_eq!(
-            node.spool().group().keys(),
-            [new.clone(), group.key.clone()]
-        );
+        assert_eq!(node.spool().group.keys(), [new.clone(), group.key.clone()]);
         // Or after the old key was kept, and before the new one was written.
         node.stop();
         write_key_file(node, &group.key);
         node.start();
         assert_eq!(enter(node), new);
-        let keys = node.spool().group().keys();
+        let keys = node.spool().group.keys();
         assert_eq!((&keys[0], &keys[1]), (&new, &group.key));
     }
 }
@@ -160,7 +157,7 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
     let birch = group.birch.id();
     group.alder.knows(&group.birch, "birch");
     assert!(
-        group.alder.spool().group().members().is_empty(),
+        group.alder.spool().group.members().is_empty(),
         "and it stays out"
     );
     group.alder.drop_file("g", b"y");
@@ -171,7 +168,7 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
     assert!(!group.alder.spool().ledger.is_pending(late, birch));
     // birch hears that it is out, and keeps the key it has: the new one is not for it.
     group.spread();
-    assert_eq!(group.birch.spool().group().keys(), [group.key]);
+    assert_eq!(group.birch.spool().group.keys(), [group.key]);
     let fenced = group.birch.spool().rekey_group().unwrap_err().to_string();
     assert!(
         fenced.contains("only the admin") && fenced.contains("alder"),
@@ -231,7 +228,7 @@ fn s19_ids_count_whole() {
     let said = slip.unwrap_err().to_string();
     assert!(said.ends_with("did you mean `twin`?"), "{said}");
     spool.remove_members(&[twin.to_string()], true).unwrap();
-    let left: Vec<PeerId> = spool.group().members().iter().map(|m| m.id).collect();
+    let left: Vec<PeerId> = spool.group.members().iter().map(|m| m.id).collect();
     assert_eq!(left, [group.birch.id()]);
 }
 
@@ -250,7 +247,7 @@ fn a_name_of_two_members_removes_neither() {
         .spool()
         .remove_members(&["birch".to_owned()], false);
     assert!(matches!(error, Err(GroupError::Ambiguous(..))), "{error:?}");
-    assert_eq!(group.alder.spool().group().members().len(), 2);
+    assert_eq!(group.alder.spool().group.members().len(), 2);
     let error = group
         .alder
         .spool()
@@ -282,11 +279,11 @@ fn two_new_keys_of_one_number_end_in_one_for_all() {
         .unwrap();
     group.spread();
     group.alder.spool().take_statements(vec![copy]).unwrap();
-    let key = |node: &Node| node.spool().group().keys().swap_remove(0);
+    let key = |node: &Node| node.spool().group.keys().swap_remove(0);
     assert_eq!(key(&group.alder), key(&group.birch));
     assert_eq!(
-        group.alder.spool().group().roll_digest(),
-        group.birch.spool().group().roll_digest()
+        group.alder.spool().group.roll_digest(),
+        group.birch.spool().group.roll_digest()
     );
 }
 
@@ -294,14 +291,9 @@ fn two_new_keys_of_one_number_end_in_one_for_all() {
 fn a_ticket_for_one_is_used_up_durably_and_an_expired_one_says_so() {
     let mut group = group();
     let (one, two) = (Identity::generate().id(), Identity::generate().id());
-    let once = group.alder.spool().group().invite(None, true).unwrap();
+    let once = group.alder.spool().group.invite(None, true).unwrap();
     let hour = Duration::from_secs(3600);
-    let brief = group
-        .alder
-        .spool()
-        .group()
-        .invite(Some(hour), false)
-        .unwrap();
+    let brief = group.alder.spool().group.invite(Some(hour), false).unwrap();
     assert!(group.alder.spool().redeem(once.name(), one).is_ok());
     // Killed right after: power is not even needed to tell.
     reenter(&mut group.alder);
@@ -330,15 +322,15 @@ fn a_ticket_for_one_is_used_up_durably_and_an_expired_one_says_so() {
 fn a_ticket_with_a_newer_key_brings_back_who_was_away_for_too_long() {
     let group = group();
     group.alder.spool().rekey_group().unwrap();
-    let newer = group.alder.spool().group().keys().swap_remove(0);
+    let newer = group.alder.spool().group.keys().swap_remove(0);
     let birch = group.birch.spool();
     assert!(
-        !birch.group().adopt_key(newer.clone(), 1).unwrap(),
+        !birch.group.adopt_key(newer.clone(), 1).unwrap(),
         "an old ticket"
     );
-    assert!(birch.group().adopt_key(newer.clone(), 2).unwrap());
-    assert_eq!(birch.group().keys(), [newer, group.key.clone()]);
-    assert!(!birch.group().adopt_key(group.key, 1).unwrap());
+    assert!(birch.group.adopt_key(newer.clone(), 2).unwrap());
+    assert_eq!(birch.group.keys(), [newer, group.key.clone()]);
+    assert!(!birch.group.adopt_key(group.key, 1).unwrap());
 }
 
 #[test]
@@ -349,7 +341,7 @@ fn members_that_another_invents_have_an_end_and_whoever_comes_himself_gets_in() 
         let id = Identity::generate().id();
         let spool = node.spool();
         spool.member_seen(id, &name, &[], contact).unwrap();
-        spool.group().members().iter().any(|member| member.id == id)
+        spool.group.members().iter().any(|member| member.id == id)
     };
     assert!(seen(true));
     let strangers = (0..1100).filter(|_| seen(false)).count();

@@ -80,7 +80,7 @@ fn what_a_session_notes_of_a_bundle_does_not_undo_that_another_settled_it() {
             start.wait();
             verified.publish().unwrap();
         });
-        let ledger = birch.spool().ledger();
+        let ledger = &birch.spool().ledger;
         assert!(ledger.settled(bundle).unwrap().is_some(), "round {round}");
         let shown = ledger.inbound_shown(bundle).unwrap().unwrap();
         assert_eq!(shown.state, InboundState::Received, "round {round}");

@@ -55,7 +55,7 @@ fn fetch_some(
         }
         let bytes = reader.read(at, LEAF as usize).unwrap();
         incoming.accept_chunk(0, at, &bytes).unwrap();
-        node.spool().content().part_over(bundle, LEAF);
+        node.spool().content.part_over(bundle, LEAF);
     }
     (most, None)
 }

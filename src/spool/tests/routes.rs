@@ -33,13 +33,11 @@ fn set(node: &Node, directory: &str, name: &str, value: &str) {
     let name = format!("user.meshbox.{name}");
     assert_eq!(
         node.spool()
-            .group()
+            .group
             .check_route_xattr(name.as_bytes(), value.as_bytes()),
         Some(true)
     );
-    node.spool()
-        .group()
-        .note_routed(at.metadata().unwrap().ino());
+    node.spool().group.note_routed(at.metadata().unwrap().ino());
     rustix::fs::fsetxattr(&at, name, value.as_bytes(), rustix::fs::XattrFlags::empty()).unwrap();
 }
 
@@ -149,7 +147,7 @@ fn an_attribute_that_means_nothing_is_refused() {
         let name = format!("user.meshbox.{name}");
         alder
             .spool()
-            .group()
+            .group
             .check_route_xattr(name.as_bytes(), value.as_bytes())
     };
     for bad in ["", " , ", "@nowhere", "a b!", "\u{7f}"] {
@@ -253,6 +251,7 @@ fn a_directory_sent_as_one_is_rung_as_urgent_as_its_route_says() {
     let (send, rung) = crossbeam_channel::unbounded();
     alder
         .spool()
+        .doorbell
         .subscribe(move |event| drop(send.send(event.clone())));
     let bundle = alder.commit(".d", "d");
     let rung: Vec<Event> = rung.try_iter().collect();
@@ -276,6 +275,7 @@ fn whatever_is_sealed_is_rung_as_urgent_as_its_route_says() {
     let (send, rung) = crossbeam_channel::unbounded();
     alder
         .spool()
+        .doorbell
         .subscribe(move |event| drop(send.send(event.clone())));
     let written = alder.drop_file("d/f", b"x");
     let renamed = alder.rename("d/f", "d/g");
@@ -306,7 +306,7 @@ fn a_second_claimant_of_a_name_gets_nothing_by_it() {
     alder.knows(&liar, "birch");
     alder.knows(&cedar, "birch");
     assert_eq!(
-        alder.spool().group().false_claim(liar.id(), "birch"),
+        alder.spool().group.false_claim(liar.id(), "birch"),
         Some(birch.id())
     );
     routes(&alder, vec![route("d", &["birch"])]);

@@ -47,14 +47,14 @@ fn files_without_a_name_in_the_outbox_arrive_as_one_bundle() {
         &request(&alder, &[("d/large", &large), ("small", b"s")]),
     ));
     assert!(
-        alder.spool().content().held_bytes() > 0,
+        alder.spool().content.held_bytes() > 0,
         "kept though no name shows it"
     );
     assert_eq!(birch.fetch(&alder, bundle), 200_001);
     assert_eq!(fs::read(birch.inbox("d/large")).unwrap(), large);
     assert_eq!(fs::read(birch.inbox("small")).unwrap(), b"s");
     alder.spool().take_receipt(&birch.receipt()).unwrap();
-    assert_eq!(alder.spool().content().held_bytes(), 0);
+    assert_eq!(alder.spool().content.held_bytes(), 0);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn the_same_id_with_the_same_content_sends_nothing_and_with_other_content_is_an_
     assert_eq!(send(&alder, &to_one), Sent::Conflict(bundle));
     assert_eq!(alder.spool().outbound(None, 9).len(), 1);
     assert_eq!(alder.spool().outbox.sent_as("report-7"), Some(bundle));
-    assert_eq!(alder.spool().content().held_bytes(), 0);
+    assert_eq!(alder.spool().content.held_bytes(), 0);
 }
 
 #[test]

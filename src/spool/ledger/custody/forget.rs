@@ -23,7 +23,7 @@ impl Spool {
         let ended = self.end_all(peer)?;
         self.journal.flush()?;
         tracing::info!(peer = %name, id = %peer.short(), bundles = ended, "forgotten");
-        self.ring(&Event::MembersChanged);
+        self.doorbell.ring(&Event::MembersChanged);
         Ok(Some(ended))
     }
 

@@ -206,10 +206,10 @@ impl Plan<'_> {
         spool.counters.sealed.fetch_add(count, Ordering::Relaxed);
         for (bundle, priority) in sealed {
             tracing::debug!(bundle = %bundle.short(), "sealed");
-            spool.ring(&Event::Sealed(bundle, priority));
+            spool.doorbell.ring(&Event::Sealed(bundle, priority));
         }
         for peer in std::mem::take(&mut self.owed) {
-            spool.ring(&Event::PendingChanged(peer));
+            spool.doorbell.ring(&Event::PendingChanged(peer));
         }
         Ok(())
     }
