@@ -26,7 +26,6 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -58,7 +57,6 @@ use self::ledger::Ledger;
 pub(crate) use self::ledger::cancel::{Cancelled, Retried};
 pub(crate) use self::ledger::custody::OriginSays;
 use self::ledger::history::History;
-use self::ledger::inbound::InboundShown;
 pub(crate) use self::ledger::inbound::InboundState;
 pub(crate) use self::ledger::rank::Rank;
 #[cfg(test)]
@@ -77,7 +75,7 @@ use self::start::{
     save_clean, seal,
 };
 use self::tables::META_EPOCH;
-use crate::bundle::{BundleId, CancelReason, Priority, Receipt, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, CancelReason, Priority, Receipt, RelPath};
 pub(crate) use crate::disk::beneath;
 use crate::disk::extents;
 use crate::journal::{self, Batch, Journal, JournalError, Reserve};
@@ -475,7 +473,6 @@ pub(crate) struct Spool {
     roots: Roots,
     dress: Dress,
     identity: Identity,
-    lifetime: RwLock<Duration>,
     journal: Arc<Journal>,
     /// Rings at every change.
     pub(crate) doorbell: Arc<Doorbell>,
@@ -493,12 +490,8 @@ pub(crate) struct Spool {
     epoch: AtomicU64,
     incarnation: [u8; 16],
     next_seq: AtomicU64,
-    arriving: Mutex<HashMap<BundleId, InboundShown>>,
-    /// The bundles of many files that were used last; a few, so that it is bounded.
-    large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
     counters: Arc<Counters>,
-    history: History,
     custodian: ledger::custody::Custodian,
     doubts: inbox::doubt::Doubts,
     proofs: inbox::proofs::Proofs,
@@ -563,8 +556,17 @@ impl Spool {
         let rebuilt = last_epoch.is_none() && is_in_use(&layout)?;
         let unknown = if rebuilt { now_secs() } else { 0 };
         let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
-        let group = Arc::new(Group::load(&journal, &layout, &config.identity)?);
-        let ledger = Arc::new(Ledger::load(&journal, &group)?);
+        let doorbell = Arc::default();
+        let history = History::new(config.limits.history);
+        let group = Group::load(
+            &journal,
+            &layout,
+            &roots.outbox,
+            &config.identity,
+            config.lifetime,
+        )?;
+        let group = Arc::new(group);
+        let ledger = Arc::new(Ledger::load(&journal, &group, &doorbell, history)?);
         let sealers = config.sealers.max(1);
         let content = Arc::new(Content::new(&journal, &layout, &ledger, room));
         let outbox = Outbox::new(&journal, &content, &roots.outbox);
@@ -577,8 +579,7 @@ impl Spool {
             roots,
             dress: config.dress,
             identity: config.identity,
-            lifetime: RwLock::new(config.lifetime),
-            doorbell: Arc::default(),
+            doorbell,
             outbox,
             inbox,
             ledger,
@@ -588,18 +589,15 @@ impl Spool {
             incarnation: peer::random(),
             next_seq: AtomicU64::new(1),
             group,
-            arriving: Mutex::default(),
-            large_manifests: Mutex::default(),
             observer: RwLock::default(),
             counters: Arc::default(),
-            history: History::new(config.limits.history),
             custodian: ledger::custody::Custodian::default(),
             doubts: inbox::doubt::Doubts::default(),
             proofs,
             rebuilt,
             lock: Mutex::new(Some(lock)),
         });
-        spool.begin_routes()?;
+        spool.group.begin_routes()?;
         spool.begin_age()?;
         spool.recover(last)?;
         spool.count_allowance()?;
@@ -607,7 +605,7 @@ impl Spool {
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
-        spool.history.start(&spool)?;
+        spool.ledger.history.start(&spool)?;
         spool.start_checking(last)?;
         let sealing = spool.outbox.start_sealing(&spool, sealers);
         sealing.on("start a thread for", &state)?;
@@ -620,7 +618,7 @@ impl Spool {
         self.content.watch_disk();
         self.outbox.stop_hashing();
         self.doubts.stop();
-        self.history.stop();
+        self.ledger.history.stop();
         self.stop_ager();
         self.outbox.stop_sealing();
         self.journal.close();

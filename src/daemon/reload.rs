@@ -102,7 +102,7 @@ fn compare(old: &[Held], new: &[Held]) -> Changes {
 fn apply(config: &Config, spool: &Spool, fs: &Fs) -> Result<(), SpoolError> {
     logging::set_level(&config.log);
     spool.content.set_limits(config.limits);
-    spool.set_lifetime(config.lifetime);
+    spool.group.set_lifetime(config.lifetime);
     spool.set_late_joiners(config.late_joiners);
     fs.set_limits(config.limits.max_file_bytes, config.settle);
     spool.set_routing(config.routing.clone())

@@ -423,7 +423,14 @@ impl TestFs {
         self.sealed.try_recv().ok().map(|id| self.sealed_as(id))
     }
     fn sealed_as(&self, bundle: BundleId) -> Sealed {
-        Sealed::of(self.spool.manifest(bundle).unwrap().unwrap().manifest())
+        Sealed::of(
+            self.spool
+                .ledger
+                .manifest(bundle)
+                .unwrap()
+                .unwrap()
+                .manifest(),
+        )
     }
     /// The next bundle that is sealed.
     pub(crate) fn wait_seal(&self) -> Sealed {

@@ -71,7 +71,7 @@ fn tell_closed(hub: &Hub, closing: &[BundleId]) {
     for bundle in closing {
         let recipients = hub.store.ledger.recipients(*bundle);
         let asker = recipients.first().copied().unwrap_or(hub.me);
-        match hub.store.closed_of(asker, &[*bundle]) {
+        match hub.store.ledger.closed_of(asker, &[*bundle]) {
             Ok((closed, _)) if !closed.is_empty() => {
                 for peer in recipients {
                     told.entry(peer).or_default().push(*bundle);
@@ -160,7 +160,7 @@ pub(crate) fn heard(hub: &Hub, peer: &Peer, bundles: &[BundleId], says: OriginSa
 /// `peer` asks whether bundles of ours are closed, or answers that some of its own are not. Blocks on disk.
 pub(crate) fn heard_open(hub: &Hub, peer: &Peer, bundles: &[BundleId]) -> Option<Done> {
     let answer = || {
-        let (closed, open) = hub.store.closed_of(peer.id, bundles)?;
+        let (closed, open) = hub.store.ledger.closed_of(peer.id, bundles)?;
         let not_ours: Vec<BundleId> = bundles
             .iter()
             .filter(|bundle| !closed.contains(bundle) && !open.contains(bundle))

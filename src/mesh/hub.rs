@@ -94,7 +94,7 @@ impl Hub {
 
     /// Remembers when the session with `peer` ended. Blocks on disk.
     pub(crate) fn saw_last(&self, peer: PeerId) {
-        if let Err(error) = self.store.note_gone(peer) {
+        if let Err(error) = self.store.group.note_gone(peer) {
             tracing::debug!("when {} went is not recorded: {error}", self.label_of(peer));
         }
     }
@@ -102,7 +102,7 @@ impl Hub {
     /// Remembers the epoch of `peer`, to tell it should it ever fall behind. Blocks on disk when it is new.
     pub(crate) fn saw_epoch(&self, peer: &Peer, epoch: u64) {
         if peer.epoch_seen.fetch_max(epoch, Ordering::Relaxed) < epoch
-            && let Err(error) = self.store.note_epoch(peer.id, epoch)
+            && let Err(error) = self.store.group.note_epoch(peer.id, epoch)
         {
             tracing::error!("the epoch of {} not recorded: {error}", peer.label());
         }

@@ -53,6 +53,7 @@ pub(crate) fn open(
             let says = manifest.manifest();
             let shown = Some(error.to_string());
             hub.store
+                .ledger
                 .note_inbound(says, manifest.id(), InboundState::Deferred, shown);
             Err(Verdict::Deferred(why))
         }
@@ -118,7 +119,7 @@ pub(crate) fn wrong_or_disk(
                 describe(manifest.manifest())
             );
             arriving.park(error.to_string());
-            hub.store.note_inbound(
+            hub.store.ledger.note_inbound(
                 manifest.manifest(),
                 manifest.id(),
                 InboundState::Deferred,
@@ -137,7 +138,7 @@ pub(crate) fn defer(
     why: String,
 ) -> Verdict {
     arriving.park(why.clone());
-    hub.store.note_inbound(
+    hub.store.ledger.note_inbound(
         manifest.manifest(),
         manifest.id(),
         InboundState::Deferred,
@@ -177,16 +178,24 @@ pub(crate) fn publish(
                 describe(says),
                 hub.label_of(says.origin)
             );
-            hub.store
-                .note_inbound(says, bundle, InboundState::Contradicts, Some(why.clone()));
+            hub.store.ledger.note_inbound(
+                says,
+                bundle,
+                InboundState::Contradicts,
+                Some(why.clone()),
+            );
             Verdict::Refused(why)
         }
         Err(FinishError::Quarantined(bad)) => {
             let why = format!("{} sent wrong bytes: {bad}", peer.label());
             tracing::warn!("{why}");
             hub.blames.add(bundle, peer.id, &why);
-            hub.store
-                .note_inbound(says, bundle, InboundState::Quarantined, Some(why.clone()));
+            hub.store.ledger.note_inbound(
+                says,
+                bundle,
+                InboundState::Quarantined,
+                Some(why.clone()),
+            );
             Verdict::Deferred(why)
         }
         Err(FinishError::Ended(reason)) => {
@@ -195,7 +204,7 @@ pub(crate) fn publish(
         }
         Err(error @ (FinishError::Incomplete(_) | FinishError::Disk(_))) => {
             tracing::error!("{} cannot be published: {error}", describe(says));
-            hub.store.note_inbound(
+            hub.store.ledger.note_inbound(
                 says,
                 bundle,
                 InboundState::Deferred,

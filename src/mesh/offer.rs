@@ -28,7 +28,7 @@ pub(crate) fn send(hub: &Hub, peer: &Peer, bundle: BundleId, out: &Out, urgent: 
     if !hub.store.ledger.is_pending(bundle, peer.id) {
         return false;
     }
-    let manifest = match hub.store.manifest(bundle) {
+    let manifest = match hub.store.ledger.manifest(bundle) {
         Ok(Some(manifest)) => manifest,
         Ok(None) => return false,
         Err(error) => {
@@ -215,5 +215,7 @@ fn take_inline(
 
 /// [`describe`] of a bundle we hold. Blocks on disk, briefly.
 pub(crate) fn describe_held(hub: &Hub, bundle: BundleId) -> Option<String> {
-    Some(describe(hub.store.manifest(bundle).ok()??.manifest()))
+    Some(describe(
+        hub.store.ledger.manifest(bundle).ok()??.manifest(),
+    ))
 }

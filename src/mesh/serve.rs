@@ -190,7 +190,7 @@ async fn answer(
 /// How urgent a bundle is; of one that is not held it does not matter.
 async fn priority_of(hub: &Arc<Hub>, bundle: BundleId) -> Priority {
     let hub = hub.clone();
-    let read = move || hub.store.priority(bundle);
+    let read = move || hub.store.ledger.priority(bundle);
     let priority = tokio::task::spawn_blocking(read).await.ok().flatten();
     priority.unwrap_or_default()
 }

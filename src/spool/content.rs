@@ -240,7 +240,10 @@ impl Spool {
             return Err(ServeError::NotHeld);
         }
         let end = self.ledger.deadline_of(bundle)?;
-        let manifest = self.shared_manifest(bundle)?.ok_or(ServeError::NotHeld)?;
+        let manifest = self
+            .ledger
+            .shared_manifest(bundle)?
+            .ok_or(ServeError::NotHeld)?;
         match manifest
             .manifest()
             .entries

@@ -302,7 +302,7 @@ impl Spool {
         batch.on_durable(move || {
             if let Some(spool) = me.upgrade() {
                 spool.ledger.volatile.lock().remove(&bundle);
-                spool.history.ended();
+                spool.ledger.history.ended();
                 spool.doorbell.ring(&Event::ReceiptReady(receipt));
             }
         });

@@ -21,20 +21,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 
-use crate::bundle::{BundleId, DeliveryState};
+use crate::bundle::{BundleId, DeliveryState, VerifiedManifest};
 use crate::journal::Journal;
 use crate::peer::PeerId;
 use crate::spool::SpoolError;
+use crate::spool::doorbell::Doorbell;
 use crate::spool::group::Group;
 use crate::spool::keys::Newest;
 
 use self::expiry::Ageing;
+use self::history::History;
+use self::inbound::InboundShown;
 use self::tables::{CANCELS, IN_ORDER, OUT_ORDER};
 
 /// Bundles, their recipients and what became of each delivery.
 pub(crate) struct Ledger {
     journal: Arc<Journal>,
     pub(in crate::spool) group: Arc<Group>,
+    doorbell: Arc<Doorbell>,
+    pub(in crate::spool) history: Arc<History>,
+    /// Bundles of others that are being fetched, as status shows them.
+    pub(in crate::spool) arriving: Mutex<HashMap<BundleId, InboundShown>>,
+    /// The bundles of many files that were used last; a few, so that it is bounded.
+    large_manifests: Mutex<Vec<Arc<VerifiedManifest>>>,
     /// The place of the next bundle of ours.
     next_out: AtomicU64,
     /// The place of the next bundle of another that status shows.
@@ -60,12 +69,18 @@ impl Ledger {
     pub(in crate::spool) fn load(
         journal: &Arc<Journal>,
         group: &Arc<Group>,
+        doorbell: &Arc<Doorbell>,
+        history: History,
     ) -> Result<Self, SpoolError> {
         let outbound = journal.keys(OUT_ORDER.all(), 1)?;
         let inbound = journal.keys(IN_ORDER.all(), 1)?;
         Ok(Self {
             journal: Arc::clone(journal),
             group: Arc::clone(group),
+            doorbell: Arc::clone(doorbell),
+            history: Arc::new(history),
+            arriving: Mutex::default(),
+            large_manifests: Mutex::default(),
             next_out: AtomicU64::new(Newest::next(outbound.first())),
             next_in: AtomicU64::new(Newest::next(inbound.first())),
             progress: Mutex::default(),

@@ -258,7 +258,7 @@ impl Spool {
         match self.outbox.name(from)? {
             Some(row) => {
                 batch.remove(OUT_NAMES, from);
-                self.history.name_moved(row.bundle);
+                self.ledger.history.name_moved(row.bundle);
                 self.outbox.put_moved(row.moved(from), to, &mut batch);
             }
             None => batch.remove(OUT_NAMES, to),
@@ -280,7 +280,7 @@ impl Spool {
             for (old, row) in &rows {
                 batch.remove(OUT_NAMES, old);
                 if let Some(new) = old.rebase(from, to) {
-                    self.history.name_moved(row.bundle);
+                    self.ledger.history.name_moved(row.bundle);
                     self.outbox
                         .put_moved(row.clone().moved(old), &new, &mut batch);
                 }
@@ -365,7 +365,7 @@ impl Spool {
         for (row, from, to) in [(row(a)?, a, b), (row(b)?, b, a)] {
             match row {
                 Some(row) => {
-                    self.history.name_moved(row.bundle);
+                    self.ledger.history.name_moved(row.bundle);
                     self.outbox.put_moved(row.moved(from), to, batch);
                 }
                 None => batch.remove(OUT_NAMES, to),

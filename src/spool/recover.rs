@@ -59,7 +59,7 @@ impl Spool {
         self.recover_leaving()?;
         self.recover_inbox()?;
         self.recover_outbox(same_boot && !rebuilds)?;
-        self.drop_bad_cancels()?;
+        self.ledger.drop_bad_cancels()?;
         self.look_home(false)?;
         self.sweep_kept()?;
         self.sweep(same_boot)
@@ -129,7 +129,7 @@ impl Spool {
                 // Not the modification time: a file that is complete has that of its origin.
                 let changed = fs::symlink_metadata(&path).ok()?.ctime();
                 let age = now_secs().saturating_sub(u64::try_from(changed).ok()?);
-                Some(age > self.lifetime.read().as_secs())
+                Some(age > self.group.lifetime().as_secs())
             };
             let wanted = match bundle {
                 Some(bundle) => self.ledger.settled(bundle)?.is_none() && !old().unwrap_or(false),

@@ -158,7 +158,7 @@ impl Spool {
     pub(crate) fn outbound_below(&self, path: &RelPath, limit: usize) -> Vec<OutboundRow> {
         let newest = self.ledger.outbound(None, LAST_LOOK).unwrap_or_default();
         let below = |bundle: &BundleId| {
-            let manifest = self.shared_manifest(*bundle).ok().flatten();
+            let manifest = self.ledger.shared_manifest(*bundle).ok().flatten();
             let title = manifest.and_then(|manifest| manifest.manifest().title());
             title.is_some_and(|title| title.starts_with(path))
         };
@@ -170,7 +170,7 @@ impl Spool {
 
     /// Bundles of others that came as `path` or below it, newest first, of the newest [`LAST_LOOK`] and those arriving.
     pub(crate) fn inbound_below(&self, path: &RelPath, limit: usize) -> Vec<InboundRow> {
-        let arriving: Vec<InboundShown> = self.arriving.lock().values().cloned().collect();
+        let arriving: Vec<InboundShown> = self.ledger.arriving.lock().values().cloned().collect();
         let rows = self.ledger.inbound(None, LAST_LOOK);
         let rows = rows.unwrap_or_default().into_iter();
         let settled: Vec<InboundShown> = rows
@@ -203,7 +203,7 @@ impl Spool {
         }
         let newest = self.ledger.outbound(None, LAST_LOOK);
         newest.unwrap_or_default().into_iter().find_map(|bundle| {
-            let manifest = self.shared_manifest(bundle).ok().flatten()?;
+            let manifest = self.ledger.shared_manifest(bundle).ok().flatten()?;
             let entries = &manifest.manifest().entries;
             let has = entries.iter().any(|entry| entry.path == *path);
             has.then(|| self.outbound_row(bundle, Some(path))).flatten()
@@ -217,14 +217,14 @@ impl Spool {
     }
 
     fn outbound_row(&self, bundle: BundleId, path: Option<&RelPath>) -> Option<OutboundRow> {
-        let manifest = self.shared_manifest(bundle).ok().flatten()?;
+        let manifest = self.ledger.shared_manifest(bundle).ok().flatten()?;
         let says = manifest.manifest();
         let title = says.title()?;
         let path = path.unwrap_or(&title);
         let sealed_only = self.ledger.volatile.lock().contains(&bundle);
         let (mut recipients, states) = self.recipients_of(bundle, says.total_size());
         let settled = !states.is_empty() && states.iter().all(DeliveryState::is_final);
-        let held = self.held(bundle).filter(|_| states.is_empty());
+        let held = self.ledger.held_for(bundle).filter(|_| states.is_empty());
         let held = held.map(|row| held_rows(&row));
         let ended = || self.ledger.ended(bundle, says.origin);
         let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
@@ -293,8 +293,14 @@ impl Spool {
     /// Newest received bundles first; what is arriving right now comes before the first page.
     pub(crate) fn inbound(&self, before: Option<u64>, limit: usize) -> Vec<InboundRow> {
         let mut found = Vec::new();
-        let arriving: Vec<InboundShown> =
-            self.arriving.lock().values().take(limit).cloned().collect();
+        let arriving: Vec<InboundShown> = self
+            .ledger
+            .arriving
+            .lock()
+            .values()
+            .take(limit)
+            .cloned()
+            .collect();
         if before.is_none() {
             found.extend(arriving.iter().map(|row| self.inbound_row(row)));
         }

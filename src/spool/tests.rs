@@ -253,7 +253,7 @@ impl Node {
     }
 
     fn manifest(&self, bundle: BundleId) -> VerifiedManifest {
-        self.spool().manifest(bundle).unwrap().unwrap()
+        self.spool().ledger.manifest(bundle).unwrap().unwrap()
     }
 
     /// Takes a bundle from `origin` as a fetch would; returns how many bytes it asked for.

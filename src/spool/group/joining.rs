@@ -92,7 +92,7 @@ impl Spool {
 
     /// Whether all content of a bundle of many is still here: a file of it may have been replaced since.
     fn is_whole(&self, bundle: BundleId) -> Result<bool, SpoolError> {
-        let Some(manifest) = self.shared_manifest(bundle)? else {
+        let Some(manifest) = self.ledger.shared_manifest(bundle)? else {
             return Ok(true);
         };
         let of = manifest.manifest();
@@ -107,7 +107,7 @@ impl Spool {
         paths: &[RelPath],
     ) -> Result<(), SpoolError> {
         let _decide = self.decide();
-        let Some(manifest) = self.shared_manifest(bundle)? else {
+        let Some(manifest) = self.ledger.shared_manifest(bundle)? else {
             return Ok(());
         };
         let shown: HashSet<&RelPath> = paths.iter().collect();

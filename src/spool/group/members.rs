@@ -126,6 +126,16 @@ impl Group {
         let forgotten = forgotten.then(|| "forgotten".to_owned());
         forgotten.or_else(|| self.why_out(peer))
     }
+
+    /// A peer said its epoch.
+    pub(crate) fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
+        self.decide().note_epoch(peer, epoch)
+    }
+
+    /// The last connection with `peer` has just ended.
+    pub(crate) fn note_gone(&self, peer: PeerId) -> Result<(), SpoolError> {
+        self.decide().note_gone(peer)
+    }
 }
 
 impl Guard<'_, Group> {

@@ -17,6 +17,7 @@ mod keys;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use thiserror::Error;
@@ -29,6 +30,7 @@ pub(crate) use crate::peer::invitation::{Denied, Welcome};
 use crate::peer::roll::{Change, MEMBERS_MAX, Rekey, Roll, SignedStatement, Statement, What};
 use crate::peer::{self, Charter, GroupKey, Identity, PeerId};
 use crate::similar;
+use crate::spool::beneath::Root;
 use crate::spool::decision::Deciding;
 use crate::spool::journal::{Batch, Journal, Key, Table};
 use crate::spool::tables::META;
@@ -48,7 +50,7 @@ const META_GENERATION: Table<(), u64> = Table::named(META, "generation");
 pub(crate) struct Group {
     pub(super) journal: Arc<Journal>,
     pub(super) layout: Layout,
-    pub(super) identity: Identity,
+    pub(in crate::spool) identity: Identity,
     pub(super) known: Known,
     pub(super) routes: Routes,
     state: RwLock<State>,
@@ -165,7 +167,9 @@ impl Group {
     pub(in crate::spool) fn load(
         journal: &Arc<Journal>,
         layout: &Layout,
+        outbox: &Arc<Root>,
         identity: &Identity,
+        lifetime: Duration,
     ) -> Result<Self, SpoolError> {
         let charter = journal.row(META_CHARTER, &())?;
         let mut state = State {
@@ -202,7 +206,7 @@ impl Group {
             layout: layout.clone(),
             identity: identity.clone(),
             known: Known::load(journal)?,
-            routes: Routes::default(),
+            routes: Routes::new(outbox, lifetime),
             state: RwLock::new(state),
             change: Mutex::default(),
             deciding: Deciding::default(),

@@ -31,6 +31,7 @@ use crate::bundle::{
 };
 use crate::peer::{PeerId, PeerName};
 use crate::similar;
+use crate::spool::beneath::Root;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::outbox::seal::Earlier;
 use crate::spool::tables::META;
@@ -172,8 +173,12 @@ impl Routing {
 
 /// What the configuration and the directories of the outbox say of bundles. The flags spare those who use none of it a
 /// look into the journal.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Routes {
+    /// The tree whose directories may have attributes.
+    outbox: Arc<Root>,
+    /// How long bundles live where no route says otherwise.
+    lifetime: RwLock<Duration>,
     /// Whether there is a route in the configuration.
     any_route: AtomicBool,
     /// Whether a directory may have an attribute that routes.
@@ -187,7 +192,32 @@ pub(super) struct Routes {
     routed: RwLock<BTreeSet<u64>>,
 }
 
+impl Routes {
+    pub(super) fn new(outbox: &Arc<Root>, lifetime: Duration) -> Self {
+        Self {
+            outbox: Arc::clone(outbox),
+            lifetime: RwLock::new(lifetime),
+            any_route: AtomicBool::new(false),
+            any_routed: AtomicBool::new(false),
+            scoped: AtomicBool::new(false),
+            limited: AtomicBool::new(false),
+            routing: RwLock::default(),
+            routed: RwLock::default(),
+        }
+    }
+}
+
 impl Group {
+    /// Whether a bundle for some only was ever sealed; only then anything can be held.
+    pub(in crate::spool) fn is_scoped(&self) -> bool {
+        self.routes.scoped.load(Ordering::Relaxed)
+    }
+
+    /// How long bundles live where no route says otherwise.
+    pub(in crate::spool) fn lifetime(&self) -> Duration {
+        *self.routes.lifetime.read()
+    }
+
     /// From now on this is the configuration.
     fn route_by(&self, routing: Routing) {
         let routes = &self.routes;
@@ -329,24 +359,16 @@ impl Group {
             Scope::Ids(_) | Scope::All { .. } => None,
         }
     }
-}
-
-impl Spool {
-    /// Takes the configuration over; bundles that were held are looked at again.
-    pub(crate) fn set_routing(&self, routing: Routing) -> Result<(), SpoolError> {
-        self.group.route_by(routing);
-        self.release_held()
-    }
 
     /// Bundles live for so long from now on, where no route says otherwise.
     pub(crate) fn set_lifetime(&self, lifetime: Duration) {
-        *self.lifetime.write() = lifetime;
+        *self.routes.lifetime.write() = lifetime;
     }
 
     /// Finds the directories with such attributes.
     pub(in crate::spool) fn begin_routes(&self) -> Result<(), SpoolError> {
         let scoped = self.journal.row(META_SCOPED, &())?.is_some();
-        self.group.routes.scoped.store(scoped, Ordering::Release);
+        self.routes.scoped.store(scoped, Ordering::Release);
         let mut found = BTreeSet::new();
         if let Some(root) = self.open_routed(None)
             && has_route(&root)
@@ -355,7 +377,7 @@ impl Spool {
         }
         let mut open: Vec<Option<RelPath>> = vec![None];
         while let Some(directory) = open.pop() {
-            let Ok(entries) = self.outbox().list(directory.as_ref()) else {
+            let Ok(entries) = self.routes.outbox.list(directory.as_ref()) else {
                 continue;
             };
             for (path, meta) in entries.flatten() {
@@ -371,17 +393,20 @@ impl Spool {
                 open.push(Some(path));
             }
         }
-        self.group
-            .routes
+        self.routes
             .any_routed
             .store(!found.is_empty(), Ordering::Release);
-        *self.group.routes.routed.write() = found;
+        *self.routes.routed.write() = found;
         Ok(())
     }
 
     /// A directory of the outbox; `None`: the outbox itself.
     fn open_routed(&self, path: Option<&RelPath>) -> Option<OwnedFd> {
-        self.outbox().open_directory(path).ok().map(OwnedFd::from)
+        self.routes
+            .outbox
+            .open_directory(path)
+            .ok()
+            .map(OwnedFd::from)
     }
 
     /// What the nearest directories above `path` say: whom to, how urgently.
@@ -389,10 +414,10 @@ impl Spool {
         let (mut to, mut priority) = (None, None);
         let mut above = path.parent();
         loop {
-            if !self.group.routes.routed.read().is_empty()
+            if !self.routes.routed.read().is_empty()
                 && let Some(fd) = self.open_routed(above.as_ref())
                 && rustix::fs::fstat(&fd)
-                    .is_ok_and(|stat| self.group.routes.routed.read().contains(&stat.st_ino))
+                    .is_ok_and(|stat| self.routes.routed.read().contains(&stat.st_ino))
             {
                 to = to.or_else(|| read_xattr(&fd, XATTR_TO));
                 priority = priority
@@ -409,18 +434,18 @@ impl Spool {
     /// Whom the file at `path` goes to, and how. `asked` is what whoever asks for the seal wants.
     pub(in crate::spool) fn terms_of(&self, path: &RelPath, asked: Priority) -> Terms {
         let (any_route, any_routed) = (
-            self.group.routes.any_route.load(Ordering::Relaxed),
-            self.group.routes.any_routed.load(Ordering::Relaxed),
+            self.routes.any_route.load(Ordering::Relaxed),
+            self.routes.any_routed.load(Ordering::Relaxed),
         );
         let mut terms = Terms {
             target: Target::All,
             priority: asked,
-            lifetime: *self.lifetime.read(),
+            lifetime: self.lifetime(),
         };
         if !any_route && !any_routed {
             return terms;
         }
-        let routing = self.group.routes.routing.read().clone();
+        let routing = self.routes.routing.read().clone();
         let mut to: Vec<String> = Vec::new();
         if let Some(route) = routing.route_of(path) {
             to.clone_from(&route.to);
@@ -435,7 +460,7 @@ impl Spool {
             terms.priority = priority.unwrap_or(terms.priority);
         }
         if !to.is_empty() {
-            terms.target = self.group.resolve(&to, &routing);
+            terms.target = self.resolve(&to, &routing);
         }
         terms
     }
@@ -449,11 +474,19 @@ impl Spool {
     ) -> Terms {
         let mut terms = self.terms_of(path, Priority::default());
         if !to.is_empty() {
-            let routing = self.group.routes.routing.read().clone();
-            terms.target = self.group.resolve(to, &routing);
+            let routing = self.routes.routing.read().clone();
+            terms.target = self.resolve(to, &routing);
         }
         terms.priority = priority.unwrap_or(terms.priority);
         terms
+    }
+}
+
+impl Spool {
+    /// Takes the configuration over; bundles that were held are looked at again.
+    pub(crate) fn set_routing(&self, routing: Routing) -> Result<(), SpoolError> {
+        self.group.route_by(routing);
+        self.release_held()
     }
 
     /// The manifest under these terms.
@@ -472,7 +505,7 @@ impl Spool {
         };
         if self.group.routes.scoped.load(Ordering::Relaxed) {
             let shown = |bundle: BundleId| {
-                let before = self.shared_manifest(bundle).ok().flatten();
+                let before = self.ledger.shared_manifest(bundle).ok().flatten();
                 before.is_some_and(|before| before.manifest().scope.covers(&scope))
             };
             // The later ones were in the first one's manifest, for recipients of all of them.
@@ -514,14 +547,6 @@ impl Spool {
         Ok(())
     }
 
-    /// What is in the way of a bundle that is held.
-    pub(in crate::spool) fn held(&self, bundle: BundleId) -> Option<HeldRow> {
-        if !self.group.routes.scoped.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.ledger.held(bundle).ok().flatten()
-    }
-
     /// Seals what was held and can be resolved now.
     pub(in crate::spool) fn release_held(&self) -> Result<(), SpoolError> {
         if !self.group.routes.scoped.load(Ordering::Relaxed) {
@@ -535,7 +560,8 @@ impl Spool {
 
     fn try_release(&self, old: BundleId) -> Result<(), SpoolError> {
         let decide = self.decide();
-        let (Some(held), Some(manifest)) = (self.ledger.held(old)?, self.shared_manifest(old)?)
+        let (Some(held), Some(manifest)) =
+            (self.ledger.held(old)?, self.ledger.shared_manifest(old)?)
         else {
             return Ok(());
         };

@@ -57,7 +57,7 @@ impl Spool {
         let shown = self.content.room.allowance().0.lock();
         let shown = shown.as_ref()?.get(&of.origin).copied().unwrap_or(0);
         let arriving: u64 = {
-            let arriving = self.arriving.lock();
+            let arriving = self.ledger.arriving.lock();
             let of_it = arriving.values().filter(|row| row.origin == of.origin);
             of_it.map(|row| row.size).fold(0, u64::saturating_add)
         };

@@ -127,7 +127,7 @@ impl Spool {
         let origin = manifest.manifest().origin;
         let lost = !all || last != LastRun::Whole;
         if lost
-            && (self.receipt_again(manifest)?.is_some()
+            && (self.ledger.receipt_again(manifest)?.is_some()
                 || self.ledger.ended(manifest.id(), origin).is_some())
         {
             return Ok(None);

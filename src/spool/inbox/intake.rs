@@ -66,7 +66,7 @@ pub(in crate::spool) struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        let mut arriving = self.spool.arriving.lock();
+        let mut arriving = self.spool.ledger.arriving.lock();
         let row = arriving.remove(&self.bundle);
         let removed = self.spool.content.arrival_ended(self.bundle);
         let ended = |row: InboundShown| self.spool.ledger.ended(self.bundle, row.origin).is_some();
@@ -395,7 +395,7 @@ impl Incoming {
         let manifest = self.manifest.clone();
         let spool = Arc::clone(&self.arrival.spool);
         drop(self);
-        spool.note_inbound(
+        spool.ledger.note_inbound(
             manifest.manifest(),
             manifest.id(),
             InboundState::Deferred,
@@ -470,7 +470,10 @@ impl Spool {
         if let Some(known) = self.known_offer(&manifest)? {
             return Ok(known);
         }
-        let note = |state, why| self.note_inbound(manifest.manifest(), bundle, state, why);
+        let note = |state, why| {
+            self.ledger
+                .note_inbound(manifest.manifest(), bundle, state, why)
+        };
         let cancels = self.ledger.cancels.load(Ordering::Acquire);
         if let Some(reason) = self.ledger.ended(bundle, manifest.manifest().origin) {
             note(InboundState::Ended(reason), None);
@@ -487,7 +490,7 @@ impl Spool {
             }
             return Ok(answer);
         }
-        match self.arriving.lock().entry(bundle) {
+        match self.ledger.arriving.lock().entry(bundle) {
             // Another session was faster.
             MapEntry::Occupied(_) => return Ok(Offered::Busy),
             MapEntry::Vacant(entry) => entry.insert(shown(&manifest)),
@@ -541,10 +544,10 @@ impl Spool {
     /// What to answer to an offer of a bundle that is here, on its way, or refused for good.
     fn known_offer(&self, manifest: &VerifiedManifest) -> Result<Option<Offered>, SpoolError> {
         let bundle = manifest.id();
-        if self.arriving.lock().contains_key(&bundle) {
+        if self.ledger.arriving.lock().contains_key(&bundle) {
             return Ok(Some(Offered::Busy));
         }
-        if let Some(receipt) = self.receipt_again(manifest)? {
+        if let Some(receipt) = self.ledger.receipt_again(manifest)? {
             return Ok(Some(self.settled_answer(bundle, receipt)));
         }
         // What its origin contradicts itself in is never looked at again: each time would cost the transfer, and room in

@@ -142,7 +142,7 @@ impl Spool {
         if row.formerly.is_some() || row.stat.ino != meta.ino() {
             return Ok(false);
         }
-        let Some(manifest) = self.shared_manifest(row.bundle)? else {
+        let Some(manifest) = self.ledger.shared_manifest(row.bundle)? else {
             return Ok(false);
         };
         let entries = &manifest.manifest().entries;
@@ -176,7 +176,7 @@ impl Spool {
         let Some(row) = row.filter(|row| row.digest == digest) else {
             return Ok(Vec::new());
         };
-        let Some(manifest) = self.manifest(row.bundle)? else {
+        let Some(manifest) = self.ledger.manifest(row.bundle)? else {
             return Ok(Vec::new());
         };
         let of = manifest.manifest();
@@ -265,8 +265,8 @@ impl Spool {
         }
         let bundle = manifest.id();
         let _decide = self.decide();
-        if self.receipt_again(manifest)?.is_some()
-            || self.arriving.lock().contains_key(&bundle)
+        if self.ledger.receipt_again(manifest)?.is_some()
+            || self.ledger.arriving.lock().contains_key(&bundle)
             || self
                 .ledger
                 .ended(bundle, manifest.manifest().origin)

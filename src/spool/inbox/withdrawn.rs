@@ -33,7 +33,7 @@ impl Spool {
         let waits = |bundle: &BundleId| {
             let row = self.ledger.inbound_shown(*bundle).ok().flatten();
             row.is_some_and(|row| row.origin == origin)
-                && !self.arriving.lock().contains_key(bundle)
+                && !self.ledger.arriving.lock().contains_key(bundle)
         };
         bundles
             .into_iter()
@@ -47,7 +47,7 @@ impl Spool {
     pub(crate) fn withdrawn(&self, bundle: BundleId, origin: PeerId) -> Result<bool, SpoolError> {
         let decide = self.decide();
         // Held to the end, so that no fetch of it begins meanwhile.
-        let arriving = self.arriving.lock();
+        let arriving = self.ledger.arriving.lock();
         let Some(mut row) = self.ledger.inbound_shown(bundle)? else {
             return Ok(false);
         };

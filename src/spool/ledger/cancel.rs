@@ -21,7 +21,7 @@ use crate::spool::durable::{self, OnPath};
 use crate::spool::journal::{Batch, JournalError};
 use crate::spool::keys::Ends;
 use crate::spool::ledger::Ledger;
-use crate::spool::ledger::inbound::InboundState;
+use crate::spool::ledger::inbound::{InboundShown, InboundState};
 use crate::spool::ledger::tables::{
     BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, HELD, KEPT, ORPHANS,
 };
@@ -128,6 +128,53 @@ impl Ledger {
         }
         Ok(self.journal.submit(batch)?)
     }
+
+    /// Notes whom we are to tell of a cancel: whom it concerns, but for its origin and who told us. Gives them.
+    fn owe_cancel(
+        &self,
+        cancel: &Cancel,
+        from: Option<PeerId>,
+        deliveries: &[(PeerId, DeliveryState)],
+        batch: &mut Batch,
+    ) -> BTreeSet<PeerId> {
+        let mut told: BTreeSet<PeerId> = deliveries.iter().map(|(peer, _)| *peer).collect();
+        match &cancel.scope {
+            Scope::All { .. } => told.extend(self.group.ids()),
+            // Whoever is no member here cannot be told by us.
+            Scope::Ids(ids) => {
+                told.extend(ids.iter().filter(|id| self.group.is_member(**id)));
+            }
+        }
+        told.retain(|peer| {
+            let known =
+                *peer == self.group.identity.id() || *peer == cancel.origin || Some(*peer) == from;
+            !known && cancel.concerns(*peer)
+        });
+        for peer in &told {
+            batch.insert(CANCELS_OWED, &(*peer, cancel.bundle, cancel.origin), &());
+        }
+        told
+    }
+
+    fn coming(&self, bundle: BundleId) -> Option<InboundShown> {
+        self.arriving.lock().get(&bundle).cloned()
+    }
+
+    /// Nobody is told of these cancels any more; given by their keys.
+    pub(in crate::spool) fn forget_owed(
+        &self,
+        cancels: &HashSet<(BundleId, PeerId)>,
+    ) -> Result<(), SpoolError> {
+        for row in self.journal.each(CANCELS_OWED) {
+            let (key, ()) = row?;
+            if cancels.contains(&(key.1, key.2)) {
+                let mut batch = Batch::default();
+                batch.remove(CANCELS_OWED, &key);
+                self.journal.submit(batch)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Spool {
@@ -168,7 +215,7 @@ impl Spool {
         let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(Cancelled::Unknown);
         };
-        let Some(manifest) = self.shared_manifest(bundle)? else {
+        let Some(manifest) = self.ledger.shared_manifest(bundle)? else {
             return Ok(Cancelled::Unknown);
         };
         let of = manifest.manifest();
@@ -181,7 +228,7 @@ impl Spool {
             .iter()
             .filter(|(_, state)| !state.is_final())
             .count();
-        let waiting = orphan.is_some() || self.held(bundle).is_some();
+        let waiting = orphan.is_some() || self.ledger.held_for(bundle).is_some();
         if open == 0 && !waiting {
             return Ok(Cancelled::Over);
         }
@@ -190,7 +237,9 @@ impl Spool {
         let mut batch = Batch::default();
         batch.insert(CANCELS, &(cancel.bundle, cancel.origin), &cancel);
         self.ledger.keep_cancel(&cancel, &mut batch);
-        let told = self.owe_cancel(&cancel, None, &deliveries, &mut batch);
+        let told = self
+            .ledger
+            .owe_cancel(&cancel, None, &deliveries, &mut batch);
         let freed = self.end_deliveries(bundle, &reason.state(), &mut batch)?;
         // Not before: a word that a power loss took back here would still hold there.
         let me = self.me.clone();
@@ -237,33 +286,6 @@ impl Spool {
             .try_for_each(|digest| self.content.free(digest))
     }
 
-    /// Notes whom we are to tell of a cancel: whom it concerns, but for its origin and who told us. Gives them.
-    fn owe_cancel(
-        &self,
-        cancel: &Cancel,
-        from: Option<PeerId>,
-        deliveries: &[(PeerId, DeliveryState)],
-        batch: &mut Batch,
-    ) -> BTreeSet<PeerId> {
-        let mut told: BTreeSet<PeerId> = deliveries.iter().map(|(peer, _)| *peer).collect();
-        match &cancel.scope {
-            Scope::All { .. } => told.extend(self.group.ids()),
-            // Whoever is no member here cannot be told by us.
-            Scope::Ids(ids) => {
-                told.extend(ids.iter().filter(|id| self.group.is_member(**id)));
-            }
-        }
-        told.retain(|peer| {
-            let known =
-                *peer == self.identity.id() || *peer == cancel.origin || Some(*peer) == from;
-            !known && cancel.concerns(*peer)
-        });
-        for peer in &told {
-            batch.insert(CANCELS_OWED, &(*peer, cancel.bundle, cancel.origin), &());
-        }
-        told
-    }
-
     /// `from` shows us a cancel. `false`: it is forged, or none of our business.
     pub(crate) fn take_cancel(&self, cancel: &Cancel, from: PeerId) -> Result<bool, SpoolError> {
         let me = self.identity.id();
@@ -281,7 +303,7 @@ impl Spool {
         let shown = self
             .ledger
             .inbound_shown(bundle)?
-            .or_else(|| self.coming(bundle));
+            .or_else(|| self.ledger.coming(bundle));
         let too_late = settled.is_some() || self.inbox.publishing.is_shown(bundle);
         let shown = shown.filter(|row| row.origin == cancel.origin && !too_late);
         let mut told = BTreeSet::new();
@@ -289,14 +311,16 @@ impl Spool {
             let mut batch = Batch::default();
             batch.insert(CANCELS, &(cancel.bundle, cancel.origin), cancel);
             self.ledger.keep_cancel(cancel, &mut batch);
-            let held = self.shared_manifest(bundle)?;
+            let held = self.ledger.shared_manifest(bundle)?;
             let held = held.is_some_and(|held| held.manifest().origin == cancel.origin);
             let (mut deliveries, mut freed) = (Vec::new(), Vec::new());
             if held {
                 deliveries = self.ledger.deliveries_of(bundle)?;
                 freed = self.end_deliveries(bundle, &cancel.reason.state(), &mut batch)?;
             }
-            told = self.owe_cancel(cancel, Some(from), &deliveries, &mut batch);
+            told = self
+                .ledger
+                .owe_cancel(cancel, Some(from), &deliveries, &mut batch);
             if let Some(mut row) = shown.clone() {
                 row.state = InboundState::Ended(cancel.reason);
                 row.error = None;
@@ -348,10 +372,6 @@ impl Spool {
         Ok(self.journal.submit(batch)?)
     }
 
-    fn coming(&self, bundle: BundleId) -> Option<crate::spool::InboundShown> {
-        self.arriving.lock().get(&bundle).cloned()
-    }
-
     /// Removes what arrived of a bundle.
     pub(in crate::spool) fn discard_partial(&self, bundle: BundleId) -> Result<(), SpoolError> {
         let partial = self.layout.partial();
@@ -364,22 +384,6 @@ impl Spool {
             }
         }
         Ok(())
-    }
-
-    /// Nobody is told of these cancels any more; given by their keys.
-    pub(in crate::spool) fn forget_owed(
-        &self,
-        cancels: &HashSet<(BundleId, PeerId)>,
-    ) -> Result<(), SpoolError> {
-        self.each_row(CANCELS_OWED, |spool, key, ()| {
-            let (_, bundle, origin) = *key;
-            if !cancels.contains(&(bundle, origin)) {
-                return Ok(());
-            }
-            let mut batch = Batch::default();
-            batch.remove(CANCELS_OWED, key);
-            Ok(spool.journal.submit(batch)?)
-        })
     }
 
     /// Asks recipients again that refused or put off the bundle, or only `peer`.
@@ -395,7 +399,7 @@ impl Spool {
         if self.ledger.cancel_of(bundle, self.identity.id())?.is_some() {
             return Ok(Retried::Nothing);
         }
-        let Some(manifest) = self.shared_manifest(bundle)? else {
+        let Some(manifest) = self.ledger.shared_manifest(bundle)? else {
             return Ok(Retried::Unknown);
         };
         let wanted = |state: &DeliveryState| match state {

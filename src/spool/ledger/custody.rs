@@ -39,7 +39,7 @@ use crate::spool::keys::Ends;
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::tables::{
-    BUNDLES, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
+    CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
 };
 use crate::spool::{Event, Spool, SpoolError};
 
@@ -633,31 +633,6 @@ impl Spool {
         drop(decide);
         self.tell(steps);
         Ok(others)
-    }
-
-    /// Of bundles of ours that `asker` may know of, those that are final for everybody, and those that are not.
-    pub(crate) fn closed_of(
-        &self,
-        asker: PeerId,
-        bundles: &[BundleId],
-    ) -> Result<(Vec<BundleId>, Vec<BundleId>), SpoolError> {
-        let (mut closed, mut open) = (Vec::new(), Vec::new());
-        for bundle in bundles {
-            let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
-                continue;
-            };
-            let manifest = row.signed.verify_own();
-            if !manifest.is_ok_and(|manifest| manifest.manifest().is_for(asker)) {
-                continue;
-            }
-            let deliveries = self.ledger.deliveries_of(*bundle)?;
-            if !deliveries.is_empty() && deliveries.iter().all(|(_, state)| state.is_final()) {
-                closed.push(*bundle);
-            } else {
-                open.push(*bundle);
-            }
-        }
-        Ok((closed, open))
     }
 
     /// A receipt of another recipient of a bundle of another. `false`: it is forged.

@@ -100,6 +100,126 @@ impl Ledger {
         let state = self.delivery(bundle, peer);
         state.ok().flatten().is_some_and(|state| !state.is_final()) && !self.is_over_age(bundle)
     }
+
+    /// The manifest of a bundle of ours, or of one of another that is kept.
+    pub(crate) fn manifest(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let shared = self.shared_manifest(bundle)?;
+        Ok(shared.map(Arc::unwrap_or_clone))
+    }
+
+    /// How urgent a bundle is that is held here.
+    pub(crate) fn priority(&self, bundle: BundleId) -> Option<Priority> {
+        let manifest = self.shared_manifest(bundle).ok().flatten()?;
+        Some(manifest.manifest().priority)
+    }
+
+    /// [`Self::manifest`] without a copy. The last large ones are kept: its files are asked for one by one.
+    pub(in crate::spool) fn shared_manifest(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<Arc<VerifiedManifest>>, SpoolError> {
+        if let Some(kept) = self.kept_manifest(bundle) {
+            return Ok(Some(kept));
+        }
+        let found = self.read_manifest(bundle)?.map(Arc::new);
+        // Also one of many chunks: each of them is a request.
+        if let Some(manifest) = &found
+            && (is_large(manifest) || manifest.encoded_len() > LARGE_BYTES)
+        {
+            let mut kept = self.large_manifests.lock();
+            kept.truncate(LARGE_KEPT - 1);
+            kept.insert(0, Arc::clone(manifest));
+        }
+        Ok(found)
+    }
+
+    fn kept_manifest(&self, bundle: BundleId) -> Option<Arc<VerifiedManifest>> {
+        let kept = self.large_manifests.lock();
+        kept.iter().find(|kept| kept.id() == bundle).cloned()
+    }
+
+    fn read_manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
+        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+            return self.kept(bundle);
+        };
+        row.signed
+            .verify_own()
+            .map(Some)
+            .map_err(|e| SpoolError::Corrupted(e.to_string()))
+    }
+
+    /// Shows in status that an offer was refused, deferred or quarantined. Waits for who decides.
+    pub(crate) fn note_inbound(
+        &self,
+        manifest: &Manifest,
+        bundle: BundleId,
+        state: InboundState,
+        error: Option<String>,
+    ) {
+        let Some(path) = manifest.title() else {
+            return;
+        };
+        // Another session may settle or end it at this moment, and that stands in the same row.
+        let decide = self.decide();
+        let ended = self
+            .ended(bundle, manifest.origin)
+            .map(|reason| (InboundState::Ended(reason), None));
+        let (state, error) = ended.unwrap_or((state, error));
+        let row = InboundShown {
+            bundle,
+            origin: manifest.origin,
+            path,
+            digest: manifest.single_digest(),
+            size: manifest.total_size(),
+            state,
+            error,
+            at: 0,
+        };
+        if self.settled(bundle).is_ok_and(|receipt| receipt.is_some()) {
+            return;
+        }
+        let mut batch = Batch::default();
+        let shown = match row.state == InboundState::Contradicts {
+            true => self.end_inbound(&row, manifest, None, &mut batch),
+            false => self.show_inbound(&row, &mut batch),
+        };
+        if let Err(error) = shown.and_then(|_| Ok(self.journal.submit(batch)?)) {
+            tracing::error!(%error, "cannot record the state of an offer");
+        }
+        drop(decide);
+        if !row.is_open() {
+            self.history.ended();
+        }
+        self.doorbell.ring(&Event::StatusChanged);
+    }
+
+    /// Of bundles of ours that `asker` may know of, those that are final for everybody, and those that are not.
+    pub(crate) fn closed_of(
+        &self,
+        asker: PeerId,
+        bundles: &[BundleId],
+    ) -> Result<(Vec<BundleId>, Vec<BundleId>), SpoolError> {
+        let (mut closed, mut open) = (Vec::new(), Vec::new());
+        for bundle in bundles {
+            let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+                continue;
+            };
+            let manifest = row.signed.verify_own();
+            if !manifest.is_ok_and(|manifest| manifest.manifest().is_for(asker)) {
+                continue;
+            }
+            let deliveries = self.deliveries_of(*bundle)?;
+            if !deliveries.is_empty() && deliveries.iter().all(|(_, state)| state.is_final()) {
+                closed.push(*bundle);
+            } else {
+                open.push(*bundle);
+            }
+        }
+        Ok((closed, open))
+    }
 }
 
 impl Spool {
@@ -171,7 +291,7 @@ impl Spool {
         if self.ledger.delivery(bundle, peer)?.is_some() {
             return Ok(false);
         }
-        let Some(manifest) = self.shared_manifest(bundle)? else {
+        let Some(manifest) = self.ledger.shared_manifest(bundle)? else {
             return Ok(false);
         };
         if !matches!(manifest.manifest().scope, Scope::All { .. })
@@ -187,66 +307,6 @@ impl Spool {
         Ok(true)
     }
 
-    /// A peer said its epoch.
-    pub(crate) fn note_epoch(&self, peer: PeerId, epoch: u64) -> Result<(), SpoolError> {
-        self.decide().group.note_epoch(peer, epoch)
-    }
-
-    /// The last connection with `peer` has just ended.
-    pub(crate) fn note_gone(&self, peer: PeerId) -> Result<(), SpoolError> {
-        self.decide().group.note_gone(peer)
-    }
-
-    /// The manifest of a bundle of ours, or of one of another that is kept.
-    pub(crate) fn manifest(
-        &self,
-        bundle: BundleId,
-    ) -> Result<Option<VerifiedManifest>, SpoolError> {
-        let shared = self.shared_manifest(bundle)?;
-        Ok(shared.map(Arc::unwrap_or_clone))
-    }
-
-    /// How urgent a bundle is that is held here.
-    pub(crate) fn priority(&self, bundle: BundleId) -> Option<Priority> {
-        let manifest = self.shared_manifest(bundle).ok().flatten()?;
-        Some(manifest.manifest().priority)
-    }
-
-    /// [`Self::manifest`] without a copy. The last large ones are kept: its files are asked for one by one.
-    pub(in crate::spool) fn shared_manifest(
-        &self,
-        bundle: BundleId,
-    ) -> Result<Option<Arc<VerifiedManifest>>, SpoolError> {
-        if let Some(kept) = self.kept_manifest(bundle) {
-            return Ok(Some(kept));
-        }
-        let found = self.read_manifest(bundle)?.map(Arc::new);
-        // Also one of many chunks: each of them is a request.
-        if let Some(manifest) = &found
-            && (is_large(manifest) || manifest.encoded_len() > LARGE_BYTES)
-        {
-            let mut kept = self.large_manifests.lock();
-            kept.truncate(LARGE_KEPT - 1);
-            kept.insert(0, Arc::clone(manifest));
-        }
-        Ok(found)
-    }
-
-    fn kept_manifest(&self, bundle: BundleId) -> Option<Arc<VerifiedManifest>> {
-        let kept = self.large_manifests.lock();
-        kept.iter().find(|kept| kept.id() == bundle).cloned()
-    }
-
-    fn read_manifest(&self, bundle: BundleId) -> Result<Option<VerifiedManifest>, SpoolError> {
-        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
-            return self.ledger.kept(bundle);
-        };
-        row.signed
-            .verify_own()
-            .map(Some)
-            .map_err(|e| SpoolError::Corrupted(e.to_string()))
-    }
-
     /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
     pub(crate) fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
         let mut next: Option<BundleId> = self.content.sent_as(digest).ok().flatten();
@@ -257,7 +317,11 @@ impl Spool {
                 return true;
             }
             // A bundle of many files names none before it.
-            if self.kept_manifest(bundle).is_some_and(|m| is_large(&m)) {
+            if self
+                .ledger
+                .kept_manifest(bundle)
+                .is_some_and(|m| is_large(&m))
+            {
                 return false;
             }
             next = self
@@ -366,7 +430,7 @@ impl Spool {
 
     /// Whether a member that a bundle of ours was not promised to may have it.
     fn may_have(&self, bundle: BundleId, peer: PeerId) -> Result<bool, SpoolError> {
-        let manifest = self.shared_manifest(bundle)?;
+        let manifest = self.ledger.shared_manifest(bundle)?;
         let is_for = manifest.is_some_and(|manifest| manifest.manifest().is_for(peer));
         Ok(is_for && self.group.is_member(peer))
     }
@@ -378,10 +442,10 @@ impl Spool {
         bundle: BundleId,
         batch: &mut Batch,
     ) -> Result<Vec<Digest>, SpoolError> {
-        let Some(manifest) = self.shared_manifest(bundle)? else {
+        let Some(manifest) = self.ledger.shared_manifest(bundle)? else {
             return Ok(Vec::new());
         };
-        self.ends_with(batch);
+        self.ledger.ends_with(batch);
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
         self.outbox
             .tells_no_more(bundle, manifest.manifest(), batch)?;
@@ -389,56 +453,6 @@ impl Spool {
         Ok(self
             .content
             .end_need(bundle, manifest.manifest().digests(), batch))
-    }
-
-    /// Shows in status that an offer was refused, deferred or quarantined. Waits for who decides.
-    pub(crate) fn note_inbound(
-        &self,
-        manifest: &Manifest,
-        bundle: BundleId,
-        state: InboundState,
-        error: Option<String>,
-    ) {
-        let Some(path) = manifest.title() else {
-            return;
-        };
-        // Another session may settle or end it at this moment, and that stands in the same row.
-        let decide = self.decide();
-        let ended = self
-            .ledger
-            .ended(bundle, manifest.origin)
-            .map(|reason| (InboundState::Ended(reason), None));
-        let (state, error) = ended.unwrap_or((state, error));
-        let row = InboundShown {
-            bundle,
-            origin: manifest.origin,
-            path,
-            digest: manifest.single_digest(),
-            size: manifest.total_size(),
-            state,
-            error,
-            at: 0,
-        };
-        if self
-            .ledger
-            .settled(bundle)
-            .is_ok_and(|receipt| receipt.is_some())
-        {
-            return;
-        }
-        let mut batch = Batch::default();
-        let shown = match row.state == InboundState::Contradicts {
-            true => self.ledger.end_inbound(&row, manifest, None, &mut batch),
-            false => self.ledger.show_inbound(&row, &mut batch),
-        };
-        if let Err(error) = shown.and_then(|_| Ok(self.journal.submit(batch)?)) {
-            tracing::error!(%error, "cannot record the state of an offer");
-        }
-        drop(decide);
-        if !row.is_open() {
-            self.history.ended();
-        }
-        self.doorbell.ring(&Event::StatusChanged);
     }
 
     /// Adds to the byte counters.

@@ -293,6 +293,36 @@ impl Ledger {
             *known = at;
         }
     }
+
+    /// What is due, and no longer among the next deadlines.
+    fn take_due(&self, age: u64) -> Result<Vec<Ends>, SpoolError> {
+        let mut due = self.take_near(age);
+        let read_to = self.ageing.lock().near.to;
+        if age > read_to {
+            // What gets a deadline from here on is added by itself.
+            self.ageing.lock().near.to = u64::MAX;
+            for row in self.journal.each(DEADLINES) {
+                let (ends, at) = row?;
+                self.ageing.lock().near.add(at, ends);
+            }
+            due.extend(self.take_near(age));
+            due.sort_unstable();
+            due.dedup();
+        }
+        let mut keys = Vec::with_capacity(due.len());
+        for (at, key) in due {
+            if self.journal.row(DEADLINES, &key)? == Some(at) {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// What is due of the next deadlines. What has no row after this has ended or was put off.
+    fn take_near(&self, age: u64) -> Vec<(u64, Ends)> {
+        let _decide = self.decide();
+        self.ageing.lock().near.take_due(age)
+    }
 }
 
 impl Spool {
@@ -346,36 +376,6 @@ impl Spool {
         }
     }
 
-    /// What is due, and no longer among the next deadlines.
-    fn take_due(&self, age: u64) -> Result<Vec<Ends>, SpoolError> {
-        let mut due = self.take_near(age);
-        let read_to = self.ledger.ageing.lock().near.to;
-        if age > read_to {
-            // What gets a deadline from here on is added by itself.
-            self.ledger.ageing.lock().near.to = u64::MAX;
-            self.each_row(DEADLINES, |spool, ends, at| {
-                spool.ledger.ageing.lock().near.add(*at, *ends);
-                Ok(())
-            })?;
-            due.extend(self.take_near(age));
-            due.sort_unstable();
-            due.dedup();
-        }
-        let mut keys = Vec::with_capacity(due.len());
-        for (at, key) in due {
-            if self.journal.row(DEADLINES, &key)? == Some(at) {
-                keys.push(key);
-            }
-        }
-        Ok(keys)
-    }
-
-    /// What is due of the next deadlines. What has no row after this has ended or was put off.
-    fn take_near(&self, age: u64) -> Vec<(u64, Ends)> {
-        let _decide = self.decide();
-        self.ledger.ageing.lock().near.take_due(age)
-    }
-
     /// Ends what is too old.
     pub(in crate::spool) fn expire_due(&self) -> Result<(), SpoolError> {
         let _one = self.ledger.expiring.lock();
@@ -383,14 +383,14 @@ impl Spool {
         if age < self.ledger.next_deadline.load(Ordering::Acquire) {
             return Ok(());
         }
-        let due = self.take_due(age)?;
+        let due = self.ledger.take_due(age)?;
         let cancel = |ends: &Ends| match ends {
             Ends::Cancel(bundle, origin) => Some((*bundle, *origin)),
             Ends::Bundle(_) => None,
         };
         let cancels: HashSet<(BundleId, PeerId)> = due.iter().filter_map(cancel).collect();
         if !cancels.is_empty() {
-            self.forget_owed(&cancels)?;
+            self.ledger.forget_owed(&cancels)?;
         }
         for key in &due {
             match *key {

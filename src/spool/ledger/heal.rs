@@ -7,6 +7,7 @@
 use crate::bundle::BundleId;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Ends;
+use crate::spool::ledger::Ledger;
 use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::tables::{
     CANCELS, CANCELS_OWED, CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
@@ -14,23 +15,6 @@ use crate::spool::ledger::tables::{
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {
-    /// Drops cancels that nobody would take.
-    pub(in crate::spool) fn drop_bad_cancels(&self) -> Result<(), SpoolError> {
-        for key in self.journal.unreadable(CANCELS)? {
-            tracing::error!("a cancel in the journal is dropped: it cannot be read");
-            let mut batch = Batch::default();
-            batch.remove(CANCELS, &key);
-            self.each_row(CANCELS_OWED, |_, owed, ()| {
-                if (owed.1, owed.2) == key {
-                    batch.remove(CANCELS_OWED, owed);
-                }
-                Ok(())
-            })?;
-            self.journal.submit(batch)?;
-        }
-        Ok(())
-    }
-
     /// Drops a bundle of another that was kept for further recipients, without its manifest: with all rows whose keys
     /// name it.
     pub(in crate::spool) fn drop_kept(
@@ -59,5 +43,23 @@ impl Spool {
             }
         })?;
         Ok(self.journal.submit(batch)?)
+    }
+}
+impl Ledger {
+    /// Drops cancels that nobody would take.
+    pub(in crate::spool) fn drop_bad_cancels(&self) -> Result<(), SpoolError> {
+        for key in self.journal.unreadable(CANCELS)? {
+            tracing::error!("a cancel in the journal is dropped: it cannot be read");
+            let mut batch = Batch::default();
+            batch.remove(CANCELS, &key);
+            for row in self.journal.each(CANCELS_OWED) {
+                let (owed, ()) = row?;
+                if (owed.1, owed.2) == key {
+                    batch.remove(CANCELS_OWED, &owed);
+                }
+            }
+            self.journal.submit(batch)?;
+        }
+        Ok(())
     }
 }

@@ -30,6 +30,7 @@ use crate::bundle::{BundleId, Receipt, VerifiedManifest};
 use crate::spool::durable::OnPath;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::Newest;
+use crate::spool::ledger::Ledger;
 use crate::spool::ledger::inbound::{InboundShown, InboundState};
 use crate::spool::ledger::settled::{BLOCK, Block, BlockKey};
 use crate::spool::ledger::tables::{
@@ -154,15 +155,104 @@ fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
 }
 
 impl Spool {
+    /// Forgets what is over and old.
+    pub(in crate::spool) fn sweep_history(&self) -> Result<(), SpoolError> {
+        for _ in 0..PAGES {
+            if self.ledger.history.is_stopping() || !self.ledger.sweep_received()? {
+                break;
+            }
+        }
+        self.sweep_sent()?;
+        self.sweep_proofs()
+    }
+
+    /// The names are looked through once for all pages: there may be many more of them than bundles to forget.
+    fn sweep_sent(&self) -> Result<(), SpoolError> {
+        let reached = self.ledger.history.reached.lock().sent.take();
+        let Some(from) = self.ledger.sweep_from(&self.ledger.next_out, reached) else {
+            return Ok(());
+        };
+        let decide = self.decide();
+        *self.ledger.history.moved.lock() = Some(HashSet::new());
+        drop(decide);
+        let swept = self.sweep_sent_from(from);
+        *self.ledger.history.moved.lock() = None;
+        swept
+    }
+
+    fn sweep_sent_from(&self, mut from: Newest) -> Result<(), SpoolError> {
+        let mut over: HashMap<BundleId, Newest> = HashMap::new();
+        let mut more = true;
+        for _ in 0..PAGES {
+            let page = self
+                .journal
+                .rows(OUT_ORDER.all().after(Some(&from)), PAGE)?;
+            let Some((last, _)) = page.last() else {
+                more = false;
+                break;
+            };
+            from = *last;
+            for (key, bundle) in page {
+                if self.is_over(bundle, key)? {
+                    over.insert(bundle, key);
+                }
+            }
+            if self.ledger.history.is_stopping() {
+                return Ok(());
+            }
+        }
+        self.ledger.history.reached.lock().sent = more.then_some(from);
+        if !over.is_empty() {
+            self.outbox.each_name(|name| {
+                over.remove(&name.bundle);
+            })?;
+        }
+        let over: Vec<(BundleId, Newest)> = over.into_iter().collect();
+        for some in over.chunks(PAGE) {
+            let _decide = self.decide();
+            let moved = self.ledger.history.moved.lock();
+            let has_moved = |bundle| moved.as_ref().is_some_and(|moved| moved.contains(bundle));
+            let mut batch = Batch::default();
+            for (bundle, key) in some {
+                // A name that changed its place may have been missed: its bundle is looked at again another time. Asked
+                // again by the user meanwhile, it is not over.
+                if !has_moved(bundle) && self.is_over(*bundle, *key)? {
+                    self.forget_sent(*bundle, &mut batch)?;
+                }
+            }
+            self.journal.submit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody waits for a bundle of ours any more. Only the user makes it wait again.
+    fn is_over(&self, bundle: BundleId, order: Newest) -> Result<bool, SpoolError> {
+        if self.ledger.volatile.lock().contains(&bundle) {
+            return Ok(false);
+        }
+        let states = self.ledger.deliveries_of(bundle)?;
+        if states.is_empty() {
+            // Sealed when there was nobody, and not replaced since: somebody may join.
+            let waits = self.journal.row(ORPHANS, &order.0)?;
+            return Ok(waits.is_none() && self.ledger.held_for(bundle).is_none());
+        }
+        Ok(states.iter().all(|(_, state)| state.is_final()))
+    }
+
+    fn forget_sent(&self, bundle: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
+        if let Some(manifest) = self.ledger.shared_manifest(bundle)? {
+            let digests = manifest.manifest().digests();
+            self.content.replace_sent(bundle, None, digests, batch)?;
+        }
+        self.ledger.forget(bundle, batch)
+    }
+}
+impl Ledger {
     /// A bundle comes to an end with `batch`. It counts when that is durable: what is not is left alone by the sweeper, and
     /// nobody would ring again.
     pub(in crate::spool) fn ends_with(&self, batch: &mut Batch) {
-        let me = self.me.clone();
-        batch.on_durable(move || {
-            if let Some(spool) = me.upgrade() {
-                spool.history.ended();
-            }
-        });
+        let history = Arc::clone(&self.history);
+        batch.on_durable(move || history.ended());
     }
 
     /// Our receipt for a bundle that was settled, whether its rows are still there or not.
@@ -170,25 +260,13 @@ impl Spool {
         &self,
         manifest: &VerifiedManifest,
     ) -> Result<Option<Receipt>, SpoolError> {
-        if let Some(receipt) = self.ledger.settled(manifest.id())? {
+        if let Some(receipt) = self.settled(manifest.id())? {
             return Ok(Some(receipt));
         }
         let of = manifest.manifest();
         Ok(self
-            .ledger
             .was_settled(of)?
-            .then(|| Receipt::sign(&self.identity, manifest.id(), of.origin)))
-    }
-
-    /// Forgets what is over and old.
-    pub(in crate::spool) fn sweep_history(&self) -> Result<(), SpoolError> {
-        for _ in 0..PAGES {
-            if self.history.is_stopping() || !self.sweep_received()? {
-                break;
-            }
-        }
-        self.sweep_sent()?;
-        self.sweep_proofs()
+            .then(|| Receipt::sign(&self.group.identity, manifest.id(), of.origin)))
     }
 
     /// Where to go on among rows with descending keys; `None`: nothing is old enough.
@@ -201,7 +279,7 @@ impl Spool {
     /// One page; `false` at the end.
     fn sweep_received(&self) -> Result<bool, SpoolError> {
         let reached = self.history.reached.lock().received.take();
-        let Some(from) = self.sweep_from(&self.ledger.next_in, reached) else {
+        let Some(from) = self.sweep_from(&self.next_in, reached) else {
             return Ok(false);
         };
         let _decide = self.decide();
@@ -232,12 +310,10 @@ impl Spool {
         blocks: &mut Blocks,
     ) -> Result<bool, SpoolError> {
         let bundle = row.bundle;
-        if self.ledger.volatile.lock().contains(&bundle)
-            || self.arriving.lock().contains_key(&bundle)
-        {
+        if self.volatile.lock().contains(&bundle) || self.arriving.lock().contains_key(&bundle) {
             return Ok(false);
         }
-        let Some(known) = self.ledger.inbound_row(bundle)? else {
+        let Some(known) = self.inbound_row(bundle)? else {
             return Ok(!row.is_open());
         };
         let table = if known.receipt.is_some() {
@@ -261,86 +337,5 @@ impl Spool {
         block.set(at);
         batch.remove(SCOPED, &bundle);
         Ok(true)
-    }
-
-    /// The names are looked through once for all pages: there may be many more of them than bundles to forget.
-    fn sweep_sent(&self) -> Result<(), SpoolError> {
-        let reached = self.history.reached.lock().sent.take();
-        let Some(from) = self.sweep_from(&self.ledger.next_out, reached) else {
-            return Ok(());
-        };
-        let decide = self.decide();
-        *self.history.moved.lock() = Some(HashSet::new());
-        drop(decide);
-        let swept = self.sweep_sent_from(from);
-        *self.history.moved.lock() = None;
-        swept
-    }
-
-    fn sweep_sent_from(&self, mut from: Newest) -> Result<(), SpoolError> {
-        let mut over: HashMap<BundleId, Newest> = HashMap::new();
-        let mut more = true;
-        for _ in 0..PAGES {
-            let page = self
-                .journal
-                .rows(OUT_ORDER.all().after(Some(&from)), PAGE)?;
-            let Some((last, _)) = page.last() else {
-                more = false;
-                break;
-            };
-            from = *last;
-            for (key, bundle) in page {
-                if self.is_over(bundle, key)? {
-                    over.insert(bundle, key);
-                }
-            }
-            if self.history.is_stopping() {
-                return Ok(());
-            }
-        }
-        self.history.reached.lock().sent = more.then_some(from);
-        if !over.is_empty() {
-            self.outbox.each_name(|name| {
-                over.remove(&name.bundle);
-            })?;
-        }
-        let over: Vec<(BundleId, Newest)> = over.into_iter().collect();
-        for some in over.chunks(PAGE) {
-            let _decide = self.decide();
-            let moved = self.history.moved.lock();
-            let has_moved = |bundle| moved.as_ref().is_some_and(|moved| moved.contains(bundle));
-            let mut batch = Batch::default();
-            for (bundle, key) in some {
-                // A name that changed its place may have been missed: its bundle is looked at again another time. Asked
-                // again by the user meanwhile, it is not over.
-                if !has_moved(bundle) && self.is_over(*bundle, *key)? {
-                    self.forget_sent(*bundle, &mut batch)?;
-                }
-            }
-            self.journal.submit(batch)?;
-        }
-        Ok(())
-    }
-
-    /// Whether nobody waits for a bundle of ours any more. Only the user makes it wait again.
-    fn is_over(&self, bundle: BundleId, order: Newest) -> Result<bool, SpoolError> {
-        if self.ledger.volatile.lock().contains(&bundle) {
-            return Ok(false);
-        }
-        let states = self.ledger.deliveries_of(bundle)?;
-        if states.is_empty() {
-            // Sealed when there was nobody, and not replaced since: somebody may join.
-            let waits = self.journal.row(ORPHANS, &order.0)?;
-            return Ok(waits.is_none() && self.held(bundle).is_none());
-        }
-        Ok(states.iter().all(|(_, state)| state.is_final()))
-    }
-
-    fn forget_sent(&self, bundle: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
-        if let Some(manifest) = self.shared_manifest(bundle)? {
-            let digests = manifest.manifest().digests();
-            self.content.replace_sent(bundle, None, digests, batch)?;
-        }
-        self.ledger.forget(bundle, batch)
     }
 }

@@ -270,4 +270,12 @@ impl Ledger {
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
         Ok(())
     }
+
+    /// What is in the way of a bundle that is held.
+    pub(in crate::spool) fn held_for(&self, bundle: BundleId) -> Option<HeldRow> {
+        if !self.group.is_scoped() {
+            return None;
+        }
+        self.held(bundle).ok().flatten()
+    }
 }

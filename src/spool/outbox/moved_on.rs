@@ -209,7 +209,7 @@ impl Spool {
         let mut batch = Batch::default();
         batch.remove(LEFT, &LeftKey::of(from, row.order));
         // Who never heard of the name before this one would have heard of it, too.
-        if let Some(manifest) = self.shared_manifest(row.bundle)? {
+        if let Some(manifest) = self.ledger.shared_manifest(row.bundle)? {
             let of = manifest.manifest();
             if !of.renamed_from.is_empty() && self.is_over_for_all(row.bundle)? {
                 self.outbox.forget_told(row.bundle, of, &mut batch)?;

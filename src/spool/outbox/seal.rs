@@ -160,7 +160,7 @@ impl Spool {
     /// What an earlier bundle of ours says of content with this digest, so that it need not be hashed again.
     pub(in crate::spool) fn hashed_before(&self, digest: Digest, len: u64) -> Option<Hashed> {
         let bundle: BundleId = self.content.sent_as(digest).ok().flatten()?;
-        let manifest = self.shared_manifest(bundle).ok().flatten()?;
+        let manifest = self.ledger.shared_manifest(bundle).ok().flatten()?;
         manifest
             .manifest()
             .entries
@@ -257,7 +257,7 @@ impl Spool {
 
     /// Whether every path of `old` has a newer version, counting those of `newer`.
     fn is_superseded(&self, old: BundleId, newer: &VerifiedManifest) -> Result<bool, SpoolError> {
-        let Some(manifest) = self.shared_manifest(old)? else {
+        let Some(manifest) = self.ledger.shared_manifest(old)? else {
             return Ok(true);
         };
         let entries = &manifest.manifest().entries;

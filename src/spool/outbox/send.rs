@@ -209,7 +209,10 @@ impl Spool {
 
     /// The terms of all entries; they must not contradict each other.
     fn common_terms(&self, request: &SendRequest, entries: &[Entry]) -> Result<Terms, String> {
-        let of = |entry: &Entry| self.terms_asked(&entry.path, &request.to, request.priority);
+        let of = |entry: &Entry| {
+            self.group
+                .terms_asked(&entry.path, &request.to, request.priority)
+        };
         let first = of(&entries[0]);
         if let Some(other) = entries
             .iter()

@@ -325,7 +325,7 @@ impl Spool {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let mut parts: Vec<(Terms, Vec<Entry>)> = Vec::new();
         for entry in entries {
-            let terms = self.terms_of(&entry.path, request.priority);
+            let terms = self.group.terms_of(&entry.path, request.priority);
             match parts.iter_mut().find(|(other, _)| *other == terms) {
                 Some((_, entries)) => entries.push(entry),
                 None => parts.push((terms, vec![entry])),

@@ -55,7 +55,7 @@ fn what_a_session_notes_of_a_bundle_does_not_undo_its_cancel() {
         let note = || {
             let (state, why) = state(InboundState::Deferred);
             let says = manifest.manifest();
-            birch.spool().note_inbound(says, bundle, state, why);
+            birch.spool().ledger.note_inbound(says, bundle, state, why);
         };
         note();
         cancel(&alder, bundle);

@@ -120,7 +120,11 @@ fn s11_another_holder_gives_it_and_the_receipt_finds_its_way_back() {
     assert_eq!(alder.state_of(bundle, &cedar), "queued");
     assert!(alder.spool().take_receipt(&relays[0]).unwrap());
     assert_eq!(alder.state_of(bundle, &cedar), "delivered");
-    let (closed, open) = alder.spool().closed_of(birch.id(), &[bundle]).unwrap();
+    let (closed, open) = alder
+        .spool()
+        .ledger
+        .closed_of(birch.id(), &[bundle])
+        .unwrap();
     assert_eq!((closed, open), (vec![bundle], vec![]));
     birch
         .spool()
@@ -186,7 +190,11 @@ fn an_origin_that_says_open_has_it_carried_at_once() {
     let (alder, birch, cedar) = three();
     let bundle = alder.drop_file("f", b"x");
     birch.fetch(&alder, bundle);
-    let (closed, open) = alder.spool().closed_of(birch.id(), &[bundle]).unwrap();
+    let (closed, open) = alder
+        .spool()
+        .ledger
+        .closed_of(birch.id(), &[bundle])
+        .unwrap();
     assert_eq!((closed, open), (vec![], vec![bundle]));
     birch
         .spool()
@@ -580,7 +588,12 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
         let shown = alder.spool().bundle_state(bundle, digest);
         assert_eq!((shown.state.as_str(), shown.error), ("delivered 1/1", None));
         assert_eq!(
-            alder.spool().closed_of(birch.id(), &[bundle]).unwrap().0,
+            alder
+                .spool()
+                .ledger
+                .closed_of(birch.id(), &[bundle])
+                .unwrap()
+                .0,
             [bundle]
         );
         assert_eq!(alder.spool().content.held_bytes(), 0);

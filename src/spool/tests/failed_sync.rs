@@ -150,7 +150,7 @@ fn what_was_offered_before_a_failed_sync_lost_its_rows_is_not_sent_a_second_time
         recovered.len() == 1 && recovered[0].path == rel("torn") && recovered[0].incomplete,
         "{recovered:?}"
     );
-    assert!(alder.spool().manifest(torn).unwrap().is_none());
+    assert!(alder.spool().ledger.manifest(torn).unwrap().is_none());
     assert_eq!(state_of(&alder, "a"), "delivered");
     assert_eq!(state_of(&alder, "d/b"), "queued");
     assert_eq!(

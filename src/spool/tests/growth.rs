@@ -119,7 +119,7 @@ fn s20_what_was_not_durable_at_the_last_sweep_has_it_wake_again_when_it_is() {
         alder.drop_file("same", format!("{n}").as_bytes());
     }
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while alder.spool().history.is_rung() {
+    while alder.spool().ledger.history.is_rung() {
         assert!(std::time::Instant::now() < deadline);
         std::thread::yield_now();
     }
@@ -141,7 +141,7 @@ fn what_is_renamed_during_a_sweep_is_kept_and_the_rest_forgotten() {
     for n in 0..50 {
         whole_life(&alder, &birch, &format!("{n}"), format!("{n}").as_bytes());
     }
-    let history = &alder.spool().history;
+    let history = &alder.spool().ledger.history;
     history.name_moved(shown);
     alder.swept();
     assert!(
@@ -149,7 +149,7 @@ fn what_is_renamed_during_a_sweep_is_kept_and_the_rest_forgotten() {
         "{:?}",
         alder.rows()
     );
-    assert!(alder.spool().manifest(shown).unwrap().is_some());
+    assert!(alder.spool().ledger.manifest(shown).unwrap().is_some());
 }
 
 #[test]
@@ -187,7 +187,9 @@ fn what_was_refused_for_good_stays_refused_when_nobody_remembers_its_row() {
         let why = Some(CONTRADICTS.to_owned());
         let says = manifest.manifest();
         let spool = birch.spool();
-        spool.note_inbound(says, manifest.id(), InboundState::Contradicts, why);
+        spool
+            .ledger
+            .note_inbound(says, manifest.id(), InboundState::Contradicts, why);
         manifest
     };
     let (lie, other) = (refuse("lie"), refuse("other"));
@@ -299,7 +301,7 @@ fn what_is_not_over_is_kept_however_old() {
         .spool()
         .outbox_state(&rel("shown"), alder.ino("shown"));
     assert_eq!(state.state, "delivered 1/1");
-    assert!(alder.spool().manifest(moved).unwrap().is_some());
+    assert!(alder.spool().ledger.manifest(moved).unwrap().is_some());
     assert_eq!(birch.fetch(&alder, waits), 13);
     // Consumed long after its bundle was forgotten.
     birch.consume("shown");

@@ -75,6 +75,7 @@ fn what_a_session_notes_of_a_bundle_does_not_undo_that_another_settled_it() {
                 let says = manifest.manifest();
                 birch
                     .spool()
+                    .ledger
                     .note_inbound(says, bundle, InboundState::Deferred, why);
             });
             start.wait();

@@ -160,7 +160,7 @@ impl Spool {
         }
         let mut parked = Vec::new();
         for (bundle, here) in here {
-            if self.arriving.lock().contains_key(&bundle) {
+            if self.ledger.arriving.lock().contains_key(&bundle) {
                 continue;
             }
             // After a kill nothing is known of it before it is offered again.
@@ -182,7 +182,7 @@ impl Spool {
     fn discard_parked(&self, bundles: &[BundleId]) -> Result<(), SpoolError> {
         for bundle in bundles {
             // Held, so that no fetch of it begins meanwhile.
-            let arriving = self.arriving.lock();
+            let arriving = self.ledger.arriving.lock();
             if !arriving.contains_key(bundle) {
                 tracing::info!(bundle = %bundle.short(), "what had come makes room for another bundle");
                 self.discard_partial(*bundle)?;
@@ -205,11 +205,13 @@ impl Spool {
                 entry.path,
                 entry.size()
             );
-            self.note_inbound(of, manifest.id(), InboundState::Refused, Some(why.clone()));
+            self.ledger
+                .note_inbound(of, manifest.id(), InboundState::Refused, Some(why.clone()));
             return Ok(Some(Offered::Refused(why)));
         }
         if let Some(why) = self.group.over_our_limits(manifest) {
-            self.note_inbound(of, manifest.id(), InboundState::Refused, Some(why.clone()));
+            self.ledger
+                .note_inbound(of, manifest.id(), InboundState::Refused, Some(why.clone()));
             return Ok(Some(Offered::Refused(why)));
         }
         let need: u64 = of
@@ -223,7 +225,8 @@ impl Spool {
             over => over,
         };
         let Some(why) = why else { return Ok(None) };
-        self.note_inbound(of, manifest.id(), InboundState::Deferred, Some(why.clone()));
+        self.ledger
+            .note_inbound(of, manifest.id(), InboundState::Deferred, Some(why.clone()));
         Ok(Some(Offered::Deferred(why)))
     }
 

@@ -27,7 +27,7 @@ impl Spool {
     ) -> Result<Vec<SealOutcome>, SpoolError> {
         let SealRequest { gate, names, .. } = request;
         let all = |outcome: SealOutcome| Ok(vec![outcome; names.len()]);
-        let terms_of = |name: &SealName| self.terms_of(&name.path, request.priority);
+        let terms_of = |name: &SealName| self.group.terms_of(&name.path, request.priority);
         let terms: Vec<Terms> = names.iter().map(terms_of).collect();
         let gates = gates_of(std::slice::from_ref(&member));
         let mut gates = Gates::lock(&gates);
