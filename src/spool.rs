@@ -62,7 +62,7 @@ pub(crate) use self::ledger::rank::Rank;
 #[cfg(test)]
 pub(crate) use self::outbox::MarkKind;
 use self::outbox::Outbox;
-pub(crate) use self::outbox::Underway;
+pub(crate) use self::outbox::Unfinished;
 pub(crate) use self::outbox::gate::{Gate, GateGuard};
 pub(crate) use self::outbox::send::{SendRequest, Sent};
 pub(crate) use self::outbox::tree::{RecoveredTree, TreeRequest};
@@ -558,10 +558,11 @@ impl Spool {
         let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
         let doorbell = Arc::default();
         let history = History::new(config.limits.history);
+        let outbox_root = beneath::Root::open_at(layout.outbox())?;
         let group = Group::load(
             &journal,
             &layout,
-            &roots.outbox,
+            &outbox_root,
             &config.identity,
             config.lifetime,
         )?;
@@ -569,7 +570,7 @@ impl Spool {
         let ledger = Arc::new(Ledger::load(&journal, &group, &doorbell, history)?);
         let sealers = config.sealers.max(1);
         let content = Arc::new(Content::new(&journal, &layout, &ledger, room));
-        let outbox = Outbox::new(&journal, &content, &roots.outbox);
+        let outbox = Outbox::new(&journal, &content, &outbox_root);
         let outbox = outbox.on("start a thread for", &state)?;
         let inbox = Inbox::new(&journal, &content);
         let spool = Arc::new_cyclic(|me| Self {

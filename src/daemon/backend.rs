@@ -26,7 +26,7 @@ use crate::mesh::{Mesh, PeerStatus};
 use crate::peer::PeerId;
 use crate::ready::Overview;
 use crate::similar;
-use crate::spool::{Changed, Member, Underway};
+use crate::spool::{Changed, Member, Unfinished};
 
 /// So many digits of an id say which.
 const ID_LEAST: usize = 8;
@@ -318,7 +318,7 @@ impl ControlBackend for Backend {
             return Delivery::Sealed(row);
         }
         // The plain tree behind the mount, never the mount itself.
-        let shown = spool.outbox_metadata(path);
+        let shown = spool.outbox.metadata(path);
         match shown {
             // Removed since: what was queued is still delivered.
             Err(_) => spool
@@ -349,10 +349,10 @@ impl ControlBackend for Backend {
     }
 
     fn underway(&self, directory: Option<&RelPath>) -> Vec<Target> {
-        let found = self.facts.spool.underway(directory);
+        let found = self.facts.spool.outbox.unfinished(directory);
         let found = found.unwrap_or_else(|error| {
             tracing::error!("what is on its way cannot be read: {error}");
-            Underway::default()
+            Unfinished::default()
         });
         let bundles = found
             .bundles

@@ -188,7 +188,7 @@ impl Fs {
             guard.add_writer();
             let created = matches!(event, Some(Event::Created { .. }));
             if let Some(Event::Created { path, .. }) = &event
-                && let Err(error) = fs.spool.before_modify(guard, path)
+                && let Err(error) = fs.spool.outbox.before_modify(guard, path)
             {
                 // Without its mark a file that is made when the daemon is killed would be taken for an empty one.
                 tracing::warn!(%path, %error, "a new file could not be marked as open");
@@ -287,7 +287,11 @@ impl Fs {
         let Some(mut guard) = gate.try_lock() else {
             return Ok(None);
         };
-        Ok(self.spool.before_modify(&mut guard, path)?.then_some(guard))
+        Ok(self
+            .spool
+            .outbox
+            .before_modify(&mut guard, path)?
+            .then_some(guard))
     }
 
     /// The gate, waited for, with sealed bytes copied out. Not for FUSE loops.
@@ -297,7 +301,7 @@ impl Fs {
         modify: &Modify,
     ) -> Result<GateGuard<'a>, FsError> {
         let mut guard = gate.lock();
-        if !self.spool.before_modify(&mut guard, &modify.path)? {
+        if !self.spool.outbox.before_modify(&mut guard, &modify.path)? {
             self.spool
                 .copy_out(&mut guard, &modify.file.file, &modify.path)?;
         }

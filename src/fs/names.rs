@@ -372,7 +372,7 @@ impl Fs {
         let path = to_place.rel()?;
         let kind = kind_of(&stat);
         if matches!(kind, Some(Kind::File | Kind::Symlink)) {
-            self.spool.outbox_linked(stat.st_ino, &from.rel()?, &path);
+            self.spool.outbox.linked(stat.st_ino, &from.rel()?, &path);
         }
         let told = match kind {
             Some(Kind::File) => true,

@@ -282,11 +282,11 @@ impl Spool {
         // Between the copy and the modification somebody may begin to need the bytes: then once more.
         while let Some(digest) = gate.state().sealed {
             self.copy_sealed(gate, file, digest)?;
-            if self.before_modify(gate, path)? {
+            if self.outbox.before_modify(gate, path)? {
                 return Ok(());
             }
         }
-        self.before_modify(gate, path).map(drop)
+        self.outbox.before_modify(gate, path).map(drop)
     }
 
     fn copy_sealed(

@@ -6,7 +6,7 @@
 //! # Invariants
 //! Modes are set explicitly; the umask of the daemon decides nothing.
 
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -95,7 +95,6 @@ impl Dress {
 /// The roots of the trees.
 #[derive(Debug)]
 pub(super) struct Roots {
-    pub(super) outbox: Arc<Root>,
     inbox: Arc<Root>,
     unverified: Arc<Root>,
 }
@@ -103,7 +102,6 @@ pub(super) struct Roots {
 impl Roots {
     pub(super) fn open(layout: &Layout) -> Result<Self, SpoolError> {
         Ok(Self {
-            outbox: Root::open_at(layout.outbox())?,
             inbox: Root::open_at(layout.inbox())?,
             unverified: Root::open_at(layout.unverified())?,
         })
@@ -111,19 +109,9 @@ impl Roots {
 }
 
 impl Spool {
-    /// The tree of the outbox.
-    pub(super) fn outbox(&self) -> &Arc<Root> {
-        &self.roots.outbox
-    }
-
     /// The tree of the inbox.
     pub(super) fn inbox(&self) -> &Arc<Root> {
         &self.roots.inbox
-    }
-
-    /// What the outbox shows at `path`, a link as such.
-    pub(crate) fn outbox_metadata(&self, path: &RelPath) -> io::Result<Metadata> {
-        self.outbox().metadata(path)
     }
 
     /// The tree of files of the inbox that are in doubt.

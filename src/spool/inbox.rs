@@ -457,7 +457,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let _decide = self.decide();
         self.record_pending(from)?;
-        let (old, new) = (self.inbox().at(from)?, self.outbox().at(to)?);
+        let (old, new) = (self.inbox().at(from)?, self.outbox.root.at(to)?);
         let row: Option<InName> = self.journal.row(IN_NAMES, from)?;
         if let Some(row) = &row {
             self.outbox.expect(row.ino, to)?;
@@ -476,7 +476,7 @@ impl Spool {
         let mut batch = Batch::default();
         batch.remove(IN_NAMES, from);
         batch.sync(self.inbox().sync_above(from));
-        batch.sync(self.outbox().sync_above(to));
+        batch.sync(self.outbox.root.sync_above(to));
         if let Some(row) = row {
             self.row_consumed(&row, from, &mut batch)?;
         }

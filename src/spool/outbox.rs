@@ -29,7 +29,7 @@ pub(in crate::spool) mod send;
 mod tables;
 pub(in crate::spool) mod tail;
 pub(in crate::spool) mod tree;
-mod underway;
+mod unfinished;
 
 use self::jobs::Jobs;
 use self::moved_on::IsUnsent;
@@ -37,11 +37,11 @@ pub(crate) use self::tables::MarkKind;
 pub(in crate::spool) use self::tables::OutName;
 use self::tables::{MARKS, OUT_NAMES};
 use self::tail::TailHasher;
-pub(crate) use self::underway::Underway;
+pub(crate) use self::unfinished::Unfinished;
 use crate::journal::Journal;
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
@@ -55,6 +55,7 @@ use super::content::Content;
 use super::durable::OnPath;
 use super::journal::Batch;
 use super::keys::{At, Beneath};
+use super::ledger::Ledger;
 use super::{FileState, Gate, GateGuard, Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError};
 use crate::bundle::{RelPath, Stage};
 
@@ -68,8 +69,9 @@ const RENAME_PAGE: usize = 1000;
 pub(crate) struct Outbox {
     journal: Arc<Journal>,
     pub(in crate::spool) content: Arc<Content>,
+    ledger: Arc<Ledger>,
     /// The tree that the mount shows.
-    root: Arc<Root>,
+    pub(in crate::spool) root: Arc<Root>,
     gates: Mutex<HashMap<u64, Weak<Gate>>>,
     /// Inodes whose digest is to be compared with the recorded one.
     recheck: Mutex<HashMap<u64, Recheck>>,
@@ -94,6 +96,7 @@ impl Outbox {
         Ok(Self {
             journal: Arc::clone(journal),
             content: Arc::clone(content),
+            ledger: Arc::clone(&content.ledger),
             root: Arc::clone(root),
             gates: Mutex::default(),
             recheck: Mutex::default(),
@@ -163,6 +166,11 @@ impl Outbox {
         }
     }
 
+    /// What a name shows, a link as such.
+    pub(crate) fn metadata(&self, path: &RelPath) -> std::io::Result<Metadata> {
+        self.root.metadata(path)
+    }
+
     /// Opens a file of the outbox to hash it; `None` when the name shows another inode by now, or nothing.
     pub(in crate::spool) fn open_member(
         &self,
@@ -191,7 +199,31 @@ impl Outbox {
         }
     }
 
-    /// To be called with the gate locked when the operation that [`Spool::before_modify`] admitted failed without changing
+    /// To be called with the gate locked, before any modifying operation on the inode (WRITE, size change, FALLOCATE,
+    /// O_TRUNC). Cheap: two flag tests, after the first call since the last seal. Marks the inode `open`. `false`: the
+    /// old bytes are still needed, call [`Spool::copy_out`] first, on a thread that may block.
+    pub(crate) fn before_modify(
+        &self,
+        gate: &mut GateGuard<'_>,
+        path: &RelPath,
+    ) -> Result<bool, SpoolError> {
+        let ino = gate.gate().ino();
+        let mut batch = Batch::default();
+        // Held until the rows are in: whoever decides sees an inode either sealed, or without a digest.
+        let mut decide = None;
+        if let Some(digest) = gate.state().sealed {
+            let content = decide.insert(self.decide().content());
+            if !content.before_change(digest, ino, &mut batch)? {
+                return Ok(false);
+            }
+            gate.state().sealed = None;
+        }
+        self.mark_open(gate, path, batch)?;
+        drop(decide);
+        Ok(true)
+    }
+
+    /// To be called with the gate locked when the operation that [`Self::before_modify`] admitted failed without changing
     /// anything: a file of which nothing else was changed since is as it was before, and is not to be taken for one whose
     /// writer was killed.
     pub(crate) fn not_modified(&self, gate: &mut GateGuard<'_>) {
@@ -213,30 +245,6 @@ impl Outbox {
 }
 
 impl Spool {
-    /// To be called with the gate locked, before any modifying operation on the inode (WRITE, size change, FALLOCATE,
-    /// O_TRUNC). Cheap: two flag tests, after the first call since the last seal. Marks the inode `open`. `false`: the
-    /// old bytes are still needed, call [`Self::copy_out`] first, on a thread that may block.
-    pub(crate) fn before_modify(
-        &self,
-        gate: &mut GateGuard<'_>,
-        path: &RelPath,
-    ) -> Result<bool, SpoolError> {
-        let ino = gate.gate().ino();
-        let mut batch = Batch::default();
-        // Held until the rows are in: whoever decides sees an inode either sealed, or without a digest.
-        let mut decide = None;
-        if let Some(digest) = gate.state().sealed {
-            let content = &decide.insert(self.decide()).content;
-            if !content.before_change(digest, ino, &mut batch)? {
-                return Ok(false);
-            }
-            gate.state().sealed = None;
-        }
-        self.outbox.mark_open(gate, path, batch)?;
-        drop(decide);
-        Ok(true)
-    }
-
     /// A name in the outbox moved; `directory` says that everything below moved with it.
     pub(crate) fn outbox_renamed(&self, from: &RelPath, to: &RelPath, directory: bool) {
         let moved = if directory {

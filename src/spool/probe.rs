@@ -24,7 +24,7 @@ impl Spool {
 
     /// Whether there is a record of a file of the outbox that holds.
     pub(crate) fn has_record(&self, path: &RelPath) -> bool {
-        let stat = Stat::of(&self.outbox().metadata(path).unwrap());
+        let stat = Stat::of(&self.outbox.root.metadata(path).unwrap());
         let record = self.content.record_of(stat.ino).unwrap();
         record.is_some_and(|record| record.stat.is(&stat))
     }

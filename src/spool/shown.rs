@@ -137,7 +137,12 @@ impl Spool {
 
     /// Bundles of ours that somebody still waits for, newest first, and how many further ones there are.
     pub(crate) fn outbound_unfinished(&self, limit: usize) -> (Vec<OutboundRow>, u64) {
-        let bundles = self.underway(None).unwrap_or_default().bundles.into_iter();
+        let bundles = self
+            .outbox
+            .unfinished(None)
+            .unwrap_or_default()
+            .bundles
+            .into_iter();
         let place = |bundle| self.ledger.place(bundle).ok().flatten();
         let placed = bundles.map(|bundle| (place(bundle).unwrap_or(0), bundle));
         let mut all: Vec<(u64, BundleId)> = placed.collect();
@@ -186,7 +191,7 @@ impl Spool {
     pub(crate) fn outbound_of(&self, path: &RelPath) -> Option<OutboundRow> {
         use std::os::unix::fs::MetadataExt;
         let row = self.outbox.name(path).ok().flatten()?;
-        let meta = self.outbox().metadata(path).ok()?;
+        let meta = self.outbox.root.metadata(path).ok()?;
         let marked = self.outbox.mark_of(meta.ino()).ok().flatten().is_some();
         if meta.ino() != row.stat.ino || marked || !self.is_current(&row) {
             return None;

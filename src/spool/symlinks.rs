@@ -68,8 +68,8 @@ impl Spool {
         path: &RelPath,
         ino: u64,
     ) -> Result<Option<(File, Vec<u8>)>, SpoolError> {
-        let at = self.outbox().shown(path);
-        let there = match self.outbox().open(path, OFlags::PATH) {
+        let at = self.outbox.root.shown(path);
+        let there = match self.outbox.root.open(path, OFlags::PATH) {
             Ok(there) => File::from(there),
             Err(error) if is_nothing(error) => return Ok(None),
             // It was moved during the walk.

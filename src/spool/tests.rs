@@ -171,7 +171,12 @@ impl Node {
             .unwrap();
         let gate = self.spool().outbox.gate(self.ino(path));
         let mut guard = gate.lock();
-        if !self.spool().before_modify(&mut guard, &rel(path)).unwrap() {
+        if !self
+            .spool()
+            .outbox
+            .before_modify(&mut guard, &rel(path))
+            .unwrap()
+        {
             self.spool()
                 .copy_out(&mut guard, &file, &rel(path))
                 .unwrap();
@@ -447,7 +452,11 @@ fn sealed_bytes_reach_the_receiver_although_the_file_was_modified_since() {
     {
         let mut guard = gate.lock();
         assert!(
-            !alder.spool().before_modify(&mut guard, &rel).unwrap(),
+            !alder
+                .spool()
+                .outbox
+                .before_modify(&mut guard, &rel)
+                .unwrap(),
             "the old bytes are needed"
         );
         alder.spool().copy_out(&mut guard, &file, &rel).unwrap();
@@ -474,6 +483,7 @@ fn a_modification_costs_no_copy_when_nobody_waits() {
     assert!(
         alder
             .spool()
+            .outbox
             .before_modify(&mut gate.lock(), &RelPath::parse("a").unwrap())
             .unwrap()
     );
@@ -717,7 +727,13 @@ fn after_a_restart_a_closed_file_is_sealed_and_an_open_one_is_incomplete() {
         let ino = fs::metadata(alder.outbox(name)).unwrap().ino();
         let rel = RelPath::parse(name).unwrap();
         let gate = alder.spool().outbox.gate(ino);
-        assert!(alder.spool().before_modify(&mut gate.lock(), &rel).unwrap());
+        assert!(
+            alder
+                .spool()
+                .outbox
+                .before_modify(&mut gate.lock(), &rel)
+                .unwrap()
+        );
         if closed {
             alder.spool().outbox.mark_closed(ino, &rel);
         }

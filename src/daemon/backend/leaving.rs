@@ -52,7 +52,7 @@ impl Backend {
         }
         // What is closed and not sealed yet is lost as well, but not what was never to be sent.
         let ignored = |path: &RelPath| matches!(self.delivery(path), Delivery::Held(why) if why.starts_with(IGNORED));
-        let open = match spool.underway(None) {
+        let open = match spool.outbox.unfinished(None) {
             Ok(found) => {
                 let unsealed = found.unsealed.iter().filter(|path| !ignored(path));
                 found.bundles.len() + unsealed.count()

@@ -120,7 +120,10 @@ impl Real {
         fs::rename(&temp, &at).unwrap();
         let rel = RelPath::parse(path).unwrap();
         let gate = self.spool().outbox.gate(fs::metadata(&at).unwrap().ino());
-        self.spool().before_modify(&mut gate.lock(), &rel).unwrap();
+        self.spool()
+            .outbox
+            .before_modify(&mut gate.lock(), &rel)
+            .unwrap();
         self.spool().outbox.mark_closed(gate.ino(), &rel);
         let (done, outcome) = crossbeam_channel::bounded(1);
         let name = SealName {

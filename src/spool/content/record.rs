@@ -188,7 +188,7 @@ impl Spool {
         let gate = self.outbox.gate(ino);
         // Whoever holds it changes the file.
         let guard = gate.try_lock().filter(|guard| guard.writers() == 0);
-        let file = self.outbox().open(path, OFlags::PATH).map(File::from);
+        let file = self.outbox.root.open(path, OFlags::PATH).map(File::from);
         let (Some(_guard), Ok(file)) = (guard, file) else {
             return act();
         };

@@ -235,7 +235,7 @@ impl Spool {
     fn gone_of(&self, path: &RelPath) -> u16 {
         let mut gone = 0;
         let mut at = Some(path.clone());
-        while let Some(path) = at.filter(|path| match self.outbox().metadata(path) {
+        while let Some(path) = at.filter(|path| match self.outbox.root.metadata(path) {
             Ok(meta) => meta.is_dir() == (gone == 0),
             // Only what is surely gone: where that cannot be told the receiver keeps its directory.
             Err(error) => Errno::from_io_error(&error).is_some_and(is_nothing),

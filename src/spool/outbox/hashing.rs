@@ -123,7 +123,7 @@ impl Spool {
         path: &RelPath,
         slice: &mut Slice<'_>,
     ) -> Result<Look, SpoolError> {
-        let at = self.outbox().shown(path);
+        let at = self.outbox.root.shown(path);
         let len = file.metadata().on("stat", &at)?.len();
         let doubted = self.outbox.recheck.lock().contains_key(&gate.ino());
         let (generation, mut hasher) = {

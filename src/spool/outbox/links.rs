@@ -16,11 +16,11 @@ use std::sync::atomic::Ordering;
 
 use super::Outbox;
 use crate::bundle::RelPath;
+use crate::spool::SpoolError;
 use crate::spool::decision::Guard;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Beneath;
 use crate::spool::outbox::tables::{LINKS, NAMES_OF};
-use crate::spool::{Spool, SpoolError};
 
 /// Rows moved in one batch when a directory is renamed.
 const LINKS_PAGE: usize = 1000;
@@ -143,11 +143,11 @@ impl Guard<'_, Outbox> {
     }
 }
 
-impl Spool {
+impl Outbox {
     /// The inode at `from` has the name `to` too.
-    pub(crate) fn outbox_linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
+    pub(crate) fn linked(&self, ino: u64, from: &RelPath, to: &RelPath) {
         // First: who looks for names from here on looks.
-        self.outbox.any_links.store(true, Ordering::Release);
+        self.any_links.store(true, Ordering::Release);
         let _decide = self.decide();
         let mut batch = Batch::default();
         add(ino, from, &mut batch);
@@ -159,15 +159,17 @@ impl Spool {
 
     /// At start: drops rows of names that show another inode by now.
     pub(in crate::spool) fn recover_links(&self) -> Result<(), SpoolError> {
-        self.each_row(LINKS, |spool, path, ino| {
-            if spool.outbox().inode(path)? == Some(*ino) {
-                spool.outbox.any_links.store(true, Ordering::Release);
-                return Ok(());
+        for row in self.journal.each(LINKS) {
+            let (path, ino) = row?;
+            if self.root.inode(&path)? == Some(ino) {
+                self.any_links.store(true, Ordering::Release);
+                continue;
             }
             let mut batch = Batch::default();
-            take(*ino, path, &mut batch);
-            Ok(spool.journal.submit(batch)?)
-        })
+            take(ino, &path, &mut batch);
+            self.journal.submit(batch)?;
+        }
+        Ok(())
     }
 
     /// At start: a file was found that has `nlink` links, of which one may be that in `content/`.
@@ -177,15 +179,15 @@ impl Spool {
         path: &RelPath,
         nlink: u64,
     ) -> Result<(), SpoolError> {
-        let several = nlink > 2 || (nlink == 2 && self.outbox.visible_links(ino, nlink) == 2);
+        let several = nlink > 2 || (nlink == 2 && self.visible_links(ino, nlink) == 2);
         let known = || self.journal.row(LINKS, path);
         let mut batch = Batch::default();
         if several {
-            self.outbox.any_links.store(true, Ordering::Release);
+            self.any_links.store(true, Ordering::Release);
             if known()? != Some(ino) {
                 add(ino, path, &mut batch);
             }
-        } else if self.outbox.any_links.load(Ordering::Acquire) && known()?.is_some() {
+        } else if self.any_links.load(Ordering::Acquire) && known()?.is_some() {
             take(ino, path, &mut batch);
         }
         Ok(self.journal.submit(batch)?)

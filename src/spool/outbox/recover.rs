@@ -51,16 +51,17 @@ impl Spool {
     /// Runs all of it; what is found is for [`super::Outbox::recovered`].
     pub(in crate::spool) fn recover_outbox(&self, same_boot: bool) -> Result<(), SpoolError> {
         self.note_displaced()?;
-        self.recover_links()?;
+        self.outbox.recover_links()?;
         let astray = self.marks_astray()?;
         let mut recovered = Vec::new();
         let mut live_marks = HashSet::new();
-        walk(self.outbox(), &mut |found| {
+        walk(&self.outbox.root, &mut |found| {
             // One that cannot be sent is nobody's business, as while the mount serves.
             if found.link && self.open_link(&found.path, found.stat.ino)?.is_none() {
                 return Ok(());
             }
-            self.found_link(found.stat.ino, &found.path, found.nlink)?;
+            self.outbox
+                .found_link(found.stat.ino, &found.path, found.nlink)?;
             let says = self.says(&found, &astray)?;
             if says != Says::Nothing {
                 live_marks.insert(found.stat.ino);
@@ -94,7 +95,7 @@ impl Spool {
     fn marks_astray(&self) -> Result<Astray, SpoolError> {
         let mut astray = Astray::default();
         self.each_row(MARKS, |spool, ino, mark| {
-            if spool.outbox().inode(&mark.path)? != Some(*ino) {
+            if spool.outbox.root.inode(&mark.path)? != Some(*ino) {
                 astray.paths.insert(mark.path.clone());
                 astray.inodes.insert(*ino);
             }
@@ -223,7 +224,7 @@ impl Spool {
         if row.stat.is(&found.stat) {
             return Ok(false);
         }
-        let meta = self.outbox().look(&found.path)?;
+        let meta = self.outbox.root.look(&found.path)?;
         meta.map_or(Ok(false), |meta| {
             self.dressed(row, &found.path, &meta, false)
         })

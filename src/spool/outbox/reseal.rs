@@ -79,7 +79,7 @@ impl Spool {
             };
             let content = self.layout.content(*digest);
             // What `send` sent has no name in the outbox.
-            let opened = [self.outbox().read(&entry.path), File::open(&content)];
+            let opened = [self.outbox.root.read(&entry.path), File::open(&content)];
             let mut found = None;
             for file in opened.into_iter().flatten() {
                 let meta = file.metadata().on("stat", &content)?;
@@ -131,7 +131,7 @@ impl Spool {
                 self.content.begin_need(bundle, [digest], &mut batch);
                 batch.insert(LATEST, path, &bundle);
             }
-            let at = self.outbox().shown(path);
+            let at = self.outbox.root.shown(path);
             self.content.hold(file, digest, &mut batch)?;
             // After the link, which changes the change time.
             let stat = Stat::of(&file.metadata().on("stat", &at)?);
@@ -139,7 +139,7 @@ impl Spool {
                 .record_sent(bundle, digest, &stat, &mut batch)?;
             let name = names.get(path);
             if let Some(name) = name.filter(|name| name.bundle == bundle)
-                && self.outbox().inode(path)? == Some(stat.ino)
+                && self.outbox.root.inode(path)? == Some(stat.ino)
             {
                 let name = OutName {
                     stat,
@@ -147,7 +147,7 @@ impl Spool {
                 };
                 batch.insert(OUT_NAMES, path, &name);
                 batch.remove(MARKS, &stat.ino);
-                batch.sync(self.outbox().sync_above(path));
+                batch.sync(self.outbox.root.sync_above(path));
             }
             batch.sync(Sync::File(Arc::new(file.try_clone().on("open", &at)?)));
         }
@@ -179,7 +179,7 @@ impl Spool {
             if let Some((there, target)) = self.open_link(path, name.stat.ino)?
                 && entry.target() == Some(target.as_slice())
             {
-                let at = self.outbox().shown(path);
+                let at = self.outbox.root.shown(path);
                 let stat = Stat::of(&there.metadata().on("stat", &at)?);
                 let name = OutName {
                     stat,
@@ -188,7 +188,7 @@ impl Spool {
                 batch.insert(OUT_NAMES, path, &name);
                 self.content.record(digest, &stat, batch)?;
                 batch.remove(MARKS, &stat.ino);
-                batch.sync(self.outbox().sync_above(path));
+                batch.sync(self.outbox.root.sync_above(path));
             }
         }
         Ok(())

@@ -186,7 +186,7 @@ impl Spool {
         deadline: Instant,
         slice: &mut Slice<'_>,
     ) -> Result<Option<Member>, SpoolError> {
-        let Some(ino) = self.outbox().inode(path)? else {
+        let Some(ino) = self.outbox.root.inode(path)? else {
             return Ok(None);
         };
         // What a slice hashed stands there, for the next one.

@@ -193,7 +193,7 @@ impl Spool {
         let root = &work.request.root.clone();
         match self.seal_tree_now(work, slice) {
             Ok(step) => {
-                if let (Step::Done(_), Ok(Some(ino))) = (&step, self.outbox().inode(root)) {
+                if let (Step::Done(_), Ok(Some(ino))) = (&step, self.outbox.root.inode(root)) {
                     self.seal_ended(ino);
                 }
                 step
@@ -283,7 +283,7 @@ impl Spool {
             }
         }
         plan.batch.remove(TREES, &request.tree);
-        let (entries, times) = entries_of(self.outbox(), &sealed, &request.directories);
+        let (entries, times) = entries_of(&self.outbox.root, &sealed, &request.directories);
         if entries.is_empty() {
             plan.commit(false)?;
             return Ok(SealOutcome::Gone);
@@ -305,10 +305,10 @@ impl Spool {
         plan.show_each(&sealed);
         if members.len() <= SYNC_EACH_MAX {
             for directory in &request.directories {
-                let names = self.outbox().sync(Some(directory.clone()));
+                let names = self.outbox.root.sync(Some(directory.clone()));
                 plan.batch.sync(names);
             }
-            plan.batch.sync(self.outbox().sync_above(&request.root));
+            plan.batch.sync(self.outbox.root.sync_above(&request.root));
         }
         plan.commit(false)?;
         tracing::debug!(root = %request.root, files = sealed.len(), "sealed");

@@ -151,7 +151,12 @@ fn a_new_version_costs_what_is_neither_zeros_nor_there_already() {
     let gate = alder.spool().outbox.gate(alder.ino("a"));
     {
         let mut gate = gate.lock();
-        if !alder.spool().before_modify(&mut gate, &rel("a")).unwrap() {
+        if !alder
+            .spool()
+            .outbox
+            .before_modify(&mut gate, &rel("a"))
+            .unwrap()
+        {
             alder.spool().copy_out(&mut gate, &file, &rel("a")).unwrap();
         }
         file.write_all_at(&vec![0; MIB as usize], 4 * MIB).unwrap();

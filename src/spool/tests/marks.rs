@@ -79,7 +79,12 @@ fn an_old_version_is_not_superseded_by_what_was_truncated_and_not_written() {
     {
         let file = File::options().write(true).open(alder.outbox("f")).unwrap();
         let mut guard = gate.lock();
-        if !alder.spool().before_modify(&mut guard, &rel("f")).unwrap() {
+        if !alder
+            .spool()
+            .outbox
+            .before_modify(&mut guard, &rel("f"))
+            .unwrap()
+        {
             alder
                 .spool()
                 .copy_out(&mut guard, &file, &rel("f"))
@@ -241,6 +246,12 @@ fn nothing_is_marked_once_the_last_name_is_gone() {
     assert_eq!(rows(), 0);
     gate.set_marked(false);
     let mut guard = gate.lock();
-    assert!(alder.spool().before_modify(&mut guard, &rel("f")).unwrap());
+    assert!(
+        alder
+            .spool()
+            .outbox
+            .before_modify(&mut guard, &rel("f"))
+            .unwrap()
+    );
     assert_eq!(rows(), 0);
 }

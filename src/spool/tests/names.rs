@@ -6,7 +6,8 @@ impl Node {
     pub(super) fn link(&self, from: &str, to: &str) {
         fs::hard_link(self.outbox(from), self.outbox(to)).unwrap();
         self.spool()
-            .outbox_linked(self.ino(to), &rel(from), &rel(to));
+            .outbox
+            .linked(self.ino(to), &rel(from), &rel(to));
     }
 
     fn all_names(&self, path: &str) -> Vec<String> {

@@ -105,7 +105,7 @@ fn no_link_in_any_component_of_the_outbox_is_resolved() {
             outside.at.join(PATH).metadata().unwrap().ino()
         );
         assert!(matches!(alder.seal(PATH), SealOutcome::Gone), "{component}");
-        let seen = alder.spool().outbox_metadata(&rel(PATH));
+        let seen = alder.spool().outbox.metadata(&rel(PATH));
         assert!(
             seen.is_err() || seen.is_ok_and(|meta| meta.is_symlink()),
             "{component}"

@@ -767,10 +767,10 @@ fn a_modification_that_failed_leaves_a_file_that_is_not_incomplete() {
         {
             let mut guard = gate.lock();
             let spool = alder.spool();
-            assert!(spool.before_modify(&mut guard, &rel("a")).unwrap());
+            assert!(spool.outbox.before_modify(&mut guard, &rel("a")).unwrap());
             if written {
                 guard.reshaped();
-                assert!(spool.before_modify(&mut guard, &rel("a")).unwrap());
+                assert!(spool.outbox.before_modify(&mut guard, &rel("a")).unwrap());
             }
             spool.outbox.not_modified(&mut guard);
         }

@@ -154,7 +154,7 @@ fn what_a_newer_bundle_for_fewer_does_not_replace_is_still_on_its_way() {
         ..request(&alder, &[("f", b"for cedar")])
     };
     let second = sealed(send(&alder, &asked));
-    let bundles = || alder.spool().underway(None).unwrap().bundles;
+    let bundles = || alder.spool().outbox.unfinished(None).unwrap().bundles;
     assert!(bundles().contains(&first) && bundles().contains(&second));
     assert_eq!(alder.spool().counts().outbound_pending, 2);
     birch.fetch(&alder, first);

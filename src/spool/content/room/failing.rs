@@ -176,7 +176,7 @@ impl Spool {
         let mut unsealed = self.content.room.unsealed.lock();
         let is_over = |known: &Unsealed| !self.is_still_there(known);
         if unsealed.as_ref().is_none_or(is_over)
-            && let Ok(Some(ino)) = self.outbox().inode(path)
+            && let Ok(Some(ino)) = self.outbox.root.inode(path)
         {
             *unsealed = Some(Unsealed {
                 path: path.clone(),
@@ -195,7 +195,7 @@ impl Spool {
     }
 
     fn is_still_there(&self, known: &Unsealed) -> bool {
-        matches!(self.outbox().inode(&known.path), Ok(Some(ino)) if ino == known.ino)
+        matches!(self.outbox.root.inode(&known.path), Ok(Some(ino)) if ino == known.ino)
     }
 
     /// What cannot be sealed, one of perhaps many.

@@ -21,7 +21,7 @@ impl Spool {
         self.journal.submit(old)?;
         self.each_row(OUT_NAMES, |spool, path, row| {
             let mut batch = Batch::default();
-            if spool.outbox().inode(path)? != Some(row.stat.ino) {
+            if spool.outbox.root.inode(path)? != Some(row.stat.ino) {
                 batch.insert(DISPLACED, &(row.stat.ino, path), row);
             }
             Ok(spool.journal.submit(batch)?)
@@ -80,7 +80,7 @@ impl Spool {
             batch.remove(DISPLACED, key);
             let there: Option<OutName> = spool.outbox.name(path)?;
             let own = there.is_some_and(|there| there.stat.ino == row.stat.ino);
-            let shows = spool.outbox().look(path)?.is_some();
+            let shows = spool.outbox.root.look(path)?.is_some();
             if own && !shows {
                 batch.remove(OUT_NAMES, path);
             }

@@ -51,7 +51,7 @@ impl Spool {
     ) -> Result<Option<(RelPath, Vec<RecoveredFile>)>, SpoolError> {
         let places = [Some(&row.root), Some(&row.from).filter(|_| row.begun)];
         for root in places.into_iter().flatten() {
-            if self.outbox().inode(root)? == Some(row.ino) {
+            if self.outbox.root.inode(root)? == Some(row.ino) {
                 let members: HashSet<u64> = row.files.iter().map(|file| file.ino).collect();
                 let files = take_out(found, |file| {
                     members.contains(&file.ino) && file.path.starts_with(root)
@@ -61,7 +61,7 @@ impl Spool {
         }
         let members: HashSet<u64> = row.files.iter().map(|file| file.name).collect();
         for root in places.into_iter().flatten() {
-            let Some(there) = self.outbox().look(root)?.filter(Metadata::is_dir) else {
+            let Some(there) = self.outbox.root.look(root)?.filter(Metadata::is_dir) else {
                 continue;
             };
             let name = |file: &RecoveredFile| file.path.below(root).map(name_in_tree);

@@ -35,7 +35,7 @@ impl Spool {
             return all(SealOutcome::Changed);
         }
         if let Some(file) = &member.file {
-            let at = self.outbox().shown(&member.path);
+            let at = self.outbox.root.shown(&member.path);
             member.meta = file.metadata().on("stat", &at)?;
         }
         // Its link is made when it is taken in: who counts its names meanwhile finds it with the record, or not at all.
@@ -43,7 +43,7 @@ impl Spool {
         // A name may have gone or moved while the bytes were hashed, and the inode's number to another file with it.
         let mut shown = Vec::with_capacity(names.len());
         for name in names {
-            let there = self.outbox().inode(&name.path)?;
+            let there = self.outbox.root.inode(&name.path)?;
             shown.push(!gate.is_retired() && there == Some(gate.ino()));
         }
         if !shown.contains(&true) {

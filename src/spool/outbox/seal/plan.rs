@@ -127,9 +127,9 @@ impl Plan<'_> {
         let look = || match &member.file {
             Some(file) => Ok(Some(
                 file.metadata()
-                    .on("stat", &spool.outbox().shown(&member.path))?,
+                    .on("stat", &spool.outbox.root.shown(&member.path))?,
             )),
-            None => Ok::<_, SpoolError>(spool.outbox().look(&member.path)?),
+            None => Ok::<_, SpoolError>(spool.outbox.root.look(&member.path)?),
         };
         let is_it = |meta: &Metadata| {
             let kind = meta.is_file() || (meta.is_symlink() && member.target.is_some());
@@ -215,7 +215,7 @@ impl Plan<'_> {
         };
         self.batch.insert(OUT_NAMES, path, &row);
         if self.linked.are_few {
-            self.batch.sync(self.spool.outbox().sync_above(path));
+            self.batch.sync(self.spool.outbox.root.sync_above(path));
         }
     }
 
@@ -260,7 +260,7 @@ impl Spool {
         path: &RelPath,
         slice: &mut Slice<'_>,
     ) -> Result<Looked, SpoolError> {
-        let at = self.outbox().shown(path);
+        let at = self.outbox.root.shown(path);
         let member = |file: File, hashed, generation, target: Option<Vec<u8>>| {
             Ok(Looked::Member(Box::new(Member {
                 path: path.clone(),

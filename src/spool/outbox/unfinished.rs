@@ -3,31 +3,32 @@
 use std::collections::BTreeSet;
 
 use crate::bundle::{BundleId, RelPath};
+use crate::spool::SpoolError;
 use crate::spool::journal::Table;
 use crate::spool::keys::Beneath;
+use crate::spool::outbox::Outbox;
 use crate::spool::outbox::tables::{LATEST, MarkKind, OUT_NAMES};
-use crate::spool::{Spool, SpoolError};
 
 /// Rows read at once.
 const PAGE: usize = 4096;
 
 /// What is on its way.
 #[derive(Debug, Default)]
-pub(crate) struct Underway {
+pub(crate) struct Unfinished {
     /// Bundles of ours that are not complete; of a directory also those of the names that it shows.
     pub bundles: BTreeSet<BundleId>,
     /// Files that are open for writing or closed and not sealed yet; of a directory also those that are incomplete.
     pub unsealed: Vec<RelPath>,
 }
 
-impl Spool {
+impl Outbox {
     /// What is on its way, of all or below a directory of the outbox. Takes memory for each of them.
-    pub(crate) fn underway(&self, directory: Option<&RelPath>) -> Result<Underway, SpoolError> {
-        let mut found = Underway::default();
+    pub(crate) fn unfinished(&self, directory: Option<&RelPath>) -> Result<Unfinished, SpoolError> {
+        let mut found = Unfinished::default();
         // Before the bundles: what is sealed meanwhile is then found there, or in both.
         let mut after = None;
         loop {
-            let page = self.outbox.marks(after, PAGE)?;
+            let page = self.marks(after, PAGE)?;
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             for (_, mark) in page {
