@@ -97,10 +97,8 @@ impl Inbox {
         let of = manifest.manifest();
         for entry in &of.entries {
             let key = (of.origin, &entry.path);
-            let Some(name) = self.journal.row(CHOSEN, &key)? else {
-                continue;
-            };
-            let row = self.row_of(&name)?;
+            let chosen = self.journal.row(CHOSEN, &key)?;
+            let row = self.row_of(chosen.as_ref().unwrap_or(&entry.path))?;
             if row.is_some_and(|row| row.bundle == manifest.id()) {
                 return Ok(true);
             }
@@ -346,7 +344,7 @@ impl Spool {
             batch.insert(IN_NAMES, name, &row);
             self.record_shown(name, of.origin, digest, *ino, batch)?;
             let version = Version { order: of.order() };
-            self.is_version(bundle, of.origin, &entry.path, version, batch);
+            self.shows_version(&row, name, version, batch);
         }
         Ok(())
     }

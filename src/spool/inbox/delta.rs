@@ -13,7 +13,7 @@ use crate::bundle::RelPath;
 use crate::peer::PeerId;
 use crate::spool::durable::OnPath;
 use crate::spool::inbox::part::PartFile;
-use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName};
+use crate::spool::inbox::tables::{IN_NAMES, InName};
 use crate::spool::{Spool, SpoolError};
 
 impl Spool {
@@ -24,8 +24,7 @@ impl Spool {
         origin: PeerId,
         path: &RelPath,
     ) -> Result<(), SpoolError> {
-        let key = (origin, path);
-        let Some(name) = self.journal.row(CHOSEN, &key)? else {
+        let Some(name) = self.chosen(origin, path)? else {
             return Ok(());
         };
         let shown: Option<InName> = self.journal.row(IN_NAMES, &name)?;

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Manifest, RelPath, link};
 use crate::digest::{Digest, Hasher};
 use crate::spool::durable::{self, OnPath, Sync};
-use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName};
+use crate::spool::inbox::tables::{IN_NAMES, InName};
 use crate::spool::journal::{Batch, Table};
 use crate::spool::ledger::inbound::InboundState;
 use crate::spool::outbox::hashing::READ_BYTES;
@@ -137,8 +137,7 @@ impl Spool {
             return Ok(false);
         }
         for former in &of.renamed_from {
-            let key = (of.origin, &former.path);
-            let name: Option<RelPath> = self.journal.row(CHOSEN, &key)?;
+            let name = self.chosen(of.origin, &former.path)?;
             if name.is_some_and(|name| self.is_doubted(&name)) {
                 return Ok(true);
             }

@@ -21,7 +21,7 @@ use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest, link}
 use crate::digest::Digest;
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::publish::{Given, INTENT_NAMES};
-use crate::spool::inbox::tables::{INTENTS, Intent, VERSIONS, Version};
+use crate::spool::inbox::tables::{INTENTS, Intent, Version};
 use crate::spool::inbox::taken::Which;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::hashing::hash_file;
@@ -309,8 +309,9 @@ impl Spool {
             let Some(ino) = member.ino else {
                 // The user has removed it since.
                 taken.push(Which::of(of, member.index));
-                let key = (of.origin, &of.entries[member.index as usize].path);
-                batch.insert(VERSIONS, &key, &Version { order: of.order() });
+                let path = &of.entries[member.index as usize].path;
+                let version = Version { order: of.order() };
+                self.never_shown(of.origin, path, &member.name, version, &mut batch)?;
                 continue;
             };
             self.roll_forward(member, entry, few, &mut batch)?;

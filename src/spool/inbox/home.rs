@@ -83,7 +83,7 @@ impl Spool {
         };
         let mut batch = Batch::default();
         batch.remove(PROVISIONAL, wanted);
-        let chosen: Option<RelPath> = self.journal.row(CHOSEN, &(origin, &path))?;
+        let chosen = self.chosen(origin, &path)?;
         let Some(chosen) = chosen.filter(|chosen| chosen != wanted) else {
             self.journal.submit(batch)?;
             return Ok(false);
@@ -114,8 +114,12 @@ impl Spool {
         durable::rename_no_replace(&self.inbox().at(&chosen)?, &self.inbox().at(wanted)?)?;
         batch.remove(IN_NAMES, &chosen);
         batch.insert(IN_NAMES, wanted, &row);
-        batch.insert(CHOSEN, &(origin, &path), wanted);
-        batch.insert(OWNED, wanted, &(origin, path));
+        batch.remove(CHOSEN, &(origin, &path));
+        self.choose(origin, &path, wanted, true, &mut batch);
+        // The row of its old name may have said which version it is.
+        if let Some(version) = self.version(origin, &path)? {
+            self.shows_version(&row, wanted, version, &mut batch);
+        }
         self.record_shown(wanted, row.origin, row.digest, row.ino, &mut batch)?;
         self.ledger
             .show_moved(row.bundle, &chosen, wanted, &mut batch)?;

@@ -19,7 +19,7 @@ use crate::spool::decision::handles_name;
 use crate::spool::durable;
 use crate::spool::inbox::Left;
 use crate::spool::inbox::consumed::Owner;
-use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName, OWNED};
+use crate::spool::inbox::tables::{IN_NAMES, InName};
 use crate::spool::journal::{Batch, Table};
 use crate::spool::{Spool, SpoolError};
 
@@ -52,6 +52,8 @@ pub(super) struct Naming {
 pub(in crate::spool) struct Choosing {
     pub(super) origin: PeerId,
     order: (u64, u64),
+    /// The decision lock is held from the choice until the names have their rows.
+    at_once: bool,
     /// What the origin is called.
     who: Option<String>,
     /// The name it would have, but for a directory that stands in the way.
@@ -103,6 +105,7 @@ impl Choosing {
             linked: linked.map(<[u8]>::to_vec).collect(),
             origin: manifest.manifest().origin,
             order: manifest.manifest().order(),
+            at_once: manifest.manifest().entries.len() == 1,
             who: None,
             blocked: None,
             directories: Directories::default(),
@@ -235,8 +238,7 @@ impl Spool {
         }
         let name = name.ok_or_else(|| no_name(path))?;
         let origin = choosing.origin;
-        batch.insert(CHOSEN, &(origin, path), &name);
-        batch.insert(OWNED, &name, &(origin, path.clone()));
+        self.choose(origin, path, &name, choosing.at_once, batch);
         choosing.chosen.insert(name.clone(), path.clone());
         self.note_provisional(path, &name, choosing, batch)?;
         Ok(name)
@@ -248,12 +250,11 @@ impl Spool {
         path: &RelPath,
         choosing: &mut Choosing,
     ) -> Result<Option<RelPath>, SpoolError> {
-        let key = (choosing.origin, path);
-        let mut chosen: Option<RelPath> = self.journal.row(CHOSEN, &key)?;
+        let mut chosen = self.chosen(choosing.origin, path)?;
         if let Some(before) = &chosen
             && self.go_home_before(path, before)?
         {
-            chosen = self.journal.row(CHOSEN, &key)?;
+            chosen = self.chosen(choosing.origin, path)?;
         }
         let Some(chosen) = chosen else {
             return Ok(None);
@@ -338,7 +339,7 @@ impl Spool {
             return Ok(Some(name));
         }
         // An older file of the origin gives way to its directory, also one that has a drawn number.
-        let file: Option<RelPath> = self.journal.row(CHOSEN, &(origin, said))?;
+        let file = self.chosen(origin, said)?;
         if let Some(name) = file.filter(|file| file.parent().as_ref() == above)
             && self.may_be_below(path, &name, choosing)?
         {

@@ -26,7 +26,7 @@ use crate::bundle::{RelPath, SignedManifest, VerifiedManifest};
 use crate::journal::JournalError;
 use crate::journal::log::{self, Log, Record, Segment};
 use crate::spool::durable::{self, OnPath};
-use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName, OWNED};
+use crate::spool::inbox::tables::{IN_NAMES, InName};
 use crate::spool::journal::Batch;
 use crate::spool::{Layout, Spool, SpoolError};
 
@@ -176,8 +176,7 @@ impl Spool {
                 self.may_show(entry, &name)?;
                 self.claim_top(of.origin, &entry.path, &name, &mut batch)?;
             }
-            batch.insert(CHOSEN, &(of.origin, &entry.path), &name);
-            batch.insert(OWNED, &name, &(of.origin, entry.path.clone()));
+            self.choose(of.origin, &entry.path, &name, true, &mut batch);
             // No inode: the file is hashed before it is shown.
             given.push((index, name, 0));
         }

@@ -58,7 +58,7 @@ use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::Left;
 use crate::spool::inbox::intake::set_mtime;
 use crate::spool::inbox::naming::Choosing;
-use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName, RENAMES, Renaming, Version};
+use crate::spool::inbox::tables::{IN_NAMES, InName, RENAMES, Renaming, Version};
 use crate::spool::inbox::taken::Which;
 use crate::spool::journal::Batch;
 use crate::spool::ledger::inbound::InboundState;
@@ -323,7 +323,7 @@ impl Spool {
         origin: PeerId,
         path: &RelPath,
     ) -> Result<Option<(RelPath, InName)>, SpoolError> {
-        let Some(name) = self.journal.row(CHOSEN, &(origin, path))? else {
+        let Some(name) = self.chosen(origin, path)? else {
             return Ok(None);
         };
         self.record_pending(&name)?;
@@ -425,7 +425,7 @@ impl Spool {
             .show_as(bundle, InboundState::Consumed, &mut batch)?;
         self.journal.submit(batch)?;
         for former in &of.renamed_from {
-            let chosen = self.journal.row(CHOSEN, &(of.origin, &former.path))?;
+            let chosen = self.chosen(of.origin, &former.path)?;
             let name = chosen.unwrap_or_else(|| former.path.clone());
             self.remove_emptied(&name, former.gone.saturating_sub(1))?;
         }

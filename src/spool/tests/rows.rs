@@ -4,7 +4,7 @@ use super::*;
 use crate::journal::Submitted;
 
 /// Most rows of one file at both ends together.
-const ROWS: usize = 28;
+const ROWS: usize = 25;
 
 /// Most submits.
 const SUBMITS: usize = 6;
