@@ -7,8 +7,11 @@
 //!
 //! # Crash behaviour
 //! The intent (bundle, names, inodes) is in the journal's log before the first rename. After a crash of the daemon a
-//! staged file that is gone was published, and a published name that is gone was consumed. After a power loss a name
-//! without a durable row goes to quarantine before anything is mounted, and the bundle is fetched again.
+//! staged file that is gone was published, and a published name that is gone was consumed. A single file whose name is free
+//! has no intent but its proof ([`proofs`]), written before the rename: from then on the name shows the file, and
+//! the next start completes the publish; before, nothing was shown, and the bundle is offered again. After a power loss a name
+//! without a durable row, and without a proof that its bytes agree with, goes to quarantine before anything is mounted, and the
+//! bundle is fetched again.
 
 pub(in crate::spool) mod allowance;
 pub(in crate::spool) mod arrived;
@@ -134,20 +137,24 @@ impl Spool {
             .iter()
             .map(|naming| publish::given(verified, naming));
         let names: Vec<_> = names.collect();
-        intent.insert(
-            INTENTS,
-            &bundle,
-            &Intent {
-                signed: manifest.signed(),
-                names: names.clone(),
-                slices: 0,
-            },
-        );
+        // Of a free name the proof says to the next start all that an intent would.
+        let proved = self.is_free(manifest, &names)? && self.keep_proof(manifest, &names);
+        if !proved {
+            intent.insert(
+                INTENTS,
+                &bundle,
+                &Intent {
+                    signed: manifest.signed(),
+                    names: names.clone(),
+                    slices: 0,
+                },
+            );
+        }
         self.journal.submit(intent)?;
 
         let mut given = Vec::new();
         let settled = self
-            .give(verified, &namings, &names, &mut given)
+            .give(verified, &namings, (&names, proved), &mut given)
             .and_then(|batch| Ok(self.journal.submit(batch)?));
         let failed = settled.err();
         if failed.is_some() {
@@ -173,13 +180,27 @@ impl Spool {
         })
     }
 
+    /// Whether the bundle is one file, and its name shows nothing yet.
+    fn is_free(
+        &self,
+        manifest: &VerifiedManifest,
+        names: &[publish::Given],
+    ) -> Result<bool, SpoolError> {
+        let [(index, name, _)] = names else {
+            return Ok(false);
+        };
+        let entry = manifest.manifest().entries.get(*index as usize);
+        let is_file = entry.is_some_and(|entry| entry.digest().is_some());
+        Ok(is_file && self.inbox.row_of(name)?.is_none())
+    }
+
     /// Gives the name of a bundle of one; returns the rows that settle it. What may find no room on the disk comes before
-    /// the rename.
+    /// the rename. `names` come with whether there is a proof of them already.
     fn give(
         &self,
         verified: &Verified,
         namings: &[Naming],
-        names: &[(u32, RelPath, u64)],
+        (names, proved): (&[publish::Given], bool),
         given: &mut Vec<NewName>,
     ) -> Result<Batch, SpoolError> {
         let manifest = &verified.manifest;
@@ -218,7 +239,10 @@ impl Spool {
         }
         let given = namings.iter().map(|naming| (naming.entry, &naming.name));
         self.set_inbox_times(manifest, given, &mut batch);
-        self.settle(manifest, names, &mut batch)?;
+        if !proved {
+            self.keep_proof(manifest, names);
+        }
+        self.settle_proved(manifest, names, &mut batch)?;
         Ok(batch)
     }
 
@@ -262,6 +286,16 @@ impl Spool {
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
         self.keep_proof(manifest, names);
+        self.settle_proved(manifest, names, batch)
+    }
+
+    /// [`Self::settle`] of a bundle whose proof is kept.
+    fn settle_proved(
+        &self,
+        manifest: &VerifiedManifest,
+        names: &[(u32, RelPath, u64)],
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
         self.former_rows(manifest.id(), manifest.manifest(), !names.is_empty(), batch)?;
         self.name_rows(manifest, names, batch)?;
         self.settle_rows(manifest, names, batch)
@@ -277,7 +311,9 @@ impl Spool {
         let bundle = manifest.id();
         let of = manifest.manifest();
         let receipt = Receipt::sign(&self.identity, bundle, of.origin);
-        batch.remove(INTENTS, &bundle);
+        if self.journal.row(INTENTS, &bundle)?.is_some() {
+            batch.remove(INTENTS, &bundle);
+        }
         let mut row = shown(manifest);
         row.state = InboundState::Received;
         if let [(_, name, _)] = names

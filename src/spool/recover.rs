@@ -57,7 +57,7 @@ impl Spool {
         self.journal.forget_dropped();
         self.recover_renames(same_boot)?;
         self.recover_leaving()?;
-        self.recover_inbox()?;
+        self.recover_inbox(last)?;
         self.recover_outbox(same_boot && !rebuilds)?;
         self.ledger.drop_bad_cancels()?;
         self.look_home(false)?;

@@ -3,6 +3,7 @@
 //! | the last run ended by | then |
 //! |---|---|
 //! | a kill | every intent is in the journal: what has no name yet gets it; a name that is gone was consumed |
+//! | a kill, and a single file had a free name | there is no intent: its proof says that the name shows it ([`crate::spool::inbox::proofs`]); without the name nothing was shown |
 //! | a power loss | intents that reached the disk count, also those of the log that is dropped: their manifest is signed, so bytes that hash to what it says need no other proof. A bundle that is whole, and all of whose names reached the disk, is published; what is there of another goes back to `partial/`, where the next attempt looks for it |
 //! | a failed sync | no intent counts: what can be read may be in memory only |
 //!
@@ -17,7 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::bundle::{BundleId, Entry, EntryKind, RelPath, VerifiedManifest, link};
+use crate::bundle::{BundleId, Entry, EntryKind, RelPath, SignedManifest, VerifiedManifest, link};
 use crate::digest::Digest;
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::publish::{Given, INTENT_NAMES};
@@ -138,6 +139,47 @@ impl Spool {
             return Ok(None);
         }
         self.complete_publish(manifest, &members).map(Some)
+    }
+
+    /// Completes the publish of a single file that has no intent but a proof: its name shows it, and has no row. `false`:
+    /// what the name shows is something else.
+    pub(super) fn forward_proved(
+        &self,
+        signed: SignedManifest,
+        names: Vec<Given>,
+        last: LastRun,
+    ) -> Result<bool, SpoolError> {
+        let (Ok(manifest), [(_, name, _)]) = (signed.verify(), &names[..]) else {
+            return Ok(false);
+        };
+        let of = manifest.manifest();
+        let [entry] = &of.entries[..] else {
+            return Ok(false);
+        };
+        let newest = self.version(of.origin, &entry.path)?;
+        let owner = self.owner(name)?;
+        if entry.digest().is_none()
+            || !of.is_for(self.identity.id())
+            || newest.is_some_and(|newest| newest.order >= of.order())
+            || owner.is_some_and(|owner| !owner.is(of.origin, &entry.path, name))
+            || self.ledger.receipt_again(&manifest)?.is_some()
+            || self.ledger.ended(manifest.id(), of.origin).is_some()
+        {
+            return Ok(false);
+        }
+        let intent = Intent {
+            signed: manifest.signed(),
+            names,
+            slices: 0,
+        };
+        let members = self.members_of(&manifest, &intent, last)?;
+        let is_shown = |member: &Member| member.at == Where::Shown && member.ino.is_some();
+        if members.is_empty() || !members.iter().all(is_shown) {
+            return Ok(false);
+        }
+        let batch = self.complete_publish(&manifest, &members)?;
+        self.journal.submit(batch)?;
+        Ok(true)
     }
 
     fn members_of(
@@ -315,6 +357,8 @@ impl Spool {
                 continue;
             };
             self.roll_forward(member, entry, few, &mut batch)?;
+            // What was chosen in a conflict may be lost with the log.
+            self.choose(of.origin, &entry.path, &member.name, true, &mut batch);
             shown.push((member.index, member.name.clone(), ino));
         }
         let names = members.iter().filter(|member| member.ino.is_some());

@@ -12,8 +12,11 @@
 //! # Crash behaviour
 //! A proof is appended before the rows of the publish, without sync, and is of no use without the file. A publish that
 //! never was has a proof without a file, which is as if it had been consumed; its bundle is not settled by it, since it
-//! counts only while the journal has never been used. Segments are replaced by one rename.
+//! counts only while the journal has never been used. Of a file that gets a free name it is appended before the rename, and
+//! stands for the intent: a name of the inbox that has no row, but a proof that its file agrees with, gets its rows at the next
+//! start. Segments are replaced by one rename.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -26,8 +29,11 @@ use crate::bundle::{RelPath, SignedManifest, VerifiedManifest};
 use crate::journal::JournalError;
 use crate::journal::log::{self, Log, Record, Segment};
 use crate::spool::durable::{self, OnPath};
+use crate::spool::inbox::publish::Given;
 use crate::spool::inbox::tables::{IN_NAMES, InName};
 use crate::spool::journal::Batch;
+use crate::spool::recover::Found;
+use crate::spool::start::LastRun;
 use crate::spool::{Layout, Spool, SpoolError};
 
 /// Proofs of fewer bytes than these are not looked through.
@@ -37,7 +43,7 @@ const SWEEP_FROM: u64 = 4 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 struct Proof {
     signed: SignedManifest,
-    names: Vec<(u32, RelPath)>,
+    names: Vec<Given>,
 }
 
 /// The file they are appended to.
@@ -106,24 +112,59 @@ fn each_of(
 }
 
 impl Spool {
-    /// Keeps what is about to be shown provable. Best effort: without it the file is only not shown when the journal is
-    /// lost.
+    /// Keeps what is about to be shown provable. Best effort, with an intent: without it the file is only not shown when the
+    /// journal is lost. `false`: there is no proof.
     pub(in crate::spool) fn keep_proof(
         &self,
         manifest: &VerifiedManifest,
-        names: &[(u32, RelPath, u64)],
-    ) {
+        names: &[Given],
+    ) -> bool {
         if names.is_empty() {
-            return;
+            return false;
         }
-        let names = names.iter().map(|(index, name, _)| (*index, name.clone()));
         let proof = Proof {
             signed: manifest.signed(),
-            names: names.collect(),
+            names: names.to_vec(),
         };
-        if let Err(error) = self.proofs.append(&proof) {
+        let kept = self.proofs.append(&proof);
+        if let Err(error) = &kept {
             tracing::warn!(%error, "what was received is not kept for the case that the journal is lost");
         }
+        kept.is_ok()
+    }
+
+    /// Completes the publishes of files that the inbox shows without a row, as far as there are proofs of them. Gives the
+    /// others.
+    pub(super) fn publish_proved(
+        &self,
+        found: Vec<Found>,
+        last: LastRun,
+    ) -> Result<Vec<Found>, SpoolError> {
+        if found.is_empty() || last == LastRun::SyncFailed {
+            return Ok(found);
+        }
+        let names: HashSet<&RelPath> = found.iter().map(|found| &found.path).collect();
+        let mut proofs: HashMap<RelPath, Proof> = HashMap::new();
+        self.proofs.each(&mut |body| {
+            if let Ok(proof) = postcard::from_bytes::<Proof>(body)
+                && let [(_, name, _)] = &proof.names[..]
+                && names.contains(name)
+            {
+                proofs.insert(name.clone(), proof);
+            }
+            Ok(())
+        })?;
+        let mut others = Vec::new();
+        for found in found {
+            let done = match proofs.remove(&found.path) {
+                Some(Proof { signed, names }) => self.forward_proved(signed, names, last)?,
+                None => false,
+            };
+            if !done {
+                others.push(found);
+            }
+        }
+        Ok(others)
     }
 
     /// The rows of an inbox whose journal is missing, as far as origins signed what it shows.
@@ -156,7 +197,7 @@ impl Spool {
     fn rebuild_names(
         &self,
         manifest: &VerifiedManifest,
-        names: Vec<(u32, RelPath)>,
+        names: Vec<Given>,
     ) -> Result<u64, SpoolError> {
         let of = manifest.manifest();
         if !of.is_for(self.identity.id()) {
@@ -164,7 +205,7 @@ impl Spool {
         }
         let mut batch = Batch::default();
         let mut given = Vec::with_capacity(names.len());
-        for (index, name) in names {
+        for (index, name, _) in names {
             let Some(entry) = of.entries.get(index as usize) else {
                 continue;
             };
@@ -227,7 +268,7 @@ impl Spool {
             return Ok(false);
         };
         let bundle = proof.signed.id();
-        for (_, name) in &proof.names {
+        for (_, name, _) in &proof.names {
             let row: Option<InName> = self.journal.row(IN_NAMES, name)?;
             if row.is_some_and(|row| row.bundle == bundle) {
                 return Ok(true);

@@ -307,3 +307,112 @@ fn a_file_that_arrived_whole_is_not_fetched_again_because_its_own_time_is_old() 
     birch.start();
     assert_eq!(birch.fetch(&alder, bundle), 0);
 }
+
+impl Node {
+    /// The journal as it is, to be put back by [`Self::rows_lost`].
+    fn keep_rows(&mut self) {
+        self.stop();
+        fs::copy(
+            self.state().join("journal.redb"),
+            self.dir.path().join("kept"),
+        )
+        .unwrap();
+        self.start();
+    }
+
+    /// The daemon is killed, and what was submitted since [`Self::keep_rows`] did not reach the journal.
+    fn rows_lost(&mut self) {
+        self.stop();
+        fs::copy(
+            self.dir.path().join("kept"),
+            self.state().join("journal.redb"),
+        )
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_got_its_free_name_right_before_a_kill_is_published_at_the_next_start() {
+    for power_lost in [false, true] {
+        for consumed in [false, true] {
+            let (alder, mut birch) = pair();
+            birch.keep_rows();
+            let bundle = alder.drop_file("d/a", b"x");
+            birch.fetch(&alder, bundle);
+            birch.rows_lost();
+            if power_lost {
+                birch.lost_power();
+            }
+            birch.start();
+            assert_eq!(fs::read(birch.inbox("d/a")).unwrap(), b"x");
+            assert_eq!(birch.spool().counts().quarantined, 0);
+            birch.spool().journal.flush().unwrap();
+            let receipt = birch.spool().ledger.receipt(bundle).unwrap();
+            assert!(alder.spool().take_receipt(&receipt).unwrap());
+            if consumed {
+                birch.consume("d/a");
+            }
+            birch.stop();
+            birch.start();
+            let again = birch.spool().offered(alder.manifest(bundle), alder.id());
+            assert!(matches!(again, Ok(Offered::Settled(_))), "{again:?}");
+            assert_eq!(birch.inbox("d/a").exists(), !consumed);
+        }
+    }
+}
+
+#[test]
+fn bytes_that_a_proof_does_not_speak_of_are_put_aside_and_the_bundle_is_fetched_again() {
+    for (power_lost, bytes) in [(false, &b"another length"[..]), (true, b"y")] {
+        let (alder, mut birch) = pair();
+        birch.keep_rows();
+        let bundle = alder.drop_file("a", b"x");
+        birch.fetch(&alder, bundle);
+        birch.rows_lost();
+        fs::remove_file(birch.inbox("a")).unwrap();
+        fs::write(birch.inbox("a"), bytes).unwrap();
+        if power_lost {
+            birch.lost_power();
+        }
+        birch.start();
+        assert!(!birch.inbox("a").exists());
+        assert_eq!(birch.spool().counts().quarantined, 1);
+        birch.fetch(&alder, bundle);
+        assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"x");
+    }
+}
+
+#[test]
+fn a_proof_is_no_leave_to_show_again_what_was_consumed() {
+    let (alder, mut birch) = pair();
+    birch.fetch(&alder, alder.drop_file("a", b"x"));
+    birch.consume("a");
+    birch.stop();
+    // Put there behind our back.
+    fs::write(birch.inbox("a"), b"x").unwrap();
+    birch.start();
+    assert!(!birch.inbox("a").exists());
+    assert_eq!(birch.spool().counts().quarantined, 1);
+}
+
+#[test]
+fn killed_before_its_rename_a_file_that_arrived_has_no_name_and_is_not_fetched_again() {
+    let (alder, mut birch) = pair();
+    let bundle = alder.drop_file("a", b"x");
+    let offered = birch.spool().offered(alder.manifest(bundle), alder.id());
+    let Ok(Offered::Wanted(mut incoming)) = offered else {
+        panic!("not wanted")
+    };
+    incoming.accept_chunk(0, 0, b"x").unwrap();
+    let verified = incoming.finish().unwrap();
+    let ino = verified.files[0].as_ref().unwrap().ino;
+    birch
+        .spool()
+        .keep_proof(&alder.manifest(bundle), &[(0, rel("a"), ino)]);
+    drop(verified);
+    birch.stop();
+    birch.start();
+    assert!(!birch.inbox("a").exists());
+    assert_eq!(birch.fetch(&alder, bundle), 0);
+    assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"x");
+}

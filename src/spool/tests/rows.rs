@@ -4,10 +4,10 @@ use super::*;
 use crate::journal::Submitted;
 
 /// Most rows of one file at both ends together.
-const ROWS: usize = 25;
+const ROWS: usize = 23;
 
 /// Most submits.
-const SUBMITS: usize = 6;
+const SUBMITS: usize = 5;
 
 /// What was submitted, a line for each batch: `+` and the number of the table of a row that was put, `-` of one removed.
 fn lines(batches: &[Submitted]) -> String {
