@@ -262,10 +262,12 @@ impl Spool {
         let mut batch = Batch::default();
         if let Some(before) = self.outbox.name(to)? {
             self.file_gone(&before)?;
+            self.outbox.leaves(to, &before, &mut batch)?;
         }
         match self.outbox.name(from)? {
             Some(row) => {
                 batch.remove(OUT_NAMES, from);
+                self.outbox.leaves(from, &row, &mut batch)?;
                 self.ledger.history.name_moved(row.bundle);
                 self.outbox.put_moved(row.moved(from), to, &mut batch);
             }
@@ -287,6 +289,7 @@ impl Spool {
             let mut batch = Batch::default();
             for (old, row) in &rows {
                 batch.remove(OUT_NAMES, old);
+                self.outbox.leaves(old, row, &mut batch)?;
                 if let Some(new) = old.rebase(from, to) {
                     self.ledger.history.name_moved(row.bundle);
                     self.outbox
@@ -374,6 +377,7 @@ impl Spool {
             match row {
                 Some(row) => {
                     self.ledger.history.name_moved(row.bundle);
+                    self.outbox.leaves(from, &row, batch)?;
                     self.outbox.put_moved(row.moved(from), to, batch);
                 }
                 None => batch.remove(OUT_NAMES, to),
@@ -401,6 +405,7 @@ impl Spool {
         let row = self.outbox.name(path)?;
         if let Some(row) = row.filter(|row| row.stat.ino == ino) {
             batch.remove(OUT_NAMES, path);
+            self.outbox.leaves(path, &row, &mut batch)?;
             self.file_gone(&row)?;
         }
         decide

@@ -161,6 +161,15 @@ impl Ledger {
         Ok(self.journal.row(ORPHANS, &row.order)?.is_some())
     }
 
+    /// Whether a bundle of ours is not complete: somebody waits for it, or nobody may have it yet.
+    pub(in crate::spool) fn is_open(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let states = self.deliveries_of(bundle)?;
+        match states.is_empty() {
+            true => Ok(self.is_orphan(bundle)? || self.held(bundle)?.is_some()),
+            false => Ok(states.iter().any(|(_, state)| !state.is_final())),
+        }
+    }
+
     /// The oldest bundles that wait for a first member, at most `limit`, each with its place.
     pub(in crate::spool) fn orphans(
         &self,

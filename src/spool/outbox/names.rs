@@ -5,6 +5,7 @@ use super::send::SentRow;
 use super::tables::{LATEST, OUT_NAMES, OutName, SENT_IDS};
 use crate::bundle::{BundleId, Manifest, RelPath, VerifiedManifest};
 use crate::journal::{Batch, JournalError};
+use crate::spool::SpoolError;
 
 /// Names looked at at once.
 const PAGE: usize = 1000;
@@ -41,11 +42,32 @@ impl Outbox {
     }
 
     /// The newest bundle of ours with this path, whatever the outbox shows there now, until it is complete.
-    pub(in crate::spool) fn latest(
+    pub(in crate::spool) fn latest(&self, path: &RelPath) -> Result<Option<BundleId>, SpoolError> {
+        if let Some(bundle) = self.journal.row(LATEST, path)? {
+            return Ok(Some(bundle));
+        }
+        // One that came here from another name has that one's bundle.
+        match self.name(path)?.filter(|row| row.formerly.is_none()) {
+            Some(row) if self.content.ledger.is_open(row.bundle)? => Ok(Some(row.bundle)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// `row` is no longer that of the name `path`, and nothing newer is sealed there: what it said of the newest bundle is
+    /// kept, unless that is complete. Call with the decision lock held.
+    pub(in crate::spool) fn leaves(
         &self,
         path: &RelPath,
-    ) -> Result<Option<BundleId>, JournalError> {
-        self.journal.row(LATEST, path)
+        row: &OutName,
+        batch: &mut Batch,
+    ) -> Result<(), SpoolError> {
+        if row.formerly.is_none()
+            && self.journal.row(LATEST, path)?.is_none()
+            && self.content.ledger.is_open(row.bundle)?
+        {
+            batch.insert(LATEST, path, &row.bundle);
+        }
+        Ok(())
     }
 
     /// A bundle is complete: no newer one is to supersede it. Call with the decision lock held.
@@ -56,7 +78,7 @@ impl Outbox {
         batch: &mut Batch,
     ) -> Result<(), JournalError> {
         for entry in &of.entries {
-            if self.latest(&entry.path)? == Some(bundle) {
+            if self.journal.row(LATEST, &entry.path)? == Some(bundle) {
                 batch.remove(LATEST, &entry.path);
             }
         }
@@ -73,7 +95,7 @@ impl Outbox {
         let (of, bundle) = (new.manifest(), new.id());
         for entry in &of.entries {
             let path = &entry.path;
-            if self.latest(path)? == Some(old) {
+            if self.journal.row(LATEST, path)? == Some(old) {
                 batch.insert(LATEST, path, &bundle);
             }
             if let Some(name) = self.name(path)?.filter(|name| name.bundle == old) {

@@ -11,7 +11,8 @@ use crate::spool::outbox::send::SentRow;
 
 /// Outbox path → [`OutName`]: the version last sealed under each name that is still there.
 pub(super) const OUT_NAMES: Table<RelPath, OutName> = Table::new(7);
-/// Outbox path → bundle id: the newest bundle of ours with this path, also when the name is gone, until it is complete.
+/// Outbox path → bundle id: the newest bundle of ours with this path, until it is complete, where no row of [`OUT_NAMES`]
+/// says so: the name is gone, or shows what was sealed under another, or was never there.
 pub(super) const LATEST: Table<RelPath, BundleId> = Table::new(22);
 /// Backing inode → [`Mark`]: what is open, closed but not sealed, or torn in the outbox.
 pub(super) const MARKS: Table<u64, Mark> = Table::new(9);

@@ -4,7 +4,7 @@ use super::*;
 use crate::journal::Submitted;
 
 /// Most rows of one file at both ends together.
-const ROWS: usize = 23;
+const ROWS: usize = 21;
 
 /// Most submits.
 const SUBMITS: usize = 5;

@@ -47,8 +47,12 @@ impl Spool {
         let mut batch = Batch::default();
         batch.remove(DISPLACED, &(found.stat.ino, &from));
         let old: Option<OutName> = self.outbox.name(&from)?;
-        if old.is_some_and(|old| old.stat.ino == found.stat.ino) {
+        if let Some(old) = old.filter(|old| old.stat.ino == found.stat.ino) {
             batch.remove(OUT_NAMES, &from);
+            self.outbox.leaves(&from, &old, &mut batch)?;
+        }
+        if let Some(there) = &there {
+            self.outbox.leaves(&found.path, there, &mut batch)?;
         }
         let row = row.moved(&from);
         tracing::info!(%from, to = %found.path, "a rename that was cut off is taken up again");
@@ -79,11 +83,13 @@ impl Spool {
             let mut batch = Batch::default();
             batch.remove(DISPLACED, key);
             let there: Option<OutName> = spool.outbox.name(path)?;
-            let own = there.is_some_and(|there| there.stat.ino == row.stat.ino);
+            let own = there.filter(|there| there.stat.ino == row.stat.ino);
             let shows = spool.outbox.root.look(path)?.is_some();
-            if own && !shows {
+            if let Some(own) = own.as_ref().filter(|_| !shows) {
                 batch.remove(OUT_NAMES, path);
+                spool.outbox.leaves(path, own, &mut batch)?;
             }
+            let own = own.is_some();
             if !own || !shows {
                 spool.file_gone(row)?;
             }

@@ -140,6 +140,22 @@ impl Gates<'_> {
 }
 
 impl Plan<'_> {
+    /// After what became of older bundles: where these had a path, it is a newer one's. Names that show it say so
+    /// themselves.
+    fn latest_rows(&self, batch: &mut Batch) -> Result<(), SpoolError> {
+        for manifest in &self.announced {
+            for entry in &manifest.manifest().entries {
+                let path = &entry.path;
+                if !self.shows || entry.mark().is_none() {
+                    batch.insert(LATEST, path, &manifest.id());
+                } else if self.spool.journal.row(LATEST, path)?.is_some() {
+                    batch.remove(LATEST, path);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes it hold, and tells of it. `marked`: further names of the inodes follow, so their marks stay.
     pub(in crate::spool) fn commit(mut self, marked: bool) -> Result<(), SpoolError> {
         let spool = self.spool;
@@ -159,12 +175,7 @@ impl Plan<'_> {
                 batch.remove(MARKS, ino);
             }
         }
-        // After what became of older bundles: where these had a path, it is a newer one's.
-        for manifest in &self.announced {
-            for entry in &manifest.manifest().entries {
-                batch.insert(LATEST, &entry.path, &manifest.id());
-            }
-        }
+        self.latest_rows(&mut batch)?;
         match self.linked.are_few {
             true => self
                 .linked

@@ -96,6 +96,8 @@ pub(in crate::spool) struct Plan<'a> {
     pub(in crate::spool) batch: Batch,
     pub(super) records: BTreeMap<u64, (Digest, Stat)>,
     pub(super) announced: Vec<VerifiedManifest>,
+    /// What is announced of files is what their names show.
+    pub(super) shows: bool,
     /// Bundles that a newer one of this plan replaced already.
     replaced: BTreeSet<BundleId>,
     pub(super) freed: Vec<Digest>,
@@ -113,6 +115,7 @@ impl<'a> Linked<'a> {
             linked: self,
             records: BTreeMap::new(),
             announced: Vec::new(),
+            shows: false,
             replaced: BTreeSet::new(),
             freed: Vec::new(),
             owed: Vec::new(),
@@ -214,6 +217,7 @@ impl Plan<'_> {
             formerly: None,
         };
         self.batch.insert(OUT_NAMES, path, &row);
+        self.shows = true;
         if self.linked.are_few {
             self.batch.sync(self.spool.outbox.root.sync_above(path));
         }
