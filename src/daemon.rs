@@ -271,7 +271,7 @@ impl House {
     ) -> anyhow::Result<Built> {
         let id = keys.identity.id();
         let spool = Spool::open_locked(config.spool(keys.identity), lock)?;
-        spool.set_late_joiners(config.late_joiners);
+        spool.custodian.set_late_joiners(config.late_joiners);
         spool.set_routing(config.routing.clone())?;
         self.spool = Some(Arc::clone(&spool));
         let asked = group::enter(&spool, keys.group, keys.made, config)?;

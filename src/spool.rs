@@ -4,6 +4,7 @@
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
 mod content;
+mod custody;
 mod decision;
 mod directories;
 mod doorbell;
@@ -39,6 +40,8 @@ use thiserror::Error;
 use self::content::room::Room;
 pub(crate) use self::content::room::{Limits, PartRoom};
 pub(crate) use self::content::{Content, ContentReader};
+use self::custody::Custodian;
+pub(crate) use self::custody::OriginSays;
 use self::doorbell::Doorbell;
 pub(crate) use self::doorbell::Event;
 pub(crate) use self::dress::Dress;
@@ -55,7 +58,6 @@ pub(crate) use self::inbox::publish::{InboxObserver, NewName};
 pub(crate) use self::layout::Layout;
 use self::ledger::Ledger;
 pub(crate) use self::ledger::cancel::{Cancelled, Retried};
-pub(crate) use self::ledger::custody::OriginSays;
 use self::ledger::history::History;
 pub(crate) use self::ledger::inbound::InboundState;
 pub(crate) use self::ledger::rank::Rank;
@@ -481,6 +483,8 @@ pub(crate) struct Spool {
     inbox: Inbox,
     /// What is kept by digest, and the room for it.
     pub(crate) content: Arc<Content>,
+    /// What is kept for others.
+    pub(crate) custodian: Arc<Custodian>,
     /// Bundles and deliveries.
     pub(crate) ledger: Arc<Ledger>,
     /// The group that this node is in.
@@ -492,7 +496,6 @@ pub(crate) struct Spool {
     next_seq: AtomicU64,
     observer: RwLock<Option<Arc<dyn InboxObserver>>>,
     counters: Arc<Counters>,
-    custodian: ledger::custody::Custodian,
     doubts: inbox::doubt::Doubts,
     proofs: inbox::proofs::Proofs,
     /// The journal was missing at start.
@@ -572,6 +575,7 @@ impl Spool {
         let content = Arc::new(Content::new(&journal, &layout, &ledger, room));
         let outbox = Outbox::new(&journal, &content, &outbox_root);
         let outbox = outbox.on("start a thread for", &state)?;
+        let custodian = Arc::new(Custodian::new(&journal, &content, &doorbell));
         let inbox = Inbox::new(&journal, &content);
         let spool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -592,11 +596,16 @@ impl Spool {
             group,
             observer: RwLock::default(),
             counters: Arc::default(),
-            custodian: ledger::custody::Custodian::default(),
+            custodian,
             doubts: inbox::doubt::Doubts::default(),
             proofs,
             rebuilt,
             lock: Mutex::new(Some(lock)),
+        });
+        let me = Arc::downgrade(&spool);
+        spool.custodian.ask_inbox(move |of| {
+            me.upgrade()
+                .map_or(Ok(true), |spool| spool.inbox.still_shows(of))
         });
         spool.group.begin_routes()?;
         spool.begin_age()?;

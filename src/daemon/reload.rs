@@ -103,7 +103,7 @@ fn apply(config: &Config, spool: &Spool, fs: &Fs) -> Result<(), SpoolError> {
     logging::set_level(&config.log);
     spool.content.set_limits(config.limits);
     spool.group.set_lifetime(config.lifetime);
-    spool.set_late_joiners(config.late_joiners);
+    spool.custodian.set_late_joiners(config.late_joiners);
     fs.set_limits(config.limits.max_file_bytes, config.settle);
     spool.set_routing(config.routing.clone())
 }

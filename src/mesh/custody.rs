@@ -35,7 +35,7 @@ pub(crate) async fn run(hub: Arc<Hub>) {
     while !hub.is_stopping() {
         ticker.tick().await;
         let closing = hub.care.take_closing();
-        if closing.is_empty() && !hub.store.custody_due() {
+        if closing.is_empty() && !hub.store.custodian.custody_due() {
             continue;
         }
         let hub = hub.clone();
@@ -59,7 +59,7 @@ pub(crate) async fn settled(hub: &Arc<Hub>, receipt: &Receipt) {
         return;
     }
     let (hub, bundle) = (hub.clone(), receipt.bundle);
-    let noted = tokio::task::spawn_blocking(move || hub.store.given_by(bundle, &givers));
+    let noted = tokio::task::spawn_blocking(move || hub.store.custodian.given_by(bundle, &givers));
     if let Ok(Err(error)) = noted.await {
         tracing::error!("who gave {bundle:?} is not recorded: {error}");
     }
@@ -88,11 +88,11 @@ fn tell_closed(hub: &Hub, closing: &[BundleId]) {
 
 /// Goes through what is watched. Blocks on disk.
 fn look(hub: &Hub) {
-    if !hub.store.custody_due() {
+    if !hub.store.custodian.custody_due() {
         return;
     }
     let connected = |peer| is_connected(hub, peer);
-    match hub.store.custody_pass(&connected) {
+    match hub.store.custodian.custody_pass(&connected) {
         Ok(asks) => {
             for (origin, bundles) in asks {
                 say(hub, origin, &bundles, Frame::Open);
@@ -125,7 +125,7 @@ pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
     let mut last: Option<Receipt> = None;
     while let Some(page) = hub
         .store
-        .ledger
+        .custodian
         .relays(peer.id, last.as_ref(), LIST_MAX)
         .map_err(failed)
         .ok()
@@ -138,7 +138,7 @@ pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
     let mut last: Option<BundleId> = None;
     while let Some(page) = hub
         .store
-        .ledger
+        .custodian
         .carried(peer.id, last, LIST_MAX)
         .map_err(failed)
         .ok()
@@ -152,7 +152,7 @@ pub(crate) fn connected(hub: &Hub, peer: &Peer, out: &Out) {
 
 /// `peer` says this of bundles of its own. Blocks on disk.
 pub(crate) fn heard(hub: &Hub, peer: &Peer, bundles: &[BundleId], says: OriginSays) {
-    if let Err(error) = hub.store.origin_says(peer.id, bundles, says) {
+    if let Err(error) = hub.store.custodian.origin_says(peer.id, bundles, says) {
         tracing::error!("what {} says is not recorded: {error}", peer.label());
     }
 }
@@ -168,6 +168,7 @@ pub(crate) fn heard_open(hub: &Hub, peer: &Peer, bundles: &[BundleId]) -> Option
             .collect();
         let unknown = hub
             .store
+            .custodian
             .origin_says(peer.id, &not_ours, OriginSays::Open)?;
         Ok::<Done, SpoolError>(Done::Open {
             closed,

@@ -228,7 +228,7 @@ impl Session {
             let now = self.hub.care.now();
             self.hub.care.state().gone(self.peer.id, now);
         }
-        self.hub.store.custody_nudge();
+        self.hub.store.custodian.custody_nudge();
         self.desk.clear();
         self.express.clear();
         self.drive(Brought::default(), SessionCore::ended);

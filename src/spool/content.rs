@@ -77,6 +77,12 @@ impl Content {
         inode_at(&self.layout.content(digest)).is_some()
     }
 
+    /// Whether it is here, and no visible name shows it.
+    pub(in crate::spool) fn is_unseen(&self, digest: Digest) -> bool {
+        let meta = fs::symlink_metadata(self.layout.content(digest));
+        meta.is_ok_and(|meta| meta.nlink() == 1)
+    }
+
     /// Whether the content of all files of a bundle is here.
     pub(in crate::spool) fn has_all(&self, of: &Manifest) -> bool {
         of.digests().all(|digest| self.has(digest))
@@ -297,7 +303,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         let link = self.layout.content(digest);
         let len = file.metadata().on("stat", &link)?.len();
-        self.make_hold(digest, len)?;
+        self.custodian.make_hold(digest, len)?;
         self.room_for(len)?;
         let temp = self
             .layout

@@ -20,6 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::Spool;
 use super::content::Content;
+use super::custody::Custodian;
 use super::group::Group;
 use super::inbox::Inbox;
 use super::ledger::Ledger;
@@ -141,6 +142,13 @@ impl<'a> Guard<'a, Content> {
             owner: &self.owner.ledger,
             held: Rc::clone(&self.held),
         }
+    }
+}
+
+impl Custodian {
+    /// Waits until nobody else decides.
+    pub(super) fn decide(&self) -> Guard<'_, Content> {
+        self.content.decide()
     }
 }
 

@@ -329,7 +329,7 @@ impl Spool {
             && self.content.has_all(of)
             && self.ledger.ended(bundle, of.origin).is_none()
         {
-            self.keep_for_others(manifest, order, batch)?;
+            self.custodian.keep_for_others(manifest, order, batch)?;
         }
         self.ledger.volatile.lock().insert(bundle);
         let me = self.me.clone();
@@ -375,7 +375,8 @@ impl Spool {
                 self.content.room.allowance().more(of.origin, entry.size());
             }
             if let Some(before) = before.filter(|before| before.bundle != bundle) {
-                self.shown_no_more(&before, batch)?;
+                self.custodian
+                    .shown_no_more(before.origin, before.bundle, before.size, batch)?;
             }
             batch.insert(IN_NAMES, name, &row);
             self.record_shown(name, of.origin, digest, *ino, batch)?;
@@ -412,7 +413,8 @@ impl Spool {
                 Left::Consumed => self.row_consumed(row, path, &mut batch)?,
                 Left::GaveWay => {
                     self.name_consumed(row.origin, &row.path, path, None, &mut batch)?;
-                    self.shown_no_more(row, &mut batch)?;
+                    self.custodian
+                        .shown_no_more(row.origin, row.bundle, row.size, &mut batch)?;
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! The ledger: bundles, who is still to get them, and how each delivery ended.
 
 pub(in crate::spool) mod cancel;
-pub(in crate::spool) mod custody;
 pub(in crate::spool) mod deliver;
 mod deliveries;
 pub(in crate::spool) mod expiry;
 pub(in crate::spool) mod heal;
 pub(in crate::spool) mod history;
 pub(in crate::spool) mod inbound;
+mod kept;
 #[cfg(test)]
 pub(in crate::spool) mod probe;
 pub(in crate::spool) mod rank;

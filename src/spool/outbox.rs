@@ -13,6 +13,7 @@
 //! # Threads
 //! Any, FUSE loops among them; none waits here for the hasher or a commit. `sealer-N` and `tail-hasher` are its own.
 
+mod forget;
 pub(in crate::spool) mod gate;
 pub(in crate::spool) mod hashing;
 pub(in crate::spool) mod jobs;

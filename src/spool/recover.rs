@@ -61,7 +61,7 @@ impl Spool {
         self.recover_outbox(same_boot && !rebuilds)?;
         self.ledger.drop_bad_cancels()?;
         self.look_home(false)?;
-        self.sweep_kept()?;
+        self.custodian.sweep_kept()?;
         self.sweep(same_boot)
     }
 

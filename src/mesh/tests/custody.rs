@@ -97,7 +97,7 @@ impl Three {
 
     fn hurry(&self) {
         for real in &self.reals {
-            real.spool().set_custody_delay(Duration::ZERO);
+            real.spool().custodian.set_custody_delay(Duration::ZERO);
         }
     }
 
@@ -132,7 +132,7 @@ impl Three {
     fn wait_nothing_left(&self) {
         for n in (0..3).filter(|n| self.meshes[*n].is_some()) {
             eventually("nothing is in custody", || {
-                self.reals[n].spool().custody_rows() == 0
+                self.reals[n].spool().custodian.custody_rows() == 0
             });
         }
     }

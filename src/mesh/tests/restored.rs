@@ -89,7 +89,7 @@ fn what_an_older_copy_does_not_know_of_reaches_the_others_all_the_same() {
     let _c = cedar.start(to_birch("cedar"));
     eventually("cedar has it", || arrived(&cedar));
     eventually("nothing waits for what alder does not know", || {
-        birch.spool().custody_rows() == 0
+        birch.spool().custodian.custody_rows() == 0
     });
 }
 

@@ -228,27 +228,13 @@ impl Content {
         *self.room.limits.write() = limits;
         self.room.budget.store(0, Ordering::Relaxed);
     }
-}
-
-impl Spool {
-    /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
-    pub(crate) fn room_for(&self, len: u64) -> Result<(), SpoolError> {
-        match self.content.room.take(len) {
-            Err(SpoolError::NoRoom { .. }) if self.outbox.let_go() => self.content.room.take(len),
-            // What is kept for others goes first.
-            Err(SpoolError::NoRoom { .. }) if self.shed_custody(len)? > 0 => {
-                self.content.room.take(len)
-            }
-            taken => taken,
-        }
-    }
 
     /// Whether one more file of `len` bytes may be kept without a name; EDQUOT if not.
     pub(in crate::spool) fn may_hold(&self, digest: Digest, len: u64) -> Result<(), SpoolError> {
-        let Some(max) = self.content.room.limits().max_bytes else {
+        let Some(max) = self.room.limits().max_bytes else {
             return Ok(());
         };
-        let used = self.content.used_for_others();
+        let used = self.used_for_others();
         if used.saturating_add(len) <= max {
             return Ok(());
         }
@@ -259,6 +245,38 @@ impl Spool {
         })
     }
 
+    /// Who waits for this content, in words.
+    fn waiting_for(&self, digest: Digest) -> String {
+        let users = self.needed_by(digest, BUNDLES_ASKED);
+        let mut names = std::collections::BTreeSet::new();
+        for bundle in users.unwrap_or_default() {
+            let deliveries = self.ledger.deliveries_of(bundle).unwrap_or_default();
+            let open = deliveries.iter().filter(|(_, state)| !state.is_final());
+            names.extend(open.map(|(peer, _)| self.ledger.group.name_of(*peer)));
+        }
+        let more = names.len().saturating_sub(NAMES_LISTED);
+        let listed: Vec<String> = names.into_iter().take(NAMES_LISTED).collect();
+        match (listed.is_empty(), more) {
+            (true, _) => "a first member".to_owned(),
+            (false, 0) => listed.join(", "),
+            (false, more) => format!("{} and {more} more", listed.join(", ")),
+        }
+    }
+}
+
+impl Spool {
+    /// Whether `len` more bytes may be written into the state: ENOSPC at `min_free`. Seldom more than an addition.
+    pub(crate) fn room_for(&self, len: u64) -> Result<(), SpoolError> {
+        match self.content.room.take(len) {
+            Err(SpoolError::NoRoom { .. }) if self.outbox.let_go() => self.content.room.take(len),
+            // What is kept for others goes first.
+            Err(SpoolError::NoRoom { .. }) if self.custodian.shed_custody(len)? > 0 => {
+                self.content.room.take(len)
+            }
+            taken => taken,
+        }
+    }
+
     /// Whether the last visible name of an inode may be removed: not if somebody waits for its content and there is no
     /// room to keep it.
     pub(crate) fn may_remove(&self, ino: u64, len: u64) -> Result<(), SpoolError> {
@@ -266,7 +284,9 @@ impl Spool {
             return Ok(());
         }
         match self.content.linked(ino) {
-            Some(digest) if self.content.is_needed(digest)? => self.make_hold(digest, len),
+            Some(digest) if self.content.is_needed(digest)? => {
+                self.custodian.make_hold(digest, len)
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -276,27 +296,9 @@ impl Spool {
         let needed = self.content.room.limits().max_bytes.is_some()
             && self.content.is_needed(digest).ok()?;
         needed
-            .then(|| self.may_hold(digest, len).err())
+            .then(|| self.content.may_hold(digest, len).err())
             .flatten()
             .map(|error| error.to_string())
-    }
-
-    /// Who waits for this content, in words.
-    fn waiting_for(&self, digest: Digest) -> String {
-        let users = self.content.needed_by(digest, BUNDLES_ASKED);
-        let mut names = std::collections::BTreeSet::new();
-        for bundle in users.unwrap_or_default() {
-            let deliveries = self.ledger.deliveries_of(bundle).unwrap_or_default();
-            let open = deliveries.iter().filter(|(_, state)| !state.is_final());
-            names.extend(open.map(|(peer, _)| self.group.name_of(*peer)));
-        }
-        let more = names.len().saturating_sub(NAMES_LISTED);
-        let listed: Vec<String> = names.into_iter().take(NAMES_LISTED).collect();
-        match (listed.is_empty(), more) {
-            (true, _) => "a first member".to_owned(),
-            (false, 0) => listed.join(", "),
-            (false, more) => format!("{} and {more} more", listed.join(", ")),
-        }
     }
 }
 

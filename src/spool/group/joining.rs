@@ -30,9 +30,9 @@ impl Spool {
         let mut after: Option<RelPath> = None;
         let mut whole: HashMap<BundleId, bool> = HashMap::new();
         let mut rests: HashMap<BundleId, Vec<RelPath>> = HashMap::new();
-        let current = self.late_joiners();
+        let current = self.custodian.late_joiners();
         if current {
-            self.give_kept(peer)?;
+            self.custodian.give_kept(peer)?;
         }
         loop {
             if !current {

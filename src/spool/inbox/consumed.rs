@@ -194,7 +194,8 @@ impl Spool {
         self.ledger
             .show_as(row.bundle, InboundState::Consumed, batch)?;
         self.name_consumed(row.origin, &row.path, name, None, batch)?;
-        self.shown_no_more(row, batch)
+        self.custodian
+            .shown_no_more(row.origin, row.bundle, row.size, batch)
     }
 
     /// A version of a path was taken away before its name had a row. Call with the decision lock held.

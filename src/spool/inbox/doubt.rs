@@ -303,7 +303,8 @@ impl Spool {
         self.ledger
             .show_as(row.bundle, InboundState::Damaged, &mut batch)?;
         self.name_consumed(row.origin, &row.path, &found.path, None, &mut batch)?;
-        self.shown_no_more(row, &mut batch)?;
+        self.custodian
+            .shown_no_more(row.origin, row.bundle, row.size, &mut batch)?;
         let name = at.file_name().unwrap_or_default();
         let damaged = Damaged {
             digest: row.digest,

@@ -552,7 +552,12 @@ impl Spool {
         if renaming.from != renaming.to {
             left = self.journal.row(IN_NAMES, &renaming.from)?;
             if let Some(before) = &left {
-                self.shown_no_more(before, &mut batch)?;
+                self.custodian.shown_no_more(
+                    before.origin,
+                    before.bundle,
+                    before.size,
+                    &mut batch,
+                )?;
             }
             batch.remove(IN_NAMES, &renaming.from);
         }

@@ -19,12 +19,9 @@ use crate::digest::Digest;
 use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath};
 use crate::spool::journal::{Batch, JournalError};
-use crate::spool::keys::Ends;
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::inbound::{InboundShown, InboundState};
-use crate::spool::ledger::tables::{
-    BUNDLES, CANCELS, CANCELS_OWED, DEADLINES, HELD, KEPT, ORPHANS,
-};
+use crate::spool::ledger::tables::{BUNDLES, CANCELS, CANCELS_OWED, HELD, ORPHANS};
 use crate::spool::{Event, Spool, SpoolError};
 
 /// What came of a wish to cancel.
@@ -355,21 +352,7 @@ impl Spool {
         if kept.is_none_or(|kept| kept.manifest().origin != cancel.origin) {
             return Ok(());
         }
-        self.give_no_more(bundle, cancel.origin)
-    }
-
-    /// A bundle of another is given to nobody any more.
-    pub(in crate::spool) fn give_no_more(
-        &self,
-        bundle: BundleId,
-        origin: PeerId,
-    ) -> Result<(), SpoolError> {
-        self.end_custody(bundle, origin)?;
-        let _decide = self.decide();
-        let mut batch = Batch::default();
-        batch.remove(KEPT, &bundle);
-        batch.remove(DEADLINES, &Ends::Bundle(bundle));
-        Ok(self.journal.submit(batch)?)
+        self.custodian.give_no_more(bundle, cancel.origin)
     }
 
     /// Removes what arrived of a bundle.

@@ -339,7 +339,7 @@ impl Spool {
     pub(crate) fn take_receipt(&self, receipt: &Receipt) -> Result<bool, SpoolError> {
         self.journal.still_keeps()?;
         if receipt.origin != self.identity.id() {
-            return self.take_others_receipt(receipt);
+            return self.custodian.take_others_receipt(receipt);
         }
         if !receipt.is_genuine() {
             return Ok(false);
@@ -386,7 +386,7 @@ impl Spool {
         let decide = self.decide();
         let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             drop(decide);
-            return self.carried_ended(bundle, peer, state);
+            return self.custodian.carried_ended(bundle, peer, state);
         };
         let key = (bundle, peer);
         let known = match self.ledger.delivery(bundle, peer)? {

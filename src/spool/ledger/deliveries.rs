@@ -18,14 +18,20 @@ const RECIPIENTS_MAX: usize = 100_000;
 
 impl Ledger {
     /// The bundle is owed to `peer`, at this place in its queue.
-    pub(super) fn queue(&self, bundle: BundleId, peer: PeerId, rank: Rank, batch: &mut Batch) {
+    pub(in crate::spool) fn queue(
+        &self,
+        bundle: BundleId,
+        peer: PeerId,
+        rank: Rank,
+        batch: &mut Batch,
+    ) {
         batch.insert(DELIVERIES, &(bundle, peer), &DeliveryState::Queued);
         batch.insert(PENDING, &(peer, rank), &bundle);
     }
 
     /// A delivery that is at `known` comes to `end`, unless it has come to one before: `false`. Nothing undoes a receipt; a
     /// receipt itself counts whatever came before it.
-    pub(super) fn end_delivery(
+    pub(in crate::spool) fn end_delivery(
         &self,
         delivery: (BundleId, PeerId),
         rank: Option<Rank>,
@@ -44,6 +50,11 @@ impl Ledger {
             }
         }
         ends
+    }
+
+    /// It is not in motion any more.
+    pub(in crate::spool) fn moves_no_more(&self, bundle: BundleId, peer: PeerId) {
+        self.progress.lock().remove(&(bundle, peer));
     }
 
     /// How a bundle stands with `peer`; `None`: it is not promised to it.

@@ -398,7 +398,8 @@ impl Spool {
                     self.end_bundle(bundle, CancelReason::Expired)?;
                     // Of another: nobody is told, that is its origin's to do.
                     if let Some(kept) = self.ledger.kept(bundle)? {
-                        self.give_no_more(bundle, kept.manifest().origin)?;
+                        self.custodian
+                            .give_no_more(bundle, kept.manifest().origin)?;
                     }
                     let mut batch = Batch::default();
                     batch.remove(DEADLINES, key);

@@ -5,8 +5,7 @@ use super::inbound::Inbound;
 use super::rank::Rank;
 use super::settled::{Block, BlockKey};
 use super::tables;
-use crate::bundle::{BundleId, Cancel, DeliveryState, Receipt, SignedManifest};
-use crate::delivery::custody::Stage;
+use crate::bundle::{BundleId, Cancel, DeliveryState, SignedManifest};
 use crate::journal::{Batch, Table};
 use crate::peer::PeerId;
 use crate::spool::keys::Ends;
@@ -26,9 +25,6 @@ pub(in crate::spool) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> =
     tables::CANCELS_OWED;
 pub(in crate::spool) const DEADLINES: Table<Ends, u64> = tables::DEADLINES;
 pub(in crate::spool) const KEPT: Table<BundleId, KeptRow> = tables::KEPT;
-pub(in crate::spool) const WATCHED: Table<BundleId, (PeerId, Stage)> = tables::WATCHED;
-pub(in crate::spool) const CARRIED: Table<(PeerId, BundleId), Stage> = tables::CARRIED;
-pub(in crate::spool) const RELAYS: Table<(PeerId, BundleId, PeerId), Receipt> = tables::RELAYS;
 
 /// A row of [`KEPT`].
 pub(in crate::spool) fn kept_row(signed: SignedManifest, order: u64) -> KeptRow {

@@ -12,7 +12,7 @@ use crate::peer::PeerId;
 use crate::spool::group::route::HeldRow;
 use crate::spool::keys::{Ends, Newest};
 use crate::spool::ledger::Ledger;
-use crate::spool::ledger::custody::is_ours;
+use crate::spool::ledger::kept::is_ours;
 use crate::spool::ledger::tables::{
     BUNDLES, BundleRow, DEADLINES, DELIVERIES, HELD, ORPHANS, OUT_ORDER, PENDING,
 };

@@ -3,8 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{BundleId, Cancel, DeliveryState, Receipt, SignedManifest};
-use crate::delivery::custody::Stage;
+use crate::bundle::{BundleId, Cancel, DeliveryState, SignedManifest};
 use crate::journal::Table;
 use crate::peer::PeerId;
 use crate::spool::group::route::HeldRow;
@@ -43,12 +42,6 @@ pub(super) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> = Table::ne
 pub(super) const DEADLINES: Table<Ends, u64> = Table::new(36);
 /// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
 pub(super) const KEPT: Table<BundleId, KeptRow> = Table::new(41);
-/// Bundle id → (origin, `Stage`): those of [`KEPT`] that their origin may still close by itself.
-pub(super) const WATCHED: Table<BundleId, (PeerId, Stage)> = Table::new(42);
-/// Origin, bundle id → `Stage`: those of [`KEPT`] that we owe to others, or whose receipts wait for the origin.
-pub(super) const CARRIED: Table<(PeerId, BundleId), Stage> = Table::new(43);
-/// Origin, bundle id, recipient → `Receipt`: receipts of others to be handed to the origin.
-pub(super) const RELAYS: Table<(PeerId, BundleId, PeerId), Receipt> = Table::new(44);
 
 /// A bundle of another that is kept for further recipients.
 #[derive(Clone, Debug, Serialize, Deserialize)]

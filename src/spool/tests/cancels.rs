@@ -214,9 +214,9 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_once_it_is_cancelled() {
         let bundle = alder.drop_file("f", b"x");
         birch.fetch(&alder, bundle);
         birch.receipt();
-        birch.spool().set_custody_delay(Duration::ZERO);
+        birch.spool().custodian.set_custody_delay(Duration::ZERO);
         if promoted {
-            birch.spool().custody_pass(&|_| false).unwrap();
+            birch.spool().custodian.custody_pass(&|_| false).unwrap();
             assert!(birch.spool().ledger.is_pending(bundle, cedar.id()));
         }
         // A lie ends nothing.
@@ -234,7 +234,7 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_once_it_is_cancelled() {
         );
         cancel(&alder, bundle);
         assert_eq!(tell(&alder, &birch), 1);
-        birch.spool().custody_pass(&|_| false).unwrap();
+        birch.spool().custodian.custody_pass(&|_| false).unwrap();
         assert!(!birch.spool().ledger.is_pending(bundle, cedar.id()));
         assert!(matches!(
             birch.spool().open_content(bundle, 0, cedar.id()),
@@ -242,7 +242,7 @@ fn who_keeps_a_bundle_for_others_gives_it_to_nobody_once_it_is_cancelled() {
         ));
         let late = Node::new();
         birch.knows(&late, "late");
-        birch.spool().custody_pass(&|_| false).unwrap();
+        birch.spool().custodian.custody_pass(&|_| false).unwrap();
         assert_eq!(
             birch.spool().ledger.pending(late.id(), None, 9).unwrap(),
             []

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::bundle::Scope;
+use crate::spool::custody::probe::{CARRIED, RELAYS, WATCHED};
 use crate::spool::journal::{Key, Table};
-use crate::spool::ledger::probe::{CARRIED, DELIVERIES, KEPT, PENDING, RELAYS, WATCHED};
+use crate::spool::ledger::probe::{DELIVERIES, KEPT, PENDING};
 
 const NOBODY: fn(PeerId) -> bool = |_| false;
 const EVERYBODY: fn(PeerId) -> bool = |_| true;
@@ -44,8 +45,8 @@ impl Node {
     }
 
     fn pass(&self, connected: fn(PeerId) -> bool) -> Vec<(PeerId, Vec<BundleId>)> {
-        self.spool().set_custody_delay(Duration::ZERO);
-        self.spool().custody_pass(&connected).unwrap()
+        self.spool().custodian.set_custody_delay(Duration::ZERO);
+        self.spool().custodian.custody_pass(&connected).unwrap()
     }
 
     fn owes(&self, peer: &Self) -> Vec<BundleId> {
@@ -111,11 +112,15 @@ fn s11_another_holder_gives_it_and_the_receipt_finds_its_way_back() {
         "nobody needs the content any more"
     );
     assert_eq!(
-        birch.spool().ledger.carried(alder.id(), None, 9).unwrap(),
+        birch
+            .spool()
+            .custodian
+            .carried(alder.id(), None, 9)
+            .unwrap(),
         [bundle]
     );
 
-    let relays = birch.spool().ledger.relays(alder.id(), None, 9).unwrap();
+    let relays = birch.spool().custodian.relays(alder.id(), None, 9).unwrap();
     assert_eq!(relays, [receipt]);
     assert_eq!(alder.state_of(bundle, &cedar), "queued");
     assert!(alder.spool().take_receipt(&relays[0]).unwrap());
@@ -128,6 +133,7 @@ fn s11_another_holder_gives_it_and_the_receipt_finds_its_way_back() {
     assert_eq!((closed, open), (vec![bundle], vec![]));
     birch
         .spool()
+        .custodian
         .origin_says(alder.id(), &[bundle], OriginSays::Closed)
         .unwrap();
     assert_eq!(birch.left(), [0; 6]);
@@ -142,10 +148,11 @@ fn a_bundle_that_its_origin_closes_in_time_leaves_nothing() {
     let bundle = alder.drop_file("f", b"x");
     birch.fetch(&alder, bundle);
     assert_eq!(birch.left(), [1, 0, 0, 0, 0, 1]);
-    birch.spool().custody_pass(&EVERYBODY).unwrap();
+    birch.spool().custodian.custody_pass(&EVERYBODY).unwrap();
     assert_eq!(birch.left(), [1, 0, 0, 0, 0, 1], "not due yet");
     birch
         .spool()
+        .custodian
         .origin_says(alder.id(), &[bundle], OriginSays::Closed)
         .unwrap();
     assert_eq!(birch.left(), [0; 6]);
@@ -157,7 +164,7 @@ fn between_two_members_nothing_is_watched() {
     let (alder, birch) = pair();
     birch.fetch(&alder, alder.drop_file("f", b"x"));
     assert_eq!((birch.left(), birch.keys(KEPT)), ([0; 6], 1));
-    birch.spool().set_late_joiners(false);
+    birch.spool().custodian.set_late_joiners(false);
     birch.fetch(&alder, alder.drop_file("g", b"y"));
     assert_eq!((birch.left(), birch.keys(KEPT)), ([0; 6], 1));
 }
@@ -198,10 +205,12 @@ fn an_origin_that_says_open_has_it_carried_at_once() {
     assert_eq!((closed, open), (vec![], vec![bundle]));
     birch
         .spool()
+        .custodian
         .origin_says(cedar.id(), &[bundle], OriginSays::Open)
         .unwrap();
     birch
         .spool()
+        .custodian
         .origin_says(cedar.id(), &[bundle], OriginSays::Closed)
         .unwrap();
     assert_eq!(
@@ -211,6 +220,7 @@ fn an_origin_that_says_open_has_it_carried_at_once() {
     );
     birch
         .spool()
+        .custodian
         .origin_says(alder.id(), &[bundle], OriginSays::Open)
         .unwrap();
     assert_eq!(birch.owes(&cedar), [bundle]);
@@ -235,6 +245,7 @@ fn what_the_user_removes_is_still_kept_for_the_others() {
         assert_eq!(birch.spool().content.held_bytes(), 0);
         birch
             .spool()
+            .custodian
             .origin_says(alder.id(), &[bundle], OriginSays::Closed)
             .unwrap();
         assert_eq!((birch.left(), birch.keys(KEPT)), ([0; 6], 0));
@@ -393,7 +404,7 @@ fn custody_survives_restarts_at_every_stage() {
     assert_eq!(
         birch
             .spool()
-            .ledger
+            .custodian
             .relays(alder.id(), None, 9)
             .unwrap()
             .len(),
@@ -503,11 +514,12 @@ fn who_joins_later_gets_what_a_holder_still_shows_and_nothing_that_was_consumed(
     cedar.fetch(&birch, shown);
     cedar.gives_receipt_to(&birch);
     alder.knows(&cedar, "cedar");
-    let relays = birch.spool().ledger.relays(alder.id(), None, 9).unwrap();
+    let relays = birch.spool().custodian.relays(alder.id(), None, 9).unwrap();
     assert!(alder.spool().take_receipt(&relays[0]).unwrap());
     assert_eq!(alder.state_of(shown, &cedar), "delivered");
     birch
         .spool()
+        .custodian
         .origin_says(alder.id(), &both, OriginSays::Closed)
         .unwrap();
     assert_eq!((birch.left(), birch.keys(KEPT)), ([0; 6], 1));
@@ -533,13 +545,13 @@ fn two_who_join_while_the_origin_may_still_give_it_both_get_it() {
 #[test]
 fn without_late_joiners_who_joins_later_gets_only_what_waited_for_a_first_member() {
     let alder = Node::new();
-    alder.spool().set_late_joiners(false);
+    alder.spool().custodian.set_late_joiners(false);
     let orphan = alder.drop_file("orphan", b"sealed while alone");
     let birch = Node::new();
     alder.knows(&birch, "birch");
     assert_eq!(alder.owes(&birch), [orphan]);
     birch.knows(&alder, "alder");
-    birch.spool().set_late_joiners(false);
+    birch.spool().custodian.set_late_joiners(false);
     birch.fetch(&alder, orphan);
     birch.gives_receipt_to(&alder);
     alder.drop_file("f", b"for birch");
@@ -643,7 +655,11 @@ fn receipts_for_a_forgotten_origin_are_dropped() {
     dogwood.gives_receipt_to(&birch);
     birch.spool().forget(alder.id()).unwrap();
     assert_eq!(
-        birch.spool().ledger.carried(alder.id(), None, 9).unwrap(),
+        birch
+            .spool()
+            .custodian
+            .carried(alder.id(), None, 9)
+            .unwrap(),
         [two]
     );
     dogwood.fetch(&birch, two);
@@ -698,9 +714,17 @@ fn a_cancelled_bundle_is_given_to_nobody_any_more() {
     let bundle = alder.drop_file("f", b"x");
     birch.fetch(&alder, bundle);
     birch.pass(NOBODY);
-    birch.spool().end_custody(bundle, cedar.id()).unwrap();
+    birch
+        .spool()
+        .custodian
+        .end_custody(bundle, cedar.id())
+        .unwrap();
     assert_eq!(birch.owes(&cedar), [bundle], "not its word");
-    birch.spool().end_custody(bundle, alder.id()).unwrap();
+    birch
+        .spool()
+        .custodian
+        .end_custody(bundle, alder.id())
+        .unwrap();
     assert_eq!((birch.owes(&cedar), birch.left()), (vec![], [0; 6]));
     assert_eq!(birch.spool().counts().outbound_pending, 0);
 }
@@ -729,7 +753,11 @@ fn who_gave_it_is_not_offered_it() {
     let (alder, birch, cedar) = three();
     let bundle = alder.drop_file("f", b"x");
     birch.fetch(&alder, bundle);
-    birch.spool().given_by(bundle, &[cedar.id()]).unwrap();
+    birch
+        .spool()
+        .custodian
+        .given_by(bundle, &[cedar.id()])
+        .unwrap();
     assert_eq!(birch.left(), [0; 6], "nobody else is left");
 
     let asked = alder.drop_file("h", b"y");
@@ -737,7 +765,11 @@ fn who_gave_it_is_not_offered_it() {
     cedar.fetch(&alder, asked);
     birch.pass(NOBODY);
     cedar.gives_receipt_to(&birch);
-    birch.spool().given_by(asked, &[cedar.id()]).unwrap();
+    birch
+        .spool()
+        .custodian
+        .given_by(asked, &[cedar.id()])
+        .unwrap();
     assert_eq!(birch.left(), [0; 6], "it tells the origin itself");
 
     let dogwood = Node::new();
@@ -748,7 +780,11 @@ fn who_gave_it_is_not_offered_it() {
         if carried {
             birch.pass(NOBODY);
         }
-        birch.spool().given_by(bundle, &[cedar.id()]).unwrap();
+        birch
+            .spool()
+            .custodian
+            .given_by(bundle, &[cedar.id()])
+            .unwrap();
         birch.pass(NOBODY);
         assert_eq!(birch.owes(&cedar), []);
         assert!(birch.owes(&dogwood).contains(&bundle));
@@ -764,6 +800,7 @@ fn an_origin_that_has_forgotten_the_bundle_ends_what_waits_for_it_but_not_what_o
     let unknown = || {
         birch
             .spool()
+            .custodian
             .origin_says(alder.id(), &[bundle], OriginSays::Unknown)
     };
     unknown().unwrap();
@@ -772,9 +809,11 @@ fn an_origin_that_has_forgotten_the_bundle_ends_what_waits_for_it_but_not_what_o
     cedar.gives_receipt_to(&birch);
     unknown().unwrap();
     assert_eq!(birch.left(), [0; 6]);
-    let nothing = birch
-        .spool()
-        .origin_says(alder.id(), &[BundleId([1; 32])], OriginSays::Open);
+    let nothing =
+        birch
+            .spool()
+            .custodian
+            .origin_says(alder.id(), &[BundleId([1; 32])], OriginSays::Open);
     assert_eq!(nothing.unwrap(), [BundleId([1; 32])]);
 }
 
@@ -801,21 +840,22 @@ fn a_cancel_by_the_origin_ends_custody_whoever_tells_of_it() {
 #[test]
 fn what_is_settled_while_all_is_looked_through_is_looked_at_too() {
     let (alder, birch, _cedar) = three();
-    birch.spool().set_custody_delay(Duration::ZERO);
-    birch.spool().custody_pass(&EVERYBODY).unwrap();
+    birch.spool().custodian.set_custody_delay(Duration::ZERO);
+    birch.spool().custodian.custody_pass(&EVERYBODY).unwrap();
     let manifest = alder.manifest(alder.drop_file("f", b"hello"));
     let mut batch = journal::Batch::default();
     let decide = birch.spool().decide();
     birch
         .spool()
+        .custodian
         .keep_for_others(&manifest, 1, &mut batch)
         .unwrap();
-    assert!(birch.spool().custody_due());
+    assert!(birch.spool().custodian.custody_due());
     std::thread::scope(|scope| {
-        let pass = scope.spawn(|| birch.spool().custody_pass(&EVERYBODY).unwrap());
+        let pass = scope.spawn(|| birch.spool().custodian.custody_pass(&EVERYBODY).unwrap());
         // It waits for the lock; one that does not would have looked by now.
         for _ in 0..10_000 {
-            if !birch.spool().custody_due() {
+            if !birch.spool().custodian.custody_due() {
                 break;
             }
             std::thread::yield_now();
@@ -824,5 +864,5 @@ fn what_is_settled_while_all_is_looked_through_is_looked_at_too() {
         drop(decide);
         pass.join().unwrap();
     });
-    assert!(birch.keys(WATCHED) == 0 || birch.spool().custody_due());
+    assert!(birch.keys(WATCHED) == 0 || birch.spool().custodian.custody_due());
 }

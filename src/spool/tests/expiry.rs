@@ -349,12 +349,14 @@ fn what_has_arrived_is_passed_on_to_nobody_from_the_end_on_though_no_deadline_is
     let says = crate::spool::OriginSays::Closed;
     birch
         .spool()
+        .custodian
         .origin_says(alder.id(), &[manifest.id()], says)
         .unwrap();
     let mut whole = open().unwrap();
     assert!(whole.read(0, bytes.len()).is_ok());
     birch
         .spool()
+        .custodian
         .end_custody(manifest.id(), alder.id())
         .unwrap();
     let mut rows = journal::Batch::default();

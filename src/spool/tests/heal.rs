@@ -8,9 +8,8 @@ use crate::digest::Digest;
 use crate::peer::roll::{SignedStatement, Statement, What};
 use crate::peer::{Charter, GroupKey};
 use crate::spool::Rank;
-use crate::spool::ledger::probe::{
-    CANCELS, CANCELS_OWED, CARRIED, DELIVERIES, KEPT, PENDING, kept_row,
-};
+use crate::spool::custody::probe::CARRIED;
+use crate::spool::ledger::probe::{CANCELS, CANCELS_OWED, DELIVERIES, KEPT, PENDING, kept_row};
 use crate::spool::outbox::send::{SendRequest, Sent};
 
 /// The key is a letter, then a peer.

@@ -105,7 +105,7 @@ impl Spool {
         let given = self.content.room.rations.lock().given();
         let short = wanted.saturating_sub(free.bytes.saturating_sub(given));
         // What is kept for others goes first.
-        if short > 0 && (self.outbox.let_go() || self.shed_custody(short)? > 0) {
+        if short > 0 && (self.outbox.let_go() || self.custodian.shed_custody(short)? > 0) {
             return self.content.free_for_arrivals();
         }
         Ok(free)

@@ -193,7 +193,7 @@ impl Plan<'_> {
             ..before.clone()
         };
         self.batch.insert(OUT_NAMES, path, &row);
-        if self.spool.late_joiners() {
+        if self.spool.custodian.late_joiners() {
             let owed = self.spool.owe_everybody(row.bundle, &mut self.batch)?;
             self.owed.extend(owed);
         }

@@ -53,11 +53,15 @@ impl Spool {
         // Receipts that wait for it as the origin wait for nobody.
         let mut after: Option<BundleId> = None;
         loop {
-            let page = self.ledger.carried(peer, after, PAGE)?;
+            let page = self.custodian.carried(peer, after, PAGE)?;
             for bundle in &page {
                 let complete = self.recipients_open(*bundle)?.is_empty();
                 if complete {
-                    self.custody_events(Some(peer), &[*bundle], custody::Event::Cancelled)?;
+                    self.custodian.custody_events(
+                        Some(peer),
+                        &[*bundle],
+                        custody::Event::Cancelled,
+                    )?;
                 }
             }
             match page.last() {

@@ -1,29 +1,30 @@
 //! Custody and room: what is kept for others gives way before anything of the user's is refused.
 
-use std::os::unix::fs::MetadataExt;
-
+use super::Custodian;
+use super::tables::{CARRIED, WATCHED};
 use crate::delivery::custody::{self};
 use crate::digest::Digest;
-use crate::spool::ledger::tables::{BUNDLES, CARRIED, WATCHED};
-use crate::spool::{Spool, SpoolError};
+use crate::spool::SpoolError;
+#[cfg(doc)]
+use crate::spool::content::Content;
 
 /// Bundles of others looked at to make room, at once.
 const SHED_MAX: usize = 4096;
 
-impl Spool {
+impl Custodian {
     /// Whether a bundle of ours needs this content; otherwise only custody does, if anything.
     fn needed_for_own(&self, digest: Digest) -> Result<bool, SpoolError> {
         for bundle in self.content.needed_by(digest, usize::MAX)? {
-            if self.journal.row(BUNDLES, &bundle)?.is_some() {
+            if self.ledger.place(bundle)?.is_some() {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// [`Self::may_hold`] for the user's own act: custody gives way. Call without the decision lock.
+    /// [`Content::may_hold`] for the user's own act: custody gives way. Call without the decision lock.
     pub(in crate::spool) fn make_hold(&self, digest: Digest, len: u64) -> Result<(), SpoolError> {
-        let Err(full) = self.may_hold(digest, len) else {
+        let Err(full) = self.content.may_hold(digest, len) else {
             return Ok(());
         };
         if !self.needed_for_own(digest)? {
@@ -34,7 +35,7 @@ impl Spool {
         if self.shed_custody(len)? == 0 {
             return Err(full);
         }
-        self.may_hold(digest, len)
+        self.content.may_hold(digest, len)
     }
 
     /// Gives up custody of what takes up room only for others, until so many bytes are free. Gives how many are. Call
@@ -54,9 +55,7 @@ impl Spool {
             let before = self.content.held_bytes();
             let mut alone = false;
             for digest in manifest.manifest().digests() {
-                let meta = std::fs::symlink_metadata(self.layout.content(digest));
-                alone |=
-                    meta.is_ok_and(|meta| meta.nlink() == 1) && !self.needed_for_own(digest)?;
+                alone |= self.content.is_unseen(digest) && !self.needed_for_own(digest)?;
             }
             if alone {
                 self.custody_events(None, &[bundle], custody::Event::QuotaFull)?;

@@ -1,13 +1,13 @@
 //! Custody: bundles of others that are kept for further recipients. What is to be done is decided by
 //! [`crate::delivery::custody`]; here are its rows.
 //!
-//! A settled bundle leaves one row in [`KEPT`] when a further recipient may want it: one that is known now, or one that
+//! A settled bundle is kept ([`Ledger::keep`]) when a further recipient may want it: one that is known now, or one that
 //! joins while a name still shows it. While its origin may still close it, it is in [`WATCHED`]; after that in
 //! [`CARRIED`], and owed through `DELIVERIES` and `PENDING` like a bundle of ours.
 //!
 //! # Invariants
-//! 1. A bundle is in [`WATCHED`] or in [`CARRIED`], not in both, and only while it is in [`KEPT`].
-//! 2. A row of [`KEPT`] outlives custody only while a name in the inbox shows the bundle.
+//! 1. A bundle is in [`WATCHED`] or in [`CARRIED`], not in both, and only while it is kept.
+//! 2. It is kept for longer than custody only while a name in the inbox shows it.
 //! 3. A bundle of another needs its content exactly while its custody does, so that its removal by the
 //!    user leaves the bytes; they count to the quota, and go before anything of the user's is refused.
 //! 4. Only recipients in the bundle's scope are ever owed it, so only they are served.
@@ -20,12 +20,15 @@
 //! # Threads
 //! Called by sessions and by the mesh's clock; each step under the decision lock, a page of bundles at a time.
 
-mod forget;
 mod joins;
+#[cfg(test)]
+pub(in crate::spool) mod probe;
 mod room;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -33,26 +36,18 @@ use parking_lot::Mutex;
 use crate::bundle::{BundleId, DeliveryState, Manifest, Receipt, Scope, VerifiedManifest};
 use crate::delivery::custody::{self, Action, Custody, Stage, Why};
 use crate::digest::Digest;
+use crate::journal::{Batch, Journal};
 use crate::peer::PeerId;
-use crate::spool::journal::Batch;
-use crate::spool::keys::Ends;
+use crate::spool::SpoolError;
+use crate::spool::content::Content;
+use crate::spool::doorbell::{Doorbell, Event};
+use crate::spool::group::Group;
 use crate::spool::ledger::Ledger;
-use crate::spool::ledger::rank::Rank;
-use crate::spool::ledger::tables::{
-    CARRIED, DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, RELAYS, WATCHED,
-};
-use crate::spool::{Event, Spool, SpoolError};
+
+use self::tables::{CARRIED, RELAYS, WATCHED};
 
 /// Rows looked at under one hold of the decision lock.
 const PAGE: usize = 256;
-
-/// Orders of bundles of others in `PENDING` have this bit: they come after ours.
-const OF_OTHERS: u64 = 1 << 55;
-
-/// Whether a place in `PENDING` is that of a bundle of ours.
-pub(in crate::spool) fn is_ours(order: u64) -> bool {
-    order & OF_OTHERS == 0
-}
 
 /// What an origin says of a bundle of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,9 +60,18 @@ pub(crate) enum OriginSays {
     Unknown,
 }
 
-/// What the spool keeps in memory of custody.
-#[derive(Debug)]
-pub(in crate::spool) struct Custodian {
+/// Says whether a name in the inbox still shows something of a bundle.
+type StillShows = Box<dyn Fn(&VerifiedManifest) -> Result<bool, SpoolError> + Send + Sync>;
+
+/// What is kept for others, and until when.
+pub(crate) struct Custodian {
+    journal: Arc<Journal>,
+    pub(in crate::spool) content: Arc<Content>,
+    ledger: Arc<Ledger>,
+    group: Arc<Group>,
+    doorbell: Arc<Doorbell>,
+    /// See [`Self::ask_inbox`].
+    still_shows: OnceLock<StillShows>,
     started: Instant,
     /// When the first watched bundle is due, in milliseconds since the start. Put off only under the decision lock, and
     /// only before all rows are read; brought forward by whoever is about to write a row.
@@ -80,10 +84,20 @@ pub(in crate::spool) struct Custodian {
     asks: Mutex<BTreeMap<PeerId, Vec<BundleId>>>,
 }
 
-impl Default for Custodian {
-    fn default() -> Self {
+impl Custodian {
+    pub(in crate::spool) fn new(
+        journal: &Arc<Journal>,
+        content: &Arc<Content>,
+        doorbell: &Arc<Doorbell>,
+    ) -> Self {
         let delay = millis(custody::DELAY);
         Self {
+            journal: Arc::clone(journal),
+            content: Arc::clone(content),
+            ledger: Arc::clone(&content.ledger),
+            group: Arc::clone(&content.ledger.group),
+            doorbell: Arc::clone(doorbell),
+            still_shows: OnceLock::new(),
             started: Instant::now(),
             // What is watched since before the start: its origin may be connected by then.
             due: AtomicU64::new(delay),
@@ -91,6 +105,35 @@ impl Default for Custodian {
             late_joiners: AtomicBool::new(true),
             asks: Mutex::default(),
         }
+    }
+
+    /// Who is asked whether a name in the inbox still shows a bundle. Whoever takes such a name away holds the decision
+    /// lock until that is recorded, so that the answer holds for as long as it is held here.
+    pub(in crate::spool) fn ask_inbox(
+        &self,
+        still_shows: impl Fn(&VerifiedManifest) -> Result<bool, SpoolError> + Send + Sync + 'static,
+    ) {
+        self.still_shows.set(Box::new(still_shows)).ok();
+    }
+
+    fn still_shows(&self, manifest: &VerifiedManifest) -> Result<bool, SpoolError> {
+        match self.still_shows.get() {
+            Some(still_shows) => still_shows(manifest),
+            None => Ok(true),
+        }
+    }
+
+    /// A bundle of another is given to nobody any more.
+    pub(in crate::spool) fn give_no_more(
+        &self,
+        bundle: BundleId,
+        origin: PeerId,
+    ) -> Result<(), SpoolError> {
+        self.end_custody(bundle, origin)?;
+        let _decide = self.decide();
+        let mut batch = Batch::default();
+        self.ledger.keep_no_more(bundle, &mut batch);
+        Ok(self.journal.submit(batch)?)
     }
 }
 
@@ -108,26 +151,10 @@ struct Steps {
     freed: Vec<Digest>,
 }
 
-impl Ledger {
-    /// The manifest of a bundle of another that is kept.
-    pub(in crate::spool) fn kept(
-        &self,
-        bundle: BundleId,
-    ) -> Result<Option<VerifiedManifest>, SpoolError> {
-        let row = self.journal.row(KEPT, &bundle)?;
-        row.map(|row| row.signed.verify_own())
-            .transpose()
-            .map_err(|e| SpoolError::Corrupted(e.to_string()))
-    }
-
+impl Custodian {
     fn relays_below(&self, carried: &(PeerId, BundleId)) -> Result<Vec<Receipt>, SpoolError> {
         let rows = self.journal.rows(RELAYS.below(carried), usize::MAX)?;
         Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
-    }
-
-    fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
-        let row = self.journal.row(KEPT, &bundle)?;
-        Ok(row.map(|row| Rank::of(row.signed.priority(), row.order)))
     }
 
     fn is_watched(&self, bundle: &BundleId) -> Result<bool, SpoolError> {
@@ -162,31 +189,23 @@ impl Ledger {
             .rows(RELAYS.below(&origin).after(after.as_ref()), limit)?;
         Ok(rows.into_iter().map(|(_, receipt)| receipt).collect())
     }
-
-    /// Whom a bundle of ours is for.
-    pub(crate) fn recipients(&self, bundle: BundleId) -> Vec<PeerId> {
-        let deliveries = self.deliveries_of(bundle).unwrap_or_default();
-        deliveries.into_iter().map(|(peer, _)| peer).collect()
-    }
 }
 
-impl Spool {
+impl Custodian {
     /// Whether members that join later get what the outbox and the inbox still show.
     pub(crate) fn set_late_joiners(&self, current: bool) {
-        self.custodian
-            .late_joiners
-            .store(current, Ordering::Relaxed);
+        self.late_joiners.store(current, Ordering::Relaxed);
     }
 
     pub(in crate::spool) fn late_joiners(&self) -> bool {
-        self.custodian.late_joiners.load(Ordering::Relaxed)
+        self.late_joiners.load(Ordering::Relaxed)
     }
 
     /// Changes how long an origin has to close its bundles.
     #[cfg(test)]
     pub(crate) fn set_custody_delay(&self, delay: Duration) {
-        self.custodian.delay.store(millis(delay), Ordering::Relaxed);
-        self.custodian.due.store(0, Ordering::Relaxed);
+        self.delay.store(millis(delay), Ordering::Relaxed);
+        self.due.store(0, Ordering::Relaxed);
     }
 
     /// How many rows of bundles in custody there are.
@@ -199,7 +218,7 @@ impl Spool {
     }
 
     fn custody_now(&self) -> Duration {
-        self.custodian.started.elapsed()
+        self.started.elapsed()
     }
 
     /// The rows of a bundle that is being settled, all of whose content is here. Call with the decision lock held.
@@ -209,15 +228,12 @@ impl Spool {
         order: u64,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let (of, bundle) = (manifest.manifest(), manifest.id());
+        let of = manifest.manifest();
         let others = self.others(of)?;
         if others.is_empty() && !self.may_be_wanted_later(of) {
             return Ok(());
         }
-        let signed = manifest.signed();
-        let order = OF_OTHERS | order;
-        batch.insert(KEPT, &bundle, &KeptRow { signed, order });
-        self.ledger.age_kept(manifest, batch);
+        self.ledger.keep(manifest, order, batch);
         if !others.is_empty() {
             self.watch(manifest, batch);
         }
@@ -233,7 +249,7 @@ impl Spool {
 
     /// For whom a bundle of another is, besides its origin and us.
     fn others(&self, of: &Manifest) -> Result<BTreeSet<PeerId>, SpoolError> {
-        let me = self.identity.id();
+        let me = self.group.identity.id();
         let mut others: BTreeSet<PeerId> = match &of.scope {
             Scope::All { .. } => self.group.ids(),
             Scope::Ids(ids) => {
@@ -254,13 +270,11 @@ impl Spool {
     /// Call with the decision lock held until the batch is submitted.
     fn watch(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
         let (of, bundle) = (manifest.manifest(), manifest.id());
-        let delay = self.custodian.delay.load(Ordering::Relaxed);
+        let delay = self.delay.load(Ordering::Relaxed);
         let until = self.custody_now() + Duration::from_millis(delay);
         batch.insert(WATCHED, &bundle, &(of.origin, Stage::Watching(until)));
         self.content.begin_need(bundle, of.digests(), batch);
-        self.custodian
-            .due
-            .fetch_min(millis(until), Ordering::Relaxed);
+        self.due.fetch_min(millis(until), Ordering::Relaxed);
     }
 
     /// A newer version of the one file of `old` is for the same recipients: nobody is given the old one any more.
@@ -294,8 +308,7 @@ impl Spool {
             }
         }
         if self.custody_of(&manifest)?.is_none() {
-            batch.remove(KEPT, &old);
-            batch.remove(DEADLINES, &Ends::Bundle(old));
+            self.ledger.keep_no_more(old, batch);
         }
         Ok(())
     }
@@ -309,7 +322,7 @@ impl Spool {
             None => self.journal.row(CARRIED, &key)?,
         };
         let Some(stage) = stage else { return Ok(None) };
-        let receipts = self.ledger.relays_below(&key)?;
+        let receipts = self.relays_below(&key)?;
         let deliveries = self.ledger.deliveries_of(bundle)?;
         let mut waiting: BTreeSet<PeerId> = if deliveries.is_empty() && watched.is_some() {
             self.others(of)?
@@ -359,9 +372,7 @@ impl Spool {
             match known.stage() {
                 stage @ (Stage::Watching(until) | Stage::Asked(until)) => {
                     steps.batch.insert(WATCHED, &bundle, &(origin, stage));
-                    self.custodian
-                        .due
-                        .fetch_min(millis(until), Ordering::Relaxed);
+                    self.due.fetch_min(millis(until), Ordering::Relaxed);
                 }
                 stage @ (Stage::Carrying | Stage::Relaying) => {
                     steps.batch.remove(WATCHED, &bundle);
@@ -405,15 +416,14 @@ impl Spool {
             queued = waiting.into_iter().collect();
         }
         for peer in queued {
-            let key = (bundle, peer);
-            batch.insert(DELIVERIES, &key, &DeliveryState::Queued);
+            self.ledger.promise(bundle, peer, batch);
         }
         let rank = self.ledger.kept_rank(bundle)?;
         for peer in left {
             let waited = &DeliveryState::Queued;
             self.ledger
                 .end_delivery((bundle, peer), rank, waited, gone, batch);
-            self.ledger.progress.lock().remove(&(bundle, peer));
+            self.ledger.moves_no_more(bundle, peer);
         }
         Ok(())
     }
@@ -444,11 +454,8 @@ impl Spool {
                 let rank = self.ledger.kept_rank(bundle)?;
                 for (peer, state) in self.ledger.deliveries_of(bundle)? {
                     if !state.is_final() {
-                        steps.batch.remove(DELIVERIES, &(bundle, peer));
-                        if let Some(rank) = rank {
-                            steps.batch.remove(PENDING, &(peer, rank));
-                        }
-                        self.ledger.progress.lock().remove(&(bundle, peer));
+                        let batch = &mut steps.batch;
+                        self.ledger.take_back(bundle, peer, rank, batch);
                     }
                 }
                 let freed = self
@@ -461,16 +468,15 @@ impl Spool {
             }
             Action::Forget => {
                 for (peer, _) in self.ledger.deliveries_of(bundle)? {
-                    steps.batch.remove(DELIVERIES, &(bundle, peer));
+                    self.ledger.take_back(bundle, peer, None, &mut steps.batch);
                 }
                 let key = (of.origin, bundle);
-                for receipt in self.ledger.relays_below(&key)? {
+                for receipt in self.relays_below(&key)? {
                     let key = (of.origin, bundle, receipt.recipient);
                     steps.batch.remove(RELAYS, &key);
                 }
-                if !self.may_be_wanted_later(of) || !self.inbox.still_shows(manifest)? {
-                    steps.batch.remove(KEPT, &bundle);
-                    steps.batch.remove(DEADLINES, &Ends::Bundle(bundle));
+                if !self.may_be_wanted_later(of) || !self.still_shows(manifest)? {
+                    self.ledger.keep_no_more(bundle, &mut steps.batch);
                 }
             }
         }
@@ -510,23 +516,23 @@ impl Spool {
             self.doorbell.ring(&Event::ReceiptReady(receipt));
         }
         if !steps.asks.is_empty() {
-            let mut asks = self.custodian.asks.lock();
+            let mut asks = self.asks.lock();
             for (origin, bundles) in steps.asks {
                 asks.entry(origin).or_default().extend(bundles);
             }
-            self.custodian.due.store(0, Ordering::Relaxed);
+            self.due.store(0, Ordering::Relaxed);
         }
         self.doorbell.ring(&Event::StatusChanged);
     }
 
     /// Whether [`Self::custody_pass`] has something to do.
     pub(crate) fn custody_due(&self) -> bool {
-        self.custodian.due.load(Ordering::Relaxed) <= millis(self.custody_now())
+        self.due.load(Ordering::Relaxed) <= millis(self.custody_now())
     }
 
     /// An origin is gone: what is watched of it need not wait.
     pub(crate) fn custody_nudge(&self) {
-        self.custodian.due.store(0, Ordering::Relaxed);
+        self.due.store(0, Ordering::Relaxed);
     }
 
     /// Looks at all that is watched. Gives what is to be asked of whom.
@@ -537,7 +543,7 @@ impl Spool {
         {
             // What is being settled has said when it is due and has no row yet: it would be found by neither.
             let _decide = self.decide();
-            self.custodian.due.store(u64::MAX, Ordering::Relaxed);
+            self.due.store(u64::MAX, Ordering::Relaxed);
         }
         let mut after: Option<BundleId> = None;
         loop {
@@ -546,7 +552,7 @@ impl Spool {
                 .rows(WATCHED.all().after(after.as_ref()), PAGE)?;
             let decide = self.decide();
             let (now, mut steps) = (self.custody_now(), Steps::default());
-            let latest = now + Duration::from_millis(self.custodian.delay.load(Ordering::Relaxed));
+            let latest = now + Duration::from_millis(self.delay.load(Ordering::Relaxed));
             for (bundle, (origin, stage)) in &page {
                 let origin_connected = connected(*origin);
                 if let Stage::Watching(until) | Stage::Asked(until) = stage
@@ -554,9 +560,9 @@ impl Spool {
                     && *until > now
                 {
                     let due = (*until).min(latest);
-                    self.custodian.due.fetch_min(millis(due), Ordering::Relaxed);
+                    self.due.fetch_min(millis(due), Ordering::Relaxed);
                     // One from before this start may name any time.
-                    if due < *until && self.ledger.is_watched(bundle)? {
+                    if due < *until && self.is_watched(bundle)? {
                         let row = (*origin, Stage::Watching(due));
                         steps.batch.insert(WATCHED, bundle, &row);
                     }
@@ -582,7 +588,7 @@ impl Spool {
             }
             self.tell(steps);
         }
-        let asks = std::mem::take(&mut *self.custodian.asks.lock());
+        let asks = std::mem::take(&mut *self.asks.lock());
         Ok(asks.into_iter().collect())
     }
 
@@ -611,7 +617,7 @@ impl Spool {
         ended.map(drop)
     }
 
-    fn custody_events(
+    pub(in crate::spool) fn custody_events(
         &self,
         origin: Option<PeerId>,
         bundles: &[BundleId],
@@ -667,7 +673,7 @@ impl Spool {
             steps.relays.push(receipt.clone());
         }
         self.record(&mut steps)?;
-        self.ledger.progress.lock().remove(&(bundle, peer));
+        self.ledger.moves_no_more(bundle, peer);
         drop(decide);
         self.tell(steps);
         Ok(true)
@@ -692,8 +698,7 @@ impl Spool {
             rows.remove(RELAYS, &(manifest.manifest().origin, bundle, *holder));
             if self.ledger.deliveries_of(bundle)?.is_empty() {
                 for peer in known.waiting() {
-                    let key = (bundle, peer);
-                    rows.insert(DELIVERIES, &key, &DeliveryState::Queued);
+                    self.ledger.promise(bundle, peer, &mut rows);
                 }
             }
             let (key, rank) = ((bundle, *holder), self.ledger.kept_rank(bundle)?);
@@ -731,7 +736,7 @@ impl Spool {
             .end_delivery(key, Some(rank), &known, &state, &mut steps.batch);
         self.step_as(&manifest, custody::Event::Gone(peer), &state, &mut steps)?;
         self.record(&mut steps)?;
-        self.ledger.progress.lock().remove(&(bundle, peer));
+        self.ledger.moves_no_more(bundle, peer);
         drop(decide);
         self.tell(steps);
         Ok(true)
