@@ -100,6 +100,41 @@ fn other_users_see_a_mount_with_allow_other_only() {
     }
 }
 
+/// mount(8) takes $HOME away before it calls a helper for a user, so that a line with `noauto,user` in fstab had no state.
+#[test]
+fn a_user_whose_environment_has_no_home_has_the_one_of_the_user_database() {
+    let dir = tempfile::tempdir().unwrap();
+    open_to_all(dir.path());
+    let program = dir.path().join("meshbox");
+    fs::copy(BIN, &program).unwrap();
+    let (uid, mut command) = if common::is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(program);
+        (65534, command)
+    } else {
+        let uid = rustix::process::getuid().as_raw();
+        (uid, Command::new(program))
+    };
+    command.arg("config").arg(dir.path().join("box"));
+    command.env_remove("HOME").env_remove("XDG_STATE_HOME");
+    let said = run(&mut command, COMMAND).ok().stdout;
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let home = users
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields[2] == uid.to_string())
+        .map(|fields| fields[5].to_owned());
+    let Some(home) = home else {
+        eprintln!("skipped: {uid} is in another user database");
+        return;
+    };
+    assert!(
+        said.contains(&format!("{home}/.local/state/meshbox/")),
+        "{said}"
+    );
+}
+
 fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();

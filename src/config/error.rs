@@ -43,7 +43,7 @@ pub enum ConfigError {
     },
     /// Nothing says where the state is.
     #[error(
-        "which state directory? name it with --state (neither $XDG_STATE_HOME nor $HOME is set)"
+        "which state directory? name it with --state (no $XDG_STATE_HOME, and no home directory)"
     )]
     NoState,
 }

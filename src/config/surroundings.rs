@@ -9,6 +9,7 @@ pub(crate) struct Surroundings {
     pub root: bool,
     /// `$XDG_STATE_HOME`, if absolute.
     pub xdg_state_home: Option<PathBuf>,
+    /// `$HOME`, or the home directory that the user database names.
     pub home: Option<PathBuf>,
     /// The machine's name.
     pub hostname: String,
@@ -27,7 +28,8 @@ impl Surroundings {
         Self {
             root: rustix::process::geteuid().is_root(),
             xdg_state_home: dir("XDG_STATE_HOME"),
-            home: dir("HOME"),
+            // mount(8) takes $HOME away before it calls a helper for a user.
+            home: std::env::home_dir().filter(|path| path.is_absolute()),
             hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
         }
