@@ -32,30 +32,40 @@ pub(crate) enum Sink {
 }
 
 impl Sink {
-    /// Chooses: the journal when systemd runs us, else stderr in the foreground, else the file.
+    /// Chooses: the journal when systemd runs us and it is there, else stderr in the foreground, else the file.
     pub(crate) fn choose(foreground: bool, file: PathBuf) -> Self {
         let stderr = rustix::fs::fstat(io::stderr())
             .ok()
             .map(|stat| (stat.st_dev, stat.st_ino));
         let journal = std::env::var("JOURNAL_STREAM").ok();
         let notified = std::env::var_os("NOTIFY_SOCKET").is_some();
-        Self::decide(foreground, file, journal.as_deref(), stderr, notified)
+        let listens = Path::new("/run/systemd/journal/socket").exists();
+        Self::decide(
+            foreground,
+            file,
+            journal.as_deref(),
+            stderr,
+            notified,
+            listens,
+        )
     }
 
     /// A terminal started by a desktop inherits JOURNAL_STREAM too; it counts only if it names our own stderr
-    /// (systemd.exec(5)).
+    /// (systemd.exec(5)). A container can have NOTIFY_SOCKET and no journal.
     fn decide(
         foreground: bool,
         file: PathBuf,
         journal: Option<&str>,
         stderr: Option<(u64, u64)>,
         notified: bool,
+        listens: bool,
     ) -> Self {
         let named = journal.and_then(|text| {
             let (device, inode) = text.split_once(':')?;
             Some((device.parse().ok()?, inode.parse().ok()?))
         });
-        if (named.is_some() && named == stderr) || (notified && !foreground) {
+        let ours = named.is_some() && named == stderr;
+        if listens && (ours || (notified && !foreground)) {
             Self::Journal
         } else if foreground {
             Self::Stderr
@@ -206,15 +216,11 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn the_journal_counts_only_if_it_is_our_stderr() {
+    fn the_journal_counts_only_if_it_is_our_stderr_and_is_there() {
+        let file = || PathBuf::from("/s/meshbox.log");
+        let stderr = Some((8, 77));
         let decide = |foreground, journal, notified| {
-            Sink::decide(
-                foreground,
-                "/s/meshbox.log".into(),
-                journal,
-                Some((8, 77)),
-                notified,
-            )
+            Sink::decide(foreground, file(), journal, stderr, notified, true)
         };
         assert_eq!(decide(true, None, false), Sink::Stderr);
         assert_eq!(
@@ -229,6 +235,11 @@ mod tests {
         );
         assert_eq!(decide(false, None, true), Sink::Journal);
         assert_eq!(decide(true, Some("nonsense"), false), Sink::Stderr);
+
+        let without =
+            |foreground, journal| Sink::decide(foreground, file(), journal, stderr, true, false);
+        assert_eq!(without(true, Some("8:77")), Sink::Stderr);
+        assert_eq!(without(false, None), Sink::File(file()));
     }
 
     #[test]
