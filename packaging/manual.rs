@@ -9,6 +9,10 @@ use std::path::Path;
 
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
+// What the lower and the upper edge of a page say.
+const VERSION: &str = concat!("meshbox ", env!("CARGO_PKG_VERSION"));
+const MANUAL: &str = "Meshbox";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let dir = std::env::args_os().nth(1).ok_or("usage: manual DIR")?;
     write(Path::new(&dir))
@@ -19,7 +23,15 @@ pub(crate) fn write(dir: &Path) -> Result<(), Box<dyn Error>> {
     for section in ["man1", "man5", "man8"] {
         fs::create_dir_all(dir.join(section))?;
     }
-    clap_mangen::generate_to(meshbox::cli::command(), dir.join("man1"))?;
+    let mut command = meshbox::cli::command().disable_help_subcommand(true);
+    command.build(); // so that the commands know the program's name
+    let commands = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+    for command in std::iter::once(&command).chain(commands) {
+        let page = clap_mangen::Man::new(command.clone());
+        page.source(VERSION)
+            .manual(MANUAL)
+            .generate_to(dir.join("man1"))?;
+    }
     fs::write(dir.join("man5/meshbox.toml.5"), settings().render())?;
     fs::write(dir.join("man8/mount.meshbox.8"), helper().render())?;
     Ok(())
@@ -27,8 +39,7 @@ pub(crate) fn write(dir: &Path) -> Result<(), Box<dyn Error>> {
 
 fn page(name: &str, section: &str, about: &str) -> Roff {
     let mut roff = Roff::new();
-    let version = concat!("meshbox ", env!("CARGO_PKG_VERSION"));
-    roff.control("TH", [name, section, "", version, "Meshbox"]);
+    roff.control("TH", [name, section, "", VERSION, MANUAL]);
     roff.control("SH", ["NAME"]);
     roff.text([roman(format!("{name} - {about}"))]);
     roff

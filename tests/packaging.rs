@@ -26,6 +26,10 @@ fn every_command_and_every_setting_has_its_place_in_the_manual() {
             .path()
             .join(format!("man1/meshbox-{}.1", sub.get_name()));
         assert_eq!(page.exists(), !sub.is_hide_set(), "{}", page.display());
+        if let Ok(text) = fs::read_to_string(&page) {
+            let version = concat!("\"meshbox ", env!("CARGO_PKG_VERSION"), "\" Meshbox\n");
+            assert!(text.contains(version), "{text}");
+        }
     }
     let program = fs::read_to_string(dir.path().join("man1/meshbox.1")).unwrap();
     assert!(program.contains("Exit codes"), "{program}");
