@@ -3,6 +3,7 @@
 //! `fs` and `mesh` meet here and nowhere else. The disk is the queue; [`Doorbell`] only says that it is worth a look.
 //! This file is the front door: the types and calls the rooms above use. The work is in the parts.
 
+mod background;
 mod content;
 mod custody;
 mod decision;
@@ -608,18 +609,23 @@ impl Spool {
                 .map_or(Ok(true), |spool| spool.inbox.still_shows(of))
         });
         spool.group.begin_routes()?;
-        spool.begin_age()?;
+        spool.ledger.begin_age()?;
+        spool.expire_due()?;
         spool.recover(last)?;
         spool.count_allowance()?;
         spool.resume_forgetting()?;
         spool.resume_joins()?;
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
-        spool.ledger.history.start(&spool)?;
+        let me = Arc::downgrade(&spool);
+        let sweeper = (spool.ledger.history).start(move || Some(me.upgrade()?.sweep_now()));
+        sweeper.on("start a thread for", &state)?;
         spool.start_checking(last)?;
         let sealing = spool.outbox.start_sealing(&spool, sealers);
         sealing.on("start a thread for", &state)?;
-        spool.start_ager().on("start a thread for", &state)?;
+        let me = Arc::downgrade(&spool);
+        let ager = (spool.ledger).start_ager(move || Some(me.upgrade()?.look_at_age()));
+        ager.on("start a thread for", &state)?;
         Ok(spool)
     }
 
@@ -629,7 +635,7 @@ impl Spool {
         self.outbox.stop_hashing();
         self.doubts.stop();
         self.ledger.history.stop();
-        self.stop_ager();
+        self.ledger.stop_ager();
         self.outbox.stop_sealing();
         self.journal.close();
         if let Some(lock) = self.lock.lock().take() {
@@ -685,6 +691,54 @@ impl Spool {
         batch.insert(META_EPOCH, &(), &epoch);
         self.journal.submit(batch)?;
         Ok(self.journal.flush()?)
+    }
+
+    /// Ends what is too old.
+    fn expire_due(&self) -> Result<(), SpoolError> {
+        self.ledger.expire_due(|bundle| {
+            self.end_bundle(bundle, CancelReason::Expired)?;
+            // Of another: nobody is told, that is its origin's to do.
+            match self.ledger.kept(bundle)? {
+                Some(kept) => self.custodian.give_no_more(bundle, kept.manifest().origin),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Looks once at what comes with time.
+    fn look_at_age(&self) {
+        self.content.watch_disk();
+        let aged = self.ledger.grow_older();
+        if let Err(error) = self.look_home(true) {
+            tracing::warn!(%error, "names that wait are looked at again later");
+        }
+        if let Err(error) = aged.and_then(|()| self.expire_due()) {
+            tracing::error!(%error, "bundles whose lifetime is over stay for now");
+        }
+    }
+
+    /// What the sweeper does at each ring.
+    fn sweep_now(&self) {
+        if let Err(error) = self.sweep_history() {
+            tracing::warn!(%error, "cannot forget old bundles now");
+        }
+    }
+
+    /// Forgets what is over and old.
+    fn sweep_history(&self) -> Result<(), SpoolError> {
+        self.ledger.sweep_received()?;
+        let each_name = |look: &mut dyn FnMut(BundleId)| {
+            self.outbox.each_name(|name| look(name.bundle))?;
+            Ok(())
+        };
+        self.ledger.sweep_sent(each_name, |bundle, batch| {
+            let Some(manifest) = self.ledger.shared_manifest(bundle)? else {
+                return Ok(());
+            };
+            let digests = manifest.manifest().digests();
+            self.content.replace_sent(bundle, None, digests, batch)
+        })?;
+        self.sweep_proofs()
     }
 
     /// What is wrong with our own disk: commits of the journal fail, there is no room, received files were damaged, or the

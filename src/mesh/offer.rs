@@ -64,7 +64,7 @@ fn build(hub: &Hub, bundle: BundleId, manifest: &VerifiedManifest, peer: PeerId)
             continue;
         };
         let fits = *size <= INLINE_MAX && total + *size as usize <= INLINE_TOTAL;
-        let content = if fits && !hub.store.peer_has(peer, *digest) {
+        let content = if fits && !hub.store.content.peer_has(peer, *digest) {
             let read = hub
                 .store
                 .open_content(bundle, index, peer)

@@ -416,6 +416,26 @@ impl Spool {
             unverified: self.doubts.left(),
         }
     }
+
+    /// The newest bundle of ours that was sealed from `path`, or the one with this id in hex.
+    pub(crate) fn find_outbound(
+        &self,
+        path: Option<&RelPath>,
+        id: Option<BundleId>,
+    ) -> Option<BundleId> {
+        let ours = |bundle: &BundleId| {
+            let place = self.ledger.place(*bundle);
+            place.ok().flatten().is_some()
+        };
+        if let Some(bundle) = id.filter(ours) {
+            return Some(bundle);
+        }
+        let path = path?;
+        let row = self
+            .outbound_of(path)
+            .or_else(|| self.outbound_last(path))?;
+        BundleId::from_hex(&row.bundle)
+    }
 }
 
 fn has_reason(path: &std::path::Path) -> bool {

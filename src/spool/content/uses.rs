@@ -10,11 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::record::{InodeRow, Stat};
 use super::tables::{INODES, USERS};
 use super::{Content, inode_at};
-use crate::bundle::BundleId;
+use crate::bundle::{BundleId, DeliveryState};
 use crate::digest::Digest;
 use crate::journal::{Batch, JournalError};
 use crate::peer::PeerId;
 use crate::spool::SpoolError;
+
+/// How many earlier bundles with the same content are asked whether a peer has them.
+const SAME_CONTENT_DEPTH: usize = 8;
 
 /// Origins of one content that are known; the last ones.
 const GIVERS_MAX: usize = 16;
@@ -189,5 +192,23 @@ impl Content {
             }
         }
         Ok(())
+    }
+
+    /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
+    pub(crate) fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
+        let mut next: Option<BundleId> = self.sent_as(digest).ok().flatten();
+        for _ in 0..SAME_CONTENT_DEPTH {
+            let Some(bundle) = next else { return false };
+            let state = self.ledger.delivery(bundle, peer);
+            if state.ok().flatten() == Some(DeliveryState::Delivered) {
+                return true;
+            }
+            // A bundle of many files names none before it.
+            if self.ledger.has_large(bundle) {
+                return false;
+            }
+            next = self.ledger.same_content(bundle).ok().flatten();
+        }
+        false
     }
 }

@@ -29,12 +29,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Manifest, RelPath, link};
 use crate::digest::{Digest, Hasher};
+use crate::spool::background::give_way;
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::tables::{IN_NAMES, InName};
 use crate::spool::journal::{Batch, Table};
 use crate::spool::ledger::inbound::InboundState;
 use crate::spool::outbox::hashing::READ_BYTES;
-use crate::spool::outbox::tail::give_way;
 use crate::spool::recover::{Found, walk};
 use crate::spool::start::LastRun;
 use crate::spool::{Event, Spool, SpoolError};

@@ -72,7 +72,7 @@ impl Drop for Arrival {
         let ended = |row: InboundShown| self.spool.ledger.ended(self.bundle, row.origin).is_some();
         // Under the lock: a fetch that begins anew must not lose what it writes.
         if (removed || self.useless || row.is_some_and(ended))
-            && let Err(error) = self.spool.discard_partial(self.bundle)
+            && let Err(error) = self.spool.content.discard_partial(self.bundle)
         {
             tracing::warn!(%error, "bytes of a bundle that is given up stay until the next start");
         }
@@ -623,7 +623,8 @@ impl Spool {
         origin: PeerId,
         to: &std::path::Path,
     ) -> Result<(), SpoolError> {
-        let entitled = self.content.was_given_by(origin, digest)? || self.peer_has(origin, digest);
+        let entitled =
+            self.content.was_given_by(origin, digest)? || self.content.peer_has(origin, digest);
         if !entitled {
             return Ok(());
         }

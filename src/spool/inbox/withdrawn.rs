@@ -67,7 +67,7 @@ impl Spool {
         let mut batch = Batch::default();
         self.ledger.show_inbound(&row, &mut batch)?;
         self.journal.submit(batch)?;
-        self.discard_partial(bundle)?;
+        self.content.discard_partial(bundle)?;
         drop((arriving, decide));
         self.doorbell.ring(&Event::StatusChanged);
         Ok(true)

@@ -14,10 +14,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
-use crate::bundle::{BundleId, Cancel, CancelReason, DeliveryState, RelPath, Scope};
+use crate::bundle::{BundleId, Cancel, CancelReason, DeliveryState, Scope};
 use crate::digest::Digest;
 use crate::peer::PeerId;
-use crate::spool::durable::{self, OnPath};
 use crate::spool::journal::{Batch, JournalError};
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::inbound::{InboundShown, InboundState};
@@ -175,26 +174,6 @@ impl Ledger {
 }
 
 impl Spool {
-    /// The newest bundle of ours that was sealed from `path`, or the one with this id in hex.
-    pub(crate) fn find_outbound(
-        &self,
-        path: Option<&RelPath>,
-        id: Option<BundleId>,
-    ) -> Option<BundleId> {
-        let ours = |bundle: &BundleId| {
-            let row = self.journal.row(BUNDLES, &bundle);
-            row.ok().flatten().is_some()
-        };
-        if let Some(bundle) = id.filter(ours) {
-            return Some(bundle);
-        }
-        let path = path?;
-        let row = self
-            .outbound_of(path)
-            .or_else(|| self.outbound_last(path))?;
-        BundleId::from_hex(&row.bundle)
-    }
-
     /// Ends a bundle of ours: recipients that have not published it never will. Blocks until that is durable.
     pub(crate) fn cancel(&self, bundle: BundleId) -> Result<Cancelled, SpoolError> {
         let outcome = self.end_bundle(bundle, CancelReason::Cancelled)?;
@@ -329,7 +308,7 @@ impl Spool {
         }
         // Whoever publishes it finds that it has ended, and removes what arrived.
         if shown.is_some() && !self.inbox.publishing.has(bundle) {
-            self.discard_partial(bundle)?;
+            self.content.discard_partial(bundle)?;
         }
         let volatile = self.ledger.volatile.lock().contains(&bundle);
         drop(decide);
@@ -353,20 +332,6 @@ impl Spool {
             return Ok(());
         }
         self.custodian.give_no_more(bundle, cancel.origin)
-    }
-
-    /// Removes what arrived of a bundle.
-    pub(in crate::spool) fn discard_partial(&self, bundle: BundleId) -> Result<(), SpoolError> {
-        let partial = self.layout.partial();
-        let prefix = format!("{bundle}.");
-        for entry in std::fs::read_dir(&partial).on("read", &partial)? {
-            let path = entry.on("read", &partial)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(&prefix) {
-                durable::remove_all(&path)?;
-            }
-        }
-        Ok(())
     }
 
     /// Asks recipients again that refused or put off the bundle, or only `peer`.

@@ -35,9 +35,6 @@ fn is_large(manifest: &VerifiedManifest) -> bool {
 /// How many of those are kept.
 const LARGE_KEPT: usize = 4;
 
-/// How many earlier bundles with the same content are asked whether a peer has them.
-const SAME_CONTENT_DEPTH: usize = 8;
-
 impl Ledger {
     /// What is owed again after it was final for everybody has its whole lifetime from now on: its deadline went then.
     pub(in crate::spool) fn renew_deadline(
@@ -220,6 +217,20 @@ impl Ledger {
         }
         Ok((closed, open))
     }
+
+    /// Whether it is a bundle of many files that was used of late.
+    pub(in crate::spool) fn has_large(&self, bundle: BundleId) -> bool {
+        self.kept_manifest(bundle).is_some_and(|m| is_large(&m))
+    }
+
+    /// The bundle of ours before this one with the content of its one file.
+    pub(in crate::spool) fn same_content(
+        &self,
+        bundle: BundleId,
+    ) -> Result<Option<BundleId>, SpoolError> {
+        let row = self.journal.row(BUNDLES, &bundle)?;
+        Ok(row.and_then(|row| row.same_content))
+    }
 }
 
 impl Spool {
@@ -305,33 +316,6 @@ impl Spool {
         self.ledger
             .renew_deadline(bundle, manifest.manifest().lifetime_secs, batch)?;
         Ok(true)
-    }
-
-    /// Whether `peer` already gave a receipt for some bundle with this digest: then the content is not sent inline.
-    pub(crate) fn peer_has(&self, peer: PeerId, digest: Digest) -> bool {
-        let mut next: Option<BundleId> = self.content.sent_as(digest).ok().flatten();
-        for _ in 0..SAME_CONTENT_DEPTH {
-            let Some(bundle) = next else { return false };
-            let state = self.ledger.delivery(bundle, peer);
-            if state.ok().flatten() == Some(DeliveryState::Delivered) {
-                return true;
-            }
-            // A bundle of many files names none before it.
-            if self
-                .ledger
-                .kept_manifest(bundle)
-                .is_some_and(|m| is_large(&m))
-            {
-                return false;
-            }
-            next = self
-                .journal
-                .row(BUNDLES, &bundle)
-                .ok()
-                .flatten()
-                .and_then(|row| row.same_content);
-        }
-        false
     }
 
     /// A recipient's receipt arrived, from whoever had it. `false`: it is forged, or nobody waits for it. After a failed

@@ -9,7 +9,7 @@
 //!    time to the age it was offered with, and gives it to nobody when that reaches the lifetime.
 //! 2. A deadline is never before the seal's age plus the lifetime. From it on nothing is offered or served, also in the
 //!    moment before the end is recorded, and also to who began to read before: all content goes out through
-//!    [`Spool::open_until`].
+//!    `open_until` of the spool.
 //! 3. A deadline is among the next ones before its row is there, and both come under the decision lock: who takes what is
 //!    due holds it too.
 //!
@@ -21,23 +21,23 @@
 //! `ager` looks once every [`TICK`]; nearly always it asks whether the disk is still writable, and compares two numbers.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{BundleId, Cancel, CancelReason, VerifiedManifest};
+use crate::bundle::{BundleId, Cancel, VerifiedManifest};
 use crate::peer::PeerId;
+use crate::spool::SpoolError;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::Ends;
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::tables::{CANCELS, DEADLINES};
 use crate::spool::start::boot_id;
 use crate::spool::tables::META;
-use crate::spool::{Spool, SpoolError};
 
 /// How often the age is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -323,46 +323,39 @@ impl Ledger {
         let _decide = self.decide();
         self.ageing.lock().near.take_due(age)
     }
-}
 
-impl Spool {
-    /// Takes up the age, and ends what came due while nothing ran.
+    /// Takes up the age; what came due while nothing ran is to be ended then.
     pub(in crate::spool) fn begin_age(&self) -> Result<(), SpoolError> {
         let known = self.journal.row(META_AGE, &())?;
-        self.ledger.ageing.lock().age = known.unwrap_or_default();
-        self.ledger.advance_age(Reading::take()?, true)?;
-        self.ledger.next_deadline.store(0, Ordering::Release);
-        self.expire_due()
+        self.ageing.lock().age = known.unwrap_or_default();
+        self.advance_age(Reading::take()?, true)?;
+        self.next_deadline.store(0, Ordering::Release);
+        Ok(())
     }
 
-    /// Starts the thread that looks at the age.
-    pub(in crate::spool) fn start_ager(self: &Arc<Self>) -> std::io::Result<()> {
+    /// Starts the thread that looks at the age. It ends when `look` gives `None`.
+    pub(in crate::spool) fn start_ager(
+        &self,
+        look: impl Fn() -> Option<()> + Send + 'static,
+    ) -> std::io::Result<()> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(1);
-        let spool = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("ager".to_owned());
         let handle = thread.spawn(move || {
-            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                let Some(spool) = spool.upgrade() else { return };
-                spool.content.watch_disk();
-                let aged = spool
-                    .ledger
-                    .reading()
-                    .and_then(|now| spool.ledger.advance_age(now, false));
-                if let Err(error) = spool.look_home(true) {
-                    tracing::warn!(%error, "names that wait are looked at again later");
-                }
-                if let Err(error) = aged.and_then(|()| spool.expire_due()) {
-                    tracing::error!(%error, "bundles whose lifetime is over stay for now");
-                }
+            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) && look().is_some() {
             }
         })?;
-        self.ledger.ageing.lock().ager = Some((stop, handle));
+        self.ageing.lock().ager = Some((stop, handle));
         Ok(())
+    }
+
+    /// The age is what it is now.
+    pub(in crate::spool) fn grow_older(&self) -> Result<(), SpoolError> {
+        self.advance_age(self.reading()?, false)
     }
 
     /// Ends the thread, and writes the age down.
     pub(in crate::spool) fn stop_ager(&self) {
-        let ager = self.ledger.ageing.lock().ager.take();
+        let ager = self.ageing.lock().ager.take();
         if let Some((stop, handle)) = ager {
             drop(stop);
             // The last owner of the spool may be that thread itself.
@@ -370,37 +363,35 @@ impl Spool {
                 tracing::error!("the thread that looks at the age had panicked");
             }
         }
-        let aged = Reading::take().and_then(|now| self.ledger.advance_age(now, true));
+        let aged = Reading::take().and_then(|now| self.advance_age(now, true));
         if let Err(error) = aged {
             tracing::warn!(%error, "the age is not written down");
         }
     }
 
-    /// Ends what is too old.
-    pub(in crate::spool) fn expire_due(&self) -> Result<(), SpoolError> {
-        let _one = self.ledger.expiring.lock();
-        let age = self.ledger.age.load(Ordering::Acquire);
-        if age < self.ledger.next_deadline.load(Ordering::Acquire) {
+    /// Ends what is too old: `end` ends a bundle, ours or one that is kept.
+    pub(in crate::spool) fn expire_due(
+        &self,
+        end: impl Fn(BundleId) -> Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
+        let _one = self.expiring.lock();
+        let age = self.age.load(Ordering::Acquire);
+        if age < self.next_deadline.load(Ordering::Acquire) {
             return Ok(());
         }
-        let due = self.ledger.take_due(age)?;
+        let due = self.take_due(age)?;
         let cancel = |ends: &Ends| match ends {
             Ends::Cancel(bundle, origin) => Some((*bundle, *origin)),
             Ends::Bundle(_) => None,
         };
         let cancels: HashSet<(BundleId, PeerId)> = due.iter().filter_map(cancel).collect();
         if !cancels.is_empty() {
-            self.ledger.forget_owed(&cancels)?;
+            self.forget_owed(&cancels)?;
         }
         for key in &due {
             match *key {
                 Ends::Bundle(bundle) => {
-                    self.end_bundle(bundle, CancelReason::Expired)?;
-                    // Of another: nobody is told, that is its origin's to do.
-                    if let Some(kept) = self.ledger.kept(bundle)? {
-                        self.custodian
-                            .give_no_more(bundle, kept.manifest().origin)?;
-                    }
+                    end(bundle)?;
                     let mut batch = Batch::default();
                     batch.remove(DEADLINES, key);
                     self.journal.submit(batch)?;
@@ -415,9 +406,9 @@ impl Spool {
             }
         }
         // Not before: until then what is due is not offered by its row.
-        let ageing = self.ledger.ageing.lock();
+        let ageing = self.ageing.lock();
         let next = ageing.near.next();
-        self.ledger.next_deadline.store(next, Ordering::Release);
+        self.next_deadline.store(next, Ordering::Release);
         drop(ageing);
         Ok(self.journal.flush()?)
     }

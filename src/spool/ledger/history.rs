@@ -23,11 +23,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::bundle::{BundleId, Receipt, VerifiedManifest};
-use crate::spool::durable::OnPath;
+use crate::spool::SpoolError;
+use crate::spool::background::give_way;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::Newest;
 use crate::spool::ledger::Ledger;
@@ -36,8 +37,6 @@ use crate::spool::ledger::settled::{BLOCK, Block, BlockKey};
 use crate::spool::ledger::tables::{
     IN_ORDER, INBOUND, ORPHANS, OUT_ORDER, REFUSED_BITS, SCOPED, SETTLED_BITS,
 };
-use crate::spool::outbox::tail::give_way;
-use crate::spool::{Spool, SpoolError};
 
 /// Bundles of each direction that stay in status when they are over.
 const HISTORY: u64 = 10_000;
@@ -86,14 +85,23 @@ impl History {
         (self.kept / 4).max(1)
     }
 
-    /// Starts the thread. Its first sweep is at once: the last run may have ended before its own.
-    pub(in crate::spool) fn start(&self, spool: &Arc<Spool>) -> Result<(), SpoolError> {
+    /// Starts the thread, which calls `sweep` at each ring until that gives `None`. The first time is at once: the last run
+    /// may have ended before its own.
+    pub(in crate::spool) fn start(
+        &self,
+        sweep: impl Fn() -> Option<()> + Send + 'static,
+    ) -> std::io::Result<()> {
         let (bell, rung) = bounded(1);
-        let weak = Arc::downgrade(spool);
         let thread = std::thread::Builder::new()
             .name("sweeper".into())
-            .spawn(move || sweep_loop(&weak, &rung))
-            .on("start a thread for", spool.layout.state())?;
+            .spawn(move || {
+                give_way("sweeper");
+                for () in rung {
+                    if sweep().is_none() {
+                        return;
+                    }
+                }
+            })?;
         // The channel is empty.
         bell.try_send(()).ok();
         *self.bell.lock() = Some(bell);
@@ -142,111 +150,6 @@ impl History {
 /// Blocks that a sweep changes, by the number of their table and their key.
 type Blocks = HashMap<(u8, BlockKey), (Table<BlockKey, Block>, Block)>;
 
-fn sweep_loop(spool: &std::sync::Weak<Spool>, rung: &Receiver<()>) {
-    give_way("sweeper");
-    for () in rung {
-        let Some(spool) = spool.upgrade() else {
-            return;
-        };
-        if let Err(error) = spool.sweep_history() {
-            tracing::warn!(%error, "cannot forget old bundles now");
-        }
-    }
-}
-
-impl Spool {
-    /// Forgets what is over and old.
-    pub(in crate::spool) fn sweep_history(&self) -> Result<(), SpoolError> {
-        for _ in 0..PAGES {
-            if self.ledger.history.is_stopping() || !self.ledger.sweep_received()? {
-                break;
-            }
-        }
-        self.sweep_sent()?;
-        self.sweep_proofs()
-    }
-
-    /// The names are looked through once for all pages: there may be many more of them than bundles to forget.
-    fn sweep_sent(&self) -> Result<(), SpoolError> {
-        let reached = self.ledger.history.reached.lock().sent.take();
-        let Some(from) = self.ledger.sweep_from(&self.ledger.next_out, reached) else {
-            return Ok(());
-        };
-        let decide = self.decide();
-        *self.ledger.history.moved.lock() = Some(HashSet::new());
-        drop(decide);
-        let swept = self.sweep_sent_from(from);
-        *self.ledger.history.moved.lock() = None;
-        swept
-    }
-
-    fn sweep_sent_from(&self, mut from: Newest) -> Result<(), SpoolError> {
-        let mut over: HashMap<BundleId, Newest> = HashMap::new();
-        let mut more = true;
-        for _ in 0..PAGES {
-            let page = self
-                .journal
-                .rows(OUT_ORDER.all().after(Some(&from)), PAGE)?;
-            let Some((last, _)) = page.last() else {
-                more = false;
-                break;
-            };
-            from = *last;
-            for (key, bundle) in page {
-                if self.is_over(bundle, key)? {
-                    over.insert(bundle, key);
-                }
-            }
-            if self.ledger.history.is_stopping() {
-                return Ok(());
-            }
-        }
-        self.ledger.history.reached.lock().sent = more.then_some(from);
-        if !over.is_empty() {
-            self.outbox.each_name(|name| {
-                over.remove(&name.bundle);
-            })?;
-        }
-        let over: Vec<(BundleId, Newest)> = over.into_iter().collect();
-        for some in over.chunks(PAGE) {
-            let _decide = self.decide();
-            let moved = self.ledger.history.moved.lock();
-            let has_moved = |bundle| moved.as_ref().is_some_and(|moved| moved.contains(bundle));
-            let mut batch = Batch::default();
-            for (bundle, key) in some {
-                // A name that changed its place may have been missed: its bundle is looked at again another time. Asked
-                // again by the user meanwhile, it is not over.
-                if !has_moved(bundle) && self.is_over(*bundle, *key)? {
-                    self.forget_sent(*bundle, &mut batch)?;
-                }
-            }
-            self.journal.submit(batch)?;
-        }
-        Ok(())
-    }
-
-    /// Whether nobody waits for a bundle of ours any more. Only the user makes it wait again.
-    fn is_over(&self, bundle: BundleId, order: Newest) -> Result<bool, SpoolError> {
-        if self.ledger.volatile.lock().contains(&bundle) {
-            return Ok(false);
-        }
-        let states = self.ledger.deliveries_of(bundle)?;
-        if states.is_empty() {
-            // Sealed when there was nobody, and not replaced since: somebody may join.
-            let waits = self.journal.row(ORPHANS, &order.0)?;
-            return Ok(waits.is_none() && self.ledger.held_for(bundle).is_none());
-        }
-        Ok(states.iter().all(|(_, state)| state.is_final()))
-    }
-
-    fn forget_sent(&self, bundle: BundleId, batch: &mut Batch) -> Result<(), SpoolError> {
-        if let Some(manifest) = self.ledger.shared_manifest(bundle)? {
-            let digests = manifest.manifest().digests();
-            self.content.replace_sent(bundle, None, digests, batch)?;
-        }
-        self.ledger.forget(bundle, batch)
-    }
-}
 impl Ledger {
     /// A bundle comes to an end with `batch`. It counts when that is durable: what is not is left alone by the sweeper, and
     /// nobody would ring again.
@@ -277,7 +180,7 @@ impl Ledger {
     }
 
     /// One page; `false` at the end.
-    fn sweep_received(&self) -> Result<bool, SpoolError> {
+    fn sweep_received_page(&self) -> Result<bool, SpoolError> {
         let reached = self.history.reached.lock().received.take();
         let Some(from) = self.sweep_from(&self.next_in, reached) else {
             return Ok(false);
@@ -337,5 +240,100 @@ impl Ledger {
         block.set(at);
         batch.remove(SCOPED, &bundle);
         Ok(true)
+    }
+
+    /// Forgets what is over and old of bundles of others, page by page.
+    pub(in crate::spool) fn sweep_received(&self) -> Result<(), SpoolError> {
+        for _ in 0..PAGES {
+            if self.history.is_stopping() || !self.sweep_received_page()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is over and old of bundles of ours that no name of the outbox shows. `each_name` gives the bundle of each
+    /// of these; with a bundle goes what `forget` takes away. The names are looked through once for all pages: there may be
+    /// many more of them than bundles to forget.
+    pub(in crate::spool) fn sweep_sent(
+        &self,
+        each_name: impl FnOnce(&mut dyn FnMut(BundleId)) -> Result<(), SpoolError>,
+        forget: impl Fn(BundleId, &mut Batch) -> Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
+        let reached = self.history.reached.lock().sent.take();
+        let Some(from) = self.sweep_from(&self.next_out, reached) else {
+            return Ok(());
+        };
+        let decide = self.decide();
+        *self.history.moved.lock() = Some(HashSet::new());
+        drop(decide);
+        let swept = self.sweep_sent_from(from, each_name, forget);
+        *self.history.moved.lock() = None;
+        swept
+    }
+
+    fn sweep_sent_from(
+        &self,
+        mut from: Newest,
+        each_name: impl FnOnce(&mut dyn FnMut(BundleId)) -> Result<(), SpoolError>,
+        forget: impl Fn(BundleId, &mut Batch) -> Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
+        let mut over: HashMap<BundleId, Newest> = HashMap::new();
+        let mut more = true;
+        for _ in 0..PAGES {
+            let page = self
+                .journal
+                .rows(OUT_ORDER.all().after(Some(&from)), PAGE)?;
+            let Some((last, _)) = page.last() else {
+                more = false;
+                break;
+            };
+            from = *last;
+            for (key, bundle) in page {
+                if self.is_over(bundle, key)? {
+                    over.insert(bundle, key);
+                }
+            }
+            if self.history.is_stopping() {
+                return Ok(());
+            }
+        }
+        self.history.reached.lock().sent = more.then_some(from);
+        if !over.is_empty() {
+            each_name(&mut |bundle| {
+                over.remove(&bundle);
+            })?;
+        }
+        let over: Vec<(BundleId, Newest)> = over.into_iter().collect();
+        for some in over.chunks(PAGE) {
+            let _decide = self.decide();
+            let moved = self.history.moved.lock();
+            let has_moved = |bundle| moved.as_ref().is_some_and(|moved| moved.contains(bundle));
+            let mut batch = Batch::default();
+            for (bundle, key) in some {
+                // A name that changed its place may have been missed: its bundle is looked at again another time. Asked
+                // again by the user meanwhile, it is not over.
+                if !has_moved(bundle) && self.is_over(*bundle, *key)? {
+                    forget(*bundle, &mut batch)?;
+                    self.forget(*bundle, &mut batch)?;
+                }
+            }
+            self.journal.submit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody waits for a bundle of ours any more. Only the user makes it wait again.
+    fn is_over(&self, bundle: BundleId, order: Newest) -> Result<bool, SpoolError> {
+        if self.volatile.lock().contains(&bundle) {
+            return Ok(false);
+        }
+        let states = self.deliveries_of(bundle)?;
+        if states.is_empty() {
+            // Sealed when there was nobody, and not replaced since: somebody may join.
+            let waits = self.journal.row(ORPHANS, &order.0)?;
+            return Ok(waits.is_none() && self.held_for(bundle).is_none());
+        }
+        Ok(states.iter().all(|(_, state)| state.is_final()))
     }
 }

@@ -25,14 +25,12 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::disk::keep_access_time;
 use crate::spool::Gate;
+use crate::spool::background::give_way;
 use crate::spool::outbox::Outbox;
 use crate::spool::outbox::hashing::READ_BYTES;
 
 /// Files whose writers are ahead of the hasher. Each holds a descriptor; those beyond it are hashed at their close.
 const QUEUE_CAP: usize = 64;
-
-/// Of 0 (ordinary) to 19.
-const NICE: i32 = 19;
 
 /// How long somebody who finds the disk full waits for the descriptor of a removed file.
 const LET_GO: Duration = Duration::from_millis(500);
@@ -114,13 +112,6 @@ impl TailHasher {
         {
             tracing::error!("the tail hasher had panicked");
         }
-    }
-}
-
-/// The calling thread gets the lowest priority.
-pub(in crate::spool) fn give_way(who: &str) {
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
-        tracing::debug!(%error, "the {who} competes with others");
     }
 }
 

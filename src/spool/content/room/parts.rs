@@ -15,6 +15,7 @@ use crate::bundle::{BundleId, EntryKind, VerifiedManifest};
 use crate::peer::PeerId;
 use crate::spool::content::Content;
 use crate::spool::content::ration::{self, Parked, Ration};
+use crate::spool::durable::{self, OnPath};
 use crate::spool::ledger::inbound::InboundState;
 use crate::spool::{Offered, Spool, SpoolError};
 
@@ -95,6 +96,20 @@ impl Content {
     /// It does not arrive any more. Says whether what is here of it is to be removed.
     pub(in crate::spool) fn arrival_ended(&self, bundle: BundleId) -> bool {
         self.room.rations.lock().end(bundle)
+    }
+
+    /// Removes what arrived of a bundle.
+    pub(in crate::spool) fn discard_partial(&self, bundle: BundleId) -> Result<(), SpoolError> {
+        let partial = self.layout.partial();
+        let prefix = format!("{bundle}.");
+        for entry in std::fs::read_dir(&partial).on("read", &partial)? {
+            let path = entry.on("read", &partial)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with(&prefix) {
+                durable::remove_all(&path)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -185,7 +200,7 @@ impl Spool {
             let arriving = self.ledger.arriving.lock();
             if !arriving.contains_key(bundle) {
                 tracing::info!(bundle = %bundle.short(), "what had come makes room for another bundle");
-                self.discard_partial(*bundle)?;
+                self.content.discard_partial(*bundle)?;
             }
         }
         Ok(())
