@@ -72,6 +72,8 @@ struct State {
     /// The newest first; empty until the group is entered.
     keys: Vec<GroupKey>,
     left_out: BTreeSet<PeerId>,
+    /// The members that we knew when a ticket brought a key newer than ours.
+    known_before: BTreeSet<PeerId>,
     listed: Option<BTreeSet<PeerId>>,
 }
 
@@ -331,6 +333,7 @@ impl Group {
                 return Ok(false);
             }
         }
+        self.state.write().known_before = self.ids();
         self.note_generation(generation)?;
         self.change_key(key)?;
         Ok(true)
@@ -516,15 +519,23 @@ impl Group {
         Ok(Some(out))
     }
 
-    /// Whoever we know and the new key is not for must prove it before it is a member again.
+    /// Whoever we know and the new key is not for must prove it before it is a member again. Where a ticket brought us that
+    /// key first, this holds only for those we knew before: of the others we heard from members that have the key.
     fn leave_out(
         &self,
         rekey: &Rekey,
         left_out: &mut BTreeSet<PeerId>,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
+        let by_ticket = {
+            let state = self.state.read();
+            (rekey.generation <= state.ticketed).then(|| state.known_before.clone())
+        };
         for (_, member) in self.journal.rows(MEMBERS.all(), usize::MAX)? {
-            if !rekey.includes(member.id) && left_out.insert(member.id) {
+            let is_told_by_it = by_ticket
+                .as_ref()
+                .is_some_and(|before| !before.contains(&member.id));
+            if !is_told_by_it && !rekey.includes(member.id) && left_out.insert(member.id) {
                 batch.insert(LEFT_OUT, &member.id, &());
             }
         }

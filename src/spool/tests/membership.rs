@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::peer::{Charter, GroupKey};
+use crate::spool::Admission;
 
 /// What the key file says.
 fn key_file(node: &Node) -> GroupKey {
@@ -348,4 +349,43 @@ fn members_that_another_invents_have_an_end_and_whoever_comes_himself_gets_in() 
     assert_eq!(strangers, 1024);
     assert!(seen(true));
     assert!(!seen(false));
+}
+
+/// A newcomer hears of the members before it hears the statement of a key that is older than they are: whoever joined after
+/// that key was made counted as left out by it, and was sent nothing.
+#[test]
+fn who_joined_after_a_new_key_is_a_member_for_whoever_joins_later() {
+    let group = group();
+    group.alder.spool().rekey_group().unwrap();
+    let key = group.alder.spool().group.keys().swap_remove(0);
+
+    let dogwood = Node::new();
+    write_key_file(&dogwood, &key);
+    let spool = dogwood.spool();
+    spool.group.note_generation(2).unwrap();
+    spool.enter_group(key, Some(group.charter)).unwrap();
+    let cedar = Identity::generate().id();
+    let name = PeerName::parse("cedar").unwrap();
+    spool.member_seen(cedar, &name, &[], false).unwrap();
+    let told = group.alder.spool().group.statements();
+    spool.take_statements(told).unwrap();
+
+    assert_eq!(spool.group.admission(cedar), Admission::Welcome);
+    assert!(spool.group.members().iter().any(|it| it.id == cedar));
+}
+
+/// It knew members from before, and the key is not for those that the admin had never heard of.
+#[test]
+fn whom_a_new_key_is_not_for_is_left_out_by_a_member_that_a_ticket_brought_back() {
+    let group = group();
+    group.alder.spool().rekey_group().unwrap();
+    let newer = group.alder.spool().group.keys().swap_remove(0);
+    let birch = group.birch.spool();
+    let unheard = Identity::generate().id();
+    let name = PeerName::parse("unheard").unwrap();
+    birch.member_seen(unheard, &name, &[], false).unwrap();
+    assert!(birch.group.adopt_key(newer, 2).unwrap());
+    group.spread();
+    assert_eq!(birch.group.admission(unheard), Admission::LeftOut);
+    assert_eq!(birch.group.admission(group.alder.id()), Admission::Welcome);
 }
