@@ -135,21 +135,14 @@ impl Spool {
             .collect()
     }
 
-    /// Bundles of ours that somebody still waits for, newest first, and how many further ones there are.
+    /// Bundles of ours that somebody still waits for, newest first, and how many further ones there are, counted
+    /// as `count_open` does.
     pub(crate) fn outbound_unfinished(&self, limit: usize) -> (Vec<OutboundRow>, u64) {
-        let bundles = self
-            .outbox
-            .unfinished(None)
-            .unwrap_or_default()
-            .bundles
-            .into_iter();
-        let place = |bundle| self.ledger.place(bundle).ok().flatten();
-        let placed = bundles.map(|bundle| (place(bundle).unwrap_or(0), bundle));
-        let mut all: Vec<(u64, BundleId)> = placed.collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        let more = all.len().saturating_sub(limit) as u64;
-        let rows = all.iter().take(limit);
-        let rows = rows.filter_map(|(_, bundle)| self.outbound_row(*bundle, None));
+        let newest = self.ledger.newest_open(limit).unwrap_or_default();
+        let more = self.ledger.count_open();
+        let more = more.saturating_sub(newest.len() as u64);
+        let rows = newest.into_iter();
+        let rows = rows.filter_map(|bundle| self.outbound_row(bundle, None));
         (rows.collect(), more)
     }
 
@@ -236,6 +229,9 @@ impl Spool {
             reason.word()
         } else if held.is_some() {
             Stage::Waiting.word()
+        } else if states.is_empty() && !self.ledger.is_orphan(bundle).unwrap_or(true) {
+            // It was held for somebody, and a newer version of its name went instead.
+            Stage::Superseded.word()
         } else if sealed_only && !settled {
             Stage::Sealed.word()
         } else {

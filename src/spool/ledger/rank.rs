@@ -42,6 +42,11 @@ impl Rank {
         }
     }
 
+    /// The place in it.
+    pub(in crate::spool) fn place(self) -> u64 {
+        self.0 & ((1 << PLACE_BITS) - 1)
+    }
+
     /// Whether it lies in the half that is read first.
     pub(in crate::spool) fn is_urgent(self) -> bool {
         self.0 >= Self::FIRST
@@ -74,6 +79,7 @@ mod tests {
         for priority in ALL {
             for place in [0, 1, 1 << 40] {
                 let rank = Rank::of(priority, place);
+                assert_eq!(rank.place(), place);
                 assert_eq!(rank.priority(), priority);
                 assert!(before < Some(read(rank)), "{priority:?} {place}");
                 before = Some(read(rank));

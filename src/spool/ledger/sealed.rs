@@ -3,7 +3,7 @@
 //! # Invariants
 //! 1. A bundle of ours is owed to its recipients; or it waits for a first member, or for what it is held for to be known.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use crate::bundle::{BundleId, DeliveryState, Scope, SignedManifest, VerifiedManifest};
@@ -20,6 +20,10 @@ use crate::spool::{SpoolError, now_secs};
 
 /// Rows looked at for a count; more is shown as this many.
 const COUNT_MAX: usize = 10_000;
+
+/// Rows read at once, and how often, when the newest that are not finished are looked for.
+const PAGE: usize = if cfg!(test) { 2 } else { 250 };
+const PAGES: usize = if cfg!(test) { 1 } else { 8 };
 
 /// A seal that the dropped log has, and the journal has not.
 pub(in crate::spool) struct LostSeal {
@@ -252,6 +256,57 @@ impl Ledger {
             look(bundle?);
         }
         Ok(())
+    }
+
+    /// The newest `limit` bundles of ours that are not with everybody they are for. There may be a hundred thousand of them,
+    /// or of finished ones.
+    pub(in crate::spool) fn newest_open(&self, limit: usize) -> Result<Vec<BundleId>, SpoolError> {
+        let (mut newest, mut after) = (Vec::new(), None);
+        for _ in 0..PAGES {
+            let page = self
+                .journal
+                .rows(OUT_ORDER.all().after(after.as_ref()), PAGE)?;
+            for (_, bundle) in &page {
+                if newest.len() < limit && self.is_open(*bundle)? {
+                    newest.push(*bundle);
+                }
+            }
+            if newest.len() == limit || page.len() < PAGE {
+                return Ok(newest);
+            }
+            after = page.into_iter().last().map(|(place, _)| place);
+        }
+        // Many newer ones are finished: those that are not are looked for where they are owed.
+        let mut newest = BTreeMap::new();
+        let mut look = |place, bundle| {
+            newest.insert(place, bundle);
+            if newest.len() > limit {
+                newest.pop_first();
+            }
+        };
+        for bundle in self.all_held()? {
+            look(self.place(bundle)?.unwrap_or(0), bundle);
+        }
+        for row in self.journal.each(ORPHANS) {
+            let (place, bundle) = row?;
+            look(place, bundle);
+        }
+        for row in self.journal.each(PENDING) {
+            let ((_, rank), bundle) = row?;
+            if is_ours(rank.0) {
+                look(rank.place(), bundle);
+            }
+        }
+        Ok(newest.into_values().rev().collect())
+    }
+
+    /// Whether a bundle of ours is not with everybody it is for.
+    fn is_open(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let deliveries = self.deliveries_of(bundle)?;
+        if deliveries.iter().any(|(_, state)| !state.is_final()) {
+            return Ok(true);
+        }
+        Ok(self.held(bundle)?.is_some() || self.is_orphan(bundle)?)
     }
 
     /// Bundles of ours, once for each recipient that is owed them.

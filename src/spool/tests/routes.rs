@@ -490,9 +490,14 @@ fn a_held_bundle_can_be_cancelled_and_replaced() {
             .state,
         "cancelled"
     );
-    alder.drop_file("d/g", b"2");
+    let replaced = alder.drop_file("d/g", b"2");
     routes(&alder, vec![route("d", &["birch"])]);
     let newer = alder.drop_file("d/g", b"3");
+    let shown = alder.spool().outbound_bundle(replaced).unwrap();
+    assert_eq!(
+        shown.state, "superseded",
+        "it was shown as queued for nobody"
+    );
     let dogwood = Node::new();
     alder.knows(&dogwood, "dogwood");
     assert_eq!(
@@ -502,4 +507,40 @@ fn a_held_bundle_can_be_cancelled_and_replaced() {
     let rows = alder.spool().ledger.pending(birch.id(), None, 9).unwrap();
     assert_eq!(rows.iter().map(|(_, b)| *b).collect::<Vec<_>>(), [newer]);
     assert_eq!(alder.spool().counts().outbound_pending, 1);
+}
+
+#[test]
+fn what_somebody_waits_for_is_shown_newest_first_and_counted_once() {
+    let (alder, birch, cedar) = three();
+    let paths = |limit| {
+        let (rows, more) = alder.spool().outbound_unfinished(limit);
+        let paths: Vec<String> = rows.into_iter().map(|row| row.path).collect();
+        (paths, more)
+    };
+    let done = alder.drop_file("done", b"1");
+    let half = alder.drop_file("half", b"2");
+    alder.drop_file("both", b"3");
+    routes(&alder, vec![route("d", &["dogwood"])]);
+    alder.drop_file("d/held", b"4");
+    for (node, bundle) in [(&birch, done), (&cedar, done), (&birch, half)] {
+        node.fetch(&alder, bundle);
+        alder.spool().take_receipt(&node.receipt()).unwrap();
+    }
+    let words = |paths: &[&str]| {
+        paths
+            .iter()
+            .map(|&path| path.to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(paths(9), (words(&["d/held", "both", "half"]), 0));
+    assert_eq!(paths(2), (words(&["d/held", "both"]), 1));
+}
+
+#[test]
+fn what_waits_for_a_first_member_is_not_finished() {
+    let alder = Node::new();
+    alder.drop_file("alone", b"1");
+    let (rows, more) = alder.spool().outbound_unfinished(9);
+    assert_eq!((rows.len(), more), (1, 0));
+    assert_eq!(rows[0].path, "alone");
 }
