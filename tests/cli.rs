@@ -808,11 +808,14 @@ fn sighup_takes_over_what_can_change_and_says_what_cannot() {
     let write = |name: &str| fs::write(alder.outbox(name), bytes(1, 4096));
     assert!(write("refused").is_err(), "larger than max_file_bytes");
 
-    says("max_file_bytes = \"1MiB\"\nallow_other = true\n[groups]\nhq = [\"birch\"]\n");
+    says(
+        "max_file_bytes = \"1MiB\"\nhistory = 5\nignore = [\"*.bak\"]\nallow_other = true\ninbox_mode = \"0640\"\n\
+         [groups]\nhq = [\"birch\"]\n",
+    );
     signal(pid, Signal::HUP);
     logged(
-        "configuration read again: max_file_bytes = \"1MiB\", routes and groups; \
-         holds from the next start only: allow_other",
+        "configuration read again: max_file_bytes = \"1MiB\", history = \"5\", routes and groups; \
+         needs a remount: ignore, allow_other, inbox_mode",
     );
     write("taken").unwrap();
 
@@ -829,6 +832,52 @@ fn sighup_takes_over_what_can_change_and_says_what_cannot() {
     signal(pid, Signal::USR1);
     logged("state: alder at");
     assert!(is_running(pid));
+    alder.stop();
+}
+
+/// A login that is cut off hangs up its terminal. Whoever wants the daemon to live on leaves out --foreground.
+#[test]
+fn in_foreground_it_ends_with_its_terminal_and_in_the_background_it_lives_on() {
+    needs_mounts!();
+    let alder = Node::prepare("alder", &[]);
+    let mount = |more: &str| {
+        format!(
+            "exec {BIN} mount {} --state {} --name alder --listen 127.0.0.1:0 --no-mdns {more}",
+            text(&alder.mountpoint()),
+            text(&alder.state())
+        )
+    };
+    // `script` gives the command a terminal of its own, which is gone when it ends.
+    let at_terminal = |line: &str| {
+        let mut command = Command::new("script");
+        command
+            .args(["--quiet", "--return", "--command", line, "/dev/null"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    };
+    let mut login = at_terminal(&mount("--foreground")).spawn().unwrap();
+    wait_until("it is mounted", COMMAND, || {
+        alder.pid().is_some() && mounted_type(&alder.mountpoint()).is_some()
+    });
+    let pid = alder.pid().unwrap();
+    login.kill().unwrap();
+    login.wait().unwrap();
+    wait_until("it has ended with its terminal", COMMAND, || {
+        !is_running(pid)
+    });
+    assert_eq!(mounted_type(&alder.mountpoint()), None);
+
+    let line = mount("").replace("exec ", "");
+    run(&mut at_terminal(&line), COMMAND).ok();
+    let pid = alder.pid().unwrap();
+    assert!(is_running(pid));
+    // With no terminal left to lose, a hang-up reads the configuration again.
+    signal(pid, Signal::HUP);
+    wait_until("it has read the configuration again", COMMAND, || {
+        let log = fs::read_to_string(alder.state().join("meshbox.log"));
+        log.is_ok_and(|log| log.contains("configuration read again"))
+    });
     alder.stop();
 }
 

@@ -259,7 +259,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     .live(),
     text("history", Topic::Limits, "COUNT", "Show so many finished bundles of each direction in status")
         .default("10000")
-        .example("10000"),
+        .example("10000")
+    .live(),
     text("max_bundle_files", Topic::Limits, "N", "Send and take no bundle of more files and directories")
         .default("no limit")
         .example("100000")

@@ -102,6 +102,7 @@ fn compare(old: &[Held], new: &[Held]) -> Changes {
 fn apply(config: &Config, spool: &Spool, fs: &Fs) -> Result<(), SpoolError> {
     logging::set_level(&config.log);
     spool.content.set_limits(config.limits);
+    spool.ledger.keep_history(config.limits.history);
     spool.group.set_lifetime(config.lifetime);
     spool.custodian.set_late_joiners(config.late_joiners);
     fs.set_limits(config.limits.max_file_bytes, config.settle);
@@ -117,11 +118,7 @@ impl Changes {
             self.taken.join(", ")
         };
         if !self.later.is_empty() {
-            let _fits = write!(
-                text,
-                "; holds from the next start only: {}",
-                self.later.join(", ")
-            );
+            let _fits = write!(text, "; needs a remount: {}", self.later.join(", "));
         }
         text
     }
@@ -160,7 +157,7 @@ mod tests {
         ];
         assert_eq!(
             compare(&old, &new).told(),
-            "configuration read again: settle = \"1s\", max_bytes: no limit; holds from the next start only: name"
+            "configuration read again: settle = \"1s\", max_bytes: no limit; needs a remount: name"
         );
     }
 }

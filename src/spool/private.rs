@@ -110,6 +110,23 @@ mod tests {
     }
 
     #[test]
+    fn a_state_that_a_daemon_uses_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("state"));
+        make_state_directory(&layout).unwrap();
+        fs::write(layout.config(), "kept").unwrap();
+        let used = StateLock::take(&layout).unwrap();
+        assert!(matches!(
+            remove_state_directory(&layout),
+            Err(SpoolError::InUse { .. })
+        ));
+        assert!(layout.config().exists());
+        drop(used);
+        remove_state_directory(&layout).unwrap();
+        assert!(!layout.state().exists());
+    }
+
+    #[test]
     fn a_state_directory_is_made_for_its_owner_only() {
         let (dir, layout) = place();
         make_state_directory(&layout).unwrap();

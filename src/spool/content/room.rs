@@ -223,7 +223,7 @@ impl Content {
             + self.room.rations.lock().given()
     }
 
-    /// Takes over other limits. What is there already stays, whatever they are; `history` holds from the next start.
+    /// Takes over other limits. What is there already stays, whatever they are.
     pub(crate) fn set_limits(&self, limits: Limits) {
         *self.room.limits.write() = limits;
         self.room.budget.store(0, Ordering::Relaxed);

@@ -50,7 +50,7 @@ const PAGES: usize = 64;
 /// When the sweeper is woken, and how far it is.
 #[derive(Debug)]
 pub(in crate::spool) struct History {
-    kept: u64,
+    kept: AtomicU64,
     /// Bundles that came to an end since the last sweep.
     ended: AtomicU64,
     /// While the names are looked through: bundles whose row of the outbox went to another name, which that may miss.
@@ -71,7 +71,7 @@ impl History {
     /// `kept` bundles stay in status; [`HISTORY`] if `None`.
     pub(in crate::spool) fn new(kept: Option<u64>) -> Self {
         Self {
-            kept: kept.unwrap_or(HISTORY).max(1),
+            kept: AtomicU64::new(kept.unwrap_or(HISTORY).max(1)),
             ended: AtomicU64::new(0),
             moved: Mutex::default(),
             bell: Mutex::default(),
@@ -80,9 +80,13 @@ impl History {
         }
     }
 
+    fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Relaxed)
+    }
+
     /// How many bundles end between two sweeps.
     fn every(&self) -> u64 {
-        (self.kept / 4).max(1)
+        (self.kept() / 4).max(1)
     }
 
     /// Starts the thread, which calls `sweep` at each ring until that gives `None`. The first time is at once: the last run
@@ -151,6 +155,15 @@ impl History {
 type Blocks = HashMap<(u8, BlockKey), (Table<BlockKey, Block>, Block)>;
 
 impl Ledger {
+    /// So many finished bundles of each direction stay in status from now on. What is too old already goes with the next sweep.
+    pub(crate) fn keep_history(&self, kept: Option<u64>) {
+        let kept = kept.unwrap_or(HISTORY).max(1);
+        if self.history.kept.swap(kept, Ordering::Relaxed) != kept {
+            // A sweep goes on from where the last one was, which is behind what is old enough now.
+            *self.history.reached.lock() = Reached::default();
+        }
+    }
+
     /// A bundle comes to an end with `batch`. It counts when that is durable: what is not is left alone by the sweeper, and
     /// nobody would ring again.
     pub(in crate::spool) fn ends_with(&self, batch: &mut Batch) {
@@ -175,7 +188,7 @@ impl Ledger {
     /// Where to go on among rows with descending keys; `None`: nothing is old enough.
     fn sweep_from(&self, next: &AtomicU64, reached: Option<Newest>) -> Option<Newest> {
         let newest = next.load(Ordering::Relaxed);
-        let old = newest.checked_sub(self.history.kept)?;
+        let old = newest.checked_sub(self.history.kept())?;
         Some(reached.unwrap_or(Newest(old)))
     }
 
