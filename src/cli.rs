@@ -39,7 +39,7 @@ use crate::mount::background::ReadyPipe;
 use crate::mount::options::helper_args;
 
 #[derive(Debug, Parser)]
-#[command(name = "meshbox", version, about = "Mount a directory that is a mesh mailbox", after_help = exit::table())]
+#[command(name = "meshbox", version, about = "Mount a shared folder: what is closed in its outbox appears in the inbox of every other member", after_help = exit::table())]
 #[command(max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
@@ -69,7 +69,7 @@ enum Command {
         #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "wait")]
         timeout: Option<Duration>,
     },
-    /// Show what was sent and received, and who is there; of a file in the mount, who has it
+    /// Show what was sent and received, and who is connected; for a file of the mount, who has it
     #[command(visible_alias = "ls")]
     Status {
         #[command(flatten)]
@@ -92,7 +92,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print a ticket, a secret: who has it can join the group
+    /// Print a ticket: a secret that lets its holder join the group
     Ticket {
         /// Make it useless after this time, as in 1h; only this node can redeem it then
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
@@ -155,9 +155,9 @@ enum Command {
     },
     /// Wait until files are delivered
     Wait(WaitArgs),
-    /// Send files now: one of the outbox that is held back or ignored, or any files as one bundle
+    /// Send files now: some of the outbox that are held back or ignored, or any files as one bundle
     Send(SendArgs),
-    /// Cancel what was sent: who does not have it yet never gets it
+    /// Cancel what was sent: whoever does not have it yet never gets it
     Cancel {
         /// A file in outbox/ or a path below it, or the id of a bundle
         #[arg(value_name = "PATH|BUNDLE")]
@@ -165,7 +165,7 @@ enum Command {
         #[command(flatten)]
         daemon: PlacedArgs,
     },
-    /// Ask again at once those who refused what was sent or put it off
+    /// Ask recipients that refused a bundle or put it off again, at once
     Retry {
         /// A file in outbox/ or a path below it, or the id of a bundle
         #[arg(value_name = "PATH|BUNDLE")]
@@ -197,7 +197,7 @@ enum Command {
         #[command(flatten)]
         daemon: PlacedArgs,
     },
-    /// Print what makes a shell complete commands and flags
+    /// Print the script that lets a shell complete commands and flags
     #[command(
         after_help = "In bash: eval \"$(meshbox completions bash)\". The Debian package installs them for all users."
     )]

@@ -360,6 +360,15 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// A member that is not connected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Away {
+    /// Since when, in seconds since 1970; 0: it never was.
+    pub since: u64,
+    /// Why, if it is known.
+    pub error: Option<String>,
+}
+
 /// The daemon, as the server sees it. Calls may block on local disk, briefly.
 pub(crate) trait ControlBackend: Send + Sync + 'static {
     /// A page of status.
@@ -396,8 +405,8 @@ pub(crate) trait ControlBackend: Send + Sync + 'static {
     fn is_alone(&self) -> bool {
         false
     }
-    /// By id as hex, since when a member is not connected, in seconds since 1970 (0: ever); `None`: it is.
-    fn links(&self) -> HashMap<String, Option<u64>> {
+    /// By id as hex, since when a member is not connected; `None`: it is.
+    fn links(&self) -> HashMap<String, Option<Away>> {
         HashMap::new()
     }
     /// Blocks until something changed since `seen`, at most `at_most`; gives the new mark.

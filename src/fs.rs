@@ -258,6 +258,11 @@ impl Fs {
         self.readiness.overview(most)
     }
 
+    /// Why a file is held back, if a write to it failed.
+    pub(crate) fn failure(&self, ino: u64) -> Option<String> {
+        self.readiness.failure(ino)
+    }
+
     /// Ends its threads; files that are only settling are left to their `closed` mark.
     pub(crate) fn stop(&self) {
         self.announcements.stop();

@@ -307,12 +307,13 @@ impl Mesh {
         all
     }
 
-    /// Each known peer, and since when it is not connected, in seconds since 1970 (0: ever); `None`: it is.
-    pub(crate) fn links(&self) -> Vec<(PeerId, Option<u64>)> {
+    /// Each known peer, and since when it is not connected, in seconds since 1970 (0: ever), with the reason where it is
+    /// known; `None`: it is.
+    pub(crate) fn links(&self) -> Vec<(PeerId, Option<(u64, Option<String>)>)> {
         let all = self.hub.roster.all().into_iter();
         let since = |peer: &Peer| match peer.session() {
             Some(_) => None,
-            None => Some(peer.last_seen()),
+            None => Some((peer.last_seen(), peer.error())),
         };
         all.map(|peer| (peer.id, since(&peer))).collect()
     }

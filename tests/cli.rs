@@ -671,6 +671,19 @@ fn every_way_of_unmounting_ends_the_daemon() {
     }
 }
 
+/// `cd share/inbox; meshbox umount ../../share` said that nothing was mounted there.
+#[test]
+fn umount_takes_a_path_that_leads_through_the_mount() {
+    needs_mounts!();
+    let alder = Node::start("alder");
+    let pid = alder.pid().unwrap();
+    let name = alder.mountpoint().file_name().unwrap().to_owned();
+    let through = alder.mountpoint().join("inbox/../..").join(name);
+    run(meshbox(&["umount"]).arg(through), COMMAND).ok();
+    wait_until("the daemon has ended", COMMAND, || !is_running(pid));
+    assert_eq!(mounted_type(&alder.mountpoint()), None);
+}
+
 /// A mount that lies over ours is not ours to remove.
 #[test]
 fn umount_of_something_else_is_refused() {

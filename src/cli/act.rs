@@ -1,5 +1,6 @@
 //! The commands that have something done to bundles: send, cancel, retry.
 
+use std::io::ErrorKind::NotFound;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -159,8 +160,22 @@ impl Place {
                     .is_ok_and(|at| at.starts_with(&outbox))
         });
         if let Some(name) = inside {
+            let at = outbox.join(name.as_path());
+            if at
+                .symlink_metadata()
+                .is_err_and(|error| error.kind() == NotFound)
+            {
+                let where_looked = match absolute.starts_with(&outbox) {
+                    true => "",
+                    false => ", neither here nor in outbox/",
+                };
+                return Err(Failure::failed(format!(
+                    "{}: there is no such file{where_looked}",
+                    typed.display()
+                )));
+            }
             return Ok(Self {
-                at: outbox.join(name.as_path()),
+                at,
                 name,
                 in_outbox: true,
             });

@@ -1,7 +1,7 @@
 //! The commands on who belongs to the group: `ticket`, `remove`, `forget`, `rekey`, `leave`, and `id --derive`.
 
 use std::fs::{OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +14,9 @@ use super::which::Daemon;
 use crate::control::{Layout, Left, MembershipChange, Reply, Request, remove_state_directory};
 use crate::daemon::keys;
 use crate::peer::{Identity, PeerName};
+
+/// What tickets of every kind begin with.
+const TICKETS: &str = "meshbox";
 
 pub(super) fn ticket(
     daemon: PlacedArgs,
@@ -30,15 +33,23 @@ pub(super) fn ticket(
     match daemon.find()?.connect()?.call(&request)? {
         Reply::Ticket { ticket } => match out {
             None => print(&(ticket + "\n")),
-            Some(file) => write_secret(file, &(ticket + "\n"))
-                .map_err(|error| Failure::failed(format!("{}: {error}", file.display()))),
+            Some(file) => write_secret(file, &(ticket + "\n")).map_err(|error| {
+                Failure::failed(format!("cannot write {}: {error}", file.display()))
+            }),
         },
         _ => Err(unexpected()),
     }
 }
 
-/// Writes a file that only its owner can read, also where there was one that others could.
+/// Writes a file that only its owner can read, also where there was one that others could. What is there must be an
+/// earlier ticket: a mistyped name must not cost a file.
 fn write_secret(file: &Path, text: &str) -> std::io::Result<()> {
+    let earlier = std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.len() > 0);
+    if earlier && !begins_as_ticket(file)? {
+        return Err(std::io::Error::other(
+            "it is there already, and is no ticket; choose another name, or remove it",
+        ));
+    }
     let mut options = OpenOptions::new();
     let mut out = options
         .write(true)
@@ -50,6 +61,13 @@ fn write_secret(file: &Path, text: &str) -> std::io::Result<()> {
         out.set_permissions(Permissions::from_mode(0o600))?;
     }
     out.write_all(text.as_bytes())
+}
+
+fn begins_as_ticket(file: &Path) -> std::io::Result<bool> {
+    let mut begin = Vec::new();
+    let read = std::fs::File::open(file)?;
+    read.take(TICKETS.len() as u64).read_to_end(&mut begin)?;
+    Ok(begin == TICKETS.as_bytes())
 }
 
 pub(super) fn remove(
@@ -159,8 +177,7 @@ fn told(changed: &MembershipChange) -> String {
             for (id, name) in all {
                 text += &format!(", {name} ({}…)", short(id));
             }
-            text +=
-                "\nremove whoever you do not know; tickets made before let nobody in any more\n";
+            text += "\nif a name here is unknown to you, remove it; earlier tickets let nobody in any more\n";
         }
     }
     text
@@ -188,13 +205,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ticket");
         let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
-        write_secret(&file, "one\n").unwrap();
+        write_secret(&file, "meshbox1one\n").unwrap();
         assert_eq!(mode(), 0o600);
         std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-        write_secret(&file, "2\n").unwrap();
+        write_secret(&file, "meshbox2\n").unwrap();
         assert_eq!(mode(), 0o600);
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "2\n");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "meshbox2\n");
         assert!(write_secret(dir.path(), "x").is_err());
+    }
+
+    /// `meshbox ticket --out photo.jpg` replaced the photo.
+    #[test]
+    fn a_ticket_replaces_nothing_but_a_ticket() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("photo.jpg");
+        std::fs::write(&file, "a photo").unwrap();
+        let refused = write_secret(&file, "meshbox1one\n").unwrap_err();
+        assert!(refused.to_string().contains("is no ticket"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "a photo");
+        std::fs::write(&file, "").unwrap();
+        write_secret(&file, "meshbox1one\n").unwrap();
     }
 
     #[test]

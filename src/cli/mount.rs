@@ -14,7 +14,7 @@ use crate::config::{self, Inputs, Layer, Resolved, Surroundings};
 use crate::control::Client;
 use crate::control::wait::WaitFor;
 use crate::daemon::{self, Start};
-use crate::mount::background::{self, Outcome, READY_LIMIT, ReadyPipe};
+use crate::mount::background::{self, Outcome, Patience, READY_LIMIT, ReadyPipe};
 use crate::mount::info::MountEntry;
 use crate::mount::options::{HelperCall, MountOptions, OPTIONS, OptionError, Source};
 use crate::mount::{holders, place, signals, sys};
@@ -31,6 +31,9 @@ const ELSEWHERE_AFTER: Duration = Duration::from_millis(500);
 
 /// How long `umount` tries a mount that is in use: what announces arrivals in it is gone again within milliseconds.
 const BUSY_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long a start with a ticket is quiet.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// A wish to mount, however it was said.
 struct Wish {
@@ -186,7 +189,7 @@ fn carry_out(wish: Wish, pipe: Option<ReadyPipe>) -> Result<(), Failure> {
     };
     let config = resolved.config;
     if pipe.is_none() && !config.foreground {
-        return in_background();
+        return in_background(asks_whom(&config).as_deref());
     }
     // Standard error is still that of the command.
     for warning in &resolved.warnings {
@@ -246,9 +249,34 @@ fn tell_ready(text: &str, warnings: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Starts this program again in the background and waits until it serves.
-fn in_background() -> Result<(), Failure> {
-    match background::spawn(("--join", "MESHBOX_JOIN"), READY_LIMIT)? {
+/// What to say when a start with a ticket takes longer than a moment.
+fn asks_whom(config: &config::Config) -> Option<String> {
+    let ticket = config.ticket.as_ref();
+    let ticket = ticket.map(|ticket| (&ticket.name, &ticket.addrs));
+    let invitation = config.invitation.as_ref();
+    let (name, addrs) = ticket.or(invitation.map(|it| (&it.name, &it.addrs)))?;
+    let at: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+    let at = match at.is_empty() {
+        true => String::new(),
+        false => format!(" at {}", at.join(", ")),
+    };
+    Some(format!(
+        "no answer from {name}{at} yet; trying for a few more seconds"
+    ))
+}
+
+/// Starts this program again in the background and waits until it serves. `slow` is said when that takes a while.
+fn in_background(slow: Option<&str>) -> Result<(), Failure> {
+    let patience = Patience {
+        limit: READY_LIMIT,
+        slow: SLOW,
+        say: &|| {
+            if let Some(words) = slow {
+                complain(words);
+            }
+        },
+    };
+    match background::spawn(("--join", "MESHBOX_JOIN"), &patience)? {
         Outcome::Ready { text, warnings } => tell_ready(&text, &warnings),
         Outcome::Failed { code, message } => {
             let code = ExitCode::ALL
@@ -289,6 +317,9 @@ pub(super) fn umount(mountpoint: &Path, lazy: bool) -> Result<(), Failure> {
     let mount = which::at(mountpoint);
     let state = mount.as_ref().and_then(|mount| which::state_of(mount).ok());
     let daemon = state.and_then(|state| Client::connect(&state).ok()?.daemon_pid());
+    // `../../share` leads through the mount itself, which nothing may be looked up in from here on.
+    let place = mount.as_ref().map(|mount| mount.mountpoint.clone());
+    let mountpoint = place.as_deref().unwrap_or(mountpoint);
     let begun = Instant::now();
     while let Err(error) = sys::umount(mountpoint, lazy) {
         if !matches!(error, sys::UnmountError::Busy { .. }) || begun.elapsed() > BUSY_LIMIT {

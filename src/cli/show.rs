@@ -4,7 +4,12 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::control::{InboundRow, News, Of, OutboundRow, PeerRow, RecipientRow, Status, WirePath};
+use crate::control::{
+    Counts, InboundRow, News, Of, OutboundRow, PeerRow, RecipientRow, Status, WirePath,
+};
+
+/// So far the daemon counts.
+const COUNTED: u64 = 10_000;
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
@@ -59,6 +64,16 @@ pub(super) fn offline(at: u64, now: u64) -> String {
     format!("offline since {since}, {ago} ago")
 }
 
+/// Why a member is not connected, if that says more than "offline since".
+pub(super) fn new_in(error: Option<&str>) -> Option<&str> {
+    error.filter(|error| *error != "offline")
+}
+
+/// "1 file", "2 files".
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(count), if count == 1 { one } else { many })
+}
+
 pub(super) fn short(id: &str) -> &str {
     id.get(..10).unwrap_or(id)
 }
@@ -66,7 +81,11 @@ pub(super) fn short(id: &str) -> &str {
 pub(super) fn peers(peers: &[PeerRow], now: u64) -> String {
     let mut out = String::new();
     for peer in peers {
-        let name = if peer.name.is_empty() {
+        // One that never proved the group's key and nobody spoke of: somebody with an old ticket, most often.
+        let foreign = |error: &String| error.starts_with("wrong group key");
+        let name = if peer.name.is_empty() && peer.error.as_ref().is_some_and(foreign) {
+            "(not a member)".to_owned()
+        } else if peer.name.is_empty() {
             "(no name yet)".to_owned()
         } else {
             plain(&peer.name)
@@ -79,7 +98,7 @@ pub(super) fn peers(peers: &[PeerRow], now: u64) -> String {
         if peer.pending > 0 {
             let _fits = write!(out, ", {} to deliver", peer.pending);
         }
-        if let Some(error) = &peer.error {
+        if let Some(error) = new_in(peer.error.as_deref()) {
             let _fits = write!(out, ", {}", plain(error));
         }
         if let Some(limited) = &peer.limited {
@@ -275,11 +294,15 @@ pub(super) fn of(of: &Of, now: u64) -> String {
     out
 }
 
-/// "… 200 more".
-fn more(rows: u64) -> String {
+/// "… 200 more", and "at least" where the daemon did not count further.
+fn more(shown: usize, rows: u64) -> String {
+    let least = match shown as u64 + rows {
+        0..COUNTED => "",
+        COUNTED.. => "at least ",
+    };
     match rows {
         0 => String::new(),
-        rows => format!("\n  … {} more; --limit shows them", grouped(rows)),
+        rows => format!("\n  … {least}{} more; --limit shows them", grouped(rows)),
     }
 }
 
@@ -326,6 +349,47 @@ fn grouped(number: u64) -> String {
     out
 }
 
+/// What was done since the start, and what is left to do.
+fn counts(counts: &Counts) -> String {
+    let mut out = format!(
+        "\nSince start: {} sent, {} received; {} out, {} in; {} still to deliver",
+        counts.sealed,
+        counts.published,
+        size(counts.bytes_sent),
+        size(counts.bytes_received),
+        counts.outbound_pending
+    );
+    for (count, one, many) in [
+        (
+            counts.unsealed,
+            "file open for writing, or about to be sent",
+            "files open for writing, or about to be sent",
+        ),
+        (counts.incomplete, "file incomplete", "files incomplete"),
+        (
+            counts.removed,
+            "file removed before it was sent",
+            "files removed before they were sent",
+        ),
+        (counts.refused, "offer refused", "offers refused"),
+        (
+            counts.quarantined,
+            "file in quarantine",
+            "files in quarantine",
+        ),
+        (
+            counts.unverified,
+            "file of the inbox is being checked before it is shown again",
+            "files of the inbox are being checked before they are shown again",
+        ),
+    ] {
+        if count > 0 {
+            let _fits = write!(out, "\n  {}", counted(count, one, many));
+        }
+    }
+    out
+}
+
 pub(super) fn status(status: &Status, now: u64, rates: &Rates) -> String {
     let listen: Vec<String> = status.listen.iter().map(ToString::to_string).collect();
     let mut out = format!(
@@ -355,7 +419,7 @@ pub(super) fn status(status: &Status, now: u64, rates: &Rates) -> String {
             status.outbound_more,
         ),
         (
-            "Incomplete: their writer was killed, or a write failed, or the daemon ended before it heard of their close; \
+            "Incomplete: the writer was killed, a write failed, or the daemon ended before it heard of the close; \
              write them again, or `meshbox send` them as they are",
             status
                 .incomplete
@@ -372,34 +436,15 @@ pub(super) fn status(status: &Status, now: u64, rates: &Rates) -> String {
     ];
     let ignored = ignored(status);
     for (title, rows, left) in lists.iter().filter(|(_, rows, _)| !rows.is_empty()) {
-        let _fits = write!(out, "\n{title}\n{}{}\n", rows.join("\n"), more(*left));
+        let _fits = write!(
+            out,
+            "\n{title}\n{}{}\n",
+            rows.join("\n"),
+            more(rows.len(), *left)
+        );
     }
     out.push_str(&ignored);
-    let counts = &status.counts;
-    let _fits = write!(
-        out,
-        "\nSince start: {} sent, {} received; {} out, {} in; {} still to deliver",
-        counts.sealed,
-        counts.published,
-        size(counts.bytes_sent),
-        size(counts.bytes_received),
-        counts.outbound_pending
-    );
-    for (count, what) in [
-        (counts.unsealed, "open for writing, or about to be sent"),
-        (counts.incomplete, "incomplete"),
-        (counts.removed, "removed before they were sent"),
-        (counts.refused, "offers refused"),
-        (counts.quarantined, "in quarantine"),
-        (
-            counts.unverified,
-            "in the inbox that are being checked before they are shown again",
-        ),
-    ] {
-        if count > 0 {
-            let _fits = write!(out, "\n  {count} {what}");
-        }
-    }
+    out.push_str(&counts(&status.counts));
     out.push('\n');
     out
 }
@@ -407,7 +452,6 @@ pub(super) fn status(status: &Status, now: u64, rates: &Rates) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Counts;
 
     fn example() -> Status {
         Status {
@@ -496,6 +540,25 @@ mod tests {
         assert!(!text.contains("quarantine"), "{text}");
     }
 
+    /// "1 offers refused", "offline since …, offline", and a stranger with an old ticket as a member without a name.
+    #[test]
+    fn numbers_agree_nothing_is_said_twice_and_a_stranger_is_no_member() {
+        let mut page = example();
+        (page.counts.refused, page.counts.removed) = (1, 2);
+        page.peers[0].error = Some("offline".into());
+        let text = status(&page, 1000, &Rates::default());
+        assert!(
+            text.contains("\n  1 offer refused\n")
+                && text.contains("\n  2 files removed before they")
+        );
+        assert!(!text.contains(", offline"), "{text}");
+        let row = &mut page.peers[0];
+        row.name.clear();
+        assert!(peers(&page.peers, 1000).contains("(no name yet)"));
+        page.peers[0].error = Some("wrong group key: it is not a member of this group".into());
+        assert!(peers(&page.peers, 1000).contains("(not a member)"));
+    }
+
     #[test]
     fn names_cannot_steer_the_terminal() {
         assert!(!status(&example(), 1000, &Rates::default()).contains('\x1b'));
@@ -537,6 +600,7 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(coarse(Duration::from_secs(3 * 86400)), "3d");
+        assert!(more(100, 9_900).starts_with("\n  … at least 9,900 more"));
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn missing(missing: &Missing, name: &str, now: u64) -> String {
             line.push_str(&format!("; {}", states.join(", ")));
         }
     }
-    if let Some(error) = &missing.error {
+    if let Some(error) = show::new_in(missing.error.as_deref()) {
         line.push_str(&format!(" ({})", show::plain(error)));
     }
     line

@@ -304,7 +304,13 @@ impl Seen {
         let links = backend.links();
         let mut all: Vec<Missing> = self.missing.into_values().collect();
         for missing in &mut all {
-            missing.offline_since = links.get(&missing.id).copied().flatten();
+            let Some(Some(away)) = links.get(&missing.id) else {
+                continue;
+            };
+            missing.offline_since = Some(away.since);
+            if missing.error.is_none() {
+                missing.error.clone_from(&away.error);
+            }
         }
         // Who is away first: that is what a wait waits for longest.
         all.sort_by_key(|missing| (missing.offline_since.is_none(), missing.name.clone()));

@@ -18,8 +18,8 @@ use crate::bundle::{BundleId, RelPath};
 use crate::control::act::{Act, Acted};
 use crate::control::wait::{Delivery, IGNORED, Target};
 use crate::control::{
-    ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, Left, MAX_ROWS, MembershipChange,
-    Of, OutboundRow, PeerRow, Reply, Status, WirePath,
+    Away, ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, Left, MAX_ROWS,
+    MembershipChange, Of, OutboundRow, PeerRow, Reply, Status, WirePath,
 };
 use crate::fs::{Fs, Ignored, StatusFiles};
 use crate::mesh::{Mesh, PeerStatus};
@@ -333,9 +333,14 @@ impl ControlBackend for Backend {
                         "{IGNORED}its name matches {pattern}; rename it, or `meshbox send` it"
                     ))
                 } else if state == "incomplete" {
-                    let what = "incomplete: its writer was killed, or its close was not heard of; \
-                                write it again, or `meshbox send` sends it as it is";
-                    Delivery::Held(what.to_owned())
+                    let fs = self.fs.get().and_then(Weak::upgrade);
+                    let why = fs.and_then(|fs| fs.failure(shown.ino()));
+                    let why = why.unwrap_or_else(|| {
+                        "its writer was killed, or its close was not heard of".to_owned()
+                    });
+                    Delivery::Held(format!(
+                        "incomplete: {why}; write it again, or `meshbox send` sends it as it is"
+                    ))
                 } else {
                     Delivery::Unsealed(format!("not sealed yet ({state})"))
                 }
@@ -367,12 +372,15 @@ impl ControlBackend for Backend {
         self.facts.spool.group.members().is_empty()
     }
 
-    fn links(&self) -> HashMap<String, Option<u64>> {
+    fn links(&self) -> HashMap<String, Option<Away>> {
         let mesh = self.mesh.read();
         let links = mesh.as_ref().map_or_else(Vec::new, Mesh::links);
         links
             .into_iter()
-            .map(|(id, since)| (id.to_string(), since))
+            .map(|(id, away)| {
+                let away = away.map(|(since, error)| Away { since, error });
+                (id.to_string(), away)
+            })
             .collect()
     }
 

@@ -41,6 +41,16 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How often a stopping child is looked at.
 const STOP_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long to wait for a start.
+pub(crate) struct Patience<'a> {
+    /// In all.
+    pub limit: Duration,
+    /// Until something is said.
+    pub slow: Duration,
+    /// Says it.
+    pub say: &'a dyn Fn(),
+}
+
 /// The one line that goes through the pipe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Report {
@@ -74,11 +84,11 @@ pub(crate) enum Outcome {
     TimedOut { limit: Duration },
 }
 
-/// Starts this program again with the same arguments, and waits until it serves, fails, dies or takes longer than `limit`.
+/// Starts this program again with the same arguments, and waits until it serves, fails, dies or takes longer than that.
 ///
 /// The value of the flag `secret.0` goes by the environment variable `secret.1` instead: a daemon lives long, and its
 /// arguments can be read by every user of the machine.
-pub(crate) fn spawn(secret: (&str, &str), limit: Duration) -> io::Result<Outcome> {
+pub(crate) fn spawn(secret: (&str, &str), patience: &Patience<'_>) -> io::Result<Outcome> {
     let mut args = env::args_os();
     let name = args.next().unwrap_or_else(|| "meshbox".into());
     let mut command = Command::new(own_program());
@@ -89,7 +99,7 @@ pub(crate) fn spawn(secret: (&str, &str), limit: Duration) -> io::Result<Outcome
     if let Some(value) = value {
         command.env(secret.1, value);
     }
-    start(command, limit)
+    start(command, patience)
 }
 
 /// Takes `--flag VALUE` and `--flag=VALUE` out; the last value wins, as it does when they are read.
@@ -120,7 +130,7 @@ fn own_program() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
-fn start(mut command: Command, limit: Duration) -> io::Result<Outcome> {
+fn start(mut command: Command, patience: &Patience<'_>) -> io::Result<Outcome> {
     let (read, write) = io::pipe()?;
     command
         .env(READY_FD_ENV, libc::STDOUT_FILENO.to_string())
@@ -142,7 +152,13 @@ fn start(mut command: Command, limit: Duration) -> io::Result<Outcome> {
             // The receiver is gone after a timeout.
             drop(report.send(found));
         })?;
-    match reported.recv_timeout(limit) {
+    let limit = patience.limit;
+    let slow = patience.slow.min(limit);
+    let report = reported.recv_timeout(slow).or_else(|_| {
+        (patience.say)();
+        reported.recv_timeout(limit.saturating_sub(slow))
+    });
+    match report {
         Ok(Some(Report::Ready { text, warnings })) => Ok(Outcome::Ready { text, warnings }),
         Ok(Some(Report::Failed { code, message })) => {
             child.wait()?;
@@ -325,6 +341,16 @@ mod tests {
         );
     }
 
+    /// A start that nothing is said of.
+    fn quiet(millis: u64) -> Patience<'static> {
+        let limit = Duration::from_millis(millis);
+        Patience {
+            limit,
+            slow: limit,
+            say: &|| {},
+        }
+    }
+
     #[test]
     fn the_child_reports_readiness_and_lives_on() {
         let line = serde_json::to_string(&Report::Ready {
@@ -342,7 +368,7 @@ mod tests {
             for i in $(seq 100); do test -e \"$SERVING\" || exit 0; sleep 0.1; done; echo > \"$SERVING.end\"",
         );
         command.env("LINE", line).env("SERVING", &serving);
-        let outcome = start(command, Duration::from_secs(60)).unwrap();
+        let outcome = start(command, &quiet(60_000)).unwrap();
         assert_eq!(
             outcome,
             Outcome::Ready {
@@ -364,7 +390,7 @@ mod tests {
             message: "no key".into(),
         };
         command.env("LINE", serde_json::to_string(&failed).unwrap());
-        let outcome = start(command, Duration::from_secs(60)).unwrap();
+        let outcome = start(command, &quiet(60_000)).unwrap();
         assert_eq!(
             outcome,
             Outcome::Failed {
@@ -373,13 +399,11 @@ mod tests {
             }
         );
 
-        let Outcome::Died { status } = start(shell("exit 7"), Duration::from_secs(60)).unwrap()
-        else {
+        let Outcome::Died { status } = start(shell("exit 7"), &quiet(60_000)).unwrap() else {
             panic!("a silent death must be seen");
         };
         assert_eq!(status.code(), Some(7));
-        let Outcome::Died { status } =
-            start(shell("echo {}; exit 8"), Duration::from_secs(60)).unwrap()
+        let Outcome::Died { status } = start(shell("echo {}; exit 8"), &quiet(60_000)).unwrap()
         else {
             panic!("nonsense is not a report");
         };
@@ -388,11 +412,29 @@ mod tests {
 
     #[test]
     fn a_child_that_never_answers_is_stopped() {
-        let limit = Duration::from_millis(50);
+        let patience = quiet(50);
         assert_eq!(
-            start(shell("exec sleep 600"), limit).unwrap(),
-            Outcome::TimedOut { limit }
+            start(shell("exec sleep 600"), &patience).unwrap(),
+            Outcome::TimedOut {
+                limit: patience.limit
+            }
         );
+    }
+
+    #[test]
+    fn a_slow_start_is_said_once_and_a_quick_one_is_not() {
+        let said = std::cell::Cell::new(0);
+        let say = || said.set(said.get() + 1);
+        let mut patience = Patience {
+            limit: Duration::from_secs(60),
+            slow: Duration::ZERO,
+            say: &say,
+        };
+        start(shell("sleep 0.2; exit 7"), &patience).unwrap();
+        assert_eq!(said.get(), 1);
+        patience.slow = patience.limit;
+        start(shell("exit 7"), &patience).unwrap();
+        assert_eq!(said.get(), 1);
     }
 
     /// The other side of the next test, in a process of its own.
@@ -427,7 +469,7 @@ mod tests {
                     "--nocapture",
                 ])
                 .env("TRIAL", what);
-            start(command, Duration::from_secs(60)).unwrap()
+            start(command, &quiet(60_000)).unwrap()
         };
         assert_eq!(
             run("ready"),

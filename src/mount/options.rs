@@ -32,7 +32,7 @@ pub(crate) struct MountOptions {
 pub(crate) enum OptionError {
     /// A word that is neither a flag nor a mount option.
     #[error(
-        "unknown mount option `{0}`; `meshbox mount --help` lists the flags, each of which can be given after -o"
+        "unknown mount option `{0}` (`meshbox mount --help` lists the flags; each can stand after -o)"
     )]
     Unknown(String),
     /// A mount option that other file systems have and we have not.

@@ -78,7 +78,7 @@ pub(crate) enum PrepareError {
         at: PathBuf,
     },
     /// The mount would hide its own state.
-    #[error("the state directory {state} is inside the mountpoint {at}; choose another one with --state", state = state.display(), at = at.display())]
+    #[error("the state directory {state} is inside the mountpoint {at}; choose another mountpoint, or another --state", state = state.display(), at = at.display())]
     StateInside {
         /// The state directory.
         state: PathBuf,
@@ -100,6 +100,14 @@ pub(crate) enum PrepareError {
         at: PathBuf,
         /// What the unmount said.
         source: UnmountError,
+    },
+    /// The mountpoint is missing, and cannot be made.
+    #[error("cannot make the mountpoint {at}: {source}", at = at.display())]
+    NotMade {
+        /// The mountpoint.
+        at: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// The file system said no.
     #[error("cannot use {at}: {source}", at = at.display())]
@@ -175,7 +183,10 @@ pub(crate) fn prepare(mountpoint: &Path, state: &Path) -> Result<Prepared, Prepa
                     });
                 }
                 check_nesting(&at.path, &state.path)?;
-                fs::create_dir_all(&at.path).map_err(io_at(&at.path))?;
+                fs::create_dir_all(&at.path).map_err(|source| PrepareError::NotMade {
+                    at: at.path.clone(),
+                    source,
+                })?;
                 check_empty(&at.path)?;
             }
         }

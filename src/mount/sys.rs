@@ -305,6 +305,9 @@ fn said(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     match text.trim() {
         "" => format!("fusermount3 failed ({})", output.status),
+        text if text.contains("/dev/fuse: Permission denied") => {
+            format!("{text}; `chmod 666 /dev/fuse` as root lets every user mount")
+        }
         text => text.to_owned(),
     }
 }

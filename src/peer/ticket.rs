@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use data_encoding::DecodeKind;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -57,7 +58,13 @@ pub(super) fn ticket_bytes(text: &str, prefix: &str) -> Result<Vec<u8>, TicketEr
         .ok_or(TicketError::Prefix)?;
     let bytes = data_encoding::BASE32_NOPAD_NOCASE
         .decode(body.as_bytes())
-        .map_err(|_| TicketError::Damaged("characters that no ticket has"))?;
+        .map_err(|error| match error.kind {
+            DecodeKind::Symbol => TicketError::Damaged("characters that no ticket has"),
+            // By its length, or by what its last character leaves over.
+            DecodeKind::Length | DecodeKind::Trailing | DecodeKind::Padding => {
+                TicketError::Damaged("cut short")
+            }
+        })?;
     let (body, check) = bytes
         .split_last_chunk::<4>()
         .ok_or(TicketError::Damaged("too short"))?;
@@ -108,6 +115,21 @@ mod tests {
             )),
             generation: 1,
         }
+    }
+
+    /// "characters that no ticket has" was said of a ticket that a terminal had cut.
+    #[test]
+    fn a_ticket_that_was_cut_short_is_told_from_one_with_foreign_characters() {
+        let damage = |text: &str| match ticket_bytes(text, TICKET_PREFIX) {
+            Err(TicketError::Damaged(what)) => what,
+            other => panic!("{other:?}"),
+        };
+        let whole = format!("{TICKET_PREFIX}{}", "a".repeat(120));
+        assert_eq!(damage(&whole[..TICKET_PREFIX.len() + 113]), "cut short");
+        assert_eq!(
+            damage(&whole.replacen("aa", "a!", 1)),
+            "characters that no ticket has"
+        );
     }
 
     #[test]
