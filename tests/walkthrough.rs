@@ -21,7 +21,7 @@ use tempfile::TempDir;
 const MACHINES: [&str; 4] = ["alder", "birch", "cedar", "dogwood"];
 
 /// All sections that have something to be run. Each has its test below.
-const SECTIONS: [(&str, &str); 6] = [
+const SECTIONS: [(&str, &str); 7] = [
     ("README.md", "Two machines"),
     ("packaging/doc/guide.md", "A third machine"),
     ("packaging/doc/guide.md", "A machine that broke"),
@@ -31,6 +31,7 @@ const SECTIONS: [(&str, &str); 6] = [
     ),
     ("packaging/doc/guide.md", "Cancelling"),
     ("packaging/doc/guide.md", "At boot: fstab"),
+    ("packaging/doc/guide.md", "Leaving a group"),
 ];
 
 /// What becomes of a machine before its first command: its own files over those of the host, and the program installed.
@@ -320,6 +321,14 @@ fn cancelling() {
 fn fstab() {
     needs_networks!();
     Walk::begin().through(SECTIONS[5]);
+}
+
+#[test]
+fn leaving_a_group() {
+    needs_networks!();
+    let mut walk = Walk::begin();
+    walk.through(SECTIONS[0]);
+    walk.through(SECTIONS[6]);
 }
 
 #[test]

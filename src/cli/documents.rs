@@ -1,4 +1,5 @@
-//! What the documents say of the command line and of settings: every command, flag and key in them is one of the program.
+//! What the documents say of the command line and of settings: every command, flag, key and request in them is one of
+//! the program.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,6 +8,7 @@ use clap::{CommandFactory, Parser};
 
 use super::Cli;
 use crate::config::{Inputs, Layer, SETTINGS, Source, Surroundings, resolve, setting};
+use crate::control::{Reply, Request};
 
 /// Flags in the documents that belong to other programs.
 const OTHERS: [&str; 15] = [
@@ -216,6 +218,58 @@ fn every_variable_in_the_documents_exists() {
             );
         }
     }
+}
+
+/// `min_fre`, or `late_joinerz = "none"`, would send a reader into an error.
+#[test]
+fn every_setting_that_the_documents_mention_exists() {
+    let mut seen = 0;
+    for document in documents().iter().filter(|document| document.is_markdown()) {
+        // That one is about JSON, and the next test is about it.
+        if document.name.ends_with("control-socket.md") {
+            continue;
+        }
+        for span in document.spans() {
+            let is_snake = |word: &str| {
+                word.contains('_') && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            };
+            let key = span.split_once(" = ").map(|(key, _)| key);
+            let Some(name) = key.or_else(|| is_snake(&span).then_some(span.as_str())) else {
+                continue;
+            };
+            seen += 1;
+            // Counters of Prometheus.
+            let is_metric = name.starts_with("meshbox_");
+            assert!(
+                is_metric || setting(name).is_some(),
+                "{}: there is no setting {name}: `{span}`",
+                document.name
+            );
+        }
+    }
+    assert!(seen > 20, "the documents mention settings: {seen}");
+}
+
+#[test]
+fn every_request_and_reply_in_the_documents_is_one() {
+    let documents = documents();
+    let socket = documents
+        .iter()
+        .find(|document| document.name.ends_with("control-socket.md"))
+        .unwrap();
+    let blocks = socket.blocks("text");
+    let mut seen = 0;
+    for line in blocks.iter().flat_map(|block| block.lines()) {
+        let (mark, json) = line.split_at(2);
+        let error = match mark {
+            "> " => serde_json::from_str::<Request>(json).err(),
+            "< " => serde_json::from_str::<Reply>(json).err(),
+            _ => panic!("neither a request nor a reply: {line}"),
+        };
+        assert!(error.is_none(), "{line}: {}", error.unwrap());
+        seen += 1;
+    }
+    assert!(seen > 15, "the document shows the requests: {seen}");
 }
 
 #[test]
