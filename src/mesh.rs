@@ -118,6 +118,9 @@ pub(crate) struct MeshConfig {
     pub relays: Vec<String>,
 }
 
+/// Since when a peer is not connected, in seconds since 1970 (0: it never was), and why, if that is known.
+pub(crate) type Gone = (u64, Option<String>);
+
 /// One peer as `status` and `peers` show it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PeerStatus {
@@ -309,7 +312,7 @@ impl Mesh {
 
     /// Each known peer, and since when it is not connected, in seconds since 1970 (0: ever), with the reason where it is
     /// known; `None`: it is.
-    pub(crate) fn links(&self) -> Vec<(PeerId, Option<(u64, Option<String>)>)> {
+    pub(crate) fn links(&self) -> Vec<(PeerId, Option<Gone>)> {
         let all = self.hub.roster.all().into_iter();
         let since = |peer: &Peer| match peer.session() {
             Some(_) => None,

@@ -300,15 +300,6 @@ impl Ledger {
         Ok(newest.into_values().rev().collect())
     }
 
-    /// Whether a bundle of ours is not with everybody it is for.
-    fn is_open(&self, bundle: BundleId) -> Result<bool, SpoolError> {
-        let deliveries = self.deliveries_of(bundle)?;
-        if deliveries.iter().any(|(_, state)| !state.is_final()) {
-            return Ok(true);
-        }
-        Ok(self.held(bundle)?.is_some() || self.is_orphan(bundle)?)
-    }
-
     /// Bundles of ours, once for each recipient that is owed them.
     fn owed(&self) -> impl Iterator<Item = Result<BundleId, JournalError>> {
         let rows = self.journal.each(PENDING);
