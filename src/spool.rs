@@ -560,7 +560,7 @@ impl Spool {
         let rebuilt = last_epoch.is_none() && is_in_use(&layout)?;
         let unknown = if rebuilt { now_secs() } else { 0 };
         let epoch = last_epoch.unwrap_or(unknown).saturating_add(1);
-        let doorbell = Arc::default();
+        let doorbell: Arc<Doorbell> = Arc::default();
         let history = History::new(config.limits.history);
         let outbox_root = beneath::Root::open_at(layout.outbox())?;
         let group = Group::load(
@@ -569,6 +569,7 @@ impl Spool {
             &outbox_root,
             &config.identity,
             config.lifetime,
+            &doorbell,
         )?;
         let group = Arc::new(group);
         let ledger = Arc::new(Ledger::load(&journal, &group, &doorbell, history)?);
@@ -608,6 +609,10 @@ impl Spool {
             me.upgrade()
                 .map_or(Ok(true), |spool| spool.inbox.still_shows(of))
         });
+        let me = Arc::downgrade(&spool);
+        spool
+            .group
+            .on_expelled(move |id| me.upgrade().map_or(Ok(0), |spool| spool.end_all(id)));
         spool.group.begin_routes()?;
         spool.ledger.begin_age()?;
         spool.expire_due()?;

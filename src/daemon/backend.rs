@@ -400,12 +400,12 @@ impl ControlBackend for Backend {
     }
 
     fn remove(&self, who: &[String], keep_key: bool) -> Result<MembershipChange, String> {
-        let changed = self.facts.spool.remove_members(who, keep_key);
+        let changed = self.facts.spool.group.remove_members(who, keep_key);
         changed.map(into_change).map_err(|err| err.to_string())
     }
 
     fn rekey(&self) -> Result<MembershipChange, String> {
-        let changed = self.facts.spool.rekey_group();
+        let changed = self.facts.spool.group.rekey();
         changed.map(into_change).map_err(|err| err.to_string())
     }
 

@@ -155,7 +155,7 @@ pub(super) fn enter(
     if let Some(ticket) = ticket.filter(|ticket| first_time && ticket.generation > 1) {
         spool.group.note_generation(ticket.generation)?;
     }
-    spool.enter_group(key, by_ticket.or(founded))?;
+    spool.group.enter(key, by_ticket.or(founded))?;
     if spool.group.admission(spool.identity().id()) == Admission::Left {
         let state = layout.state().to_owned();
         return Err(KeyError::Left { state }.into());

@@ -151,7 +151,8 @@ async fn redeemed(
         None => Err(Denied::Unknown),
         Some(key) if is_proof(&mac, &key, Role::Dialer, PROTOCOL, ends) => {
             let hub = hub.clone();
-            let used = tokio::task::spawn_blocking(move || hub.store.redeem(name, joiner)).await;
+            let used =
+                tokio::task::spawn_blocking(move || hub.store.group.redeem(name, joiner)).await;
             used.unwrap_or(Err(Denied::Disk))
         }
         Some(_) => return Err(MemberError::WrongKey),

@@ -109,7 +109,8 @@ impl Hub {
     /// What a peer said in place of a hello: we proved an older key, and here is the new one.
     pub(super) async fn rekeyed(self: &Arc<Self>, told: Vec<SignedStatement>) -> MemberError {
         let hub = self.clone();
-        let taken = tokio::task::spawn_blocking(move || hub.store.take_statements(told)).await;
+        let taken =
+            tokio::task::spawn_blocking(move || hub.store.group.take_statements(told)).await;
         match taken {
             Ok(Ok(())) => MemberError::Rekeyed,
             Ok(Err(error)) => MemberError::Lost(error.to_string()),

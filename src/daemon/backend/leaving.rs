@@ -24,7 +24,7 @@ impl Backend {
             self.objection().map_or(Ok(()), Err)?;
         }
         let group = spool.group.name();
-        let say = || match spool.leave_group() {
+        let say = || match spool.group.say_left() {
             // Nobody would take it: without a charter no statement counts.
             Err(GroupError::NoAdmin) if force => Ok(()),
             said => said,

@@ -76,7 +76,7 @@ impl Jobs {
             Job::Open(ids) => return custody::heard_open(hub, peer, &ids),
             Job::Members(told) => hub.told(&told, peer.id),
             Job::TakeStatements(told) => {
-                if let Err(error) = hub.store.take_statements(told) {
+                if let Err(error) = hub.store.group.take_statements(told) {
                     tracing::error!("statements on the group not recorded: {error}");
                 }
             }

@@ -83,7 +83,8 @@ impl Real {
     pub(super) fn bind(&self, config: MeshConfig) -> Result<Mesh, MeshError> {
         if self.spool().group.keys().is_empty() {
             self.spool()
-                .enter_group(config.group.clone(), None)
+                .group
+                .enter(config.group.clone(), None)
                 .unwrap();
         }
         Mesh::bind(self.spool().clone(), config.into())

@@ -22,7 +22,8 @@ pub(super) fn found() -> Club {
     let charter = Charter::of(&key, alder.id());
     alder
         .spool()
-        .enter_group(key.clone(), Some(charter))
+        .group
+        .enter(key.clone(), Some(charter))
         .unwrap();
     let a = alder.start(config("alder", &key));
     Club {
@@ -39,7 +40,8 @@ impl Club {
         let member = Real::new();
         let entered = member
             .spool()
-            .enter_group(self.key.clone(), Some(self.charter));
+            .group
+            .enter(self.key.clone(), Some(self.charter));
         entered.unwrap();
         let mesh = self.start(called, &member);
         (member, mesh)
@@ -160,7 +162,7 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
     });
     let bundle = club.alder.put("f", b"for all of them");
     let who = [mallory.id().to_string()];
-    club.alder.spool().remove_members(&who, true).unwrap();
+    club.alder.spool().group.remove_members(&who, true).unwrap();
 
     // Its sessions end, with everybody.
     for conn in [&conn, &at_birch] {
@@ -209,7 +211,7 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
     // Whoever still has the key comes in under a new id: that is what the new key is for.
     let again = Scripted::new();
     assert_eq!(again.tries(&club.a, &club.key, CTL_ALPN), Ok(()));
-    club.alder.spool().rekey_group().unwrap();
+    club.alder.spool().group.rekey().unwrap();
     eventually("birch has the new key", || {
         birch.spool().group.keys()[0] == club.newest()
     });
@@ -268,7 +270,7 @@ fn s18_nothing_is_served_to_a_removed_member_on_connections_it_has() {
         assert_eq!(answer(conn), None);
     }
     let who = [mallory.id().to_string()];
-    club.alder.spool().remove_members(&who, true).unwrap();
+    club.alder.spool().group.remove_members(&who, true).unwrap();
     let refused = [super::super::wire::RangeStatus::NotHeld as u8];
     for conn in &bulk {
         let answer = answer(conn);
@@ -284,7 +286,7 @@ fn s18_what_a_removed_member_signed_is_refused_whoever_offers_it() {
     let club = found();
     let (mallory, friend) = (Identity::generate(), Scripted::new());
     let who = [mallory.id().to_string()];
-    club.alder.spool().remove_members(&who, true).unwrap();
+    club.alder.spool().group.remove_members(&who, true).unwrap();
     let (_conn, mut channel) = friend.join(&club.a, &club.key);
     let manifest = manifest_of(mallory.id(), "f", b"x").sign(&mallory);
     let offer = Offer {
@@ -333,7 +335,7 @@ fn an_older_key_gets_the_statement_with_the_new_one_and_nothing_else() {
     let (birch, b) = club.join("birch");
     b.stop();
     let stranger = Scripted::new();
-    club.alder.spool().rekey_group().unwrap();
+    club.alder.spool().group.rekey().unwrap();
     // Under birch's id, by hand.
     let away = Scripted::with(birch.identity());
     let conn = away.connect(&club.a, CTL_ALPN);
@@ -364,8 +366,8 @@ fn a_member_that_was_away_follows_the_new_key_when_it_dials() {
     let (birch, b) = club.join("birch");
     b.stop();
     eventually("gone", || !connected(&club.a, birch.id()));
-    club.alder.spool().rekey_group().unwrap();
-    club.alder.spool().rekey_group().unwrap();
+    club.alder.spool().group.rekey().unwrap();
+    club.alder.spool().group.rekey().unwrap();
     let _b = club.start("birch", &birch);
     assert_eq!(birch.spool().group.keys()[0], club.newest());
     assert_eq!(birch.spool().group.generation(), 3);
@@ -379,7 +381,7 @@ fn a_member_that_was_away_is_given_the_new_key_when_it_is_dialled() {
     let (birch, b) = club.join("birch");
     b.stop();
     eventually("gone", || !connected(&club.a, birch.id()));
-    club.alder.spool().rekey_group().unwrap();
+    club.alder.spool().group.rekey().unwrap();
     // It never hears where alder is: it only listens, where alder last knew it.
     let away = Scripted::with(birch.identity());
     let addr = endpoint::listen_addrs(&away.endpoint)[0];
@@ -420,9 +422,9 @@ fn whom_the_new_key_leaves_out_must_prove_it() {
             .iter()
             .any(|m| m.id == dora.id())
     });
-    club.alder.spool().rekey_group().unwrap();
+    club.alder.spool().group.rekey().unwrap();
     let told = club.alder.spool().group.statements();
-    birch.spool().take_statements(told).unwrap();
+    birch.spool().group.take_statements(told).unwrap();
     dora.closed(&conn);
     assert!(
         !birch
@@ -469,7 +471,7 @@ fn in_listed_mode_the_key_alone_is_not_enough() {
         generation: 1,
     };
     let own = club.say(&mallory.identity, own);
-    club.alder.spool().take_statements(vec![own]).unwrap();
+    club.alder.spool().group.take_statements(vec![own]).unwrap();
     mallory.is_refused(&club.a, &club.key, &MemberError::Unlisted);
     assert!(
         !club
@@ -486,7 +488,11 @@ fn in_listed_mode_the_key_alone_is_not_enough() {
         generation: 1,
     };
     let admitted = club.say(&club.alder.identity(), admitted);
-    club.alder.spool().take_statements(vec![admitted]).unwrap();
+    club.alder
+        .spool()
+        .group
+        .take_statements(vec![admitted])
+        .unwrap();
     assert_eq!(mallory.tries(&club.a, &club.key, CTL_ALPN), Ok(()));
 }
 
@@ -544,7 +550,11 @@ fn a_ticket_for_one_admits_one() {
     let many = club.invitation(many);
     assert!(club.ask(&first, &many).is_ok() && club.ask(&second, &many).is_ok());
     let who = [first.id().to_string()];
-    club.alder.spool().remove_members(&who, false).unwrap();
+    club.alder
+        .spool()
+        .group
+        .remove_members(&who, false)
+        .unwrap();
     assert_eq!(club.ask(&first, &many), Err(Some(Denied::Removed)));
     assert_eq!(
         club.ask(&second, &many),

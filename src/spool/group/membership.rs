@@ -8,15 +8,15 @@
 //! 3. Who was removed, is not on the list, or was left out by a new key is no member: not listed, owed nothing more.
 //!
 //! # Crash behaviour
-//! A new key is in the journal, closed for us, before it is anywhere else; [`Spool::enter_group`] goes on from there.
+//! A new key is in the journal, closed for us, before it is anywhere else; [`Group::enter`] goes on from there.
 
 mod bound;
 mod invitations;
 mod keys;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -32,9 +32,10 @@ use crate::peer::{self, Charter, GroupKey, Identity, PeerId};
 use crate::similar;
 use crate::spool::beneath::Root;
 use crate::spool::decision::Deciding;
+use crate::spool::doorbell::{Doorbell, Event};
 use crate::spool::journal::{Batch, Journal, Key, Table};
 use crate::spool::tables::META;
-use crate::spool::{Event, Layout, Member, Spool, SpoolError};
+use crate::spool::{Layout, Member, SpoolError};
 
 /// Those statements that count.
 const STATEMENTS: Table<About, SignedStatement> = Table::new(48);
@@ -45,8 +46,10 @@ const META_CHARTER: Table<(), Charter> = Table::named(META, "charter");
 /// The generation of the key that a ticket brought.
 const META_GENERATION: Table<(), u64> = Table::named(META, "generation");
 
+/// Ends all that is owed to who is no member any more; gives how many deliveries that were.
+type Expelled = Box<dyn Fn(PeerId) -> Result<u64, SpoolError> + Send + Sync>;
+
 /// Who belongs to the group, and what is known of each.
-#[derive(Debug)]
 pub(crate) struct Group {
     pub(super) journal: Arc<Journal>,
     pub(super) layout: Layout,
@@ -57,6 +60,9 @@ pub(crate) struct Group {
     /// Held over a change, disk included. Lock order: this, `decide`, `state`.
     pub(in crate::spool) change: Mutex<()>,
     pub(in crate::spool) deciding: Deciding,
+    doorbell: Arc<Doorbell>,
+    /// See [`Self::on_expelled`].
+    expelled: OnceLock<Expelled>,
     /// The file `bound` is known to be there.
     bound: AtomicBool,
     /// One at a time writes it; a leaf, taken last.
@@ -172,6 +178,7 @@ impl Group {
         outbox: &Arc<Root>,
         identity: &Identity,
         lifetime: Duration,
+        doorbell: &Arc<Doorbell>,
     ) -> Result<Self, SpoolError> {
         let charter = journal.row(META_CHARTER, &())?;
         let mut state = State {
@@ -212,9 +219,19 @@ impl Group {
             state: RwLock::new(state),
             change: Mutex::default(),
             deciding: Deciding::default(),
+            doorbell: Arc::clone(doorbell),
+            expelled: OnceLock::new(),
             bound: AtomicBool::new(false),
             binding: Mutex::default(),
         })
+    }
+
+    /// What is called when a member is one no longer, with the change lock held.
+    pub(in crate::spool) fn on_expelled(
+        &self,
+        end: impl Fn(PeerId) -> Result<u64, SpoolError> + Send + Sync + 'static,
+    ) {
+        self.expelled.set(Box::new(end)).ok();
     }
 
     /// Whether `id` is no member, whatever it proves at present.
@@ -267,23 +284,19 @@ impl Key for About {
 }
 
 /// Entering the group, once at each start.
-impl Spool {
+impl Group {
     /// Says which group this node is in: its key as the key file has it, and the charter if somebody told, which counts
     /// only where none is known. Goes on with what a crash interrupted.
-    pub(crate) fn enter_group(
-        &self,
-        key: GroupKey,
-        charter: Option<Charter>,
-    ) -> Result<(), SpoolError> {
-        let _one = self.group.change.lock();
-        let out = self.group.enter(key, charter)?;
+    pub(crate) fn enter(&self, key: GroupKey, charter: Option<Charter>) -> Result<(), SpoolError> {
+        let _one = self.change.lock();
+        let out = self.begin(key, charter)?;
         out.into_iter().try_for_each(|id| self.expel(id))
     }
 }
 
 impl Group {
     /// Gives who is to be no member any more.
-    fn enter(&self, key: GroupKey, charter: Option<Charter>) -> Result<Vec<PeerId>, SpoolError> {
+    fn begin(&self, key: GroupKey, charter: Option<Charter>) -> Result<Vec<PeerId>, SpoolError> {
         let known = self.state.read().charter;
         let charter = match (known, charter) {
             (None, Some(told)) => {
@@ -368,12 +381,12 @@ impl Group {
         self.state.read().generation()
     }
 
-    /// The key that holds, and those before it; empty before [`Spool::enter_group`].
+    /// The key that holds, and those before it; empty before [`Group::enter`].
     pub(crate) fn keys(&self) -> Vec<GroupKey> {
         self.state.read().keys.clone()
     }
 
-    /// The hash that names the group; `None` before [`Spool::enter_group`].
+    /// The hash that names the group; `None` before [`Group::enter`].
     pub(crate) fn root(&self) -> Option<[u8; 32]> {
         let state = self.state.read();
         let of_key = || state.keys.last().map(GroupKey::root);
@@ -602,16 +615,16 @@ impl Group {
 }
 
 /// What spans the group and what is owed to its members.
-impl Spool {
+impl Group {
     /// Statements of other members arrived: those that count are kept and acted on. Waits for the disk.
     pub(crate) fn take_statements(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
-        let _one = self.group.change.lock();
+        let _one = self.change.lock();
         self.apply(told)
     }
 
     /// Records what counts of `told`, then does what follows from it. Call with the change lock held.
     fn apply(&self, told: Vec<SignedStatement>) -> Result<(), SpoolError> {
-        let Some(out) = self.group.record(told)? else {
+        let Some(out) = self.record(told)? else {
             return Ok(());
         };
         out.into_iter().try_for_each(|id| self.expel(id))?;
@@ -621,16 +634,13 @@ impl Spool {
 
     /// Ends all that is owed to `id`, page by page. Done again at the next start if interrupted.
     fn expel(&self, id: PeerId) -> Result<(), SpoolError> {
-        let for_good = matches!(
-            self.group.admission(id),
-            Admission::Removed | Admission::Left
-        );
-        self.decide().group.put_out(id, for_good)?;
-        let ended = self.end_all(id)?;
+        let for_good = matches!(self.admission(id), Admission::Removed | Admission::Left);
+        self.decide().put_out(id, for_good)?;
+        let ended = self.expelled.get().map_or(Ok(0), |end| end(id))?;
         if ended > 0 {
             tracing::info!(
                 "{ended} deliveries to {} are cancelled: it is no member",
-                self.group.name_of(id)
+                self.name_of(id)
             );
         }
         Ok(())
@@ -642,8 +652,8 @@ impl Spool {
         who: &[String],
         keep_key: bool,
     ) -> Result<Changed, GroupError> {
-        let charter = self.group.as_admin()?;
-        let called = who.iter().map(|who| self.group.member_called(who));
+        let charter = self.as_admin()?;
+        let called = who.iter().map(|who| self.member_called(who));
         let ids = called.collect::<Result<BTreeSet<PeerId>, GroupError>>()?;
         if ids.contains(&self.identity.id()) {
             return Err(GroupError::Myself);
@@ -652,18 +662,18 @@ impl Spool {
     }
 
     /// Says that this node is no member any more. Durable when this returns; there is no way back under this id.
-    pub(crate) fn leave_group(&self) -> Result<(), GroupError> {
-        let charter = self.group.charter().ok_or(GroupError::NoAdmin)?;
-        let _one = self.group.change.lock();
+    pub(crate) fn say_left(&self) -> Result<(), GroupError> {
+        let charter = self.charter().ok_or(GroupError::NoAdmin)?;
+        let _one = self.change.lock();
         let statement = Statement {
             group: charter.root,
             by: self.identity.id(),
             what: What::Left {
-                generation: self.group.generation(),
+                generation: self.generation(),
             },
         };
         self.apply(vec![statement.sign(&self.identity)])?;
-        match self.group.admission(self.identity.id()) {
+        match self.admission(self.identity.id()) {
             Admission::Left | Admission::Removed => Ok(()),
             Admission::Welcome | Admission::Unlisted | Admission::LeftOut => {
                 Err(GroupError::NotRecorded)
@@ -672,8 +682,8 @@ impl Spool {
     }
 
     /// Gives all members a new key.
-    pub(crate) fn rekey_group(&self) -> Result<Changed, GroupError> {
-        let charter = self.group.as_admin()?;
+    pub(crate) fn rekey(&self) -> Result<Changed, GroupError> {
+        let charter = self.as_admin()?;
         self.change(&charter, &BTreeSet::new(), true)
     }
 
@@ -683,9 +693,9 @@ impl Spool {
         removed: &BTreeSet<PeerId>,
         new_key: bool,
     ) -> Result<Changed, GroupError> {
-        let _one = self.group.change.lock();
-        let generation = self.group.generation();
-        let named = |id: PeerId| (id, self.group.name_of(id));
+        let _one = self.change.lock();
+        let generation = self.generation();
+        let named = |id: PeerId| (id, self.name_of(id));
         let removed_named = removed.iter().map(|id| named(*id)).collect();
         let remain = |id: &PeerId| !removed.contains(id);
         let mut said: Vec<What> = Vec::new();
@@ -695,7 +705,7 @@ impl Spool {
         }));
         let mut keyed = None;
         if new_key {
-            let others = self.group.members().into_iter().map(|member| member.id);
+            let others = self.members().into_iter().map(|member| member.id);
             let others: BTreeSet<PeerId> = others.filter(remain).collect();
             keyed = Some(others.iter().map(|id| named(*id)).collect());
             let mut members = others;
@@ -717,7 +727,7 @@ impl Spool {
         };
         self.apply(said.into_iter().map(sign).collect())?;
         Ok(Changed {
-            generation: self.group.generation(),
+            generation: self.generation(),
             removed: removed_named,
             keyed,
         })

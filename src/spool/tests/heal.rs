@@ -25,7 +25,7 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
     let (mut alder, birch) = pair();
     let key = GroupKey::generate();
     let charter = Charter::of(&key, alder.id());
-    alder.spool().enter_group(key, Some(charter)).unwrap();
+    alder.spool().group.enter(key, Some(charter)).unwrap();
     let statement = |n: u8, more: usize| {
         let (id, generation) = (PeerId::from_bytes([n; 32]), 1);
         let statement = Statement {

@@ -33,7 +33,8 @@ fn group() -> Group {
     for node in [&alder, &birch] {
         write_key_file(node, &key);
         node.spool()
-            .enter_group(key.clone(), Some(charter))
+            .group
+            .enter(key.clone(), Some(charter))
             .unwrap();
     }
     alder.knows(&birch, "birch");
@@ -49,7 +50,7 @@ fn group() -> Group {
 impl Group {
     fn spread(&self) {
         let told = self.alder.spool().group.statements();
-        self.birch.spool().take_statements(told).unwrap();
+        self.birch.spool().group.take_statements(told).unwrap();
     }
 }
 
@@ -61,14 +62,14 @@ fn reenter(node: &mut Node) -> GroupKey {
 
 /// Enters the group of the key file; gives the key that holds.
 fn enter(node: &Node) -> GroupKey {
-    node.spool().enter_group(key_file(node), None).unwrap();
+    node.spool().group.enter(key_file(node), None).unwrap();
     node.spool().group.keys().swap_remove(0)
 }
 
 #[test]
 fn a_new_key_is_in_the_key_file_and_the_old_one_is_kept() {
     let mut group = group();
-    let changed = group.alder.spool().rekey_group().unwrap();
+    let changed = group.alder.spool().group.rekey().unwrap();
     assert_eq!(changed.generation, 2);
     assert_eq!(
         changed.keyed,
@@ -109,7 +110,7 @@ fn a_new_key_is_in_the_key_file_and_the_old_one_is_kept() {
 #[test]
 fn a_kill_in_the_middle_of_a_new_key_loses_nobody() {
     let mut group = group();
-    group.alder.spool().rekey_group().unwrap();
+    group.alder.spool().group.rekey().unwrap();
     group.spread();
     let new = group.alder.spool().group.keys().swap_remove(0);
     for node in [&mut group.alder, &mut group.birch] {
@@ -144,6 +145,7 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
     let changed = group
         .alder
         .spool()
+        .group
         .remove_members(&["birch".to_owned()], false)
         .unwrap();
     assert_eq!(changed.removed, [(group.birch.id(), "birch".to_owned())]);
@@ -170,7 +172,7 @@ fn removal_ends_what_is_owed_also_when_it_was_interrupted() {
     // birch hears that it is out, and keeps the key it has: the new one is not for it.
     group.spread();
     assert_eq!(group.birch.spool().group.keys(), [group.key]);
-    let fenced = group.birch.spool().rekey_group().unwrap_err().to_string();
+    let fenced = group.birch.spool().group.rekey().unwrap_err().to_string();
     assert!(
         fenced.contains("only the admin") && fenced.contains("alder"),
         "{fenced}"
@@ -191,7 +193,12 @@ fn nothing_is_taken_of_an_origin_that_was_removed() {
         panic!("not sealed");
     };
     let who = [group.birch.id().to_string()];
-    group.alder.spool().remove_members(&who, true).unwrap();
+    group
+        .alder
+        .spool()
+        .group
+        .remove_members(&who, true)
+        .unwrap();
     let cedar = Identity::generate().id();
     for bundle in [later, renamed] {
         let manifest = group.birch.manifest(bundle);
@@ -222,13 +229,16 @@ fn s19_ids_count_whole() {
     let spool = group.alder.spool();
     for part in [8, 10, 63] {
         let who = [twin.to_string()[..part].to_owned()];
-        let error = spool.remove_members(&who, true).unwrap_err();
+        let error = spool.group.remove_members(&who, true).unwrap_err();
         assert!(matches!(error, GroupError::Unknown(..)), "{error}");
     }
-    let slip = spool.remove_members(&["twim".to_owned()], true);
+    let slip = spool.group.remove_members(&["twim".to_owned()], true);
     let said = slip.unwrap_err().to_string();
     assert!(said.ends_with("did you mean `twin`?"), "{said}");
-    spool.remove_members(&[twin.to_string()], true).unwrap();
+    spool
+        .group
+        .remove_members(&[twin.to_string()], true)
+        .unwrap();
     let left: Vec<PeerId> = spool.group.members().iter().map(|m| m.id).collect();
     assert_eq!(left, [group.birch.id()]);
 }
@@ -246,12 +256,14 @@ fn a_name_of_two_members_removes_neither() {
     let error = group
         .alder
         .spool()
+        .group
         .remove_members(&["birch".to_owned()], false);
     assert!(matches!(error, Err(GroupError::Ambiguous(..))), "{error:?}");
     assert_eq!(group.alder.spool().group.members().len(), 2);
     let error = group
         .alder
         .spool()
+        .group
         .remove_members(&[group.alder.id().to_string()], false);
     assert!(matches!(error, Err(GroupError::Myself)));
 }
@@ -272,14 +284,20 @@ fn two_new_keys_of_one_number_end_in_one_for_all() {
         what: crate::peer::roll::What::Rekey(copy),
     };
     let copy = copy.sign(&group.alder.identity);
-    group.alder.spool().rekey_group().unwrap();
+    group.alder.spool().group.rekey().unwrap();
     group
         .birch
         .spool()
+        .group
         .take_statements(vec![copy.clone()])
         .unwrap();
     group.spread();
-    group.alder.spool().take_statements(vec![copy]).unwrap();
+    group
+        .alder
+        .spool()
+        .group
+        .take_statements(vec![copy])
+        .unwrap();
     let key = |node: &Node| node.spool().group.keys().swap_remove(0);
     assert_eq!(key(&group.alder), key(&group.birch));
     assert_eq!(
@@ -295,26 +313,26 @@ fn a_ticket_for_one_is_used_up_durably_and_an_expired_one_says_so() {
     let once = group.alder.spool().group.invite(None, true).unwrap();
     let hour = Duration::from_secs(3600);
     let brief = group.alder.spool().group.invite(Some(hour), false).unwrap();
-    assert!(group.alder.spool().redeem(once.name(), one).is_ok());
+    assert!(group.alder.spool().group.redeem(once.name(), one).is_ok());
     // Killed right after: power is not even needed to tell.
     reenter(&mut group.alder);
     let spool = group.alder.spool();
-    assert_eq!(spool.redeem(once.name(), two), Err(Denied::Used));
-    assert!(spool.redeem(once.name(), one).is_ok());
-    assert_eq!(spool.redeem([7; 16], two), Err(Denied::Unknown));
-    assert!(spool.redeem(brief.name(), two).is_ok());
+    assert_eq!(spool.group.redeem(once.name(), two), Err(Denied::Used));
+    assert!(spool.group.redeem(once.name(), one).is_ok());
+    assert_eq!(spool.group.redeem([7; 16], two), Err(Denied::Unknown));
+    assert!(spool.group.redeem(brief.name(), two).is_ok());
     let later = now_secs() + 3601;
     assert_eq!(
-        spool.redeem_at(brief.name(), two, later),
+        spool.group.redeem_at(brief.name(), two, later),
         Err(Denied::Expired)
     );
     let long_ago = 1_000_000;
     assert_eq!(
-        spool.redeem_at(brief.name(), two, long_ago),
+        spool.group.redeem_at(brief.name(), two, long_ago),
         Err(Denied::Expired)
     );
     assert!(
-        spool.redeem_at(once.name(), one, long_ago).is_ok(),
+        spool.group.redeem_at(once.name(), one, long_ago).is_ok(),
         "it has no time"
     );
 }
@@ -322,7 +340,7 @@ fn a_ticket_for_one_is_used_up_durably_and_an_expired_one_says_so() {
 #[test]
 fn a_ticket_with_a_newer_key_brings_back_who_was_away_for_too_long() {
     let group = group();
-    group.alder.spool().rekey_group().unwrap();
+    group.alder.spool().group.rekey().unwrap();
     let newer = group.alder.spool().group.keys().swap_remove(0);
     let birch = group.birch.spool();
     assert!(
@@ -356,19 +374,19 @@ fn members_that_another_invents_have_an_end_and_whoever_comes_himself_gets_in() 
 #[test]
 fn who_joined_after_a_new_key_is_a_member_for_whoever_joins_later() {
     let group = group();
-    group.alder.spool().rekey_group().unwrap();
+    group.alder.spool().group.rekey().unwrap();
     let key = group.alder.spool().group.keys().swap_remove(0);
 
     let dogwood = Node::new();
     write_key_file(&dogwood, &key);
     let spool = dogwood.spool();
     spool.group.note_generation(2).unwrap();
-    spool.enter_group(key, Some(group.charter)).unwrap();
+    spool.group.enter(key, Some(group.charter)).unwrap();
     let cedar = Identity::generate().id();
     let name = PeerName::parse("cedar").unwrap();
     spool.member_seen(cedar, &name, &[], false).unwrap();
     let told = group.alder.spool().group.statements();
-    spool.take_statements(told).unwrap();
+    spool.group.take_statements(told).unwrap();
 
     assert_eq!(spool.group.admission(cedar), Admission::Welcome);
     assert!(spool.group.members().iter().any(|it| it.id == cedar));
@@ -378,7 +396,7 @@ fn who_joined_after_a_new_key_is_a_member_for_whoever_joins_later() {
 #[test]
 fn whom_a_new_key_is_not_for_is_left_out_by_a_member_that_a_ticket_brought_back() {
     let group = group();
-    group.alder.spool().rekey_group().unwrap();
+    group.alder.spool().group.rekey().unwrap();
     let newer = group.alder.spool().group.keys().swap_remove(0);
     let birch = group.birch.spool();
     let unheard = Identity::generate().id();

@@ -15,7 +15,7 @@ use super::{Admission, Group};
 use crate::peer::invitation::{Denied, JoinSecret, Welcome};
 use crate::peer::{GroupKey, PeerId};
 use crate::spool::journal::{Batch, Table};
-use crate::spool::{Spool, SpoolError, now_secs};
+use crate::spool::{SpoolError, now_secs};
 
 /// By the name of the join secret.
 const INVITATIONS: Table<[u8; 16], Row> = Table::new(49);
@@ -112,7 +112,7 @@ impl Group {
     }
 }
 
-impl Spool {
+impl Group {
     /// `joiner` proved that it knows the secret of that name. Waits for the disk.
     pub(crate) fn redeem(&self, name: [u8; 16], joiner: PeerId) -> Result<Welcome, Denied> {
         self.redeem_at(name, joiner, now_secs())
@@ -124,17 +124,16 @@ impl Spool {
         joiner: PeerId,
         now: u64,
     ) -> Result<Welcome, Denied> {
-        let group = &self.group;
-        let _one = group.change.lock();
-        group.use_invitation(name, joiner, now)?;
-        if let Some(admitted) = group.admit(joiner) {
+        let _one = self.change.lock();
+        self.use_invitation(name, joiner, now)?;
+        if let Some(admitted) = self.admit(joiner) {
             self.apply(vec![admitted]).map_err(disk)?;
         }
-        let key = group.keys().into_iter().next();
+        let key = self.keys().into_iter().next();
         Ok(Welcome {
             key: key.ok_or(Denied::Disk)?,
-            charter: group.charter(),
-            generation: group.generation(),
+            charter: self.charter(),
+            generation: self.generation(),
         })
     }
 }
