@@ -203,6 +203,32 @@ fn wait_ends_at_once_for_what_is_not_sent_and_follows_what_was_removed() {
     wait("60s").ok();
 }
 
+/// A full disk or a limit was told as a killed writer, and a missing file as an error of the backing file system.
+#[test]
+fn what_holds_a_file_back_and_what_is_missing_is_said() {
+    needs_mounts!();
+    let alder = Node::prepare("alder", &[]);
+    alder.mount(&["--max-file-bytes", "1KiB"]).ok();
+    assert!(fs::write(alder.outbox("large"), bytes(1, 4096)).is_err());
+    wait_until("it is held back", COMMAND, || {
+        Node::attribute(&alder.outbox("large"), "state") == "incomplete"
+    });
+    alder.run("wait", &["large"]).fails_saying(&[
+        "incomplete: a write failed",
+        "too large",
+        "meshbox send",
+    ]);
+    alder.run("send", &["nowhere"]).fails_saying(&[
+        "nowhere: there is no such file",
+        "neither here nor in outbox/",
+    ]);
+    let gone = alder.outbox("gone");
+    alder
+        .run("send", &[text(&gone)])
+        .fails_saying(&["there is no such file"]);
+    alder.stop();
+}
+
 #[test]
 fn where_nobody_else_is_wait_says_so_or_waits_for_the_first() {
     needs_mounts!();
