@@ -49,6 +49,15 @@ impl<K, V> Table<K, V> {
         }
     }
 
+    /// The same rows, of which only what they begin with is read.
+    pub(crate) const fn heads<H>(self) -> Table<K, H> {
+        Table {
+            number: self.number,
+            name: self.name,
+            of: PhantomData,
+        }
+    }
+
     /// All its rows.
     pub(crate) fn all(self) -> Rows<K, V> {
         Rows {

@@ -442,7 +442,9 @@ impl Custodian {
                     return Ok(());
                 };
                 for peer in peers {
-                    self.ledger.queue(bundle, peer, rank, &mut steps.batch);
+                    // When it ends its own row says.
+                    self.ledger
+                        .queue((bundle, peer), rank, u64::MAX, &mut steps.batch);
                     steps.owed.insert(peer);
                 }
             }

@@ -237,6 +237,8 @@ impl Spool {
             let next = Segment::after(&proofs.at, log.segment())?;
             log.rotate(next)
         };
+        // Whoever wrote to what is looked through was about to write its rows, and has.
+        drop(self.decide());
         let temp = proofs.at.join("sweeping");
         let mut new = BufWriter::new(File::create(&temp).on("create", &temp)?);
         let (mut before, mut after) = (0_u64, 0_u64);

@@ -198,7 +198,7 @@ impl Spool {
         if of.origin != self.identity.id() {
             return Ok(Cancelled::Unknown);
         }
-        let orphan: Option<BundleId> = self.journal.row(ORPHANS, &row.order)?;
+        let orphan: Option<BundleId> = self.journal.row(ORPHANS, &row.head.order)?;
         let deliveries = self.ledger.deliveries_of(bundle)?;
         let open = deliveries
             .iter()
@@ -246,8 +246,9 @@ impl Spool {
         let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
             return Ok(Vec::new());
         };
-        batch.remove(ORPHANS, &row.order);
+        batch.remove(ORPHANS, &row.head.order);
         batch.remove(HELD, &bundle);
+        self.ledger.unfold(bundle, None, batch)?;
         for (peer, known) in self.ledger.deliveries_of(bundle)? {
             self.ledger
                 .end_delivery((bundle, peer), Some(row.rank()), &known, state, batch);
@@ -376,7 +377,8 @@ impl Spool {
         let mut batch = Batch::default();
         for (id, state) in &again {
             if state.is_final() {
-                self.ledger.queue(bundle, *id, row.rank(), &mut batch);
+                let (rank, ends) = (row.rank(), row.head.ends);
+                self.ledger.queue((bundle, *id), rank, ends, &mut batch);
             }
             self.ledger.progress.lock().remove(&(bundle, *id));
         }

@@ -43,7 +43,7 @@ impl Ledger {
         lifetime: u64,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        if self.deadline_of(bundle)?.is_none() {
+        if !self.is_open(bundle)? {
             self.set_deadline(bundle, lifetime, batch);
         }
         Ok(())
@@ -82,8 +82,10 @@ impl Ledger {
         let rows = self
             .journal
             .rows(PENDING.below(&peer).after(after.as_ref()), limit)?;
-        let rank = |((_, rank), bundle): ((PeerId, Rank), BundleId)| (rank.0, bundle);
-        Ok(rows.into_iter().map(rank).collect())
+        let rows = rows.into_iter();
+        Ok(rows
+            .map(|((_, rank), (bundle, _))| (rank.0, bundle))
+            .collect())
     }
 
     /// How many bundles we owe `peer`, counted up to 10,000.
@@ -228,8 +230,8 @@ impl Ledger {
         &self,
         bundle: BundleId,
     ) -> Result<Option<BundleId>, SpoolError> {
-        let row = self.journal.row(BUNDLES, &bundle)?;
-        Ok(row.and_then(|row| row.same_content))
+        let head = self.head(bundle)?;
+        Ok(head.and_then(|head| head.same_content))
     }
 }
 
@@ -310,7 +312,9 @@ impl Spool {
         {
             return Ok(false);
         }
-        self.ledger.queue(bundle, peer, row.rank(), batch);
+        let (rank, ends) = (row.rank(), row.head.ends);
+        self.ledger.unfold(bundle, None, batch)?;
+        self.ledger.queue((bundle, peer), rank, ends, batch);
         self.content
             .begin_need(bundle, manifest.manifest().digests(), batch);
         self.ledger
@@ -383,6 +387,7 @@ impl Spool {
         };
         let mut closed = false;
         let mut batch = Batch::default();
+        self.ledger.unfold(bundle, Some(peer), &mut batch)?;
         if self
             .ledger
             .end_delivery(key, Some(row.rank()), &known, &state, &mut batch)
@@ -430,7 +435,13 @@ impl Spool {
             return Ok(Vec::new());
         };
         self.ledger.ends_with(batch);
-        batch.remove(DEADLINES, &Ends::Bundle(bundle));
+        if self
+            .journal
+            .row(DEADLINES, &Ends::Bundle(bundle))?
+            .is_some()
+        {
+            batch.remove(DEADLINES, &Ends::Bundle(bundle));
+        }
         self.outbox
             .tells_no_more(bundle, manifest.manifest(), batch)?;
         self.outbox.completed(bundle, manifest.manifest(), batch)?;

@@ -35,7 +35,8 @@ use crate::spool::SpoolError;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::Ends;
 use crate::spool::ledger::Ledger;
-use crate::spool::ledger::tables::{CANCELS, DEADLINES};
+use crate::spool::ledger::kept::is_ours;
+use crate::spool::ledger::tables::{CANCELS, DEADLINES, KEPT, ORPHANS, PENDING};
 use crate::spool::start::boot_id;
 use crate::spool::tables::META;
 
@@ -162,12 +163,64 @@ impl Near {
 }
 
 impl Ledger {
-    /// When a bundle ends, in our age, if its end is still to come here.
+    /// When a bundle ends, in our age: one of ours, or one that is kept.
     pub(in crate::spool) fn deadline_of(
         &self,
         bundle: BundleId,
     ) -> Result<Option<u64>, SpoolError> {
-        Ok(self.journal.row(DEADLINES, &Ends::Bundle(bundle))?)
+        if let Some(at) = self.journal.row(DEADLINES, &Ends::Bundle(bundle))? {
+            return Ok(Some(at));
+        }
+        if let Some(head) = self.head(bundle)? {
+            return Ok(Some(head.ends));
+        }
+        let kept = self.journal.row(KEPT, &bundle)?;
+        Ok(kept.map(|kept| kept.ends))
+    }
+
+    /// Whether this is still to end at that age.
+    fn is_due(&self, ends: &Ends, at: u64) -> Result<bool, SpoolError> {
+        if let Some(row) = self.journal.row(DEADLINES, ends)? {
+            return Ok(row == at);
+        }
+        let Ends::Bundle(bundle) = *ends else {
+            return Ok(false);
+        };
+        if self.deadline_of(bundle)? != Some(at) {
+            return Ok(false);
+        }
+        Ok(self.head(bundle)?.is_none() || self.is_open(bundle)?)
+    }
+
+    /// All deadlines, in no order; one may come several times.
+    fn each_deadline(&self, mut look: impl FnMut(u64, Ends)) -> Result<(), SpoolError> {
+        for row in self.journal.each(DEADLINES) {
+            let (ends, at) = row?;
+            look(at, ends);
+        }
+        // In the order in which a bundle goes from one table to the next.
+        for bundle in self.all_held()? {
+            if let Some(head) = self.head(bundle)? {
+                look(head.ends, Ends::Bundle(bundle));
+            }
+        }
+        for row in self.journal.each(ORPHANS) {
+            let (_, bundle) = row?;
+            if let Some(head) = self.head(bundle)? {
+                look(head.ends, Ends::Bundle(bundle));
+            }
+        }
+        for row in self.journal.each(PENDING) {
+            let ((_, rank), (bundle, at)) = row?;
+            if is_ours(rank.0) {
+                look(at, Ends::Bundle(bundle));
+            }
+        }
+        for row in self.journal.each(KEPT) {
+            let (bundle, kept) = row?;
+            look(kept.ends, Ends::Bundle(bundle));
+        }
+        Ok(())
     }
 
     /// When a bundle of another ends, in our age, by what was said of it when it was offered.
@@ -256,19 +309,26 @@ impl Ledger {
     }
 
     fn deadline_in(&self, ends: Ends, millis: u64, batch: &mut Batch) {
-        let at = self.age_now().saturating_add(millis);
+        let at = self.deadline_after(ends, millis);
         batch.insert(DEADLINES, &ends, &at);
+    }
+
+    /// The deadline of what ends so many milliseconds from now. The row that says so is to follow under the same hold of the
+    /// decision lock.
+    pub(super) fn deadline_after(&self, ends: Ends, millis: u64) -> u64 {
+        let at = self.age_now().saturating_add(millis);
         let mut ageing = self.ageing.lock();
         ageing.near.add(at, ends);
         self.next_deadline.fetch_min(at, Ordering::AcqRel);
+        at
     }
 
-    /// A bundle of another is kept for as long as its lifetime says.
-    pub(in crate::spool) fn age_kept(&self, manifest: &VerifiedManifest, batch: &mut Batch) {
+    /// When a bundle of another ends that is kept for as long as its lifetime says.
+    pub(super) fn age_kept(&self, manifest: &VerifiedManifest) -> u64 {
         let heard = self.ageing.lock().heard.remove(&manifest.id());
         let whole = manifest.manifest().lifetime_secs.saturating_mul(1000);
         let left = heard.map_or(whole, |at| at.saturating_sub(self.age_now()));
-        self.deadline_in(Ends::Bundle(manifest.id()), left, batch);
+        self.deadline_after(Ends::Bundle(manifest.id()), left)
     }
 
     /// How old a bundle is that we have, in milliseconds.
@@ -301,17 +361,16 @@ impl Ledger {
         if age > read_to {
             // What gets a deadline from here on is added by itself.
             self.ageing.lock().near.to = u64::MAX;
-            for row in self.journal.each(DEADLINES) {
-                let (ends, at) = row?;
+            self.each_deadline(|at, ends| {
                 self.ageing.lock().near.add(at, ends);
-            }
+            })?;
             due.extend(self.take_near(age));
             due.sort_unstable();
             due.dedup();
         }
         let mut keys = Vec::with_capacity(due.len());
         for (at, key) in due {
-            if self.journal.row(DEADLINES, &key)? == Some(at) {
+            if self.is_due(&key, at)? {
                 keys.push(key);
             }
         }

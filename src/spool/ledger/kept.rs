@@ -1,7 +1,7 @@
 //! Bundles of others that are kept here for further recipients.
 //!
 //! # Invariants
-//! 1. A row and its deadline go together.
+//! 1. A row and its deadline go together; that of a long manifest has a row of its own.
 
 use crate::bundle::{BundleId, DeliveryState, SignedManifest, VerifiedManifest};
 use crate::journal::{Batch, JournalError};
@@ -10,7 +10,7 @@ use crate::spool::SpoolError;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::ledger::tables::{DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING};
+use crate::spool::ledger::tables::{DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, SMALL};
 
 /// Orders of bundles of others in `PENDING` have this bit: they come after ours.
 const OF_OTHERS: u64 = 1 << 55;
@@ -52,8 +52,16 @@ impl Ledger {
     ) {
         let signed = manifest.signed();
         let order = OF_OTHERS | order;
-        batch.insert(KEPT, &manifest.id(), &KeptRow { signed, order });
-        self.age_kept(manifest, batch);
+        let (bundle, ends) = (manifest.id(), self.age_kept(manifest));
+        if manifest.encoded_len() > SMALL {
+            batch.insert(DEADLINES, &Ends::Bundle(bundle), &ends);
+        }
+        let row = KeptRow {
+            signed,
+            order,
+            ends,
+        };
+        batch.insert(KEPT, &bundle, &row);
     }
 
     /// It is kept no longer.

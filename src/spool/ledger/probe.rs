@@ -15,7 +15,7 @@ use super::tables::{BundleRow, KeptRow};
 pub(in crate::spool) const BUNDLES: Table<BundleId, BundleRow> = tables::BUNDLES;
 pub(in crate::spool) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> =
     tables::DELIVERIES;
-pub(in crate::spool) const PENDING: Table<(PeerId, Rank), BundleId> = tables::PENDING;
+pub(in crate::spool) const PENDING: Table<(PeerId, Rank), (BundleId, u64)> = tables::PENDING;
 pub(in crate::spool) const SETTLED_BITS: Table<BlockKey, Block> = tables::SETTLED_BITS;
 pub(in crate::spool) const REFUSED_BITS: Table<BlockKey, Block> = tables::REFUSED_BITS;
 pub(in crate::spool) const SCOPED: Table<BundleId, Vec<PeerId>> = tables::SCOPED;
@@ -28,7 +28,11 @@ pub(in crate::spool) const KEPT: Table<BundleId, KeptRow> = tables::KEPT;
 
 /// A row of [`KEPT`].
 pub(in crate::spool) fn kept_row(signed: SignedManifest, order: u64) -> KeptRow {
-    KeptRow { signed, order }
+    KeptRow {
+        signed,
+        order,
+        ends: u64::MAX,
+    }
 }
 
 impl Ledger {
@@ -36,7 +40,7 @@ impl Ledger {
     pub(in crate::spool) fn reclock(&self, clock: impl Fn(u64) -> u64) {
         let mut batch = Batch::default();
         for (key, mut row) in self.journal.rows(BUNDLES.all(), usize::MAX).unwrap() {
-            row.sealed_at = clock(row.sealed_at);
+            row.head.sealed_at = clock(row.head.sealed_at);
             batch.insert(BUNDLES, &key, &row);
         }
         self.journal.submit(batch).unwrap();

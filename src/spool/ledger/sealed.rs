@@ -13,8 +13,9 @@ use crate::spool::group::route::HeldRow;
 use crate::spool::keys::{Ends, Newest};
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::kept::is_ours;
+use crate::spool::ledger::rank::Rank;
 use crate::spool::ledger::tables::{
-    BUNDLES, BundleRow, DEADLINES, DELIVERIES, HELD, ORPHANS, OUT_ORDER, PENDING,
+    BUNDLES, BundleHead, BundleRow, DEADLINES, DELIVERIES, HELD, ORPHANS, OUT_ORDER, PENDING, SMALL,
 };
 use crate::spool::{SpoolError, now_secs};
 
@@ -57,19 +58,26 @@ impl Ledger {
         batch: &mut Batch,
     ) {
         let bundle = manifest.id();
-        let row = BundleRow {
-            signed: manifest.signed(),
-            order: self.next_out.fetch_add(1, Ordering::Relaxed),
-            sealed_at: now_secs(),
-            same_content,
-        };
-        batch.insert(BUNDLES, &bundle, &row);
-        batch.insert(OUT_ORDER, &Newest(row.order), &bundle);
-        for peer in recipients {
-            self.queue(bundle, *peer, row.rank(), batch);
+        let of = manifest.manifest();
+        let order = self.next_out.fetch_add(1, Ordering::Relaxed);
+        let ends = self.deadline_after(Ends::Bundle(bundle), of.lifetime_secs.saturating_mul(1000));
+        let rank = Rank::of(of.priority, order);
+        let small = manifest.encoded_len() <= SMALL;
+        if !small {
+            batch.insert(DEADLINES, &Ends::Bundle(bundle), &ends);
         }
+        let head = BundleHead {
+            order,
+            sealed_at: now_secs(),
+            ends,
+            same_content,
+            to: self.queue_first((bundle, small), recipients, rank, ends, batch),
+        };
+        let signed = manifest.signed();
+        batch.insert(BUNDLES, &bundle, &BundleRow { head, signed });
+        batch.insert(OUT_ORDER, &Newest(order), &bundle);
         if orphan {
-            batch.insert(ORPHANS, &row.order, &bundle);
+            batch.insert(ORPHANS, &order, &bundle);
         }
     }
 
@@ -84,16 +92,25 @@ impl Ledger {
         if lost.is_empty() {
             return Ok(Vec::new());
         }
-        lost.sort_unstable_by_key(|(_, row)| row.order);
-        let mut recipients: HashMap<BundleId, Vec<(PeerId, DeliveryState)>> = HashMap::new();
+        lost.sort_unstable_by_key(|(_, row)| row.head.order);
+        let mut recipients: HashMap<BundleId, BTreeMap<PeerId, DeliveryState>> = HashMap::new();
+        for (bundle, row) in &lost {
+            let named = row.head.to.iter();
+            let named = named.map(|peer| (*peer, DeliveryState::Queued));
+            recipients.entry(*bundle).or_default().extend(named);
+        }
         for ((bundle, peer), state) in self.journal.dropped(DELIVERIES) {
-            recipients.entry(bundle).or_default().push((peer, state));
+            recipients.entry(bundle).or_default().insert(peer, state);
         }
         let held = self.journal.dropped(HELD).into_iter();
         let held: HashSet<BundleId> = held.map(|(bundle, _)| bundle).collect();
         let lost = lost.into_iter().map(|(bundle, row)| LostSeal {
             row,
-            to: recipients.remove(&bundle).unwrap_or_default(),
+            to: recipients
+                .remove(&bundle)
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
             held: held.contains(&bundle),
         });
         Ok(lost.collect())
@@ -107,17 +124,18 @@ impl Ledger {
         batch: &mut Batch,
     ) {
         let (bundle, row) = (manifest.id(), &lost.row);
-        self.next_out.fetch_max(row.order + 1, Ordering::Relaxed);
+        let (order, ends) = (row.head.order, row.head.ends);
+        self.next_out.fetch_max(order + 1, Ordering::Relaxed);
         batch.insert(BUNDLES, &bundle, row);
-        batch.insert(OUT_ORDER, &Newest(row.order), &bundle);
+        batch.insert(OUT_ORDER, &Newest(order), &bundle);
         for (peer, state) in &lost.to {
             batch.insert(DELIVERIES, &(bundle, *peer), state);
             if !state.is_final() {
-                batch.insert(PENDING, &(*peer, row.rank()), &bundle);
+                batch.insert(PENDING, &(*peer, row.rank()), &(bundle, ends));
             }
         }
         if lost.to.is_empty() && matches!(manifest.manifest().scope, Scope::All { .. }) {
-            batch.insert(ORPHANS, &row.order, &bundle);
+            batch.insert(ORPHANS, &order, &bundle);
         }
     }
 
@@ -135,13 +153,14 @@ impl Ledger {
         let mut complete = true;
         // Only who gets the newer one needs the old one no longer.
         if matches!(scope, Scope::All { .. }) {
-            batch.remove(ORPHANS, &row.order);
+            batch.remove(ORPHANS, &row.head.order);
         } else {
             complete = !self.is_orphan(old)?;
         }
         if self.held(old)?.is_some() {
             batch.remove(HELD, &old);
         }
+        self.unfold(old, None, batch)?;
         for (peer, state) in self.deliveries_of(old)? {
             let begun = matches!(
                 self.progress.lock().get(&(old, peer)),
@@ -159,10 +178,10 @@ impl Ledger {
 
     /// Whether it was sealed when there was no other member, and no one has joined since.
     pub(in crate::spool) fn is_orphan(&self, bundle: BundleId) -> Result<bool, SpoolError> {
-        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+        let Some(head) = self.head(bundle)? else {
             return Ok(false);
         };
-        Ok(self.journal.row(ORPHANS, &row.order)?.is_some())
+        Ok(self.journal.row(ORPHANS, &head.order)?.is_some())
     }
 
     /// Whether a bundle of ours is not complete: somebody waits for it, or nobody may have it yet.
@@ -204,14 +223,12 @@ impl Ledger {
 
     /// When a bundle of ours was sealed, in seconds since 1970.
     pub(in crate::spool) fn sealed_at(&self, bundle: BundleId) -> Result<Option<u64>, SpoolError> {
-        let row = self.journal.row(BUNDLES, &bundle)?;
-        Ok(row.map(|row| row.sealed_at))
+        Ok(self.head(bundle)?.map(|head| head.sealed_at))
     }
 
     /// Its place among all bundles of ours: the greater, the newer.
     pub(in crate::spool) fn place(&self, bundle: BundleId) -> Result<Option<u64>, SpoolError> {
-        let row = self.journal.row(BUNDLES, &bundle)?;
-        Ok(row.map(|row| row.order))
+        Ok(self.head(bundle)?.map(|head| head.order))
     }
 
     /// How many bundles of ours there are, counted as far as [`COUNT_MAX`].
@@ -292,7 +309,7 @@ impl Ledger {
             look(place, bundle);
         }
         for row in self.journal.each(PENDING) {
-            let ((_, rank), bundle) = row?;
+            let ((_, rank), (bundle, _)) = row?;
             if is_ours(rank.0) {
                 look(rank.place(), bundle);
             }
@@ -304,7 +321,7 @@ impl Ledger {
     fn owed(&self) -> impl Iterator<Item = Result<BundleId, JournalError>> {
         let rows = self.journal.each(PENDING);
         let ours = rows.filter(|row| !matches!(row, Ok(((_, rank), _)) if !is_ours(rank.0)));
-        ours.map(|row| row.map(|(_, bundle)| bundle))
+        ours.map(|row| row.map(|(_, (bundle, _))| bundle))
     }
 
     /// All rows of a bundle of ours go, which nobody waits for.
@@ -313,7 +330,7 @@ impl Ledger {
         bundle: BundleId,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        let Some(row) = self.journal.row(BUNDLES, &bundle)? else {
+        let Some(head) = self.head(bundle)? else {
             return Ok(());
         };
         for (peer, _) in self.deliveries_of(bundle)? {
@@ -321,7 +338,7 @@ impl Ledger {
         }
         batch.remove(HELD, &bundle);
         batch.remove(BUNDLES, &bundle);
-        batch.remove(OUT_ORDER, &Newest(row.order));
+        batch.remove(OUT_ORDER, &Newest(head.order));
         batch.remove(DEADLINES, &Ends::Bundle(bundle));
         Ok(())
     }

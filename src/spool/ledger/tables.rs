@@ -16,10 +16,11 @@ use crate::spool::ledger::settled::{Block, BlockKey};
 pub(super) const BUNDLES: Table<BundleId, BundleRow> = Table::new(2);
 /// Descending order → bundle id: bundles of ours, newest first.
 pub(super) const OUT_ORDER: Table<Newest, BundleId> = Table::new(3);
-/// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours.
+/// Bundle id, peer → `DeliveryState`: one row for each recipient of a bundle of ours. Without any it is owed to those whom the
+/// row of the bundle names ([`BundleHead::to`]).
 pub(super) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> = Table::new(5);
-/// Peer, [`Rank`] → bundle id: what we owe the peer.
-pub(super) const PENDING: Table<(PeerId, Rank), BundleId> = Table::new(4);
+/// Peer, [`Rank`] → bundle id, and its [`BundleHead::ends`] if it is ours: what we owe the peer.
+pub(super) const PENDING: Table<(PeerId, Rank), (BundleId, u64)> = Table::new(4);
 /// Ascending order → bundle id: bundles of ours sealed when there was no other member.
 pub(super) const ORPHANS: Table<u64, BundleId> = Table::new(20);
 /// Bundle id → `HeldRow`: bundles of ours that go to nobody yet.
@@ -38,7 +39,9 @@ pub(super) const IN_ORDER: Table<Newest, InboundShown> = Table::new(15);
 pub(super) const CANCELS: Table<(BundleId, PeerId), Cancel> = Table::new(32);
 /// Peer, bundle id, origin → (): whom we have not told of a cancel yet, as far as we know.
 pub(super) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> = Table::new(33);
-/// Bundle id, or key of a cancel → age in seconds at which it ends: what is still open, and what is still remembered.
+/// Bundle id, or key of a cancel → our age in milliseconds at which it ends: bundles with long manifests, those that were
+/// owed again after they were complete, and what is still remembered. When others end stands in [`BundleHead::ends`] and
+/// [`KeptRow::ends`].
 pub(super) const DEADLINES: Table<Ends, u64> = Table::new(36);
 /// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
 pub(super) const KEPT: Table<BundleId, KeptRow> = Table::new(41);
@@ -49,23 +52,40 @@ pub(in crate::spool) struct KeptRow {
     pub(super) signed: SignedManifest,
     /// Place in `PENDING`, after all bundles of ours.
     pub(super) order: u64,
+    /// Our age in milliseconds from which on it is given to nobody.
+    pub(super) ends: u64,
 }
 
 /// A bundle of ours.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::spool) struct BundleRow {
+    /// First, so that the manifest need not be decoded with it.
+    pub(super) head: BundleHead,
     pub(super) signed: SignedManifest,
+}
+
+/// Bytes of a manifest up to which its bundle is small: its row is read often, for what stands in it beside the manifest.
+pub(super) const SMALL: usize = 4096;
+
+/// What is known of a bundle of ours besides its manifest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::spool) struct BundleHead {
     /// Place among all bundles of ours.
     pub(super) order: u64,
     /// Seconds since 1970.
     pub(super) sealed_at: u64,
+    /// Our age in milliseconds at which it ends.
+    pub(super) ends: u64,
     /// The bundle with the same content before it.
     pub(super) same_content: Option<BundleId>,
+    /// Whom it was for when it was sealed, unless these are many, or its manifest is long: then all have rows in
+    /// [`DELIVERIES`] at once.
+    pub(super) to: Vec<PeerId>,
 }
 
 impl BundleRow {
     /// Its place in the queue of each recipient.
     pub(super) fn rank(&self) -> Rank {
-        Rank::of(self.signed.priority(), self.order)
+        Rank::of(self.signed.priority(), self.head.order)
     }
 }

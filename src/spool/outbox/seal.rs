@@ -228,8 +228,6 @@ impl Spool {
         };
         self.ledger
             .seal(manifest, recipients, orphan, same_content, batch);
-        self.ledger
-            .set_deadline(bundle, manifest.manifest().lifetime_secs, batch);
         let digests = manifest.manifest().digests();
         self.content.begin_need(bundle, digests, batch);
         Ok(())

@@ -1,6 +1,5 @@
 //! Bundles whose lifetime ends.
 
-use super::super::keys::Ends;
 use super::*;
 use crate::spool::ledger::expiry::Reading;
 
@@ -360,7 +359,7 @@ fn what_has_arrived_is_passed_on_to_nobody_from_the_end_on_though_no_deadline_is
         .end_custody(manifest.id(), alder.id())
         .unwrap();
     let mut rows = journal::Batch::default();
-    rows.remove(ledger::probe::DEADLINES, &Ends::Bundle(manifest.id()));
+    rows.remove(ledger::probe::KEPT, &manifest.id());
     birch.spool().journal.submit(rows).unwrap();
     birch.reads("y", 650_000);
     assert!(is_refused(&open()) && is_refused(&whole.read(0, bytes.len())));
@@ -402,4 +401,29 @@ fn a_deadline_that_is_due_before_its_row_is_there_is_not_lost() {
     });
     node.spool().expire_due().unwrap();
     assert_eq!(node.spool().ledger.deadline_of(id).unwrap(), None);
+}
+
+#[test]
+fn after_a_restart_what_is_owed_and_what_is_kept_for_others_ends_at_its_time() {
+    let (mut alder, mut birch) = pair();
+    alder.up("x", 0);
+    birch.up("y", 0);
+    let given = alder.drop_file("given", b"x");
+    birch.fetch(&alder, given);
+    let owed = alder.drop_file("owed", b"y");
+    for node in [&mut alder, &mut birch] {
+        node.stop();
+        node.start();
+    }
+    // Another boot to these clocks: what was before counts, the time between does not.
+    alder.up("x", 10);
+    birch.up("y", 10);
+    alder.up("x", 10 + LIFE - 60);
+    birch.up("y", 10 + LIFE - 60);
+    assert_eq!(alder.shown_state(owed), "queued");
+    assert!(birch.spool().ledger.kept(given).unwrap().is_some());
+    alder.up("x", 10 + LIFE + SLACK);
+    birch.up("y", 10 + LIFE + SLACK);
+    assert_eq!(alder.shown_state(owed), "expired");
+    assert!(birch.spool().ledger.kept(given).unwrap().is_none());
 }

@@ -51,7 +51,7 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
         signature: crate::peer::Signature([1; 64]),
     };
     let rank = Rank::of(signed.priority(), order);
-    batch.insert(PENDING, &(birch.id(), rank), &bundle);
+    batch.insert(PENDING, &(birch.id(), rank), &(bundle, u64::MAX));
     batch.insert(KEPT, &bundle, &kept_row(signed, order));
     let carried = (PeerId::from_bytes([6; 32]), bundle);
     batch.insert(CARRIED, &carried, &Stage::Carrying);
@@ -90,7 +90,12 @@ fn what_nobody_would_take_goes_at_the_next_start_and_the_rest_stays() {
     let owed: Vec<BundleId> = pending.into_iter().map(|(_, bundle)| bundle).collect();
     assert_eq!(owed, [sent]);
     assert_eq!(alder.spool().content.needs(), 1);
-    assert_eq!(rows(&alder, DELIVERIES), 1);
+    assert_eq!(
+        rows(&alder, DELIVERIES),
+        0,
+        "its own row says whom it is for"
+    );
+    assert_eq!(rows(&alder, PENDING), 1);
     alder
         .spool()
         .ledger

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::journal::Submitted;
+use crate::spool::ledger::probe::DELIVERIES;
 
 /// Most rows of one file at both ends together.
-const ROWS: usize = 21;
+const ROWS: usize = 17;
 
 /// Most submits.
 const SUBMITS: usize = 5;
@@ -48,4 +49,42 @@ fn one_small_file_costs_few_rows_and_submits() {
         lines(&sender),
         lines(&receiver)
     );
+}
+
+#[test]
+fn a_bundle_has_rows_for_all_its_recipients_or_for_none() {
+    let (mut alder, birch) = pair();
+    let (cedar, late) = (Node::new(), Node::new());
+    for (node, name) in [(&cedar, "cedar"), (&late, "late")] {
+        node.knows(&alder, "alder");
+        if name == "cedar" {
+            alder.knows(node, name);
+        }
+    }
+    let bundle = alder.drop_file("a", b"x");
+    let rows = |alder: &Node| {
+        let rows = alder
+            .spool()
+            .journal
+            .keys(DELIVERIES.below(&bundle), usize::MAX);
+        rows.unwrap().len()
+    };
+    let waits = |alder: &Node, node: &Node| alder.spool().ledger.is_pending(bundle, node.id());
+    assert_eq!(rows(&alder), 0);
+    assert!(waits(&alder, &birch) && waits(&alder, &cedar) && !waits(&alder, &late));
+    birch.fetch(&alder, bundle);
+    assert!(alder.spool().take_receipt(&birch.receipt()).unwrap());
+    assert_eq!(rows(&alder), 2);
+    alder.stop();
+    alder.start();
+    assert!(!waits(&alder, &birch) && waits(&alder, &cedar));
+    alder.knows(&late, "late");
+    assert_eq!(rows(&alder), 3);
+    assert!(!waits(&alder, &birch) && waits(&alder, &cedar) && waits(&alder, &late));
+    for node in [&cedar, &late] {
+        node.fetch(&alder, bundle);
+        assert!(alder.spool().take_receipt(&node.receipt()).unwrap());
+    }
+    assert_eq!(alder.spool().ledger.pending_count(late.id()), 0);
+    assert!(!alder.spool().ledger.is_open(bundle).unwrap());
 }
