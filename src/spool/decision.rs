@@ -1,11 +1,16 @@
 //! The lock under which the spool decides, and the proof that it is held.
 //!
-//! Each owner (outbox, inbox, content, ledger, group) has tables of its own, and what changes several rows of it at once, or
+//! Each owner (outbox, inbox, custody, content, ledger, group) has tables of its own, and what changes several rows of it at once, or
 //! must see several of them unchanged, is a method of its [`Guard`]. Whoever has a guard holds the lock, so nothing needs to
 //! be promised in a comment. A guard leads to those of the owners further right in the order outbox → inbox → content →
 //! ledger → group, never to the left. What spans outbox and inbox takes a [`Decision`].
 //!
-//! It is one lock for all: whoever changes a row of the inbox nearly always reads or changes rows of all owners to the right.
+//! Custody ([`super::custody`]) stands between the two left ones and content, and decides with the guard of content.
+//!
+//! It is one lock for all, and that of the group would do: a guard proves the locks to its right, so every two guards exclude
+//! each other, with a mutex for each owner as well. To let one owner decide beside another, a guard has to take the
+//! locks to its right only when it is asked for their guards, and whoever reads rows of another owner before that has to
+//! read them again.
 //!
 //! # Threads
 //! Any. Held briefly, over local disk only: file operations wait for it. Lock order: gate of an inode, this, mark of an
