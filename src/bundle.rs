@@ -33,7 +33,7 @@ pub(crate) use self::directories::{DirectoryTime, Listing};
 pub(crate) use self::entry::{Entry, EntryKind, MAX_ENTRIES, Mtime};
 pub(crate) use self::path::{NAME_MAX, PATH_MAX, PathError, RelPath, check_name};
 pub(crate) use self::rest::Rest;
-pub(crate) use self::stage::Stage;
+pub(crate) use self::stage::{InboxStage, Stage};
 use crate::digest::Digest;
 use crate::encoding::{self, Malformed, at_most, each};
 use crate::peer::{Identity, PeerId, Signature};
@@ -612,11 +612,6 @@ pub(crate) enum DeliveryState {
 }
 
 impl DeliveryState {
-    /// The state's word, as in the glossary.
-    pub(crate) fn word(&self) -> &'static str {
-        self.stage().word()
-    }
-
     /// How far it is.
     pub(crate) fn stage(&self) -> Stage {
         match self {

@@ -527,11 +527,11 @@ mod tests {
                 sha256: "dd".into(),
                 size: 4096,
                 sealed_at: 0,
-                state: "sending".into(),
+                state: crate::bundle::Stage::Sending,
                 recipients: vec![crate::spool::RecipientRow {
                     id: "bb".into(),
                     name: "birch".into(),
-                    state: "sending".into(),
+                    state: crate::bundle::Stage::Sending,
                     bytes: 1024,
                     error: None,
                     gone: false,

@@ -71,7 +71,7 @@ pub(crate) use self::outbox::send::{SendRequest, Sent};
 pub(crate) use self::outbox::tree::{RecoveredTree, TreeRequest};
 pub(crate) use self::private::{make_state_directory, remove_state_directory};
 use self::shown::Counters;
-pub(crate) use self::shown::{InboundRow, OutboundRow, RecipientRow};
+pub(crate) use self::shown::{FileStage, InboundRow, OutboundRow, RecipientRow};
 pub(crate) use self::start::StateLock;
 use self::start::{
     LastRun, check_format, check_hard_links, distrust_page_cache, is_in_use, last_run, save_boot,
@@ -79,6 +79,7 @@ use self::start::{
 };
 use self::tables::META_EPOCH;
 use crate::bundle::{BundleId, CancelReason, Priority, Receipt, RelPath};
+use crate::digest::Digest;
 pub(crate) use crate::disk::beneath;
 use crate::disk::extents;
 use crate::journal::{self, Batch, Journal, JournalError, Reserve};
@@ -289,21 +290,21 @@ pub(crate) enum SealOutcome {
     Failed(Arc<SpoolError>),
 }
 
-/// What the attributes of a file say (`user.meshbox.*`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+/// What the attributes of a file say (`user.meshbox.*`). Only a file that is never sent has no state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileState {
-    /// `queued`, `delivered 3/4`, `incomplete`, `received`, …
-    pub state: String,
-    /// Digest as hex, once sealed or received.
-    pub sha256: Option<String>,
-    /// Bundle id as hex.
-    pub bundle: Option<String>,
+    /// How far it is.
+    pub state: Option<FileStage>,
+    /// Its digest, once sealed or received.
+    pub sha256: Option<Digest>,
+    /// Its bundle, once sealed or received.
+    pub bundle: Option<BundleId>,
     /// Name of the origin (inbox).
     pub from: Option<String>,
     /// Why it does not go on, if so.
     pub error: Option<String>,
-    /// `bytes/bytes` of the slowest recipient.
-    pub progress: Option<String>,
+    /// Bytes that the slowest recipient has, of how many.
+    pub progress: Option<(u64, u64)>,
 }
 
 /// What became of an offer from a peer.

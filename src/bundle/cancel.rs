@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BundleId, DeliveryState, Scope};
+use super::{BundleId, DeliveryState, Scope, Stage};
 use crate::peer::{Identity, PeerId, Signature};
 
 /// Why an origin ends a bundle.
@@ -18,11 +18,11 @@ pub(crate) enum CancelReason {
 }
 
 impl CancelReason {
-    /// The word for status, as in the glossary.
-    pub(crate) fn word(self) -> &'static str {
+    /// How far a bundle is that ended for this reason.
+    pub(crate) fn stage(self) -> Stage {
         match self {
-            Self::Cancelled => "cancelled",
-            Self::Expired => "expired",
+            Self::Cancelled => Stage::Cancelled,
+            Self::Expired => Stage::Expired,
         }
     }
 

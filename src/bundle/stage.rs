@@ -1,8 +1,15 @@
 //! How far a file is: one word for each stage, in the order of the way.
+//!
+//! Stages are values everywhere but where somebody reads them: `Display` and serde give the words.
 
-/// How far a file is on its way from its writer to its recipients, or where it ended. What is less far comes first; of
-/// what has ended, what may still be mended comes first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How far a file of the outbox is on its way to its recipients, or where it ended. What is less far comes first; of what
+/// has ended, what may still be mended comes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Stage {
     /// Open for writing.
     Open,
@@ -10,24 +17,24 @@ pub(crate) enum Stage {
     Incomplete,
     /// Waits for something else: the rest of its directory, or a recipient whose name nobody has.
     Waiting,
-    /// Closed, and not for long.
+    /// Closed a moment ago; the settle time is not over.
     Settling,
     /// Being sealed.
     Sealing,
     /// Sealing failed, and is tried again.
     Retrying,
     /// There is nothing to be sent.
+    #[serde(rename = "not sent")]
     NotSent,
-    /// Shown, and not durable yet.
-    Published,
     /// Sealed, and not durable yet.
     Sealed,
     /// A recipient put it off.
     Deferred,
     /// Durable, and offered to nobody yet.
     Queued,
+    /// Offered to a recipient, which has not answered yet.
     Offered,
-    /// On its way.
+    /// A recipient has asked for bytes of it.
     Sending,
     /// A recipient does not want it.
     Refused,
@@ -35,34 +42,13 @@ pub(crate) enum Stage {
     Cancelled,
     /// Its lifetime is over.
     Expired,
-    /// Something newer took its place.
+    /// A newer version took its place.
     Superseded,
     /// A recipient has it.
     Delivered,
 }
 
 impl Stage {
-    const ALL: [Self; 18] = [
-        Self::Open,
-        Self::Incomplete,
-        Self::Waiting,
-        Self::Settling,
-        Self::Sealing,
-        Self::Retrying,
-        Self::NotSent,
-        Self::Published,
-        Self::Sealed,
-        Self::Deferred,
-        Self::Queued,
-        Self::Offered,
-        Self::Sending,
-        Self::Refused,
-        Self::Cancelled,
-        Self::Expired,
-        Self::Superseded,
-        Self::Delivered,
-    ];
-
     /// What users read.
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -73,7 +59,6 @@ impl Stage {
             Self::Sealing => "sealing",
             Self::Retrying => "retrying",
             Self::NotSent => "not sent",
-            Self::Published => "published",
             Self::Sealed => "sealed",
             Self::Deferred => "deferred",
             Self::Queued => "queued",
@@ -86,14 +71,79 @@ impl Stage {
             Self::Delivered => "delivered",
         }
     }
+}
 
-    /// The stage that a text begins with, and what follows in it.
-    pub(crate) fn of(text: &str) -> Option<(Self, &str)> {
-        Self::ALL.iter().find_map(|stage| {
-            let rest = text.strip_prefix(stage.word())?;
-            let ends = rest.is_empty() || rest.starts_with([' ', ':']);
-            ends.then(|| (*stage, rest.trim_start_matches([' ', ':'])))
-        })
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+/// How far a bundle of another member is here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum InboxStage {
+    /// Its bytes are arriving.
+    Incoming,
+    /// Asked for again later.
+    Deferred,
+    /// What came does not have the digests of its manifest.
+    Quarantined,
+    /// Not taken, for good.
+    Refused,
+    /// Its origin does not send it to us any more.
+    Withdrawn,
+    /// Ended by its origin.
+    Cancelled,
+    /// Its lifetime is over.
+    Expired,
+    /// Shown in the inbox, and not durable yet.
+    Published,
+    /// Shown in the inbox, and durable.
+    Received,
+    /// The user removed what it showed.
+    Consumed,
+    /// Its file has other bytes than were received.
+    Damaged,
+}
+
+impl InboxStage {
+    /// What users read.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Incoming => "incoming",
+            Self::Deferred => "deferred",
+            Self::Quarantined => "quarantined",
+            Self::Refused => "refused",
+            Self::Withdrawn => "withdrawn",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Published => "published",
+            Self::Received => "received",
+            Self::Consumed => "consumed",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+impl fmt::Display for InboxStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+/// Tests compare with what users read.
+#[cfg(test)]
+impl PartialEq<&str> for Stage {
+    fn eq(&self, word: &&str) -> bool {
+        self.word() == *word
+    }
+}
+
+#[cfg(test)]
+impl PartialEq<&str> for InboxStage {
+    fn eq(&self, word: &&str) -> bool {
+        self.word() == *word
     }
 }
 
@@ -102,13 +152,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_stage_is_read_back_from_its_word_in_the_order_of_the_way() {
-        assert!(Stage::ALL.is_sorted());
-        for stage in Stage::ALL {
-            assert_eq!(Stage::of(stage.word()), Some((stage, "")));
+    fn json_has_the_words_that_people_read() {
+        let stages = [
+            Stage::Open,
+            Stage::Incomplete,
+            Stage::Waiting,
+            Stage::Settling,
+            Stage::Sealing,
+            Stage::Retrying,
+            Stage::NotSent,
+            Stage::Sealed,
+            Stage::Deferred,
+            Stage::Queued,
+            Stage::Offered,
+            Stage::Sending,
+            Stage::Refused,
+            Stage::Cancelled,
+            Stage::Expired,
+            Stage::Superseded,
+            Stage::Delivered,
+        ];
+        assert!(stages.is_sorted());
+        for stage in stages {
+            let json = serde_json::to_value(stage).unwrap();
+            assert_eq!(json, stage.word());
+            assert_eq!(serde_json::from_value::<Stage>(json).unwrap(), stage);
         }
-        assert_eq!(Stage::of("delivered 1/2"), Some((Stage::Delivered, "1/2")));
-        assert_eq!(Stage::of("waiting: d/f"), Some((Stage::Waiting, "d/f")));
-        assert_eq!(Stage::of("opened"), None);
+        for stage in [
+            InboxStage::Incoming,
+            InboxStage::Deferred,
+            InboxStage::Quarantined,
+            InboxStage::Refused,
+            InboxStage::Withdrawn,
+            InboxStage::Cancelled,
+            InboxStage::Expired,
+            InboxStage::Published,
+            InboxStage::Received,
+            InboxStage::Consumed,
+            InboxStage::Damaged,
+        ] {
+            assert_eq!(serde_json::to_value(stage).unwrap(), stage.word());
+        }
     }
 }

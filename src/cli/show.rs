@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::bundle::{InboxStage, Stage};
 use crate::control::{
     Counts, InboundRow, News, Of, OutboundRow, PeerRow, RecipientRow, Status, WirePath,
 };
@@ -129,7 +130,11 @@ impl Rates {
     pub(super) fn look(&mut self, rows: &[OutboundRow], now: Instant) {
         let mut seen = HashMap::new();
         for row in rows {
-            for to in row.recipients.iter().filter(|to| to.state == "sending") {
+            for to in row
+                .recipients
+                .iter()
+                .filter(|to| to.state == Stage::Sending)
+            {
                 let key = (row.bundle.clone(), to.id.clone());
                 let mut pace = self.0.remove(&key).unwrap_or(Pace {
                     at: now,
@@ -189,7 +194,7 @@ fn outbound(row: &OutboundRow, now: u64, rates: &Rates) -> String {
     let done = row
         .recipients
         .iter()
-        .filter(|recipient| recipient.state == "delivered")
+        .filter(|recipient| recipient.state == Stage::Delivered)
         .count();
     let mut line = format!(
         "  {:<12} {done}/{}  {:>10}  {:>8}  {}",
@@ -199,7 +204,7 @@ fn outbound(row: &OutboundRow, now: u64, rates: &Rates) -> String {
         ago(row.sealed_at, now),
         plain(&row.path)
     );
-    let sending = row.living().filter(|to| to.state == "sending");
+    let sending = row.living().filter(|to| to.state == Stage::Sending);
     if let Some(slowest) = sending.min_by_key(|to| to.bytes) {
         let shown = progress(slowest.bytes, row.size, rates.of(row, slowest));
         let _fits = write!(line, " ({shown})");
@@ -222,7 +227,7 @@ fn outbound(row: &OutboundRow, now: u64, rates: &Rates) -> String {
 
 fn inbound(row: &InboundRow, now: u64) -> String {
     let mut more = String::new();
-    if row.state == "incoming" {
+    if row.state == InboxStage::Incoming {
         more = format!(" ({})", progress(row.bytes, row.size, row.rate));
     }
     if let Some(why) = &row.error {
@@ -275,7 +280,7 @@ pub(super) fn of(of: &Of, now: u64) -> String {
         }
         for to in &row.recipients {
             let mut line = format!("  {:<16} {}", plain(&to.name), to.state);
-            if to.state == "sending" {
+            if to.state == Stage::Sending {
                 let _fits = write!(line, " {}", progress(to.bytes, row.size, 0));
             }
             if let Some(why) = &to.error {
@@ -482,11 +487,11 @@ mod tests {
                 sha256: String::new(),
                 size: 1536,
                 sealed_at: 0,
-                state: "deferred".into(),
+                state: Stage::Deferred,
                 recipients: vec![RecipientRow {
                     id: "bb".into(),
                     name: "birch".into(),
-                    state: "deferred".into(),
+                    state: Stage::Deferred,
                     bytes: 0,
                     error: Some("disk full".into()),
                     gone: false,
@@ -570,9 +575,9 @@ mod tests {
         let mut page = example();
         page.outbound_more = 1200;
         let row = &mut page.outbound[0];
-        (row.state, row.size, row.sealed_at) = ("sending".into(), 1000 << 20, 400);
+        (row.state, row.size, row.sealed_at) = (Stage::Sending, 1000 << 20, 400);
         let to = &mut row.recipients[0];
-        (to.state, to.bytes, to.error) = ("sending".into(), 100 << 20, None);
+        (to.state, to.bytes, to.error) = (Stage::Sending, 100 << 20, None);
         let (mut rates, begun) = (Rates::default(), Instant::now());
         rates.look(&page.outbound, begun);
         page.outbound[0].recipients[0].bytes = 200 << 20;
@@ -587,7 +592,7 @@ mod tests {
             rate: 1 << 20,
             at: 0,
             from: "birch".into(),
-            state: "incoming".into(),
+            state: InboxStage::Incoming,
             error: None,
         });
         let text = status(&page, 1000, &rates);

@@ -154,7 +154,7 @@ fn missing(missing: &Missing, name: &str, now: u64) -> String {
     match missing.offline_since {
         Some(at) => line.push_str(&format!("; {}", show::offline(at, now))),
         None => {
-            let states: Vec<&str> = missing.states.iter().map(String::as_str).collect();
+            let states: Vec<&str> = missing.states.iter().map(|stage| stage.word()).collect();
             line.push_str(&format!("; {}", states.join(", ")));
         }
     }
@@ -168,7 +168,7 @@ fn missing(missing: &Missing, name: &str, now: u64) -> String {
 fn nothing(waited: &Waited) -> String {
     let all = waited.paths.iter().find(|path| path.path.is_none());
     match all {
-        Some(all) if all.detail.starts_with("nothing") => format!("{}\n", all.detail),
+        Some(all) if all.nothing => format!("{}\n", all.detail),
         _ => String::new(),
     }
 }
@@ -176,6 +176,7 @@ fn nothing(waited: &Waited) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::Stage;
 
     #[test]
     fn who_is_missing_is_named_with_what_and_since_when() {
@@ -183,7 +184,7 @@ mod tests {
             name: "birch".into(),
             files: 3,
             bytes: 1 << 30,
-            states: ["deferred".to_owned(), "queued".to_owned()].into(),
+            states: [Stage::Deferred, Stage::Queued].into(),
             offline_since: Some(940),
             ..Missing::default()
         };

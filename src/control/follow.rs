@@ -75,7 +75,7 @@ mod tests {
 
     fn shown(page: &Status) -> Vec<(&str, &str)> {
         let rows = page.outbound.iter();
-        rows.map(|row| (row.bundle.as_str(), row.state.as_str()))
+        rows.map(|row| (row.bundle.as_str(), row.state.word()))
             .collect()
     }
 

@@ -414,7 +414,7 @@ fn has_hung_up(stream: &UnixStream) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::RelPath;
+    use crate::bundle::{RelPath, Stage};
     use crate::control::wait::{Delivery, WaitFor};
     use crate::control::{Client, PeerRow, Status, WirePath};
     use crate::spool::{Counts, OutboundRow, RecipientRow};
@@ -476,9 +476,9 @@ mod tests {
                 return Delivery::Unknown;
             }
             let state = if self.state.lock().1 {
-                "delivered"
+                Stage::Delivered
             } else {
-                "queued"
+                Stage::Queued
             };
             Delivery::Sealed(OutboundRow {
                 path: "x".into(),
@@ -487,11 +487,11 @@ mod tests {
                 sha256: String::new(),
                 size: 0,
                 sealed_at: 0,
-                state: state.into(),
+                state,
                 recipients: vec![RecipientRow {
                     id: "bb".into(),
                     name: "birch".into(),
-                    state: state.into(),
+                    state,
                     bytes: 0,
                     error: None,
                     gone: false,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::path::WirePath;
-use crate::bundle::RelPath;
+use crate::bundle::{RelPath, Stage};
 use crate::similar;
 use crate::spool::{OutboundRow, RecipientRow};
 
@@ -49,7 +49,9 @@ pub(crate) enum Delivery {
     Unknown,
     /// What the path shows now is not sealed yet; in words.
     Unsealed(String),
-    /// It is held back until somebody acts (its writer was killed, its name is ignored); in words.
+    /// It is not sent because of its name; in words.
+    Ignored(String),
+    /// It is held back until somebody acts, since its writer was killed; in words.
     Held(String),
     /// It is a directory: what counts is in it.
     Directory,
@@ -88,6 +90,9 @@ pub(crate) struct PathOutcome {
     pub outcome: Outcome,
     /// In more words: `delivered 2/3`.
     pub detail: String,
+    /// There was nothing to wait for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nothing: bool,
 }
 
 /// A member that does not have everything yet.
@@ -101,8 +106,8 @@ pub(crate) struct Missing {
     pub files: u64,
     /// Bytes of them that are still to come.
     pub bytes: u64,
-    /// Words of their states.
-    pub states: BTreeSet<String>,
+    /// How far they are.
+    pub states: BTreeSet<Stage>,
     /// Why one of them does not go on, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -153,7 +158,7 @@ pub(crate) fn judge(delivery: &Delivery, to: &WaitFor, alone: bool) -> Judged {
     let judged = match delivery {
         Delivery::Unknown => failed("no such file in the outbox"),
         Delivery::Unsealed(state) => (None, state.clone()),
-        Delivery::Held(why) => failed(why),
+        Delivery::Ignored(why) | Delivery::Held(why) => failed(why),
         Delivery::Directory => failed("it is a directory by now"),
         Delivery::Sealed(row) => judge_row(row, to, alone),
     };
@@ -166,9 +171,9 @@ pub(crate) fn judge_wide(delivery: &Delivery, to: &WaitFor, alone: bool) -> Judg
     let passed = |words: &str| Judged::from((Some(Outcome::Delivered), words.to_owned()));
     match delivery {
         Delivery::Unknown | Delivery::Directory => passed("gone"),
-        Delivery::Held(why) if why.starts_with(IGNORED) => passed(why),
+        Delivery::Ignored(why) => passed(why),
         Delivery::Sealed(row) => {
-            let replaced = |recipient: &RecipientRow| recipient.state == "superseded";
+            let replaced = |recipient: &RecipientRow| recipient.state == Stage::Superseded;
             let mut row = row.clone();
             let all = row.recipients.len();
             row.recipients.retain(|recipient| !replaced(recipient));
@@ -185,16 +190,13 @@ pub(crate) fn judge_wide(delivery: &Delivery, to: &WaitFor, alone: bool) -> Judg
     }
 }
 
-/// How the reason begins for which a file is held back because of its name.
-pub(crate) const IGNORED: &str = "ignored: ";
-
 fn is_called(recipient: &RecipientRow, who: &str) -> bool {
     recipient.name == who || recipient.id == who
 }
 
 fn judge_row(row: &OutboundRow, to: &WaitFor, alone: bool) -> (Option<Outcome>, String) {
-    if row.recipients.is_empty() && matches!(row.state.as_str(), "cancelled" | "expired") {
-        return (Some(Outcome::Failed), row.state.clone());
+    if row.recipients.is_empty() && matches!(row.state, Stage::Cancelled | Stage::Expired) {
+        return (Some(Outcome::Failed), row.state.to_string());
     }
     if row.recipients.is_empty() {
         let waits = *to == WaitFor::First || !alone;
@@ -261,14 +263,14 @@ fn judge_row(row: &OutboundRow, to: &WaitFor, alone: bool) -> (Option<Outcome>, 
 }
 
 fn is_delivered(recipient: &RecipientRow) -> bool {
-    recipient.state == "delivered"
+    recipient.state == Stage::Delivered
 }
 
 /// Whether it will never be delivered: a final state by the glossary, but not `delivered`.
 fn is_lost(recipient: &RecipientRow) -> bool {
     matches!(
-        recipient.state.as_str(),
-        "refused" | "cancelled" | "superseded" | "expired"
+        recipient.state,
+        Stage::Refused | Stage::Cancelled | Stage::Superseded | Stage::Expired
     )
 }
 
@@ -279,11 +281,11 @@ fn lost_words(recipient: &RecipientRow) -> String {
         let why = recipient.error.as_ref();
         why.map_or_else(String::new, |why| format!("{before}({why})"))
     };
-    match recipient.state.as_str() {
-        "refused" => format!("refused by {name}{}", why(" ")),
+    match recipient.state {
+        Stage::Refused => format!("refused by {name}{}", why(" ")),
         // Only the origin of a bundle can cancel it, and this is one of ours.
-        "cancelled" => format!("cancelled here, not for {name} any more{}", why(" ")),
-        "superseded" => format!("superseded for {name} by a newer version"),
+        Stage::Cancelled => format!("cancelled here, not for {name} any more{}", why(" ")),
+        Stage::Superseded => format!("superseded for {name} by a newer version"),
         state => format!("{state} for {name}{}", why(" ")),
     }
 }
@@ -301,11 +303,11 @@ mod tests {
     use super::*;
     use crate::bundle::DeliveryState;
 
-    fn row(states: &[(&str, &str)]) -> OutboundRow {
-        let recipient = |(name, state): &(&str, &str)| RecipientRow {
+    fn row(states: &[(&str, Stage)]) -> OutboundRow {
+        let recipient = |(name, state): &(&str, Stage)| RecipientRow {
             id: format!("id-{name}"),
             name: (*name).into(),
-            state: (*state).into(),
+            state: *state,
             bytes: 0,
             error: None,
             gone: false,
@@ -317,18 +319,18 @@ mod tests {
             sha256: String::new(),
             size: 0,
             sealed_at: 0,
-            state: String::new(),
+            state: Stage::Queued,
             recipients: states.iter().map(recipient).collect(),
         }
     }
 
-    fn outcome(states: &[(&str, &str)], to: &str) -> Option<Outcome> {
+    fn outcome(states: &[(&str, Stage)], to: &str) -> Option<Outcome> {
         judge(&Delivery::Sealed(row(states)), &to.parse().unwrap(), false).outcome
     }
 
     #[test]
     fn a_slip_in_the_name_of_a_recipient_gets_a_suggestion() {
-        let row = Delivery::Sealed(row(&[("birch", "queued")]));
+        let row = Delivery::Sealed(row(&[("birch", Stage::Queued)]));
         let judged = judge(&row, &"brich".parse().unwrap(), false);
         assert_eq!(judged.outcome, Some(Outcome::Failed));
         let words = judged.words;
@@ -339,32 +341,39 @@ mod tests {
     fn all_means_everyone_and_at_least_one() {
         assert_eq!(outcome(&[], "all"), None);
         assert_eq!(
-            outcome(&[("a", "delivered"), ("b", "sending")], "all"),
+            outcome(&[("a", Stage::Delivered), ("b", Stage::Sending)], "all"),
             None
         );
         assert_eq!(
-            outcome(&[("a", "delivered"), ("b", "delivered")], "all"),
+            outcome(&[("a", Stage::Delivered), ("b", Stage::Delivered)], "all"),
             Some(Outcome::Delivered)
         );
         assert_eq!(
-            outcome(&[("a", "sending"), ("b", "refused")], "all"),
+            outcome(&[("a", Stage::Sending), ("b", Stage::Refused)], "all"),
             Some(Outcome::Failed)
         );
     }
 
     #[test]
     fn a_number_is_met_or_out_of_reach() {
-        let three = [("a", "delivered"), ("b", "deferred"), ("c", "expired")];
+        let three = [
+            ("a", Stage::Delivered),
+            ("b", Stage::Deferred),
+            ("c", Stage::Expired),
+        ];
         assert_eq!(outcome(&three, "1"), Some(Outcome::Delivered));
         assert_eq!(outcome(&three, "2"), None);
         assert_eq!(outcome(&three, "3"), Some(Outcome::Failed));
-        assert_eq!(outcome(&[("a", "delivered")], "2"), Some(Outcome::Failed));
+        assert_eq!(
+            outcome(&[("a", Stage::Delivered)], "2"),
+            Some(Outcome::Failed)
+        );
         assert_eq!(outcome(&[], "2"), None);
     }
 
     #[test]
     fn a_peer_is_meant_by_name_or_id() {
-        let two = [("a", "delivered"), ("b", "queued")];
+        let two = [("a", Stage::Delivered), ("b", Stage::Queued)];
         assert_eq!(outcome(&two, "a"), Some(Outcome::Delivered));
         assert_eq!(outcome(&two, "id-a"), Some(Outcome::Delivered));
         assert_eq!(outcome(&two, "b"), None);
@@ -373,10 +382,10 @@ mod tests {
 
     #[test]
     fn who_is_no_member_any_more_is_not_waited_for() {
-        let judged = |states: &[(&str, &str)], gone: &[&str], to: &str| {
+        let judged = |states: &[(&str, Stage)], gone: &[&str], to: &str| {
             let mut row = row(states);
             for recipient in &mut row.recipients {
-                let ended = recipient.state == "cancelled";
+                let ended = recipient.state == Stage::Cancelled;
                 recipient.gone = ended && gone.contains(&recipient.name.as_str());
                 recipient.error = recipient.gone.then(|| "forgotten".to_owned());
             }
@@ -384,7 +393,7 @@ mod tests {
                 judge(&Delivery::Sealed(row), &to.parse().unwrap(), false);
             (outcome, words)
         };
-        let two = [("a", "delivered"), ("b", "cancelled")];
+        let two = [("a", Stage::Delivered), ("b", Stage::Cancelled)];
         let (outcome, words) = judged(&two, &["b"], "all");
         assert_eq!(outcome, Some(Outcome::Delivered));
         assert!(
@@ -394,31 +403,39 @@ mod tests {
         assert_eq!(judged(&two, &[], "all").0, Some(Outcome::Failed));
         assert_eq!(judged(&two, &["b"], "b").0, Some(Outcome::Failed));
         assert_eq!(judged(&two, &["b"], "2").0, Some(Outcome::Failed));
-        let open = [("a", "sending"), ("b", "cancelled")];
+        let open = [("a", Stage::Sending), ("b", Stage::Cancelled)];
         assert_eq!(judged(&open, &["b"], "all").0, None);
         // What was delivered before stays so.
-        let had = [("a", "delivered"), ("b", "delivered")];
+        let had = [("a", Stage::Delivered), ("b", Stage::Delivered)];
         assert_eq!(judged(&had, &["b"], "2").0, Some(Outcome::Delivered));
-        let nobody = judged(&[("b", "cancelled")], &["b"], "all");
+        let nobody = judged(&[("b", Stage::Cancelled)], &["b"], "all");
         assert_eq!(nobody.0, Some(Outcome::Failed), "nobody has it");
     }
 
     #[test]
     fn it_is_said_whose_doing_it_was() {
-        let words = |state: &str, error: Option<&str>| {
+        let words = |state: Stage, error: Option<&str>| {
             let mut row = row(&[("birch", state)]);
             row.recipients[0].error = error.map(str::to_owned);
             judge(&Delivery::Sealed(row), &WaitFor::All, false).words
         };
         for (state, error, said) in [
-            ("refused", Some("too large"), "refused by birch (too large)"),
-            ("cancelled", None, "cancelled here, not for birch any more"),
             (
-                "superseded",
+                Stage::Refused,
+                Some("too large"),
+                "refused by birch (too large)",
+            ),
+            (
+                Stage::Cancelled,
+                None,
+                "cancelled here, not for birch any more",
+            ),
+            (
+                Stage::Superseded,
                 None,
                 "superseded for birch by a newer version",
             ),
-            ("expired", None, "expired for birch"),
+            (Stage::Expired, None, "expired for birch"),
         ] {
             assert_eq!(words(state, error), format!("delivered 0/1, {said}"));
         }
@@ -437,7 +454,7 @@ mod tests {
             DeliveryState::Superseded,
             DeliveryState::Expired,
         ] {
-            let row = row(&[("a", state.word())]);
+            let row = row(&[("a", state.stage())]);
             let lost = state.is_final() && state != DeliveryState::Delivered;
             assert_eq!(is_lost(&row.recipients[0]), lost, "{state:?}");
         }
@@ -465,10 +482,10 @@ mod tests {
         assert_eq!(judge(&nobody, &WaitFor::First, true).outcome, None);
         let first = |states| judge(&Delivery::Sealed(row(states)), &WaitFor::First, false).outcome;
         assert_eq!(
-            first(&[("a", "sending"), ("b", "delivered")]),
+            first(&[("a", Stage::Sending), ("b", Stage::Delivered)]),
             Some(Outcome::Delivered)
         );
-        assert_eq!(first(&[("a", "sending"), ("b", "refused")]), None);
+        assert_eq!(first(&[("a", Stage::Sending), ("b", Stage::Refused)]), None);
     }
 
     #[test]
@@ -476,16 +493,19 @@ mod tests {
         let wide = |delivery, to: &str| judge_wide(&delivery, &to.parse().unwrap(), false).outcome;
         let passed = Some(Outcome::Delivered);
         assert_eq!(wide(Delivery::Unknown, "all"), passed);
-        assert_eq!(wide(Delivery::Held(format!("{IGNORED}.x")), "all"), passed);
+        assert_eq!(
+            wide(Delivery::Ignored("ignored: .x".to_owned()), "all"),
+            passed
+        );
         let torn = Delivery::Held("incomplete".into());
         assert_eq!(wide(torn, "all"), Some(Outcome::Failed));
-        let sealed = |states: &[(&str, &str)]| Delivery::Sealed(row(states));
-        assert_eq!(wide(sealed(&[("a", "superseded")]), "all"), passed);
-        let mixed = [("a", "superseded"), ("b", "sending")];
+        let sealed = |states: &[(&str, Stage)]| Delivery::Sealed(row(states));
+        assert_eq!(wide(sealed(&[("a", Stage::Superseded)]), "all"), passed);
+        let mixed = [("a", Stage::Superseded), ("b", Stage::Sending)];
         assert_eq!(wide(sealed(&mixed), "all"), None);
         assert_eq!(wide(sealed(&mixed), "c"), passed, "not for it");
         assert_eq!(
-            wide(sealed(&[("a", "refused")]), "all"),
+            wide(sealed(&[("a", Stage::Refused)]), "all"),
             Some(Outcome::Failed)
         );
     }

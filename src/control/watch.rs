@@ -11,7 +11,7 @@ use super::wait::{
     Delivery, Judged, Missing, Outcome, PathOutcome, Progress, Target, WaitFor, judge, judge_wide,
 };
 use super::{ControlBackend, Waited, WirePath};
-use crate::bundle::RelPath;
+use crate::bundle::{RelPath, Stage};
 use crate::spool::OutboundRow;
 
 /// Most members that are named as missing; the others are counted.
@@ -227,10 +227,11 @@ impl Group {
             (None, true) => (Outcome::Delivered, None),
             (None, false) => (Outcome::Timeout, None),
         };
+        let nothing = detail.is_none() && self.wide && self.files == 0;
         let detail = match (detail, self.wide) {
             (Some(why), true) => format!("{counted}, {why}"),
             (Some(why), false) => why,
-            (None, true) if self.files == 0 => "nothing is on its way".to_owned(),
+            (None, true) if nothing => "nothing is on its way".to_owned(),
             (None, true) => counted,
             (None, false) => self.detail,
         };
@@ -238,6 +239,7 @@ impl Group {
             path: self.asked,
             outcome,
             detail,
+            nothing,
         }
     }
 }
@@ -282,7 +284,7 @@ impl Seen {
         self.bytes += weight(row);
         for recipient in row.living() {
             self.bytes_done += recipient.bytes.min(row.size);
-            if recipient.state == "delivered" {
+            if recipient.state == Stage::Delivered {
                 continue;
             }
             let key = (recipient.id.clone(), recipient.name.clone());
@@ -293,7 +295,7 @@ impl Seen {
             });
             missing.files += 1;
             missing.bytes += row.size.saturating_sub(recipient.bytes);
-            missing.states.insert(recipient.state.clone());
+            missing.states.insert(recipient.state);
             if missing.error.is_none() {
                 missing.error.clone_from(&recipient.error);
             }
@@ -316,7 +318,7 @@ impl Seen {
         all.sort_by_key(|missing| (missing.offline_since.is_none(), missing.name.clone()));
         if all.len() > NAMED {
             let rest = all.split_off(NAMED);
-            let states: BTreeSet<String> = rest
+            let states: BTreeSet<Stage> = rest
                 .iter()
                 .flat_map(|missing| missing.states.clone())
                 .collect();
@@ -343,7 +345,7 @@ mod tests {
     use crate::spool::RecipientRow;
 
     /// A daemon with the file `x`, which was sealed as this bundle and is in this state.
-    struct Fake(Mutex<(&'static str, &'static str)>);
+    struct Fake(Mutex<(&'static str, Stage)>);
 
     impl Fake {
         fn row(&self) -> OutboundRow {
@@ -355,11 +357,11 @@ mod tests {
                 sha256: String::new(),
                 size: 0,
                 sealed_at: 0,
-                state: state.into(),
+                state,
                 recipients: vec![RecipientRow {
                     id: "bb".into(),
                     name: "birch".into(),
-                    state: state.into(),
+                    state,
                     bytes: 0,
                     error: None,
                     gone: false,
@@ -403,14 +405,14 @@ mod tests {
 
     #[test]
     fn a_bundle_that_is_sealed_anew_is_waited_for_under_its_new_id() {
-        let fake = Fake(Mutex::new(("held", "queued")));
+        let fake = Fake(Mutex::new(("held", Stage::Queued)));
         let mut watch = Watch::new(&[], &[], WaitFor::All, &fake);
         assert_eq!(watch.look(&fake), None);
         for bundle in ["first", "second"] {
-            *fake.0.lock() = (bundle, "queued");
+            *fake.0.lock() = (bundle, Stage::Queued);
             assert_eq!(watch.look(&fake), None, "{bundle}");
         }
-        *fake.0.lock() = ("second", "delivered");
+        *fake.0.lock() = ("second", Stage::Delivered);
         assert_eq!(watch.look(&fake), Some(Outcome::Delivered));
         assert_eq!(watch.progress().files_done, 1);
     }

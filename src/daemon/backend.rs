@@ -14,9 +14,9 @@ use parking_lot::RwLock;
 
 use self::metrics::metrics;
 use super::facts::Facts;
-use crate::bundle::{BundleId, RelPath};
+use crate::bundle::{BundleId, RelPath, Stage};
 use crate::control::act::{Act, Acted};
-use crate::control::wait::{Delivery, IGNORED, Target};
+use crate::control::wait::{Delivery, Target};
 use crate::control::{
     Away, ControlBackend, Counts, DEFAULT_ROWS, Forgotten, IgnoredRow, Left, MAX_ROWS,
     MembershipChange, Of, OutboundRow, PeerRow, Reply, Status, WirePath,
@@ -26,7 +26,7 @@ use crate::mesh::{Mesh, PeerStatus};
 use crate::peer::PeerId;
 use crate::ready::Overview;
 use crate::similar;
-use crate::spool::{Changed, Member, Unfinished};
+use crate::spool::{Changed, FileStage, Member, Unfinished};
 
 /// So many digits of an id say which.
 const ID_LEAST: usize = 8;
@@ -278,7 +278,9 @@ impl ControlBackend for Backend {
                 let note = "no such file in the outbox, and nothing was sent from there".to_owned();
                 (Some(note), Vec::new())
             }
-            Delivery::Unsealed(note) | Delivery::Held(note) => (Some(note), Vec::new()),
+            Delivery::Unsealed(note) | Delivery::Ignored(note) | Delivery::Held(note) => {
+                (Some(note), Vec::new())
+            }
             Delivery::Directory => {
                 let rows = spool.outbound_below(path, MAX_ROWS);
                 let nothing = "nothing was sent from it of late".to_owned();
@@ -329,10 +331,10 @@ impl ControlBackend for Backend {
                 let state = spool.outbox_state(path, shown.ino()).state;
                 let fs = self.fs.get().and_then(Weak::upgrade);
                 if let Some(pattern) = fs.and_then(|fs| fs.ignored_by(path, shown.ino())) {
-                    Delivery::Held(format!(
-                        "{IGNORED}its name matches {pattern}; rename it, or `meshbox send` it"
+                    Delivery::Ignored(format!(
+                        "ignored: its name matches {pattern}; rename it, or `meshbox send` it"
                     ))
-                } else if state == "incomplete" {
+                } else if state == Some(FileStage::At(Stage::Incomplete)) {
                     let fs = self.fs.get().and_then(Weak::upgrade);
                     let why = fs.and_then(|fs| fs.failure(shown.ino()));
                     let why = why.unwrap_or_else(|| {
@@ -342,6 +344,7 @@ impl ControlBackend for Backend {
                         "incomplete: {why}; write it again, or `meshbox send` sends it as it is"
                     ))
                 } else {
+                    let state = state.map_or_else(String::new, |stage| stage.to_string());
                     Delivery::Unsealed(format!("not sealed yet ({state})"))
                 }
             }

@@ -10,26 +10,38 @@ use super::kind::Kind;
 use super::node::{Area, NodeId};
 use crate::bundle::{RelPath, Stage};
 use crate::ready::Shown;
-use crate::spool::FileState;
+use crate::spool::{FileStage, FileState};
 
 /// Names of one inode that are looked at.
 const NAMES_MAX: usize = 256;
 
-fn of(shown: &Shown) -> FileState {
+fn of(shown: Shown) -> FileState {
+    let stage = match shown {
+        Shown::Open => FileStage::At(Stage::Open),
+        Shown::Settling => FileStage::At(Stage::Settling),
+        Shown::Sealing => FileStage::At(Stage::Sealing),
+        Shown::Retrying => FileStage::At(Stage::Retrying),
+        Shown::Incomplete => FileStage::At(Stage::Incomplete),
+        Shown::Ignored(pattern) => FileStage::Ignored(pattern),
+        Shown::Waiting(path) => FileStage::WaitsFor(path),
+    };
     FileState {
-        state: shown.to_string(),
+        state: Some(stage),
         ..FileState::default()
     }
 }
 
-/// How far a state is: its stage, then how many of all are there. What is no stage of the way is as far as can be.
-fn rank(state: &FileState) -> (Stage, u64) {
-    let (stage, rest) = Stage::of(&state.state).unwrap_or((Stage::Delivered, ""));
-    let share = rest.split_once('/').and_then(|(done, all)| {
-        let (done, all): (u64, u64) = (done.parse().ok()?, all.parse().ok()?);
-        done.saturating_mul(1 << 20).checked_div(all)
-    });
-    (stage, share.unwrap_or(0))
+/// How far a file is: its stage, then the share of recipients that have it. What is not on its way is as far as can be.
+fn rank(state: &FileState) -> (Stage, usize) {
+    match &state.state {
+        Some(FileStage::At(stage)) => (*stage, 0),
+        Some(FileStage::Delivered { done, all }) => {
+            let share = done.saturating_mul(1 << 20).checked_div(*all);
+            (Stage::Delivered, share.unwrap_or(0))
+        }
+        Some(FileStage::WaitsFor(_)) => (Stage::Waiting, 0),
+        Some(FileStage::Ignored(_) | FileStage::Inbox(_)) | None => (Stage::Delivered, 0),
+    }
 }
 
 impl Fs {
@@ -52,7 +64,7 @@ impl Fs {
         if backing.kind == Kind::Directory {
             // Only one that is about to be sent as one bundle has a state of its own.
             let shown = self.readiness.shown_directory(&path);
-            return Ok(shown.map_or_else(FileState::default, |shown| of(&shown)));
+            return Ok(shown.map_or_else(FileState::default, of));
         }
         if place.area == Area::Inbox {
             return Ok(self.spool.inbox_state(&path, backing.ino));
@@ -75,12 +87,12 @@ impl Fs {
                 let sent = self.spool.outbox_state(path, ino);
                 match sent.bundle {
                     Some(_) => sent,
-                    None => of(&Shown::Ignored(pattern)),
+                    None => of(Shown::Ignored(pattern)),
                 }
             }
             Some(shown) => FileState {
                 error: self.readiness.failure(ino),
-                ..of(&shown)
+                ..of(shown)
             },
             None => self.spool.outbox_state(path, ino),
         }
@@ -93,21 +105,25 @@ mod tests {
 
     #[test]
     fn the_name_that_is_least_far_is_the_one_that_counts() {
-        let least = |states: &[&str]| {
-            let states = states.iter().map(|state| FileState {
-                state: (*state).to_owned(),
+        let least = |stages: &[FileStage]| {
+            let states = stages.iter().map(|stage| FileState {
+                state: Some(stage.clone()),
                 ..FileState::default()
             });
-            states.min_by_key(rank).unwrap().state
+            let least = states.min_by_key(rank).unwrap().state.unwrap();
+            least.to_string()
         };
-        for (states, want) in [
-            (["delivered 2/2", "queued"], "queued"),
-            (["delivered 2/2", "delivered 1/2"], "delivered 1/2"),
-            (["sending", "settling"], "settling"),
-            (["waiting: d/f", "sealed"], "waiting: d/f"),
-            (["delivered", "not sent"], "not sent"),
+        let at = FileStage::At;
+        let delivered = |done| FileStage::Delivered { done, all: 2 };
+        let waits = FileStage::WaitsFor(RelPath::parse("d/f").unwrap());
+        for (stages, want) in [
+            ([delivered(2), at(Stage::Queued)], "queued"),
+            ([delivered(2), delivered(1)], "delivered 1/2"),
+            ([at(Stage::Sending), at(Stage::Settling)], "settling"),
+            ([waits, at(Stage::Sealed)], "waiting: d/f"),
+            ([at(Stage::Delivered), at(Stage::NotSent)], "not sent"),
         ] {
-            assert_eq!(least(&states), want);
+            assert_eq!(least(&stages), want);
         }
     }
 }

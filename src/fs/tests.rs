@@ -451,7 +451,7 @@ impl TestFs {
     /// Waits until the seal of a file is durable.
     fn wait_queued(&self, id: NodeId) {
         wait_until("it is not queued", || {
-            self.fs.file_state(id).unwrap().state == "queued"
+            self.fs.file_state(id).unwrap().word() == "queued"
         });
     }
     /// Waits until a file of the outbox is held back because its writer failed or was killed; it is not sealed.

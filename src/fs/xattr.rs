@@ -13,6 +13,7 @@ use super::error::FsError;
 use super::generated;
 use super::kind::Kind;
 use super::node::{Area, NodeId};
+use crate::digest::Digest;
 
 const USER: &[u8] = b"user.";
 const VIRTUAL: &[u8] = b"user.meshbox.";
@@ -60,12 +61,12 @@ impl Fs {
     fn virtual_xattr(&self, id: NodeId, field: &[u8]) -> Result<Vec<u8>, FsError> {
         let state = self.file_state(id)?;
         let value = match field {
-            b"state" => Some(state.state).filter(|state| !state.is_empty()),
-            b"sha256" => state.sha256,
-            b"bundle" => state.bundle,
+            b"state" => state.state.map(|stage| stage.to_string()),
+            b"sha256" => state.sha256.map(Digest::to_hex),
+            b"bundle" => state.bundle.map(|id| id.to_string()),
             b"from" => state.from,
             b"error" => state.error,
-            b"progress" => state.progress,
+            b"progress" => state.progress.map(|(bytes, all)| format!("{bytes}/{all}")),
             _unknown => None,
         };
         value.map(String::into_bytes).ok_or(FsError::NoAttribute)

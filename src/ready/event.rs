@@ -1,8 +1,6 @@
 //! The words `fs` and the machine exchange: what happened, what is to be done, what is to be shown.
 
-use std::fmt;
-
-use crate::bundle::{RelPath, Stage};
+use crate::bundle::RelPath;
 
 /// A backing inode.
 pub(crate) type Ino = u64;
@@ -320,33 +318,4 @@ pub(crate) enum Shown {
     Ignored(String),
     /// It is sent with the rest of its directory, which waits for this file.
     Waiting(RelPath),
-}
-
-impl Shown {
-    /// One word.
-    pub(crate) fn word(&self) -> &'static str {
-        match self {
-            Shown::Open => Stage::Open.word(),
-            Shown::Settling => Stage::Settling.word(),
-            Shown::Sealing => Stage::Sealing.word(),
-            Shown::Retrying => Stage::Retrying.word(),
-            Shown::Incomplete => Stage::Incomplete.word(),
-            Shown::Ignored(_) => "ignored",
-            Shown::Waiting(_) => Stage::Waiting.word(),
-        }
-    }
-}
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Shown::Ignored(pattern) => write!(f, "ignored: matches {pattern}"),
-            Shown::Waiting(path) => write!(f, "waiting: {path}"),
-            Shown::Open
-            | Shown::Settling
-            | Shown::Sealing
-            | Shown::Retrying
-            | Shown::Incomplete => f.write_str(self.word()),
-        }
-    }
 }

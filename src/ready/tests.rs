@@ -656,19 +656,14 @@ fn recovered_files_are_sealed_or_held() {
 #[test]
 fn what_is_shown() {
     let mut player = Player::new(5);
-    let shown = |player: &Player, name: &str| {
-        player
-            .ready
-            .shown(1, &path(name))
-            .map(|shown| shown.to_string())
-    };
+    let shown = |player: &Player, name: &str| player.ready.shown(1, &path(name));
     player.play("0 create 1 f w; 1 write 1");
-    assert_eq!(shown(&player, "f").as_deref(), Some("open"));
+    assert_eq!(shown(&player, "f"), Some(Shown::Open));
     player.play("2 release 1");
-    assert_eq!(shown(&player, "f").as_deref(), Some("settling"));
+    assert_eq!(shown(&player, "f"), Some(Shown::Settling));
     assert_eq!(
-        shown(&player, "d/f.part").as_deref(),
-        Some("ignored: matches *.part")
+        shown(&player, "d/f.part"),
+        Some(Shown::Ignored("*.part".to_owned()))
     );
     player.until(10);
     assert_eq!(shown(&player, "f"), None);

@@ -46,8 +46,8 @@ use super::content::Content;
 use super::decision::handles_name;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
-use super::{Event, FileState, NewName, Published, Spool, SpoolError};
-use crate::bundle::{Receipt, RelPath, VerifiedManifest};
+use super::{Event, FileStage, FileState, NewName, Published, Spool, SpoolError};
+use crate::bundle::{InboxStage, Receipt, RelPath, VerifiedManifest};
 use crate::spool::inbox::intake::{Verified, shown};
 use crate::spool::inbox::naming::{Choosing, Naming};
 use crate::spool::inbox::taken::Which;
@@ -530,18 +530,21 @@ impl Spool {
         let Some(row) = row.ok().flatten().filter(|row| row.ino == ino) else {
             // Visible a moment before it is recorded: what is recorded may be said of the version before it.
             return FileState {
-                state: "published".to_owned(),
+                state: Some(FileStage::Inbox(InboxStage::Published)),
                 ..FileState::default()
             };
         };
-        let durable = !self.ledger.volatile.lock().contains(&row.bundle);
+        let stage = match self.ledger.volatile.lock().contains(&row.bundle) {
+            true => InboxStage::Published,
+            false => InboxStage::Received,
+        };
         FileState {
-            state: if durable { "received" } else { "published" }.to_owned(),
-            sha256: Some(row.digest.to_hex()),
-            bundle: Some(row.bundle.to_string()),
+            state: Some(FileStage::Inbox(stage)),
+            sha256: Some(row.digest),
+            bundle: Some(row.bundle),
             from: Some(self.group.name_of(row.origin)),
             error: None,
-            progress: Some(format!("{0}/{0}", row.size)),
+            progress: Some((row.size, row.size)),
         }
     }
 }

@@ -57,7 +57,9 @@ use super::durable::OnPath;
 use super::journal::Batch;
 use super::keys::{At, Beneath};
 use super::ledger::Ledger;
-use super::{FileState, Gate, GateGuard, Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError};
+use super::{
+    FileStage, FileState, Gate, GateGuard, Recheck, RecoveredFile, RecoveredTree, Spool, SpoolError,
+};
 use crate::bundle::{RelPath, Stage};
 
 /// Gates are looked through for dead ones each time their number has doubled past this.
@@ -435,7 +437,7 @@ impl Spool {
                 None => Stage::NotSent,
             };
             return FileState {
-                state: state.word().to_owned(),
+                state: Some(FileStage::At(state)),
                 ..FileState::default()
             };
         };

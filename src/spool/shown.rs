@@ -1,12 +1,13 @@
 //! What status shows: rows of bundles, and counters.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::outbox::MarkKind;
 use super::{Counts, FileState, Spool};
-use crate::bundle::{BundleId, DeliveryState, RelPath, Stage};
+use crate::bundle::{BundleId, CancelReason, DeliveryState, InboxStage, RelPath, Stage};
 use crate::digest::Digest;
 use crate::peer::PeerId;
 use crate::spool::group::route::HeldRow;
@@ -50,8 +51,8 @@ pub(crate) struct OutboundRow {
     /// When it was sealed, in seconds since 1970.
     #[serde(default)]
     pub sealed_at: u64,
-    /// `sealed` (not durable yet), `queued`, `delivered`, …: the least of all recipients.
-    pub state: String,
+    /// That of the recipient that is least far.
+    pub state: Stage,
     /// Each recipient.
     pub recipients: Vec<RecipientRow>,
 }
@@ -63,8 +64,8 @@ pub(crate) struct RecipientRow {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// The state's word.
-    pub state: String,
+    /// How far the delivery to it is.
+    pub state: Stage,
     /// Bytes it has asked for so far.
     pub bytes: u64,
     /// Why it does not go on.
@@ -112,9 +113,8 @@ pub(crate) struct InboundRow {
     pub at: u64,
     /// Name of the origin.
     pub from: String,
-    /// `incoming`, `published`, `received` (durable), `consumed`, `deferred`, `refused`, `quarantined`, `withdrawn`,
-    /// `cancelled`, `expired`.
-    pub state: String,
+    /// How far it is here.
+    pub state: InboxStage,
     /// Why it does not go on.
     pub error: Option<String>,
 }
@@ -226,20 +226,20 @@ impl Spool {
         let held = held.map(|row| held_rows(&row));
         let ended = || self.ledger.ended(bundle, says.origin);
         let state = if let Some(reason) = ended().filter(|_| states.is_empty()) {
-            reason.word()
+            reason.stage()
         } else if held.is_some() {
-            Stage::Waiting.word()
+            Stage::Waiting
         } else if states.is_empty() && !self.ledger.is_orphan(bundle).unwrap_or(true) {
             // It was held for somebody, and a newer version of its name went instead.
-            Stage::Superseded.word()
+            Stage::Superseded
         } else if sealed_only && !settled {
-            Stage::Sealed.word()
+            Stage::Sealed
         } else {
             // What all have who are still there is delivered, whoever else was to have it.
             let living = recipients.iter().zip(&states);
             let living = living.filter(|(recipient, _)| !recipient.gone);
             let living: Vec<DeliveryState> = living.map(|(_, state)| state.clone()).collect();
-            least(if living.is_empty() { &states } else { &living }).word()
+            least(if living.is_empty() { &states } else { &living })
         };
         recipients.extend(held.into_iter().flatten());
         Some(OutboundRow {
@@ -249,7 +249,7 @@ impl Spool {
             sha256: says.single_digest().map(Digest::to_hex).unwrap_or_default(),
             size: says.total_size(),
             sealed_at: self.ledger.sealed_at(bundle).ok().flatten().unwrap_or(0),
-            state: state.to_owned(),
+            state,
             recipients,
         })
     }
@@ -284,7 +284,7 @@ impl Spool {
         RecipientRow {
             id: peer.to_string(),
             name: self.group.name_of(peer),
-            state: state.word().to_owned(),
+            state: state.stage(),
             bytes,
             error,
             gone,
@@ -337,7 +337,7 @@ impl Spool {
             rate,
             at: row.at,
             from: self.group.name_of(row.origin),
-            state: inbound_word(row.state, published).to_owned(),
+            state: inbox_stage(row.state, published),
             error: row.error.clone(),
         }
     }
@@ -345,33 +345,33 @@ impl Spool {
     /// `queued`, `delivered 3/4`, … of a bundle of ours, for the attributes of its file.
     pub(super) fn bundle_state(&self, bundle: BundleId, digest: Digest) -> FileState {
         let mut shown = FileState {
-            sha256: Some(digest.to_hex()),
-            bundle: Some(bundle.to_string()),
+            sha256: Some(digest),
+            bundle: Some(bundle),
             ..FileState::default()
         };
         let Some(row) = self.outbound_row(bundle, None) else {
-            shown.state = "delivered".into();
+            shown.state = Some(FileStage::At(Stage::Delivered));
             return shown;
         };
         let done = row
             .recipients
             .iter()
-            .filter(|recipient| recipient.state == "delivered")
+            .filter(|recipient| recipient.state == Stage::Delivered)
             .count();
         let all = row.living().count();
         let delivering = matches!(
-            row.state.as_str(),
-            "queued" | "offered" | "sending" | "delivered"
+            row.state,
+            Stage::Queued | Stage::Offered | Stage::Sending | Stage::Delivered
         );
-        shown.state = if delivering && done > 0 {
-            format!("delivered {done}/{all}")
+        shown.state = Some(if delivering && done > 0 {
+            FileStage::Delivered { done, all }
         } else {
-            row.state.clone()
-        };
+            FileStage::At(row.state)
+        });
         shown.error = row
             .recipients
             .iter()
-            .filter(|r| !(r.gone && row.state == "delivered"))
+            .filter(|r| !(r.gone && row.state == Stage::Delivered))
             .find_map(|r| Some(format!("{}: {}", r.name, r.error.as_ref()?)))
             .or_else(|| self.why_stuck(digest, row.size));
         let slowest = row
@@ -379,7 +379,7 @@ impl Spool {
             .map(|recipient| recipient.bytes)
             .min()
             .unwrap_or(0);
-        shown.progress = Some(format!("{slowest}/{}", row.size));
+        shown.progress = Some((slowest, row.size));
         shown
     }
 
@@ -439,19 +439,62 @@ fn has_reason(path: &std::path::Path) -> bool {
         .is_some_and(|extension| extension == "why" || extension == "new")
 }
 
-/// What users read of a bundle of another; `published`: what was received is not durable yet.
-fn inbound_word(state: InboundState, published: bool) -> &'static str {
+/// How far a bundle of another is; `published`: what was received is not durable yet.
+fn inbox_stage(state: InboundState, published: bool) -> InboxStage {
     match state {
-        InboundState::Incoming => "incoming",
-        InboundState::Deferred => "deferred",
-        InboundState::Quarantined => "quarantined",
-        InboundState::Refused | InboundState::Contradicts => "refused",
-        InboundState::Withdrawn => "withdrawn",
-        InboundState::Ended(reason) => reason.word(),
-        InboundState::Received if published => "published",
-        InboundState::Received => "received",
-        InboundState::Consumed => "consumed",
-        InboundState::Damaged => "damaged",
+        InboundState::Incoming => InboxStage::Incoming,
+        InboundState::Deferred => InboxStage::Deferred,
+        InboundState::Quarantined => InboxStage::Quarantined,
+        InboundState::Refused | InboundState::Contradicts => InboxStage::Refused,
+        InboundState::Withdrawn => InboxStage::Withdrawn,
+        InboundState::Ended(CancelReason::Cancelled) => InboxStage::Cancelled,
+        InboundState::Ended(CancelReason::Expired) => InboxStage::Expired,
+        InboundState::Received if published => InboxStage::Published,
+        InboundState::Received => InboxStage::Received,
+        InboundState::Consumed => InboxStage::Consumed,
+        InboundState::Damaged => InboxStage::Damaged,
+    }
+}
+
+/// How far a file is, with what its attribute says besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FileStage {
+    /// In the outbox.
+    At(Stage),
+    /// On its way, and some recipients have it.
+    Delivered {
+        /// How many have it.
+        done: usize,
+        /// How many are to have it.
+        all: usize,
+    },
+    /// It is sent with the rest of its directory, which waits for the file with this path.
+    WaitsFor(RelPath),
+    /// Not sent, since its name matches this pattern.
+    Ignored(String),
+    /// In the inbox.
+    Inbox(InboxStage),
+}
+
+#[cfg(test)]
+impl FileState {
+    /// What `user.meshbox.state` says.
+    pub(crate) fn word(&self) -> String {
+        self.state
+            .as_ref()
+            .map_or_else(String::new, FileStage::to_string)
+    }
+}
+
+impl fmt::Display for FileStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(stage) => stage.fmt(f),
+            Self::Delivered { done, all } => write!(f, "delivered {done}/{all}"),
+            Self::WaitsFor(path) => write!(f, "waiting: {path}"),
+            Self::Ignored(pattern) => write!(f, "ignored: matches {pattern}"),
+            Self::Inbox(stage) => stage.fmt(f),
+        }
     }
 }
 
@@ -460,7 +503,7 @@ fn held_rows(row: &HeldRow) -> Vec<RecipientRow> {
     let waits = |(at, word): (usize, &String)| RecipientRow {
         id: String::new(),
         name: word.clone(),
-        state: Stage::Waiting.word().to_owned(),
+        state: Stage::Waiting,
         bytes: 0,
         error: (at == 0).then(|| row.why.join("; ")),
         gone: false,

@@ -79,7 +79,7 @@ use tempfile::TempDir;
 
 use super::start::boot_id;
 use super::*;
-use crate::bundle::{DeliveryState, VerifiedManifest};
+use crate::bundle::{DeliveryState, InboxStage, Stage, VerifiedManifest};
 use crate::digest::{Digest, INLINE_MAX, LEAF};
 
 /// A spool in a directory of its own, which outlives it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Backend;
 use crate::bundle::RelPath;
-use crate::control::wait::{Delivery, IGNORED};
+use crate::control::wait::Delivery;
 use crate::control::{ControlBackend, Left};
 use crate::spool::GroupError;
 
@@ -51,7 +51,7 @@ impl Backend {
             return None;
         }
         // What is closed and not sealed yet is lost as well, but not what was never to be sent.
-        let ignored = |path: &RelPath| matches!(self.delivery(path), Delivery::Held(why) if why.starts_with(IGNORED));
+        let ignored = |path: &RelPath| matches!(self.delivery(path), Delivery::Ignored(_));
         let open = match spool.outbox.unfinished(None) {
             Ok(found) => {
                 let unsealed = found.unsealed.iter().filter(|path| !ignored(path));

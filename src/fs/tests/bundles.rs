@@ -50,7 +50,7 @@ fn an_open_member_holds_its_directory_and_is_shown() {
     let (_, open) = t.create(d.attr.node, "f").unwrap();
     let other = t.put(d.attr.node, ".other", b"x");
     mv(&t, ".d", "d").unwrap();
-    let state = |id| t.fs.file_state(id).unwrap().state;
+    let state = |id| t.fs.file_state(id).unwrap().word();
     assert_eq!(state(d.attr.node), "waiting: d/f");
     assert_eq!(state(other.attr.node), "waiting: d/f");
     t.write(open.fh, 0, b"the end").unwrap();

@@ -42,7 +42,7 @@ fn what_was_first_known_under_an_ignored_name_is_sealed_under_the_other() {
     assert_eq!(sealed(&t), ["f"]);
     let opened = t.open(x, libc::O_WRONLY).unwrap();
     t.write(opened.fh, 1, b"2").unwrap();
-    assert_eq!(t.fs.file_state(x).unwrap().state, "open");
+    assert_eq!(t.fs.file_state(x).unwrap().word(), "open");
     t.fs.release(opened.fh);
     assert_eq!(sealed(&t), ["f"]);
     t.wait_queued(x);

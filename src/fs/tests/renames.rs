@@ -87,7 +87,7 @@ fn a_file_that_gave_way_is_told_to_the_kernel() {
 }
 
 /// The bundle that the spool says a name was sent in; it forgets that of a name whose rename it is told twice.
-fn bundle_at(t: &TestFs, name: &str) -> Option<String> {
+fn bundle_at(t: &TestFs, name: &str) -> Option<BundleId> {
     t.spool.outbox_state(&rel(name), t.ino(name)).bundle
 }
 

@@ -6,7 +6,7 @@ use super::super::offer;
 use super::super::wire::{RangeRequest, RangeStatus};
 use super::faults::{Real, alone};
 use super::*;
-use crate::bundle::{Manifest, Scope};
+use crate::bundle::{Manifest, Scope, Stage};
 use crate::protocol::offers::Standing;
 
 /// Three members that know each other, all connected.
@@ -107,7 +107,7 @@ impl Three {
         });
     }
 
-    fn states(&self, n: usize, bundle: BundleId) -> Vec<String> {
+    fn states(&self, n: usize, bundle: BundleId) -> Vec<Stage> {
         let rows = self.reals[n].spool().outbound(None, 999);
         let row = rows
             .into_iter()

@@ -4,6 +4,7 @@ use super::super::join;
 use super::super::wire::MemberFrame;
 use super::faults::Real;
 use super::*;
+use crate::bundle::Stage;
 use crate::peer::invitation::JoinSecret;
 use crate::peer::roll::{SignedStatement, Statement, What};
 use crate::peer::{Charter, Invitation};
@@ -203,10 +204,8 @@ fn s18_a_removed_member_is_refused_on_every_protocol_also_with_a_new_id_after_a_
             .find(|r| r.id == id.to_string());
         of.map(|r| r.state)
     };
-    eventually("delivered", || {
-        state(birch.id()).as_deref() == Some("delivered")
-    });
-    assert_eq!(state(mallory.id()).as_deref(), Some("cancelled"));
+    eventually("delivered", || state(birch.id()) == Some(Stage::Delivered));
+    assert_eq!(state(mallory.id()), Some(Stage::Cancelled));
 
     // Whoever still has the key comes in under a new id: that is what the new key is for.
     let again = Scripted::new();

@@ -115,17 +115,14 @@ fn a_seal_that_failed_is_tried_again() {
 fn what_it_waits_for_is_shown() {
     let mut player = Player::new(5);
     player.play("0 create 1 .d/f w; 0 write 1; 1 commit 9 .d d 1=d/f 2=d/.g; 50 open 3 d/h");
-    let shown = |player: &Player, ino, name: &str| {
-        let shown = player.ready.shown(ino, &path(name));
-        shown.map(|shown| shown.to_string())
-    };
-    assert_eq!(shown(&player, 1, "d/f").as_deref(), Some("open"));
-    assert_eq!(shown(&player, 2, "d/.g").as_deref(), Some("waiting: d/f"));
+    let shown = |player: &Player, ino, name: &str| player.ready.shown(ino, &path(name));
+    assert_eq!(shown(&player, 1, "d/f"), Some(Shown::Open));
+    assert_eq!(shown(&player, 2, "d/.g"), Some(Shown::Waiting(path("d/f"))));
     let directory = player.ready.shown_directory(&path("d"));
     assert_eq!(directory, Some(Shown::Waiting(path("d/f"))));
     player.play("60 kill 1; 61 release 1");
-    assert_eq!(shown(&player, 1, "d/f").as_deref(), Some("incomplete"));
-    assert_eq!(shown(&player, 2, "d/.g").as_deref(), Some("waiting: d/f"));
+    assert_eq!(shown(&player, 1, "d/f"), Some(Shown::Incomplete));
+    assert_eq!(shown(&player, 2, "d/.g"), Some(Shown::Waiting(path("d/f"))));
     player.play("70 send 1 d/f; 99 release 3");
     assert_eq!(player.sealed(), "d[d/.g,d/f]@75");
     assert_eq!(player.ready.shown_directory(&path("d")), None);

@@ -230,7 +230,7 @@ impl Spool {
         self.ledger.note_cancel();
         self.free_ended(freed)?;
         drop(decide);
-        tracing::info!(bundle = %bundle.short(), open, "{}", reason.word());
+        tracing::info!(bundle = %bundle.short(), open, "{}", reason.stage());
         self.doorbell.ring(&Event::StatusChanged);
         Ok(Cancelled::Ended(open))
     }

@@ -25,7 +25,7 @@ fn outbound(node: &Node, bundle: BundleId) -> OutboundRow {
         .unwrap()
 }
 
-fn inbound(node: &Node, bundle: BundleId) -> Option<String> {
+fn inbound(node: &Node, bundle: BundleId) -> Option<InboxStage> {
     let rows = node.spool().inbound(None, 99);
     let row = rows.into_iter().find(|r| r.bundle == bundle.to_string());
     row.map(|row| row.state)
@@ -85,14 +85,14 @@ fn s12_a_cancel_ends_it_for_all_but_those_who_have_it() {
     alder.spool().take_receipt(&birch.receipt()).unwrap();
     assert_eq!(cancel(&alder, bundle), Cancelled::Ended(1));
     let row = outbound(&alder, bundle);
-    let mut states: Vec<&str> = row.recipients.iter().map(|r| r.state.as_str()).collect();
+    let mut states: Vec<&str> = row.recipients.iter().map(|r| r.state.word()).collect();
     states.sort_unstable();
     assert_eq!(
-        (row.state.as_str(), states),
+        (row.state.word(), states),
         ("cancelled", vec!["cancelled", "delivered"])
     );
     let shown = alder.spool().outbox_state(&rel("f"), alder.ino("f"));
-    assert_eq!(shown.state, "cancelled");
+    assert_eq!(shown.word(), "cancelled");
     assert!(!alder.spool().ledger.is_pending(bundle, cedar.id()));
     assert!(matches!(
         alder.spool().open_content(bundle, 0, cedar.id()),
@@ -100,7 +100,7 @@ fn s12_a_cancel_ends_it_for_all_but_those_who_have_it() {
     ));
     assert_eq!((tell(&alder, &birch), tell(&alder, &cedar)), (1, 1));
     assert_eq!(tell(&alder, &cedar), 0, "once seen, not told again");
-    assert_eq!(inbound(&birch, bundle).as_deref(), Some("received"));
+    assert_eq!(inbound(&birch, bundle), Some(InboxStage::Received));
     assert!(birch.inbox("f").exists());
     // Cedar takes it from nobody, and shows what was offered.
     for from in [&alder, &birch] {
@@ -113,7 +113,7 @@ fn s12_a_cancel_ends_it_for_all_but_those_who_have_it() {
             "{offered:?}"
         );
     }
-    assert_eq!(inbound(&cedar, bundle).as_deref(), Some("cancelled"));
+    assert_eq!(inbound(&cedar, bundle), Some(InboxStage::Cancelled));
     assert_eq!(cancel(&alder, bundle), Cancelled::Over);
 }
 
@@ -150,7 +150,7 @@ fn s12_what_is_arriving_when_its_cancel_comes_is_dropped_and_never_shown() {
             fs::read_dir(birch.state().join("partial")).unwrap().count(),
             0
         );
-        assert_eq!(inbound(&birch, bundle).as_deref(), Some("cancelled"));
+        assert_eq!(inbound(&birch, bundle), Some(InboxStage::Cancelled));
     }
 }
 
@@ -357,7 +357,7 @@ fn s14_what_was_refused_is_shown_and_asked_again_only_when_somebody_says_so() {
         .unwrap();
     let row = outbound(&alder, bundle);
     assert_eq!(
-        (row.state.as_str(), row.recipients[0].error.as_ref()),
+        (row.state.word(), row.recipients[0].error.as_ref()),
         ("refused", Some(&why))
     );
     assert!(
@@ -408,10 +408,10 @@ fn s16_one_recipient_that_refuses_ends_nothing_for_the_others() {
     let row = outbound(&alder, bundle);
     let state = |id: PeerId| {
         let recipient = row.recipients.iter().find(|r| r.id == id.to_string());
-        recipient.unwrap().state.clone()
+        recipient.unwrap().state
     };
     assert_eq!(
-        (state(birch.id()).as_str(), state(cedar.id()).as_str()),
+        (state(birch.id()).word(), state(cedar.id()).word()),
         ("refused", "delivered")
     );
 }

@@ -58,7 +58,7 @@ impl Node {
         assert!(other.spool().take_receipt(&self.receipt()).unwrap());
     }
 
-    fn state_of(&self, bundle: BundleId, peer: &Self) -> String {
+    fn state_of(&self, bundle: BundleId, peer: &Self) -> Stage {
         let rows = self.spool().outbound(None, 99);
         let row = rows
             .into_iter()
@@ -590,7 +590,7 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
             .find(|r| r.id == cedar.id().to_string())
             .unwrap();
         assert_eq!(
-            (recipient.name.as_str(), recipient.state.as_str()),
+            (recipient.name.as_str(), recipient.state.word()),
             ("cedar", "cancelled")
         );
         assert_eq!(recipient.error.as_deref(), Some("forgotten"));
@@ -598,7 +598,10 @@ fn a_forgotten_member_is_owed_nothing_and_blocks_nothing() {
         assert_eq!(row.state, "delivered", "all who are left have it");
         let digest = Digest::of(&pattern(100_000));
         let shown = alder.spool().bundle_state(bundle, digest);
-        assert_eq!((shown.state.as_str(), shown.error), ("delivered 1/1", None));
+        assert_eq!(
+            (shown.word().as_str(), shown.error),
+            ("delivered 1/1", None)
+        );
         assert_eq!(
             alder
                 .spool()

@@ -21,13 +21,13 @@ impl Node {
         self.spool().expire_due().unwrap();
     }
 
-    fn shown_state(&self, bundle: BundleId) -> String {
+    fn shown_state(&self, bundle: BundleId) -> Stage {
         let rows = self.spool().outbound(None, 99);
         let row = rows.into_iter().find(|r| r.bundle == bundle.to_string());
         row.unwrap().state
     }
 
-    fn recipient_state(&self, bundle: BundleId, peer: &Self) -> String {
+    fn recipient_state(&self, bundle: BundleId, peer: &Self) -> Stage {
         let rows = self.spool().outbound(None, 99);
         let row = rows.into_iter().find(|r| r.bundle == bundle.to_string());
         let mut recipients = row.unwrap().recipients.into_iter();
@@ -95,7 +95,7 @@ fn a_bundle_expires_by_age_and_its_recipients_are_told() {
     alder.up("x", LIFE + SLACK);
     assert_eq!(alder.shown_state(bundle), "expired");
     assert_eq!(
-        alder.spool().outbox_state(&rel("f"), alder.ino("f")).state,
+        alder.spool().outbox_state(&rel("f"), alder.ino("f")).word(),
         "expired"
     );
     assert!(!alder.spool().ledger.is_pending(bundle, birch.id()));

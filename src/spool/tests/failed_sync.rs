@@ -38,9 +38,9 @@ fn hold_the_writer(node: &Node) -> crossbeam_channel::Sender<()> {
     release
 }
 
-fn state_of(node: &Node, path: &str) -> String {
+fn state_of(node: &Node, path: &str) -> Stage {
     let row = node.spool().outbound_last(&rel(path)).unwrap();
-    row.recipients[0].state.clone()
+    row.recipients[0].state
 }
 
 #[test]

@@ -300,7 +300,7 @@ fn what_is_not_over_is_kept_however_old() {
     let state = alder
         .spool()
         .outbox_state(&rel("shown"), alder.ino("shown"));
-    assert_eq!(state.state, "delivered 1/1");
+    assert_eq!(state.word(), "delivered 1/1");
     assert!(alder.spool().ledger.manifest(moved).unwrap().is_some());
     assert_eq!(birch.fetch(&alder, waits), 13);
     // Consumed long after its bundle was forgotten.

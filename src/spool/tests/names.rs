@@ -113,7 +113,7 @@ fn a_name_whose_bytes_are_newer_than_its_bundle_is_not_said_to_be_delivered() {
     assert!(!alder.is_marked("g"));
     assert!(alder.spool().outbound_of(&rel("g")).is_none());
     let state = alder.spool().outbox_state(&rel("g"), alder.ino("g"));
-    assert_eq!(state.state, "not sent");
+    assert_eq!(state.word(), "not sent");
 }
 
 #[test]

@@ -250,7 +250,7 @@ fn something_newer_that_comes_in_between_is_what_is_shown() {
         assert_eq!(birch.files_below("d"), MANY, "{step:?}");
         let state = birch.spool();
         let state = state.inbox_state(&rel("d/0/f0"), birch.inbox_ino("d/0/f0"));
-        assert_eq!(state.bundle, Some(newer.to_string()), "{step:?}");
+        assert_eq!(state.bundle, Some(newer), "{step:?}");
         birch.nothing_left_over();
     }
 }

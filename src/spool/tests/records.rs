@@ -259,7 +259,7 @@ fn a_moved_state_keeps_its_inbox() {
         let state = birch
             .spool()
             .inbox_state(&rel("large"), birch.inbox_ino("large"));
-        assert_eq!(state.state, "received", "{way}");
+        assert_eq!(state.word(), "received", "{way}");
         // What was moved once is as good as new: believed, consumed, served.
         birch.stop();
         birch.start();

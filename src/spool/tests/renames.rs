@@ -171,7 +171,7 @@ fn a_renamed_file_is_renamed_where_it_is_untouched_and_keeps_its_inode_and_reade
             birch
                 .spool()
                 .inbox_state(&rel("d/b"), birch.inbox_ino("d/b"))
-                .state,
+                .word(),
             "received"
         );
     }
@@ -636,7 +636,7 @@ fn a_rename_cut_off_by_a_kill_is_completed_whatever_was_done() {
             birch
                 .spool()
                 .inbox_state(&rel("b"), birch.inbox_ino("b"))
-                .state,
+                .word(),
             "received"
         );
         assert_eq!(birch.spool().counts().quarantined, 0);
@@ -714,7 +714,7 @@ fn a_path_removed_and_made_again_is_a_new_version_and_the_old_one_is_shown_as_su
     alder.drop_file("job", b"2");
     alder.spool().journal.flush().unwrap();
     let rows = alder.spool().outbound(None, 9);
-    let states: Vec<_> = rows.iter().map(|row| row.state.as_str()).collect();
+    let states: Vec<_> = rows.iter().map(|row| row.state.word()).collect();
     assert_eq!(states, ["queued", "superseded"]);
     birch.take_all(&alder);
     assert_eq!(fs::read(birch.inbox("job")).unwrap(), b"2");
@@ -793,8 +793,8 @@ fn what_was_sent_from_a_path_is_known_after_the_file_is_gone_and_delivered() {
     alder.remove("a");
     let state = || alder.spool().outbound_last(&rel("a")).map(|row| row.state);
     alder.spool().journal.flush().unwrap();
-    assert_eq!(state().as_deref(), Some("queued"));
+    assert_eq!(state(), Some(Stage::Queued));
     birch.take(&alder, bundle);
-    assert_eq!(state().as_deref(), Some("delivered"));
+    assert_eq!(state(), Some(Stage::Delivered));
     assert!(alder.spool().outbound_last(&rel("b")).is_none());
 }

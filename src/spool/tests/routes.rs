@@ -165,7 +165,7 @@ fn a_name_nobody_has_holds_the_bundle_visibly_until_somebody_has_it() {
     routes(&alder, vec![route("d", &["birch", "dogwood"])]);
     let held = alder.drop_file("d/f", &pattern(1000));
     let shown = alder.spool().outbox_state(&rel("d/f"), alder.ino("d/f"));
-    assert_eq!(shown.state, "waiting");
+    assert_eq!(shown.word(), "waiting");
     assert!(shown.error.unwrap().contains("nobody known as dogwood"));
     assert_eq!(alder.spool().counts().outbound_pending, 1);
     for node in [&birch, &cedar] {
@@ -330,7 +330,7 @@ fn the_name_of_a_member_that_was_forgotten_is_free() {
     routes(&alder, vec![route("d", &["birch"])]);
     alder.drop_file("d/f", b"x");
     let shown = alder.spool().outbox_state(&rel("d/f"), alder.ino("d/f"));
-    assert_eq!(shown.state, "waiting");
+    assert_eq!(shown.word(), "waiting");
     let successor = Node::new();
     alder.knows(&successor, "birch");
     let pending = |node: &Node| {
@@ -437,14 +437,14 @@ fn s22_limits_of_bundles_hold_at_the_sender_and_refuse_at_the_receiver() {
     assert_eq!(why, "101 bytes, max_bundle_bytes here is 100");
     let row = &birch.spool().inbound(None, 9)[0];
     assert_eq!(
-        (row.state.as_str(), row.error.as_ref()),
+        (row.state.word(), row.error.as_ref()),
         ("refused", Some(&why))
     );
     // At the sender it is held, and goes when the limit is gone.
     alder.spool().set_routing(limited).unwrap();
     let held = alder.drop_file("g", &pattern(101));
     let shown = alder.spool().outbox_state(&rel("g"), alder.ino("g"));
-    assert_eq!(shown.state, "waiting");
+    assert_eq!(shown.word(), "waiting");
     assert!(
         shown
             .error
@@ -463,7 +463,7 @@ fn s22_limits_of_bundles_hold_at_the_sender_and_refuse_at_the_receiver() {
     );
     alder.spool().set_routing(Routing::default()).unwrap();
     assert_eq!(
-        alder.spool().outbox_state(&rel("g"), alder.ino("g")).state,
+        alder.spool().outbox_state(&rel("g"), alder.ino("g")).word(),
         "queued"
     );
     assert_eq!(
@@ -487,7 +487,7 @@ fn a_held_bundle_can_be_cancelled_and_replaced() {
         alder
             .spool()
             .outbox_state(&rel("d/f"), alder.ino("d/f"))
-            .state,
+            .word(),
         "cancelled"
     );
     let replaced = alder.drop_file("d/g", b"2");

@@ -63,7 +63,7 @@ fn mode_and_time_are_changed_in_place_and_without_bytes() {
                 birch
                     .spool()
                     .inbox_state(&rel("a"), birch.inbox_ino("a"))
-                    .state,
+                    .word(),
                 "received"
             );
         }
