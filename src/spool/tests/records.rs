@@ -268,7 +268,7 @@ fn a_moved_state_keeps_its_inbox() {
         let inbound = birch.spool().inbound(None, 9);
         let state = |name: &str| {
             let row = inbound.iter().find(|row| row.path == name);
-            row.unwrap().state.clone()
+            row.unwrap().state
         };
         assert_eq!(state("large"), "consumed", "{way}");
         assert_eq!(state("d/small"), "received", "{way}");
@@ -396,7 +396,7 @@ fn a_name_that_a_restore_lost_is_consumed_and_one_it_changed_is_trouble() {
     let inbound = birch.spool().inbound(None, 9);
     let state = |name: &str| {
         let row = inbound.iter().find(|row| row.path == name);
-        row.unwrap().state.clone()
+        row.unwrap().state
     };
     assert_eq!(
         ["kept", "lost", "changed"].map(state),
