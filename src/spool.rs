@@ -624,13 +624,14 @@ impl Spool {
         spool.write_epoch(epoch)?;
         save_boot(&state)?;
         let me = Arc::downgrade(&spool);
-        let sweeper = (spool.ledger.history).start(move || Some(me.upgrade()?.sweep_now()));
+        let sweeper =
+            (spool.ledger.history).start(move || me.upgrade().map(|spool| spool.sweep_now()));
         sweeper.on("start a thread for", &state)?;
         spool.start_checking(last)?;
         let sealing = spool.outbox.start_sealing(&spool, sealers);
         sealing.on("start a thread for", &state)?;
         let me = Arc::downgrade(&spool);
-        let ager = (spool.ledger).start_ager(move || Some(me.upgrade()?.look_at_age()));
+        let ager = (spool.ledger).start_ager(move || me.upgrade().map(|spool| spool.look_at_age()));
         ager.on("start a thread for", &state)?;
         Ok(spool)
     }

@@ -472,7 +472,7 @@ impl Spool {
         }
         let note = |state, why| {
             self.ledger
-                .note_inbound(manifest.manifest(), bundle, state, why)
+                .note_inbound(manifest.manifest(), bundle, state, why);
         };
         let cancels = self.ledger.cancels.load(Ordering::Acquire);
         if let Some(reason) = self.ledger.ended(bundle, manifest.manifest().origin) {
