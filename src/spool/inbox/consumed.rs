@@ -228,7 +228,8 @@ impl Spool {
             return Ok(());
         }
         let full = (origin, path);
-        let known: Option<Version> = self.journal.row(VERSIONS, &full)?;
+        // One that is not in the journal yet may stand in the batch.
+        let has_row = version.is_some() || self.journal.row(VERSIONS, &full)?.is_some();
         let version = match version {
             Some(version) => Some(version),
             None => self.full_version(origin, path)?,
@@ -245,7 +246,7 @@ impl Spool {
             order: version.order,
         };
         batch.insert(CONSUMED, &key(name), &row);
-        if known.is_some() {
+        if has_row {
             batch.remove(VERSIONS, &full);
         }
         if owned.is_some() {

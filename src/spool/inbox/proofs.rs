@@ -39,6 +39,10 @@ use crate::spool::{Layout, Spool, SpoolError};
 /// Proofs of fewer bytes than these are not looked through.
 const SWEEP_FROM: u64 = 4 << 20;
 
+/// About how many bytes of proofs are held at once while what a crash left is completed. A proof has the chunk list of its
+/// file. Files beyond them are fetched again.
+const PROVED_MAX: usize = 32 << 20;
+
 /// What an origin signed, and the names that its entries got here.
 #[derive(Debug, Serialize, Deserialize)]
 struct Proof {
@@ -134,7 +138,8 @@ impl Spool {
     }
 
     /// Completes the publishes of files that the inbox shows without a row, as far as there are proofs of them. Gives the
-    /// others.
+    /// others, which come again: none of them has a receipt. So no proof or file that cannot be read keeps the daemon from
+    /// starting.
     pub(super) fn publish_proved(
         &self,
         found: Vec<Found>,
@@ -145,19 +150,30 @@ impl Spool {
         }
         let names: HashSet<&RelPath> = found.iter().map(|found| &found.path).collect();
         let mut proofs: HashMap<RelPath, Proof> = HashMap::new();
-        self.proofs.each(&mut |body| {
+        let mut bytes = 0;
+        let read = self.proofs.each(&mut |body| {
             if let Ok(proof) = postcard::from_bytes::<Proof>(body)
                 && let [(_, name, _)] = &proof.names[..]
                 && names.contains(name)
+                && bytes < PROVED_MAX
             {
+                bytes += body.len();
                 proofs.insert(name.clone(), proof);
             }
             Ok(())
-        })?;
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, "not all proofs of what was received can be read");
+        }
         let mut others = Vec::new();
         for found in found {
             let done = match proofs.remove(&found.path) {
-                Some(Proof { signed, names }) => self.forward_proved(signed, names, last)?,
+                Some(Proof { signed, names }) => self
+                    .forward_proved(signed, names, last)
+                    .unwrap_or_else(|error| {
+                        tracing::warn!(path = %found.path, %error, "a file without a row is fetched again");
+                        false
+                    }),
                 None => false,
             };
             if !done {

@@ -43,9 +43,10 @@ impl Ledger {
         lifetime: u64,
         batch: &mut Batch,
     ) -> Result<(), SpoolError> {
-        if !self.is_open(bundle)? {
-            self.set_deadline(bundle, lifetime, batch);
+        if self.is_open(bundle)? {
+            return self.look_out_for(bundle);
         }
+        self.set_deadline(bundle, lifetime, batch);
         Ok(())
     }
 

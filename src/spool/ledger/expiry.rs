@@ -36,7 +36,7 @@ use crate::spool::journal::{Batch, Table};
 use crate::spool::keys::Ends;
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::kept::is_ours;
-use crate::spool::ledger::tables::{CANCELS, DEADLINES, KEPT, ORPHANS, PENDING};
+use crate::spool::ledger::tables::{CANCELS, DEADLINES, KEPT, KeptHead, ORPHANS, PENDING};
 use crate::spool::start::boot_id;
 use crate::spool::tables::META;
 
@@ -174,7 +174,7 @@ impl Ledger {
         if let Some(head) = self.head(bundle)? {
             return Ok(Some(head.ends));
         }
-        let kept = self.journal.row(KEPT, &bundle)?;
+        let kept = self.journal.row(KEPT.heads::<KeptHead>(), &bundle)?;
         Ok(kept.map(|kept| kept.ends))
     }
 
@@ -216,7 +216,7 @@ impl Ledger {
                 look(at, Ends::Bundle(bundle));
             }
         }
-        for row in self.journal.each(KEPT) {
+        for row in self.journal.each(KEPT.heads::<KeptHead>()) {
             let (bundle, kept) = row?;
             look(kept.ends, Ends::Bundle(bundle));
         }
@@ -321,6 +321,17 @@ impl Ledger {
         ageing.near.add(at, ends);
         self.next_deadline.fetch_min(at, Ordering::AcqRel);
         at
+    }
+
+    /// The walk over all deadlines comes to this one, even if the row that says so moves from where the walk has yet to go to
+    /// where it was.
+    pub(super) fn look_out_for(&self, bundle: BundleId) -> Result<(), SpoolError> {
+        let Some(at) = self.deadline_of(bundle)? else {
+            return Ok(());
+        };
+        self.ageing.lock().near.add(at, Ends::Bundle(bundle));
+        self.next_deadline.fetch_min(at, Ordering::AcqRel);
+        Ok(())
     }
 
     /// When a bundle of another ends that is kept for as long as its lifetime says.

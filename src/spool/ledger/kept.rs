@@ -10,7 +10,9 @@ use crate::spool::SpoolError;
 use crate::spool::keys::Ends;
 use crate::spool::ledger::Ledger;
 use crate::spool::ledger::rank::Rank;
-use crate::spool::ledger::tables::{DEADLINES, DELIVERIES, KEPT, KeptRow, PENDING, SMALL};
+use crate::spool::ledger::tables::{
+    DEADLINES, DELIVERIES, KEPT, KeptHead, KeptRow, PENDING, SMALL,
+};
 
 /// Orders of bundles of others in `PENDING` have this bit: they come after ours.
 const OF_OTHERS: u64 = 1 << 55;
@@ -34,7 +36,7 @@ impl Ledger {
 
     pub(in crate::spool) fn kept_rank(&self, bundle: BundleId) -> Result<Option<Rank>, SpoolError> {
         let row = self.journal.row(KEPT, &bundle)?;
-        Ok(row.map(|row| Rank::of(row.signed.priority(), row.order)))
+        Ok(row.map(|row| Rank::of(row.signed.priority(), row.head.order)))
     }
 
     /// Whom a bundle of ours is for.
@@ -57,9 +59,8 @@ impl Ledger {
             batch.insert(DEADLINES, &Ends::Bundle(bundle), &ends);
         }
         let row = KeptRow {
+            head: KeptHead { order, ends },
             signed,
-            order,
-            ends,
         };
         batch.insert(KEPT, &bundle, &row);
     }

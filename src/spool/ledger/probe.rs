@@ -10,7 +10,7 @@ use crate::journal::{Batch, Table};
 use crate::peer::PeerId;
 use crate::spool::keys::Ends;
 
-use super::tables::{BundleRow, KeptRow};
+use super::tables::{BundleRow, KeptHead, KeptRow};
 
 pub(in crate::spool) const BUNDLES: Table<BundleId, BundleRow> = tables::BUNDLES;
 pub(in crate::spool) const DELIVERIES: Table<(BundleId, PeerId), DeliveryState> =
@@ -29,9 +29,11 @@ pub(in crate::spool) const KEPT: Table<BundleId, KeptRow> = tables::KEPT;
 /// A row of [`KEPT`].
 pub(in crate::spool) fn kept_row(signed: SignedManifest, order: u64) -> KeptRow {
     KeptRow {
+        head: KeptHead {
+            order,
+            ends: u64::MAX,
+        },
         signed,
-        order,
-        ends: u64::MAX,
     }
 }
 

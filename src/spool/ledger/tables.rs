@@ -49,7 +49,14 @@ pub(super) const KEPT: Table<BundleId, KeptRow> = Table::new(41);
 /// A bundle of another that is kept for further recipients.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::spool) struct KeptRow {
+    /// First, so that the manifest need not be decoded with it.
+    pub(super) head: KeptHead,
     pub(super) signed: SignedManifest,
+}
+
+/// What is known of a kept bundle besides its manifest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::spool) struct KeptHead {
     /// Place in `PENDING`, after all bundles of ours.
     pub(super) order: u64,
     /// Our age in milliseconds from which on it is given to nobody.

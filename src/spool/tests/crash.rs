@@ -383,6 +383,26 @@ fn bytes_that_a_proof_does_not_speak_of_are_put_aside_and_the_bundle_is_fetched_
 }
 
 #[test]
+fn proofs_that_cannot_be_read_keep_nothing_from_starting() {
+    let (alder, mut birch) = pair();
+    birch.keep_rows();
+    let bundle = alder.drop_file("a", b"x");
+    birch.fetch(&alder, bundle);
+    birch.rows_lost();
+    let segment = fs::read_dir(birch.state().join("proofs")).unwrap().next();
+    let segment = segment.unwrap().unwrap().path();
+    fs::remove_file(&segment).unwrap();
+    // A read of it fails.
+    fs::create_dir(&segment).unwrap();
+    birch.start();
+    assert!(!birch.inbox("a").exists());
+    assert_eq!(birch.spool().counts().quarantined, 1);
+    fs::remove_dir(&segment).unwrap();
+    birch.fetch(&alder, bundle);
+    assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"x");
+}
+
+#[test]
 fn a_proof_is_no_leave_to_show_again_what_was_consumed() {
     let (alder, mut birch) = pair();
     birch.fetch(&alder, alder.drop_file("a", b"x"));

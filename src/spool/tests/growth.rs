@@ -6,6 +6,7 @@ use super::journal::Table;
 use super::*;
 use crate::spool::CONTRADICTS;
 use crate::spool::inbox::consumed::CONSUMED;
+use crate::spool::inbox::probe::VERSIONS;
 use crate::spool::ledger::probe::{BUNDLES, INBOUND, REFUSED_BITS, SETTLED_BITS};
 
 const HISTORY: usize = 8;
@@ -94,6 +95,19 @@ fn s20_what_is_over_is_forgotten_down_to_a_bit_and_a_hash() {
     assert_eq!((alder.contents(), birch.contents()), (0, 0));
     let row = birch.spool().journal.rows(CONSUMED.all(), 1);
     assert_eq!(row.unwrap()[0].0.len(), 16);
+}
+
+/// As every program does that writes under a temporary name first.
+#[test]
+fn a_rename_that_is_followed_leaves_the_small_row_of_a_consumed_name_and_no_version() {
+    let (alder, birch) = historic_pair();
+    birch.take(&alder, alder.drop_file("a.part", b"x"));
+    birch.take(&alder, alder.rename("a.part", "a"));
+    assert!(birch.inbox("a").exists());
+    let versions = birch.spool().journal.keys(VERSIONS.all(), 1).unwrap();
+    assert_eq!(versions, []);
+    let consumed = birch.spool().journal.keys(CONSUMED.all(), 9).unwrap();
+    assert_eq!(consumed.len(), 1);
 }
 
 #[test]
