@@ -14,6 +14,7 @@
 //! start that then died is redeemed again by the same id. When a group is given up its key goes first; what the journal
 //! still has of it is forgotten before another is entered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::keys::{self, KeyError};
@@ -153,7 +154,9 @@ pub(super) fn enter(
     let founded = keys::is_founding(layout).then(|| Charter::of(&key, spool.identity().id()));
     let first_time = spool.group.charter().is_none();
     if let Some(ticket) = ticket.filter(|ticket| first_time && ticket.generation > 1) {
-        spool.group.note_generation(ticket.generation)?;
+        spool
+            .group
+            .note_generation(ticket.generation, BTreeSet::new())?;
     }
     spool.group.enter(key, by_ticket.or(founded))?;
     if spool.group.admission(spool.identity().id()) == Admission::Left {

@@ -46,6 +46,9 @@ const META_CHARTER: Table<(), Charter> = Table::named(META, "charter");
 /// The generation of the key that a ticket brought.
 const META_GENERATION: Table<(), u64> = Table::named(META, "generation");
 
+/// The members that we knew when a ticket brought a newer key.
+const META_KNOWN_BEFORE: Table<(), BTreeSet<PeerId>> = Table::named(META, "known_before");
+
 /// Ends all that is owed to who is no member any more; gives how many deliveries that were.
 type Expelled = Box<dyn Fn(PeerId) -> Result<u64, SpoolError> + Send + Sync>;
 
@@ -184,6 +187,7 @@ impl Group {
         let mut state = State {
             charter,
             ticketed: journal.row(META_GENERATION, &())?.unwrap_or(0),
+            known_before: journal.row(META_KNOWN_BEFORE, &())?.unwrap_or_default(),
             ..State::default()
         };
         let left_out = journal.keys(LEFT_OUT.all(), usize::MAX)?;
@@ -346,19 +350,25 @@ impl Group {
                 return Ok(false);
             }
         }
-        self.state.write().known_before = self.ids();
-        self.note_generation(generation)?;
+        self.note_generation(generation, self.ids())?;
         self.change_key(key)?;
         Ok(true)
     }
 
-    /// A ticket brought the key of this generation.
-    pub(crate) fn note_generation(&self, generation: u64) -> Result<(), SpoolError> {
+    /// A ticket brought the key of this generation, and we knew these members by then.
+    pub(crate) fn note_generation(
+        &self,
+        generation: u64,
+        known: BTreeSet<PeerId>,
+    ) -> Result<(), SpoolError> {
         let mut batch = Batch::default();
         batch.insert(META_GENERATION, &(), &generation);
+        batch.insert(META_KNOWN_BEFORE, &(), &known);
         self.journal.submit(batch)?;
         self.journal.flush()?;
-        self.state.write().ticketed = generation;
+        let mut state = self.state.write();
+        state.ticketed = generation;
+        state.known_before = known;
         Ok(())
     }
 

@@ -288,7 +288,8 @@ impl Ledger {
                     newest.push(*bundle);
                 }
             }
-            if newest.len() == limit || page.len() < PAGE {
+            // A row that cannot be read is left out of a page.
+            if newest.len() == limit || page.is_empty() {
                 return Ok(newest);
             }
             after = page.into_iter().last().map(|(place, _)| place);

@@ -1,5 +1,7 @@
 //! The group's roll and keys on disk: kills in the middle, restarts, and tickets that are used up.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::peer::{Charter, GroupKey};
 use crate::spool::Admission;
@@ -380,7 +382,7 @@ fn who_joined_after_a_new_key_is_a_member_for_whoever_joins_later() {
     let dogwood = Node::new();
     write_key_file(&dogwood, &key);
     let spool = dogwood.spool();
-    spool.group.note_generation(2).unwrap();
+    spool.group.note_generation(2, BTreeSet::new()).unwrap();
     spool.group.enter(key, Some(group.charter)).unwrap();
     let cedar = Identity::generate().id();
     let name = PeerName::parse("cedar").unwrap();
@@ -395,15 +397,21 @@ fn who_joined_after_a_new_key_is_a_member_for_whoever_joins_later() {
 /// It knew members from before, and the key is not for those that the admin had never heard of.
 #[test]
 fn whom_a_new_key_is_not_for_is_left_out_by_a_member_that_a_ticket_brought_back() {
-    let group = group();
-    group.alder.spool().group.rekey().unwrap();
-    let newer = group.alder.spool().group.keys().swap_remove(0);
-    let birch = group.birch.spool();
-    let unheard = Identity::generate().id();
-    let name = PeerName::parse("unheard").unwrap();
-    birch.member_seen(unheard, &name, &[], false).unwrap();
-    assert!(birch.group.adopt_key(newer, 2).unwrap());
-    group.spread();
-    assert_eq!(birch.group.admission(unheard), Admission::LeftOut);
-    assert_eq!(birch.group.admission(group.alder.id()), Admission::Welcome);
+    for restarted in [false, true] {
+        let mut group = group();
+        group.alder.spool().group.rekey().unwrap();
+        let newer = group.alder.spool().group.keys().swap_remove(0);
+        let birch = group.birch.spool();
+        let unheard = Identity::generate().id();
+        let name = PeerName::parse("unheard").unwrap();
+        birch.member_seen(unheard, &name, &[], false).unwrap();
+        assert!(birch.group.adopt_key(newer, 2).unwrap());
+        if restarted {
+            reenter(&mut group.birch);
+        }
+        group.spread();
+        let birch = group.birch.spool();
+        assert_eq!(birch.group.admission(unheard), Admission::LeftOut);
+        assert_eq!(birch.group.admission(group.alder.id()), Admission::Welcome);
+    }
 }

@@ -14,7 +14,7 @@
 use std::sync::atomic::Ordering;
 
 use super::super::tables::{FORGOTTEN, JOINING, MEMBERS, NAMES};
-use super::{Group, LEFT_OUT, META_CHARTER, META_GENERATION, STATEMENTS, State};
+use super::{Group, LEFT_OUT, META_CHARTER, META_GENERATION, META_KNOWN_BEFORE, STATEMENTS, State};
 use crate::spool::journal::{Batch, Key, Table};
 use crate::spool::{Layout, SpoolError, durable};
 
@@ -50,6 +50,7 @@ impl Group {
         self.empty(FORGOTTEN, &mut batch)?;
         batch.remove(META_CHARTER, &());
         batch.remove(META_GENERATION, &());
+        batch.remove(META_KNOWN_BEFORE, &());
         self.journal.submit(batch)?;
         self.journal.flush()?;
         *self.state.write() = State::default();
