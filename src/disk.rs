@@ -7,11 +7,13 @@
 //! |---|---|
 //! | [`durable`] | every sync, rename and removal of state |
 //! | [`beneath`] | names below a root, reached without resolving a symbolic link |
+//! | [`overlay`] | names that are given before their renames |
 //! | [`extents`] | where a file has bytes, and where only holes |
 
 pub(crate) mod beneath;
 pub(crate) mod durable;
 pub(crate) mod extents;
+pub(crate) mod overlay;
 
 use std::fs::File;
 use std::io;

@@ -13,7 +13,8 @@
 //!    bytes were copied out. `ready` hears of it before the gate opens again.
 //! 3. A FUSE loop never waits for a gate, the hasher or the journal: such operations go to the blocking pool with
 //!    their reply.
-//! 4. Lock order: tree, switch of the inbox, gate, readiness; node table and handle table are innermost and never held around a call.
+//! 4. Every way to a name of the inbox goes through [`Fs::root`], which has the name's rename done if that is still to come.
+//! 5. Lock order: tree, switch of the inbox, gate, readiness; node table and handle table are innermost and never held around a call.
 //!
 //! # Crash behaviour
 //! The spool's markers say what was open or closed; [`Fs::new`] feeds what recovery found to the state machine.
@@ -276,10 +277,15 @@ impl Fs {
         self.notices.stop();
     }
 
-    fn root(&self, area: Area) -> &OwnedFd {
-        match area {
-            Area::Outbox => &self.outbox,
-            Area::Inbox => &self.inbox,
+    /// The root of the tree that a place is in. What is given at that place of the inbox is on the disk by then.
+    fn root(&self, place: &Place) -> Result<&OwnedFd, FsError> {
+        match place.area {
+            Area::Outbox => Ok(&self.outbox),
+            Area::Inbox => {
+                let given = self.spool.inbox().perform(&place.path);
+                given.map_err(beneath::moved)?;
+                Ok(&self.inbox)
+            }
         }
     }
 
@@ -302,7 +308,7 @@ impl Fs {
 
     /// A place for system calls: the directory, reached without resolving any link, and the name in it.
     fn at(&self, place: &Place) -> Result<At<'_>, FsError> {
-        let root = self.root(place.area).as_fd();
+        let root = self.root(place)?.as_fd();
         At::find(root, &place.path, PathBuf::new()).map_err(beneath::moved)
     }
 

@@ -80,8 +80,8 @@ use self::start::{
 use self::tables::META_EPOCH;
 use crate::bundle::{BundleId, CancelReason, Priority, Receipt, RelPath};
 use crate::digest::Digest;
-pub(crate) use crate::disk::beneath;
 use crate::disk::extents;
+pub(crate) use crate::disk::{beneath, overlay};
 use crate::journal::{self, Batch, Journal, JournalError, Reserve};
 use crate::peer::{self, Identity, PeerId, PeerName};
 

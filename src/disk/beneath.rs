@@ -24,6 +24,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::overlay::Overlay;
 use super::{DiskError, OnPath};
 use crate::bundle::RelPath;
 
@@ -160,12 +161,28 @@ impl Spot for At<'_> {
 pub(crate) struct Root {
     path: PathBuf,
     open: OwnedFd,
+    /// Names that are given and not renamed to yet. Every way to a name here goes through [`Root::perform`].
+    pub(crate) overlay: Overlay,
 }
 
 impl Root {
     pub(crate) fn open_at(path: PathBuf) -> Result<Arc<Self>, DiskError> {
         let open = OwnedFd::from(File::open(&path).on("open", &path)?);
-        Ok(Arc::new(Self { path, open }))
+        Ok(Arc::new(Self {
+            path,
+            open,
+            overlay: Overlay::default(),
+        }))
+    }
+
+    /// What is given at `path`, or above it, comes to be there on the disk.
+    pub(crate) fn perform(&self, path: &[u8]) -> rustix::io::Result<()> {
+        self.overlay.perform(path)
+    }
+
+    /// [`Self::at`] for a rename that gives one of these names.
+    pub(crate) fn place_of(&self, path: &RelPath) -> rustix::io::Result<At<'_>> {
+        At::find(self.open.as_fd(), path.as_bytes(), self.shown(path))
     }
 
     /// Where `path` is, for messages.
@@ -180,6 +197,7 @@ impl Root {
 
     /// Opens what is at `path`; see [`open_beneath`].
     pub(crate) fn open(&self, path: &RelPath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        self.perform(path.as_bytes())?;
         open_beneath(&self.open, path.as_bytes(), flags)
     }
 
@@ -218,19 +236,19 @@ impl Root {
 
     /// The place of `path`, whose directory must be there.
     pub(crate) fn at(&self, path: &RelPath) -> Result<At<'_>, DiskError> {
-        let shown = self.shown(path);
-        At::find(self.open.as_fd(), path.as_bytes(), shown)
+        self.perform(path.as_bytes())
+            .and_then(|()| self.place_of(path))
             .map_err(io::Error::from)
             .on("find", &self.shown(path))
     }
 
-    /// The names in a directory with what they show; `None`: the root. The first error ends it.
+    /// The names in a directory with what they show; `None`: the root. The first error ends it. Names that are given below
+    /// it and not on the disk yet are not among them.
     pub(crate) fn list(
         &self,
         directory: Option<&RelPath>,
     ) -> io::Result<impl Iterator<Item = io::Result<(RelPath, Metadata)>>> {
-        let at = directory.map_or(&b""[..], RelPath::as_bytes);
-        let fd = open_beneath(&self.open, at, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let fd = self.open_directory(directory)?;
         let by_descriptor = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let names = std::fs::read_dir(by_descriptor)?;
         let directory = directory.cloned();
@@ -259,6 +277,7 @@ impl Root {
     /// Opens a directory; `None`: the root.
     pub(crate) fn open_directory(&self, directory: Option<&RelPath>) -> rustix::io::Result<File> {
         let at = directory.map_or(&b""[..], RelPath::as_bytes);
+        self.perform(at)?;
         open_beneath(&self.open, at, OFlags::RDONLY | OFlags::DIRECTORY).map(File::from)
     }
 

@@ -202,6 +202,33 @@ pub(crate) fn rename_no_replace(
     rustix::fs::renameat_with(old, from, new, name, RenameFlags::NOREPLACE).on("rename", to.shown())
 }
 
+/// Renames a file, replacing a file or an empty directory at `to`; or a directory, replacing a file.
+pub(crate) fn rename_into_place(
+    from: &(impl Spot + ?Sized),
+    to: &(impl Spot + ?Sized),
+    directory: bool,
+) -> Result<(), DiskError> {
+    if !directory {
+        return match rename(from, to) {
+            Err(error) if error.cause().raw_os_error() == Some(libc::EISDIR) => {
+                remove_directory(to)?;
+                rename(from, to)
+            }
+            done => done,
+        };
+    }
+    match rename_no_replace(from, to) {
+        Err(error) if error.cause().raw_os_error() == Some(libc::EEXIST) => {
+            // Another directory stays.
+            if remove(to).is_err() {
+                return Err(error);
+            }
+            rename_no_replace(from, to)
+        }
+        done => done,
+    }
+}
+
 /// Removes a file. `false`: it was not there.
 pub(crate) fn remove(spot: &(impl Spot + ?Sized)) -> Result<bool, DiskError> {
     let (directory, name) = spot.spot();
@@ -223,15 +250,6 @@ pub(crate) fn remove_all(path: &Path) -> Result<(), DiskError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.on("remove", path),
     }
-}
-
-/// Gives a file one more name, without following a link.
-pub(crate) fn link(
-    from: &(impl Spot + ?Sized),
-    to: &(impl Spot + ?Sized),
-) -> Result<(), DiskError> {
-    let ((old, from), (new, name)) = (from.spot(), to.spot());
-    rustix::fs::linkat(old, from, new, name, AtFlags::empty()).on("link", to.shown())
 }
 
 /// Removes an empty directory.

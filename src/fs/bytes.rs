@@ -121,7 +121,7 @@ impl Fs {
         }
         let (fd, opened_as, shared) = match &place {
             Ok(place) => {
-                let opened = open_at(self.root(backing.area), place, access);
+                let opened = open_at(self.root(place)?, place, access);
                 let opened = opened.map_err(|error| renamed_behind_us(backing.area, error));
                 (opened?, place.rel().ok(), None)
             }

@@ -16,6 +16,9 @@ use crate::bundle::RelPath;
 use crate::ready::Event;
 use crate::spool::{InboxObserver, NewName};
 
+/// Names looked up under one hold of the node table.
+const SLICE: usize = 256;
+
 /// What the spool holds of the file system; weak, since the file system holds the spool.
 struct Observer(Weak<Fs>);
 
@@ -70,14 +73,14 @@ impl Fs {
 
     fn prepare_inbox(&self, replaced: &[RelPath]) {
         self.switch.prepared.fetch_add(1, Ordering::SeqCst);
-        let known: Vec<(NodeId, Vec<u8>)> = {
+        let mut known: Vec<(NodeId, Vec<u8>)> = Vec::new();
+        for slice in replaced.chunks(SLICE) {
             let nodes = self.nodes.lock();
-            let known = |path: &RelPath| {
+            known.extend(slice.iter().filter_map(|path| {
                 let (parent, _) = nodes.known_at(Area::Inbox, path)?;
                 Some((parent, path.file_name().to_vec()))
-            };
-            replaced.iter().filter_map(known).collect()
-        };
+            }));
+        }
         if !known.is_empty() {
             self.notices.forget(known);
         }

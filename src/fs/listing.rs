@@ -8,6 +8,7 @@
 
 pub(super) mod order;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use super::handle::{DirStream, Handle};
 use super::kind::Kind;
 use super::node::{Area, NodeId, Place};
 use crate::bundle::link;
+use crate::spool::overlay::{Moved, MovedKind};
 
 impl Fs {
     /// Opens a directory for listing.
@@ -154,15 +156,37 @@ impl Fs {
         Ok(items)
     }
 
+    /// Names in a directory of the inbox that are given and may not be on the disk.
+    fn given_in(&self, place: &Place) -> BTreeMap<Vec<u8>, Item> {
+        let given = match place.area {
+            Area::Inbox => self.spool.inbox().overlay.list(&place.path),
+            Area::Outbox => Vec::new(),
+        };
+        let item = |moved: Moved| Item {
+            name: moved.name.file_name().to_vec(),
+            number: 0,
+            backing: moved.ino,
+            kind: match moved.kind {
+                MovedKind::File => Kind::File,
+                MovedKind::Link => Kind::Symlink,
+                MovedKind::Directory => Kind::Directory,
+            },
+            offset: 0,
+        };
+        let items = given.into_iter().map(item);
+        items.map(|item| (item.name.clone(), item)).collect()
+    }
+
     /// Appends what is in a backing directory; of the inbox only what can have been sent.
     pub(crate) fn read_names(&self, place: &Place, items: &mut Vec<Item>) -> Result<(), FsError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = beneath(self.root(place.area), place, flags)?;
+        let fd = beneath(self.root(place)?, place, flags)?;
+        let given = self.given_in(place);
         let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&fd)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
+            if name == b"." || name == b".." || given.contains_key(name) {
                 continue;
             }
             let kind = match entry.file_type() {
@@ -192,6 +216,7 @@ impl Fs {
                 });
             }
         }
+        found.extend(given.into_values());
         let nodes = self.nodes.lock();
         for item in &mut found {
             item.number = nodes.number_of(item.backing);
@@ -213,7 +238,7 @@ impl Fs {
             let _tree = self.tree.read();
             self.place(id).and_then(|place| {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-                beneath(self.root(place.area), &place, flags)
+                beneath(self.root(&place)?, &place, flags)
             })
         };
         match opened {

@@ -247,7 +247,9 @@ impl Fs {
         let known = self.nodes.lock().known(parent, name);
         if let (Some(id), Some(kind)) = (known, kind_of(stat))
             && kind != Kind::File
-            && let Ok(fd) = beneath(self.root(place.area), place, OFlags::PATH)
+            && let Ok(fd) = self
+                .root(place)
+                .and_then(|root| beneath(root, place, OFlags::PATH))
         {
             self.nodes.lock().keep_remains(id, fd);
         }

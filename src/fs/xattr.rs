@@ -170,7 +170,7 @@ impl Fs {
         match place {
             Ok(place) => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-                beneath(self.root(backing.area), &place, flags)
+                beneath(self.root(&place)?, &place, flags)
                     .map_err(|error| renamed_behind_us(backing.area, error))
             }
             Err(_nameless) => {

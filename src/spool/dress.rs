@@ -13,7 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::beneath::Root;
-use super::durable::OnPath;
+use super::durable::{self, OnPath};
+use super::inbox::under_way::Note;
 use super::{Layout, Spool, SpoolError};
 use crate::bundle::RelPath;
 
@@ -110,7 +111,7 @@ impl Roots {
 
 impl Spool {
     /// The tree of the inbox.
-    pub(super) fn inbox(&self) -> &Arc<Root> {
+    pub(crate) fn inbox(&self) -> &Arc<Root> {
         &self.roots.inbox
     }
 
@@ -134,7 +135,32 @@ impl Spool {
     pub(super) fn make_inbox_directory(&self, path: &RelPath) -> Result<bool, SpoolError> {
         let mode = self.dress.directory_mode();
         let dress = |made: &File| self.dress.put_on(made, mode);
-        Ok(self.inbox().make_directory(path, dress)?)
+        let is_new = self.inbox().make_directory(path, dress)?;
+        if is_new {
+            let publishing = &self.inbox.publishing;
+            publishing.note(|| Note::Directory(path.clone()));
+        }
+        Ok(is_new)
+    }
+
+    /// Whether a directory of the inbox is empty, and nothing is about to come there.
+    pub(super) fn is_empty_in_inbox(&self, path: &RelPath) -> bool {
+        // In this order: what is given comes to be on the disk.
+        let names = || self.inbox().list(Some(path));
+        !self.inbox().overlay.is_below(path)
+            && names().is_ok_and(|mut names| names.next().is_none())
+    }
+
+    /// Removes an empty directory of the inbox. Call with the decision lock held.
+    pub(super) fn remove_inbox_directory(&self, path: &RelPath) -> Result<(), SpoolError> {
+        if self.inbox().overlay.is_below(path) {
+            let there = io::Error::from_raw_os_error(libc::ENOTEMPTY);
+            return Err(there).on("remove directory", &self.inbox().shown(path));
+        }
+        durable::remove_directory(&self.inbox().at(path)?)?;
+        let publishing = &self.inbox.publishing;
+        publishing.note(|| Note::Directory(path.clone()));
+        Ok(())
     }
 
     /// Makes a directory that is to be one of the inbox, where it is built; those on the way to it must be there.

@@ -41,7 +41,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use self::tables::{CHOSEN, IN_NAMES, INTENTS, Intent, LEAVING, Version};
+use self::tables::{CHOSEN, IN_NAMES, INTENTS, LEAVING, Version};
+use self::under_way::Note;
 use super::content::Content;
 use super::decision::handles_name;
 use super::durable::{self, OnPath, Sync};
@@ -129,32 +130,25 @@ impl Spool {
         }
         let mut choosing = Choosing::of(manifest);
         let mut intent = Batch::default();
-        let namings = self.choose_names(manifest, &mut choosing, &mut intent);
-        self.tell_cleared(&choosing);
-        let namings = namings?;
+        let namings = self.choose_names(manifest, &mut choosing, &mut intent)?;
 
         let names = namings
             .iter()
             .map(|naming| publish::given(verified, naming));
         let names: Vec<_> = names.collect();
         // Of a free name the proof says to the next start all that an intent would.
-        let proved = self.is_free(manifest, &names)? && self.keep_proof(manifest, &names);
+        let proved = choosing.cleared.is_empty()
+            && self.is_free(manifest, &names)?
+            && self.keep_proof(manifest, &names);
         if !proved {
-            intent.insert(
-                INTENTS,
-                &bundle,
-                &Intent {
-                    signed: manifest.signed(),
-                    names: names.clone(),
-                    slices: 0,
-                },
-            );
+            Self::intend(manifest, names.clone(), 0, &mut intent);
         }
         self.journal.submit(intent)?;
 
         let mut given = Vec::new();
         let settled = self
-            .give(verified, &namings, (&names, proved), &mut given)
+            .clear_the_way(&choosing)
+            .and_then(|()| self.give(verified, &namings, (&names, proved), &mut given))
             .and_then(|batch| Ok(self.journal.submit(batch)?));
         let failed = settled.err();
         if failed.is_some() {
@@ -298,6 +292,10 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         self.former_rows(manifest.id(), manifest.manifest(), !names.is_empty(), batch)?;
         self.name_rows(manifest, names, batch)?;
+        for (_, name, _) in names {
+            let publishing = &self.inbox.publishing;
+            publishing.note(|| Note::Given(name.clone()));
+        }
         self.settle_rows(manifest, names, batch)
     }
 
@@ -476,7 +474,7 @@ impl Spool {
     /// Removes an empty directory from the inbox.
     pub(crate) fn inbox_rmdir(&self, path: &RelPath) -> Result<(), SpoolError> {
         let _decide = self.decide();
-        durable::remove_directory(&self.inbox().at(path)?)?;
+        self.remove_inbox_directory(path)?;
         if let Err(error) = self.go_home(path) {
             tracing::warn!(%error, %path, "what waits for this name has it at the next start");
         }

@@ -1,6 +1,7 @@
 //! Directories that are committed by a rename, and inbox names that change together.
 
 use super::*;
+use crate::spool::overlay::{Layer, Moved, MovedKind};
 
 fn mv(t: &TestFs, from: &str, to: &str) -> Result<(), FsError> {
     let (from, to) = (at(NodeId::OUTBOX, from), at(NodeId::OUTBOX, to));
@@ -163,4 +164,76 @@ fn nobody_looks_at_the_inbox_in_the_middle_of_a_switch() {
         looker.join().unwrap()
     });
     assert!(rounds > 0, "nobody looked");
+}
+
+/// Names that are given, with the renames still to come: two files, one of which replaces another, and a directory.
+fn given(t: &TestFs) -> Arc<Layer> {
+    let state = t.spool.layout().state().to_path_buf();
+    let root = t.inbox_root();
+    disk::create_dir(root.join("d")).unwrap();
+    for name in ["known", "d/new"] {
+        disk::write(state.join(name.replace('/', ".")), b"new").unwrap();
+    }
+    disk::create_dir(state.join("tree")).unwrap();
+    disk::write(state.join("tree/below"), b"new").unwrap();
+    let moved = |name: &str, kind| {
+        let at = state.join(name.replace('/', "."));
+        Moved {
+            name: rel(name),
+            kind,
+            ino: std::os::unix::fs::MetadataExt::ino(&disk::metadata(at).unwrap()),
+            number: 0,
+        }
+    };
+    let moved = vec![
+        moved("known", MovedKind::File),
+        moved("d/new", MovedKind::File),
+        moved("tree", MovedKind::Directory),
+    ];
+    let rename = move |moved: &Moved| {
+        let name = moved.name.to_string();
+        disk::rename(state.join(name.replace('/', ".")), root.join(name)).unwrap();
+        Ok(())
+    };
+    let layer = Arc::new(Layer::new(moved, Box::new(rename)));
+    t.spool.inbox().overlay.add(Arc::clone(&layer));
+    layer
+}
+
+#[test]
+fn names_that_are_given_are_listed_and_found_before_they_are_renamed() {
+    let t = test_fs();
+    t.put_inbox("known", b"old one");
+    let size = |name: &[u8]| t.fs.lookup(NodeId::INBOX, name).unwrap().attr.size;
+    assert_eq!(size(b"known"), 7);
+    given(&t);
+    let names = || {
+        let mut names = t.names(NodeId::INBOX);
+        names.sort();
+        names
+    };
+    assert_eq!(names(), ["d", "known", "tree"]);
+    let d = t.fs.lookup(NodeId::INBOX, b"d").unwrap().attr.node;
+    assert_eq!(t.names(d), ["new"]);
+    // Nothing was renamed for that.
+    assert!(!t.inbox_root().join("d/new").exists());
+    assert!(!t.inbox_root().join("tree").exists());
+    assert_eq!(size(b"known"), 3);
+    let tree = t.fs.lookup(NodeId::INBOX, b"tree").unwrap().attr.node;
+    assert_eq!(t.names(tree), ["below"]);
+    assert_eq!(t.fs.lookup(d, b"new").unwrap().attr.size, 3);
+    assert_eq!(names(), ["d", "known", "tree"]);
+    assert_eq!(t.names(d), ["new"]);
+}
+
+#[test]
+fn a_directory_in_which_a_name_is_given_is_not_empty() {
+    let t = test_fs();
+    given(&t);
+    let removed = t.spool.inbox_rmdir(&rel("d")).unwrap_err();
+    assert!(removed.to_string().contains("not empty"), "{removed}");
+    let d = t.fs.lookup(NodeId::INBOX, b"d").unwrap().attr.node;
+    t.fs.lookup(d, b"new").unwrap();
+    disk::remove_file(t.inbox_root().join("d/new")).unwrap();
+    t.spool.inbox_rmdir(&rel("d")).unwrap();
 }

@@ -32,6 +32,7 @@ use crate::digest::{Digest, Hasher};
 use crate::spool::background::give_way;
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::tables::{IN_NAMES, InName};
+use crate::spool::inbox::under_way::Note;
 use crate::spool::journal::{Batch, Table};
 use crate::spool::ledger::inbound::InboundState;
 use crate::spool::outbox::hashing::READ_BYTES;
@@ -278,6 +279,8 @@ impl Spool {
         }
         let to = self.inbox().at(&found.path)?;
         durable::rename_no_replace(&self.unverified().at(&found.path)?, &to)?;
+        let publishing = &self.inbox.publishing;
+        publishing.note(|| Note::Given(found.path.clone()));
         let mut batch = Batch::default();
         if let Some(file) = file {
             self.content.hold(&file, row.digest, &mut batch)?;

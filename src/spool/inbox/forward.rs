@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use crate::bundle::{BundleId, Entry, EntryKind, RelPath, SignedManifest, VerifiedManifest, link};
 use crate::digest::Digest;
+use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::publish::{Given, INTENT_NAMES};
 use crate::spool::inbox::tables::{INTENTS, Intent, Version};
@@ -47,6 +48,8 @@ enum Where {
     Shown,
     /// It had its name, and has its rows.
     Recorded,
+    /// A directory that was there, or was moved with the one above it; the user may have removed it since.
+    Given,
 }
 
 impl Spool {
@@ -207,17 +210,18 @@ impl Spool {
                 }
                 continue;
             }
+            let in_tree = self.staging_tree(manifest.id()).join(name.as_path());
             let Some(digest) = entry.mark() else {
+                let is_new = last != LastRun::Whole || intent.slices == 0 || in_tree.is_dir();
                 members.push(Member {
                     index: *index,
                     name: name.clone(),
                     ino: Some(0),
-                    at: Where::Shown,
+                    at: if is_new { Where::Shown } else { Where::Given },
                 });
                 continue;
             };
             let alone = self.staged_alone(manifest.id(), *index);
-            let in_tree = self.staging_tree(manifest.id()).join(name.as_path());
             let places = [Where::Aside(alone), Where::Aside(in_tree), Where::Shown];
             let mut found = None;
             for at in places.iter().filter(|_| last == LastRun::Whole) {
@@ -254,14 +258,14 @@ impl Spool {
     fn look_at(&self, at: &Where, name: &RelPath) -> Result<Option<fs::Metadata>, SpoolError> {
         match at {
             Where::Aside(at) => Ok(fs::symlink_metadata(at).ok()),
-            Where::Shown | Where::Recorded => Ok(self.inbox().look(name)?),
+            Where::Shown | Where::Recorded | Where::Given => Ok(self.inbox().look(name)?),
         }
     }
 
     fn open_at(&self, at: &Where, name: &RelPath) -> Result<File, SpoolError> {
         match at {
             Where::Aside(at) => File::open(at).on("open", at),
-            Where::Shown | Where::Recorded => {
+            Where::Shown | Where::Recorded | Where::Given => {
                 let opened = self.inbox().read(name);
                 opened.on("open", &self.inbox().shown(name))
             }
@@ -282,7 +286,7 @@ impl Spool {
         if meta.is_symlink() {
             let target = match at {
                 Where::Aside(at) => fs::read_link(at).map(|to| to.into_os_string().into_vec()),
-                Where::Shown | Where::Recorded => self.inbox().read_link(name),
+                Where::Shown | Where::Recorded | Where::Given => self.inbox().read_link(name),
             };
             let target = target.on("read", &self.inbox().shown(name))?;
             return Ok(link::digest(&target) == digest);
@@ -303,7 +307,7 @@ impl Spool {
                 continue;
             }
             match &member.at {
-                Where::Recorded => {}
+                Where::Recorded | Where::Given => {}
                 Where::Aside(at) if *at == to => {}
                 Where::Aside(at) => durable::rename(at, &to)?,
                 Where::Shown => durable::rename(&self.inbox().at(&member.name)?, &to)?,
@@ -328,6 +332,7 @@ impl Spool {
         let mut batch = Batch::default();
         let of = manifest.manifest();
         let (mut shown, mut taken) = (Vec::new(), Vec::new());
+        self.give_way(of.origin, members)?;
         let few = members.len() <= durable::SYNC_EACH_MAX;
         if !few {
             batch.sync(Sync::Everything);
@@ -343,6 +348,9 @@ impl Spool {
                 continue;
             }
             let entry = &of.entries[member.index as usize];
+            if member.at == Where::Given {
+                continue;
+            }
             if entry.kind == EntryKind::Directory {
                 self.make_inbox_directories(&member.name)?;
                 batch.sync(self.inbox().sync_above(&member.name));
@@ -374,6 +382,30 @@ impl Spool {
         Ok(batch)
     }
 
+    /// Older files of the origin that are in the way of directories go, with their rows.
+    fn give_way(&self, origin: PeerId, members: &[Member]) -> Result<(), SpoolError> {
+        let mut seen = HashSet::new();
+        for member in members.iter().filter(|member| member.ino.is_some()) {
+            let directory = match member.ino {
+                Some(0) => Some(member.name.clone()),
+                Some(_) | None => member.name.parent(),
+            };
+            for path in std::iter::successors(directory, RelPath::parent) {
+                if !seen.insert(path.clone()) {
+                    break;
+                }
+                let row = self.inbox.row_of(&path)?;
+                if let Some(row) = row.filter(|row| row.origin == origin) {
+                    if self.inbox().inode(&path)? == Some(row.ino) {
+                        durable::remove(&self.inbox().at(&path)?)?;
+                    }
+                    self.record_gave_way(origin, &path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The name shows the file.
     fn roll_forward(
         &self,
@@ -391,7 +423,7 @@ impl Spool {
             if let Some(parent) = member.name.parent() {
                 self.make_inbox_directories(&parent)?;
             }
-            durable::rename(at, &self.inbox().at(&member.name)?)?;
+            durable::rename_into_place(at, &self.inbox().at(&member.name)?, false)?;
         }
         if let Some((file, digest)) = file {
             self.content.hold(&file, digest, batch)?;

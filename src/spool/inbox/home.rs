@@ -21,6 +21,7 @@ use crate::bundle::RelPath;
 use crate::peer::PeerId;
 use crate::spool::inbox::naming::Choosing;
 use crate::spool::inbox::tables::{CHOSEN, IN_NAMES, InName, OWNED, PROVISIONAL};
+use crate::spool::inbox::under_way::Note;
 use crate::spool::journal::Batch;
 use crate::spool::keys::Beneath;
 use crate::spool::{Spool, SpoolError, durable};
@@ -55,7 +56,11 @@ impl Spool {
     fn is_own_tree(&self, origin: PeerId, directory: &RelPath) -> Result<bool, SpoolError> {
         let below = IN_NAMES.below(&Beneath(directory));
         let rows = self.journal.rows(below, STEP)?;
-        Ok(!rows.is_empty() && rows.iter().all(|(_, row)| row.origin == origin))
+        let publishing = &self.inbox.publishing;
+        let is_something = !rows.is_empty() || publishing.shows_below(origin, directory);
+        Ok(is_something
+            && rows.iter().all(|(_, row)| row.origin == origin)
+            && !publishing.others_show_below(origin, directory))
     }
 
     /// The next version of (origin, path) looks for its name: the one before it may go home now.
@@ -112,6 +117,8 @@ impl Spool {
             return Ok(true);
         };
         durable::rename_no_replace(&self.inbox().at(&chosen)?, &self.inbox().at(wanted)?)?;
+        let publishing = &self.inbox.publishing;
+        publishing.note(|| Note::Given(wanted.clone()));
         batch.remove(IN_NAMES, &chosen);
         batch.insert(IN_NAMES, wanted, &row);
         batch.remove(CHOSEN, &(origin, &path));
@@ -134,6 +141,9 @@ impl Spool {
 
     /// Removes a directory in which there are only directories, or nothing; `false`: something is in the way still.
     pub(in crate::spool) fn clear(&self, directory: &RelPath) -> Result<bool, SpoolError> {
+        if self.inbox().overlay.is_below(directory) {
+            return Ok(false);
+        }
         match self.inbox().look(directory)? {
             None => return Ok(true),
             Some(meta) if !meta.is_dir() => return Ok(false),
@@ -160,7 +170,7 @@ impl Spool {
         let observer = self.observer.read().clone();
         let mut all = true;
         for path in found.iter().rev() {
-            all = durable::remove_directory(&self.inbox().at(path)?).is_ok();
+            all = self.remove_inbox_directory(path).is_ok();
             if let Some(observer) = observer.as_ref().filter(|_| all) {
                 observer.removed(path);
             }

@@ -70,8 +70,9 @@ impl Drop for Arrival {
         let row = arriving.remove(&self.bundle);
         let removed = self.spool.content.arrival_ended(self.bundle);
         let ended = |row: InboundShown| self.spool.ledger.ended(self.bundle, row.origin).is_some();
-        // Under the lock: a fetch that begins anew must not lose what it writes.
+        // Under the lock: a fetch that begins anew must not lose what it writes. What is shown of it gets its names.
         if (removed || self.useless || row.is_some_and(ended))
+            && !self.spool.inbox.publishing.is_shown(self.bundle)
             && let Err(error) = self.spool.content.discard_partial(self.bundle)
         {
             tracing::warn!(%error, "bytes of a bundle that is given up stay until the next start");
@@ -500,9 +501,8 @@ impl Spool {
             bundle,
             useless: false,
         };
-        // It may have published meanwhile, and left.
-        if let Some(receipt) = self.ledger.settled(bundle)? {
-            return Ok(self.settled_answer(bundle, receipt));
+        if let Some(published) = self.published_meanwhile(bundle)? {
+            return Ok(published);
         }
         self.journal.make_room();
         let origin = manifest.manifest().origin;
@@ -556,6 +556,15 @@ impl Spool {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             Offered::Refused(CONTRADICTS.into())
         }))
+    }
+
+    /// The answer if a fetch before this one published the bundle and left, or showed it and failed then.
+    fn published_meanwhile(&self, bundle: BundleId) -> Result<Option<Offered>, SpoolError> {
+        if self.resume(bundle)? {
+            return Ok(Some(Offered::AwaitingDurable));
+        }
+        let settled = self.ledger.settled(bundle)?;
+        Ok(settled.map(|receipt| self.settled_answer(bundle, receipt)))
     }
 
     fn settled_answer(&self, bundle: BundleId, receipt: Receipt) -> Offered {

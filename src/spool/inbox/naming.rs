@@ -16,7 +16,6 @@ use std::io;
 use crate::bundle::{Entry, EntryKind, NAME_MAX, RelPath, VerifiedManifest};
 use crate::peer::{self, PeerId};
 use crate::spool::decision::handles_name;
-use crate::spool::durable;
 use crate::spool::inbox::Left;
 use crate::spool::inbox::consumed::Owner;
 use crate::spool::inbox::tables::{IN_NAMES, InName};
@@ -61,7 +60,7 @@ pub(in crate::spool) struct Choosing {
     directories: Directories,
     /// Names of files chosen and not yet in the journal, with the paths they stand for.
     chosen: HashMap<RelPath, RelPath>,
-    /// Names that were taken away because they were in the way.
+    /// Older files of the origin and empty directories that are in the way, and are to go when the names are given.
     pub(super) cleared: Vec<RelPath>,
     /// Top directories, as the origin calls them, that the bundle has links in.
     linked: HashSet<Vec<u8>>,
@@ -410,7 +409,6 @@ impl Spool {
                     let newest = self.version(origin, &its_path)?;
                     let older = newest.is_none_or(|newest| newest.order < choosing.order);
                     if older {
-                        self.remove_name(candidate, Left::GaveWay)?;
                         choosing.cleared.push(candidate.clone());
                     }
                     Ok(older)
@@ -435,14 +433,13 @@ impl Spool {
         }
         match self.inbox().look(candidate)? {
             Some(meta) if meta.is_dir() => {
-                let at = self.inbox().at(candidate)?;
-                let gone = durable::remove_directory(&at).is_ok();
-                if gone {
+                let is_empty = self.is_empty_in_inbox(candidate);
+                if is_empty {
                     choosing.cleared.push(candidate.clone());
                 } else {
                     choosing.blocked.get_or_insert_with(|| candidate.clone());
                 }
-                Ok(gone)
+                Ok(is_empty)
             }
             Some(_) => {
                 self.record_pending(candidate)?;
@@ -464,14 +461,21 @@ impl Spool {
         }
     }
 
-    /// What gave way to another kind of file is not to be found under its name any more. For one name: who gives many
-    /// has the kernel forget them first.
-    pub(super) fn tell_cleared(&self, choosing: &Choosing) {
-        if let Some(observer) = self.observer.read().clone() {
-            for path in &choosing.cleared {
+    /// What is in the way of another kind of file gives way to it. For one name: who gives many has the kernel forget them
+    /// first. Call with the decision lock held.
+    pub(super) fn clear_the_way(&self, choosing: &Choosing) -> Result<(), SpoolError> {
+        let observer = self.observer.read().clone();
+        for path in &choosing.cleared {
+            match self.inbox().look(path)? {
+                Some(meta) if meta.is_dir() => self.remove_inbox_directory(path)?,
+                Some(_) => self.remove_name(path, Left::GaveWay)?,
+                None => {}
+            }
+            if let Some(observer) = &observer {
                 observer.removed(path);
             }
         }
+        Ok(())
     }
 }
 

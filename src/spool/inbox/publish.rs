@@ -1,45 +1,47 @@
-//! Publishing a bundle of many files: all names at one instant.
+//! Publishing: all names of a bundle at one instant.
 //!
-//! Where the topmost name is free, the tree is built in `partial/` and appears by one rename ([`tree`]). Else the names are
-//! given one by one, and nobody who looks through the mount sees it half done: see [`crate::spool::InboxObserver`]. The
-//! times of directories are set before that instant where it is a rename, else with the names.
+//! What a bundle of many adds to the inbox is moved there by few renames or many: each topmost directory that is missing is
+//! built in `partial/` and moved with all that is in it, every other file is moved by itself ([`staged`]).
 //!
-//! A merge still holds the decision lock from its first name to its last.
+//! | step | decision lock | an error, or a kill, leaves |
+//! |---|---|---|
+//! | 1. names are chosen | for each slice | chosen names, as for any bundle that comes later |
+//! | 2. rows of the intent say which file gets which name | no | those rows: the next start removes them |
+//! | 3. the missing directories are built, and the kernel forgets the names that will show something else | no | the same, and files that go back to where they arrived |
+//! | 4. the switch: the row that says so, and the renames if they are few, else a layer over the inbox that stands for them | once | after the row there is only forward |
+//! | 5. the renames, what gave way, the rows of the names and the links to their content | for each slice of the rows | the bundle half recorded: the next offer, or start, goes on |
+//! | 6. the row that settles it | once | a settled bundle |
+//!
+//! A bundle of one goes the same way under one hold of the lock ([`crate::spool::inbox`]).
+//!
+//! # What comes in between
+//! - Something newer for one of the paths, before 4: noted ([`under_way`](crate::spool::inbox::under_way)), and left out.
+//! - Anything else that changes a name or directory which the bundle needs, before 4: noted too, and the names are chosen
+//!   anew. What has no bearing on them does not hold it up.
+//! - Whoever looks at a name after 4, through the mount or in the spool, does its rename first
+//!   ([`overlay`](crate::disk::overlay)). A directory in which a name is still to come cannot be removed.
+//! - The user, its origin or another bundle does something with a name between 4 and 6: its rows are written first.
+//! - A cancel, or the end of its lifetime, before 4: nothing is shown. After it: too late.
+//! - An older file of the origin, or an empty directory, in the way of another kind: it gives way at 4, not before.
 //!
 //! # Crash behaviour
-//!
-//! Of a merge:
-//!
-//! | killed | then |
-//! |---|---|
-//! | before the intent | nothing is visible; the bundle is offered again, its bytes are in `partial/` |
-//! | after the intent, before a rename | recovery gives all names, before anything is mounted |
-//! | in the middle of the renames of a merge | the same; names that are gone again were removed by the user |
-//! | after the renames, before the rows | recovery writes the rows |
-//!
-//! When our own disk fails in the middle, the names that were given keep their rows, and the bundle, which is not
-//! settled, gives the others when it is offered again.
+//! The rows of the intent lead every file to its name ([`forward`](crate::spool::inbox::forward)): after a kill past 4
+//! recovery gives all names before anything is mounted, but for those that the user has taken away since.
 //!
 //! # Threads
 //! Called by whoever finished the bundle. The decision lock is not held while the kernel is asked to forget names: it may
 //! be waiting for a file operation that waits for the lock.
 
-mod tree;
+mod staged;
 
-use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use crate::bundle::{BundleId, DirectoryTime, EntryKind, RelPath, VerifiedManifest};
-use crate::spool::decision::handles_name;
-use crate::spool::directories::{set_times, times_in_inbox};
-use crate::spool::durable::{self, SYNC_EACH_MAX, Sync};
+use crate::bundle::{BundleId, RelPath, VerifiedManifest};
+use crate::journal::{Batch, Table};
+use crate::spool::durable::SYNC_EACH_MAX;
 use crate::spool::inbox::intake::Verified;
-use crate::spool::inbox::naming::{Choosing, Naming};
-use crate::spool::inbox::publish::tree::Attempt;
-use crate::spool::inbox::tables::{IN_NAMES, INTENTS, InName, Intent};
-use crate::spool::journal::{Batch, Table};
+use crate::spool::inbox::naming::Naming;
+use crate::spool::inbox::tables::{INTENTS, Intent};
 use crate::spool::{Published, Spool, SpoolError};
 
 /// A name that a publish gave.
@@ -82,54 +84,8 @@ pub(in crate::spool) type Given = (u32, RelPath, u64);
 /// row in [`INTENTS`], and as many as that says.
 pub(in crate::spool) const INTENT_NAMES: Table<(BundleId, u64), Vec<Given>> = Table::new(93);
 
-/// How often a tree is built anew because something else took its topmost name meanwhile.
-const TREE_ATTEMPTS: usize = 4;
-
-/// How often names are chosen anew because others came in between while the kernel was asked to forget some.
-const PREPARE_ATTEMPTS: usize = 4;
-
-/// The names of a bundle, and what they meet in the inbox.
-struct Plan {
-    namings: Vec<Naming>,
-    /// What was chosen last; they come with the intent.
-    rows: Batch,
-    /// What the names show now.
-    replaced: HashMap<RelPath, u64>,
-    /// Names that the kernel may remember wrongly: those replaced and those that were in the way.
-    disturbed: HashSet<RelPath>,
-}
-
-impl Plan {
-    /// The times of the directories in which the first `done` names are.
-    fn times(&self, manifest: &VerifiedManifest, done: usize) -> Vec<DirectoryTime> {
-        let names = self.namings.iter().take(done);
-        let names = names.map(|naming| (naming.entry, &naming.name));
-        times_in_inbox(manifest.manifest(), names)
-    }
-}
-
-/// The kernel has forgotten these names and remembers none, for as long as this lives.
-struct Prepared {
-    observer: Arc<dyn InboxObserver>,
-    names: HashSet<RelPath>,
-}
-
-impl Prepared {
-    fn new(observer: &Arc<dyn InboxObserver>, names: HashSet<RelPath>) -> Self {
-        let list: Vec<RelPath> = names.iter().cloned().collect();
-        observer.prepare(&list);
-        Self {
-            observer: Arc::clone(observer),
-            names,
-        }
-    }
-}
-
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        self.observer.unprepare();
-    }
-}
+/// How often names are chosen anew because of what came in between. Then the bundle waits for its next offer.
+const ATTEMPTS: usize = 8;
 
 impl Spool {
     /// Where the bytes of one entry of a bundle arrive.
@@ -137,7 +93,7 @@ impl Spool {
         self.layout.partial().join(format!("{bundle}.{index}"))
     }
 
-    /// Where the tree of a bundle is built. Each file has its chosen name below.
+    /// Where the missing directories of a bundle are built. Each file in them has its chosen name below.
     pub(in crate::spool) fn staging_tree(&self, bundle: BundleId) -> PathBuf {
         self.layout.partial().join(format!("{bundle}.tree"))
     }
@@ -147,180 +103,28 @@ impl Spool {
         verified: &Verified,
     ) -> Result<Published, SpoolError> {
         let mut begun = self.inbox.publishing.begin(&verified.manifest);
-        if begun.way.shown().is_some() {
-            // An attempt before this one could not write all rows.
-            for staged in verified.files.iter().flatten() {
-                durable::remove(&staged.at)?;
-            }
-            return self.finish_tree(&mut begun);
-        }
-        let mut cleared = HashSet::new();
-        for _ in 0..TREE_ATTEMPTS {
-            match self.publish_tree(verified, &mut begun, &mut cleared)? {
-                Attempt::Published(published) => return Ok(published),
-                Attempt::Taken => {}
-                Attempt::NotFree => break,
+        for _ in 0..ATTEMPTS {
+            begun.way.begin_anew();
+            if self.show(verified, &begun.way)? {
+                return self.finish(&mut begun);
             }
         }
-        self.merge(verified, cleared)
-    }
-
-    /// Gives the names among others that are there. `cleared` were in the way.
-    fn merge(
-        &self,
-        verified: &Verified,
-        cleared: HashSet<RelPath>,
-    ) -> Result<Published, SpoolError> {
-        let manifest = &verified.manifest;
-        let bundle = manifest.id();
-        let observer = self.observer.read().clone();
-        let mut prepared: Option<Prepared> = None;
-        let mut attempts = 0;
-        let (decide, mut plan) = loop {
-            let decide = self.decide();
-            if let Some(reason) = self.ledger.ended(bundle, manifest.manifest().origin) {
-                return Err(SpoolError::Ended(reason));
-            }
-            let mut plan = self.plan(manifest)?;
-            plan.disturbed.extend(cleared.iter().cloned());
-            attempts += 1;
-            let Some(observer) = &observer else {
-                break (decide, plan);
-            };
-            let known = prepared.as_ref().map(|prepared| &prepared.names);
-            let covered = known.is_some_and(|known| plan.disturbed.is_subset(known));
-            if plan.disturbed.is_empty() || covered || attempts > PREPARE_ATTEMPTS {
-                break (decide, plan);
-            }
-            drop(decide);
-            plan.disturbed.extend(known.into_iter().flatten().cloned());
-            let before = prepared.replace(Prepared::new(observer, plan.disturbed));
-            drop(before);
-        };
-
-        let names = plan.namings.iter().map(|naming| given(verified, naming));
-        let mut names: Vec<Given> = names.collect();
-        let mut intent = std::mem::take(&mut plan.rows);
-        intent.insert(
-            INTENTS,
-            &bundle,
-            &Intent {
-                signed: manifest.signed(),
-                names: names.clone(),
-                slices: 0,
-            },
-        );
-        self.journal.submit(intent)?;
-
-        let mut given = Vec::with_capacity(names.len());
-        let outcome = match &observer {
-            None => self.give_each(verified, &plan, &mut given),
-            Some(observer) => {
-                let mut outcome = Ok(0);
-                observer.switch(&mut || {
-                    outcome = self.give_each(verified, &plan, &mut given);
-                });
-                outcome
-            }
-        };
-        let (done, failed) = match outcome {
-            Ok(done) => (done, None),
-            Err((done, error)) => (done, Some(error)),
-        };
-        names.truncate(done);
-        let batch = self.rows_of(verified, &plan, &names, failed.is_none())?;
-        self.journal.submit(batch)?;
-        for ino in given.iter().filter_map(|name| name.replaced) {
-            self.content.last_name_gone(ino, Batch::default())?;
-        }
-        drop(decide);
-
-        if let Some(observer) = &observer {
-            observer.published(&given);
-        }
-        drop(prepared);
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        self.counters.published.fetch_add(1, Ordering::Relaxed);
-        let names = plan.namings.into_iter().map(|naming| naming.name).collect();
-        Ok(Published { bundle, names })
-    }
-
-    /// Chooses the names. Call with the decision lock held.
-    fn plan(&self, manifest: &VerifiedManifest) -> Result<Plan, SpoolError> {
-        let mut choosing = Choosing::of(manifest);
-        let mut rows = Batch::default();
-        let namings = self.choose_names(manifest, &mut choosing, &mut rows)?;
-        let mut replaced = HashMap::new();
-        for naming in &namings {
-            let row: Option<InName> = self.journal.row(IN_NAMES, &naming.name)?;
-            replaced.extend(row.map(|row| (naming.name.clone(), row.ino)));
-        }
-        let disturbed = choosing
-            .cleared
-            .into_iter()
-            .chain(replaced.keys().cloned())
-            .collect();
-        Ok(Plan {
-            namings,
-            rows,
-            replaced,
-            disturbed,
+        Err(SpoolError::Io {
+            action: "find names that stay free for",
+            path: verified.manifest.manifest().entries[0]
+                .path
+                .as_path()
+                .to_path_buf(),
+            source: std::io::Error::from_raw_os_error(libc::EBUSY),
         })
     }
 
-    /// The topmost name that is not there yet, if all others are below it.
-    fn fresh_root(&self, namings: &[Naming]) -> Result<Option<RelPath>, SpoolError> {
-        let Some(first) = namings.first() else {
-            return Ok(None);
+    /// Goes on with a bundle that is shown and not settled, because our disk failed then; `false`: it is none.
+    pub(in crate::spool) fn resume(&self, bundle: BundleId) -> Result<bool, SpoolError> {
+        let Some(mut begun) = self.inbox.publishing.resume(bundle) else {
+            return Ok(false);
         };
-        let mut above: Vec<RelPath> =
-            std::iter::successors(Some(first.name.clone()), RelPath::parent).collect();
-        above.reverse();
-        for path in above {
-            if self.inbox().look(&path)?.is_none() {
-                let is_root = |naming: &Naming| naming.name.starts_with(&path);
-                // All but a directory of its own would be one file.
-                let holds = namings.len() > 1 && namings.iter().all(is_root);
-                return Ok(holds.then_some(path));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Gives names one by one, in order. Gives how many names are given.
-    fn give_each(
-        &self,
-        verified: &Verified,
-        plan: &Plan,
-        given: &mut Vec<NewName>,
-    ) -> Result<usize, (usize, SpoolError)> {
-        let times = |done| set_times(self.inbox(), &plan.times(&verified.manifest, done));
-        for (done, naming) in plan.namings.iter().enumerate() {
-            handles_name();
-            let mut give = || {
-                let Some(staged) = &verified.files[naming.entry] else {
-                    return self.make_directories(&naming.name, given);
-                };
-                if let Some(directory) = naming.name.parent() {
-                    self.make_directories(&directory, given)?;
-                }
-                durable::rename(&staged.at, &self.inbox().at(&naming.name)?)?;
-                given.push(NewName {
-                    path: naming.name.clone(),
-                    directory: false,
-                    replaced: plan.replaced.get(&naming.name).copied(),
-                });
-                Ok(())
-            };
-            if let Err(error) = give() {
-                times(done);
-                return Err((done, error));
-            }
-        }
-        times(plan.namings.len());
-        Ok(plan.namings.len())
+        self.finish(&mut begun).map(|_published| true)
     }
 
     /// Makes a directory of the inbox and those above it; notes those that were not there.
@@ -343,64 +147,19 @@ impl Spool {
         Ok(())
     }
 
-    /// The rows of what was given; those that settle the bundle, if that was all.
-    fn rows_of(
-        &self,
-        verified: &Verified,
-        plan: &Plan,
-        names: &[(u32, RelPath, u64)],
-        all: bool,
-    ) -> Result<Batch, SpoolError> {
-        let manifest = &verified.manifest;
-        let mut batch = Batch::default();
-        let few = are_synced_singly(verified, names.iter().map(|(index, ..)| *index as usize));
-        for (index, name, _) in names {
-            let index = *index as usize;
-            if few {
-                if manifest.manifest().entries[index].kind == EntryKind::Directory {
-                    batch.sync(self.inbox().sync(Some(name.clone())));
-                }
-                for directory in std::iter::successors(name.parent(), RelPath::parent) {
-                    batch.sync(self.inbox().sync(Some(directory)));
-                }
-                batch.sync(self.inbox().sync(None));
-            }
-            let (Some(file), Some(digest)) = (
-                &verified.files[index],
-                manifest.manifest().entries[index].digest(),
-            ) else {
-                continue;
-            };
-            if let Some(kept) = file.kept.as_ref().filter(|_| few) {
-                batch.sync(Sync::File(Arc::clone(kept)));
-            }
-            let link = self.layout.content(digest);
-            if crate::spool::content::inode_at(&link).is_none() {
-                durable::link(&self.inbox().at(name)?, &link)?;
-                if few && let Some(directory) = link.parent() {
-                    batch.sync(Sync::Directory(directory.to_path_buf()));
-                }
-            }
-        }
-        if !few {
-            batch.sync(Sync::Everything);
-        }
-        if !all {
-            let (bundle, of) = (manifest.id(), manifest.manifest());
-            self.former_rows(bundle, of, !names.is_empty(), &mut batch)?;
-            self.name_rows(manifest, names, &mut batch)?;
-            batch.remove(INTENTS, &manifest.id());
-            return Ok(batch);
-        }
-        let named: HashSet<usize> = plan.namings.iter().map(|naming| naming.entry).collect();
-        for (index, file) in verified.files.iter().enumerate() {
-            // A newer version was published meanwhile: these bytes are not shown.
-            if let Some(staged) = file.as_ref().filter(|_| !named.contains(&index)) {
-                durable::remove(&staged.at)?;
-            }
-        }
-        self.settle(manifest, names, &mut batch)?;
-        Ok(batch)
+    /// From this row on a publish goes forward, whatever happens. `slices`: so many rows have its names, if `names` do not.
+    pub(super) fn intend(
+        manifest: &VerifiedManifest,
+        names: Vec<Given>,
+        slices: u64,
+        batch: &mut Batch,
+    ) {
+        let intent = Intent {
+            signed: manifest.signed(),
+            names,
+            slices,
+        };
+        batch.insert(INTENTS, &manifest.id(), &intent);
     }
 
     /// What status calls a published bundle of many: the directory its title became.
@@ -432,7 +191,7 @@ fn are_synced_singly(
         })
 }
 
-pub(super) fn given(verified: &Verified, naming: &Naming) -> Given {
+pub(in crate::spool::inbox) fn given(verified: &Verified, naming: &Naming) -> Given {
     let file = verified.files[naming.entry].as_ref();
     let ino = file.map_or(0, |file| file.ino);
     (naming.entry as u32, naming.name.clone(), ino)

@@ -444,9 +444,8 @@ impl Spool {
     ) -> Result<RelPath, SpoolError> {
         let bundle = manifest.id();
         let mut choosing = Choosing::of(manifest);
-        let to = self.choose_name(&announced.entry.path, &mut choosing);
-        self.tell_cleared(&choosing);
-        let to = to?;
+        let to = self.choose_name(&announced.entry.path, &mut choosing)?;
+        self.clear_the_way(&choosing)?;
         if announced.entry.target().is_some() {
             self.may_show(announced.entry, &to)?;
             let mut batch = Batch::default();

@@ -32,6 +32,9 @@ impl Spool {
             if self.inbox().look(top)?.is_some() || owner == origin {
                 return Ok(owner == origin);
             }
+            if self.inbox.publishing.has_claimed(owner, top) {
+                return Ok(false);
+            }
             // It was consumed, with all that was in it: from now on it is of whoever comes first.
             let mut batch = Batch::default();
             batch.remove(TOPS, top);
@@ -83,6 +86,7 @@ impl Spool {
             return Ok(());
         };
         batch.insert(TOPS, &chosen, &origin);
+        self.inbox.publishing.claim(origin, &chosen);
         if said != chosen {
             batch.insert(OTHER_TOPS, &(origin, said), &chosen.as_bytes().to_vec());
         }

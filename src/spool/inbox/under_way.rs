@@ -4,11 +4,11 @@
 //! same names may be decided. So it is noted here, where it is found by name and by path.
 //!
 //! # Invariants
-//! 1. A bundle is here from before its first name is chosen until it is settled. What is decided about one of its paths
-//!    before it is shown, something newer for instance, is noted: the switch leaves that entry out.
+//! 1. A bundle is here from before its first name is chosen until it is settled. What is decided meanwhile about its paths,
+//!    or about names of the inbox, is noted ([`Note`]): its switch comes only when it knows of all of it.
 //! 2. A name that is shown and has no rows yet is here. Whoever does something with a name of the inbox has its rows written
 //!    first ([`Spool::record_pending`]).
-//! 3. Once a bundle is shown there is only forward. If our disk fails then, it stays here, and the next attempt goes on.
+//! 3. Once a bundle is shown there is only forward. If our disk fails then, it stays here, and the next offer goes on.
 //!
 //! # Crash behaviour
 //! Memory only; the rows of the intent ([`crate::spool::inbox::forward`]) say the same to the next start.
@@ -21,11 +21,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::bundle::{BundleId, Manifest, RelPath, VerifiedManifest};
+use crate::bundle::{BundleId, DirectoryTime, Manifest, RelPath, VerifiedManifest};
 use crate::peer::PeerId;
-use crate::spool::durable::{OnPath, SYNC_EACH_MAX};
+use crate::spool::durable::{OnPath, SYNC_EACH_MAX, Sync};
 use crate::spool::inbox::publish::Given;
 use crate::spool::journal::Batch;
+use crate::spool::overlay::Layer;
 use crate::spool::{Spool, SpoolError};
 
 /// The bundles of many whose names are being given. As many as publish at once.
@@ -65,6 +66,54 @@ impl Publishing {
     }
 }
 
+/// What was decided about names of the inbox while a bundle was not shown yet.
+#[derive(Clone)]
+pub(in crate::spool) enum Note {
+    /// This name shows another file.
+    Given(RelPath),
+    /// This directory was made or removed.
+    Directory(RelPath),
+    /// All these names were given.
+    Shown(Arc<Layer>),
+    /// From now on this top directory is this origin's alone.
+    Claimed(PeerId, RelPath),
+}
+
+/// What a note means for names that are about to be given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Means {
+    Nothing,
+    /// This one replaces something else than it did.
+    Replaces(RelPath),
+    /// They are to be chosen anew.
+    Upset,
+}
+
+impl Note {
+    pub(super) fn means(&self, origin: PeerId, names: &Layer) -> Means {
+        let upset = match self {
+            Self::Given(name) => match names.at_or_above(name.as_bytes()) {
+                Some(at) if names.is_file(at, name) => return Means::Replaces(name.clone()),
+                Some(_) => true,
+                None => names.is_below(name),
+            },
+            Self::Directory(path) => names.touches(path),
+            Self::Shown(others) => {
+                let (few, many) = match others.moved().len() < names.moved().len() {
+                    true => (&**others, names),
+                    false => (names, &**others),
+                };
+                few.moved().iter().any(|moved| many.touches(&moved.name))
+            }
+            Self::Claimed(by, top) => *by != origin && names.touches(top),
+        };
+        if upset { Means::Upset } else { Means::Nothing }
+    }
+}
+
+/// Notes of one bundle. With more of them its names are chosen anew.
+const NOTES_MAX: usize = 1 << 16;
+
 /// One of them.
 pub(in crate::spool) struct UnderWay {
     pub(super) manifest: VerifiedManifest,
@@ -75,20 +124,41 @@ pub(in crate::spool) struct UnderWay {
 
 #[derive(Default)]
 struct State {
-    /// Entries of which something newer is here by now.
-    outdated: BTreeSet<u32>,
+    since: Since,
+    /// Top directories of which it has said that they are its origin's alone.
+    claimed: BTreeSet<RelPath>,
     shown: Option<Shown>,
     /// Entries that are shown without rows.
     pending: HashSet<u32>,
 }
 
+/// What was noted since it was last looked at.
+#[derive(Default)]
+pub(super) struct Since {
+    /// Entries of which something newer is here.
+    pub(super) outdated: BTreeSet<u32>,
+    pub(super) notes: Vec<Note>,
+    /// There were too many.
+    pub(super) overflown: bool,
+}
+
+impl Since {
+    pub(super) fn is_empty(&self) -> bool {
+        self.outdated.is_empty() && self.notes.is_empty() && !self.overflown
+    }
+}
+
 /// What is shown of it.
 #[derive(Clone)]
 pub(super) struct Shown {
-    /// The topmost name.
-    pub(super) root: RelPath,
+    /// The renames by which it is shown.
+    pub(super) layer: Arc<Layer>,
     /// All names, in their order.
     pub(super) names: Arc<Vec<Given>>,
+    /// Older files, and empty directories, that gave way.
+    pub(super) cleared: Arc<Vec<RelPath>>,
+    /// Times of directories that were there before.
+    pub(super) above: Arc<Vec<DirectoryTime>>,
 }
 
 impl UnderWay {
@@ -105,15 +175,32 @@ impl UnderWay {
         Some(self.by_path[at.ok()?])
     }
 
-    /// Entries of which something newer is here since the last call.
-    pub(super) fn take_outdated(&self) -> BTreeSet<u32> {
-        std::mem::take(&mut self.state.lock().outdated)
+    /// Forgets what was noted: what is chosen from now on is chosen with it.
+    pub(super) fn begin_anew(&self) {
+        self.state.lock().since = Since::default();
     }
 
-    /// From now on this is shown.
-    pub(super) fn show(&self, shown: Shown) {
+    /// What was noted since the last call.
+    pub(super) fn take_since(&self) -> Since {
+        std::mem::take(&mut self.state.lock().since)
+    }
+
+    fn note(&self, note: &Note) {
         let mut state = self.state.lock();
-        state.pending = shown.names.iter().map(|(entry, ..)| *entry).collect();
+        if state.shown.is_some() {
+            return;
+        }
+        if state.since.notes.len() < NOTES_MAX {
+            state.since.notes.push(note.clone());
+        } else {
+            state.since.overflown = true;
+        }
+    }
+
+    /// From now on this is shown, and these entries have no rows.
+    pub(super) fn show(&self, shown: Shown, pending: HashSet<u32>) {
+        let mut state = self.state.lock();
+        state.pending = pending;
         state.shown = Some(shown);
     }
 
@@ -136,7 +223,7 @@ impl UnderWay {
     }
 
     /// These names have their rows.
-    pub(super) fn recorded(&self, names: &[Given]) {
+    fn recorded(&self, names: &[Given]) {
         let mut state = self.state.lock();
         for (entry, ..) in names {
             state.pending.remove(entry);
@@ -156,9 +243,10 @@ impl UnderWay {
         let Some(Shown { names, .. }) = &state.shown else {
             return false;
         };
-        let first = names.partition_point(|(_, name, _)| name < directory);
-        let below = names.get(first);
-        below.is_some_and(|(_, name, _)| name.starts_with(directory))
+        let below = [directory.as_bytes(), b"/"].concat();
+        let first = names.partition_point(|(_, name, _)| name.as_bytes() < below.as_slice());
+        let there = names.get(first);
+        there.is_some_and(|(_, name, _)| name.as_bytes().starts_with(&below))
     }
 }
 
@@ -179,29 +267,61 @@ impl Drop for Begun<'_> {
 }
 
 impl Publishing {
-    /// Notes a bundle, or finds what an attempt left that failed after the switch.
+    /// Notes a bundle.
     pub(super) fn begin(&self, manifest: &VerifiedManifest) -> Begun<'_> {
-        let mut bundles = self.bundles.lock();
-        let known = bundles
-            .iter()
-            .find(|way| way.manifest.id() == manifest.id());
-        let way = known.cloned().unwrap_or_else(|| {
-            let entries = &manifest.manifest().entries;
-            let mut by_path: Vec<u32> = (0..entries.len() as u32).collect();
-            by_path.sort_by(|a, b| entries[*a as usize].path.cmp(&entries[*b as usize].path));
-            let way = Arc::new(UnderWay {
-                manifest: manifest.clone(),
-                by_path,
-                state: Mutex::default(),
-            });
-            bundles.push(Arc::clone(&way));
-            way
+        let entries = &manifest.manifest().entries;
+        let mut by_path: Vec<u32> = (0..entries.len() as u32).collect();
+        by_path.sort_by(|a, b| entries[*a as usize].path.cmp(&entries[*b as usize].path));
+        let way = Arc::new(UnderWay {
+            manifest: manifest.clone(),
+            by_path,
+            state: Mutex::default(),
         });
+        self.bundles.lock().push(Arc::clone(&way));
         Begun {
             publishing: self,
             way,
             settled: false,
         }
+    }
+
+    /// What an attempt left that failed after the switch.
+    pub(super) fn resume(&self, bundle: BundleId) -> Option<Begun<'_>> {
+        let bundles = self.bundles.lock();
+        let mut shown = bundles
+            .iter()
+            .filter(|way| way.manifest.id() == bundle && way.shown().is_some());
+        Some(Begun {
+            publishing: self,
+            way: Arc::clone(shown.next()?),
+            settled: false,
+        })
+    }
+
+    /// Tells all bundles that are not shown yet.
+    pub(in crate::spool) fn note(&self, note: impl FnOnce() -> Note) {
+        let bundles = self.bundles.lock();
+        if !bundles.is_empty() {
+            let note = note();
+            bundles.iter().for_each(|way| way.note(&note));
+        }
+    }
+
+    /// A top directory is `origin`'s alone from now on.
+    pub(in crate::spool) fn claim(&self, origin: PeerId, top: &RelPath) {
+        self.note(|| Note::Claimed(origin, top.clone()));
+        for way in self.bundles.lock().iter() {
+            if way.of().origin == origin {
+                way.state.lock().claimed.insert(top.clone());
+            }
+        }
+    }
+
+    /// Whether a bundle of `origin` under way has claimed a top directory.
+    pub(in crate::spool) fn has_claimed(&self, origin: PeerId, top: &RelPath) -> bool {
+        let bundles = self.bundles.lock();
+        let mut own = bundles.iter().filter(|way| way.of().origin == origin);
+        own.any(|way| way.state.lock().claimed.contains(top))
     }
 
     /// `bundle` has the newest version of a path, up to `order`.
@@ -219,7 +339,7 @@ impl Publishing {
                 && way.manifest.id() != bundle
                 && let Some(entry) = way.entry_of(path)
             {
-                way.state.lock().outdated.insert(entry);
+                way.state.lock().since.outdated.insert(entry);
             }
         }
     }
@@ -252,6 +372,13 @@ impl Publishing {
         others.any(|way| way.shows_below(directory))
     }
 
+    /// Whether a bundle of this origin is being shown below a directory.
+    pub(in crate::spool) fn shows_below(&self, origin: PeerId, directory: &RelPath) -> bool {
+        let bundles = self.bundles.lock();
+        let mut own = bundles.iter().filter(|way| way.of().origin == origin);
+        own.any(|way| way.shows_below(directory))
+    }
+
     /// Whether a bundle is being published.
     pub(in crate::spool) fn has(&self, bundle: BundleId) -> bool {
         let bundles = self.bundles.lock();
@@ -281,24 +408,45 @@ impl Spool {
         let Some(shown) = way.shown() else {
             return Ok(());
         };
-        let mut batch = Batch::default();
-        let mut above: BTreeSet<RelPath> =
-            std::iter::successors(shown.root.parent(), RelPath::parent).collect();
+        let (mut batch, mut replaced) = (Batch::default(), Vec::new());
         // What is in a tree of many was synced before it was shown; what is new since is the name of the tree.
-        if shown.names.len() <= SYNC_EACH_MAX {
-            for (_, name, ino) in names {
-                let directory = (*ino == 0).then(|| name.clone()).or_else(|| name.parent());
-                above.extend(std::iter::successors(directory, RelPath::parent));
+        let few = shown.names.len() <= SYNC_EACH_MAX;
+        let mut changed = BTreeSet::new();
+        for (_, name, ino) in names {
+            self.inbox()
+                .perform(name.as_bytes())
+                .on("rename", &self.inbox().shown(name))?;
+            let before = self.inbox.row_of(name)?;
+            replaced.extend(before.map(|row| row.ino).filter(|before| before != ino));
+            let moved = shown.layer.at_or_above(name.as_bytes());
+            let moved = moved.map(|at| &shown.layer.moved()[at].name);
+            let mut directory = match moved {
+                Some(moved) if !few => moved.parent(),
+                Some(_) | None if *ino == 0 => Some(name.clone()),
+                Some(_) | None => name.parent(),
+            };
+            while let Some(path) = directory {
+                directory = path.parent();
+                if !changed.insert(path) {
+                    break;
+                }
             }
         }
-        let above = above.into_iter().map(Some).chain([None]);
-        above.for_each(|directory| batch.sync(self.inbox().sync(directory)));
+        if changed.len() > SYNC_EACH_MAX {
+            batch.sync(Sync::Everything);
+        } else {
+            let changed = changed.into_iter().map(Some).chain([None]);
+            changed.for_each(|directory| batch.sync(self.inbox().sync(directory)));
+        }
         for given in names {
             self.hold_given(way, given, &mut batch)?;
         }
         self.name_rows(&way.manifest, names, &mut batch)?;
         self.journal.submit(batch)?;
         way.recorded(names);
+        for ino in replaced {
+            self.content.last_name_gone(ino, Batch::default())?;
+        }
         Ok(())
     }
 

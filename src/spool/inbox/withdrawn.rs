@@ -58,6 +58,7 @@ impl Spool {
         if row.origin != origin
             || !ends
             || arriving.contains_key(&bundle)
+            || self.inbox.publishing.is_shown(bundle)
             || self.ledger.settled(bundle)?.is_some()
         {
             return Ok(false);

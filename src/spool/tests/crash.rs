@@ -162,8 +162,10 @@ fn a_publish_that_had_failed_is_not_rolled_forward_over_a_newer_version() {
 #[test]
 fn a_publish_that_cannot_be_rolled_forward_does_not_keep_the_daemon_from_starting() {
     let (alder, mut birch) = pair();
-    birch.fetch(&alder, alder.drop_file("d", b"a file"));
-    fs::remove_file(alder.outbox("d")).unwrap();
+    let cedar = Node::new();
+    cedar.knows(&birch, "birch");
+    birch.knows(&cedar, "cedar");
+    birch.fetch(&cedar, cedar.drop_file("d", b"a file"));
     let bundle = alder.drop_file("d/x", b"x");
     let staged = birch.state().join("partial").join(format!("{bundle}.0"));
     fs::write(&staged, b"x").unwrap();
@@ -180,7 +182,32 @@ fn a_publish_that_cannot_be_rolled_forward_does_not_keep_the_daemon_from_startin
     birch.start();
     assert_eq!(fs::read(birch.inbox("d")).unwrap(), b"a file");
     birch.fetch(&alder, bundle);
+    assert_eq!(fs::read(birch.inbox("d~alder/x")).unwrap(), b"x");
+}
+
+/// Its own older file gives way: after the row of the intent there is only forward.
+#[test]
+fn a_publish_of_one_that_was_cut_off_has_an_older_file_give_way() {
+    let (alder, mut birch) = pair();
+    birch.fetch(&alder, alder.drop_file("d", b"a file"));
+    fs::remove_file(alder.outbox("d")).unwrap();
+    let bundle = alder.drop_file("d/x", b"x");
+    let staged = birch.state().join("partial").join(format!("{bundle}.0"));
+    fs::write(&staged, b"x").unwrap();
+    let ino = fs::metadata(&staged).unwrap().ino();
+    submit(&birch, |batch| {
+        let intent = Intent {
+            signed: alder.manifest(bundle).signed().clone(),
+            slices: 0,
+            names: vec![(0, rel("d/x"), ino)],
+        };
+        batch.insert(INTENTS, &bundle, &intent);
+    });
+    birch.stop();
+    birch.start();
     assert_eq!(fs::read(birch.inbox("d/x")).unwrap(), b"x");
+    birch.spool().journal.flush().unwrap();
+    assert!(birch.spool().ledger.receipt(bundle).is_some());
 }
 
 #[test]

@@ -449,17 +449,45 @@ fn a_bundle_that_lost_names_with_the_power_is_not_settled_and_comes_again() {
 }
 
 #[test]
-fn a_file_does_not_give_way_long_before_the_tree_is_there() {
-    let (alder, birch) = pair();
-    birch.fetch(&alder, alder.drop_file("d", b"a file"));
-    fs::remove_file(alder.outbox("d")).unwrap();
-    let bundle = alder.drop_many("d", MANY);
-    let publishing = &birch.spool().inbox.publishing;
-    publishing.pause(|step| panic!("at {step:?} the file is gone, and nothing is there"));
-    let (verified, _) = birch.whole(&alder, bundle);
-    verified.publish().unwrap();
-    assert_eq!(birch.files_below("d"), MANY);
-    birch.nothing_left_over();
+fn a_file_gives_way_to_a_directory_at_the_instant_at_which_that_is_shown() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        birch.fetch(&alder, alder.drop_file("d", b"a file"));
+        fs::remove_file(alder.outbox("d")).unwrap();
+        let bundle = alder.drop_many("d", MANY);
+        let published = birch.publish_at(&alder, bundle, step, || {
+            let shown = matches!(step, Step::Shown | Step::Recorded);
+            assert_eq!(birch.read_shown("d").is_none(), shown, "{step:?}");
+            assert_eq!(birch.files_below("d"), if shown { MANY } else { 0 });
+            Go::On
+        });
+        published.unwrap().unwrap();
+        assert_eq!(birch.files_below("d"), MANY);
+        birch.nothing_left_over();
+    }
+}
+
+#[test]
+fn killed_at_any_step_a_directory_or_the_file_that_gives_way_to_it_is_there() {
+    for step in STEPS {
+        let (alder, mut birch) = pair();
+        birch.fetch(&alder, alder.drop_file("d", b"a file"));
+        fs::remove_file(alder.outbox("d")).unwrap();
+        let bundle = alder.drop_many("d", MANY);
+        let killed = birch.publish_at(&alder, bundle, step, || Go::Killed);
+        assert!(killed.is_err());
+        birch.stop();
+        birch.start();
+        birch.checked();
+        if !matches!(step, Step::Shown | Step::Recorded) {
+            assert_eq!(birch.read_shown("d").as_deref(), Some("a file"), "{step:?}");
+            birch.fetch(&alder, bundle);
+        }
+        assert_eq!(birch.files_below("d"), MANY, "{step:?}");
+        birch.spool().journal.flush().unwrap();
+        assert!(birch.spool().ledger.receipt(bundle).is_some(), "{step:?}");
+        birch.nothing_left_over();
+    }
 }
 
 #[test]
@@ -480,4 +508,276 @@ fn a_file_that_takes_the_place_of_a_directory_above_the_tree_in_between_stays() 
     assert_eq!(birch.read_shown("p").as_deref(), Some("of cedar"));
     assert_eq!(birch.files_below("p~alder/d"), MANY);
     birch.nothing_left_over();
+}
+
+/// Files of [`drop_over`]'s first bundle that its second one does not replace.
+const OLD: usize = 10;
+
+fn name_over(n: usize) -> String {
+    format!("{}/f{n}", n % 12)
+}
+
+fn commit_over(alder: &Node, what: &str) -> BundleId {
+    let files: Vec<(String, String)> = (0..MANY)
+        .map(|n| (name_over(n), format!("{what} {n}")))
+        .collect();
+    let files: Vec<(&str, &[u8])> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_bytes()))
+        .collect();
+    alder.fill(".many", &files);
+    alder.commit(".many", "d")
+}
+
+/// A bundle for a directory that is there: of twenty files in it ten are replaced, two of its directories are new.
+fn drop_over(alder: &Node, birch: &Node) -> BundleId {
+    let old: Vec<String> = (0..20).map(|n| format!("{}/f{n}", n % 10)).collect();
+    let old: Vec<(&str, &[u8])> = old
+        .iter()
+        .map(|n| (n.as_str(), b"old".as_slice()))
+        .collect();
+    alder.fill(".many", &old);
+    birch.fetch(alder, alder.commit(".many", "d"));
+    fs::rename(alder.outbox("d"), alder.outbox("aside")).unwrap();
+    commit_over(alder, "new")
+}
+
+impl Node {
+    /// As a program sees it that looks through the mount.
+    fn looked_at(&self, path: &str) -> Option<String> {
+        let mut text = String::new();
+        let mut file = self.spool().inbox().read(&rel(path)).ok()?;
+        std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+        Some(text)
+    }
+
+    fn shows_over(&self, what: &str, step: Step) {
+        assert_eq!(self.files_below("d"), MANY + OLD, "{step:?}");
+        for n in (0..MANY).step_by(37) {
+            let path = format!("d/{}", name_over(n));
+            let text = format!("{what} {n}");
+            assert_eq!(self.read_shown(&path), Some(text), "{path}, {step:?}");
+            let state = self.spool().inbox_state(&rel(&path), self.inbox_ino(&path));
+            assert_eq!(state.from.as_deref(), Some("alder"), "{path}, {step:?}");
+        }
+        assert_eq!(self.read_shown("d/0/f10").as_deref(), Some("old"));
+        self.nothing_left_over();
+    }
+}
+
+#[test]
+fn no_hold_handles_more_names_than_a_slice_of_a_bundle_that_is_merged() {
+    let (alder, birch) = pair();
+    let bundle = drop_over(&alder, &birch);
+    let (verified, _) = birch.whole(&alder, bundle);
+    let birch = thread::spawn(move || {
+        verified.publish().unwrap();
+        assert!((1..=256).contains(&most_names()), "{}", most_names());
+        birch
+    })
+    .join()
+    .unwrap();
+    birch.shows_over("new", Step::Recorded);
+    birch.spool().journal.flush().unwrap();
+    assert!(birch.spool().ledger.receipt(bundle).is_some());
+}
+
+fn cut_off_over(step: Step, power_lost: bool) {
+    let (alder, mut birch) = pair();
+    let bundle = drop_over(&alder, &birch);
+    let killed = birch.publish_at(&alder, bundle, step, || {
+        if matches!(step, Step::Shown | Step::Recorded) {
+            for n in [0, 11, 599] {
+                let text = birch.looked_at(&format!("d/{}", name_over(n)));
+                assert_eq!(text, Some(format!("new {n}")));
+            }
+        }
+        if power_lost {
+            birch.spool().journal.flush().unwrap();
+        }
+        Go::Killed
+    });
+    assert!(killed.is_err());
+    birch.stop();
+    if power_lost {
+        birch.lost_power();
+    }
+    birch.start();
+    birch.checked();
+    let case = format!("{step:?}, power lost: {power_lost}");
+    if !matches!(step, Step::Shown | Step::Recorded) {
+        assert_eq!(birch.files_below("d"), 20, "{case}");
+        assert_eq!(birch.read_shown("d/0/f0").as_deref(), Some("old"), "{case}");
+        let (verified, asked) = birch.whole(&alder, bundle);
+        assert_eq!(asked, 0, "{case}: what was whole is not fetched again");
+        verified.publish().unwrap();
+    }
+    birch.shows_over("new", step);
+    birch.spool().journal.flush().unwrap();
+    assert!(birch.spool().ledger.receipt(bundle).is_some(), "{case}");
+}
+
+#[test]
+fn killed_at_any_step_a_bundle_is_merged_whole_or_not_at_all() {
+    for step in STEPS {
+        cut_off_over(step, false);
+    }
+}
+
+#[test]
+fn after_a_power_loss_at_any_step_a_bundle_is_merged_whole_or_not_at_all() {
+    for step in STEPS {
+        cut_off_over(step, true);
+    }
+}
+
+#[test]
+fn what_the_user_does_with_names_that_are_to_be_renamed_yet_is_done_with_the_new_files() {
+    for step in [Step::Shown, Step::Recorded] {
+        let (alder, mut birch) = pair();
+        let bundle = drop_over(&alder, &birch);
+        let published = birch.publish_at(&alder, bundle, step, || {
+            let spool = birch.spool();
+            assert_eq!(birch.looked_at("d/3/f3").as_deref(), Some("new 3"));
+            for name in ["d/9/f9", "d/9/f19", "d/11/f11"] {
+                spool.inbox_unlink(&rel(name)).unwrap();
+            }
+            let (from, to) = (rel("d/8/f8"), rel("mine"));
+            spool.inbox_to_outbox(&from, &to, false).unwrap();
+            // Others are still to come into it.
+            let refused = spool.inbox_rmdir(&rel("d/9")).unwrap_err();
+            let SpoolError::Io { source, .. } = refused else {
+                panic!("{refused}")
+            };
+            assert_eq!(source.raw_os_error(), Some(libc::ENOTEMPTY));
+            Go::On
+        });
+        published.unwrap().unwrap();
+        let mine = fs::read_to_string(birch.outbox("mine")).unwrap();
+        assert_eq!(mine, "new 8");
+        let there = |birch: &Node| {
+            assert_eq!(birch.files_below("d"), MANY + OLD - 4);
+            for name in ["d/9/f9", "d/9/f19", "d/11/f11", "d/8/f8"] {
+                assert!(!birch.inbox(name).exists(), "{name}");
+            }
+        };
+        there(&birch);
+        birch.stop();
+        birch.start();
+        there(&birch);
+        assert!(birch.spool().ledger.receipt(bundle).is_some());
+    }
+}
+
+#[test]
+fn of_two_bundles_for_the_same_names_the_newer_is_shown_whichever_comes_in_between() {
+    for step in STEPS {
+        for newer_first in [false, true] {
+            let (alder, birch) = pair();
+            let older = drop_over(&alder, &birch);
+            fs::rename(alder.outbox("d"), alder.outbox("aside too")).unwrap();
+            let newer = commit_over(&alder, "newer");
+            let (first, second) = if newer_first {
+                (newer, older)
+            } else {
+                (older, newer)
+            };
+            let published = birch.publish_at(&alder, first, step, || {
+                birch.fetch(&alder, second);
+                Go::On
+            });
+            published.unwrap().unwrap();
+            birch.shows_over("newer", step);
+        }
+    }
+}
+
+#[test]
+fn something_newer_in_between_is_what_a_merge_shows() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        let bundle = drop_over(&alder, &birch);
+        let newer = [
+            alder.drop_file("d/0/f0", b"newer"),
+            alder.drop_file("d/10/f10", b"newer"),
+        ];
+        let published = birch.publish_at(&alder, bundle, step, || {
+            for newer in newer {
+                birch.fetch(&alder, newer);
+            }
+            Go::On
+        });
+        published.unwrap().unwrap();
+        for name in ["d/0/f0", "d/10/f10"] {
+            assert_eq!(birch.read_shown(name).as_deref(), Some("newer"), "{step:?}");
+        }
+        assert_eq!(birch.files_below("d"), MANY + OLD, "{step:?}");
+        birch.nothing_left_over();
+    }
+}
+
+#[test]
+fn a_cancel_ends_a_merge_before_the_switch_and_comes_too_late_after_it() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        let bundle = drop_over(&alder, &birch);
+        let scope = alder.manifest(bundle).manifest().scope.clone();
+        let cancel = Cancel::sign(&alder.identity, bundle, CancelReason::Cancelled, scope, 60);
+        let published = birch.publish_at(&alder, bundle, step, || {
+            assert!(birch.spool().take_cancel(&cancel, alder.id()).unwrap());
+            Go::On
+        });
+        let shown = matches!(step, Step::Shown | Step::Recorded);
+        assert_eq!(published.unwrap().is_ok(), shown, "{step:?}");
+        if shown {
+            birch.shows_over("new", step);
+        } else {
+            assert_eq!(birch.files_below("d"), 20, "{step:?}");
+            assert_eq!(birch.read_shown("d/0/f0").as_deref(), Some("old"));
+            birch.nothing_left_over();
+        }
+    }
+}
+
+#[test]
+fn what_another_puts_into_a_new_directory_of_a_merge_is_beside_it() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        let cedar = Node::new();
+        cedar.knows(&birch, "birch");
+        birch.knows(&cedar, "cedar");
+        let bundle = drop_over(&alder, &birch);
+        let published = birch.publish_at(&alder, bundle, step, || {
+            birch.fetch(&cedar, cedar.drop_file("d/10/of cedar", b"x"));
+            birch.fetch(&cedar, cedar.drop_file("d/1/of cedar", b"x"));
+            Go::On
+        });
+        published.unwrap().unwrap();
+        assert!(birch.inbox("d/10/of cedar").exists(), "{step:?}");
+        assert!(birch.inbox("d/1/of cedar").exists(), "{step:?}");
+        assert_eq!(birch.files_below("d"), MANY + OLD + 2, "{step:?}");
+        birch.nothing_left_over();
+    }
+}
+
+#[test]
+fn a_link_of_another_does_not_come_to_lie_among_names_that_are_being_chosen() {
+    for step in STEPS {
+        let (alder, birch) = pair();
+        let cedar = Node::new();
+        cedar.knows(&birch, "birch");
+        birch.knows(&cedar, "cedar");
+        let bundle = alder.drop_many("d", MANY);
+        let published = birch.publish_at(&alder, bundle, step, || {
+            birch.fetch(&cedar, cedar.drop_link("d/l", "0/f0"));
+            Go::On
+        });
+        published.unwrap().unwrap();
+        let alone = birch.inbox("d~cedar/l").symlink_metadata().is_ok();
+        let first = birch.inbox("d/l").symlink_metadata().is_ok();
+        assert!(alone != first, "{step:?}");
+        let of_alder = if first { "d~alder" } else { "d" };
+        assert_eq!(birch.files_below(of_alder), MANY, "{step:?}");
+        birch.nothing_left_over();
+    }
 }

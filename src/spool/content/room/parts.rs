@@ -198,7 +198,7 @@ impl Spool {
         for bundle in bundles {
             // Held, so that no fetch of it begins meanwhile.
             let arriving = self.ledger.arriving.lock();
-            if !arriving.contains_key(bundle) {
+            if !arriving.contains_key(bundle) && !self.inbox.publishing.is_shown(*bundle) {
                 tracing::info!(bundle = %bundle.short(), "what had come makes room for another bundle");
                 self.content.discard_partial(*bundle)?;
             }
