@@ -4,7 +4,7 @@
 //! Once the statement is durable the node is out, whoever has heard of it: the next start is refused. Members that never
 //! hear of it wait for the node until they forget it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Backend;
 use crate::bundle::RelPath;
@@ -14,6 +14,12 @@ use crate::spool::GroupError;
 
 /// How long the members have to take our word.
 const TELL: Duration = Duration::from_secs(5);
+
+/// How long a member may take to be connected.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 impl Backend {
     /// Leaves, unless something speaks against it; then says what.
@@ -65,7 +71,7 @@ impl Backend {
                  left: `meshbox wait` waits for it, --force gives it up"
             ));
         }
-        if peers.iter().all(|peer| !peer.connected) {
+        if !self.is_connected() {
             return Some(
                 "no member is connected, so nobody can be told, and they would wait for this node until they `meshbox forget` it; \
                  connect it, or leave all the same with --force"
@@ -78,5 +84,22 @@ impl Backend {
              the same"
                 .to_owned()
         })
+    }
+
+    /// Whether a member is connected, or will be in a moment: right after a start, or where two connections met.
+    fn is_connected(&self) -> bool {
+        let deadline = Instant::now() + CONNECT;
+        loop {
+            if ControlBackend::peers(self)
+                .iter()
+                .any(|peer| peer.connected)
+            {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 }
