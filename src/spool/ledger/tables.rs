@@ -41,7 +41,7 @@ pub(super) const CANCELS: Table<(BundleId, PeerId), Cancel> = Table::new(32);
 pub(super) const CANCELS_OWED: Table<(PeerId, BundleId, PeerId), ()> = Table::new(33);
 /// Bundle id, or key of a cancel → our age in milliseconds at which it ends: bundles with long manifests, those that were
 /// owed again after they were complete, and what is still remembered. When others end stands in [`BundleHead::ends`] and
-/// [`KeptRow::ends`].
+/// [`KeptHead::ends`].
 pub(super) const DEADLINES: Table<Ends, u64> = Table::new(36);
 /// Bundle id → [`KeptRow`]: bundles of others that are, or may have to be, given to further recipients.
 pub(super) const KEPT: Table<BundleId, KeptRow> = Table::new(41);
