@@ -18,12 +18,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::bundle::{BundleId, Entry, EntryKind, RelPath, SignedManifest, VerifiedManifest, link};
+use crate::bundle::{
+    BundleId, Entry, EntryKind, Manifest, RelPath, SignedManifest, VerifiedManifest, link,
+};
 use crate::digest::Digest;
-use crate::peer::PeerId;
 use crate::spool::durable::{self, OnPath, Sync};
 use crate::spool::inbox::publish::{Given, INTENT_NAMES};
-use crate::spool::inbox::tables::{INTENTS, Intent, Version};
+use crate::spool::inbox::tables::{INTENTS, InName, Intent, Version};
 use crate::spool::inbox::taken::Which;
 use crate::spool::journal::Batch;
 use crate::spool::outbox::hashing::hash_file;
@@ -318,7 +319,7 @@ impl Spool {
 
     /// Whether the member is shown as an older version with the same bytes.
     fn is_recorded(&self, member: &Member) -> Result<bool, SpoolError> {
-        let row: Option<crate::spool::inbox::tables::InName> = self
+        let row: Option<InName> = self
             .journal
             .row(crate::spool::inbox::tables::IN_NAMES, &member.name)?;
         Ok(row.is_some_and(|row| Some(row.ino) == member.ino) && member.at == Where::Shown)
@@ -332,7 +333,7 @@ impl Spool {
         let mut batch = Batch::default();
         let of = manifest.manifest();
         let (mut shown, mut taken) = (Vec::new(), Vec::new());
-        self.give_way(of.origin, members)?;
+        self.give_way(of, members)?;
         let few = members.len() <= durable::SYNC_EACH_MAX;
         if !few {
             batch.sync(Sync::Everything);
@@ -383,7 +384,7 @@ impl Spool {
     }
 
     /// Older files of the origin that are in the way of directories go, with their rows.
-    fn give_way(&self, origin: PeerId, members: &[Member]) -> Result<(), SpoolError> {
+    fn give_way(&self, of: &Manifest, members: &[Member]) -> Result<(), SpoolError> {
         let mut seen = HashSet::new();
         for member in members.iter().filter(|member| member.ino.is_some()) {
             let directory = match member.ino {
@@ -395,11 +396,14 @@ impl Spool {
                     break;
                 }
                 let row = self.inbox.row_of(&path)?;
-                if let Some(row) = row.filter(|row| row.origin == origin) {
+                // A newer one may have taken the name after the user removed the directory.
+                let is_older =
+                    |row: &InName| row.origin == of.origin && row.which.order() < of.order();
+                if let Some(row) = row.filter(is_older) {
                     if self.inbox().inode(&path)? == Some(row.ino) {
                         durable::remove(&self.inbox().at(&path)?)?;
                     }
-                    self.record_gave_way(origin, &path)?;
+                    self.record_gave_way(of.origin, &path)?;
                 }
             }
         }
