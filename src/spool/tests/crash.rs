@@ -159,6 +159,23 @@ fn a_publish_that_had_failed_is_not_rolled_forward_over_a_newer_version() {
     assert_eq!(fs::read(birch.inbox("a")).unwrap(), b"two");
 }
 
+/// The daemon is killed when a file of one byte, `x`, has its intent and not its name.
+fn cut_off_with_intent(origin: &Node, node: &mut Node, bundle: BundleId, name: &str) {
+    let staged = node.state().join("partial").join(format!("{bundle}.0"));
+    fs::write(&staged, b"x").unwrap();
+    let ino = fs::metadata(&staged).unwrap().ino();
+    submit(node, |batch| {
+        let intent = Intent {
+            signed: origin.manifest(bundle).signed().clone(),
+            slices: 0,
+            names: vec![(0, rel(name), ino)],
+        };
+        batch.insert(INTENTS, &bundle, &intent);
+    });
+    node.stop();
+    node.start();
+}
+
 #[test]
 fn a_publish_that_cannot_be_rolled_forward_does_not_keep_the_daemon_from_starting() {
     let (alder, mut birch) = pair();
@@ -167,19 +184,7 @@ fn a_publish_that_cannot_be_rolled_forward_does_not_keep_the_daemon_from_startin
     birch.knows(&cedar, "cedar");
     birch.fetch(&cedar, cedar.drop_file("d", b"a file"));
     let bundle = alder.drop_file("d/x", b"x");
-    let staged = birch.state().join("partial").join(format!("{bundle}.0"));
-    fs::write(&staged, b"x").unwrap();
-    let ino = fs::metadata(&staged).unwrap().ino();
-    submit(&birch, |batch| {
-        let intent = Intent {
-            signed: alder.manifest(bundle).signed().clone(),
-            slices: 0,
-            names: vec![(0, rel("d/x"), ino)],
-        };
-        batch.insert(INTENTS, &bundle, &intent);
-    });
-    birch.stop();
-    birch.start();
+    cut_off_with_intent(&alder, &mut birch, bundle, "d/x");
     assert_eq!(fs::read(birch.inbox("d")).unwrap(), b"a file");
     birch.fetch(&alder, bundle);
     assert_eq!(fs::read(birch.inbox("d~alder/x")).unwrap(), b"x");
@@ -192,19 +197,7 @@ fn a_publish_of_one_that_was_cut_off_has_an_older_file_give_way() {
     birch.fetch(&alder, alder.drop_file("d", b"a file"));
     fs::remove_file(alder.outbox("d")).unwrap();
     let bundle = alder.drop_file("d/x", b"x");
-    let staged = birch.state().join("partial").join(format!("{bundle}.0"));
-    fs::write(&staged, b"x").unwrap();
-    let ino = fs::metadata(&staged).unwrap().ino();
-    submit(&birch, |batch| {
-        let intent = Intent {
-            signed: alder.manifest(bundle).signed().clone(),
-            slices: 0,
-            names: vec![(0, rel("d/x"), ino)],
-        };
-        batch.insert(INTENTS, &bundle, &intent);
-    });
-    birch.stop();
-    birch.start();
+    cut_off_with_intent(&alder, &mut birch, bundle, "d/x");
     assert_eq!(fs::read(birch.inbox("d/x")).unwrap(), b"x");
     birch.spool().journal.flush().unwrap();
     assert!(birch.spool().ledger.receipt(bundle).is_some());
