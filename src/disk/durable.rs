@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, RenameFlags, Stat};
 
 use super::beneath::{Root, Spot, is_nothing};
 use super::extents::Extents;
@@ -202,7 +202,8 @@ pub(crate) fn rename_no_replace(
     rustix::fs::renameat_with(old, from, new, name, RenameFlags::NOREPLACE).on("rename", to.shown())
 }
 
-/// Renames a file, replacing a file or an empty directory at `to`; or a directory, replacing a file.
+/// Renames a file, replacing a file or an empty directory at `to`; or a directory, replacing a file. If that fails, a file at
+/// `to` is still there.
 pub(crate) fn rename_into_place(
     from: &(impl Spot + ?Sized),
     to: &(impl Spot + ?Sized),
@@ -219,11 +220,18 @@ pub(crate) fn rename_into_place(
     }
     match rename_no_replace(from, to) {
         Err(error) if error.cause().raw_os_error() == Some(libc::EEXIST) => {
-            // Another directory stays.
-            if remove(to).is_err() {
+            let ((old, from_name), (new, name)) = (from.spot(), to.spot());
+            let there = rustix::fs::statat(new, name, AtFlags::SYMLINK_NOFOLLOW);
+            let is_directory = |stat: Stat| FileType::from_raw_mode(stat.st_mode).is_dir();
+            if there.is_ok_and(is_directory) {
                 return Err(error);
             }
-            rename_no_replace(from, to)
+            rustix::fs::renameat_with(old, from_name, new, name, RenameFlags::EXCHANGE)
+                .on("rename", to.shown())?;
+            if let Err(error) = remove(from) {
+                tracing::debug!(%error, "a file that gave way stays beside");
+            }
+            Ok(())
         }
         done => done,
     }
@@ -327,5 +335,31 @@ mod tests {
             (mode(&path), fs::read(&path).unwrap()),
             (0o600, b"kept".to_vec())
         );
+    }
+
+    #[test]
+    fn a_file_stays_where_a_directory_cannot_take_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("tree");
+        let to = from.join("d/f");
+        fs::create_dir_all(from.join("d")).unwrap();
+        fs::write(&to, "old").unwrap();
+        // No directory goes below itself.
+        rename_into_place(&from, &to, true).unwrap_err();
+        assert_eq!(fs::read_to_string(&to).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_directory_takes_the_place_of_a_file_and_not_of_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("tree"), dir.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::write(&to, "old").unwrap();
+        rename_into_place(&from, &to, true).unwrap();
+        assert!(to.is_dir());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::create_dir(&from).unwrap();
+        rename_into_place(&from, &to, true).unwrap_err();
+        assert!(from.is_dir() && to.is_dir());
     }
 }

@@ -471,6 +471,15 @@ impl Spool {
         if let Some(known) = self.known_offer(&manifest)? {
             return Ok(known);
         }
+        // There is only forward, whether its end was said since or the disk is full: it was fetched before.
+        if self.inbox.publishing.is_shown(bundle) {
+            let Some(_arrival) = self.arrive(&manifest) else {
+                return Ok(Offered::Busy);
+            };
+            if let Some(published) = self.published_meanwhile(bundle)? {
+                return Ok(published);
+            }
+        }
         let note = |state, why| {
             self.ledger
                 .note_inbound(manifest.manifest(), bundle, state, why);
@@ -491,15 +500,8 @@ impl Spool {
             }
             return Ok(answer);
         }
-        match self.ledger.arriving.lock().entry(bundle) {
-            // Another session was faster.
-            MapEntry::Occupied(_) => return Ok(Offered::Busy),
-            MapEntry::Vacant(entry) => entry.insert(shown(&manifest)),
-        };
-        let arrival = Arrival {
-            spool: Arc::clone(self),
-            bundle,
-            useless: false,
+        let Some(arrival) = self.arrive(&manifest) else {
+            return Ok(Offered::Busy);
         };
         if let Some(published) = self.published_meanwhile(bundle)? {
             return Ok(published);
@@ -556,6 +558,19 @@ impl Spool {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             Offered::Refused(CONTRADICTS.into())
         }))
+    }
+
+    /// The bundle is taken in for as long as what this gives lives; `None`: another session was faster.
+    fn arrive(self: &Arc<Self>, manifest: &VerifiedManifest) -> Option<Arrival> {
+        match self.ledger.arriving.lock().entry(manifest.id()) {
+            MapEntry::Occupied(_) => return None,
+            MapEntry::Vacant(entry) => entry.insert(shown(manifest)),
+        };
+        Some(Arrival {
+            spool: Arc::clone(self),
+            bundle: manifest.id(),
+            useless: false,
+        })
     }
 
     /// The answer if a fetch before this one published the bundle and left, or showed it and failed then.

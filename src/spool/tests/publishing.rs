@@ -1,5 +1,8 @@
 //! What comes in between the steps of publishing a bundle of many.
 
+#[cfg(test)]
+mod failing;
+
 use std::thread;
 
 use super::super::decision::most_names;

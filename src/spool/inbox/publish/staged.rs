@@ -21,7 +21,7 @@ use crate::spool::inbox::publish::{
 use crate::spool::inbox::tables::INTENTS;
 #[cfg(test)]
 use crate::spool::inbox::under_way::Step;
-use crate::spool::inbox::under_way::{Begun, Means, Shown, Since, UnderWay};
+use crate::spool::inbox::under_way::{Begun, Means, Note, Shown, Since, UnderWay};
 use crate::spool::overlay::{Layer, Moved, MovedKind};
 use crate::spool::{Published, Spool, SpoolError};
 
@@ -342,7 +342,14 @@ impl Spool {
         let manifest = &staged.verified.manifest;
         let (bundle, origin) = (manifest.id(), manifest.manifest().origin);
         let mut disturbed = Vec::new();
+        let (files, namings) = (&staged.verified.files, staged.namings.iter());
+        let directories = namings.filter(|naming| files[naming.entry].is_none());
+        let directories: HashSet<&RelPath> = directories.map(|naming| &naming.name).collect();
         for note in &since.notes {
+            // It was there when the names were chosen, so that nothing of the layer makes it.
+            if matches!(note, Note::Directory(path) if directories.contains(path)) {
+                return Ok(false);
+            }
             match note.means(origin, &staged.layer) {
                 Means::Nothing => {}
                 Means::Replaces(name) => disturbed.push(name),
@@ -415,8 +422,13 @@ impl Spool {
             }
             Some(_) | None => give(),
         }
+        let forward = given.is_ok() || !layer.withdraw();
+        if forward {
+            let publishing = &self.inbox.publishing;
+            publishing.note(|| Note::Shown(Arc::clone(layer)));
+        }
         if let Err(error) = given {
-            if !layer.withdraw() {
+            if forward {
                 return Err(error);
             }
             self.inbox().overlay.remove(layer);
@@ -429,8 +441,6 @@ impl Spool {
                 error => Err(error),
             };
         }
-        let publishing = &self.inbox.publishing;
-        publishing.note(|| crate::spool::inbox::under_way::Note::Shown(Arc::clone(layer)));
         Ok(true)
     }
 
