@@ -579,7 +579,7 @@ impl Spool {
         let outbox = Outbox::new(&journal, &content, &outbox_root);
         let outbox = outbox.on("start a thread for", &state)?;
         let custodian = Arc::new(Custodian::new(&journal, &content, &doorbell));
-        let inbox = Inbox::new(&journal, &content);
+        let inbox = Inbox::new(&journal);
         let spool = Arc::new_cyclic(|me| Self {
             me: me.clone(),
             content,

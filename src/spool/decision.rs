@@ -3,7 +3,8 @@
 //! Each owner (outbox, inbox, custody, content, ledger, group) has tables of its own, and what changes several rows of it at once, or
 //! must see several of them unchanged, is a method of its [`Guard`]. Whoever has a guard holds the lock, so nothing needs to
 //! be promised in a comment. A guard leads to those of the owners further right in the order outbox → inbox → content →
-//! ledger → group, never to the left. What spans outbox and inbox takes a [`Decision`].
+//! ledger → group, never to the left. What spans outbox and inbox takes a [`Decision`], and so does the inbox, which has no guard
+//! of its own yet.
 //!
 //! Custody ([`super::custody`]) stands between the two left ones and content, and decides with the guard of content.
 //!
@@ -16,8 +17,6 @@
 //! Any. Held briefly, over local disk only: file operations wait for it. Lock order: gate of an inode, this, mark of an
 //! inode, journal. It does not nest: who has a guard calls nothing that decides.
 
-#![allow(dead_code, reason = "what decides moves to its owner step by step")]
-
 use std::ops::Deref;
 use std::rc::Rc;
 
@@ -27,7 +26,6 @@ use super::Spool;
 use super::content::Content;
 use super::custody::Custodian;
 use super::group::Group;
-use super::inbox::Inbox;
 use super::ledger::Ledger;
 use super::outbox::Outbox;
 
@@ -46,12 +44,10 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-/// All owners, none of whose rows another thread changes while this lives.
+/// No row of any owner is changed by another thread while this lives.
 pub(super) struct Decision<'a> {
     pub(super) outbox: Guard<'a, Outbox>,
-    pub(super) inbox: Guard<'a, Inbox>,
     pub(super) content: Guard<'a, Content>,
-    pub(super) ledger: Guard<'a, Ledger>,
     pub(super) group: Guard<'a, Group>,
 }
 
@@ -157,25 +153,6 @@ impl Custodian {
     }
 }
 
-impl Inbox {
-    /// Waits until nobody else decides.
-    pub(super) fn decide(&self) -> Guard<'_, Self> {
-        Guard {
-            owner: self,
-            held: self.content.ledger.group.deciding.lock(),
-        }
-    }
-}
-
-impl<'a> Guard<'a, Inbox> {
-    pub(super) fn content(&self) -> Guard<'a, Content> {
-        Guard {
-            owner: &self.owner.content,
-            held: Rc::clone(&self.held),
-        }
-    }
-}
-
 impl Outbox {
     /// Waits until nobody else decides.
     pub(super) fn decide(&self) -> Guard<'_, Self> {
@@ -210,18 +187,11 @@ impl Spool {
     /// Waits until nobody else decides.
     pub(super) fn decide(&self) -> Decision<'_> {
         let outbox = self.outbox.decide();
-        let inbox = Guard {
-            owner: &self.inbox,
-            held: Rc::clone(&outbox.held),
-        };
         let content = outbox.content();
-        let ledger = content.ledger();
         Decision {
             outbox,
-            inbox,
-            group: ledger.group(),
+            group: content.ledger().group(),
             content,
-            ledger,
         }
     }
 }

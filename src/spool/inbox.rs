@@ -43,7 +43,6 @@ use std::sync::atomic::Ordering;
 
 use self::tables::{CHOSEN, IN_NAMES, INTENTS, LEAVING, Version};
 use self::under_way::Note;
-use super::content::Content;
 use super::decision::handles_name;
 use super::durable::{self, OnPath, Sync};
 use super::journal::Batch;
@@ -74,16 +73,13 @@ impl Verified {
 /// What the inbox shows, of whom, and what its user took away.
 pub(in crate::spool) struct Inbox {
     journal: Arc<Journal>,
-    #[allow(dead_code, reason = "what decides moves to its owner step by step")]
-    pub(in crate::spool) content: Arc<Content>,
     pub(in crate::spool) publishing: under_way::Publishing,
 }
 
 impl Inbox {
-    pub(in crate::spool) fn new(journal: &Arc<Journal>, content: &Arc<Content>) -> Self {
+    pub(in crate::spool) fn new(journal: &Arc<Journal>) -> Self {
         Self {
             journal: Arc::clone(journal),
-            content: Arc::clone(content),
             publishing: under_way::Publishing::default(),
         }
     }
